@@ -1,0 +1,129 @@
+"""What a detector is made of: the frozen architecture record and the named variants.
+
+Torch-free: the serving edge reads it to learn the classes and the input rule of a model. The
+names in comments (`enc_scale`, `num_expansion`, ...) are those of the official Lite DETR code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+BackboneName = Literal["resnet18", "resnet50", "efficientnet_lite0"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of one detector; `dataclasses.replace` makes a new one.
+
+    Raises:
+        ValueError: where fields contradict one another; the message names the field.
+    """
+
+    name: str = "lite-dino"
+    backbone: BackboneName = "resnet50"
+    num_classes: int = 91  # outputs of a classification head
+    d_model: int = 256  # channels of a token; a multiple of 32 (GroupNorm) and of num_heads
+    num_heads: int = 8
+    num_feature_levels: int = 4  # strides 8, 16, 32, 64
+    interleaved: bool = True  # False: every encoder layer updates every token (plain DINO)
+    encoder_layers: int = 6
+    encoder_blocks: int = 3  # num_expansion: how often the low-level tokens are updated
+    high_level_scales: int = 3  # enc_scale: how many of the coarsest levels count as high-level
+    encoder_points: int = 4  # sampling points a head and level
+    encoder_feedforward: int = 2048  # width of the encoder's FFN
+    key_aware: bool = True  # attention weights from sampled keys instead of a linear layer
+    separate_keys: bool = False  # proj_key: encoder keys have a projection of their own
+    same_loc: bool = False  # encoder offsets shared by all levels
+    decoder_layers: int = 6
+    decoder_points: int = 4
+    decoder_feedforward: int = 2048
+    num_queries: int = 900
+    max_detections: int = 300  # detections kept an image: the best query-class pairs
+    shortest_side: int = 800  # pixels; the input rule: the short side becomes this ...
+    longest_side: int = 1333  # pixels; ... unless the long side would pass this
+    bucket_stride: int = 64  # pixels; padded sizes are multiples of this
+
+    def __post_init__(self) -> None:
+        """Refuses fields that contradict one another."""
+        checks = {
+            "d_model": self.d_model % 32 == 0 and self.d_model % self.num_heads == 0,
+            "num_feature_levels": self.num_feature_levels >= 1,
+            "encoder_blocks": 1 <= self.encoder_blocks <= self.encoder_layers
+            and self.encoder_layers % self.encoder_blocks == 0,
+            "high_level_scales": 1 <= self.high_level_scales <= self.num_feature_levels,
+            "num_classes": self.num_classes >= 1,
+            "num_queries": self.num_queries >= 1,
+            "shortest_side": 0 < self.shortest_side <= self.longest_side,
+            "bucket_stride": self.bucket_stride >= 1,
+        }
+        for field, holds in checks.items():
+            if not holds:
+                raise ValueError(f"ModelConfig.{field}={getattr(self, field)!r} is impossible here")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Rebuilds a config from `to_dict`.
+
+        Raises:
+            ValueError: for a field that is unknown or of the wrong type; the message names it.
+        """
+        defaults = {field.name: getattr(cls, field.name) for field in fields(cls)}
+        for key, value in values.items():
+            if key not in defaults:
+                raise ValueError(f"model config has an unknown field {key!r}")
+            if type(value) is not type(defaults[key]):
+                raise ValueError(
+                    f"model config field {key!r} should be {type(defaults[key]).__name__}, "
+                    f"not {type(value).__name__}"
+                )
+        return cls(**values)
+
+
+_LITE_DINO_R50 = ModelConfig(name="lite-dino-r50-h3l1-2p1x3")
+
+_ALL = (
+    _LITE_DINO_R50,
+    replace(_LITE_DINO_R50, name="lite-dino-r50-h3l1-6p1x1", encoder_blocks=1),
+    replace(_LITE_DINO_R50, name="lite-dino-r50-h2l2-2p1x3", high_level_scales=2),
+    replace(_LITE_DINO_R50, name="dino-r50-4scale", interleaved=False, key_aware=False),
+    # The family of the embedded default model: same rules, fewer and narrower layers.
+    ModelConfig(
+        name="lite-dino-efficientnet-lite0",
+        backbone="efficientnet_lite0",
+        num_classes=5,
+        d_model=128,
+        num_heads=4,
+        encoder_layers=3,
+        encoder_blocks=1,
+        encoder_feedforward=512,
+        decoder_layers=3,
+        decoder_feedforward=512,
+        num_queries=100,
+        max_detections=100,
+        shortest_side=384,
+        longest_side=512,
+    ),
+    replace(
+        _LITE_DINO_R50,
+        name="lite-dino-r18-small",
+        backbone="resnet18",
+        d_model=128,
+        num_heads=4,
+        encoder_layers=3,
+        encoder_blocks=1,
+        encoder_feedforward=512,
+        decoder_layers=3,
+        decoder_feedforward=512,
+        num_queries=100,
+        max_detections=100,
+        shortest_side=384,
+        longest_side=512,
+    ),
+)
+
+VARIANTS: dict[str, ModelConfig] = {config.name: config for config in _ALL}

@@ -1,0 +1,64 @@
+"""Sine position encodings: of feature-map cells (encoder) and of boxes (decoder)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_CELL_TEMPERATURE = 20.0
+_BOX_TEMPERATURE = 10000.0
+_EPS = 1e-6
+
+
+def _frequencies(features: int, temperature: float, like: Tensor) -> Tensor:
+    index = torch.arange(features, dtype=like.dtype, device=like.device)
+    exponent = 2 * torch.div(index, 2, rounding_mode="floor") / features
+    return torch.as_tensor(temperature, dtype=like.dtype, device=like.device) ** exponent
+
+
+def _interleaved_sine(angles: Tensor) -> Tensor:
+    """[..., F] angles: sine of the even features, cosine of the odd ones."""
+    return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
+
+
+def encode_cells(padding_mask: Tensor, d_model: int, dtype: torch.dtype) -> Tensor:
+    """Position of every cell of a feature map (DINO: temperature 20, normalised by valid size).
+
+    Args:
+        padding_mask: bool [B, H, W], True on padding.
+        d_model: features a cell; half for y, half for x.
+        dtype: floating type of the result.
+
+    Returns:
+        [B, H, W, d_model], y features first.
+    """
+    valid = (~padding_mask).to(dtype)
+    y = valid.cumsum(1)
+    x = valid.cumsum(2)
+    y = y / (y[:, -1:, :] + _EPS) * (2 * math.pi)
+    x = x / (x[:, :, -1:] + _EPS) * (2 * math.pi)
+    frequencies = _frequencies(d_model // 2, _CELL_TEMPERATURE, valid)
+    return torch.cat(
+        (
+            _interleaved_sine(y[..., None] / frequencies),
+            _interleaved_sine(x[..., None] / frequencies),
+        ),
+        dim=-1,
+    )
+
+
+def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
+    """Sine embedding of boxes (temperature 10000), in the order y, x, w, h.
+
+    Args:
+        boxes: [..., 4] cxcywh, 0..1.
+        d_model: each coordinate gets d_model / 2 features.
+
+    Returns:
+        [..., 2 * d_model].
+    """
+    frequencies = _frequencies(d_model // 2, _BOX_TEMPERATURE, boxes)
+    y_x_w_h = boxes[..., [1, 0, 2, 3]] * (2 * math.pi)
+    return _interleaved_sine(y_x_w_h[..., None] / frequencies).flatten(-2)

@@ -1,0 +1,81 @@
+"""From resized uint8 pictures to detections: what the engine runs for each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.detections import Detections
+from model.postprocess import select_detections
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Predictor:
+    """Runs a detector on batches.
+
+    Args:
+        detector: set to evaluation mode and moved to `device`.
+        config: its architecture.
+        device: a torch device.
+    """
+
+    def __init__(self, detector: nn.Module, config: ModelConfig, device: str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self._detector = detector.to(self.device).eval()
+        if self.device.type == "cpu":
+            self._detector = self._detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(shape) * 255
+        self._scale = 1 / (torch.tensor(IMAGENET_STD, device=self.device).view(shape) * 255)
+
+    def predict(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> list[Detections]:
+        """Detects in one batch of a bucket.
+
+        Args:
+            images: RGB [h, w, 3] each, already resized (`model.geometry.resized_size`).
+            padded: (H, W) of the bucket; no image is larger.
+            original_sizes: (H, W) in pixels of each image before the resize; boxes are in them.
+
+        Returns:
+            One `Detections` an image, in order.
+
+        Raises:
+            ValueError: for an image larger than its bucket.
+        """
+        pixels, padding_mask = self._assemble(images, padded)
+        with torch.inference_mode():
+            normalised = (pixels.to(self.device).float() - self._mean) * self._scale
+            padding_mask = padding_mask.to(self.device)
+            normalised = normalised.masked_fill(padding_mask[:, None], 0.0)
+            output = self._detector(normalised, padding_mask)
+            return select_detections(
+                output.pred_logits, output.pred_boxes, original_sizes, self.config.max_detections
+            )
+
+    @staticmethod
+    def _assemble(
+        images: Sequence[npt.NDArray[np.uint8]], padded: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """uint8 [B, 3, H, W] (channels last in memory) and bool [B, H, W], True on padding."""
+        batch = np.zeros((len(images), *padded, 3), dtype=np.uint8)
+        mask = np.ones((len(images), *padded), dtype=np.bool_)
+        for index, image in enumerate(images):
+            height, width = image.shape[:2]
+            if height > padded[0] or width > padded[1]:
+                raise ValueError(f"an image of {height} x {width} does not fit bucket {padded}")
+            batch[index, :height, :width] = image
+            mask[index, :height, :width] = False
+        return torch.from_numpy(batch).permute(0, 3, 1, 2), torch.from_numpy(mask)

@@ -1,0 +1,73 @@
+"""Reads the outputs of the official code that lie beside the checkout in shared/reference."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model import VARIANTS, ModelConfig
+
+FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
+SUPPORTED_BASES = {"DINO_4scale.py": "lite-dino-r50-h3l1-2p1x3", "dino": "dino-r50-4scale"}
+
+
+def case_names() -> list[str]:
+    """Every reference case of an architecture that the project has."""
+    names = sorted(path.stem for path in FOLDER.glob("*.json"))
+    return [name for name in names if load_case(name).meta["base"] in SUPPORTED_BASES]
+
+
+def recipe() -> ModuleType:
+    """The module that rebuilds the weights behind the cases."""
+    if not (FOLDER / "recipe.py").is_file():
+        pytest.skip("shared/reference is not beside this checkout")
+    spec = importlib.util.spec_from_file_location("reference_recipe", FOLDER / "recipe.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_case(name: str) -> Any:
+    """`meta` and `arrays` of one case."""
+    return recipe().load(name)
+
+
+def config_of(meta: dict[str, Any]) -> ModelConfig:
+    """The config that the case's overrides ask for."""
+    names = {
+        "num_expansion": "encoder_blocks",
+        "enc_scale": "high_level_scales",
+        "key_aware": "key_aware",
+        "proj_key": "separate_keys",
+        "same_loc": "same_loc",
+    }
+    overrides = meta.get("config") or {}
+    fields = {names[key]: value for key, value in overrides.items()}
+    return replace(VARIANTS[SUPPORTED_BASES[meta["base"]]], **fields)
+
+
+def weights_of(meta: dict[str, Any]) -> dict[str, Tensor]:
+    """The official names and the rebuilt weights."""
+    return {name: torch.from_numpy(value) for name, value in recipe().state_dict(meta).items()}
+
+
+def batch_of(arrays: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The case's images, zero-padded to the largest: [B, 3, H, W] and the padding mask."""
+    images = [arrays[key] for key in sorted(arrays) if key.startswith("image_")]
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    batch = np.zeros((len(images), 3, height, width))
+    mask = np.ones((len(images), height, width), dtype=bool)
+    for index, image in enumerate(images):
+        batch[index, :, : image.shape[1], : image.shape[2]] = image
+        mask[index, : image.shape[1], : image.shape[2]] = False
+    return torch.from_numpy(batch).to(dtype), torch.from_numpy(mask)
