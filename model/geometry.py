@@ -36,8 +36,6 @@ def resized_size(height: int, width: int, shortest_side: int, longest_side: int)
     size = shortest_side
     if long / short * size > longest_side:
         size = max(1, round(longest_side * short / long))
-    if short == size:
-        return height, width
     other = min(max(1, int(size * long / short)), longest_side)
     return (size, other) if height <= width else (other, size)
 

@@ -11,7 +11,7 @@ import torch
 from model import VARIANTS, ModelConfig, build_detector
 from model.detections import Detections
 from model.postprocess import select_detections
-from tests.model import reference_cases
+from tests.model import golden_case, reference_cases
 
 CASES = reference_cases.case_names() if reference_cases.FOLDER.is_dir() else []
 needs_reference = pytest.mark.skipif(
@@ -171,3 +171,9 @@ def test_misshapen_input_is_refused(images, mask, message) -> None:
     detector = build_detector(tiny())
     with pytest.raises(ValueError, match=message):
         detector(torch.zeros(images), torch.zeros(mask, dtype=torch.bool))
+
+
+def test_shipped_case_keeps_its_numbers() -> None:
+    expected = np.load(golden_case.FILE)
+    for name, values in golden_case.outputs().items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-5, err_msg=name)
