@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from model.config import ModelConfig
-from model.weights_file import CheckpointError
+from model.weights_header import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -81,16 +81,25 @@ class ArchitectureFacts:
         """What differs between these facts and a config, one phrase a field."""
         levels = 1 if config.same_loc else config.num_feature_levels
         per_point = config.num_heads * 2
-        declared = {
-            "encoder_offsets": levels * config.encoder_points * per_point,
-            "decoder_offsets": config.num_feature_levels * config.decoder_points * per_point,
-        }
-        differing = []
-        for field in fields(self):
-            found = getattr(self, field.name)
-            wanted = declared.get(field.name, getattr(config, field.name, None))
-            if found is not None and found != wanted:
-                differing.append(f"{field.name} is {found} in the weights, not {wanted}")
+        encoder_offsets = levels * config.encoder_points * per_point
+        decoder_offsets = config.num_feature_levels * config.decoder_points * per_point
+        differing = [
+            f"{field.name} is {getattr(self, field.name)} in the weights, "
+            f"not {getattr(config, field.name)}"
+            for field in fields(self)
+            if hasattr(config, field.name)
+            and getattr(self, field.name) not in (None, getattr(config, field.name))
+        ]
+        if self.encoder_offsets != encoder_offsets:
+            differing.append(
+                f"the encoder's sampling offsets are {self.encoder_offsets} in the weights, not "
+                f"{encoder_offsets} (num_heads, encoder_points, same_loc)"
+            )
+        if self.decoder_offsets != decoder_offsets:
+            differing.append(
+                f"the decoder's sampling offsets are {self.decoder_offsets} in the weights, not "
+                f"{decoder_offsets} (num_heads, decoder_points)"
+            )
         return differing
 
 

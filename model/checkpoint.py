@@ -19,18 +19,19 @@ from torch import Tensor
 
 from model.architecture import ArchitectureFacts
 from model.config import ModelConfig
-from model.detector import LiteDETR, build_detector
-from model.tensor_names import Skeleton, check_finite, check_names, listed
-from model.weights_file import (
-    FORMAT_TAG,
-    CheckpointError,
-    ModelInfo,
-    WeightsHeader,
-    read_header,
-    read_model_info,
-)
+from model.detector import LiteDETR
+from model.official_checkpoint import OfficialCheckpoint, load_official
+from model.tensor_names import Skeleton, build_network, check_finite, check_names, listed
+from model.weights_file import FORMAT_TAG, ModelInfo, read_model_info
+from model.weights_header import CheckpointError, WeightsHeader, read_header
 
-__all__ = ["CheckpointError", "load_detector", "save_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "OfficialCheckpoint",
+    "load_detector",
+    "load_official",
+    "save_checkpoint",
+]
 
 _FLOATING_DTYPES = ("F16", "F32")  # what save_checkpoint writes; widened to float32 on loading
 _ALIGNMENT_BYTES = 8  # the format wants tensors to start on such a boundary
@@ -56,7 +57,7 @@ def load_detector(path: Path | str, device: str = "cpu") -> tuple[LiteDETR, Mode
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
     if differing := ArchitectureFacts.of(shapes, path).contradictions(info.config):
         raise CheckpointError(path, f"its config contradicts its tensors: {listed(differing)}")
-    detector = _build(info.config, path)
+    detector = build_network(info.config, path)
     skeleton = Skeleton.of(detector)
     check_names(path, expected=skeleton.tensors, present=header.tensors)
     skeleton.check_shapes(path, shapes)
@@ -71,7 +72,7 @@ def load_detector(path: Path | str, device: str = "cpu") -> tuple[LiteDETR, Mode
     return detector.to(device).eval(), info
 
 
-def save_checkpoint(
+def save_checkpoint(  # noqa: PLR0913 - options, by keyword
     path: Path | str,
     state_dict: Mapping[str, Tensor],
     config: ModelConfig,
@@ -102,9 +103,9 @@ def save_checkpoint(
             in float16), or the file cannot be written.
     """
     path = Path(path)
-    skeleton = Skeleton.of(_build(config, path))
+    skeleton = Skeleton.of(build_network(config, path))
     owned = skeleton.owned(path, state_dict)
-    skeleton.check_shapes(path, {key: tuple(tensor.shape) for key, tensor in owned.items()})
+    skeleton.check_fit(path, owned)
     check_finite(path, owned)
     dtype = torch.float16 if half else torch.float32
     stored = {
@@ -151,15 +152,6 @@ def _write_checked(path: Path, data: bytes) -> None:
         raise CheckpointError(path, f"would be unreadable: {error.problem}") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _build(config: ModelConfig, path: Path) -> LiteDETR:
-    """A network of this architecture; the caller's random numbers go on as if it had not been."""
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return build_detector(config)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(path, f"its config cannot be built: {error}") from error
 
 
 def _check_dtypes(path: Path, skeleton: Skeleton, header: WeightsHeader) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.weights_file import CheckpointError
+from model.config import ModelConfig
+from model.detector import LiteDETR, build_detector
+from model.weights_header import CheckpointError
 
 _NAMES_SHOWN = 4
 
@@ -73,6 +75,22 @@ class Skeleton:
         """The inverse of `owned`: every tensor under each of its names, sharing memory."""
         return {name: owned[owner] for owner, names in self.aliases.items() for name in names}
 
+    def check_fit(self, path: Path, owned: Mapping[str, Tensor]) -> None:
+        """Refuses tensors of another shape or kind (floating or integer) than the network's.
+
+        Raises:
+            CheckpointError: naming the first tensors that differ.
+        """
+        self.check_shapes(path, {name: tuple(tensor.shape) for name, tensor in owned.items()})
+        wrong = [
+            f"{name} is {owned[name].dtype}, not {tensor.dtype}"
+            for name, tensor in self.tensors.items()
+            if owned[name].is_floating_point() != tensor.is_floating_point()
+            or owned[name].is_complex()
+        ]
+        if wrong:
+            raise CheckpointError(path, f"tensors of another dtype: {listed(wrong)}")
+
     def check_shapes(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Refuses shapes that differ from the network's.
 
@@ -90,6 +108,25 @@ class Skeleton:
         ]
         if wrong:
             raise CheckpointError(path, f"tensors of another shape: {listed(wrong)}")
+
+
+def build_network(config: ModelConfig, path: Path) -> LiteDETR:
+    """Builds a network whose weights are to be replaced.
+
+    The caller's random numbers go on as if this had not been (training exports as it runs).
+
+    Args:
+        config: the architecture.
+        path: the file that asked for it, named in errors.
+
+    Raises:
+        CheckpointError: where no network can have this architecture.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build_detector(config)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(path, f"its config cannot be built: {error}") from error
 
 
 def check_names(path: Path, *, expected: Iterable[str], present: Iterable[str]) -> None:

@@ -1,0 +1,79 @@
+# Lite DETR Serving: every command sets up what it needs, in .venv, on a machine with only
+# Python >= 3.11 and make. Settings are given on the command line: make serve PORT=9000
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+LOCK  := requirements/lock.txt
+# Written when an installation is complete, so that a second run starts at once.
+MADE    := $(VENV)/.made
+RUNTIME := $(VENV)/.runtime-installed
+FULL    := $(VENV)/.full-installed
+
+# Only values from the command line count: some shells export HOST as the machine's own name.
+# (LITE_DETR_PORT and its like are read from the environment; see docs/configuration.md.)
+ifneq ($(origin HOST),command line)
+HOST :=
+endif
+ifneq ($(origin PORT),command line)
+PORT :=
+endif
+ifneq ($(origin MODEL),command line)
+MODEL :=
+endif
+ifneq ($(origin ARGS),command line)
+ARGS :=
+endif
+SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format setup setup-full docs lock clean
+
+help: ## this list
+	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+serve: $(RUNTIME) ## set up (first time) and serve on PORT; ARGS go to `lite-detr serve`
+	@exec $(BIN)/lite-detr serve $(SERVE_FLAGS)
+
+test: $(FULL) ## set up (first time) and run the tests; ARGS go to pytest
+	$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+
+lint: $(FULL) ## ruff, format check, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict model service tests
+	$(BIN)/lint-imports
+
+format: $(FULL) ## rewrite the sources in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(RUNTIME) ## install what `make serve` needs
+setup-full: $(FULL) ## install what tests, lint and training need
+
+docs: $(RUNTIME) ## write docs/configuration.md anew from the options
+	$(BIN)/python -m service.cli.configuration > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
+
+lock: $(FULL) ## write requirements/lock.txt anew from pyproject.toml
+	sh requirements/make_lock.sh $(BIN)/pip-compile $(LOCK)
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find model service tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(MADE):
+	@sh requirements/make_venv.sh $(VENV)
+	@touch $@
+
+$(RUNTIME): $(MADE) pyproject.toml $(LOCK)
+	@echo "==> Installing what serving needs (the first time takes some minutes; torch is large)"
+	$(BIN)/python -m pip install --progress-bar on -c $(LOCK) -e .
+	@touch $@
+
+# One installation of everything, so that pip resolves once; it serves `make serve` too.
+$(FULL): $(MADE) pyproject.toml $(LOCK)
+	@echo "==> Installing what serving, tests, lint and training need (the first time takes some minutes)"
+	$(BIN)/python -m pip install --progress-bar on -c $(LOCK) -e '.[train,dev]'
+	@touch $(RUNTIME) $@

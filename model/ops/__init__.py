@@ -1,0 +1,184 @@
+"""Deformable attention, plain and key-aware: one function each, whatever the device.
+
+The attention module projects; these functions locate, sample, weigh and sum. Each picks the fastest
+implementation for its inputs; all give the numbers of `reference.py` up to rounding.
+Points outside a map sample 0 and, in key-aware attention, score 0: they stay in the softmax. So do
+points whose position is NaN or infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from model.ops import cpu, operators, reference
+
+Implementation = Literal["auto", "reference", "cpu"]
+
+__all__ = [
+    "Implementation",
+    "implementation_name",
+    "key_aware_deform_attn",
+    "ms_deform_attn",
+    "select_implementation",
+]
+
+
+class _Selection:
+    """What `select_implementation` chose, for the whole process."""
+
+    choice: Implementation = "auto"
+
+
+def select_implementation(choice: Implementation) -> None:
+    """Chooses how the process computes deformable attention.
+
+    Args:
+        choice: "auto" takes the compiled kernels where they fit; "reference" always takes plain
+            PyTorch; "cpu" insists on the compiled kernels wherever tensors are on the CPU.
+
+    Raises:
+        ValueError: for another word.
+        RuntimeError: for "cpu" where the kernels cannot be built.
+    """
+    if choice not in ("auto", "reference", "cpu"):
+        raise ValueError(f"implementation must be auto, reference or cpu, not {choice!r}")
+    if choice == "cpu" and not cpu.available():
+        raise RuntimeError("the compiled CPU kernels are not available here")
+    _Selection.choice = choice
+
+
+def implementation_name(device: torch.device | str) -> str:
+    """ "cpu" or "reference": what computes float32 attention on that device."""
+    compiled = torch.device(device).type == "cpu" and _Selection.choice != "reference"
+    return "cpu" if compiled and cpu.available() else "reference"
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """Plain multi-scale deformable attention (arXiv 2010.04159, eq. 3).
+
+    Args:
+        value: [B, S, M, D] tokens of all levels, one level after another; zero on padding.
+        spatial_shapes: (H, W) of each of the L levels; S is the sum of H*W.
+        reference_points: [B, Q, L, 2] points (offsets count pixels) or [B, Q, L, 4] cxcywh boxes
+            (offsets count half boxes over P); 0..1 of the padded map.
+        sampling_offsets: [B, Q, M, L, P, 2], or [B, Q, M, 1, P, 2] shared by all levels.
+        attention_logits: [B, Q, M, L*P], before the softmax.
+
+    Returns:
+        [B, Q, M*D], dtype of `value`.
+
+    Raises:
+        ValueError: for shapes that contradict one another.
+    """
+    _check(value, spatial_shapes, reference_points, sampling_offsets)
+    batch, queries, heads, _, points, _ = sampling_offsets.shape
+    if attention_logits.shape != (batch, queries, heads, len(spatial_shapes) * points):
+        raise ValueError(
+            f"attention_logits {tuple(attention_logits.shape)} do not fit sampling_offsets "
+            f"{tuple(sampling_offsets.shape)} with {len(spatial_shapes)} levels"
+        )
+    chosen = _implementation(value, reference_points, sampling_offsets, attention_logits)
+    output: Tensor = chosen.ms_deform_attn(
+        value, spatial_shapes, reference_points, sampling_offsets, attention_logits
+    )
+    return output
+
+
+def key_aware_deform_attn(
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+) -> Tensor:
+    """Key-aware deformable attention (arXiv 2303.07335, section 3.4).
+
+    A point's weight is the softmax over all L*P points of query . sampled key / sqrt(D).
+
+    Args:
+        query: [B, Q, M, D], projected.
+        key: [B, S, M, D], zero on padding; None (or `value` itself): the keys are the values, and
+            one gather serves both.
+        value: [B, S, M, D] tokens of all levels, one level after another; zero on padding.
+        spatial_shapes: (H, W) of each of the L levels; S is the sum of H*W.
+        reference_points: [B, Q, L, 2] points or [B, Q, L, 4] cxcywh boxes, as `ms_deform_attn`.
+        sampling_offsets: [B, Q, M, L, P, 2], or [B, Q, M, 1, P, 2] shared by all levels.
+
+    Returns:
+        [B, Q, M*D], dtype of `value`.
+
+    Raises:
+        ValueError: for shapes that contradict one another.
+    """
+    _check(value, spatial_shapes, reference_points, sampling_offsets)
+    if query.shape != (*sampling_offsets.shape[:3], value.shape[3]):
+        raise ValueError(
+            f"query {tuple(query.shape)} does not fit value {tuple(value.shape)} and "
+            f"sampling_offsets {tuple(sampling_offsets.shape)}"
+        )
+    if key is not None and key.shape != value.shape:
+        raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} differ in shape")
+    key = None if key is value else key
+    chosen = _implementation(query, key, value, reference_points, sampling_offsets)
+    output: Tensor = chosen.key_aware_deform_attn(
+        query, key, value, spatial_shapes, reference_points, sampling_offsets
+    )
+    return output
+
+
+def _implementation(*tensors: Tensor | None) -> ModuleType:
+    fits = all(
+        tensor is None or (tensor.device.type == "cpu" and tensor.dtype == torch.float32)
+        for tensor in tensors
+    )
+    compiled = fits and _Selection.choice != "reference" and cpu.available()
+    return operators if compiled else reference
+
+
+def _check(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+) -> None:
+    """Refuses what would make a kernel read beyond its arrays.
+
+    Raises:
+        ValueError: naming the tensors that do not fit.
+    """
+    levels = len(spatial_shapes)
+    if levels == 0 or min(min(shape) for shape in spatial_shapes) < 1:
+        raise ValueError(f"spatial_shapes {list(spatial_shapes)} are not positive (H, W) pairs")
+    tokens = sum(height * width for height, width in spatial_shapes)
+    if value.dim() != 4 or value.shape[1] != tokens:  # noqa: PLR2004 - [B, S, M, D]
+        raise ValueError(f"value {tuple(value.shape)} is not [B, {tokens}, M, D]")
+    batch, _, heads, _ = value.shape
+    offsets = sampling_offsets.shape
+    if (
+        len(offsets) != 6  # noqa: PLR2004 - [B, Q, M, L, P, 2]
+        or (offsets[0], offsets[2], offsets[5]) != (batch, heads, 2)
+        or offsets[3] not in (1, levels)
+        or offsets[4] < 1
+    ):
+        raise ValueError(
+            f"sampling_offsets {tuple(offsets)} are not [{batch}, Q, {heads}, {levels} or 1, P, 2]"
+        )
+    if reference_points.shape[:-1] != (batch, offsets[1], levels) or (
+        reference_points.shape[-1] not in (2, 4)
+    ):
+        raise ValueError(
+            f"reference_points {tuple(reference_points.shape)} are not "
+            f"[{batch}, {offsets[1]}, {levels}, 2 or 4]"
+        )

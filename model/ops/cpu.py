@@ -1,0 +1,178 @@
+"""The compiled kernels for float32 tensors on the CPU: tensors in, tensors out, no autograd.
+
+Tensors -> pointers in a struct -> C++ (`csrc/`), which leaves the interpreter lock alone and runs
+on torch's own threads. The backward pass recomputes the samples, so nothing but the inputs is kept.
+`operators.py` makes torch operators of these functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.ops.library import BuildError, load_library
+
+# Sampled floats that are worth waking one more thread.
+_FLOATS_A_THREAD = 1 << 17
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call: plain attention has `logits`, key-aware attention a `query` and maybe a `key`."""
+
+    value: Tensor  # [B, S, M, D]
+    reference_points: Tensor  # [B, Q, L, 2 or 4]
+    sampling_offsets: Tensor  # [B, Q, M, L or 1, P, 2]
+    spatial_shapes: Sequence[int]  # H0, W0, H1, W1, ...
+    query: Tensor | None = None  # [B, Q, M, D]
+    key: Tensor | None = None  # [B, S, M, D]; None: the keys are the values
+    logits: Tensor | None = None  # [B, Q, M, L*P]
+
+
+@dataclass(frozen=True)
+class InputGradients:
+    """Gradients of a call's inputs; None where the input is, or where not asked for."""
+
+    value: Tensor
+    reference_points: Tensor | None
+    sampling_offsets: Tensor
+    query: Tensor | None
+    key: Tensor | None
+    logits: Tensor | None
+
+
+class _Kernels:
+    """The process's one loaded library."""
+
+    lock = threading.Lock()
+    tried = False
+    library: ctypes.CDLL | None = None
+
+
+def available() -> bool:
+    """Whether the kernels can be used here; the first call builds or loads them.
+
+    Where they cannot, one warning tells why.
+    """
+    if not _Kernels.tried:
+        with _Kernels.lock:
+            if not _Kernels.tried:
+                _load()
+    return _Kernels.library is not None
+
+
+def forward(inputs: Inputs) -> Tensor:
+    """Attention of every query, [B, Q, M*D]."""
+    batch, _, heads, channels = inputs.value.shape
+    output = inputs.value.new_empty(batch, inputs.sampling_offsets.shape[1], heads * channels)
+    if output.numel() > 0:
+        call = _Call(inputs)
+        _library().lite_detr_deform_attn_forward(ctypes.byref(call.problem), output.data_ptr())
+    return output
+
+
+def backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) -> InputGradients:
+    """Gradients of all inputs from the output's [B, Q, M*D]; the same on every run.
+
+    Args:
+        inputs: those of the forward pass.
+        grad_output: gradient of its output.
+        of_reference_points: whether their gradient, a sum over heads, is wanted, too.
+    """
+    new = torch.zeros_like if grad_output.numel() == 0 else torch.empty_like
+    contiguous = torch.contiguous_format
+
+    def like(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else new(tensor, memory_format=contiguous)
+
+    value = new(inputs.value, memory_format=contiguous)
+    offsets = new(inputs.sampling_offsets, memory_format=contiguous)
+    query, key, logits = like(inputs.query), like(inputs.key), like(inputs.logits)
+    shares = None
+    if of_reference_points:
+        batch, queries, levels, size = inputs.reference_points.shape
+        shares = value.new_empty(batch, value.shape[2], queries, levels, size)
+    if grad_output.numel() > 0:
+        call, grad_output = _Call(inputs), grad_output.contiguous()
+        grads = _Gradients(
+            *map(_address, (grad_output, value, key, query, logits, shares, offsets))
+        )
+        _library().lite_detr_deform_attn_backward(ctypes.byref(call.problem), ctypes.byref(grads))
+    reference_points = None if shares is None else shares.sum(1)
+    return InputGradients(value, reference_points, offsets, query, key, logits)
+
+
+def _load() -> None:
+    try:
+        library = load_library()
+    except BuildError as error:
+        warnings.warn(
+            f"deformable attention runs in plain PyTorch, several times slower: {error}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    else:
+        for name in ("lite_detr_deform_attn_forward", "lite_detr_deform_attn_backward"):
+            function = getattr(library, name)
+            function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p), None
+        _Kernels.library = library
+    _Kernels.tried = True
+
+
+def _library() -> ctypes.CDLL:
+    if not available():
+        raise RuntimeError("the compiled CPU kernels are not available here")
+    assert _Kernels.library is not None
+    return _Kernels.library
+
+
+class _Problem(ctypes.Structure):
+    """Mirror of `Problem` in csrc/problem.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("value", "key", "query", "logits")),
+        *((name, ctypes.c_void_p) for name in ("reference_points", "offsets", "spatial_shapes")),
+        *((name, ctypes.c_int64) for name in ("batch", "tokens", "heads", "channels", "queries")),
+        *((name, ctypes.c_int64) for name in ("levels", "points", "offset_levels")),
+        *((name, ctypes.c_int64) for name in ("reference_size", "threads")),
+    )
+
+
+class _Gradients(ctypes.Structure):
+    """Mirror of `Gradients` in csrc/problem.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("output", "value", "key", "query", "logits")),
+        *((name, ctypes.c_void_p) for name in ("reference_points", "offsets")),
+    )
+
+
+class _Call:
+    """The problem as the kernels see it; keeps alive all that it points at."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        given = (inputs.value, inputs.key, inputs.query, inputs.logits)
+        located = (inputs.reference_points, inputs.sampling_offsets)
+        self.tensors = [None if t is None else t.contiguous() for t in (*given, *located)]
+        self.shapes = (ctypes.c_int64 * len(inputs.spatial_shapes))(*inputs.spatial_shapes)
+        batch, tokens, heads, channels = inputs.value.shape
+        _, queries, _, offset_levels, points, _ = inputs.sampling_offsets.shape
+        levels = len(inputs.spatial_shapes) // 2
+        sampled = batch * queries * heads * levels * points * channels
+        self.problem = _Problem(
+            *map(_address, self.tensors),
+            ctypes.addressof(self.shapes),
+            *(batch, tokens, heads, channels, queries, levels, points, offset_levels),
+            inputs.reference_points.shape[-1],
+            min(torch.get_num_threads(), 1 + sampled // _FLOATS_A_THREAD),
+        )
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

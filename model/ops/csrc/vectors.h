@@ -1,0 +1,132 @@
+// Vectors of the width this is compiled for: GCC's and Clang's vector types, whose arithmetic,
+// comparisons (-1 where true) and `mask ? a : b` work lane by lane.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace lite_detr {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+
+// Memory may hold them unaligned.
+typedef Floats FloatsInMemory __attribute__((aligned(4), may_alias));
+typedef Ints IntsInMemory __attribute__((aligned(4), may_alias));
+
+inline Floats load(const float* from) { return *reinterpret_cast<const FloatsInMemory*>(from); }
+inline Ints load(const int32_t* from) { return *reinterpret_cast<const IntsInMemory*>(from); }
+inline void store(float* to, Floats v) { *reinterpret_cast<FloatsInMemory*>(to) = v; }
+inline void store(int32_t* to, Ints v) { *reinterpret_cast<IntsInMemory*>(to) = v; }
+
+inline Floats all(float x) { return Floats{} + x; }
+inline Ints to_ints(Floats x) { return __builtin_convertvector(x, Ints); }  // towards zero
+inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+
+// n rounded up to whole vectors: the length of arrays over sampling points.
+inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// Lanes of a, then of b, chosen by number; `Choice::of(i)` is the source of lane i.
+template <typename Choice, int... kLane>
+inline Floats pick(Floats a, Floats b, std::integer_sequence<int, kLane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Choice::of(kLane)...);
+#else
+  return __builtin_shuffle(a, b, Ints{Choice::of(kLane)...});
+#endif
+}
+template <typename Choice>
+inline Floats pick(Floats a, Floats b) {
+  return pick<Choice>(a, b, std::make_integer_sequence<int, kLanes>());
+}
+
+struct EvenLanes {
+  static constexpr int of(int i) { return 2 * i; }
+};
+struct OddLanes {
+  static constexpr int of(int i) { return 2 * i + 1; }
+};
+template <int kBy>
+struct Rotated {
+  static constexpr int of(int i) { return (i + kBy) % kLanes; }
+};
+// Within every group of four lanes: a0 b0 a2 b2, and a1 b1 a3 b3 where kFirst is 1.
+template <int kFirst>
+struct Woven {
+  static constexpr int of(int i) { return (i & 1) * kLanes + (i & ~3) + (i & 2) + kFirst; }
+};
+// Within every group of four lanes: a0 a1 b0 b1, and a2 a3 b2 b3 where kFirst is 2.
+template <int kFirst>
+struct Paired {
+  static constexpr int of(int i) { return ((i >> 1) & 1) * kLanes + (i & ~3) + (i & 1) + kFirst; }
+};
+
+// {sum of a, sum of b, sum of c, sum of d}: adding halves of two vectors at a time takes less than
+// half of the instructions of four separate sums.
+inline void sums_of(Floats a, Floats b, Floats c, Floats d, float* out) {
+  const Floats ab = pick<Woven<0>>(a, b) + pick<Woven<1>>(a, b);  // a01 b01 a23 b23, ...
+  const Floats cd = pick<Woven<0>>(c, d) + pick<Woven<1>>(c, d);
+  Floats sums = pick<Paired<0>>(ab, cd) + pick<Paired<2>>(ab, cd);  // a b c d, ...
+  if (kLanes > 8) sums += pick<Rotated<8 % kLanes>>(sums, sums);
+  if (kLanes > 4) sums += pick<Rotated<4 % kLanes>>(sums, sums);
+  std::memcpy(out, &sums, 4 * sizeof(float));
+}
+
+inline float sum_of(Floats a) {
+  float sums[4];
+  sums_of(a, a, a, a, sums);
+  return sums[0];
+}
+
+inline float max_of(Floats a) {
+  const auto larger = [](Floats x, Floats y) { return x > y ? x : y; };
+  if (kLanes > 8) a = larger(a, pick<Rotated<8 % kLanes>>(a, a));
+  if (kLanes > 4) a = larger(a, pick<Rotated<4 % kLanes>>(a, a));
+  a = larger(a, pick<Rotated<2>>(a, a));
+  return larger(a, pick<Rotated<1>>(a, a))[0];
+}
+
+// An array on cache-line boundaries, so that no vector of a row straddles two lines.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t size) {
+    std::memset(static_cast<void*>(reserve(size)), 0, size * sizeof(T));
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  // Grows, losing the contents; never shrinks, as fresh pages are slow.
+  T* reserve(int64_t size) {
+    if (size > size_ || data_ == nullptr) {
+      std::free(data_);
+      const int64_t lines = size * static_cast<int64_t>(sizeof(T)) / kLine + 1;
+      data_ = static_cast<T*>(std::aligned_alloc(kLine, lines * kLine));
+      size_ = data_ == nullptr ? 0 : size;
+      if (data_ == nullptr) throw std::bad_alloc();
+    }
+    return data_;
+  }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  T* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+}  // namespace lite_detr

@@ -1,0 +1,119 @@
+"""Builds the C++ of `csrc/` on the machine it runs on and keeps the result in the user's cache.
+
+Sources -> system compiler -> one plain shared library (no torch or Python headers, so no tie to
+their versions). The file's name carries a hash of sources, compiler, flags and processor features,
+so a stale or foreign build is never picked up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+_SOURCES = Path(__file__).parent / "csrc"
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fopenmp-simd",  # the simd pragmas only: no OpenMP runtime is linked
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+_BUILD_LIMIT_SECONDS = 600.0  # about 5 s of work; a crowded machine may take a minute
+
+
+class BuildError(Exception):
+    """The library cannot be built or loaded here; the message says why."""
+
+
+def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
+    """The compiled kernels, built first when the cache has no build for this machine.
+
+    Args:
+        cache_dir: where builds are kept; default: `.cache/lite-detr/ops` of the user's home.
+
+    Raises:
+        BuildError: without a compiler, with a failing build, or nowhere to put the result.
+    """
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise BuildError(f"no C++ compiler found (looked for {', '.join(_COMPILERS)})")
+    try:
+        directory = cache_dir or Path.home() / ".cache" / "lite-detr" / "ops"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise BuildError(f"no place for the compiled kernels: {error}") from error
+    processor = _processor_features()
+    try:
+        return _built_and_loaded(compiler, (*_FLAGS, *_native_flags(processor)), directory)
+    except BuildError:  # a compiler older than the processor; plain code is better than none
+        return _built_and_loaded(compiler, _FLAGS, directory)
+
+
+def _built_and_loaded(compiler: str, flags: tuple[str, ...], directory: Path) -> ctypes.CDLL:
+    path = directory / f"deform_attn-{_fingerprint(compiler, flags)}.so"
+    if path.exists():
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # damaged: built anew below
+            path.unlink(missing_ok=True)
+    _compile(compiler, flags, path)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildError(f"cannot load the compiled kernels: {error}") from error
+
+
+def _processor_features() -> str:
+    """All that the compiler's `native` may depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("flags", "Features", "model", "cpu family", "vendor_id", "CPU part")
+    facts = {line for line in lines if line.partition(":")[0].strip() in wanted}
+    return "\n".join((platform.machine(), *sorted(facts)))
+
+
+def _native_flags(processor: str) -> tuple[str, ...]:
+    if platform.machine() in ("x86_64", "AMD64"):
+        wide = ("-mprefer-vector-width=512",) if "avx512f" in processor else ()
+        return ("-march=native", *wide)
+    return ("-mcpu=native",)
+
+
+def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for source in sorted(_SOURCES.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    executable = Path(compiler).resolve()
+    status = executable.stat()
+    identity = (str(executable), str(status.st_size), str(status.st_mtime_ns))
+    digest.update("\0".join((*identity, *flags, _processor_features())).encode())
+    return digest.hexdigest()[:24]
+
+
+def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> None:
+    sources = [str(source) for source in sorted(_SOURCES.glob("*.cpp"))]
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as workplace:
+            built = Path(workplace) / path.name
+            command = [compiler, *flags, *sources, "-o", str(built), "-ldl", "-lpthread"]
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_BUILD_LIMIT_SECONDS, check=False
+            )
+            if done.returncode != 0:
+                raise BuildError(
+                    f"{compiler} ended with {done.returncode}: {done.stderr.strip()[:2000]}"
+                )
+            os.replace(built, path)  # atomic: another process sees all of it or nothing
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"building the kernels with {compiler} failed: {error}") from error

@@ -1,0 +1,1 @@
+"""Training of the detectors: matching, losses, denoising, data, the loop and its evaluation."""

@@ -1,0 +1,183 @@
+"""Changes of a training picture that leave its labels true: geometry, colour, mosaics.
+
+All on uint8 numpy, in the loading process. Every function takes its random generator, so that a
+picture of a run can be made again from the run's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from model.training.records import Boxes, Labels, Picture, Pixels
+
+try:
+    import cv2
+
+    cv2.setNumThreads(1)  # the loading process has one core at most
+except ImportError:
+    cv2 = None  # type: ignore[assignment]
+
+Symmetries = Literal["none", "hflip", "dihedral"]
+
+_MIN_SIDE = 2.0  # pixels; smaller boxes are dropped
+_MIN_VISIBLE = 0.35  # share of a box that must survive a crop, else its label is dropped
+_CLEAN_BELOW = 0.1  # a crop leaves boxes visible by more than _MIN_VISIBLE or less than this ...
+_CROP_TRIES = 8  # ... if one of so many crops does
+_EVEN = 0.5  # probability of a mirror image
+_RECOLOURED = 0.8  # share of the pictures whose colours change
+_HAS_CV2 = cv2 is not None
+
+
+@dataclass(frozen=True)
+class AugmentRule:
+    """How strongly pictures are changed."""
+
+    symmetries: Symmetries
+    crop_probability: float
+    photometric: float
+    invert_probability: float
+    grey_probability: float
+
+
+def augment(
+    picture: Picture, size: tuple[int, int], rule: AugmentRule, rng: np.random.Generator
+) -> Picture:
+    """A changed picture that fits into `size` (height, width)."""
+    picture = turn(picture, rule.symmetries, rng)
+    if rng.random() < rule.crop_probability:
+        picture = crop(picture, size[1] / size[0], rng)
+    picture = fit(picture, size, stretch=float(np.exp(rng.uniform(-0.15, 0.15))))
+    return Picture(recolour(picture.pixels, rule, rng), picture.boxes, picture.labels)
+
+
+def turn(picture: Picture, symmetries: Symmetries, rng: np.random.Generator) -> Picture:
+    """Mirrors, and for "dihedral" also turns by a multiple of 90 degrees."""
+    pixels, boxes = picture.pixels, picture.boxes
+    if symmetries == "none":
+        return picture
+    if rng.random() < _EVEN:
+        pixels = pixels[:, ::-1]
+        width = pixels.shape[1]
+        boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
+    if symmetries == "dihedral":
+        for _ in range(int(rng.integers(4))):  # counter-clockwise: (x, y) -> (y, width - x)
+            width = pixels.shape[1]
+            pixels = np.rot90(pixels)
+            boxes = np.stack(
+                (boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]), 1
+            )
+    return Picture(np.ascontiguousarray(pixels), boxes, picture.labels)
+
+
+def crop(picture: Picture, aspect: float, rng: np.random.Generator) -> Picture:
+    """A random window about as wide over high as `aspect`, avoiding half-cut boxes."""
+    height, width = picture.pixels.shape[:2]
+    window = (0, 0, width, height)
+    for _ in range(_CROP_TRIES):
+        scale = rng.uniform(0.35, 1.0)  # of the largest window of that aspect
+        ratio = aspect * float(np.exp(rng.uniform(-0.25, 0.25)))
+        wide = max(int(min(width, height * ratio) * scale), 16)
+        high = max(int(min(height, width / ratio) * scale), 16)
+        left = int(rng.integers(max(width - wide, 0) + 1))
+        top = int(rng.integers(max(height - high, 0) + 1))
+        window = (left, top, min(left + wide, width), min(top + high, height))
+        visible = _visible_share(picture.boxes, window)
+        if bool(((visible < _CLEAN_BELOW) | (visible > 1 - _CLEAN_BELOW)).all()):
+            break
+    left, top, right, bottom = window
+    boxes, labels = _clip(picture.boxes, picture.labels, window)
+    offset = np.array((left, top, left, top), np.float32)
+    return Picture(picture.pixels[top:bottom, left:right], boxes - offset, labels)
+
+
+def fit(picture: Picture, size: tuple[int, int], stretch: float = 1.0) -> Picture:
+    """Resizes to the largest that fits `size` (height, width); `stretch` widens by that factor."""
+    height, width = picture.pixels.shape[:2]
+    scale = min(size[0] / height, size[1] / (width * stretch))
+    high = min(max(round(height * scale), 1), size[0])
+    wide = min(max(round(width * stretch * scale), 1), size[1])
+    factors = np.array((wide / width, high / height) * 2, np.float32)
+    boxes, labels = _keep_large(picture.boxes * factors, picture.labels)
+    return Picture(_resize(picture.pixels, high, wide), boxes, labels)
+
+
+def mosaic(pictures: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator) -> Picture:
+    """Four pictures around a random centre of a canvas of `size` (height, width)."""
+    height, width = size
+    middle_y = int(height * rng.uniform(0.35, 0.65))
+    middle_x = int(width * rng.uniform(0.35, 0.65))
+    canvas = np.full((height, width, 3), int(rng.integers(256)), np.uint8)
+    boxes, labels = [], []
+    for place, picture in enumerate(pictures):
+        top, bottom = (0, middle_y) if place in (0, 1) else (middle_y, height)
+        left, right = (0, middle_x) if place in (0, 2) else (middle_x, width)
+        part = fit(picture, (bottom - top, right - left))
+        high, wide = part.pixels.shape[:2]
+        canvas[top : top + high, left : left + wide] = part.pixels
+        boxes.append(part.boxes + np.array((left, top, left, top), np.float32))
+        labels.append(part.labels)
+    return Picture(canvas, np.concatenate(boxes), np.concatenate(labels))
+
+
+def recolour(pixels: Pixels, rule: AugmentRule, rng: np.random.Generator) -> Pixels:
+    """Brightness, contrast, gamma and colour cast in one table, then grey and inversion."""
+    strength = rule.photometric
+    if strength > 0 and rng.random() < _RECOLOURED:
+        ramp = np.arange(256, dtype=np.float32) / 255
+        gamma = np.exp(strength * rng.uniform(-0.4, 0.4))
+        gain = np.exp(strength * rng.uniform(-0.3, 0.3))
+        cast = np.exp(strength * rng.uniform(-0.12, 0.12, 3))
+        shift = strength * rng.uniform(-0.12, 0.12)
+        table = (ramp[:, None] ** gamma - 0.5) * gain * cast + 0.5 + shift
+        pixels = _look_up(pixels, np.clip(table * 255, 0, 255).astype(np.uint8))
+    if rng.random() < rule.grey_probability:
+        grey = pixels @ np.array((0.299, 0.587, 0.114), np.float32)
+        pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+    if rng.random() < rule.invert_probability:
+        pixels = 255 - pixels
+    return pixels
+
+
+def _look_up(pixels: Pixels, table: Pixels) -> Pixels:
+    """Each channel through its column of the [256, 3] table."""
+    if _HAS_CV2:
+        return np.asarray(cv2.LUT(np.ascontiguousarray(pixels), table[None]), np.uint8)
+    return np.stack([table[:, channel][pixels[..., channel]] for channel in range(3)], axis=-1)
+
+
+def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Resizes, averaging where it shrinks, as the serving side's antialiased resize does."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if _HAS_CV2:
+        shrinks = height < pixels.shape[0] or width < pixels.shape[1]
+        rule = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(pixels, (width, height), interpolation=rule), np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.uint8)
+
+
+def _visible_share(boxes: Boxes, window: tuple[int, int, int, int]) -> Boxes:
+    """[n] share of each box's area inside the window."""
+    low = np.maximum(boxes[:, :2], window[:2])
+    high = np.minimum(boxes[:, 2:], window[2:])
+    whole = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    share: Boxes = np.prod(np.clip(high - low, 0, None), axis=1) / np.maximum(whole, 1e-6)
+    return share
+
+
+def _clip(boxes: Boxes, labels: Labels, window: tuple[int, int, int, int]) -> tuple[Boxes, Labels]:
+    """The parts of the boxes inside the window; too little left is nothing left."""
+    keep = _visible_share(boxes, window) >= _MIN_VISIBLE
+    low, high = np.array(window[:2] * 2, np.float32), np.array(window[2:] * 2, np.float32)
+    return _keep_large(np.clip(boxes[keep], low, high), labels[keep])
+
+
+def _keep_large(boxes: Boxes, labels: Labels) -> tuple[Boxes, Labels]:
+    keep = (boxes[:, 2:] - boxes[:, :2] >= _MIN_SIDE).all(1)
+    return boxes[keep].astype(np.float32), labels[keep]

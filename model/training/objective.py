@@ -1,0 +1,82 @@
+"""One batch through the network to its losses, in the run's precision."""
+
+from __future__ import annotations
+
+import torch
+
+from model.detector import LiteDETR
+from model.training.data import Batch, normalise
+from model.training.denoising import make_denoising
+from model.training.losses import Losses, LossWeights, detection_losses
+from model.training.options import TrainOptions
+
+_FINEST_STRIDE = 8  # pixels; doubles with each level
+
+
+class Objective:
+    """What a run minimises.
+
+    Args:
+        detector: the network being trained.
+        options: of the run.
+        precision: the reduced type of the forward pass; None for float32.
+    """
+
+    def __init__(
+        self, detector: LiteDETR, options: TrainOptions, precision: torch.dtype | None
+    ) -> None:
+        """Computes nothing yet."""
+        self._detector = detector
+        self._options = options
+        self._precision = precision
+        self._weights = LossWeights(dense=options.dense_weight)
+
+    def losses(self, batch: Batch) -> Losses:
+        """The losses of a batch on the network's device; its noise comes from torch's generator.
+
+        Raises:
+            NonFiniteError: if predictions are not finite.
+        """
+        options, device = self._options, batch.images.device
+        denoising = make_denoising(
+            batch.targets,
+            self._detector.label_enc,
+            num_classes=self._detector.config.num_classes,
+            num_queries=self._num_queries(batch),
+            wanted=options.denoising_queries,
+            label_noise=options.label_noise,
+            box_noise=options.box_noise,
+        )
+        images = normalise(batch.images, batch.padding_mask)
+        precision = self._precision
+        with torch.autocast(device.type, precision, enabled=precision is not None):
+            queries = denoising.queries if denoising else None
+            output = self._detector.forward_training(images, batch.padding_mask, queries)
+        return detection_losses(
+            output,
+            batch.targets,
+            denoising,
+            weights=self._weights,
+            classification=options.classification,
+        )
+
+    def _num_queries(self, batch: Batch) -> int:
+        """Queries that the network selects: small pictures have fewer tokens than that."""
+        config, (height, width) = self._detector.config, batch.padding_mask.shape[1:]
+        strides = (_FINEST_STRIDE * 2**level for level in range(config.num_feature_levels))
+        tokens = sum(-(-height // stride) * -(-width // stride) for stride in strides)
+        return min(config.num_queries, tokens)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that an option names; "auto" is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
+    """The reduced type to compute in, None for float32."""
+    if amp == "auto" and device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)

@@ -1,0 +1,31 @@
+"""The learning rate's course: warm-up, then cosine or steps, over work done or time gone."""
+
+from __future__ import annotations
+
+import math
+
+from model.training.options import TrainOptions
+
+_STEP_FACTOR = 0.1
+
+
+def run_progress(options: TrainOptions, iteration: int, elapsed_seconds: float) -> float:
+    """How much of the run is behind, 0..1.
+
+    With a time limit the larger of both shares counts, so that a run on a slow machine still
+    anneals to its end.
+    """
+    progress = iteration / options.max_iterations
+    if options.max_minutes is not None:
+        progress = max(progress, elapsed_seconds / (60 * options.max_minutes))
+    return min(progress, 1.0)
+
+
+def learning_rate_factor(options: TrainOptions, iteration: int, progress: float) -> float:
+    """What the base learning rates are multiplied by at an iteration (0-based)."""
+    warmup = min(1.0, (iteration + 1) / max(options.warmup_iterations, 1))
+    if options.schedule == "step":
+        drops = sum(progress >= milestone for milestone in options.step_milestones)
+        return warmup * _STEP_FACTOR**drops
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return warmup * (options.final_lr_factor + (1 - options.final_lr_factor) * cosine)

@@ -1,0 +1,107 @@
+"""What a run starts from: which data, which network, which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from model.backbone import freeze_stages, load_pretrained
+from model.config import VARIANTS, ModelConfig
+from model.detector import LiteDETR, build_detector
+from model.labels import COCO_LABELS, CODE_LABELS
+from model.training.options import TrainOptions
+from model.training.records import (
+    CacheSource,
+    CocoSource,
+    LiveSource,
+    Picture,
+    PictureSource,
+)
+
+
+def open_source(options: TrainOptions) -> tuple[PictureSource, tuple[str, ...]]:
+    """The training pictures and the names of their classes.
+
+    Raises:
+        DataError: if the data cannot be used.
+    """
+    if options.cache is not None:
+        return CacheSource(options.cache, CODE_LABELS), CODE_LABELS
+    if options.annotations is not None and options.images is not None:
+        coco = CocoSource(options.annotations, options.images, COCO_LABELS)
+        return coco, coco.label_names
+    side = max((*options.sizes, *options.final_sizes))
+    draw = partial(draw_code_scene, seed=options.seed, max_side=side)
+    return LiveSource(draw, options.live_scenes), CODE_LABELS
+
+
+def draw_code_scene(number: int, seed: int, max_side: int) -> Picture:
+    """The generator's scene of a number; its longest side is at most `max_side` pixels."""
+    from model.training.codes import generate_scene  # noqa: PLC0415 - needs the extra `train`
+
+    scene = generate_scene(np.random.default_rng((seed, number)), max_side=max_side)
+    return Picture(scene.image, scene.boxes_xyxy, scene.labels)
+
+
+def build_start(
+    options: TrainOptions, labels: Sequence[str], report: Callable[[str], None]
+) -> LiteDETR:
+    """The network with its start weights, sized for `labels`.
+
+    Raises:
+        ValueError: for an unknown variant or weights that cannot be read.
+    """
+    torch.manual_seed(options.seed)
+    detector = build_detector(_config(options, labels))
+    if options.pretrained_backbone is not None:
+        load_pretrained(detector.backbone[0], options.pretrained_backbone)  # type: ignore[arg-type]
+        report(f"backbone starts from {options.pretrained_backbone}")
+    if options.init_from is not None:
+        for line in load_fitting(detector, options.init_from):
+            report(line)
+    freeze_stages(detector.backbone[0], options.freeze_backbone_stages)  # type: ignore[arg-type]
+    return detector
+
+
+def _config(options: TrainOptions, labels: Sequence[str]) -> ModelConfig:
+    if options.variant not in VARIANTS:
+        known = ", ".join(sorted(VARIANTS))
+        raise ValueError(f"TrainOptions.variant={options.variant!r} is not one of: {known}")
+    return replace(VARIANTS[options.variant], num_classes=len(labels))
+
+
+def load_fitting(detector: LiteDETR, path: Path) -> list[str]:
+    """Loads the tensors of a safetensors file whose name and shape fit.
+
+    Returns:
+        Lines that say what was loaded and what was not.
+
+    Raises:
+        ValueError: if the file cannot be read or nothing in it fits.
+    """
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    own = detector.state_dict()
+    fitting = {name: t for name, t in saved.items() if name in own and t.shape == own[name].shape}
+    if not fitting:
+        raise ValueError(f"{path}: no tensor fits this model by name and shape")
+    places = {own[name].data_ptr() for name in fitting}
+    # A tensor that layers share has several names and is stored under one.
+    fresh = [name for name in own if own[name].data_ptr() not in places]
+    with torch.no_grad():
+        for name, tensor in fitting.items():
+            own[name].copy_(tensor)
+    lines = [f"{path}: loaded {len(fitting)} tensors"]
+    for title, names in (("start fresh", fresh), ("do not fit", sorted(saved.keys() - fitting))):
+        if names:
+            lines.append(f"  {len(names)} {title}: {', '.join(names[:6])}")
+    return lines

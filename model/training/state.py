@@ -1,0 +1,93 @@
+"""A run's whole state on disk: written atomically, read without running code from the file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.training.ema import ExponentialAverage
+
+_FORMAT = "lite-detr-training/1"
+
+
+class TrainingStateError(ValueError):
+    """A training state that cannot be continued; the message names file and problem."""
+
+
+@dataclass
+class Position:
+    """Where a run is."""
+
+    iteration: int = 0  # optimizer steps done
+    epoch: int = 0
+    batches: int = 0  # done in this epoch
+    source_length: int = 0  # pictures that this epoch was planned with
+    elapsed_seconds: float = 0.0  # of training, over all sittings
+    skipped: int = 0  # steps left out because a loss was not finite
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts whose state is kept."""
+
+    detector: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: ExponentialAverage
+    scaler: torch.amp.GradScaler
+
+
+def save_state(path: Path, run: Run, position: Position, options: dict[str, Any]) -> None:
+    """Writes everything that `load_state` needs; the old file stays until the new one is whole."""
+    state = {
+        "format": _FORMAT,
+        "detector": run.detector.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "average": run.average.state,
+        "average_updates": run.average.updates,
+        "scaler": run.scaler.state_dict(),
+        "position": asdict(position),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "options": options,  # for people; a resumed run has its own
+    }
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def load_state(path: Path, run: Run) -> Position:
+    """Restores a run in place.
+
+    Raises:
+        TrainingStateError: if the file is damaged, or of another model or optimizer.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise TrainingStateError(f"{path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise TrainingStateError(f"{path} is not a training state of this program")
+    rates = [group["base_lr"] for group in run.optimizer.param_groups]
+    try:
+        run.detector.load_state_dict(state["detector"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.average.load(state["average"], state["average_updates"])
+        run.scaler.load_state_dict(state["scaler"])
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+            group["base_lr"] = rate  # the new options' rate, not the saved one
+        names = {field.name for field in fields(Position)}
+        position = Position(**{k: v for k, v in state["position"].items() if k in names})
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise TrainingStateError(f"{path} does not fit this run: {error}") from error
+    torch.set_rng_state(state["rng"])
+    if len(state["cuda_rng"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return position

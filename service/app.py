@@ -1,0 +1,204 @@
+"""The composition root: builds the house, opens the door, and closes it without losing anybody.
+
+start: listen -> HTTP (not ready) + engine -> engine warm: ready
+stop:  SIGTERM or SIGINT -> not ready -> drain_delay -> port closed -> everything accepted is
+       answered -> engine ended -> exit status 0; a second signal ends it at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import AsyncExitStack
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvloop
+from prometheus_client import make_asgi_app
+
+from model.weights_file import CheckpointError
+from service.http_server import HttpServer, listen
+from service.logs import configure_logs
+from service.rest import create_app
+from service.settings import Settings
+from service.supervisor import EngineStartError
+from service.wiring import Spine, open_spine
+
+_EXIT_FAILED = 1
+_EXIT_SIGNALLED = 128  # plus the signal's number, as shells do
+_ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
+
+_log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Serves until a signal ends it.
+
+    Args:
+        settings: of this deployment.
+
+    Returns:
+        The exit status: 0 after a complete drain, 1 where it could not start or had to give up
+        requests.
+    """
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        return uvloop.run(_serve(settings))
+    except CheckpointError as error:
+        _say(f"Cannot use the model: {error}")
+    except EngineStartError as error:
+        _say(f"The engine cannot start: {error}")
+    return _EXIT_FAILED
+
+
+async def _serve(settings: Settings) -> int:
+    """The whole life of the service.
+
+    Raises:
+        CheckpointError: for a model that cannot be used.
+        EngineStartError: where the engine cannot start.
+    """
+    started = time.monotonic()
+    stop = _stop_on_signals()
+    listeners = _listen_all(settings)
+    if listeners is None:
+        return _EXIT_FAILED
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            stack.callback(listener.close)
+        spine = await stack.enter_async_context(open_spine(settings))
+        servers = _build_servers(settings, spine, listeners)
+        tasks = [asyncio.create_task(server.run_until_drained()) for server in servers]
+        url = _url(settings.host, servers[0].port)
+        _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")
+        for server in servers[1:]:
+            _say(f"Metrics: {_url(settings.host, server.port)}/metrics")
+        try:
+            await _serve_until(stop, spine, tasks, url, started)
+        finally:
+            spine.detector.begin_drain()
+            unanswered = await _drain(settings, spine, servers, tasks, delay=stop.is_set())
+    if unanswered:
+        _say(f"Stopped with {unanswered} requests unanswered: the drain took too long")
+        return _EXIT_FAILED
+    _say("Stopped; every accepted request was answered")
+    return 0
+
+
+async def _serve_until(
+    stop: asyncio.Event, spine: Spine, servers: list[asyncio.Task[None]], url: str, started: float
+) -> None:
+    """Says when the model is ready, and returns when a signal asks for the end.
+
+    Raises:
+        EngineStartError: where the first engine cannot start.
+    """
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        watched: set[asyncio.Future[Any]] = {stopped, spine.first_ready, *servers}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if spine.first_ready.done():
+            await spine.first_ready
+            _freeze_garbage()
+            _say(f"Ready after {time.monotonic() - started:.1f} s. Try it in a browser, or:")
+            _say(f"  curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/detect")
+        await asyncio.wait({stopped, *servers}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+
+
+async def _drain(
+    settings: Settings,
+    spine: Spine,
+    servers: list[HttpServer],
+    tasks: list[asyncio.Task[None]],
+    *,
+    delay: bool,
+) -> int:
+    """Lets balancers notice, closes the port, answers what was accepted.
+
+    Returns:
+        How many images were left without an answer.
+    """
+    if delay and settings.drain_delay_seconds:
+        _say(f"Draining: still serving for {settings.drain_delay_seconds:g} s")
+        await asyncio.sleep(settings.drain_delay_seconds)
+    deadline = time.monotonic() + settings.drain_timeout_seconds
+    for server in servers:
+        server.drain()
+    await asyncio.wait(tasks, timeout=settings.drain_timeout_seconds + 1)
+    return await spine.detector.drain(max(0.0, deadline - time.monotonic()))
+
+
+def _build_servers(
+    settings: Settings, spine: Spine, listeners: list[socket.socket]
+) -> list[HttpServer]:
+    """The main server and, on a port of its own, the metrics."""
+    apps: list[Any] = [create_app(spine.detector, settings)]
+    if settings.metrics_port is not None:
+        apps.append(make_asgi_app(spine.detector.metrics.registry))
+    return [HttpServer(app, settings, sock) for app, sock in zip(apps, listeners, strict=True)]
+
+
+def _listen_all(settings: Settings) -> list[socket.socket] | None:
+    """The sockets, or None where a port cannot be had (and that was said)."""
+    listeners: list[socket.socket] = []
+    ports = {"http_port": settings.http_port, "metrics_port": settings.metrics_port}
+    for field, port in ports.items():
+        if port is None:
+            continue
+        try:
+            listeners.append(listen(settings.host, port))
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            _say(
+                f"Cannot listen on {settings.host}:{port}: {error.strerror or error}. Choose "
+                f"another with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
+            )
+            return None
+    return listeners
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_first(number: signal.Signals) -> None:
+        _say(f"{number.name}: finishing what was accepted; once more ends at once")
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+            signal.signal(each, _end_at_once)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_first, number)
+    return stop
+
+
+def _end_at_once(number: int, _frame: FrameType | None) -> None:
+    """Ends without a word to anybody; the engine sees the doorbell close and ends too."""
+    os._exit(_EXIT_SIGNALLED + number)
+
+
+def _freeze_garbage() -> None:
+    """Everything loaded so far stays: the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _url(host: str, port: int) -> str:
+    name = _ANY_ADDRESS.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _say(line: str) -> None:
+    """A line for the person at the terminal."""
+    print(line, file=sys.stderr, flush=True)

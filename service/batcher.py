@@ -1,0 +1,245 @@
+"""Brings images to engines in batches and answers back to their callers.
+
+    Detector --run--> Scheduler (the rules) --Batch--> Supervisor (one a device)
+    Detector <--EngineAnswer-- slots <-- batch_done --/
+
+Everything happens in callbacks on the event loop: each event (an image came, an engine answered or
+died, a timer rang) asks the scheduler for its plan and acts on it. No state is shared with threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from model.detections import Detections
+from service.errors import DeadlineExceeded, DetectionError, InferenceFailed, ShuttingDown
+from service.lane import Lane
+from service.messages import BatchDone, BatchFailed
+from service.metrics import Metrics
+from service.recovery import Verdict, after_death, after_failure
+from service.scheduler import Batch, Job, Scheduler
+from service.slots import StaleSlot
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """What an engine found in one image, and the times of its batch in milliseconds."""
+
+    detections: Detections
+    assemble_ms: float
+    forward_ms: float
+    postprocess_ms: float
+
+
+class Batcher:
+    """The queues in front of the engines."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        lanes: Sequence[Lane],
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts empty.
+
+        Args:
+            scheduler: the rules; this object is its only user.
+            lanes: to the engines.
+            metrics: where batches are counted.
+            clock: monotonic seconds.
+        """
+        self._scheduler = scheduler
+        self._lanes = lanes
+        self._metrics = metrics
+        self._clock = clock
+        self._answers: dict[Job, asyncio.Future[EngineAnswer]] = {}
+        self._abandoned: set[Job] = set()  # nobody waits for them, but an engine holds them
+        self._coming = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether any engine takes batches."""
+        return any(lane.ready for lane in self._lanes)
+
+    @property
+    def live(self) -> bool:
+        """Whether every engine can still be kept alive."""
+        return all(lane.live for lane in self._lanes)
+
+    @property
+    def kernel(self) -> str:
+        """Which attention implementation the engines run; empty before the first is ready."""
+        return next((lane.kernel for lane in self._lanes if lane.kernel), "")
+
+    @property
+    def queue_depth(self) -> int:
+        """Images that wait for an engine."""
+        return len(self._scheduler)
+
+    @property
+    def predicted_wait_seconds(self) -> float:
+        """How long an image that came now would wait, as far as batches so far can tell."""
+        lanes = [lane for lane in self._lanes if lane.ready]
+        if not lanes:
+            return 0.0
+        share = self._scheduler.waiting_pixels // len(lanes)
+        return min(lane.predicted_seconds(share) for lane in lanes)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Says that an image is being decoded: an idle engine may wait for it a little."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+            if not self._coming and self._scheduler:
+                # Soon, not now: the image that was expected is about to be submitted.
+                asyncio.get_running_loop().call_soon(self._pump)
+
+    async def run(self, job: Job) -> EngineAnswer:
+        """Runs one image and waits for its answer.
+
+        Cancelling the caller takes a waiting image out; one that an engine holds already keeps
+        its slot until the engine has answered.
+
+        Raises:
+            DeadlineExceeded: where its deadline passed in the queue.
+            InferenceFailed: where the engine fails on this very image.
+            ShuttingDown: where the batcher was closed first.
+        """
+        answer: asyncio.Future[EngineAnswer] = asyncio.get_running_loop().create_future()
+        job.lease.retain()
+        self._answers[job] = answer
+        self._scheduler.add(job)
+        self._pump()
+        try:
+            return await answer
+        finally:
+            if job in self._answers:
+                self._abandon(job)
+
+    def close(self) -> None:
+        """Answers everything that still waits with `ShuttingDown`."""
+        self._cancel_timer()
+        self._scheduler.take_all()
+        for job in list(self._answers):
+            self._fail(job, ShuttingDown("the service ended before this image had its turn"))
+        for job in list(self._abandoned):
+            self._forget(job)
+
+    def lane_changed(self) -> None:
+        """An engine became ready or ceased to be."""
+        self._pump()
+
+    def batch_done(self, batch: Batch, done: BatchDone) -> None:
+        """Takes the answers out of the slots, each to its own caller."""
+        for job in batch.jobs:
+            answer = self._answers.get(job)
+            if answer is not None and not answer.done():
+                self._answer(job, answer, done)
+            else:
+                self._forget(job)
+        self._pump()
+
+    def batch_failed(self, batch: Batch, failed: BatchFailed) -> None:
+        """Isolates the image that fails."""
+        _log.warning("a batch failed", reason=failed.reason, images=len(batch.jobs))
+        self._carry_out(after_failure(self._still_wanted(batch)))
+        self._pump()
+
+    def batches_lost(self, batches: tuple[Batch, ...]) -> None:
+        """Runs again what a dead engine held; the first batch is suspect, the others are not."""
+        suspect, *staged = (self._still_wanted(batch) for batch in batches)
+        self._carry_out(after_death(suspect))
+        self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (suspect, *staged)))
+        for batch in staged:
+            if batch.deaths:
+                self._scheduler.run_again([batch])
+            else:
+                self._scheduler.put_back(batch.jobs)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Gives every engine what the scheduler has for it."""
+        self._cancel_timer()
+        wake_at = math.inf
+        for lane in self._lanes:
+            while lane.ready:
+                plan = self._scheduler.plan(self._clock(), lane.state, self._coming)
+                for job in plan.expired:
+                    self._fail(job, DeadlineExceeded("the deadline passed in the queue"))
+                if plan.batch is None:
+                    wake_at = min(wake_at, plan.wake_at)
+                    break
+                self._note(plan.batch)
+                lane.send(plan.batch)
+        if wake_at < math.inf:
+            delay = max(0.0, wake_at - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
+
+    def _note(self, batch: Batch) -> None:
+        self._metrics.batch_size.observe(len(batch.jobs))
+        pixels = sum(job.image_pixels for job in batch.jobs)
+        self._metrics.padding_waste.observe(max(0.0, 1 - pixels / batch.padded_pixels))
+
+    def _still_wanted(self, batch: Batch) -> Batch:
+        """The batch without the images that nobody waits for any more, which are let go."""
+        wanted = tuple(job for job in batch.jobs if job in self._answers)
+        for job in batch.jobs:
+            if job not in self._answers:
+                self._forget(job)
+        return Batch(batch.bucket, wanted, batch.deaths)
+
+    def _carry_out(self, verdict: Verdict) -> None:
+        for job in verdict.given_up:
+            self._fail(job, InferenceFailed("the model failed on this image"))
+        self._scheduler.run_again(verdict.again)
+
+    def _answer(self, job: Job, answer: asyncio.Future[EngineAnswer], done: BatchDone) -> None:
+        try:
+            detections = job.lease.read_result()
+        except (StaleSlot, ValueError):
+            _log.exception("an engine left no answer in its slot")
+            self._fail(job, InferenceFailed("the model failed on this image"))
+            return
+        answer.set_result(
+            EngineAnswer(detections, done.assemble_ms, done.forward_ms, done.postprocess_ms)
+        )
+        self._forget(job)
+
+    def _fail(self, job: Job, error: DetectionError) -> None:
+        answer = self._answers.get(job)
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+        self._forget(job)
+
+    def _abandon(self, job: Job) -> None:
+        """The caller went away."""
+        if self._scheduler.remove(job):
+            self._forget(job)
+        else:
+            del self._answers[job]
+            self._abandoned.add(job)
+
+    def _forget(self, job: Job) -> None:
+        """The last of a job here: its slot may serve another request."""
+        if self._answers.pop(job, None) is not None or job in self._abandoned:
+            self._abandoned.discard(job)
+            job.lease.release()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,57 @@
+"""Writes docs/configuration.md from the options themselves: `make docs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from service.cli.options import OptionSpec, describe_default, describe_type
+from service.cli.serve import SERVE_OPTIONS
+from service.cli.train import TRAIN_OPTIONS
+
+_OPENING = """# Configuration
+
+This page is written by `make docs` from the options of the commands; do not edit it by hand.
+
+A value comes from the flag, else from the environment variable, else it is the default. A value
+that cannot be used stops the start, with a line that names the flag and the variable. An empty
+variable counts as unset.
+"""
+
+
+def configuration_page() -> str:
+    """The whole page, Markdown."""
+    parts = [
+        _OPENING,
+        *_section("lite-detr serve", SERVE_OPTIONS),
+        *_section("lite-detr train", TRAIN_OPTIONS),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _section(command: str, specs: Iterable[OptionSpec]) -> list[str]:
+    lines = [f"## {command}"]
+    panel: str | None = ""
+    for spec in specs:
+        if spec.panel != panel:
+            panel = spec.panel
+            lines += ["", f"### {panel or 'General'}", ""]
+            lines += ["| flag, variable | value | default | meaning |", "|---|---|---|---|"]
+        lines.append(_row(spec))
+    return [*lines, ""]
+
+
+def _row(spec: OptionSpec) -> str:
+    flags = ", ".join(f"`{flag}`" for flag in (spec.flag, *spec.short_flags))
+    value = "on, off" if spec.is_switch else describe_type(spec.annotation)
+    default = describe_default(spec.default)
+    cells = (
+        f"{flags}<br>`{spec.env_var}`",
+        value,
+        f"`{default}`" if default else "unset",
+        spec.help,
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    print(configuration_page(), end="")

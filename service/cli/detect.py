@@ -1,0 +1,134 @@
+"""`lite-detr detect`: its flags; the work is in `offline_run`, loaded when the command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from service.cli.options import help_text, split_list, taught_option
+from service.cli.photos import STDIN
+from service.cli.serve import settings_from_flags
+
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr detect photo.jpg
+  lite-detr detect holiday/ 'scans/*.png' --json > found.json
+  lite-detr detect photo.jpg --save drawn/ --threshold 0.6
+  lite-detr detect photos/ --coco --labels qr_code,aztec
+  curl -s https://example.org/photo.jpg | lite-detr detect - --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("detect", help=help_text(detect_photos), epilog=_EPILOG)(detect_photos)
+
+
+def detect_photos(  # noqa: PLR0913 - a command's flags
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, patterns, or - for stdin.",
+            metavar="PHOTO",
+            show_default=False,
+        ),
+    ],
+    *,
+    as_json: Annotated[
+        bool,
+        taught_option(
+            "--json",
+            env_var="LITE_DETR_DETECT_JSON",
+            help="print one JSON array, an element a photo, each as POST /detect answers",
+        ),
+    ] = False,
+    as_coco: Annotated[
+        bool,
+        taught_option(
+            "--coco", env_var="LITE_DETR_DETECT_COCO", help="print one COCO data set (JSON)"
+        ),
+    ] = False,
+    save: Annotated[
+        Path | None,
+        taught_option(
+            "--save",
+            env_var="LITE_DETR_DETECT_SAVE",
+            metavar="FOLDER",
+            help="write each photo with its boxes drawn into this folder",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        taught_option(
+            "--threshold",
+            env_var="LITE_DETR_DETECT_THRESHOLD",
+            metavar="0..1",
+            help="lowest score that is shown; unset: the model's own",
+        ),
+    ] = None,
+    max_detections: Annotated[
+        int | None,
+        taught_option(
+            "--max-detections",
+            env_var="LITE_DETR_DETECT_MAX_DETECTIONS",
+            metavar="INTEGER",
+            help="keep only this many of a photo, the best",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        taught_option(
+            "--labels",
+            env_var="LITE_DETR_DETECT_LABELS",
+            metavar="NAME,...",
+            help="keep only these classes",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        taught_option(
+            "--model",
+            env_var="LITE_DETR_MODEL",
+            metavar="NAME|PATH",
+            default="default",
+            help="name of a model, or path of its weights file",
+            click_reads_env=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        taught_option(
+            "--device",
+            env_var="LITE_DETR_DEVICE",
+            metavar="DEVICE",
+            default="auto",
+            help="auto, cpu, cuda or cuda:N",
+            click_reads_env=False,
+        ),
+    ] = None,
+) -> None:
+    """Find objects in photos, offline: the same answers as the service gives.
+
+    A photo that cannot be read gets an error in its place and the exit status 1; the others are
+    answered all the same.
+    """
+    if as_json and as_coco:
+        raise typer.BadParameter("--json and --coco: choose one")
+    if photos.count(STDIN) > 1:
+        raise typer.BadParameter(f"PHOTO: {STDIN} (stdin) can be given once")
+    settings = settings_from_flags({"model": model, "device": device})
+    form: Literal["table", "json", "coco"] = "json" if as_json else "coco" if as_coco else "table"
+    from service.cli.offline_run import OfflineRun, run_offline  # noqa: PLC0415
+
+    run = OfflineRun(
+        photos=tuple(photos),
+        form=form,
+        save=save,
+        threshold=threshold,
+        max_detections=max_detections,
+        labels=None if labels is None else split_list(labels),
+    )
+    if not run_offline(run, settings):
+        raise typer.Exit(1)

@@ -1,0 +1,155 @@
+"""`lite-detr eval`: a weights file and annotated photos in, COCO scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service.cli.options import help_text, taught_option
+from service.cli.serve import settings_from_flags
+
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr eval --annotations val.json --images val/
+  lite-detr eval --model runs/codes/model.safetensors --annotations val.json --images val/ --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("eval", help=help_text(evaluate_model), epilog=_EPILOG)(evaluate_model)
+
+
+def evaluate_model(  # noqa: PLR0913 - a command's flags
+    *,
+    annotations: Annotated[
+        Path,
+        taught_option(
+            "--annotations",
+            env_var="LITE_DETR_EVAL_ANNOTATIONS",
+            metavar="PATH",
+            help="COCO-format JSON; its category names are found among the model's classes",
+        ),
+    ],
+    images: Annotated[
+        Path,
+        taught_option(
+            "--images",
+            env_var="LITE_DETR_EVAL_IMAGES",
+            metavar="FOLDER",
+            help="the folder that the file names in it start from",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        taught_option(
+            "--model",
+            env_var="LITE_DETR_MODEL",
+            metavar="NAME|PATH",
+            default="default",
+            help="name of a model, or path of its weights file",
+            click_reads_env=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        taught_option(
+            "--device",
+            env_var="LITE_DETR_DEVICE",
+            metavar="DEVICE",
+            default="auto",
+            help="auto, cpu, cuda or cuda:N",
+            click_reads_env=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        taught_option(
+            "--batch-size",
+            env_var="LITE_DETR_EVAL_BATCH_SIZE",
+            metavar="INTEGER",
+            default="1",
+            help="photos of one size that run together",
+        ),
+    ] = 1,
+    limit: Annotated[
+        int | None,
+        taught_option(
+            "--limit",
+            env_var="LITE_DETR_EVAL_LIMIT",
+            metavar="INTEGER",
+            help="only this many photos, the first",
+        ),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        taught_option(
+            "--results",
+            env_var="LITE_DETR_EVAL_RESULTS",
+            metavar="PATH",
+            help="also write the detections as a COCO results file",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        taught_option(
+            "--json", env_var="LITE_DETR_EVAL_JSON", help="print the scores as a JSON object"
+        ),
+    ] = False,
+) -> None:
+    """Score a model on annotated photos: COCO AP, AP50, AP75, by size, AR, and by class.
+
+    Photos are read, resized and padded as the service does it.
+    """
+    for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
+        if value is not None and value < 1:
+            raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
+    settings = settings_from_flags({"model": model, "device": device})
+    from model.training.evaluation import evaluate, format_scores  # noqa: PLC0415
+    from model.weights_file import resolve_model  # noqa: PLC0415
+    from service.images import ImageLimits, open_upright  # noqa: PLC0415
+    from service.torch_device import pick_device  # noqa: PLC0415
+
+    limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
+
+    with _progress_bar() as progress:
+        scores = evaluate(
+            resolve_model(settings.model, settings.model_cache_dir),
+            annotations,
+            images,
+            device=pick_device(settings.device),
+            batch_size=batch_size,
+            limit=limit,
+            results_path=results,
+            progress=progress,
+            read=lambda path: open_upright(path.read_bytes(), limits)[0],
+        )
+    typer.echo(scores.to_json() if as_json else format_scores(scores))
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr; yields what to call with (photos done, photos in all)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("Evaluating", total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()  # with the first batch: an error before it needs no bar
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()

@@ -1,0 +1,59 @@
+"""`lite-detr serve`: settings from flags and environment, then `service.app` runs the house."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from service.cli.options import command_with_options, help_text, settings_options
+from service.settings import Settings, SettingsError, load_settings
+
+SERVE_OPTIONS = settings_options(Settings, short_flags={"http_port": ("--port", "-p")})
+
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr serve
+  lite-detr serve --port 9000 --model my.safetensors
+  LITE_DETR_HTTP_PORT=9000 lite-detr serve
+
+Then:  curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' localhost:8000/detect
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("serve", help=help_text(_serve), epilog=_EPILOG)(
+        command_with_options(_serve, SERVE_OPTIONS)
+    )
+
+
+def settings_from_flags(given: Mapping[str, Any]) -> Settings:
+    """Settings from what the user gave, the environment and the defaults, in this order.
+
+    Args:
+        given: text (or a bool) by field name.
+
+    Raises:
+        typer.BadParameter: naming the flag and the variable of each bad value, one line each.
+    """
+    try:
+        return load_settings(**given)
+    except SettingsError as error:
+        fields_as_flags = re.sub(
+            r"^(\w+)=", lambda match: f"--{match[1].replace('_', '-')}=", str(error), flags=re.M
+        )
+        raise typer.BadParameter(fields_as_flags) from None
+
+
+def _serve(given: dict[str, Any]) -> None:
+    """Serve a model over HTTP until SIGTERM or Ctrl-C, then finish what was accepted.
+
+    POST a photo to /detect; a page to try it is at /, the interface's description at /docs.
+    """
+    settings = settings_from_flags(given)
+    from service.app import run  # noqa: PLC0415
+
+    raise typer.Exit(run(settings))

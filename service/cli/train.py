@@ -1,0 +1,48 @@
+"""`lite-detr train`: options from flags, environment and defaults, then `model.training.loop`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from model.training.options import TrainOptions
+from service.cli.failure import CommandFailed
+from service.cli.options import (
+    command_with_options,
+    dataclass_options,
+    help_text,
+    parse_values,
+    record_of,
+)
+
+TRAIN_OPTIONS = dataclass_options(TrainOptions, "LITE_DETR_TRAIN_")
+
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr train --output runs/codes --max-minutes 60
+  lite-detr train --annotations train.json --images train/ --symmetries hflip
+  lite-detr train --output runs/codes --resume
+
+The run writes model.safetensors for `lite-detr serve --model`, last.pt to resume from, the curves
+of its losses and sample pictures into the output folder as it goes. Ctrl-C saves before it ends.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("train", help=help_text(_train), epilog=_EPILOG)(
+        command_with_options(_train, TRAIN_OPTIONS)
+    )
+
+
+def _train(given: dict[str, Any]) -> None:
+    """Train a detector on COCO-format data, or on generated pictures of printed codes."""
+    options = record_of(TrainOptions, TRAIN_OPTIONS, parse_values(TRAIN_OPTIONS, given))
+    from model.training.loop import TrainingFailed, train  # noqa: PLC0415
+
+    try:
+        path = train(options)
+    except TrainingFailed as error:
+        raise CommandFailed(str(error)) from error
+    typer.echo(f"{path}\nserve it: lite-detr serve --model {path}", err=True)

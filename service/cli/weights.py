@@ -1,0 +1,240 @@
+"""`lite-detr weights`: the models at hand, the published ones, and what is in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from service.cli.failure import CommandFailed
+from service.cli.options import taught_option
+
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr weights list
+  lite-detr weights pull lite-dino-r50-h3l1-2p1x3
+  lite-detr serve --model lite-dino-r50-h3l1-2p1x3
+"""
+_CONVERT_EPILOG = """[bold]Example[/]
+
+  lite-detr weights convert checkpoint.pth my.safetensors
+  lite-detr serve --model my.safetensors
+"""
+
+CacheDir = Annotated[
+    Path | None,
+    taught_option(
+        "--model-cache-dir",
+        env_var="LITE_DETR_MODEL_CACHE_DIR",
+        metavar="PATH",
+        help="where pulled models are kept; unset: ~/.cache/lite-detr",
+    ),
+]
+Half = Annotated[
+    bool,
+    taught_option(
+        "--half", env_var="LITE_DETR_WEIGHTS_HALF", help="keep float16: half the size on disk"
+    ),
+]
+
+weights_app = typer.Typer(
+    name="weights",
+    help="List, pull, convert and inspect models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog=_EPILOG,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the program."""
+    app.add_typer(weights_app)
+
+
+@weights_app.command("list")
+def list_models(cache_dir: CacheDir = None) -> None:
+    """Show the models that `serve --model NAME` takes, and those that can be pulled."""
+    from model.weights_summary import known_models  # noqa: PLC0415
+
+    models = known_models(cache_dir)
+    width = max((len(known.name) for known in models), default=0)
+    for known in models:
+        place = known.url if known.state == "to pull" else known.path
+        typer.echo(f"{known.name:<{width}}  {known.state:<8}  {place}")
+
+
+@weights_app.command("pull")
+def pull_model(
+    name: Annotated[
+        str, typer.Argument(help="A published variant; `weights list` shows them.", metavar="NAME")
+    ],
+    url: Annotated[
+        str | None,
+        taught_option(
+            "--url",
+            env_var="LITE_DETR_WEIGHTS_URL",
+            metavar="URL",
+            help="address of a mirror: the folder that holds the release files",
+        ),
+    ] = None,
+    sha256: Annotated[
+        str | None,
+        taught_option(
+            "--sha256",
+            env_var="LITE_DETR_WEIGHTS_SHA256",
+            metavar="HEX",
+            help="refuse the release file where its SHA-256 is another one",
+        ),
+    ] = None,
+    half: Half = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Download a published model and convert it, so that `serve --model NAME` finds it.
+
+    A cut download goes on where it stopped; nothing is left half-written.
+    """
+    from model.conversion import pull  # noqa: PLC0415
+
+    with _progress_bar(name) as progress:
+        path = pull(
+            name,
+            cache_dir,
+            base_url=url,
+            sha256=sha256,
+            half=half,
+            progress=progress,
+            report=lambda line: typer.echo(line, err=True),
+        )
+    typer.echo(str(path))
+
+
+@weights_app.command("convert", epilog=_CONVERT_EPILOG)
+def convert_checkpoint(  # noqa: PLR0913 - a command's flags
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint of the official code (.pth).", metavar="SOURCE")
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="The safetensors file to write.", metavar="TARGET")
+    ],
+    *,
+    variant: Annotated[
+        str | None,
+        taught_option(
+            "--variant",
+            env_var="LITE_DETR_WEIGHTS_VARIANT",
+            metavar="NAME",
+            help="what the checkpoint must be; unset: recognised from its weights",
+        ),
+    ] = None,
+    enc_scale: Annotated[
+        int | None,
+        taught_option(
+            "--enc-scale",
+            env_var="LITE_DETR_WEIGHTS_ENC_SCALE",
+            metavar="INTEGER",
+            help="how many feature scales are high-level, where the checkpoint does not tell it",
+        ),
+    ] = None,
+    ema: Annotated[
+        bool,
+        taught_option("--ema", env_var="LITE_DETR_WEIGHTS_EMA", help="take the averaged weights"),
+    ] = False,
+    labels: Annotated[
+        Path | None,
+        taught_option(
+            "--labels",
+            env_var="LITE_DETR_WEIGHTS_LABELS",
+            metavar="PATH",
+            help="text file with one class name a line; unset: COCO's 91",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        taught_option(
+            "--threshold",
+            env_var="LITE_DETR_WEIGHTS_THRESHOLD",
+            metavar="SCORE",
+            min=0,
+            max=1,
+            help="lowest score that is answered where a request names none; unset: 0.3",
+        ),
+    ] = None,
+    half: Half = False,
+) -> None:
+    """Turn an official checkpoint into a weights file that `serve --model PATH` takes."""
+    names = None if labels is None else _read_labels(labels)
+    from model.conversion import SCORE_THRESHOLD, convert  # noqa: PLC0415
+
+    info = convert(
+        source,
+        target,
+        variant,
+        high_level_scales=enc_scale,
+        ema=ema,
+        labels=names,
+        score_threshold=SCORE_THRESHOLD if threshold is None else threshold,
+        half=half,
+    )
+    typer.echo(f"{target}: {info.name}, version {info.version}")
+
+
+@weights_app.command("inspect")
+def inspect_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a model, or path of its weights file.",
+            metavar="MODEL",
+            envvar="LITE_DETR_MODEL",
+        ),
+    ] = "default",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Tell what is in a weights file: network, classes, input rule, size, SHA-256."""
+    from model.weights_file import resolve_model  # noqa: PLC0415
+    from model.weights_summary import describe  # noqa: PLC0415
+
+    typer.echo(describe(resolve_model(model, cache_dir)))
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    if not names or not all(names):
+        raise CommandFailed(f"{path}: needs one class name on each line")
+    return names
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr for a download; yields what to call with (bytes here, bytes in all)."""
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(name, total=None)
+
+    def show(here: int, total: int | None) -> None:
+        bar.start()  # with the first byte: an error before it needs no bar
+        bar.update(task, completed=here, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()

@@ -1,0 +1,317 @@
+"""The spine: one call from an encoded image to its detections, whatever protocol it came by.
+
+    admit -> slot -> decode (threads) -> batcher (engine) -> select -> DetectResult
+
+Adapters (REST, gRPC, ...) parse, call `Detector.detect` and encode; every rule is here or below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from model.geometry import padded_size
+from model.weights_file import ModelInfo
+from service.batcher import Batcher, EngineAnswer
+from service.errors import (
+    DeadlineExceeded,
+    DetectionError,
+    InvalidImage,
+    NotReady,
+    Overloaded,
+    ShuttingDown,
+)
+from service.images import ImageLimits, decode_image
+from service.metrics import Metrics
+from service.scheduler import Job
+from service.selection import Selection, resolve_options
+from service.slots import SlotImage, SlotLease, SlotPool, largest_bucket_pixels
+from service.types import DetectOptions, DetectResult, StageTimings
+
+_NOT_READY_RETRY_SECONDS = 2
+_DRAINING_RETRY_SECONDS = 5
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class DetectorLimits:
+    """What one request may weigh and how long it may take."""
+
+    images: ImageLimits
+    request_timeout_ms: float
+    decode_threads: int
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One image with what is asked of it; times are monotonic seconds."""
+
+    data: bytes
+    selection: Selection
+    request_id: str
+    started: float
+    deadline: float
+    read_ms: float
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image that lies in its slot."""
+
+    image: SlotImage
+    decode_ms: float
+
+
+class Detector:
+    """Detects in images; adapters hold one and share it."""
+
+    def __init__(
+        self,
+        model: ModelInfo,
+        pool: SlotPool,
+        batcher: Batcher,
+        metrics: Metrics,
+        limits: DetectorLimits,
+    ) -> None:
+        """Starts ready as soon as an engine is.
+
+        Args:
+            model: what serves.
+            pool: slots for requests under way.
+            batcher: the way to the engines.
+            metrics: where it is counted.
+            limits: of a request.
+        """
+        self.model = model
+        self.metrics = metrics
+        self._pool = pool
+        self._batcher = batcher
+        self._limits = limits
+        self._largest_bucket = largest_bucket_pixels(model.config)
+        self._decoders = ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
+        self._draining = False
+        self._refusing = False
+        self._active = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a balancer should send requests here."""
+        return self._batcher.ready and not self._draining
+
+    @property
+    def live(self) -> bool:
+        """False where only a restart of the whole service can help."""
+        return self._batcher.live
+
+    @property
+    def not_ready_reason(self) -> str:
+        """Why `ready` is false, for people; empty where it is true."""
+        if self._draining:
+            return "the service is shutting down"
+        return "" if self._batcher.ready else "the model is being loaded"
+
+    @property
+    def kernel(self) -> str:
+        """Which attention implementation serves; empty before the engine is ready."""
+        return self._batcher.kernel
+
+    @property
+    def active(self) -> int:
+        """Images accepted and not yet answered."""
+        return self._active
+
+    async def detect(
+        self,
+        data: bytes,
+        options: DetectOptions,
+        *,
+        request_id: str,
+        deadline: float | None = None,
+        read_ms: float = 0.0,
+    ) -> DetectResult:
+        """Detects in one encoded image.
+
+        Args:
+            data: the image file.
+            options: what is asked for.
+            request_id: for logs and the answer.
+            deadline: monotonic seconds; may only shorten the service's own timeout.
+            read_ms: what the adapter spent on receiving the body, for the timings.
+
+        Returns:
+            The detections in pixels of the image as a person sees it.
+
+        Raises:
+            DetectionError: one subclass for each thing that can go wrong (`service.errors`).
+        """
+        started = time.monotonic()
+        try:
+            latest = started + self._limits.request_timeout_ms / 1000
+            request = _Request(
+                data=data,
+                selection=resolve_options(options, self.model),
+                request_id=request_id,
+                started=started,
+                deadline=latest if deadline is None else min(deadline, latest),
+                read_ms=read_ms,
+            )
+            result = await self._detect(request)
+        except asyncio.CancelledError:
+            self.metrics.cancelled.inc()
+            self.metrics.images.labels("cancelled").inc()
+            raise
+        except DetectionError as error:
+            self._count_error(error, request_id)
+            raise
+        except Exception:
+            self.metrics.images.labels("internal").inc()
+            raise
+        self.metrics.images.labels("ok").inc()
+        self._observe(result.timings)
+        return result
+
+    def begin_drain(self) -> None:
+        """Ready no more; requests are still taken, as balancers need a moment to notice."""
+        self._draining = True
+
+    async def drain(self, timeout_seconds: float) -> int:
+        """Refuses new images and waits for those accepted.
+
+        Returns:
+            How many are still unanswered; 0 unless the time ran out.
+        """
+        self._draining = self._refusing = True
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._all_answered.wait()
+        except TimeoutError:
+            return self._active
+        return 0
+
+    def close(self) -> None:
+        """Ends the worker threads; nothing is detected afterwards."""
+        self._draining = self._refusing = True
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+
+    async def _detect(self, request: _Request) -> DetectResult:
+        lease = self._admit(request)
+        seconds = request.deadline - request.started
+        self._active += 1
+        self._all_answered.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                decoded, answer = await self._run(request, lease)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {seconds * 1000:.0f} ms") from None
+        finally:
+            lease.release()
+            self._active -= 1
+            if not self._active:
+                self._all_answered.set()
+        return self._result(request, decoded, answer)
+
+    def _admit(self, request: _Request) -> SlotLease:
+        """Lets a request in, or says why not; the lease is its permit.
+
+        Raises:
+            ShuttingDown, NotReady, DeadlineExceeded, Overloaded: as their names say.
+        """
+        if self._refusing:
+            raise ShuttingDown(
+                "the service is shutting down", retry_after_seconds=_DRAINING_RETRY_SECONDS
+            )
+        if not self._batcher.ready:
+            raise NotReady(
+                "the model is being loaded; try again in a moment",
+                retry_after_seconds=_NOT_READY_RETRY_SECONDS,
+            )
+        if request.deadline <= request.started:
+            raise DeadlineExceeded("the deadline had passed when the image was here")
+        return self._pool.acquire(max(1, math.ceil(self._batcher.predicted_wait_seconds)))
+
+    async def _run(self, request: _Request, lease: SlotLease) -> tuple[_Decoded, EngineAnswer]:
+        with self._batcher.expecting():
+            decoded = await self._decode(request.data, lease)
+        height, width = decoded.image.size
+        job = Job(
+            lease=lease,
+            bucket=decoded.image.padded,
+            enqueued_at=time.monotonic(),
+            deadline=request.deadline,
+            image_pixels=height * width,
+        )
+        return decoded, await self._batcher.run(job)
+
+    async def _decode(self, data: bytes, lease: SlotLease) -> _Decoded:
+        """Decodes in a worker thread; the slot stays held until the thread is done with it."""
+        work = self._decoders.submit(self._decode_into_slot, data, lease)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel():
+                lease.retain()
+                loop = asyncio.get_running_loop()
+                work.add_done_callback(lambda _: loop.call_soon_threadsafe(lease.release))
+            raise
+
+    def _decode_into_slot(self, data: bytes, lease: SlotLease) -> _Decoded:
+        started = time.perf_counter()
+        decoded = decode_image(data, self.model.config, self._limits.images)
+        height, width = decoded.pixels.shape[:2]
+        padded = padded_size(height, width, self.model.config.bucket_stride)
+        if padded[0] * padded[1] > self._largest_bucket:
+            original = decoded.original_size
+            raise InvalidImage(
+                f"the image is too elongated: {original[1]} x {original[0]} pixels become "
+                f"{width} x {height} for the network"
+            )
+        image = SlotImage((height, width), padded, decoded.original_size)
+        lease.write_image(decoded.pixels, image)
+        return _Decoded(image, (time.perf_counter() - started) * 1000)
+
+    def _result(self, request: _Request, decoded: _Decoded, answer: EngineAnswer) -> DetectResult:
+        select_started = time.monotonic()
+        kept = request.selection.apply(answer.detections)
+        now = time.monotonic()
+        postprocess_ms = answer.postprocess_ms + (now - select_started) * 1000
+        worked = decoded.decode_ms + answer.assemble_ms + answer.forward_ms + postprocess_ms
+        total_ms = (now - request.started) * 1000
+        height, width = decoded.image.original_size
+        return DetectResult(
+            model_name=self.model.name,
+            model_version=self.model.version,
+            width=width,
+            height=height,
+            label_names=self.model.labels,
+            detections=kept,
+            timings=StageTimings(
+                read=request.read_ms,
+                decode=decoded.decode_ms,
+                queue=max(0.0, total_ms - worked),
+                assemble=answer.assemble_ms,
+                forward=answer.forward_ms,
+                postprocess=postprocess_ms,
+                total=request.read_ms + total_ms,
+            ),
+            request_id=request.request_id,
+        )
+
+    def _count_error(self, error: DetectionError, request_id: str) -> None:
+        self.metrics.images.labels(error.code).inc()
+        if isinstance(error, Overloaded | NotReady | ShuttingDown):
+            self.metrics.refused.labels(error.code).inc()
+        elif isinstance(error, DeadlineExceeded):
+            self.metrics.expired.inc()
+        _log.info("not detected", code=error.code, detail=error.detail, request_id=request_id)
+
+    def _observe(self, timings: StageTimings) -> None:
+        for stage in ("read", "decode", "queue", "assemble", "forward", "postprocess", "total"):
+            self.metrics.observe_stage(stage, getattr(timings, stage) / 1000)

@@ -1,0 +1,57 @@
+"""What an engine runs batches on: the seam between its loop and torch (or a fake)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model.detections import Detections
+from model.weights_file import ModelInfo
+
+
+@dataclass(frozen=True)
+class DeviceAnswer:
+    """What a device found in one batch, and how long each step took."""
+
+    detections: Sequence[Detections]  # one an image, in order
+    assemble_ms: float  # pixels -> the padded batch on the device
+    forward_ms: float
+    postprocess_ms: float
+
+
+class OutOfDeviceMemory(Exception):
+    """The batch did not fit; a smaller one may."""
+
+
+class Device(Protocol):
+    """Runs batches, one at a time."""
+
+    name: str  # the device that was taken: "cpu", "cuda:0", "fake"
+    model: ModelInfo
+    implementations: Mapping[str, str]  # which code does what; for logs and /v1/models
+
+    def run(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> DeviceAnswer:
+        """Detects in one batch.
+
+        Args:
+            images: RGB uint8 [h, w, 3] each, resized; views that are valid during the call only.
+            padded: (H, W) of their bucket.
+            original_sizes: (H, W) that boxes refer to, one an image.
+
+        Raises:
+            OutOfDeviceMemory: where half the batch may fit.
+        """
+        ...
+
+    def is_broken(self, error: Exception) -> bool:
+        """Whether after this error only a new process helps (a sticky CUDA error)."""
+        ...

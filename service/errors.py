@@ -1,0 +1,94 @@
+"""What can go wrong on the way of a request: one error for each arrow.
+
+    client ---> admit ---> slot ---> decode ---> queue ---> engine ---> answer
+                  |          |          |          |           |
+                  |          |          |          |           +- InferenceFailed
+                  |          |          |          +- DeadlineExceeded (any stage up to here)
+                  |          |          +- InvalidImage, UnsupportedImage, ImageTooLarge
+                  |          +- Overloaded
+                  +- InvalidOptions, NotReady, ShuttingDown
+
+An adapter maps each class to a status by one table; `all_error_types` lets a test prove that the
+table is whole. Anything that is not a `DetectionError` is a bug: logged whole, answered bare.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DetectionError(Exception):
+    """A request that gets an error for an answer.
+
+    Attributes:
+        code: stable, machine-readable name of the error.
+        detail: one sentence for the person who sent the request.
+        retry_after_seconds: when trying again is worth it; None where it is not.
+    """
+
+    code: ClassVar[str] = "detection_error"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int | None = None) -> None:
+        """Keeps the sentence that the client will read."""
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidImage(DetectionError):
+    """The bytes are no image, or a broken one."""
+
+    code = "invalid_image"
+
+
+class UnsupportedImage(DetectionError):
+    """The bytes are a file of a kind that is not accepted."""
+
+    code = "unsupported_image"
+
+
+class ImageTooLarge(DetectionError):
+    """Too many bytes or pixels."""
+
+    code = "image_too_large"
+
+
+class InvalidOptions(DetectionError):
+    """A threshold, count or label that this model does not have."""
+
+    code = "invalid_options"
+
+
+class Overloaded(DetectionError):
+    """No slot is free: more requests are on their way than memory is set aside for."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(DetectionError):
+    """The request's time ran out before its answer was there."""
+
+    code = "deadline_exceeded"
+
+
+class ShuttingDown(DetectionError):
+    """The service drains and takes nothing new."""
+
+    code = "shutting_down"
+
+
+class NotReady(DetectionError):
+    """No engine is ready: still loading, or being replaced."""
+
+    code = "not_ready"
+
+
+class InferenceFailed(DetectionError):
+    """The engine failed on this one image, also when it ran alone."""
+
+    code = "inference_failed"
+
+
+def all_error_types() -> tuple[type[DetectionError], ...]:
+    """Every concrete error, so that adapters can prove their status tables whole."""
+    return tuple(DetectionError.__subclasses__())

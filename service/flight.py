@@ -1,0 +1,88 @@
+"""What one engine holds: the batch that it runs and the one staged behind, with their times."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from service.scheduler import Batch, LaneState
+from service.service_time import ServiceTime
+
+
+class WrongTurn(ValueError):
+    """An answer to a batch that is not the one that runs."""
+
+
+@dataclass(slots=True)
+class _Item:
+    """A batch in flight; `began_at` is when the engine could begin it, monotonic seconds."""
+
+    batch_id: int
+    batch: Batch
+    began_at: float
+
+
+class Flight:
+    """The batches of one engine, in the order that it runs them; times are monotonic seconds."""
+
+    def __init__(self, now: float) -> None:
+        """An engine without batches."""
+        self._items: deque[_Item] = deque()
+        self._last_id = 0
+        self._idle_since = now
+        self._service_time = ServiceTime()
+
+    def __len__(self) -> int:
+        """How many batches are in flight."""
+        return len(self._items)
+
+    def state(self) -> LaneState:
+        """For the scheduler."""
+        return LaneState(len(self._items), self._idle_since, self._predicted_end())
+
+    def add(self, batch: Batch, now: float) -> int:
+        """Notes a batch that is sent; returns its id."""
+        self._last_id += 1
+        self._items.append(_Item(self._last_id, batch, now))
+        return self._last_id
+
+    def answered(self, batch_id: int, now: float) -> tuple[Batch, float]:
+        """Notes the answer to a batch.
+
+        Returns:
+            The batch and how long the engine had it, seconds, waiting for others excluded.
+
+        Raises:
+            WrongTurn: where another batch runs.
+        """
+        if not self._items or self._items[0].batch_id != batch_id:
+            raise WrongTurn(f"an answer to batch {batch_id}, which is not its turn")
+        item = self._items.popleft()
+        if self._items:
+            self._items[0].began_at = now
+        else:
+            self._idle_since = now
+        return item.batch, now - item.began_at
+
+    def learn(self, batch: Batch, seconds: float) -> None:
+        """Takes in how long a batch that went well took."""
+        self._service_time.learn(batch.padded_pixels, seconds)
+
+    def take_all(self, now: float) -> tuple[Batch, ...]:
+        """The batches that will not be answered; none is in flight afterwards."""
+        lost = tuple(item.batch for item in self._items)
+        self._items.clear()
+        self._idle_since = now
+        return lost
+
+    def predicted_seconds(self, more_pixels: int) -> float:
+        """Seconds for what is in flight (whole) and so many padded pixels behind that."""
+        pixels = sum(item.batch.padded_pixels for item in self._items) + more_pixels
+        return self._service_time.predict(pixels) if pixels else 0.0
+
+    def _predicted_end(self) -> float:
+        if not self._items or not self._service_time.known:
+            return -math.inf
+        seconds = (self._service_time.predict(item.batch.padded_pixels) for item in self._items)
+        return self._items[0].began_at + sum(seconds)

@@ -1,0 +1,243 @@
+"""Bytes -> pixels: the first stage of a request behind its admission, run in worker threads.
+
+Knows a format by its content (never by a name or a header of the client), refuses what is too
+large by the header alone, applies the EXIF orientation, brings every colour mode to 8-bit RGB and
+resizes by the model's own rule. Pillow does the decoding and gives up the GIL while it does.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from model.config import ModelConfig
+from model.geometry import resized_size
+from service.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
+from service.formats import recognise
+
+_UINT8_MAX = 255
+_UINT16_MAX = 65535
+_WHITE = (255, 255, 255, 255)
+# Modes that hold more than 8 bits a sample, as Pillow opens 16-bit PNG and 16/32-bit TIFF.
+_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+_TURN_BY_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image may weigh; both are checked before a pixel is decoded."""
+
+    max_bytes: int  # of the encoded file
+    max_pixels: int  # width x height, by the file's own header
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as the engine wants it.
+
+    Attributes:
+        pixels: uint8 [h, w, 3] RGB, resized by the model's rule, C-contiguous.
+        original_size: (H, W) of the whole picture as a person sees it (EXIF applied).
+        format: what the file was: "JPEG", "PNG", "WEBP", "BMP", "TIFF" or "GIF".
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    original_size: tuple[int, int]
+    format: str
+
+
+def decode_image(
+    data: bytes | memoryview, config: ModelConfig, limits: ImageLimits
+) -> DecodedImage:
+    """Decodes an encoded image and resizes it for the model.
+
+    Args:
+        data: the whole file.
+        config: whose input rule (`shortest_side`, `longest_side`) applies.
+        limits: checked by the byte count and the header, before decoding.
+
+    Returns:
+        The resized pixels; with them the size that boxes refer to.
+
+    Raises:
+        InvalidImage: for an empty, broken or truncated file, or bytes that are no image.
+        UnsupportedImage: for a file that is something else, which the message names.
+        ImageTooLarge: for too many bytes or pixels.
+    """
+    picture, name = open_upright(data, limits)
+    width, height = picture.size
+    new_height, new_width = resized_size(height, width, config.shortest_side, config.longest_side)
+    # reducing_gap=None: a plain bilinear pass over all pixels, the same here as in training.
+    resized = picture.resize((new_width, new_height), Image.Resampling.BILINEAR, reducing_gap=None)
+    pixels = np.array(resized, dtype=np.uint8, order="C")
+    return DecodedImage(pixels=pixels, original_size=(height, width), format=name)
+
+
+def open_upright(data: bytes | memoryview, limits: ImageLimits) -> tuple[Image.Image, str]:
+    """Decodes an encoded image at its full size, as a person sees it.
+
+    Args:
+        data: the whole file.
+        limits: checked by the byte count and the header, before decoding.
+
+    Returns:
+        The picture in mode RGB with its EXIF orientation applied and transparency laid on white,
+        and the name of its format.
+
+    Raises:
+        InvalidImage: for an empty, broken or truncated file, or bytes that are no image.
+        UnsupportedImage: for a file that is something else, which the message names.
+        ImageTooLarge: for too many bytes or pixels.
+    """
+    check_byte_count(len(data), limits)
+    name = recognise(bytes(data[:4096]), len(data))
+    _prepare_pillow()
+    with _broken_means_invalid(name):
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=(name,))
+        _check_pixel_count(picture.size, limits)
+        picture.load()
+        # GIF and TIFF may learn their true size only while they load.
+        _check_pixel_count(picture.size, limits)
+        return _to_rgb(_upright(picture)), name
+
+
+def check_byte_count(num_bytes: int, limits: ImageLimits) -> None:
+    """Refuses a file by its length, which an adapter may know before it has the bytes.
+
+    Raises:
+        InvalidImage: for an empty file.
+        ImageTooLarge: for more than `limits.max_bytes`.
+    """
+    if num_bytes == 0:
+        raise InvalidImage("the image is empty (0 bytes)")
+    if num_bytes > limits.max_bytes:
+        raise ImageTooLarge(
+            f"the image has {num_bytes} bytes; at most {limits.max_bytes} are accepted"
+        )
+
+
+def _check_pixel_count(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise InvalidImage(f"the image has no pixels: its header says {width} x {height}")
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the image has {width} x {height} = {width * height} pixels; "
+            f"at most {limits.max_pixels} are accepted"
+        )
+
+
+@contextmanager
+def _broken_means_invalid(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises on a broken file into `InvalidImage`.
+
+    Pillow's readers parse hostile bytes in Python: beside OSError they let out SyntaxError,
+    struct.error, KeyError, ZeroDivisionError and others, so the net has to be this wide.
+    """
+    try:
+        yield
+    except (DetectionError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its header is broken"
+        elif "truncated" in reason.lower():
+            reason = f"it is truncated ({reason})"
+        raise InvalidImage(f"the {name} image cannot be decoded: {reason}") from error
+
+
+@cache
+def _prepare_pillow() -> tuple[ModuleType, ...]:
+    """Registers the decoders that we accept and lifts Pillow's own pixel limit.
+
+    Pillow's limit is one per process and warns before it refuses; ours is a setting, checked
+    from the header. Importing the plugins by name keeps Pillow from loading all its others.
+    """
+    from PIL import (  # noqa: PLC0415
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    Image.MAX_IMAGE_PIXELS = None
+    return (
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turns a picture as its EXIF orientation says; one whose EXIF is broken stays as it is."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as wide as in `_broken_means_invalid`, for the same readers
+        return picture
+    turn = _TURN_BY_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB: transparency on white, deep samples scaled and not clipped."""
+    if picture.mode in _DEEP_MODES:
+        return Image.fromarray(_deep_to_uint8(np.asarray(picture))).convert("RGB")
+    if picture.mode in {"La", "RGBa"} or picture.has_transparency_data:
+        with_alpha = picture.convert("RGBA")
+        backdrop = Image.new("RGBA", with_alpha.size, _WHITE)
+        return Image.alpha_composite(backdrop, with_alpha).convert("RGB")
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode == "LAB":
+        raise UnsupportedImage("images in CIE L*a*b* colours are not supported; send RGB")
+    return picture.convert("RGB")
+
+
+def _deep_to_uint8(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Grey samples of more than 8 bits to 8 bits.
+
+    16-bit integers are divided by 257 (65535 -> 255). Wider integers and floats have no agreed
+    white: the smallest usual one (1 for floats, then 255, then 65535) that holds the brightest
+    sample is taken, and where none does or some are negative, darkest to brightest is stretched.
+
+    Args:
+        samples: [H, W] of uint16, int32 or float32.
+
+    Returns:
+        uint8 [H, W].
+    """
+    if samples.dtype.kind == "u":
+        # The exact rounding of x / 257 in integers, with no float copy of the picture.
+        wide = samples.astype(np.uint32)
+        return ((wide * _UINT8_MAX + _UINT16_MAX // 2) // _UINT16_MAX).astype(np.uint8)
+    values = np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    darkest, brightest = float(values.min()), float(values.max())
+    whites = (1, _UINT8_MAX, _UINT16_MAX) if samples.dtype.kind == "f" else (_UINT16_MAX,)
+    white = next((limit for limit in whites if darkest >= 0 and brightest <= limit), None)
+    if white is None:
+        scaled = (values - darkest) * (_UINT8_MAX / max(brightest - darkest, 1e-30))
+    else:
+        scaled = values * (_UINT8_MAX / white)
+    return np.rint(scaled).astype(np.uint8)

@@ -1,0 +1,50 @@
+"""The seam between the batcher and the engines: a lane takes batches, a listener gets them back."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from service.messages import BatchDone, BatchFailed
+from service.scheduler import Batch, LaneState
+
+
+class Lane(Protocol):
+    """The way to one device (`service.supervisor.Supervisor`)."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether an engine takes batches now."""
+
+    @property
+    def live(self) -> bool:
+        """False where replacing engines does not help any more."""
+
+    @property
+    def kernel(self) -> str:
+        """Which attention implementation it runs; empty where that is not known yet."""
+
+    @property
+    def state(self) -> LaneState:
+        """For the scheduler."""
+
+    def send(self, batch: Batch) -> None:
+        """Hands a batch to the engine, behind what it holds already; only while `ready`."""
+
+    def predicted_seconds(self, more_pixels: int) -> float:
+        """How long it needs for what it holds and for so many padded pixels behind that."""
+
+
+class LaneListener(Protocol):
+    """Who is told what an engine does (`service.batcher.Batcher`)."""
+
+    def lane_changed(self) -> None:
+        """The engine can take batches now, or cannot any more."""
+
+    def batch_done(self, batch: Batch, done: BatchDone) -> None:
+        """The answers lie in the slots."""
+
+    def batch_failed(self, batch: Batch, failed: BatchFailed) -> None:
+        """No answer; the engine is well."""
+
+    def batches_lost(self, batches: tuple[Batch, ...]) -> None:
+        """The engine is dead and reaped; it ran the first of these and had the others staged."""

@@ -1,0 +1,81 @@
+"""Puts the REST adapter together: routes, error answers and what every answer carries."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.detector import Detector
+from service.errors import DetectionError
+from service.rest.detection import DetectEndpoint
+from service.rest.lingering import LingeringClose
+from service.rest.middleware import RequestContext, request_id_of
+from service.rest.openapi import describe_api
+from service.rest.pages import page_routes
+from service.rest.probes import ProbeEndpoints
+from service.rest.problems import Problem, RequestRefused, detection_problem, problem_response
+from service.settings import Settings
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def create_app(detector: Detector, settings: Settings) -> FastAPI:
+    """Builds the HTTP application around a detector.
+
+    Args:
+        detector: the spine; its start and stop are not this adapter's business.
+        settings: limits, and whether /metrics is served here or on its own port.
+
+    Returns:
+        An ASGI application.
+    """
+    document = describe_api(detector.model, settings)
+    # Our routes read raw bodies and describe themselves: FastAPI's own description is not used.
+    app = FastAPI(
+        title="Lite DETR Serving", openapi_url=None, docs_url=None, redirect_slashes=False
+    )
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    detect, probes = DetectEndpoint(detector, settings), ProbeEndpoints(detector, settings)
+    app.add_route("/detect", detect.answer, methods=["POST"])
+    app.add_route("/healthz", probes.health)
+    app.add_route("/readyz", probes.readiness)
+    app.add_route("/v1/models", probes.models)
+    if settings.metrics_port is None:
+        app.add_route("/metrics", probes.metrics)
+    app.router.routes.extend(page_routes(document))
+    app.add_exception_handler(DetectionError, _answer_detection_error)
+    app.add_exception_handler(RequestRefused, _answer_refusal)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    # The last one added is the outermost.
+    app.add_middleware(RequestContext)
+    app.add_middleware(LingeringClose)
+    return app
+
+
+async def _answer_detection_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DetectionError)
+    return detection_problem(error, request_id_of(request.scope))
+
+
+async def _answer_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestRefused)
+    problem = Problem(error.status, error.code, error.detail)
+    return problem_response(problem, request_id_of(request.scope))
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    """Wrong paths and methods, in the same form as every other error."""
+    assert isinstance(error, HTTPException)
+    path, method = request.url.path, request.method
+    details = {
+        404: f"there is nothing at {path}; POST a photo to /detect, or see /docs",
+        405: f"{path} does not take {method}",
+    }
+    problem = Problem(
+        error.status_code,
+        _CODES.get(error.status_code, "http_error"),
+        details.get(error.status_code, error.detail),
+    )
+    return problem_response(problem, request_id_of(request.scope), error.headers)

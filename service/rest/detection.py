@@ -1,0 +1,196 @@
+"""POST /detect: reads a photo or a form of photos, calls the Detector, encodes what it found."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.detector import Detector
+from service.drawing import draw_answer
+from service.encoding import (
+    FileOutcome,
+    ItemError,
+    encode_answer,
+    encode_answers,
+    encode_coco,
+    timings_ms,
+)
+from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
+from service.images import ImageLimits
+from service.rest.body import BodyLimits, stream_body, unless_client_leaves
+from service.rest.middleware import request_id_of
+from service.rest.multipart import UploadedFile, parse_form
+from service.rest.problems import ClientGone, RequestRefused, item_error
+from service.rest.query import (
+    TIMEOUT_HEADER,
+    AnswerFormat,
+    DetectQuery,
+    parse_query,
+    parse_timeout_s,
+)
+from service.settings import Settings
+from service.types import DetectResult
+
+_FORM_TYPE = "multipart/form-data"
+# Besides image/*: what clients say that know no better ("" = nothing, the last = bare curl).
+_RAW_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
+_MAX_DRAWINGS = 2  # at once: each holds a full-size picture and a core
+_FILES_IN_FLIGHT = 4  # of one form: enough to fill a batch, too few to crowd out other clients
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """What came in one request."""
+
+    files: tuple[UploadedFile, ...]
+    query: DetectQuery
+    request_id: str
+    deadline: float | None  # time.monotonic seconds
+    read_ms: float
+
+
+class DetectEndpoint:
+    """Handles POST /detect."""
+
+    def __init__(self, detector: Detector, settings: Settings) -> None:
+        """Takes the limits from the settings."""
+        self._detector = detector
+        self._max_files = settings.max_files
+        self._image_limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
+        self._body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_seconds)
+        self._drawing_slots = CapacityLimiter(_MAX_DRAWINGS)
+
+    async def answer(self, request: Request) -> Response:
+        """Answers one request.
+
+        Raises:
+            DetectionError: for a request that got nothing detected.
+            RequestRefused: for a body or header that cannot be read.
+            ClientGone: when the client left before its answer.
+        """
+        outcome = "internal"
+        try:
+            upload = await self._read(request)
+            response = await unless_client_leaves(self._respond(upload), request.receive)
+            outcome = "ok"
+            return response
+        except (ClientGone, asyncio.CancelledError):
+            outcome = "cancelled"
+            raise
+        except (DetectionError, RequestRefused) as error:
+            outcome = error.code
+            raise
+        finally:
+            self._detector.metrics.count_request("http", outcome)
+
+    async def _read(self, request: Request) -> _Upload:
+        started = time.monotonic()
+        timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
+        deadline = None if timeout_s is None else started + timeout_s
+        parameters = request.query_params.multi_items()
+        query = parse_query(parameters)
+        content_type = request.headers.get("content-type", "")
+        media_type = content_type.partition(";")[0].strip().lower()
+        chunks = stream_body(request.headers, request.receive, self._body_limits, deadline)
+        if media_type == _FORM_TYPE:
+            form = await parse_form(content_type, chunks, self._max_files)
+            query = parse_query([*parameters, *form.fields])
+            files = form.files
+        elif media_type.startswith("image/") or media_type in _RAW_TYPES:
+            files = (UploadedFile("", b"".join([chunk async for chunk in chunks])),)
+        else:
+            raise UnsupportedImage(
+                f"Content-Type is {media_type!r}; send the image's own bytes as image/*, or "
+                f"files as {_FORM_TYPE}"
+            )
+        if not files:
+            raise InvalidImage("the form holds no file; send a photo as a file field")
+        if len(files) > 1 and query.answer_format is AnswerFormat.IMAGE:
+            raise InvalidOptions("format=image answers one file at a time; send one file")
+        read_ms = (time.monotonic() - started) * 1000
+        return _Upload(files, query, request_id_of(request.scope), deadline, read_ms)
+
+    async def _respond(self, upload: _Upload) -> Response:
+        if len(upload.files) == 1:
+            return await self._respond_one(upload)
+        outcomes = await self._detect_all(upload)
+        if upload.query.answer_format is AnswerFormat.COCO:
+            body = encode_coco(outcomes, self._detector.model.labels)
+        else:
+            body = encode_answers(outcomes, upload.request_id)
+        return _json(body)
+
+    async def _respond_one(self, upload: _Upload) -> Response:
+        file = upload.files[0]
+        result = await self._detect(file, upload, upload.request_id)
+        encode_started = time.monotonic()
+        match upload.query.answer_format:
+            case AnswerFormat.IMAGE:
+                response = await self._draw(file, result)
+            case AnswerFormat.COCO:
+                outcome = FileOutcome(file.name or None, result)
+                response = _json(encode_coco([outcome], result.label_names))
+            case AnswerFormat.JSON:
+                response = _json(encode_answer(result))
+        encode_s = time.monotonic() - encode_started
+        self._detector.metrics.observe_stage("encode", encode_s)
+        response.headers["Server-Timing"] = _server_timing(result, encode_s * 1000)
+        return response
+
+    async def _draw(self, file: UploadedFile, result: DetectResult) -> Response:
+        drawn = await to_thread.run_sync(
+            partial(
+                draw_answer, file.data, result.detections, result.label_names, self._image_limits
+            ),
+            limiter=self._drawing_slots,
+        )
+        return Response(drawn.data, media_type=drawn.media_type)
+
+    async def _detect(self, file: UploadedFile, upload: _Upload, request_id: str) -> DetectResult:
+        return await self._detector.detect(
+            file.data,
+            upload.query.options,
+            request_id=request_id,
+            deadline=upload.deadline,
+            read_ms=upload.read_ms,
+        )
+
+    async def _detect_all(self, upload: _Upload) -> Sequence[FileOutcome]:
+        """Each file on its own: what spoils one leaves the others be."""
+        in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
+
+        async def one(number: int, file: UploadedFile) -> FileOutcome:
+            request_id = f"{upload.request_id}-{number}"
+            async with in_flight:
+                try:
+                    return FileOutcome(file.name, await self._detect(file, upload, request_id))
+                except DetectionError as error:
+                    return FileOutcome(file.name, error=item_error(error))
+                except Exception:
+                    _log.exception("unexpected error", request_id=request_id)
+                    return FileOutcome(file.name, error=_INTERNAL_ERROR)
+
+        tasks = [one(number, file) for number, file in enumerate(upload.files, start=1)]
+        return await asyncio.gather(*tasks)
+
+
+_INTERNAL_ERROR = ItemError("internal", "Internal error", "An unexpected error.", status=500)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _server_timing(result: DetectResult, encode_ms: float) -> str:
+    stages = timings_ms(result.timings) | {"encode": round(encode_ms, 3)}
+    return ", ".join(f"{stage};dur={duration}" for stage, duration in stages.items())

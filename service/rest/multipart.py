@@ -1,0 +1,173 @@
+"""multipart/form-data -> files and fields, parsed as the body streams in, all in memory.
+
+Unlike a general form parser it never writes to disk, and it stops at the first file too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.errors import InvalidOptions
+from service.rest.problems import RequestRefused
+
+_MAX_FIELD_BYTES = 4096  # of a value that is not a file
+_MAX_FIELDS = 32
+_MAX_HEADER_BYTES = 8192  # of one part
+_FILE_TYPES = ("image/", "application/octet-stream")
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """One file of a form."""
+
+    name: str  # the client's file name, or the field's name where it gave none
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Form:
+    """Files and plain fields of a form, each in the order in which they came."""
+
+    files: tuple[UploadedFile, ...]
+    fields: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class _Part:
+    """The part under way."""
+
+    headers: dict[str, bytes] = field(default_factory=dict)
+    field_name: str = ""
+    file_name: str | None = None  # None: a plain field
+    data: bytearray = field(default_factory=bytearray)
+
+
+async def parse_form(content_type: str, body: AsyncIterator[bytes], max_files: int) -> Form:
+    """Parses a multipart body.
+
+    Args:
+        content_type: the request's header, which names the boundary.
+        body: its chunks; whoever makes them bounds their sum.
+        max_files: in one form.
+
+    Returns:
+        The form.
+
+    Raises:
+        RequestRefused: for a body that is not well-formed.
+        InvalidOptions: for too many files or fields.
+    """
+    collector = _Collector(max_files)
+    parser = _parser(content_type, collector)
+    try:
+        async for chunk in body:
+            parser.write(chunk)
+        parser.finalize()
+    except (MultipartParseError, UnicodeDecodeError) as error:
+        raise _malformed(str(error)) from error
+    if not collector.ended:
+        raise _malformed("its closing boundary is missing")
+    return Form(tuple(collector.files), tuple(collector.fields))
+
+
+def _parser(content_type: str, collector: _Collector) -> MultipartParser:
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise _malformed("its Content-Type names no boundary")
+    try:
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": collector.begin_part,
+                "on_header_field": collector.add_header_name,
+                "on_header_value": collector.add_header_value,
+                "on_header_end": collector.end_header,
+                "on_headers_finished": collector.end_headers,
+                "on_part_data": collector.add_data,
+                "on_part_end": collector.end_part,
+                "on_end": collector.end,
+            },
+        )
+    except MultipartParseError as error:
+        raise _malformed(str(error)) from error
+
+
+def _malformed(reason: str) -> RequestRefused:
+    return RequestRefused(400, "malformed_form", f"the multipart body is malformed: {reason}")
+
+
+class _Collector:
+    """Takes the parser's events and builds the form."""
+
+    def __init__(self, max_files: int) -> None:
+        self.files: list[UploadedFile] = []
+        self.fields: list[tuple[str, str]] = []
+        self.ended = False
+        self._max_files = max_files
+        self._part = _Part()
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._header_bytes = 0
+
+    def begin_part(self) -> None:
+        self._part = _Part()
+        self._header_bytes = 0
+
+    def add_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
+        self._header_name += data[start:end]
+
+    def add_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
+        self._header_value += data[start:end]
+
+    def _count_header(self, num_bytes: int) -> None:
+        self._header_bytes += num_bytes
+        if self._header_bytes > _MAX_HEADER_BYTES:
+            raise _malformed(f"the headers of a part have more than {_MAX_HEADER_BYTES} bytes")
+
+    def end_header(self) -> None:
+        self._part.headers[self._header_name.decode("latin-1").lower()] = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def end_headers(self) -> None:
+        """Decides what the part is: a file has a file name or an image's type."""
+        part = self._part
+        _, options = parse_options_header(part.headers.get("content-disposition", b""))
+        part.field_name = options.get(b"name", b"").decode("utf-8", "replace")
+        content_type = part.headers.get("content-type", b"").decode("latin-1").lower()
+        file_name = options.get(b"filename")
+        if file_name is None and not content_type.startswith(_FILE_TYPES):
+            if len(self.fields) >= _MAX_FIELDS:
+                raise InvalidOptions(f"the form has more than {_MAX_FIELDS} fields")
+            return
+        if len(self.files) >= self._max_files:
+            raise InvalidOptions(
+                f"the form has more than the {self._max_files} files accepted at a time"
+            )
+        part.file_name = (file_name or b"").decode("utf-8", "replace") or part.field_name
+
+    def add_data(self, data: bytes, start: int, end: int) -> None:
+        part = self._part
+        part.data += data[start:end]
+        if part.file_name is None and len(part.data) > _MAX_FIELD_BYTES:
+            raise InvalidOptions(
+                f"the form's field {part.field_name!r} is longer than {_MAX_FIELD_BYTES} bytes; "
+                "if it is a file, give it a file name"
+            )
+
+    def end_part(self) -> None:
+        part = self._part
+        if part.file_name is None:
+            self.fields.append((part.field_name, part.data.decode("utf-8")))
+        else:
+            self.files.append(UploadedFile(part.file_name, bytes(part.data)))
+
+    def end(self) -> None:
+        self.ended = True

@@ -1,0 +1,123 @@
+"""The options of POST /detect: query parameters (or plain form fields) -> `DetectQuery`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.errors import InvalidOptions
+from service.types import DetectOptions
+
+_MAX_DIGITS = 9
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+
+class AnswerFormat(StrEnum):
+    """What POST /detect answers with."""
+
+    JSON = "json"
+    COCO = "coco"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class DetectQuery:
+    """What a client asked for."""
+
+    options: DetectOptions
+    answer_format: AnswerFormat
+
+
+PARAMETERS = ("threshold", "max_detections", "labels", "format")
+
+
+def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:
+    """Reads the options.
+
+    Args:
+        parameters: names and values in the order given; only `labels` may come repeatedly.
+
+    Returns:
+        The options; those not given are None and mean the model's defaults.
+
+    Raises:
+        InvalidOptions: for an unknown, repeated or impossible one; the message names it.
+    """
+    given: dict[str, list[str]] = {}
+    for name, value in parameters:
+        if name not in PARAMETERS:
+            raise InvalidOptions(f"unknown parameter {name!r}; known are {', '.join(PARAMETERS)}")
+        given.setdefault(name, []).append(value)
+    for name, values in given.items():
+        if len(values) > 1 and name != "labels":
+            raise InvalidOptions(f"{name} is given {len(values)} times")
+    options = DetectOptions(
+        threshold=_threshold(given.get("threshold")),
+        max_detections=_max_detections(given.get("max_detections")),
+        labels=_labels(given.get("labels")),
+    )
+    return DetectQuery(options, _answer_format(given.get("format")))
+
+
+def parse_timeout_s(value: str | None) -> float | None:
+    """Reads the timeout header: milliseconds to seconds.
+
+    Raises:
+        InvalidOptions: for anything but a positive number.
+    """
+    if value is None:
+        return None
+    timeout_ms = _number(value)
+    if timeout_ms is None or timeout_ms <= 0:
+        raise InvalidOptions(f"{TIMEOUT_HEADER} is {value!r}; it takes milliseconds above 0")
+    return timeout_ms / 1000
+
+
+def _threshold(values: list[str] | None) -> float | None:
+    if values is None:
+        return None
+    threshold = _number(values[0])
+    if threshold is None or not 0 <= threshold <= 1:
+        raise InvalidOptions(f"threshold is {values[0]!r}; it takes a number from 0 to 1")
+    return threshold
+
+
+def _max_detections(values: list[str] | None) -> int | None:
+    if values is None:
+        return None
+    text = values[0].strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and int(text) >= 1):
+        raise InvalidOptions(f"max_detections is {values[0]!r}; it takes a whole number from 1 up")
+    return int(text)
+
+
+def _labels(values: list[str] | None) -> tuple[str, ...] | None:
+    if values is None:
+        return None
+    names = [name.strip() for value in values for name in value.split(",")]
+    if not all(names):
+        raise InvalidOptions(
+            "labels has an empty name; give class names parted by commas, "
+            "or leave it out for all classes"
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def _answer_format(values: list[str] | None) -> AnswerFormat:
+    if values is None:
+        return AnswerFormat.JSON
+    try:
+        return AnswerFormat(values[0])
+    except ValueError:
+        known = ", ".join(AnswerFormat)
+        raise InvalidOptions(f"format is {values[0]!r}; it takes one of {known}") from None
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,114 @@
+// The panel of results: what was found, how long it took, and the same from a terminal.
+
+import { classColour } from "./boxes.js";
+
+const STAGES = {
+  read: "upload",
+  decode: "decode",
+  queue: "wait",
+  assemble: "batch",
+  forward: "network",
+  postprocess: "select",
+};
+
+/** Lists detections; `onPoint(detection | null)` hears what is pointed at. */
+export function listDetections(list, detections, onPoint) {
+  list.replaceChildren(
+    ...detections.map((detection) => {
+      const swatch = element("span", "swatch");
+      swatch.style.background = classColour(detection.class_id);
+      const { xmin, ymin, xmax, ymax } = detection.box;
+      const size = `${Math.round(xmax - xmin)} × ${Math.round(ymax - ymin)} px`;
+      const place = `at ${Math.round(xmin)}, ${Math.round(ymin)}`;
+      const name = element("span", "name", detection.label);
+      name.append(" ", element("span", "where", `${size} ${place}`));
+      const button = element("button");
+      button.type = "button";
+      button.append(swatch, name, element("span", "score", detection.score.toFixed(2)));
+      button.addEventListener("pointerenter", () => onPoint(detection));
+      button.addEventListener("pointerleave", () => onPoint(null));
+      button.addEventListener("focus", () => onPoint(detection));
+      button.addEventListener("blur", () => onPoint(null));
+      button.addEventListener("click", () => onPoint(detection));
+      const item = element("li");
+      item.append(button);
+      return item;
+    }),
+  );
+}
+
+/** Marks the row of one detection. */
+export function lightRow(list, index) {
+  [...list.querySelectorAll("button")].forEach((button, row) => {
+    button.classList.toggle("lit", row === index);
+    if (row === index && !button.matches(":hover, :focus")) {
+      button.scrollIntoView({ block: "nearest" });
+    }
+  });
+}
+
+/** "3 objects: 2 qr_code, 1 linear" in short words. */
+export function summarise(detections) {
+  if (detections.length === 0) return "Nothing found";
+  return detections.length === 1 ? "1 object found" : `${detections.length} objects found`;
+}
+
+/** What a screen reader hears of the picture. */
+export function describe(detections) {
+  const counts = new Map();
+  for (const { label } of detections) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const parts = [...counts].map(([label, count]) => `${count} ${label}`);
+  return parts.length ? `The photo with boxes around ${parts.join(", ")}` : "The photo, no boxes";
+}
+
+/** Fills the bar and the legend of the stages. */
+export function showTimings(bar, legend, total, timings) {
+  total.textContent = milliseconds(timings.total);
+  const stages = Object.entries(STAGES).filter(([stage]) => stage in timings);
+  bar.replaceChildren(
+    ...stages.map(([stage]) => {
+      const part = element("span", `stage-${stage}`);
+      part.style.flexGrow = String(timings[stage]);
+      return part;
+    }),
+  );
+  legend.replaceChildren(
+    ...stages.map(([stage, name]) => {
+      const row = element("div");
+      row.append(
+        element("i", `stage-${stage}`),
+        element("dt", "", name),
+        element("dd", "", milliseconds(timings[stage])),
+      );
+      return row;
+    }),
+  );
+}
+
+/** The command that does the same, for a POSIX shell. */
+export function curlLine(fileName, mediaType, threshold) {
+  const url = new URL(`detect?threshold=${threshold.toFixed(2)}`, document.baseURI).href;
+  const type = mediaType || "application/octet-stream";
+  return [
+    "curl --data-binary",
+    quote(`@${fileName}`),
+    "-H",
+    quote(`Content-Type: ${type}`),
+    quote(url),
+  ].join(" ");
+}
+
+function quote(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function milliseconds(value) {
+  return `${value >= 100 ? Math.round(value) : value.toFixed(1)} ms`;
+}
+
+function element(tag, className = "", text = "") {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text) made.textContent = text;
+  return made;
+}

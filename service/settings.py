@@ -1,0 +1,174 @@
+"""How one deployment runs: the only reader of the environment.
+
+Each field is a flag of `lite-detr serve` and an environment variable (`LITE_DETR_` and the field's
+name in capitals). A bad value stops the start with the field's name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "LITE_DETR_"
+_MIB = 1024 * 1024
+_COLOUR = r"^[0-9a-fA-F]{6}$"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the field, its variable and why."""
+
+
+class Settings(BaseSettings):
+    """A deployment's settings, frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    # Where the service listens.
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    http_port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="own port for /metrics; unset: the HTTP port serves it"
+    )
+
+    # What runs.
+    model: str = Field("default", description="name of a model, or path of its weights file")
+    model_cache_dir: Path | None = Field(
+        None, description="where pulled models are kept; unset: ~/.cache/lite-detr"
+    )
+    engine: Literal["torch", "fake"] = Field(
+        "torch", description="torch runs the model; fake is a sleeping device for tests"
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one",
+    )
+    engine_threads: int = Field(
+        0, ge=0, description="CPU threads of the engine; 0: as many as this process may use"
+    )
+
+    # How batches form.
+    max_batch_size: int = Field(8, ge=1, le=1024, description="most images in a batch")
+    max_batch_pixels: int = Field(
+        8_000_000, ge=1, description="most padded pixels in a batch of more than one image"
+    )
+    max_wait_ms: float = Field(
+        2.0,
+        ge=0,
+        le=1000,
+        description="ms an idle engine waits for images still being decoded to join a batch",
+    )
+    slots: int = Field(
+        64, ge=1, le=4096, description="images on their way at once; more are told to come back"
+    )
+    decode_threads: int = Field(
+        0, ge=0, le=256, description="threads that decode images; 0: one a CPU, at most 8"
+    )
+
+    # What a request may weigh and how long it may take.
+    max_body_bytes: int = Field(64 * _MIB, ge=1, description="largest request body, bytes")
+    max_image_bytes: int = Field(64 * _MIB, ge=1, description="largest encoded image, bytes")
+    max_image_pixels: int = Field(
+        100_000_000, ge=1, description="largest image, width x height by its header"
+    )
+    max_files: int = Field(32, ge=1, description="most images in one multipart request")
+    max_connections: int = Field(1024, ge=1, description="most open HTTP connections")
+    request_timeout_ms: float = Field(
+        30_000, gt=0, description="ms until a request is given up, queueing included"
+    )
+    header_timeout_seconds: float = Field(
+        10, gt=0, description="a connection must send its request head within this time"
+    )
+    body_timeout_seconds: float = Field(
+        30, gt=0, description="a request body may pause for this long, not longer"
+    )
+    keep_alive_timeout_seconds: int = Field(
+        75, ge=1, description="an idle connection is closed after this time"
+    )
+
+    # When engines fail.
+    start_timeout_seconds: float = Field(
+        300, gt=0, description="an engine must be loaded and warm within this time"
+    )
+    watchdog_seconds: float = Field(
+        60, gt=0, description="a batch that runs longer has hung: its engine is replaced"
+    )
+    storm_restarts: int = Field(
+        10, ge=1, description="engine restarts within storm_window_seconds that fail liveness"
+    )
+    storm_window_seconds: float = Field(60, gt=0, description="window of storm_restarts")
+
+    # How the service ends.
+    drain_delay_seconds: float = Field(
+        0, ge=0, description="between not-ready and closing the port; 5 or so behind a balancer"
+    )
+    drain_timeout_seconds: float = Field(
+        60, gt=0, description="accepted requests are given this long to finish"
+    )
+
+    # What it says.
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json lines or console text; auto: console on a terminal"
+    )
+
+    # The fake engine alone: a device that takes base + per_image x n ms for n images. An image
+    # whose top left pixel has the colour of a fault (rrggbb) meets that fault.
+    fake_base_ms: float = Field(1.0, ge=0, description="fake engine: ms for any batch")
+    fake_per_image_ms: float = Field(1.0, ge=0, description="fake engine: ms for each image")
+    fake_start_ms: float = Field(0.0, ge=0, description="fake engine: ms to load the model")
+    fake_crash_colour: str | None = Field(
+        None, pattern=_COLOUR, description="fake engine: colour that kills it"
+    )
+    fake_error_colour: str | None = Field(
+        None, pattern=_COLOUR, description="fake engine: colour that raises an exception"
+    )
+    fake_hang_colour: str | None = Field(
+        None, pattern=_COLOUR, description="fake engine: colour that never ends"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Refuses ports that collide.
+
+        Raises:
+            ValueError: which pydantic turns into its own error.
+        """
+        if self.metrics_port is not None and self.metrics_port == self.http_port != 0:
+            raise ValueError("metrics_port must differ from http_port")
+        return self
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Reads the settings: the environment, and over it what the command line gave.
+
+    Args:
+        **overrides: values by field name; None means "not given".
+
+    Returns:
+        The settings of this deployment.
+
+    Raises:
+        SettingsError: for the bad values, one line each, with the field and its variable.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    """One line for one bad value."""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not item["loc"]:
+        return message
+    field = str(item["loc"][0])
+    return f"{field}={item['input']!r} ({ENV_PREFIX}{field.upper()}): {message}"

@@ -1,0 +1,306 @@
+"""Keeps one engine alive: starts it, rings it, watches it, replaces it.
+
+    batcher --send--> Supervisor --RunBatch--> engine process
+    batcher <--batch_done / batch_failed / batches_lost / lane_changed-- Supervisor
+
+An engine that exits, hangs past its watchdog or talks nonsense is killed, reaped (only then are
+its slots safe) and replaced; what it had not answered goes back to the batcher, which decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from model.weights_file import ModelInfo
+from service.engine_process import EngineProcess
+from service.flight import Flight, WrongTurn
+from service.lane import LaneListener
+from service.messages import (
+    BadMessage,
+    BatchDone,
+    BatchFailed,
+    Hello,
+    Message,
+    RunBatch,
+    Start,
+    StartFailed,
+    Stop,
+)
+from service.metrics import Metrics
+from service.restarts import RestartPolicy
+from service.scheduler import Batch, LaneState
+from service.slots import SlotMemory
+
+_REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
+_STOP_SECONDS = 5.0  # an idle engine ends at once; a busy one is given this long
+
+_log = structlog.get_logger(__name__)
+
+
+class EngineStartError(RuntimeError):
+    """The engine said why it cannot start; trying again would not help."""
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What to run, and how long it may take; see the settings of the same names."""
+
+    start: Start
+    model: ModelInfo  # what the engine must say that it runs
+    start_timeout_seconds: float
+    watchdog_seconds: float
+    storm_restarts: int
+    storm_window_seconds: float
+
+
+class Supervisor:
+    """One lane to one device: at any time at most one engine process behind it."""
+
+    def __init__(
+        self,
+        plan: EnginePlan,
+        memory: SlotMemory,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares; `begin` starts.
+
+        Args:
+            plan: what to run.
+            memory: the slots.
+            metrics: where batches and deaths are counted.
+            clock: monotonic seconds.
+        """
+        self._plan = plan
+        self._memory = memory
+        self._metrics = metrics
+        self._clock = clock
+        self._restarts = RestartPolicy(plan.storm_restarts, plan.storm_window_seconds)
+        self._flight = Flight(clock())
+        self._listener: LaneListener | None = None
+        self._first_ready: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._engine: EngineProcess | None = None
+        self._hello: Hello | None = None  # of the engine that runs, or the one that ran last
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._ready = False
+        self._stopping = False
+        self._stuck = False
+        self._death_reason = "exit"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine takes batches."""
+        return self._ready
+
+    @property
+    def live(self) -> bool:
+        """False where replacing engines does not help any more."""
+        return not self._stuck and not self._restarts.storming(self._clock())
+
+    @property
+    def kernel(self) -> str:
+        """Which attention implementation the engine runs; empty before the first is ready."""
+        return "" if self._hello is None else self._hello.implementations.get("kernel", "")
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine that runs, if any."""
+        return None if self._engine is None else self._engine.pid
+
+    @property
+    def state(self) -> LaneState:
+        """For the scheduler."""
+        return self._flight.state()
+
+    def predicted_seconds(self, more_pixels: int) -> float:
+        """How long it needs for what it holds and for so many padded pixels behind that."""
+        return self._flight.predicted_seconds(more_pixels)
+
+    def begin(self, listener: LaneListener) -> asyncio.Future[None]:
+        """Starts the engine and keeps one running until `stop`.
+
+        Returns:
+            A future that is done when the first engine is ready; it fails with
+            `EngineStartError` where that engine said that it cannot start.
+        """
+        self._listener = listener
+        self._first_ready = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(), name="supervisor")
+        return self._first_ready
+
+    async def stop(self) -> None:
+        """Ends the engine for good, after the batches that it holds if it is quick about them."""
+        self._stopping = True
+        task, self._task = self._task, None
+        if task is None:
+            return
+        if self._engine is not None:
+            self._engine.send(Stop())
+        done, _ = await asyncio.wait([task], timeout=_STOP_SECONDS if self._ready else 0)
+        if not done:
+            if self._engine is not None:
+                self._engine.kill()
+            task.cancel()
+            await asyncio.wait([task])
+        if self._first_ready is not None:
+            self._first_ready.cancel()
+
+    def send(self, batch: Batch) -> None:
+        """Hands a batch to the engine, behind what it holds already."""
+        assert self._ready and self._engine is not None, "batches are for a ready engine"
+        batch_id = self._flight.add(batch, self._clock())
+        slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
+        self._engine.send(RunBatch(batch_id, batch.bucket, slots))
+        if len(self._flight) == 1:
+            self._wind_watchdog()
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            self._death_reason = "exit"
+            try:
+                await self._live_once()
+            except EngineStartError as error:
+                self._on_start_error(error)
+            except OSError as error:
+                _log.error("the engine cannot be started", error=str(error))
+            if not self._stopping:
+                await self._mourn()
+
+    async def _live_once(self) -> None:
+        """One engine, from its start to its reaping.
+
+        Raises:
+            EngineStartError: where it said that it cannot start.
+            OSError: where the system cannot start a process.
+        """
+        self._engine = engine = await EngineProcess.start(self._plan.start, self._memory)
+        try:
+            await self._greet(engine)
+            while (message := await engine.receive()) is not None:
+                self._take(message)
+        except TimeoutError:
+            self._death_reason = "start_timeout"
+        except (BadMessage, WrongTurn) as error:
+            self._death_reason = "bad_message"
+            _log.error("the engine talks nonsense", error=str(error))
+        finally:
+            self._retire()
+            engine.kill()
+            await self._reap(engine)
+            self._engine = None
+
+    async def _greet(self, engine: EngineProcess) -> None:
+        """Waits until the engine is warm, and makes sure that it runs the right model.
+
+        Raises:
+            EngineStartError: where it cannot start, or runs something else.
+            TimeoutError: where it takes too long.
+        """
+        async with asyncio.timeout(self._plan.start_timeout_seconds):
+            message = await engine.receive()
+        if message is None:
+            return
+        if isinstance(message, StartFailed):
+            raise EngineStartError(message.reason)
+        if not isinstance(message, Hello):
+            raise BadMessage(f"expected Hello, got {type(message).__name__}")
+        if message.model_version != self._plan.model.version:
+            raise EngineStartError(
+                f"the weights file changed: the engine loaded version {message.model_version}, "
+                f"the service knows {self._plan.model.version}"
+            )
+        _log.info(
+            "engine ready",
+            pid=message.pid,
+            device=message.device,
+            load_seconds=round(message.load_seconds, 3),
+            warm_up_seconds=round(message.warm_up_seconds, 3),
+            **message.implementations,
+        )
+        self._hello = message
+        self._flight = Flight(self._clock())
+        self._ready = True
+        if self._first_ready is not None and not self._first_ready.done():
+            self._first_ready.set_result(None)
+        self._tell().lane_changed()
+
+    def _take(self, message: Message) -> None:
+        """One answer of the engine; it answers in the order that it was rung."""
+        if not isinstance(message, BatchDone | BatchFailed):
+            raise BadMessage(f"{type(message).__name__} out of turn")
+        batch, seconds = self._flight.answered(message.batch_id, self._clock())
+        self._wind_watchdog()
+        if isinstance(message, BatchDone):
+            self._restarts.worked()
+            self._flight.learn(batch, seconds)
+            self._metrics.batch_seconds.observe(seconds)
+            self._tell().batch_done(batch, message)
+        else:
+            self._metrics.batch_failures.labels(message.failure).inc()
+            self._tell().batch_failed(batch, message)
+
+    def _wind_watchdog(self) -> None:
+        """Gives the batch that runs now its time."""
+        self._stop_watchdog()
+        if self._flight:
+            loop = asyncio.get_running_loop()
+            self._watchdog = loop.call_later(self._plan.watchdog_seconds, self._on_hang)
+
+    def _stop_watchdog(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _on_hang(self) -> None:
+        self._death_reason = "hang"
+        _log.error("the engine hangs; killing it", seconds=self._plan.watchdog_seconds)
+        if self._engine is not None:
+            self._engine.kill()
+
+    def _on_start_error(self, error: EngineStartError) -> None:
+        self._death_reason = "start_failed"
+        _log.error("the engine cannot start", error=str(error))
+        if self._first_ready is not None and not self._first_ready.done():
+            self._first_ready.set_exception(error)
+
+    def _retire(self) -> None:
+        """No more batches to this engine."""
+        self._stop_watchdog()
+        was_ready, self._ready = self._ready, False
+        if was_ready:
+            self._tell().lane_changed()
+
+    async def _reap(self, engine: EngineProcess) -> None:
+        """Waits for the end of a killed engine, however long; being stuck fails liveness."""
+        while not await engine.reap(_REAP_SECONDS):
+            self._stuck = True
+            _log.critical("a killed engine does not go away", pid=engine.pid)
+        self._stuck = False
+        if not self._stopping:
+            _log.warning(
+                "engine gone",
+                pid=engine.pid,
+                exit_status=engine.exit_status,
+                reason=self._death_reason,
+                batches=len(self._flight),
+            )
+
+    async def _mourn(self) -> None:
+        """Gives back what the dead engine held, and waits before the next."""
+        now = self._clock()
+        self._metrics.engine_restarts.labels(self._death_reason).inc()
+        lost = self._flight.take_all(now)
+        delay = self._restarts.died(now)
+        if lost:
+            self._tell().batches_lost(lost)
+        await asyncio.sleep(delay)
+
+    def _tell(self) -> LaneListener:
+        assert self._listener is not None, "begin() was not called"
+        return self._listener

@@ -1,0 +1,100 @@
+"""The real device: a `Predictor` on a CPU or a GPU. Loaded by engine processes alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.checkpoint import load_detector
+from model.ops import implementation_name
+from model.predictor import Predictor
+from model.weights_file import ModelInfo
+from service.cpus import usable_cpus
+from service.device import DeviceAnswer, OutOfDeviceMemory
+
+
+def load_predictor(
+    path: Path | str, device: str = "auto", threads: int = 0
+) -> tuple[Predictor, ModelInfo]:
+    """Loads a weights file for inference, for the engine and for offline commands.
+
+    Args:
+        path: the weights file.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        threads: of torch on the CPU; 0 = as many as this process may use.
+
+    Returns:
+        The predictor, and what the file says about itself.
+
+    Raises:
+        CheckpointError: for a file that cannot be used.
+        RuntimeError: for a device that is not there.
+    """
+    torch.set_num_threads(threads or usable_cpus())
+    chosen = pick_device(device)
+    detector, info = load_detector(path, chosen)
+    return Predictor(detector, info.config, chosen), info
+
+
+def pick_device(device: str) -> str:
+    """The torch device for a setting.
+
+    Raises:
+        RuntimeError: where a GPU was asked for and there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"device={device}: torch finds no CUDA GPU here")
+    return device
+
+
+class TorchDevice:
+    """Runs a model with torch."""
+
+    def __init__(self, path: Path | str, device: str, threads: int) -> None:
+        """Loads the model; see `load_predictor` for arguments and errors."""
+        self._predictor, self.model = load_predictor(path, device, threads)
+        self.name = str(self._predictor.device)
+        self.implementations: Mapping[str, str] = {
+            "kernel": implementation_name(self._predictor.device),
+            "torch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def run(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> DeviceAnswer:
+        """Detects in one batch; see `service.device.Device.run`.
+
+        Raises:
+            OutOfDeviceMemory: where half the batch may fit.
+        """
+        started = time.monotonic()
+        try:
+            detections = self._predictor.predict(images, padded, original_sizes)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise OutOfDeviceMemory(str(error)) from error
+        except MemoryError as error:
+            raise OutOfDeviceMemory("the host has no memory left") from error
+        forward_ms = (time.monotonic() - started) * 1000
+        return DeviceAnswer(detections, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
+
+    def is_broken(self, error: Exception) -> bool:
+        """Whether the CUDA context is lost: then every later call fails too, health included."""
+        if not self.name.startswith("cuda"):
+            return False
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False

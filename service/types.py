@@ -1,0 +1,54 @@
+"""What crosses rooms on the way of a request: options in, result out, all frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.detections import Detections
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What a request asks of its detections; None stands for the model's own default."""
+
+    threshold: float | None = None  # 0..1; the lowest score that is kept
+    max_detections: int | None = None  # 1 .. ModelConfig.max_detections; the best ones are kept
+    labels: tuple[str, ...] | None = None  # class names; detections of others are dropped
+
+
+@dataclass(frozen=True)
+class StageTimings:
+    """Where the time of one request went, in milliseconds; the stages add up to the total."""
+
+    read: float  # receiving the body, measured by the adapter
+    decode: float  # bytes -> resized pixels, in a worker thread
+    queue: float  # waiting of every kind: for a worker thread, a batch, the engine
+    assemble: float  # pixels of the slots -> the padded batch, in the engine
+    forward: float  # the network, for the whole batch
+    postprocess: float  # top-k, boxes to pixels, selection by the options
+    total: float
+
+
+@dataclass(frozen=True)
+class DetectResult:
+    """The answer for one image.
+
+    Attributes:
+        model_name: of the model that answered.
+        model_version: of its weights (12 hex digits).
+        width: of the picture as a person sees it (EXIF orientation applied), pixels.
+        height: of the same.
+        label_names: the model's class names; `label_names[detections.labels[i]]` names row i.
+        detections: what is left after threshold, labels and max_detections; best score first.
+        timings: where the time went.
+        request_id: of the request that this answers.
+    """
+
+    model_name: str
+    model_version: str
+    width: int
+    height: int
+    label_names: tuple[str, ...]
+    detections: Detections
+    timings: StageTimings
+    request_id: str

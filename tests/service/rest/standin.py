@@ -1,0 +1,107 @@
+"""A detector without an engine: it decodes for real and finds the same things in any image."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from model.config import VARIANTS
+from model.detections import Detections
+from model.labels import CODE_LABELS
+from model.weights_file import ModelInfo
+from service.detector import Detector
+from service.errors import InvalidOptions
+from service.images import ImageLimits, decode_image
+from service.metrics import Metrics
+from service.types import DetectOptions, DetectResult, StageTimings
+
+CONFIG = VARIANTS["lite-dino-efficientnet-lite0"]
+MODEL = ModelInfo(
+    name="stand-in",
+    version="0123456789ab",
+    config=CONFIG,
+    labels=CODE_LABELS,
+    score_threshold=0.5,
+    description="Finds the same things in any image.",
+)
+# Class id, score and box in parts of the image.
+FOUND = (
+    (0, 0.91234567, (0.1, 0.1, 0.4, 0.5)),
+    (4, 0.75, (0.5, 0.2, 0.9, 0.3)),
+    (2, 0.25, (0.6, 0.6, 0.7, 0.7)),
+)
+
+
+@dataclass
+class StandIn:
+    """Offers what the REST adapter uses of a Detector."""
+
+    limits: ImageLimits = field(default_factory=lambda: ImageLimits(1 << 20, 4_000_000))
+    model: ModelInfo = MODEL
+    live: bool = True
+    ready: bool = True
+    not_ready_reason: str = "the model is loading"
+    kernel: str = "reference"
+    metrics: Metrics = field(default_factory=Metrics)
+    error: Exception | None = None  # raised in place of an answer
+    hold: asyncio.Event | None = None  # awaited before an answer
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: bool = False
+    deadlines: list[float | None] = field(default_factory=list)
+
+    async def detect(
+        self,
+        data: bytes,
+        options: DetectOptions,
+        *,
+        request_id: str,
+        deadline: float | None = None,
+        read_ms: float = 0.0,
+    ) -> DetectResult:
+        self.started.set()
+        self.deadlines.append(deadline)
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled = True
+                raise
+        if self.error is not None:
+            raise self.error
+        for name in options.labels or ():
+            if name not in self.model.labels:
+                raise InvalidOptions(f"unknown label {name!r}")
+        decoded = decode_image(data, self.model.config, self.limits)
+        height, width = decoded.original_size
+        return DetectResult(
+            model_name=self.model.name,
+            model_version=self.model.version,
+            width=width,
+            height=height,
+            label_names=self.model.labels,
+            detections=_select(width, height, options, self.model),
+            timings=StageTimings(read_ms, 1.0, 0.5, 0.25, 20.0, 0.125, read_ms + 21.875),
+            request_id=request_id,
+        )
+
+    def as_detector(self) -> Detector:
+        return cast(Detector, self)
+
+
+def _select(width: int, height: int, options: DetectOptions, model: ModelInfo) -> Detections:
+    threshold = model.score_threshold if options.threshold is None else options.threshold
+    rows = [
+        row
+        for row in FOUND
+        if row[1] >= threshold
+        and (options.labels is None or model.labels[row[0]] in options.labels)
+    ][: options.max_detections]
+    scale = np.array([width, height, width, height], dtype=np.float32)
+    return Detections(
+        scores=np.array([row[1] for row in rows], dtype=np.float32),
+        labels=np.array([row[0] for row in rows], dtype=np.int64),
+        boxes_xyxy=np.array([row[2] for row in rows], dtype=np.float32).reshape(-1, 4) * scale,
+    )

@@ -1,0 +1,246 @@
+"""POST /detect around a stand-in detector."""
+
+from __future__ import annotations
+
+import io
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.drawing import CLASS_COLOURS
+from service.errors import InferenceFailed, Overloaded
+from service.rest import schemas
+from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.standin import StandIn
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+async def test_raw_photo_is_answered_in_pixels_of_the_photo(
+    client: httpx.AsyncClient, photo: MakePhoto
+) -> None:
+    response = await client.post("/detect", content=photo((200, 100)), headers=JPEG)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    answer = schemas.Answer.model_validate_json(response.content)
+    assert (answer.image.width, answer.image.height) == (200, 100)
+    assert [found.label for found in answer.detections] == ["qr_code", "linear"]
+    first = answer.detections[0]
+    assert first.score == 0.9123
+    assert first.box.model_dump() == {"xmin": 20.0, "ymin": 10.0, "xmax": 80.0, "ymax": 50.0}
+    assert answer.request_id == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "image/png",
+        "IMAGE/JPEG; q=1",
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+    ],
+)
+async def test_content_decides_and_not_the_declared_type(
+    client: httpx.AsyncClient, photo: MakePhoto, content_type: str | None
+) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    response = await client.post("/detect", content=photo(), headers=headers)
+    assert response.status_code == 200
+
+
+async def test_a_form_with_one_file_answers_as_the_raw_body(
+    client: httpx.AsyncClient, photo: MakePhoto
+) -> None:
+    raw = (await client.post("/detect", content=photo(), headers=JPEG)).json()
+    form = (await client.post("/detect", files={"anything": ("a.jpg", photo())})).json()
+    assert form["detections"] == raw["detections"]
+    assert form["image"] == raw["image"]
+    assert "results" not in form
+
+
+async def test_several_files_are_answered_in_order(
+    client: httpx.AsyncClient, photo: MakePhoto
+) -> None:
+    sizes = [(200, 100), (50, 60), (70, 30)]
+    files = [
+        (f"field{number % 2}", (f"{number}.png", photo(size, "PNG")))
+        for number, size in enumerate(sizes)
+    ]
+    response = await client.post("/detect", files=files)
+    assert response.status_code == 200
+    answers = schemas.Answers.model_validate_json(response.content)
+    assert [result.file for result in answers.results] == ["0.png", "1.png", "2.png"]
+    found = [result for result in answers.results if isinstance(result, schemas.FileAnswer)]
+    assert [(item.image.width, item.image.height) for item in found] == sizes
+    assert [item.request_id for item in found] == [
+        f"{answers.request_id}-{number}" for number in (1, 2, 3)
+    ]
+
+
+async def test_a_bad_file_leaves_its_neighbours_be(
+    client: httpx.AsyncClient, photo: MakePhoto
+) -> None:
+    files = [
+        ("file", ("good.jpg", photo())),
+        ("file", ("bad.jpg", photo()[:300])),
+        ("file", ("notes.pdf", b"%PDF-1.7 hello")),
+    ]
+    response = await client.post("/detect", files=files)
+    assert response.status_code == 200
+    good, bad, notes = schemas.Answers.model_validate_json(response.content).results
+    assert isinstance(good, schemas.FileAnswer)
+    assert isinstance(bad, schemas.FailedFile)
+    assert isinstance(notes, schemas.FailedFile)
+    assert (bad.error.status, bad.error.code) == (400, "invalid_image")
+    assert "truncated" in bad.error.detail
+    assert (notes.error.status, notes.error.code) == (415, "unsupported_image")
+    assert "PDF" in notes.error.detail
+
+
+async def test_an_unexpected_exception_on_one_file_is_answered_bare(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+) -> None:
+    standin.error = ZeroDivisionError("secret")
+    files = [("file", ("a.jpg", photo())), ("file", ("b.jpg", photo()))]
+    response = await client.post("/detect", files=files)
+    assert response.status_code == 200
+    assert "secret" not in response.text
+    assert [item["error"]["status"] for item in response.json()["results"]] == [500, 500]
+
+
+async def test_an_overloaded_file_says_when_to_come_back(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+) -> None:
+    standin.error = Overloaded("full", retry_after_seconds=3)
+    files = [("file", ("a.jpg", photo())), ("file", ("b.jpg", photo()))]
+    results = (await client.post("/detect", files=files)).json()["results"]
+    assert [item["error"]["retry_after_s"] for item in results] == [3, 3]
+
+
+async def test_options_select(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+    async def labels(query: str) -> list[str]:
+        response = await client.post(f"/detect?{query}", content=photo(), headers=JPEG)
+        assert response.status_code == 200, response.text
+        return [found["label"] for found in response.json()["detections"]]
+
+    assert await labels("threshold=0") == ["qr_code", "linear", "aztec"]
+    assert await labels("threshold=0.8") == ["qr_code"]
+    assert await labels("threshold=0&max_detections=2") == ["qr_code", "linear"]
+    assert await labels("labels=linear,aztec&threshold=0.1") == ["linear", "aztec"]
+    assert await labels("labels=aztec&labels=%20linear&threshold=0.1") == ["linear", "aztec"]
+
+
+async def test_options_may_be_fields_of_the_form(
+    client: httpx.AsyncClient, photo: MakePhoto
+) -> None:
+    response = await client.post(
+        "/detect", files={"file": ("a.jpg", photo())}, data={"threshold": "0.8"}
+    )
+    assert [found["label"] for found in response.json()["detections"]] == ["qr_code"]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("treshold=0.5", "threshold, max_detections, labels, format"),
+        ("threshold=1.5", "threshold is '1.5'"),
+        ("threshold=nan", "threshold is 'nan'"),
+        ("threshold=", "threshold is ''"),
+        ("threshold=0.1&threshold=0.2", "threshold is given 2 times"),
+        ("max_detections=0", "max_detections is '0'"),
+        ("max_detections=2.5", "max_detections is '2.5'"),
+        ("max_detections=99999999999999999999", "max_detections"),
+        ("labels=", "labels has an empty name"),
+        ("labels=qr_code,,linear", "labels has an empty name"),
+        ("labels=cat", "'cat'"),
+        ("format=xml", "json, coco, image"),
+    ],
+)
+async def test_a_bad_option_answers_422_naming_it(
+    client: httpx.AsyncClient, photo: MakePhoto, query: str, named: str
+) -> None:
+    response = await client.post(f"/detect?{query}", content=photo(), headers=JPEG)
+    assert response.status_code == 422
+    problem = schemas.Problem.model_validate_json(response.content)
+    assert problem.code == "invalid_options"
+    assert named in problem.detail
+
+
+async def test_coco_answer_has_what_a_reader_needs(
+    client: httpx.AsyncClient, photo: MakePhoto
+) -> None:
+    files = [
+        ("file", ("a.jpg", photo((200, 100)))),
+        ("file", ("b.jpg", b"broken")),
+        ("file", ("c.jpg", photo((100, 100)))),
+    ]
+    response = await client.post("/detect?format=coco", files=files)
+    answer = schemas.CocoAnswer.model_validate_json(response.content)
+    assert [(image.id, image.file_name) for image in answer.images] == [(1, "a.jpg"), (3, "c.jpg")]
+    assert [item.id for item in answer.annotations] == [1, 2, 3, 4]
+    assert {item.image_id for item in answer.annotations} == {1, 3}
+    assert answer.annotations[0].bbox == [20.0, 10.0, 60.0, 40.0]
+    assert next(category.name for category in answer.categories) == "qr_code"
+    assert [failed.image_id for failed in answer.errors] == [2]
+
+
+@pytest.mark.parametrize(
+    ("form", "media_type"),
+    [("JPEG", "image/jpeg"), ("WEBP", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/png")],
+)
+async def test_image_answer_is_the_whole_photo_with_boxes(
+    client: httpx.AsyncClient, photo: MakePhoto, form: str, media_type: str
+) -> None:
+    body = photo((900, 700), form, "black")
+    response = await client.post("/detect?format=image", content=body)
+    assert response.headers["content-type"] == media_type
+    picture = Image.open(io.BytesIO(response.content))
+    picture.load()
+    assert picture.size == (900, 700)
+    colour = np.array(Image.new("RGB", (1, 1), CLASS_COLOURS[0]))[0, 0].astype(int)
+    on_the_box = np.array(picture.convert("RGB"))[200, 90:94].astype(int)
+    assert np.abs(on_the_box - colour).max(axis=-1).min() < 90
+
+
+async def test_image_answer_takes_one_file(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+    files = [("file", ("a.jpg", photo())), ("file", ("b.jpg", photo()))]
+    response = await client.post("/detect?format=image", files=files)
+    assert response.status_code == 422
+    assert "one file" in response.json()["detail"]
+
+
+async def test_server_timing_tells_every_stage(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+    response = await client.post("/detect", content=photo(), headers=JPEG)
+    stages = [item.partition(";")[0] for item in response.headers["server-timing"].split(", ")]
+    assert stages == [
+        "read",
+        "decode",
+        "queue",
+        "assemble",
+        "forward",
+        "postprocess",
+        "total",
+        "encode",
+    ]
+
+
+async def test_a_failure_of_the_model_answers_500(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+) -> None:
+    standin.error = InferenceFailed("this image kills")
+    response = await client.post("/detect", content=photo(), headers=JPEG)
+    assert response.status_code == 500
+    assert response.json()["code"] == "inference_failed"
+
+
+async def test_requests_are_counted_by_outcome(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+) -> None:
+    await client.post("/detect", content=photo(), headers=JPEG)
+    await client.post("/detect", content=b"nothing", headers=JPEG)
+    text = (await client.get("/metrics")).text
+    assert 'lite_detr_requests_total{outcome="ok",protocol="http"} 1.0' in text
+    assert 'lite_detr_requests_total{outcome="invalid_image",protocol="http"} 1.0' in text
