@@ -35,9 +35,10 @@ _JPEG_QUALITY = 92
 
 # Sizes as parts of the picture's long side, with floors in pixels.
 _LINES_PER_SIDE, _MIN_LINE = 320, 1
-_LETTERS_PER_SIDE, _MIN_LETTER = 42, 11
+_LETTERS_PER_SIDE, _MIN_LETTER = 48, 11
 _SMALLEST_LETTER = 7  # below this a label is a smudge, and the box goes without
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rect = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
 
@@ -97,10 +98,10 @@ def draw_detections(
     classes = detections.labels.tolist()
     for box, class_id in zip(reversed(boxes), reversed(classes), strict=True):
         _draw_box(canvas, box, class_colour(class_id), line)
-    taken: list[_Rect] = []
+    labels = _LabelWriter(canvas, picture.size)
     for box, class_id, score in zip(boxes, classes, detections.scores.tolist(), strict=True):
         name = label_names[class_id] if 0 <= class_id < len(label_names) else str(class_id)
-        _draw_label(canvas, f"{name} {score:.2f}", box, class_colour(class_id), taken)
+        labels.write(f"{name} {score:.2f}", box, class_colour(class_id))
 
 
 def class_colour(class_id: int) -> str:
@@ -129,26 +130,46 @@ def _draw_box(canvas: ImageDraw.ImageDraw, box: _Rect, colour: str, line: int) -
     canvas.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
 
 
-def _draw_label(
-    canvas: ImageDraw.ImageDraw, text: str, box: _Rect, colour: str, taken: list[_Rect]
-) -> None:
-    """Writes a label where it hides no earlier one, if the picture has room for it at all."""
-    width, height = canvas.im.size
-    size = max(_MIN_LETTER, round(max(width, height) / _LETTERS_PER_SIDE))
-    while True:
-        font = ImageFont.load_default(size)
-        pad = max(1, size // 5)
-        text_width = round(canvas.textlength(text, font=font)) + 2 * pad
-        text_height = round(size * 1.15) + 2 * pad
-        if text_width <= width and text_height <= height:
-            break
-        size = min(size - 1, size * width // max(text_width, 1))
-        if size < _SMALLEST_LETTER:
-            return
-    rect = _place_label(box, (text_width, text_height), (width, height), taken)
-    taken.append(rect)
-    canvas.rectangle((rect[0], rect[1], rect[2] - 1, rect[3] - 1), fill=colour)
-    canvas.text((rect[0] + pad, (rect[1] + rect[3]) / 2), text, fill=_INK, font=font, anchor="lm")
+class _LabelWriter:
+    """Writes labels into one picture, each where it hides no earlier one."""
+
+    def __init__(self, canvas: ImageDraw.ImageDraw, picture_size: tuple[int, int]) -> None:
+        self._canvas = canvas
+        self._picture_size = picture_size
+        self._taken: list[_Rect] = []
+        self._fonts: dict[int, _Font] = {}  # by letter size; each takes milliseconds to make
+
+    def write(self, text: str, box: _Rect, colour: str) -> None:
+        """Writes a box's label, smaller where the picture is too narrow, or not at all."""
+        size = max(_MIN_LETTER, round(max(self._picture_size) / _LETTERS_PER_SIDE))
+        while size >= _SMALLEST_LETTER:
+            wide, high = self._plate_size(text, size)
+            if wide <= self._picture_size[0] and high <= self._picture_size[1]:
+                place = _place_label(box, (wide, high), self._picture_size, self._taken)
+                self._taken.append(place)
+                self._write_at(place, text, size, colour)
+                return
+            size -= 1
+
+    def _write_at(self, place: _Rect, text: str, size: int, colour: str) -> None:
+        left, top, right, bottom = place
+        self._canvas.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+        anchor = (left + _label_pad(size), (top + bottom) / 2)
+        self._canvas.text(anchor, text, fill=_INK, font=self._font(size), anchor="lm")
+
+    def _plate_size(self, text: str, size: int) -> tuple[int, int]:
+        pad = 2 * _label_pad(size)
+        width = self._canvas.textlength(text, font=self._font(size))
+        return round(width) + pad, round(size * 1.15) + pad
+
+    def _font(self, size: int) -> _Font:
+        if size not in self._fonts:
+            self._fonts[size] = ImageFont.load_default(size)
+        return self._fonts[size]
+
+
+def _label_pad(letter_size: int) -> int:
+    return max(1, letter_size // 5)
 
 
 def _place_label(

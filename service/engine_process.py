@@ -41,7 +41,11 @@ class EngineProcess:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            doorbell = await EdgeDoorbell.open(ours)
+            try:
+                doorbell = await EdgeDoorbell.open(ours)
+            except BaseException:  # cancelled: the service ends while the engine starts
+                ours.close()
+                raise
             try:
                 process = _spawn(theirs.fileno(), memory.fd)
             except OSError:

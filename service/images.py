@@ -8,6 +8,7 @@ resizes by the model's own rule. Pillow does the decoding and gives up the GIL w
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,6 +181,8 @@ def _prepare_pillow() -> tuple[ModuleType, ...]:
     )
 
     Image.MAX_IMAGE_PIXELS = None
+    # Odd metadata in a stranger's photo is no news for our operator.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     return (
         BmpImagePlugin,
         GifImagePlugin,

@@ -37,7 +37,7 @@ from service.scheduler import Batch, LaneState
 from service.slots import SlotMemory
 
 _REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
-_STOP_SECONDS = 5.0  # an idle engine ends at once; a busy one is given this long
+_STOP_SECONDS = 5.0  # an idle engine ends at once
 
 _log = structlog.get_logger(__name__)
 
@@ -135,14 +135,15 @@ class Supervisor:
         return self._first_ready
 
     async def stop(self) -> None:
-        """Ends the engine for good, after the batches that it holds if it is quick about them."""
+        """Ends the engine for good; batches that it still holds are given up."""
         self._stopping = True
         task, self._task = self._task, None
         if task is None:
             return
         if self._engine is not None:
             self._engine.send(Stop())
-        done, _ = await asyncio.wait([task], timeout=_STOP_SECONDS if self._ready else 0)
+        idle = self._ready and not self._flight
+        done, _ = await asyncio.wait([task], timeout=_STOP_SECONDS if idle else 0)
         if not done:
             if self._engine is not None:
                 self._engine.kill()

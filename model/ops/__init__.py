@@ -6,6 +6,9 @@ Points outside a map sample 0 and, in key-aware attention, score 0: they stay in
 points whose position is NaN or infinite.
 """
 
+# The operations take what the mathematics takes.
+# ruff: noqa: PLR0913, PLR0917
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -53,7 +56,7 @@ def select_implementation(choice: Implementation) -> None:
 
 
 def implementation_name(device: torch.device | str) -> str:
-    """ "cpu" or "reference": what computes float32 attention on that device."""
+    """What computes float32 attention on that device: "cpu" (compiled kernels) or "reference"."""
     compiled = torch.device(device).type == "cpu" and _Selection.choice != "reference"
     return "cpu" if compiled and cpu.available() else "reference"
 

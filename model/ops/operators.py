@@ -5,6 +5,9 @@ stack at its first call, seconds that a service's start does not have.
 Absent gradients travel as empty tensors, since operators return no optional ones.
 """
 
+# Operators spell out their arguments: the schemas tell how many.
+# ruff: noqa: PLR0913, PLR0917
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -15,26 +18,21 @@ from torch import Tensor
 
 from model.ops import cpu
 
-_LIBRARY = torch.library.Library("lite_detr", "DEF")
+_LIBRARY = torch.library.Library("lite_detr", "DEF")  # type: ignore[no-untyped-call]
 
-_LIBRARY.define(
+for _schema in (
     "ms_deform_attn(Tensor value, int[] spatial_shapes, Tensor reference_points, "
-    "Tensor sampling_offsets, Tensor attention_logits) -> Tensor"
-)
-_LIBRARY.define(
+    "Tensor sampling_offsets, Tensor attention_logits) -> Tensor",
     "ms_deform_attn_backward(Tensor grad_output, Tensor value, int[] spatial_shapes, "
     "Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, "
-    "bool of_reference_points) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_LIBRARY.define(
+    "bool of_reference_points) -> (Tensor, Tensor, Tensor, Tensor)",
     "key_aware_deform_attn(Tensor query, Tensor? key, Tensor value, int[] spatial_shapes, "
-    "Tensor reference_points, Tensor sampling_offsets) -> Tensor"
-)
-_LIBRARY.define(
+    "Tensor reference_points, Tensor sampling_offsets) -> Tensor",
     "key_aware_deform_attn_backward(Tensor grad_output, Tensor query, Tensor? key, Tensor value, "
     "int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, "
-    "bool of_reference_points) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
+    "bool of_reference_points) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+):
+    _LIBRARY.define(_schema)  # type: ignore[no-untyped-call]
 
 
 def ms_deform_attn(
@@ -87,7 +85,7 @@ def _plain(
     return cpu.forward(inputs)
 
 
-def _plain_backward(  # noqa: PLR0913 - the operator's schema
+def _plain_backward(
     grad_output: Tensor,
     value: Tensor,
     spatial_shapes: list[int],
@@ -119,7 +117,7 @@ def _key_aware(
     return cpu.forward(inputs)
 
 
-def _key_aware_backward(  # noqa: PLR0913 - the operator's schema
+def _key_aware_backward(
     grad_output: Tensor,
     query: Tensor,
     key: Tensor | None,
@@ -162,7 +160,7 @@ def _gradient_fake(tensor: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0 if tensor is None else tensor.shape)
 
 
-def _plain_backward_fake(  # noqa: PLR0913 - the operator's schema
+def _plain_backward_fake(
     _grad_output: Tensor,
     value: Tensor,
     _shapes: list[int],
@@ -176,7 +174,7 @@ def _plain_backward_fake(  # noqa: PLR0913 - the operator's schema
     return tuple(_gradient_fake(tensor, value) for tensor in wanted)
 
 
-def _key_aware_backward_fake(  # noqa: PLR0913 - the operator's schema
+def _key_aware_backward_fake(
     _grad_output: Tensor,
     query: Tensor,
     key: Tensor | None,
@@ -237,7 +235,7 @@ def _register(
     differentiate: Callable[..., object],
     keep: Callable[..., None] | None = None,
 ) -> None:
-    _LIBRARY.impl(name, kernel, "CPU")
+    _LIBRARY.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
     qualified = f"lite_detr::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     torch.library.register_autograd(qualified, differentiate, setup_context=keep, lib=_LIBRARY)

@@ -2,15 +2,19 @@
 
 Runs on any device and dtype and is differentiable throughout. Positions are computed in at least
 float32, whatever the dtype of the values: half precision would misplace points by up to a pixel.
-Shapes: B images, S tokens over all levels, M heads, D channels a head, Q queries, L levels, P points.
+Shapes: B images, S tokens over all levels, M heads, D channels a head, Q queries, L levels,
+P points.
 """
+
+# The operations take what the mathematics takes.
+# ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own customary name
+import torch.nn.functional as F
 from torch import Tensor
 
 # Normalised coordinates whose four corners lie outside a map of any size.
@@ -40,7 +44,7 @@ def key_aware_deform_attn(
     reference_points: Tensor,
     sampling_offsets: Tensor,
 ) -> Tensor:
-    """Key-aware attention (arXiv 2303.07335, section 3.4); see `model.ops.key_aware_deform_attn`."""
+    """Key-aware attention (arXiv 2303.07335, 3.4); see `model.ops.key_aware_deform_attn`."""
     exact = torch.promote_types(value.dtype, torch.float32)
     channels = value.shape[-1]
     locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
@@ -48,7 +52,9 @@ def key_aware_deform_attn(
     tokens = torch.cat((value, key), dim=-1) if separate and key is not None else value
     samples = _sample(tokens.to(exact), spatial_shapes, locations)  # [B*M, D or 2D, Q, L*P]
     values, keys = samples[:, :channels], samples[:, -channels:]
-    scores = torch.einsum("bqd,bdqp->bqp", _head_major(query.to(exact)), keys)
+    # Products and sums, not matrix products: autocast leaves them in float32.
+    queries = _head_major(query.to(exact)).transpose(1, 2)  # [B*M, D, Q]
+    scores = (queries[..., None] * keys).sum(1)  # [B*M, Q, L*P]
     weights = (scores * channels**-0.5).softmax(-1)
     return _weighted_sum(values, weights, value.shape[2]).to(value.dtype)
 
@@ -82,11 +88,11 @@ def sampling_locations(
 def _locations(
     spatial_shapes: Sequence[tuple[int, int]], references: Tensor, offsets: Tensor
 ) -> Tensor:
+    centres = references[..., :2]
     if references.shape[-1] == 4:  # noqa: PLR2004 - cxcywh
-        centres, sizes = references.split(2, dim=-1)
-        return centres + offsets / offsets.shape[4] * sizes * 0.5
+        return centres + offsets / offsets.shape[4] * references[..., 2:] * 0.5
     sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-    return references + offsets / sizes[:, None]
+    return centres + offsets / sizes[:, None]
 
 
 def _sample(tokens: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor) -> Tensor:
@@ -100,7 +106,7 @@ def _sample(tokens: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations
     sampled, start = [], 0
     for level, (height, width) in enumerate(spatial_shapes):
         size = height * width
-        plane = maps[..., start : start + size].unflatten(-1, (height, width))
+        plane = maps[..., start : start + size].reshape(-1, channels, height, width)
         grid = grids[:, :, level]  # [B*M, Q, P, 2]
         sampled.append(F.grid_sample(plane, grid, "bilinear", "zeros", align_corners=False))
         start += size
@@ -114,5 +120,6 @@ def _head_major(tensor: Tensor) -> Tensor:
 
 def _weighted_sum(samples: Tensor, weights: Tensor, heads: int) -> Tensor:
     """[B*M, D, Q, n] and [B*M, Q, n] -> [B, Q, M*D]."""
-    attended = torch.einsum("bdqp,bqp->bqd", samples, weights)
-    return attended.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+    attended = (samples * weights[:, None]).sum(-1)  # [B*M, D, Q]
+    rows, channels, queries = attended.shape
+    return attended.reshape(rows // heads, heads * channels, queries).transpose(1, 2)

@@ -27,6 +27,10 @@ Symmetries = Literal["none", "hflip", "dihedral"]
 _MIN_SIDE = 2.0  # pixels; smaller boxes are dropped
 _MIN_VISIBLE = 0.35  # share of a box that must survive a crop, else its label is dropped
 _CLEAN_BELOW = 0.1  # a crop leaves boxes visible by more than _MIN_VISIBLE or less than this ...
+_CROP_SCALES = (0.35, 1.0)  # side of a crop over that of the largest window
+_ASPECT_PLAY = 0.2  # of a window, as the logarithm of a factor
+_SMALLEST_WINDOW = 16  # pixels
+_TRIMMED = 0.7  # share of the uncropped pictures that lose background to fill their batch
 _CROP_TRIES = 8  # ... if one of so many crops does
 _EVEN = 0.5  # probability of a mirror image
 _RECOLOURED = 0.8  # share of the pictures whose colours change
@@ -49,8 +53,13 @@ def augment(
 ) -> Picture:
     """A changed picture that fits into `size` (height, width)."""
     picture = turn(picture, rule.symmetries, rng)
+    if rule.symmetries == "dihedral" and _lies(picture.pixels.shape) * _lies(size) < 0:
+        picture = quarter_turn(picture)  # less padding: cost is padded pixels, not pictures
+    aspect = size[1] / size[0]
     if rng.random() < rule.crop_probability:
-        picture = crop(picture, size[1] / size[0], rng)
+        picture = crop(picture, aspect, _CROP_SCALES, rng) or picture
+    elif rng.random() < _TRIMMED:
+        picture = crop(picture, aspect, (1.0, 1.0), rng, clean=True) or picture
     picture = fit(picture, size, stretch=float(np.exp(rng.uniform(-0.15, 0.15))))
     return Picture(recolour(picture.pixels, rule, rng), picture.boxes, picture.labels)
 
@@ -64,35 +73,53 @@ def turn(picture: Picture, symmetries: Symmetries, rng: np.random.Generator) -> 
         pixels = pixels[:, ::-1]
         width = pixels.shape[1]
         boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
+    picture = Picture(np.ascontiguousarray(pixels), boxes, picture.labels)
     if symmetries == "dihedral":
-        for _ in range(int(rng.integers(4))):  # counter-clockwise: (x, y) -> (y, width - x)
-            width = pixels.shape[1]
-            pixels = np.rot90(pixels)
-            boxes = np.stack(
-                (boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]), 1
-            )
-    return Picture(np.ascontiguousarray(pixels), boxes, picture.labels)
+        for _ in range(int(rng.integers(4))):
+            picture = quarter_turn(picture)
+    return picture
 
 
-def crop(picture: Picture, aspect: float, rng: np.random.Generator) -> Picture:
-    """A random window about as wide over high as `aspect`, avoiding half-cut boxes."""
+def quarter_turn(picture: Picture) -> Picture:
+    """Turns by 90 degrees counter-clockwise: (x, y) -> (y, width - x)."""
+    boxes, width = picture.boxes, picture.pixels.shape[1]
+    turned = np.stack((boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]), 1)
+    return Picture(np.ascontiguousarray(np.rot90(picture.pixels)), turned, picture.labels)
+
+
+def crop(
+    picture: Picture,
+    aspect: float,
+    scales: tuple[float, float],
+    rng: np.random.Generator,
+    *,
+    clean: bool = False,
+) -> Picture | None:
+    """A random window about as wide over high as `aspect`, avoiding half-cut boxes.
+
+    Args:
+        picture: what is cut.
+        aspect: width over height.
+        scales: the window's side over that of the largest of its aspect, least and most.
+        rng: decides.
+        clean: returns None rather than a window that cuts a box.
+    """
     height, width = picture.pixels.shape[:2]
-    window = (0, 0, width, height)
-    for _ in range(_CROP_TRIES):
-        scale = rng.uniform(0.35, 1.0)  # of the largest window of that aspect
-        ratio = aspect * float(np.exp(rng.uniform(-0.25, 0.25)))
-        wide = max(int(min(width, height * ratio) * scale), 16)
-        high = max(int(min(height, width / ratio) * scale), 16)
-        left = int(rng.integers(max(width - wide, 0) + 1))
-        top = int(rng.integers(max(height - high, 0) + 1))
-        window = (left, top, min(left + wide, width), min(top + high, height))
+    for tries_left in reversed(range(_CROP_TRIES)):
+        scale = rng.uniform(*scales)
+        ratio = aspect * float(np.exp(rng.uniform(-_ASPECT_PLAY, _ASPECT_PLAY)))
+        wide = min(max(int(min(width, height * ratio) * scale), _SMALLEST_WINDOW), width)
+        high = min(max(int(min(height, width / ratio) * scale), _SMALLEST_WINDOW), height)
+        left = int(rng.integers(width - wide + 1))
+        top = int(rng.integers(height - high + 1))
+        window = (left, top, left + wide, top + high)
         visible = _visible_share(picture.boxes, window)
-        if bool(((visible < _CLEAN_BELOW) | (visible > 1 - _CLEAN_BELOW)).all()):
-            break
-    left, top, right, bottom = window
-    boxes, labels = _clip(picture.boxes, picture.labels, window)
-    offset = np.array((left, top, left, top), np.float32)
-    return Picture(picture.pixels[top:bottom, left:right], boxes - offset, labels)
+        uncut = bool(((visible < _CLEAN_BELOW) | (visible > 1 - _CLEAN_BELOW)).all())
+        if uncut or (tries_left == 0 and not clean):
+            boxes, labels = _clip(picture.boxes, picture.labels, window)
+            pixels = picture.pixels[top : top + high, left : left + wide]
+            return Picture(pixels, boxes - np.array((left, top) * 2, np.float32), labels)
+    return None
 
 
 def fit(picture: Picture, size: tuple[int, int], stretch: float = 1.0) -> Picture:
@@ -141,6 +168,11 @@ def recolour(pixels: Pixels, rule: AugmentRule, rng: np.random.Generator) -> Pix
     if rng.random() < rule.invert_probability:
         pixels = 255 - pixels
     return pixels
+
+
+def _lies(shape: tuple[int, ...]) -> int:
+    """1 for a (height, width) wider than high, -1 for higher than wide, 0 for square."""
+    return (shape[1] > shape[0]) - (shape[1] < shape[0])
 
 
 def _look_up(pixels: Pixels, table: Pixels) -> Pixels:

@@ -27,7 +27,8 @@ LOG = logging.getLogger(__name__)
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 STD = (0.229, 0.224, 0.225)
 _GRID = 32  # pixels; sides of a batch are multiples of it
-_SHAPES = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75))  # height and width over the longest side
+# Height and width over the longest side, drawn evenly; pictures are seldom square.
+_SHAPES = ((1.0, 1.0), (0.75, 1.0), (0.75, 1.0), (1.0, 0.75), (1.0, 0.75))
 _MIN_EPOCH_BATCHES = 50  # small sets are repeated: a new epoch costs a new loading process
 _READ_TRIES = 5  # other pictures tried in place of an unreadable one
 

@@ -102,9 +102,6 @@ def _noised_boxes(boxes: Tensor, is_negative: Tensor, noise: float) -> Tensor:
     shift = torch.rand_like(corners) + is_negative[None, :, None]
     sign = torch.randint_like(corners, 2) * 2 - 1
     moved = (corners + sign * shift * half_size * noise).clamp(0, 1)
-    # A large shift can turn a box inside out: order its corners again.
-    low, high = (
-        torch.minimum(moved[..., :2], moved[..., 2:]),
-        torch.maximum(moved[..., :2], moved[..., 2:]),
-    )
-    return xyxy_to_cxcywh(torch.cat((low, high), -1))
+    # Corners that passed each other give a negative size, which the caller's clamp makes tiny.
+    # Ordering them again would not do: two far shifts inwards are the box itself.
+    return xyxy_to_cxcywh(moved)

@@ -51,7 +51,7 @@ class PhotoDetections:
 
     image_id: int
     detections: Detections  # labels are category ids of the ground truth
-    milliseconds: float  # of the photo's share of its batch, from pixels to detections
+    milliseconds: float  # resize, and the photo's share of its batch
 
 
 def evaluate(  # noqa: PLR0913 - options, by keyword
@@ -152,7 +152,9 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
         each_ms = (time.perf_counter() - start) * 1000 / len(batch)
         for photo, answer in zip(batch, answers, strict=True):
             known = _with_category_ids(answer, categories)
-            found[photo.image_id] = PhotoDetections(photo.image_id, known, each_ms)
+            found[photo.image_id] = PhotoDetections(
+                photo.image_id, known, photo.resize_ms + each_ms
+            )
         if progress is not None:
             progress(len(found), len(truth.photos))
     return [found[photo.image_id] for photo in truth.photos]

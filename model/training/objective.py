@@ -65,7 +65,7 @@ class Objective:
         config, (height, width) = self._detector.config, batch.padding_mask.shape[1:]
         strides = (_FINEST_STRIDE * 2**level for level in range(config.num_feature_levels))
         tokens = sum(-(-height // stride) * -(-width // stride) for stride in strides)
-        return min(config.num_queries, tokens)
+        return min(config.num_queries, int(tokens))
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ service would get, so the decoder, the EXIF orientation and the resampling are t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class BatchedPhoto:
     pixels: Pixels  # resized by the model's rule
     original_size: tuple[int, int]  # (H, W) of the upright photo
     padded: tuple[int, int]  # (H, W) of its bucket
+    resize_ms: float  # what the resize took
 
 
 def photo_batches(
@@ -69,11 +71,17 @@ def photo_batches(
 
 
 def _prepare(image_id: int, picture: Image.Image, config: ModelConfig) -> BatchedPhoto:
+    start = time.perf_counter()
     width, height = picture.size
     size = resized_size(height, width, config.shortest_side, config.longest_side)
     resized = picture.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=None)
-    pixels = np.array(resized, dtype=np.uint8, order="C")
-    return BatchedPhoto(image_id, pixels, (height, width), padded_size(*size, config.bucket_stride))
+    return BatchedPhoto(
+        image_id,
+        np.array(resized, dtype=np.uint8, order="C"),
+        (height, width),
+        padded_size(*size, config.bucket_stride),
+        (time.perf_counter() - start) * 1000,
+    )
 
 
 def read_upright(file: Path) -> Image.Image:

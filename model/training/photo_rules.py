@@ -68,6 +68,7 @@ class PhotoScores:
     false_alarms: int  # detections on photos without any code
     alarmed_photos: int  # ... and on how many of them
     code_free_photos: int
+    surplus: int  # detections on photos with codes that found none: not judged, but told
     milliseconds_per_image: float
 
 
@@ -91,7 +92,7 @@ def judge_photos(
     """
     by_photo = {entry.image_id: entry.detections for entry in predictions}
     hits = dict.fromkeys(truth.categories, 0)
-    false_alarms = alarmed = code_free = 0
+    false_alarms = alarmed = code_free = surplus = 0
     for photo in truth.photos:
         seen = by_photo.get(photo.image_id)
         boxes = seen.keep(seen.scores >= threshold) if seen is not None else None
@@ -100,7 +101,9 @@ def judge_photos(
             false_alarms += len(boxes) if boxes is not None else 0
             alarmed += bool(boxes)
         elif boxes:
-            for box in _found(photo, boxes, truth.categories, ignore_class):
+            chosen = _found(photo, boxes, truth.categories, ignore_class)
+            surplus += len(boxes) - len(chosen)
+            for box in chosen:
                 hits[box.category_id] += 1
     counts = truth.counts()
     per_class = tuple(Found(name, hits[key], counts[key]) for key, name in truth.categories.items())
@@ -112,6 +115,7 @@ def judge_photos(
         false_alarms=false_alarms,
         alarmed_photos=alarmed,
         code_free_photos=code_free,
+        surplus=surplus,
         milliseconds_per_image=float(np.mean(times)) if times else 0.0,
     )
 

@@ -40,7 +40,7 @@ class Scores:
     per_class: tuple[ClassScores, ...]  # those with annotated boxes, in category order
     num_images: int
     num_boxes: int
-    milliseconds_per_image: float  # mean, from pixels to detections
+    milliseconds_per_image: float  # mean, from decoded photo to detections
 
     def to_json(self) -> str:
         """The scores as one JSON object, fields as named here."""

@@ -61,7 +61,10 @@ class OptionSpec:
 def dataclass_options(
     record: type[Any], env_prefix: str, *, skip: tuple[str, ...] = ()
 ) -> tuple[OptionSpec, ...]:
-    """Options for the fields of a frozen dataclass; help is the comment behind a field."""
+    """Options for the fields of a frozen dataclass.
+
+    Help is the comment behind a field; a field that has none is explained by its name.
+    """
     hints = get_type_hints(record)
     comments = field_comments(record)
     return tuple(
@@ -69,7 +72,7 @@ def dataclass_options(
             name=field.name,
             annotation=hints[field.name],
             default=field.default,
-            help=comments.get(field.name, _NO_COMMENT).text,
+            help=comments.get(field.name, _NO_COMMENT).text or field.name.replace("_", " "),
             env_var=(env_prefix + field.name).upper(),
             panel=comments.get(field.name, _NO_COMMENT).heading,
         )

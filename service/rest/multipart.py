@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import InvalidOptions
@@ -16,7 +16,6 @@ from service.rest.problems import RequestRefused
 
 _MAX_FIELD_BYTES = 4096  # of a value that is not a file
 _MAX_FIELDS = 32
-_MAX_HEADER_BYTES = 8192  # of one part
 _FILE_TYPES = ("image/", "application/octet-stream")
 
 
@@ -67,7 +66,7 @@ async def parse_form(content_type: str, body: AsyncIterator[bytes], max_files: i
         async for chunk in body:
             parser.write(chunk)
         parser.finalize()
-    except (MultipartParseError, UnicodeDecodeError) as error:
+    except (FormParserError, UnicodeDecodeError) as error:
         raise _malformed(str(error)) from error
     if not collector.ended:
         raise _malformed("its closing boundary is missing")
@@ -93,7 +92,7 @@ def _parser(content_type: str, collector: _Collector) -> MultipartParser:
                 "on_end": collector.end,
             },
         )
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise _malformed(str(error)) from error
 
 
@@ -112,24 +111,15 @@ class _Collector:
         self._part = _Part()
         self._header_name = bytearray()
         self._header_value = bytearray()
-        self._header_bytes = 0
 
     def begin_part(self) -> None:
         self._part = _Part()
-        self._header_bytes = 0
 
     def add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
         self._header_name += data[start:end]
 
     def add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
         self._header_value += data[start:end]
-
-    def _count_header(self, num_bytes: int) -> None:
-        self._header_bytes += num_bytes
-        if self._header_bytes > _MAX_HEADER_BYTES:
-            raise _malformed(f"the headers of a part have more than {_MAX_HEADER_BYTES} bytes")
 
     def end_header(self) -> None:
         self._part.headers[self._header_name.decode("latin-1").lower()] = bytes(self._header_value)

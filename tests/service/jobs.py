@@ -22,9 +22,7 @@ class JobMaker:
     def __init__(self, pool: SlotPool | None = None) -> None:
         self.pool = pool or small_pool(256)
 
-    def __call__(
-        self, at: float = 0.0, bucket: Bucket = BUCKET, deadline: float = math.inf
-    ) -> Job:
+    def __call__(self, at: float = 0.0, bucket: Bucket = BUCKET, deadline: float = math.inf) -> Job:
         return Job(self.pool.acquire(), bucket, at, deadline)
 
     def many(self, count: int, at: float = 0.0, bucket: Bucket = BUCKET) -> list[Job]:

@@ -62,15 +62,17 @@ def answer_of(slot: int) -> Detections:
 class Bench:
     """A batcher with one engine to play with."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_wait_ms: float = 60_000) -> None:
         self.pool = small_pool()
         self.job = JobMaker(self.pool)
         self.lane = StandInLane(self.pool)
         self.metrics = Metrics()
-        policy = BatchPolicy(max_batch_size=4, max_wait_ms=20)
+        policy = BatchPolicy(max_batch_size=4, max_wait_ms=max_wait_ms)
         self.batcher = Batcher(Scheduler(policy), [self.lane], self.metrics)
 
-    def submit(self, count: int, deadline: float = float("inf")) -> list[asyncio.Task[EngineAnswer]]:
+    def submit(
+        self, count: int, deadline: float = float("inf")
+    ) -> list[asyncio.Task[EngineAnswer]]:
         tasks = []
         for _ in range(count):
             job = self.job(time.monotonic(), BUCKET, deadline)
@@ -119,19 +121,30 @@ async def test_a_busy_engine_holds_two_batches_and_the_rest_waits(bench: Bench) 
 
 
 async def test_an_image_that_is_being_decoded_joins_the_batch(bench: Bench) -> None:
+    decoded = asyncio.Event()
+
+    async def decode_and_run() -> EngineAnswer:
+        with bench.batcher.expecting():
+            await decoded.wait()
+        return await bench.submit(1)[0]
+
+    late = asyncio.create_task(decode_and_run())
+    await asyncio.sleep(0)
+    early = bench.submit(1)
+    await asyncio.sleep(0)
+    assert bench.lane.held == []
     with bench.batcher.expecting():
-        first = bench.submit(1)
-        await asyncio.sleep(0)
-        assert bench.lane.held == []
-    second = bench.submit(1)
-    await asyncio.sleep(0.001)
-    assert [len(batch.jobs) for batch in bench.lane.held] in ([2], [1, 1])
-    while bench.lane.held:
-        bench.lane.answer(bench.batcher)
-    await asyncio.gather(*first, *second)
+        decoded.set()
+        while bench.batcher.queue_depth == 1:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [len(batch.jobs) for batch in bench.lane.held] == [2]
+    bench.lane.answer(bench.batcher)
+    await asyncio.gather(*early, late)
 
 
-async def test_waiting_for_others_ends_after_max_wait(bench: Bench) -> None:
+async def test_waiting_for_others_ends_after_max_wait() -> None:
+    bench = Bench(max_wait_ms=5)
     with bench.batcher.expecting():
         tasks = bench.submit(1)
         while not bench.lane.held:

@@ -12,12 +12,13 @@ import pytest
 from model.training.options import TrainOptions
 from service.cli import main
 from service.cli.configuration import configuration_page
+from service.cli.options import OptionSpec
 from service.cli.serve import SERVE_OPTIONS, settings_from_flags
 from service.cli.train import TRAIN_OPTIONS
 from service.settings import Settings
 from tests.repository import ROOT
 
-COMMANDS = (
+COMMANDS: tuple[list[str], ...] = (
     [],
     ["serve"],
     ["detect"],
@@ -96,17 +97,16 @@ def test_train_has_a_flag_for_each_option_and_no_other() -> None:
 
 @pytest.mark.parametrize("spec", SERVE_OPTIONS, ids=lambda spec: spec.name)
 def test_each_serve_variable_reaches_its_setting(
-    spec: object, monkeypatch: pytest.MonkeyPatch
+    spec: OptionSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert spec in SERVE_OPTIONS
-    name, variable = spec.name, spec.env_var  # type: ignore[attr-defined]
+    name = spec.name
     others = {"metrics_port": 9100, "model_cache_dir": "/models", "device": "cpu", "host": "::"}
     faults = dict.fromkeys(("fake_crash_colour", "fake_error_colour", "fake_hang_colour"), "ff0000")
     choices = {"engine": "fake", "log_level": "debug", "log_format": "json", "model": "some.file"}
     value = (others | faults | choices).get(name)
     if value is None:
         value = int(getattr(Settings(), name)) + 1
-    monkeypatch.setenv(variable, str(value))
+    monkeypatch.setenv(spec.env_var, str(value))
     assert str(getattr(settings_from_flags({}), name)).removesuffix(".0") == str(value)
 
 
@@ -133,7 +133,7 @@ def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         (["weights", "pull"], ["NAME"]),
         (["dance"], ["dance"]),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" ".join,
 )
 def test_bad_usage_answers_2_and_names_the_culprit(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
@@ -189,7 +189,11 @@ def test_debug_shows_the_traceback() -> None:
 def test_weights_list_names_the_published_variants(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
     out = capsys.readouterr().out
-    for name in ("lite-dino-r50-h2l2-2p1x3", "lite-dino-r50-h3l1-6p1x1", "lite-dino-r50-h3l1-2p1x3"):
+    for name in (
+        "lite-dino-r50-h2l2-2p1x3",
+        "lite-dino-r50-h3l1-6p1x1",
+        "lite-dino-r50-h3l1-2p1x3",
+    ):
         assert name in out
 
 

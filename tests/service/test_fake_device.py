@@ -30,7 +30,9 @@ def test_boxes_lie_in_the_original_image_and_scores_fall() -> None:
 
 
 def test_different_colours_get_different_answers() -> None:
-    boxes = {fake_detections(_image(red, 0, 0), (480, 640)).boxes_xyxy.tobytes() for red in range(64)}
+    boxes = {
+        fake_detections(_image(red, 0, 0), (480, 640)).boxes_xyxy.tobytes() for red in range(64)
+    }
     assert len(boxes) == 64
 
 

@@ -56,9 +56,7 @@ def test_nothing_waiting_means_nothing_to_do(scheduler: Scheduler) -> None:
     assert (plan.batch, plan.wake_at) == (None, math.inf)
 
 
-def test_an_idle_engine_waits_for_images_being_decoded(
-    scheduler: Scheduler, job: JobMaker
-) -> None:
+def test_an_idle_engine_waits_for_images_being_decoded(scheduler: Scheduler, job: JobMaker) -> None:
     scheduler.add(job(at=5.0))
     plan = scheduler.plan(5.0, IDLE, coming=1)
     assert (plan.batch, plan.wake_at) == (None, pytest.approx(5.010))
@@ -106,9 +104,7 @@ def test_buckets_never_mix(scheduler: Scheduler, job: JobMaker) -> None:
         assert {item.bucket for item in batch.jobs} == {expected}
 
 
-def test_the_oldest_deadline_goes_first_across_buckets(
-    scheduler: Scheduler, job: JobMaker
-) -> None:
+def test_the_oldest_deadline_goes_first_across_buckets(scheduler: Scheduler, job: JobMaker) -> None:
     scheduler.add(job(at=0.0, deadline=0.9))
     urgent = job(at=0.1, bucket=OTHER_BUCKET, deadline=0.5)
     scheduler.add(urgent)
@@ -223,9 +219,7 @@ def test_a_batch_to_run_again_goes_first_and_alone(scheduler: Scheduler, job: Jo
     assert len(_jobs(scheduler.plan(0.0, IDLE).batch)) == 2
 
 
-def test_an_image_is_removed_from_a_batch_to_run_again(
-    scheduler: Scheduler, job: JobMaker
-) -> None:
+def test_an_image_is_removed_from_a_batch_to_run_again(scheduler: Scheduler, job: JobMaker) -> None:
     again = job.batch(2, deaths=1)
     scheduler.run_again([again])
     assert scheduler.remove(again.jobs[0])

@@ -26,7 +26,9 @@ def test_the_models_own_threshold_is_the_default() -> None:
     assert _kept() == [0.9, 0.8, 0.5]
 
 
-@pytest.mark.parametrize(("threshold", "count"), [(0.0, 4), (0.2, 4), (0.8, 2), (0.81, 1), (1.0, 0)])
+@pytest.mark.parametrize(
+    ("threshold", "count"), [(0.0, 4), (0.2, 4), (0.8, 2), (0.81, 1), (1.0, 0)]
+)
 def test_a_score_equal_to_the_threshold_is_kept(threshold: float, count: int) -> None:
     assert len(_kept(threshold=threshold)) == count
 

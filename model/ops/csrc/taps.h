@@ -61,8 +61,9 @@ class Taps {
   Buffer<float> weights;       // [4, step]
   Buffer<float> fx, fy;        // [step] fractional part of the position
 
-  // For the query located last: gradients of the offsets and, unless null, reference points from those of the positions in
-  // pixels. Where a position does not count its offset may be infinite, so 0 must stay 0.
+  // For the query located last, gradients of the offsets and, unless null, of the reference points
+  // from those of the positions in pixels. Where a position does not count, its gradient is 0 and
+  // must stay so although the offset may be infinite.
   void backpropagate(const float* grad_x, const float* grad_y, const float* offsets,
                      float* grad_offsets, float* grad_reference) const {
     const int64_t shared = p_.offset_levels == 1 ? 0 : 2 * p_.points;

@@ -91,7 +91,9 @@ def cover(rng: np.random.Generator, picture: Bytes, box: Box) -> Bytes:
         thick = max(1, int(span * uniform(rng, 0.008, 0.03)))
         cv2.polylines(out, [np.array(points, np.int32)], False, colour, thick, cv2.LINE_AA)
     else:
-        mask = _blob(rng, width, height, box, span * 0.08)[..., None]
+        cx, cy, reach = uniform(rng, left, right), uniform(rng, top, bottom), span * 0.25
+        spot = (cx - reach, cy - reach, cx + reach, cy + reach)
+        mask = _blob(rng, width, height, spot, span * 0.06)[..., None]
         out += (255 - out) * mask * uniform(rng, 0.5, 1)
     return to_bytes(np.asarray(out, np.float32))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from model.training.codes.common import (
     Bytes,
@@ -48,12 +49,14 @@ def bundled_photos() -> tuple[Bytes, ...]:
         if spec is None or spec.origin is None:
             continue
         for name in names:
-            image = cv2.imread(str(Path(spec.origin).parent / folder / name), cv2.IMREAD_COLOR)
-            if image is None:
+            path = Path(spec.origin).parent / folder / name
+            if not path.exists():
                 continue
+            with Image.open(path) as opened:
+                image = np.asarray(opened.convert("RGB"))
             scale = min(1.0, _PHOTO_SIDE / max(image.shape[:2]))
             small = resize(image, int(image.shape[1] * scale), int(image.shape[0] * scale))
-            found.append(np.ascontiguousarray(small[..., ::-1], np.uint8))
+            found.append(np.ascontiguousarray(small, np.uint8))
     return tuple(found)
 
 

@@ -61,10 +61,8 @@ def test_perfect_detections_score_one() -> None:
     )
     assert scores.ap == scores.ap50 == scores.ap75 == scores.ar_100 == pytest.approx(1)
     assert scores.ap_small == scores.ap_medium == scores.ap_large == pytest.approx(1)
-    assert [(row.name, row.num_boxes, row.ap) for row in scores.per_class] == [
-        ("cat", 2, pytest.approx(1)),
-        ("dog", 1, pytest.approx(1)),
-    ]
+    assert [(row.name, row.num_boxes) for row in scores.per_class] == [("cat", 2), ("dog", 1)]
+    assert [row.ap for row in scores.per_class] == pytest.approx([1, 1])
     assert (scores.num_images, scores.num_boxes, scores.milliseconds_per_image) == (2, 3, 10)
 
 
@@ -248,8 +246,8 @@ def small_config() -> ModelConfig:
         decoder_feedforward=32,
         num_queries=5,
         max_detections=5,
-        shortest_side=64,
-        longest_side=64,
+        shortest_side=128,
+        longest_side=128,
     )
 
 

@@ -142,7 +142,7 @@ def test_each_detection_on_a_code_free_photo_is_a_false_alarm() -> None:
 def test_extra_detections_beside_a_code_are_no_false_alarms() -> None:
     rows: Rows = [(0.9, QR, (0, 0, 10, 10)), (0.8, QR, (50, 0, 60, 10))]
     scores = judge_photos([found(1, rows)], truth_of([(QR, (0, 0, 10, 10))]), 0.5)
-    assert (scores.matrix.hits, scores.false_alarms) == (1, 0)
+    assert (scores.matrix.hits, scores.false_alarms, scores.surplus) == (1, 0, 1)
 
 
 def test_photos_without_predictions_count_as_missed() -> None:

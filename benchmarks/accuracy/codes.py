@@ -1,0 +1,167 @@
+"""The score card of the code detector: our model, and `arbez` beside it, by the same rules.
+
+    python benchmarks/accuracy/codes.py --photos DIR --arbez
+    python benchmarks/accuracy/codes.py --sweep
+
+DIR holds `photos.json` (COCO format) and `photos/`. Prints Markdown; `--json FILE` keeps all
+numbers. The working threshold is chosen by `--sweep`, which looks at the synthetic set alone:
+photos are for measuring, not for tuning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from arbez_peer import SCORE_THRESHOLD as ARBEZ_THRESHOLD
+from arbez_peer import run_arbez_on
+from synthetic_set import NUM_SCENES, SEED, synthetic_set
+from threshold_sweep import choose_threshold, format_sweep, sweep
+
+from model.checkpoint import load_detector
+from model.predictor import Predictor
+from model.training.evaluation import (
+    PhotoDetections,
+    Scores,
+    evaluate_coco,
+    format_scores,
+    run_detector_on,
+)
+from model.training.ground_truth import GroundTruth
+from model.training.photo_rules import PhotoScores, format_photo_scores, judge_photos
+from model.weights_file import ModelInfo, default_cache_dir, resolve_model
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one set says about the detectors."""
+
+    name: str
+    columns: dict[str, PhotoScores]  # by detector
+    coco: Scores | None  # ours; None where the boxes are too loose for COCO's scores
+
+
+def main() -> None:
+    """Reads the command line, runs, prints and writes."""
+    options = _parse()
+    _use_cpus(options.threads)
+    path = resolve_model(options.model)
+    detector, info = load_detector(path, options.device)
+    predictor = Predictor(detector, info.config, options.device)
+    _log(f"{path}: {info.name} {info.version}, {path.stat().st_size / 1e6:.1f} MB")
+
+    annotations, folder = synthetic_set(options.cache_dir, options.scenes)
+    scenes = GroundTruth.read(annotations)
+    ours = _run("synthetic", predictor, info, scenes, folder)
+    if options.sweep:
+        points = sweep(ours, scenes)
+        print(format_sweep(points))
+        chosen = choose_threshold(points, options.most_alarms)
+        print(f"\nworking threshold: {chosen:.2f}")
+        return
+
+    threshold = info.score_threshold if options.threshold is None else options.threshold
+    title = f"{info.name} {info.version} at {threshold:g}"
+    judged = []
+    if options.photos is not None:
+        truth = GroundTruth.read(options.photos / "photos.json", limit=options.limit)
+        images = options.photos / "photos"
+        found = _run("photos", predictor, info, truth, images)
+        columns = {title: judge_photos(found, truth, threshold)}
+        if options.arbez:
+            columns |= _peer_column("photos", truth, images)
+        judged.append(Judged("Real photos", columns, None))
+    columns = {title: judge_photos(ours, scenes, threshold)}
+    if options.arbez:
+        columns |= _peer_column("synthetic", scenes, folder)
+    name = f"Synthetic validation set ({len(scenes.photos)} scenes, seed {SEED})"
+    judged.append(Judged(name, columns, evaluate_coco(ours, scenes)))
+
+    print("\n\n".join(_section(part) for part in judged))
+    if options.json is not None:
+        options.json.write_text(json.dumps(_record(info, threshold, judged), indent=2) + "\n")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Score the code detector, and arbez beside it.")
+    parser.add_argument("--model", default="default", help="name or path (default: the shipped)")
+    parser.add_argument("--photos", type=Path, help="folder with photos.json and photos/")
+    parser.add_argument("--threshold", type=float, help="working threshold (default: the model's)")
+    parser.add_argument("--arbez", action="store_true", help="run arbez too (pip install arbez)")
+    parser.add_argument("--sweep", action="store_true", help="choose a threshold, synthetic only")
+    parser.add_argument(
+        "--most-alarms",
+        type=float,
+        default=0.02,
+        help="with --sweep: share of code-free scenes that may raise an alarm (default 0.02)",
+    )
+    parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="synthetic scenes")
+    parser.add_argument("--device", default="cpu", help="torch device of our model")
+    parser.add_argument("--threads", type=int, default=2, help="CPU cores for either detector")
+    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir() / "evaluation")
+    parser.add_argument("--json", type=Path, help="where to write all numbers")
+    return parser.parse_args()
+
+
+def _use_cpus(count: int) -> None:
+    """Holds both detectors to the same cores; onnxruntime offers no setting through arbez."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    torch.set_num_threads(count)
+
+
+def _run(
+    what: str, predictor: Predictor, info: ModelInfo, truth: GroundTruth, folder: Path
+) -> list[PhotoDetections]:
+    return run_detector_on(
+        predictor, truth, folder, info.config, info.labels, progress=_progress(what)
+    )
+
+
+def _peer_column(what: str, truth: GroundTruth, folder: Path) -> dict[str, PhotoScores]:
+    found = run_arbez_on(truth, folder, _progress(f"arbez, {what}"))
+    scores = judge_photos(found, truth, ARBEZ_THRESHOLD, ignore_class=True)
+    return {f"arbez 0.2.1 at {ARBEZ_THRESHOLD:g}, class ignored": scores}
+
+
+def _section(judged: Judged) -> str:
+    parts = [f"### {judged.name}", format_photo_scores(judged.columns)]
+    if judged.coco is not None:
+        parts += [f"COCO scores of {next(iter(judged.columns))}:", format_scores(judged.coco)]
+    return "\n\n".join(parts)
+
+
+def _record(info: ModelInfo, threshold: float, judged: list[Judged]) -> dict[str, Any]:
+    return {
+        "model": info.name,
+        "version": info.version,
+        "threshold": threshold,
+        "synthetic_seed": SEED,
+        "sets": [asdict(part) for part in judged],
+    }
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """A line on stderr that counts, where a person watches."""
+
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{what}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+
+    return tell
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

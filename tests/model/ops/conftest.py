@@ -1,0 +1,19 @@
+"""Fixtures of the deformable-attention tests."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from model.ops import cpu, operators
+from tests.model.ops.attention_cases import Implementation
+
+
+@pytest.fixture
+def compiled() -> Implementation:
+    """The compiled operators; a machine with a compiler must be able to build them."""
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler here, so there are no compiled kernels to test")
+    assert cpu.available()
+    return operators

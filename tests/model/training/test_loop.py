@@ -1,0 +1,247 @@
+"""The training loop as a whole."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.checkpoint import load_detector
+from model.postprocess import select_detections
+from model.training import loop as loop_room
+from model.training.data import collate, normalise
+from model.training.loop import Trainer, TrainingFailed, train
+from model.training.matcher import NonFiniteError
+from model.training.objective import Objective
+from model.training.optimizer import build_optimizer, set_learning_rate
+from model.training.records import CacheSource, Picture
+from model.training.report import read_log
+from model.training.start import build_start, draw_code_scene, load_fitting, open_source
+from model.training.state import TrainingStateError
+from tests.model.training.tiny import (
+    LABELS,
+    quick_detector,
+    tiny_detector,
+    tiny_options,
+    tiny_trainer,
+    write_cache,
+)
+
+_TIMINGS = ("elapsed_seconds", "seconds_per_iteration")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return write_cache(tmp_path / "cache")
+
+
+class _StoppingSource(CacheSource):
+    """Sends this process SIGTERM while the n-th picture is read."""
+
+    def __init__(self, folder: Path, stop_at: int) -> None:
+        super().__init__(folder, LABELS)
+        self._stop_at = stop_at
+
+    def load(self, index: int) -> Picture:
+        self._stop_at -= 1
+        if self._stop_at == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return super().load(index)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if key not in _TIMINGS}
+        for row in read_log(folder)
+    ]
+
+
+def test_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path / "whole", resume=True, symmetries="dihedral", log_every=1)
+    whole = tiny_trainer(options, CacheSource(cache, LABELS))
+    torch.manual_seed(9)
+    expected = whole.run()
+    halves = replace(options, output=tmp_path / "halves")
+    torch.manual_seed(9)
+    # One sample picture, then two pictures a batch: the fourth batch gets the signal.
+    first = tiny_trainer(halves, _StoppingSource(cache, 1 + 3 * 2 + 1))
+    torch.manual_seed(9)
+    first.run()
+    assert first.position.iteration == 4
+    torch.manual_seed(1234)
+    second = tiny_trainer(halves, CacheSource(cache, LABELS))
+    found = second.run()
+    assert second.position.iteration == options.max_iterations
+    assert _rows(options.output) == _rows(halves.output)
+    for name, tensor in whole.detector.state_dict().items():
+        assert torch.equal(tensor, second.detector.state_dict()[name]), name
+    wanted, exported = load_detector(expected)[0], load_detector(found)[0]
+    for one, other in zip(wanted.parameters(), exported.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_two_pictures_are_learned_by_heart(tmp_path: Path) -> None:
+    source = CacheSource(write_cache(tmp_path, 2), LABELS)
+    batch = collate([source.load(0), source.load(1)])
+    torch.manual_seed(0)
+    detector = quick_detector().train()
+    options = tiny_options(tmp_path, learning_rate=2e-3, backbone_lr_factor=1.0)
+    objective, optimizer = Objective(detector, options, None), build_optimizer(detector, options)
+    steps = 100
+    for step in range(steps):
+        set_learning_rate(optimizer, min(1.0, (step + 1) / 10, 2 * (1 - step / steps)))
+        objective.losses(batch).total.backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    detector.eval()
+    with torch.inference_mode():
+        output = detector(normalise(batch.images, batch.padding_mask), batch.padding_mask)
+    found = select_detections(output.pred_logits, output.pred_boxes, [(96, 96)] * 2, 3)
+    for index, best in enumerate(found):
+        wanted = source.load(index)
+        assert best.labels[0] == wanted.labels[0]
+        assert best.scores[0] > 0.5 > best.scores[1]
+        assert abs(best.boxes_xyxy[0] - wanted.boxes[0]).max() < 5  # pixels: IoU far above 0.5
+
+
+def test_run_leaves_model_log_curve_and_samples(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path / "run", workers=1, accumulate=2, score_threshold=0.3)
+    path = tiny_trainer(options, CacheSource(cache, LABELS)).run()
+    _, info = load_detector(path)
+    assert info.labels == LABELS
+    assert info.score_threshold == 0.3
+    rows = read_log(options.output)
+    assert [row["iteration"] for row in rows] == [2, 4, 6]
+    assert all(row["total"] > 0 for row in rows)
+    assert (options.output / "loss.png").is_file()
+    assert (options.output / "samples" / "iteration_000006.jpg").is_file()
+
+
+def test_fresh_run_forgets_the_log_of_an_earlier_one(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, max_iterations=2)
+    for _ in range(2):
+        tiny_trainer(options, CacheSource(cache, LABELS)).run()
+    assert [row["iteration"] for row in read_log(tmp_path)] == [2]
+
+
+def test_run_ends_when_its_minutes_are_over(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, max_iterations=10_000, max_minutes=10)
+    trainer = tiny_trainer(options, CacheSource(cache, LABELS))
+    moments = iter(range(0, 10_000, 30))
+    trainer._clock = lambda: float(next(moments))  # half a minute a look
+    trainer.run()
+    assert 0 < trainer.position.iteration < 20
+
+
+class _BrokenObjective:
+    """Predictions that are not finite, `times` times."""
+
+    def __init__(self, real: Objective, times: int) -> None:
+        self._real = real
+        self._times = times
+
+    def losses(self, batch: Any) -> Any:
+        self._times -= 1
+        if self._times >= 0:
+            raise NonFiniteError("pred_boxes holds NaN")
+        return self._real.losses(batch)
+
+
+def _break(trainer: Trainer, times: int) -> Trainer:
+    trainer._objective = _BrokenObjective(trainer._objective, times)  # type: ignore[assignment]
+    return trainer
+
+
+def test_non_finite_losses_are_skipped_and_counted(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, max_iterations=3, log_every=1)
+    trainer = _break(tiny_trainer(options, CacheSource(cache, LABELS)), 2)
+    trainer.run()
+    assert trainer.position.iteration == 3
+    assert read_log(tmp_path)[-1]["skipped"] == 2
+
+
+def test_too_many_non_finite_losses_stop_the_run_naming_the_cause(
+    tmp_path: Path, cache: Path
+) -> None:
+    options = tiny_options(tmp_path, max_skipped=4)
+    trainer = _break(tiny_trainer(options, CacheSource(cache, LABELS)), 99)
+    with pytest.raises(TrainingFailed, match=r"4 losses in a row.*pred_boxes holds NaN"):
+        trainer.run()
+
+
+def test_damaged_training_state_is_refused(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, resume=True)
+    (tmp_path / loop_room.STATE_FILE).write_bytes(b"no state")
+    with pytest.raises(TrainingStateError, match=r"last\.pt"):
+        tiny_trainer(options, CacheSource(cache, LABELS)).run()
+
+
+def test_training_state_of_another_model_is_refused(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, max_iterations=1)
+    tiny_trainer(options, CacheSource(cache, LABELS)).run()
+    state = torch.load(tmp_path / loop_room.STATE_FILE, weights_only=True)
+    state["detector"].pop("label_enc.weight")
+    torch.save(state, tmp_path / loop_room.STATE_FILE)
+    with pytest.raises(TrainingStateError, match="does not fit"):
+        tiny_trainer(replace(options, resume=True), CacheSource(cache, LABELS)).run()
+
+
+def test_start_weights_load_what_fits_and_report_the_rest(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, max_iterations=1)
+    trainer = tiny_trainer(options, CacheSource(cache, LABELS))
+    path = trainer.run()
+    other = torch.nn.Linear(32, 5)
+    fresh = tiny_detector()
+    fresh.transformer.enc_out_class_embed = other
+    before = other.weight.clone()
+    lines = load_fitting(fresh, path)
+    assert any("enc_out_class_embed" in line for line in lines[1:])
+    assert torch.equal(other.weight, before)
+    saved, _ = load_detector(path)
+    assert torch.equal(fresh.label_enc.weight, saved.label_enc.weight)
+
+
+def test_start_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        load_fitting(tiny_detector(), file)
+
+
+def test_unknown_variant_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    options = tiny_options(tmp_path, variant="nonesuch")
+    with pytest.raises(ValueError, match=r"nonesuch.*lite-dino-r50"):
+        build_start(options, LABELS, print)
+
+
+def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:
+    pytest.importorskip("zxingcpp")
+    source, labels = open_source(tiny_options(tmp_path, live_scenes=5))
+    assert len(source) == 5
+    assert len(labels) == 5
+    first, again = (draw_code_scene(3, seed=1, max_side=128) for _ in range(2))
+    assert (first.pixels == again.pixels).all()
+    assert first.pixels.shape[0] <= 128
+
+
+def test_train_opens_coco_data_and_sizes_the_network_by_its_categories(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {
+        "images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "1.png"}],
+        "annotations": [{"image_id": 1, "category_id": 4, "bbox": [10, 10, 30, 30]}],
+        "categories": [{"id": 4, "name": "red"}, {"id": 6, "name": "blue"}],
+    }
+    annotations = tmp_path / "coco.json"
+    annotations.write_text(json.dumps(document))
+    monkeypatch.setattr(loop_room, "build_start", lambda *_: tiny_detector())
+    options = tiny_options(
+        tmp_path / "out", annotations=annotations, images=cache, max_iterations=1
+    )
+    assert load_detector(train(options))[1].labels == LABELS

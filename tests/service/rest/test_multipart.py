@@ -1,0 +1,125 @@
+"""Forms, as they come over the wire: whole, in crumbs, and broken."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import InvalidOptions
+from service.rest.multipart import Form, parse_form
+from service.rest.problems import RequestRefused
+from tests.service.rest.conftest import MakePhoto
+
+TYPE = "multipart/form-data; boundary=cut"
+
+
+def part(headers: str, body: bytes) -> bytes:
+    return b"--cut\r\n" + headers.encode() + b"\r\n\r\n" + body + b"\r\n"
+
+
+def file_part(name: str, body: bytes) -> bytes:
+    return part(f'Content-Disposition: form-data; name="f"; filename="{name}"', body)
+
+
+END = b"--cut--\r\n"
+
+
+async def parse(body: bytes, step: int = 1 << 20, content_type: str = TYPE) -> Form:
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), step):
+            yield body[start : start + step]
+
+    return await parse_form(content_type, chunks(), max_files=3)
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+async def test_a_form_in_crumbs_is_the_same_form(step: int) -> None:
+    content = bytes(range(256)) * 3 + b"\r\n--cu"
+    threshold = part('Content-Disposition: form-data; name="threshold"', b"0.5")
+    body = file_part("a.jpg", content) + threshold + file_part("ü.jpg", b"") + END
+    form = await parse(body, step)
+    assert [(file.name, file.data) for file in form.files] == [("a.jpg", content), ("ü.jpg", b"")]
+    assert form.fields == (("threshold", "0.5"),)
+
+
+async def test_a_part_with_an_images_type_is_a_file_without_a_name() -> None:
+    headers = 'Content-Disposition: form-data; name="photo"\r\nContent-Type: image/jpeg'
+    form = await parse(part(headers, b"abc") + END)
+    assert [(file.name, file.data) for file in form.files] == [("photo", b"abc")]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"", TYPE),
+        (b"nothing of a form", TYPE),
+        (file_part("a", b"abc"), TYPE),
+        (file_part("a", b"abc")[:-20], TYPE),
+        (b"--cut\r\nno colon\r\n\r\nabc\r\n" + END, TYPE),
+        (file_part("a", b"abc") + END, "multipart/form-data"),
+        (file_part("a", b"abc") + END, "multipart/form-data; boundary=" + "x" * 300),
+        (part("X-Long: " + "y" * 9000, b"abc") + END, TYPE),
+        (part('Content-Disposition: form-data; name="a"', b"\xff\xfe") + END, TYPE),
+    ],
+)
+async def test_a_broken_form_is_refused(body: bytes, content_type: str) -> None:
+    with pytest.raises(RequestRefused, match="malformed") as caught:
+        await parse(body, content_type=content_type)
+    assert caught.value.status == 400
+
+
+async def test_too_many_files_are_refused() -> None:
+    with pytest.raises(InvalidOptions, match="more than the 3 files"):
+        await parse(file_part("a", b"abc") * 4 + END)
+
+
+async def test_too_many_fields_are_refused() -> None:
+    with pytest.raises(InvalidOptions, match="more than 32 fields"):
+        await parse(part('Content-Disposition: form-data; name="a"', b"1") * 33 + END)
+
+
+async def test_a_long_field_is_taken_for_a_forgotten_file_name() -> None:
+    with pytest.raises(InvalidOptions, match="give it a file name"):
+        await parse(part('Content-Disposition: form-data; name="a"', b"x" * 5000) + END)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.integers(1, 50))
+async def test_any_body_is_a_form_or_refused(body: bytes, step: int) -> None:
+    for candidate in (body, b"--cut\r\n" + body, file_part("a", body) + END):
+        try:
+            form = await parse(candidate, step)
+        except (RequestRefused, InvalidOptions):
+            continue
+        assert all(file.name is not None for file in form.files)
+
+
+async def test_a_form_without_a_file_answers_400(client: httpx.AsyncClient) -> None:
+    response = await client.post(
+        "/detect",
+        content=part('Content-Disposition: form-data; name="threshold"', b"0.5") + END,
+        headers={"Content-Type": TYPE},
+    )
+    assert response.status_code == 400
+    assert "no file" in response.json()["detail"]
+
+
+async def test_an_unknown_field_answers_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+    response = await client.post("/detect", files={"f": ("a.jpg", photo())}, data={"foo": "1"})
+    assert response.status_code == 422
+    assert "'foo'" in response.json()["detail"]
+
+
+async def test_a_malformed_form_answers_400(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", content=b"abc", headers={"Content-Type": TYPE})
+    assert response.status_code == 400
+    assert response.json()["code"] == "malformed_form"
+
+
+async def test_a_fourth_file_answers_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+    response = await client.post("/detect", files=[("f", ("a.jpg", photo()))] * 4)
+    assert response.status_code == 422

@@ -1,0 +1,99 @@
+"""The API's description is complete, and true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+from starlette.routing import Route
+
+from service.errors import all_error_types
+from service.rest import create_app, examples, schemas
+from service.settings import load_settings
+from tests.service.rest.standin import StandIn
+
+# Pages and files for browsers are no part of the API.
+PAGES = {"/", "/docs", "/openapi.json"}
+
+
+@pytest.fixture
+def document(standin: StandIn) -> dict[str, Any]:
+    return create_app(standin.as_detector(), load_settings()).openapi()
+
+
+def test_every_route_is_described(standin: StandIn, document: dict[str, Any]) -> None:
+    app = create_app(standin.as_detector(), load_settings())
+    routes = {route.path: route.methods for route in app.routes if isinstance(route, Route)}
+    described = {
+        path: {verb.upper() for verb in verbs} for path, verbs in document["paths"].items()
+    }
+    assert set(described) == set(routes) - PAGES
+    for path, verbs in described.items():
+        assert verbs == (routes[path] or set()) - {"HEAD"}
+
+
+def test_every_error_has_an_example_under_its_status(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/detect"]["post"]["responses"]
+    described = {
+        name: example["value"]["status"] == int(status)
+        for status, response in responses.items()
+        if status != "200"
+        for name, example in response["content"]["application/problem+json"]["examples"].items()
+    }
+    assert {error.code for error in all_error_types()} <= set(described)
+    assert all(described.values())
+
+
+@pytest.mark.parametrize(
+    ("schema", "example"),
+    [
+        (schemas.Answer, examples.ANSWER),
+        (schemas.Answers, examples.ANSWERS),
+        (schemas.CocoAnswer, examples.COCO),
+        (schemas.Models, examples.MODELS),
+        (schemas.Samples, examples.SAMPLES),
+        *[(schemas.Problem, problem) for problem in examples.detect_problems().values()],
+    ],
+)
+def test_examples_follow_their_schemas(schema: type[BaseModel], example: dict[str, Any]) -> None:
+    schema.model_validate(example)
+
+
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
+    def references(node: object) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if "$ref" in node else []
+            return own + [found for child in node.values() for found in references(child)]
+        if isinstance(node, list):
+            return [found for child in node for found in references(child)]
+        return []
+
+    found = references(document)
+    assert found
+    for reference in found:
+        target: Any = document
+        for step in reference.removeprefix("#/").split("/"):
+            target = target[step]
+
+
+def test_options_tell_this_models_classes_and_defaults(document: dict[str, Any]) -> None:
+    parameters = {item["name"]: item for item in document["paths"]["/detect"]["post"]["parameters"]}
+    assert parameters["threshold"]["schema"]["default"] == 0.5
+    assert parameters["labels"]["schema"]["items"]["enum"][0] == "qr_code"
+    assert parameters["format"]["schema"]["enum"] == ["json", "coco", "image"]
+    assert parameters["max_detections"]["schema"]["maximum"] == 100
+
+
+async def test_the_served_document_is_the_same(
+    client: httpx.AsyncClient, document: dict[str, Any]
+) -> None:
+    served = (await client.get("/openapi.json")).json()
+    assert served["openapi"] == "3.1.0"
+    assert set(served["paths"]) == set(document["paths"])
+
+
+def test_a_validator_of_the_standard_accepts_it(document: dict[str, Any]) -> None:
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(document)

@@ -1,0 +1,126 @@
+"""Errors over HTTP: the one table, and the form of an error's answer."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+import structlog
+
+from service.errors import (
+    DeadlineExceeded,
+    DetectionError,
+    InvalidImage,
+    NotReady,
+    Overloaded,
+    ShuttingDown,
+    all_error_types,
+)
+from service.rest import schemas
+from service.rest.problems import ERROR_KINDS, error_kind
+from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.standin import StandIn
+
+
+def test_the_table_covers_every_error() -> None:
+    assert set(ERROR_KINDS) == set(all_error_types())
+
+
+def test_a_more_special_error_takes_the_row_of_its_parent() -> None:
+    class Blurred(InvalidImage):
+        code = "blurred"
+
+    assert error_kind(Blurred("x")) == ERROR_KINDS[InvalidImage]
+    assert error_kind(DetectionError("x")).status == 500
+
+
+@pytest.mark.parametrize("error_class", all_error_types())
+async def test_each_error_is_told_as_a_problem(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn, error_class: type[DetectionError]
+) -> None:
+    standin.error = error_class("what was wrong")
+    response = await client.post("/detect", content=photo(), headers={"X-Request-Id": "mine"})
+    kind = ERROR_KINDS[error_class]
+    assert response.status_code == kind.status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = schemas.Problem.model_validate_json(response.content)
+    assert problem == schemas.Problem(
+        type=f"urn:lite-detr:problem:{error_class.code}",
+        title=kind.title,
+        status=kind.status,
+        detail="what was wrong",
+        code=error_class.code,
+        request_id="mine",
+    )
+
+
+@pytest.mark.parametrize("error_class", [Overloaded, NotReady, ShuttingDown])
+async def test_an_error_of_the_moment_says_when_to_come_back(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn, error_class: type[DetectionError]
+) -> None:
+    standin.error = error_class("later")
+    response = await client.post("/detect", content=photo())
+    assert int(response.headers["retry-after"]) >= 1
+    standin.error = error_class("later", retry_after_seconds=17)
+    response = await client.post("/detect", content=photo())
+    assert response.headers["retry-after"] == "17"
+
+
+async def test_a_passed_deadline_does_not_ask_to_come_back(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+) -> None:
+    standin.error = DeadlineExceeded("late")
+    assert "retry-after" not in (await client.post("/detect", content=photo())).headers
+
+
+async def test_an_unknown_exception_is_logged_whole_and_answered_bare(
+    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+) -> None:
+    standin.error = ZeroDivisionError("secret")
+    with structlog.testing.capture_logs() as logs:
+        response = await client.post("/detect", content=photo(), headers={"X-Request-Id": "mine"})
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal"
+    assert response.json()["request_id"] == "mine"
+    assert "secret" not in response.text
+    assert [(log["event"], log["request_id"]) for log in logs] == [("unexpected error", "mine")]
+
+
+async def test_a_wrong_path_answers_404_as_a_problem(client: httpx.AsyncClient) -> None:
+    response = await client.get("/detekt")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "/detekt" in schemas.Problem.model_validate_json(response.content).detail
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/detect"), ("POST", "/healthz")])
+async def test_a_wrong_method_answers_405_and_names_the_right_one(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    response = await client.request(method, path)
+    assert response.status_code == 405
+    assert response.json()["code"] == "method_not_allowed"
+    assert response.headers["allow"]
+
+
+async def test_a_body_that_cannot_be_an_image_answers_415(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", json={"image": "abc"})
+    assert response.status_code == 415
+    assert "application/json" in response.json()["detail"]
+
+
+async def test_an_empty_body_answers_400(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect")
+    assert response.status_code == 400
+    assert "empty" in response.json()["detail"]
+
+
+async def test_a_truncated_jpeg_answers_400(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+    response = await client.post("/detect", content=photo()[:400])
+    assert response.status_code == 400
+    assert "truncated" in response.json()["detail"]
+
+
+async def test_too_many_pixels_answer_413(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+    response = await client.post("/detect", content=photo((2100, 2000), "PNG"))
+    assert response.status_code == 413
+    assert "2100 x 2000" in response.json()["detail"]
