@@ -6,15 +6,15 @@ forward twice": a layer's output box may send its gradient into the layer before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.deformable_attention import DeformableAttention
+from model.levels import Levels
 from model.position_encoding import encode_boxes
 from model.query_selection import inverse_sigmoid
 
@@ -25,9 +25,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, num_layers: int) -> None:
         super().__init__()
         widths = [inputs, *[hidden] * (num_layers - 1), outputs]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
@@ -43,14 +41,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         d_model = config.d_model
         # The official decoder ignores proj_key and same_loc: they are encoder settings.
-        self.cross_attn = DeformableAttention(
-            d_model,
-            config.num_heads,
-            config.num_feature_levels,
-            config.decoder_points,
-            key_aware=config.key_aware,
-            query_projection=config.interleaved,
-        )
+        self.cross_attn = DeformableAttention(config, config.decoder_points)
         self.norm1 = nn.LayerNorm(d_model)
         self.self_attn = nn.MultiheadAttention(d_model, config.num_heads, batch_first=True)
         self.norm2 = nn.LayerNorm(d_model)
@@ -63,20 +54,16 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         query_position: Tensor,
         reference_boxes: Tensor,
-        memory: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-        padding_mask: Tensor | None,
+        memory: Levels,
         attention_mask: Tensor | None,
     ) -> Tensor:
         """[B, Q, d] queries -> [B, Q, d]; `reference_boxes` [B, Q, L, 4]."""
         q = x + query_position
         attended, _ = self.self_attn(q, q, x, attn_mask=attention_mask, need_weights=False)
         x = self.norm2(x + attended)
-        attended = self.cross_attn(
-            x + query_position, reference_boxes, memory, spatial_shapes, padding_mask
-        )
-        x = self.norm1(x + attended)
-        return self.norm3(x + self.linear2(F.relu(self.linear1(x))))  # type: ignore[no-any-return]
+        x = self.norm1(x + self.cross_attn(x + query_position, reference_boxes, memory))
+        updated: Tensor = self.norm3(x + self.linear2(F.relu(self.linear1(x))))
+        return updated
 
 
 @dataclass(frozen=True)
@@ -116,10 +103,7 @@ class Decoder(nn.Module):
         self,
         content: Tensor,
         reference_logits: Tensor,
-        memory: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-        valid_ratios: Tensor,
-        padding_mask: Tensor | None,
+        memory: Levels,
         attention_mask: Tensor | None = None,
     ) -> DecoderStates:
         """Runs the layers.
@@ -127,13 +111,10 @@ class Decoder(nn.Module):
         Args:
             content: [B, Q, d].
             reference_logits: [B, Q, 4], boxes before the sigmoid.
-            memory: [B, S, d].
-            spatial_shapes: (H, W) of each level.
-            valid_ratios: [B, L, 2].
-            padding_mask: bool [B, S], True on padding, or None.
+            memory: the encoder's output.
             attention_mask: bool [Q, Q], True where a query may not see another, or None.
         """
-        ratios = torch.cat((valid_ratios, valid_ratios), dim=-1)[:, None]  # [B, 1, L, 4]
+        ratios = memory.valid_ratios.repeat(1, 1, 2)[:, None]  # [B, 1, L, 4]
         x, boxes = content, reference_logits.sigmoid()
         received = boxes  # with its gradient; `boxes` goes on without
         hidden, references = [], []
@@ -142,15 +123,7 @@ class Decoder(nn.Module):
             query_position = self.ref_point_head(
                 encode_boxes(boxes_by_level[:, :, 0], content.shape[-1])
             )
-            x = layer(
-                x,
-                query_position,
-                boxes_by_level,
-                memory,
-                spatial_shapes,
-                padding_mask,
-                attention_mask,
-            )
+            x = layer(x, query_position, boxes_by_level, memory, attention_mask)
             hidden.append(self.norm(x))
             references.append(received)
             if len(hidden) < len(self.layers):

@@ -8,11 +8,12 @@ query-key products at the sampled locations. Parameter names are the official on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from model.config import ModelConfig
+from model.levels import Levels
 from model.ops import key_aware_deform_attn, ms_deform_attn
 
 
@@ -20,37 +21,36 @@ class DeformableAttention(nn.Module):
     """Deformable attention over several feature levels.
 
     Args:
-        d_model: channels of a token.
-        num_heads: heads; d_model / num_heads channels each.
-        num_levels: feature levels.
+        config: the architecture; gives channels, heads, levels and whether keys are sampled.
         num_points: sampling points a head and level.
-        key_aware: weights from sampled keys; otherwise from a linear layer on the query.
         separate_keys: keys have a projection of their own; otherwise keys are the values.
         same_loc: one set of offsets shared by all levels.
-        query_projection: whether `query_proj` exists (Lite models carry it even when unused).
     """
 
     def __init__(
         self,
-        d_model: int,
-        num_heads: int,
-        num_levels: int,
+        config: ModelConfig,
         num_points: int,
         *,
-        key_aware: bool,
         separate_keys: bool = False,
         same_loc: bool = False,
-        query_projection: bool = True,
     ) -> None:
         super().__init__()
+        d_model, num_heads, num_levels = (
+            config.d_model,
+            config.num_heads,
+            config.num_feature_levels,
+        )
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.key_aware, self.offset_levels = key_aware, 1 if same_loc else num_levels
+        self.key_aware, self.offset_levels = config.key_aware, 1 if same_loc else num_levels
         self.sampling_offsets = nn.Linear(d_model, num_heads * self.offset_levels * num_points * 2)
-        if not key_aware:
+        if not self.key_aware:
             self.attention_weights = nn.Linear(d_model, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(d_model, d_model)
         self.key_proj = nn.Linear(d_model, d_model) if separate_keys else None
-        self.query_proj = nn.Linear(d_model, d_model) if query_projection or key_aware else None
+        # Lite models carry a query projection even where it is unused.
+        has_query = config.key_aware or config.interleaved
+        self.query_proj = nn.Linear(d_model, d_model) if has_query else None
         self.output_proj = nn.Linear(d_model, d_model)
         self.reset_parameters()
 
@@ -73,51 +73,42 @@ class DeformableAttention(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(
-        self,
-        query: Tensor,
-        reference_points: Tensor,
-        tokens: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-        padding_mask: Tensor | None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, reference_points: Tensor, memory: Levels) -> Tensor:
         """Attends from each query to the levels' tokens around its reference.
 
         Args:
             query: [B, Q, d], position already added.
-            reference_points: [B, Q, L, 2] points or [B, Q, L, 4] cxcywh boxes, 0..1 of the padded map.
-            tokens: [B, S, d], levels concatenated.
-            spatial_shapes: (H, W) of each level.
-            padding_mask: bool [B, S], True on padding, or None.
+            reference_points: [B, Q, L, 2] points or [B, Q, L, 4] cxcywh boxes; 0..1 of the
+                padded map.
+            memory: the levels attended to.
 
         Returns:
             [B, Q, d].
         """
-        batch, num_queries, d_model = query.shape
-        per_head = (self.num_heads, d_model // self.num_heads)
-        value = self._projected(self.value_proj, tokens, padding_mask).unflatten(-1, per_head)
+        batch, num_queries, _ = query.shape
+        value = self._projected(self.value_proj, memory)
         offsets = self.sampling_offsets(query).view(
             batch, num_queries, self.num_heads, self.offset_levels, self.num_points, 2
         )
+        shapes = memory.spatial_shapes
         if self.key_aware:
             assert self.query_proj is not None
-            key = None
-            if self.key_proj is not None:
-                key = self._projected(self.key_proj, tokens, padding_mask).unflatten(-1, per_head)
-            projected_query = self.query_proj(query).unflatten(-1, per_head)
+            key = None if self.key_proj is None else self._projected(self.key_proj, memory)
             attended = key_aware_deform_attn(
-                projected_query, key, value, spatial_shapes, reference_points, offsets
+                self._by_head(self.query_proj(query)), key, value, shapes, reference_points, offsets
             )
         else:
             logits = self.attention_weights(query).view(
                 batch, num_queries, self.num_heads, self.num_levels * self.num_points
             )
-            attended = ms_deform_attn(value, spatial_shapes, reference_points, offsets, logits)
-        return self.output_proj(attended)  # type: ignore[no-any-return]
+            attended = ms_deform_attn(value, shapes, reference_points, offsets, logits)
+        output: Tensor = self.output_proj(attended)
+        return output
 
-    @staticmethod
-    def _projected(layer: nn.Linear, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
-        projected: Tensor = layer(tokens)
-        if padding_mask is None:
-            return projected
-        return projected.masked_fill(padding_mask[..., None], 0.0)
+    def _projected(self, layer: nn.Linear, memory: Levels) -> Tensor:
+        """[B, S, M, D], zero on padding."""
+        return self._by_head(layer(memory.tokens).masked_fill(memory.padding_mask[..., None], 0.0))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """[B, N, d] -> [B, N, M, D]."""
+        return x.view(*x.shape[:2], self.num_heads, -1)

@@ -60,14 +60,15 @@ class LiteDETR(nn.Module):
         Raises:
             ValueError: where shapes do not fit one another.
         """
-        levels = self._levels(images, padding_mask)
-        memory = self.transformer.encode(levels)
-        proposals = self.transformer.propose(memory, levels)
+        memory = self.transformer.encode(self._levels(images, padding_mask))
+        proposals = self.transformer.propose(memory)
         content = self.transformer.content(proposals)
-        states = self._decode(content, proposals.reference_logits, memory, levels)
+        states: DecoderStates = self.transformer.decoder(
+            content, proposals.reference_logits, memory
+        )
         hidden, reference = states.hidden[-1], states.references[-1]
         boxes = (self.bbox_embed[-1](hidden) + inverse_sigmoid(reference)).sigmoid()
-        return DetectorOutput(self.class_embed[-1](hidden), boxes, memory)
+        return DetectorOutput(self.class_embed[-1](hidden), boxes, memory.tokens)
 
     def forward_training(
         self, images: Tensor, padding_mask: Tensor, denoising: DenoisingQueries | None
@@ -77,9 +78,8 @@ class LiteDETR(nn.Module):
         Raises:
             ValueError: where shapes do not fit one another.
         """
-        levels = self._levels(images, padding_mask)
-        memory = self.transformer.encode(levels)
-        proposals = self.transformer.propose(memory, levels)
+        memory = self.transformer.encode(self._levels(images, padding_mask))
+        proposals = self.transformer.propose(memory)
         content = self.transformer.content(proposals)
         reference_logits = proposals.reference_logits.detach()
         mask = None
@@ -87,7 +87,7 @@ class LiteDETR(nn.Module):
             content = torch.cat((denoising.content, content), dim=1)
             reference_logits = torch.cat((denoising.reference_logits, reference_logits), dim=1)
             mask = denoising.attention_mask
-        states = self._decode(content, reference_logits, memory, levels, mask)
+        states: DecoderStates = self.transformer.decoder(content, reference_logits, memory, mask)
         per_layer = zip(
             self.bbox_embed, self.class_embed, states.hidden, states.references, strict=True
         )
@@ -116,25 +116,6 @@ class LiteDETR(nn.Module):
             )
         maps = self.backbone[0](images)
         return build_levels(maps, self.input_proj, self.transformer.level_embed, padding_mask)
-
-    def _decode(
-        self,
-        content: Tensor,
-        reference_logits: Tensor,
-        memory: Tensor,
-        levels: Levels,
-        attention_mask: Tensor | None = None,
-    ) -> DecoderStates:
-        states: DecoderStates = self.transformer.decoder(
-            content,
-            reference_logits,
-            memory,
-            levels.spatial_shapes,
-            levels.valid_ratios,
-            levels.padding_mask,
-            attention_mask,
-        )
-        return states
 
 
 def build_detector(config: ModelConfig) -> LiteDETR:

@@ -7,6 +7,7 @@ tokens only in the last layer of each block, with a narrow FFN of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.deformable_attention import DeformableAttention
+from model.levels import Levels
 
 
 def cell_reference_points(
@@ -51,14 +53,10 @@ class EncoderLayer(nn.Module):
         super().__init__()
         d_model, width = config.d_model, config.encoder_feedforward
         self.self_attn = DeformableAttention(
-            d_model,
-            config.num_heads,
-            config.num_feature_levels,
+            config,
             config.encoder_points,
-            key_aware=config.key_aware,
             separate_keys=config.separate_keys,
             same_loc=config.same_loc,
-            query_projection=config.interleaved,
         )
         self.norm1 = nn.LayerNorm(d_model)
         self.linear1 = nn.Linear(d_model, width)
@@ -71,28 +69,32 @@ class EncoderLayer(nn.Module):
             self.norm22 = nn.LayerNorm(d_model)
 
     def forward(
-        self,
-        queries: Tensor,
-        position: Tensor,
-        reference_points: Tensor,
-        tokens: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-        padding_mask: Tensor | None,
-        num_low: int,
+        self, levels: Levels, position: Tensor, reference_points: Tensor, start: int, num_low: int
     ) -> Tensor:
-        """Updates `queries` [B, Q, d] from `tokens` [B, S, d]; `num_low` leading ones are low-level."""
-        attended = self.self_attn(
-            queries + position, reference_points, tokens, spatial_shapes, padding_mask
-        )
+        """Updates the tokens from `start` on.
+
+        Args:
+            levels: all tokens, which serve as keys and values.
+            position: [B, S - start, d] of the updated tokens.
+            reference_points: [B, S - start, L, 2] of the updated tokens.
+            start: the first token to update.
+            num_low: how many leading tokens of all are low-level.
+
+        Returns:
+            [B, S - start, d].
+        """
+        queries = levels.tokens[:, start:]
+        attended = self.self_attn(queries + position, reference_points, levels)
         x = self.norm1(queries + attended)
         if not self.small_expand:
             return self._feedforward(x)
-        low, high = x[:, :num_low], x[:, num_low:]
+        low, high = x[:, : num_low - start], x[:, num_low - start :]
         low = self.norm22(low + self.linear22(F.relu(self.linear12(low))))
         return torch.cat((low, self._feedforward(high)), dim=1)
 
     def _feedforward(self, x: Tensor) -> Tensor:
-        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))  # type: ignore[no-any-return]
+        updated: Tensor = self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+        return updated
 
 
 class InterleavedEncoder(nn.Module):
@@ -107,45 +109,19 @@ class InterleavedEncoder(nn.Module):
         self.num_low_levels = config.num_feature_levels - config.high_level_scales
         self.interleaved = config.interleaved
         self.layers = nn.ModuleList(
-            EncoderLayer(config, small_expand=config.interleaved and self._ends_block(index))
+            EncoderLayer(config, small_expand=config.interleaved and self._updates_all(index))
             for index in range(config.encoder_layers)
         )
 
-    def _ends_block(self, index: int) -> bool:
+    def _updates_all(self, index: int) -> bool:
         return not self.interleaved or (index + 1) % self.layers_per_block == 0
 
-    def forward(
-        self,
-        tokens: Tensor,
-        position: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-        valid_ratios: Tensor,
-        padding_mask: Tensor | None,
-    ) -> Tensor:
-        """Encodes all tokens.
-
-        Args:
-            tokens: [B, S, d].
-            position: [B, S, d], level embedding included.
-            spatial_shapes: (H, W) of each level.
-            valid_ratios: [B, L, 2].
-            padding_mask: bool [B, S], True on padding, or None.
-
-        Returns:
-            memory [B, S, d].
-        """
-        reference_points = cell_reference_points(spatial_shapes, valid_ratios)
-        num_low = sum(h * w for h, w in spatial_shapes[: self.num_low_levels])
+    def forward(self, levels: Levels) -> Tensor:
+        """Encodes all tokens: memory [B, S, d]."""
+        points = cell_reference_points(levels.spatial_shapes, levels.valid_ratios)
+        num_low = sum(h * w for h, w in levels.spatial_shapes[: self.num_low_levels])
         for index, layer in enumerate(self.layers):
-            start = 0 if self._ends_block(index) else num_low
-            updated = layer(
-                tokens[:, start:],
-                position[:, start:],
-                reference_points[:, start:],
-                tokens,
-                spatial_shapes,
-                padding_mask,
-                num_low,
-            )
-            tokens = torch.cat((tokens[:, :start], updated), dim=1) if start else updated
-        return tokens
+            start = 0 if self._updates_all(index) else num_low
+            updated = layer(levels, levels.position[:, start:], points[:, start:], start, num_low)
+            levels = replace(levels, tokens=torch.cat((levels.tokens[:, :start], updated), dim=1))
+        return levels.tokens

@@ -37,19 +37,18 @@ class Levels:
 def input_projections(channels: Sequence[int], config: ModelConfig) -> nn.ModuleList:
     """1x1 convolutions on the backbone's maps, then 3x3 strided ones for the coarser levels."""
     d_model = config.d_model
-    projections: list[nn.Sequential] = []
-    for width in channels:
-        conv = nn.Conv2d(width, d_model, 1)
-        projections.append(nn.Sequential(conv, nn.GroupNorm(_GROUPS, d_model)))
+    convolutions = [nn.Conv2d(width, d_model, 1) for width in channels]
     width = channels[-1]
     for _ in range(config.num_feature_levels - len(channels)):
-        conv = nn.Conv2d(width, d_model, 3, stride=2, padding=1)
-        projections.append(nn.Sequential(conv, nn.GroupNorm(_GROUPS, d_model)))
+        convolutions.append(nn.Conv2d(width, d_model, 3, stride=2, padding=1))
         width = d_model
-    for projection in projections:
-        nn.init.xavier_uniform_(projection[0].weight)
-        nn.init.zeros_(projection[0].bias)  # type: ignore[arg-type]
-    return nn.ModuleList(projections)
+    for convolution in convolutions:
+        nn.init.xavier_uniform_(convolution.weight)
+        assert convolution.bias is not None
+        nn.init.zeros_(convolution.bias)
+    return nn.ModuleList(
+        nn.Sequential(convolution, nn.GroupNorm(_GROUPS, d_model)) for convolution in convolutions
+    )
 
 
 def build_levels(
@@ -88,7 +87,7 @@ def build_levels(
 
 
 def _resized_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """bool [B, H, W] -> bool [B, *shape], nearest neighbour."""
+    """Nearest neighbour: bool [B, H, W] -> bool [B, *shape]."""
     return F.interpolate(padding_mask[None].float(), size=shape)[0].bool()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ def class_head(config: ModelConfig) -> nn.Linear:
 
 
 def gather_rows(rows: Tensor, indices: Tensor) -> Tensor:
-    """rows [B, S, F] at indices [B, Q] -> [B, Q, F]."""
+    """The rows of [B, S, F] at indices [B, Q]: [B, Q, F]."""
     return rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[-1]))
 
 
@@ -94,21 +94,16 @@ class Transformer(nn.Module):
                 if parameter.dim() > 1 and not resets_itself:
                     nn.init.xavier_uniform_(parameter)
 
-    def encode(self, levels: Levels) -> Tensor:
-        """The encoder's memory [B, S, d]."""
-        memory: Tensor = self.encoder(
-            levels.tokens,
-            levels.position,
-            levels.spatial_shapes,
-            levels.valid_ratios,
-            levels.padding_mask,
-        )
-        return memory
+    def encode(self, levels: Levels) -> Levels:
+        """The memory: the levels with their tokens encoded."""
+        return replace(levels, tokens=self.encoder(levels))
 
-    def propose(self, memory: Tensor, levels: Levels) -> Proposals:
+    def propose(self, memory: Levels) -> Proposals:
         """Scores every token and selects as many as there are queries (or tokens, if fewer)."""
-        anchors, valid = propose_boxes(levels.padding_mask, levels.spatial_shapes, memory.dtype)
-        tokens = memory.masked_fill(~valid[..., None], 0.0)
+        anchors, valid = propose_boxes(
+            memory.padding_mask, memory.spatial_shapes, memory.tokens.dtype
+        )
+        tokens = memory.tokens.masked_fill(~valid[..., None], 0.0)
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = self.enc_out_class_embed(tokens)
         best = logits.detach().amax(-1)

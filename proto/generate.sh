@@ -4,7 +4,7 @@
 # PYTHON has grpcio-tools; ROOT is where service/ and lite_detr_client/ are (default: here).
 #
 # Services need no generated code: the four methods stand in service/rpc/server.py and
-# lite_detr_client/methods.py, so neither side is tied to one version of grpcio.
+# lite_detr_client/grpc_wire.py, so neither side is tied to one version of grpcio.
 set -eu
 
 proto=$(dirname "$0")

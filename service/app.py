@@ -32,6 +32,7 @@ from service.wiring import Spine, open_spine
 
 _EXIT_FAILED = 1
 _EXIT_SIGNALLED = 128  # plus the signal's number, as shells do
+_LAST_ANSWERS_SECONDS = 0.5
 _ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
 
 _log = structlog.get_logger(__name__)
@@ -69,12 +70,16 @@ async def _serve(settings: Settings) -> int:
     listeners = _listen_all(settings)
     if listeners is None:
         return _EXIT_FAILED
+    servers: list[HttpServer] = []
+    tasks: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
         for listener in listeners:
             stack.callback(listener.close)
+        # After the spine: what it gave up on leaving still gets its answer over HTTP.
+        stack.push_async_callback(_end_servers, servers, tasks)
         spine = await stack.enter_async_context(open_spine(settings))
-        servers = _build_servers(settings, spine, listeners)
-        tasks = [asyncio.create_task(server.run_until_drained()) for server in servers]
+        servers += _build_servers(settings, spine, listeners)
+        tasks += [asyncio.create_task(server.run_until_drained()) for server in servers]
         url = _url(settings.host, servers[0].port)
         _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")
         for server in servers[1:]:
@@ -109,6 +114,9 @@ async def _serve_until(
             _say(f"Ready after {time.monotonic() - started:.1f} s. Try it in a browser, or:")
             _say(f"  curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/detect")
         await asyncio.wait({stopped, *servers}, return_when=asyncio.FIRST_COMPLETED)
+        for server in servers:
+            if server.done():  # only when something went wrong: have it raised here
+                server.result()
     finally:
         stopped.cancel()
 
@@ -132,8 +140,20 @@ async def _drain(
     deadline = time.monotonic() + settings.drain_timeout_seconds
     for server in servers:
         server.drain()
-    await asyncio.wait(tasks, timeout=settings.drain_timeout_seconds + 1)
+    await asyncio.wait(tasks, timeout=settings.drain_timeout_seconds)
     return await spine.detector.drain(max(0.0, deadline - time.monotonic()))
+
+
+async def _end_servers(servers: list[HttpServer], tasks: list[asyncio.Task[None]]) -> None:
+    """Ends servers that did not drain in time."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=_LAST_ANSWERS_SECONDS)
+        for server in servers:
+            server.give_up()
+        await asyncio.wait(tasks, timeout=_LAST_ANSWERS_SECONDS)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _build_servers(
@@ -172,11 +192,11 @@ def _stop_on_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
 
     def on_first(number: signal.Signals) -> None:
-        _say(f"{number.name}: finishing what was accepted; once more ends at once")
         stop.set()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
             signal.signal(each, _end_at_once)
+        _say(f"{number.name}: finishing what was accepted; once more ends at once")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_first, number)

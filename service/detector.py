@@ -21,7 +21,6 @@ from service.batcher import Batcher, EngineAnswer
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
-    InvalidImage,
     NotReady,
     Overloaded,
     ShuttingDown,
@@ -30,7 +29,7 @@ from service.images import ImageLimits, decode_image
 from service.metrics import Metrics
 from service.scheduler import Job
 from service.selection import Selection, resolve_options
-from service.slots import SlotImage, SlotLease, SlotPool, largest_bucket_pixels
+from service.slots import SlotImage, SlotLease, SlotPool
 from service.types import DetectOptions, DetectResult, StageTimings
 
 _NOT_READY_RETRY_SECONDS = 2
@@ -93,7 +92,6 @@ class Detector:
         self._pool = pool
         self._batcher = batcher
         self._limits = limits
-        self._largest_bucket = largest_bucket_pixels(model.config)
         self._decoders = ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
         self._draining = False
         self._refusing = False
@@ -267,12 +265,6 @@ class Detector:
         decoded = decode_image(data, self.model.config, self._limits.images)
         height, width = decoded.pixels.shape[:2]
         padded = padded_size(height, width, self.model.config.bucket_stride)
-        if padded[0] * padded[1] > self._largest_bucket:
-            original = decoded.original_size
-            raise InvalidImage(
-                f"the image is too elongated: {original[1]} x {original[0]} pixels become "
-                f"{width} x {height} for the network"
-            )
         image = SlotImage((height, width), padded, decoded.original_size)
         lease.write_image(decoded.pixels, image)
         return _Decoded(image, (time.perf_counter() - started) * 1000)

@@ -20,8 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -45,10 +43,6 @@ from service.messages import (
     Stop,
 )
 from service.slots import SlotMemory
-
-if TYPE_CHECKING:
-    from model.predictor import Predictor
-    from model.weights_file import ModelInfo
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _EXIT_BROKEN_DEVICE = 70
@@ -157,15 +151,6 @@ def open_device(start: Start) -> Device:
     from service.torch_device import TorchDevice  # noqa: PLC0415
 
     return TorchDevice(start.model_path, start.device, start.threads)
-
-
-def load_predictor(
-    path: Path | str, device: str = "auto", threads: int = 0
-) -> tuple[Predictor, ModelInfo]:
-    """Loads a model as an engine does, for offline use: `service.torch_device.load_predictor`."""
-    from service import torch_device  # noqa: PLC0415
-
-    return torch_device.load_predictor(path, device, threads)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -55,7 +55,6 @@ class HttpServer(uvicorn.Server):
                 backlog=_BACKLOG,
                 limit_concurrency=settings.max_connections + 1,
                 timeout_keep_alive=settings.keep_alive_timeout_seconds,
-                timeout_graceful_shutdown=max(1, round(settings.drain_timeout_seconds)),
             )
         )
 
@@ -71,6 +70,10 @@ class HttpServer(uvicorn.Server):
     def drain(self) -> None:
         """Takes no new connection, lets every open one finish its request, then ends."""
         self.should_exit = True
+
+    def give_up(self) -> None:
+        """Ends without waiting for requests that are still open."""
+        self.should_exit = self.force_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

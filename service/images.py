@@ -8,6 +8,7 @@ resizes by the model's own rule. Pillow does the decoding and gives up the GIL w
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,6 +184,7 @@ def _prepare_pillow() -> tuple[ModuleType, ...]:
     Image.MAX_IMAGE_PIXELS = None
     # Odd metadata in a stranger's photo is no news for our operator.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     return (
         BmpImagePlugin,
         GifImagePlugin,

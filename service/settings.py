@@ -72,7 +72,6 @@ class Settings(BaseSettings):
 
     # What a request may weigh and how long it may take.
     max_body_bytes: int = Field(64 * _MIB, ge=1, description="largest request body, bytes")
-    max_image_bytes: int = Field(64 * _MIB, ge=1, description="largest encoded image, bytes")
     max_image_pixels: int = Field(
         100_000_000, ge=1, description="largest image, width x height by its header"
     )

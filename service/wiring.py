@@ -126,7 +126,7 @@ def _policy(settings: Settings) -> BatchPolicy:
 
 def _limits(settings: Settings) -> DetectorLimits:
     threads = settings.decode_threads or min(_MOST_DECODE_THREADS, usable_cpus())
-    images = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    images = ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_image_pixels)
     return DetectorLimits(images, settings.request_timeout_ms, threads)
 
 

@@ -153,6 +153,20 @@ def test_machine_without_a_fitting_python_is_told(has_old_python: bool, tmp_path
     assert "no Python >= 3.11" in done.stderr
 
 
+def test_every_room_of_the_service_stands_in_the_order_of_imports() -> None:
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    [contract] = [
+        each
+        for each in configuration["tool"]["importlinter"]["contracts"]
+        if each["type"] == "layers"
+    ]
+    placed = set(re.findall(r"service\.(\w+)", " ".join(contract["layers"])))
+    folder = ROOT / "service"
+    rooms = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    rooms |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert rooms <= placed, f"place {rooms - placed} in the layers of pyproject.toml"
+
+
 def test_readme_names_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make serve" in text

@@ -34,9 +34,7 @@ _TAPS = {4: "stride 8", 10: "stride 16", 15: "stride 32"}  # block index -> map
 class InvertedBottleneck(nn.Module):
     """1x1 expansion, depthwise convolution, 1x1 projection; a residual where shapes agree."""
 
-    def __init__(
-        self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
         width = inputs * expansion
         self.residual = stride == 1 and inputs == outputs
@@ -79,9 +77,7 @@ class EfficientNetLite0(nn.Module):
             for position in range(depth):
                 first = position == 0
                 blocks.append(
-                    InvertedBottleneck(
-                        inputs, outputs, expansion, kernel, stride if first else 1
-                    )
+                    InvertedBottleneck(inputs, outputs, expansion, kernel, stride if first else 1)
                 )
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)

@@ -52,7 +52,7 @@ def conv_bn(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm) -> Tensor:
         conv.weight * scale[:, None, None, None],
         shift,
         conv.stride,
-        conv.padding,  # type: ignore[arg-type]
+        conv.padding,
         conv.dilation,
         conv.groups,
     )

@@ -14,7 +14,7 @@ This page is written by `make docs` from the options of the commands; do not edi
 
 A value comes from the flag, else from the environment variable, else it is the default. A value
 that cannot be used stops the start, with a line that names the flag and the variable. An empty
-variable counts as unset.
+variable counts as unset. `lite-detr detect`, `eval` and `weights` tell theirs with `--help`.
 """
 
 

@@ -28,6 +28,12 @@ def page_routes(openapi: Mapping[str, Any]) -> list[BaseRoute]:
     description = orjson.dumps(openapi)
     samples = orjson.dumps({"samples": _samples(STATIC_DIR / "samples")})
 
+    folders = {
+        "/samples": STATIC_DIR / "samples",
+        "/static": STATIC_DIR,
+        "/swagger": _swagger_dir(),
+    }
+
     async def page(_request: Request) -> Response:
         return FileResponse(STATIC_DIR / "index.html", headers=_REVALIDATE)
 
@@ -45,9 +51,7 @@ def page_routes(openapi: Mapping[str, Any]) -> list[BaseRoute]:
         Route("/docs", docs),
         Route("/openapi.json", describe),
         Route("/samples", list_samples),
-        Mount("/samples", _Files(STATIC_DIR / "samples")),
-        Mount("/static", _Files(STATIC_DIR)),
-        Mount("/swagger", _Files(_swagger_dir())),
+        *(Mount(path, _Files(folder)) for path, folder in folders.items() if folder.is_dir()),
     ]
 
 
@@ -55,7 +59,7 @@ class _Files(StaticFiles):
     """Files of a folder that a browser keeps but revalidates."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory=directory, check_dir=False)
+        super().__init__(directory=directory)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)

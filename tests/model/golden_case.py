@@ -74,4 +74,10 @@ def outputs() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.savez_compressed(FILE, **{k: v.astype(np.float32) for k, v in outputs().items()})
+    made = outputs()
+    np.savez_compressed(
+        FILE,
+        memory=made["memory"].astype(np.float32),
+        pred_logits=made["pred_logits"].astype(np.float32),
+        pred_boxes=made["pred_boxes"].astype(np.float32),
+    )

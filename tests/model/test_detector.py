@@ -10,6 +10,7 @@ import torch
 
 from model import VARIANTS, ModelConfig, build_detector
 from model.detections import Detections
+from model.detector import LiteDETR
 from model.postprocess import select_detections
 from tests.model import golden_case, reference_cases
 
@@ -49,9 +50,8 @@ def test_official_outputs_are_reproduced(name: str, dtype: torch.dtype) -> None:
         for field in ("pred_logits", "pred_boxes"):
             expected = torch.from_numpy(case.arrays[field]).to(dtype)
             torch.testing.assert_close(getattr(output, field), expected, atol=1e-4, rtol=0)
-    sizes = [
-        tuple(int(side) for side in case.arrays[f"target_size_{i}"]) for i in range(len(images))
-    ]
+    targets = [case.arrays[f"target_size_{i}"] for i in range(len(images))]
+    sizes = [(int(height), int(width)) for height, width in targets]
     found = select_detections(output.pred_logits, output.pred_boxes, sizes, 300)
     for index, (detections, (height, width)) in enumerate(zip(found, sizes, strict=True)):
         limits = np.array([width, height, width, height], dtype=np.float32)
@@ -89,7 +89,7 @@ def tiny(**changes) -> ModelConfig:
     return replace(base, **changes)
 
 
-def seeded(config: ModelConfig) -> torch.nn.Module:
+def seeded(config: ModelConfig) -> LiteDETR:
     torch.manual_seed(0)
     detector = build_detector(config).eval()
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_every_trained_parameter_gets_a_gradient() -> None:
     images, mask = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool)
     output = detector.forward_training(images, mask, None)
     parts = (output.pred_logits, output.pred_boxes, output.dense_logits, output.dense_boxes)
-    sum(part.square().sum() for part in parts).backward()
+    torch.stack([part.square().sum() for part in parts]).sum().backward()
     idle = [name for name, p in detector.named_parameters() if p.grad is None]
     assert idle == ["label_enc.weight"]  # the denoising queries alone use it
 

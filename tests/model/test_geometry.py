@@ -31,7 +31,7 @@ def test_sizes_follow_the_published_rule(size: tuple[int, int], expected: tuple[
 @given(SIDES, SIDES)
 def test_no_side_passes_the_bound_or_vanishes(height: int, width: int) -> None:
     resized = resized_size(height, width, 384, 512)
-    assert 1 <= min(resized)
+    assert min(resized) >= 1
     assert max(resized) <= 512
     assert resized_size(width, height, 384, 512) == resized[::-1]
 

@@ -180,11 +180,12 @@ def test_requests_that_never_end_do_not_hold_up_the_end(start: type[Service]) ->
     service = start(fake_hang_colour=HANG_HEX, drain_timeout_seconds="1")
     service.wait_until_ready()
     with ThreadPoolExecutor(1) as client:
-        client.submit(_post, service.url, HANG)
+        answer = client.submit(_post, service.url, HANG)
         while "lite_detr_batch_size_count 1.0" not in httpx.get(f"{service.url}/metrics").text:
             time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 1
+        assert answer.result().status_code == 503
     assert _gone(service.engine_pid)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from service.errors import (
     Overloaded,
     ShuttingDown,
 )
+from service.fake_device import FAKE_MODEL
 from service.supervisor import EngineStartError
 from service.types import DetectResult
 from service.wiring import open_detector, open_spine
@@ -211,12 +213,7 @@ async def test_no_engine_outlives_its_edge() -> None:
 async def test_an_engine_that_says_it_cannot_start_ends_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from service import wiring
-
-    other = wiring.FAKE_MODEL.__class__(
-        "fake", "ffffffffffff", *list(vars(wiring.FAKE_MODEL).values())[2:]
-    )
-    monkeypatch.setattr(wiring, "FAKE_MODEL", other)
+    monkeypatch.setattr("service.wiring.FAKE_MODEL", replace(FAKE_MODEL, version="f" * 12))
     with pytest.raises(EngineStartError, match="version 000000000000"):
         async with open_detector(fake_settings()):
             pass

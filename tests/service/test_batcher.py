@@ -250,7 +250,7 @@ async def test_an_image_that_kills_engines_fails_alone_and_staged_ones_are_innoc
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [index for index, result in enumerate(results) if isinstance(result, Exception)] == [1]
     assert deaths == 3
-    assert bench.value("replayed_total") > 0
+    assert bench.value("replayed_total")
     assert bench.pool.in_use == 0
 
 

@@ -6,13 +6,14 @@ import dataclasses
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from model.training.options import TrainOptions
 from service.cli import main
 from service.cli.configuration import configuration_page
-from service.cli.options import OptionSpec
+from service.cli.options import OptionSpec, parse_values, record_of
 from service.cli.serve import SERVE_OPTIONS, settings_from_flags
 from service.cli.train import TRAIN_OPTIONS
 from service.settings import Settings
@@ -200,3 +201,28 @@ def test_weights_list_names_the_published_variants(capsys: pytest.CaptureFixture
 def test_configuration_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == configuration_page(), "run `make docs`"
+
+
+def test_train_flags_become_values_of_the_options_types() -> None:
+    given = {
+        "sizes": "320, 352",
+        "learning_rate": "3e-4",
+        "cache": "scenes",
+        "max_minutes": "90",
+        "resume": True,
+    }
+    options = record_of(TrainOptions, TRAIN_OPTIONS, parse_values(TRAIN_OPTIONS, given))
+    expected = TrainOptions(
+        sizes=(320, 352), learning_rate=3e-4, cache=Path("scenes"), max_minutes=90.0, resume=True
+    )
+    assert options == expected
+
+
+def test_unreachable_mirror_answers_1_and_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror = ["--url", "http://127.0.0.1:9", "--model-cache-dir", str(tmp_path)]
+    assert main(["weights", "pull", "lite-dino-r50-h3l1-2p1x3", *mirror]) == 1
+    err = capsys.readouterr().err
+    assert "127.0.0.1:9" in err
+    assert "Traceback" not in err

@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from service import detector as detector_room
+from service import images
 from service.detector import Detector
 from service.errors import (
     DeadlineExceeded,
@@ -32,14 +33,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def detector() -> AsyncIterator[Detector]:
-    settings = fake_settings(slots=48, max_image_pixels=1_000_000, max_image_bytes=200_000)
+    settings = fake_settings(slots=48, max_image_pixels=1_000_000, max_body_bytes=200_000)
     async with open_detector(settings) as detector:
         yield detector
 
 
 @pytest.fixture(autouse=True)
-def _every_slot_is_free_afterwards(detector: Detector) -> AsyncIterator[None]:
-    yield  # type: ignore[misc]
+def _every_slot_is_free_afterwards(detector: Detector) -> Iterator[None]:
+    yield
     assert (detector.active, value(detector, "slots_in_use")) == (0, 0)
 
 
@@ -117,14 +118,11 @@ async def test_a_bad_image_is_refused_and_frees_its_slot(
 
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000)])
-async def test_an_absurdly_elongated_image_is_answered_or_refused(
+async def test_an_absurdly_elongated_image_is_answered(
     detector: Detector, size: tuple[int, int]
 ) -> None:
     data = solid_png((9, 9, 9), *size)
-    try:
-        assert_is_answer_to(data, await detect(detector, data))
-    except InvalidImage as refusal:
-        assert "elongated" in refusal.detail
+    assert_is_answer_to(data, await detect(detector, data))
 
 
 async def test_a_bad_option_is_refused_before_any_work(detector: Detector) -> None:
@@ -141,14 +139,14 @@ async def test_a_deadline_that_passes_while_decoding_is_told_and_the_slot_waits_
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop, thread_may_end, began = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    real = detector_room.decode_image
+    real = images.decode_image
 
-    def slow(*args: object) -> object:
+    def slow(*args: Any) -> images.DecodedImage:
         loop.call_soon_threadsafe(began.set)
         asyncio.run_coroutine_threadsafe(thread_may_end.wait(), loop).result(20)
-        return real(*args)  # type: ignore[arg-type]
+        return real(*args)
 
-    monkeypatch.setattr(detector_room, "decode_image", slow)
+    monkeypatch.setattr("service.detector.decode_image", slow)
     expired = value(detector, "expired_total")
     with pytest.raises(DeadlineExceeded):
         await detect(detector, solid_png((1, 1, 1)), deadline=time.monotonic() + 0.2)

@@ -20,6 +20,7 @@ from model.weights_file import ModelInfo
 from service.device import Device, DeviceAnswer, OutOfDeviceMemory
 from service.doorbell import EngineDoorbell
 from service.engine import Engine, open_device, warm_up, warm_up_sizes
+from service.engine_process import _spawn
 from service.fake_device import FAKE_MODEL, FakeDevice, fake_detections
 from service.messages import (
     BatchDone,
@@ -179,6 +180,18 @@ def test_warm_up_sizes_obey_the_input_rule() -> None:
         for size in warm_up_sizes(config):
             assert min(size) <= config.shortest_side
             assert max(size) <= config.longest_side
+
+
+def test_an_engines_threads_do_not_spin_unless_the_operator_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    _spawn(0, 0)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    _spawn(0, 0)
+    assert [env["OMP_WAIT_POLICY"] for env in started] == ["passive", "active"]
 
 
 def test_the_fake_engine_needs_no_torch() -> None:

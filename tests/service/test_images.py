@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import struct
 import warnings
 import zlib
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.config import ModelConfig
 from model.geometry import resized_size
-from service.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
-from service.formats import recognise
-from service.images import ImageLimits, decode_image, open_upright
+from service.errors import DetectionError, ImageTooLarge, InvalidImage
+from service.images import decode_image, open_upright
+from tests.service.photos import CONFIG, LIMITS, corners, encode, upright
 
 # Pillow tells of odd metadata by warnings; a service that reads strangers' files hears many.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-
-LIMITS = ImageLimits(max_bytes=1 << 22, max_pixels=2_000_000)
-CONFIG = ModelConfig(shortest_side=48, longest_side=64)
-UINT8 = npt.NDArray[np.uint8]
-
-
-def encode(picture: Image.Image, form: str, **options: object) -> bytes:
-    encoded = io.BytesIO()
-    picture.save(encoded, form, **options)
-    return encoded.getvalue()
-
-
-def upright(data: bytes) -> UINT8:
-    return np.asarray(open_upright(data, LIMITS)[0])
-
-
-def corners() -> Image.Image:
-    """40 x 20: red, green, blue and yellow corners."""
-    picture = Image.new("RGB", (40, 20), "red")
-    picture.paste("lime", (20, 0, 40, 10))
-    picture.paste("blue", (0, 10, 20, 20))
-    picture.paste("yellow", (20, 10, 40, 20))
-    return picture
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
@@ -122,126 +95,6 @@ def test_broken_exif_does_not_spoil_a_photo(exif: bytes) -> None:
     assert decode_image(data, CONFIG, LIMITS).original_size == (20, 40)
 
 
-def test_black_and_white_and_grey() -> None:
-    assert upright(encode(Image.new("1", (8, 8), 1), "PNG")).tolist()[0][0] == [255, 255, 255]
-    assert upright(encode(Image.new("L", (8, 8), 77), "PNG")).tolist()[0][0] == [77, 77, 77]
-
-
-@pytest.mark.parametrize(
-    ("picture", "form"),
-    [
-        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "PNG"),
-        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "WEBP"),
-        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "TIFF"),
-        (Image.new("LA", (8, 8), (0, 0)), "PNG"),
-    ],
-)
-def test_what_is_transparent_is_white(picture: Image.Image, form: str) -> None:
-    options = {"lossless": True} if form == "WEBP" else {}
-    assert upright(encode(picture, form, **options)).min() == 255
-
-
-def test_half_transparent_red_is_pink() -> None:
-    data = encode(Image.new("RGBA", (8, 8), (255, 0, 0, 128)), "PNG")
-    assert upright(data)[0, 0].tolist() == [255, 127, 127]
-
-
-@pytest.mark.parametrize("form", ["PNG", "GIF"])
-def test_palette_with_a_transparent_colour(form: str) -> None:
-    picture = Image.new("P", (8, 8), 1)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.paste(0, (0, 0, 4, 8))
-    pixels = upright(encode(picture, form, transparency=0))
-    assert pixels[0, 0].tolist() == [255, 255, 255]
-    assert pixels[0, 7].tolist() == [0, 0, 255]
-
-
-def test_palette_with_alpha_for_each_colour() -> None:
-    picture = Image.new("P", (8, 8), 0)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    pixels = upright(encode(picture, "PNG", transparency=bytes([0, 255])))
-    assert pixels[0, 0].tolist() == [255, 255, 255]
-
-
-def test_a_transparent_colour_of_an_rgb_png_is_white() -> None:
-    data = encode(Image.new("RGB", (8, 8), (1, 2, 3)), "PNG", transparency=(1, 2, 3))
-    assert upright(data).min() == 255
-
-
-def test_cmyk_jpeg_has_its_colours() -> None:
-    # Pillow writes CMYK as Adobe does, inverted, and marks it; red is no cyan, all the rest.
-    data = encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
-    assert b"Adobe" in data
-    assert np.abs(upright(data)[8, 8].astype(int) - [255, 0, 0]).max() <= 6
-
-
-def test_cmyk_tiff_has_its_colours() -> None:
-    data = encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "TIFF")
-    assert upright(data)[8, 8].tolist() == [255, 0, 0]
-
-
-def test_ycbcr_tiff_has_its_colours() -> None:
-    data = encode(Image.new("RGB", (16, 16), "red").convert("YCbCr"), "TIFF")
-    assert np.abs(upright(data)[8, 8].astype(int) - [255, 0, 0]).max() <= 4
-
-
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_and_not_clipped(form: str) -> None:
-    deep = np.array([[0, 257, 32896, 65535]], dtype=np.uint16).repeat(4, axis=0)
-    pixels = upright(encode(Image.fromarray(deep), form))
-    assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
-    assert (pixels == pixels[..., :1]).all()
-
-
-def test_16_bit_colour_png_is_scaled() -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        checked = kind + body
-        return struct.pack(">I", len(body)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    row = b"\x00" + struct.pack(">3H", 65535, 32896, 0) * 4
-    data = b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", struct.pack(">2I5B", 4, 2, 16, 2, 0, 0, 0)),
-            chunk(b"IDAT", zlib.compress(row * 2)),
-            chunk(b"IEND", b""),
-        )
-    )
-    assert upright(data)[0, 0].tolist() == [255, 128, 0]
-
-
-@pytest.mark.parametrize(
-    ("samples", "expected"),
-    [
-        (np.array([[0, 32768, 65535]], dtype=np.int32), [0, 128, 255]),
-        (np.array([[-10, 0, 10]], dtype=np.int32), [0, 128, 255]),
-        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 128, 255]),
-        (np.array([[0, 100, 255]], dtype=np.float32), [0, 100, 255]),
-        (np.array([[0, 257, 65535]], dtype=np.float32), [0, 1, 255]),
-        (np.array([[0, np.nan, 1e30]], dtype=np.float32), [0, 0, 255]),
-        (np.array([[7, 7, 7]], dtype=np.float32) * 1e6, [0, 0, 0]),
-    ],
-)
-def test_deep_tiff_is_brought_to_8_bits(
-    samples: npt.NDArray[np.generic], expected: list[int]
-) -> None:
-    assert upright(encode(Image.fromarray(samples), "TIFF"))[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_frame_counts(form: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
-    options = {"lossless": True} if form == "WEBP" else {}
-    data = encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
-    assert np.abs(upright(data)[8, 8].astype(int) - [255, 0, 0]).max() <= 2
-
-
-def test_lab_colours_are_refused_by_name() -> None:
-    data = encode(Image.new("LAB", (8, 8)), "TIFF")
-    with pytest.raises(UnsupportedImage, match=r"L\*a\*b\*"):
-        decode_image(data, CONFIG, LIMITS)
-
-
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
 def test_a_truncated_file_is_invalid_and_named(form: str, part: float) -> None:
@@ -312,52 +165,11 @@ def test_thin_and_tiny_images_keep_a_pixel_on_each_side(size: tuple[int, int]) -
     assert decoded.original_size == (size[1], size[0])
 
 
-@pytest.mark.parametrize(
-    ("data", "named"),
-    [
-        (b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", "SVG"),
-        (b"<?xml version='1.0'?>\n<!-- a --><svg></svg>", "SVG"),
-        (b"<?xml version='1.0'?><note/>", "XML"),
-        (b"<!DOCTYPE html><html></html>", "HTML"),
-        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "PDF"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "HEIC"),
-        (b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00", "HEIF"),
-        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00", "AVIF"),
-        (b"\x00\x00\x00\x1cftypisom\x00\x00\x00\x00", "MP4"),
-        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
-        (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
-        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "WAV"),
-        (b"PK\x03\x04\x14\x00", "ZIP"),
-        (b"\x1f\x8b\x08\x00", "gzip"),
-        (b'{"image": "abc"}', "JSON"),
-        (b"data:image/png;base64,iVBORw0KGgo=", "data: URL"),
-        (b"https://example.org/a.jpg", "web address"),
-        (b"BMW is a maker of cars and not of images", "text"),
-        ("Grüße aus Köln, ohne Bild".encode(), "text"),
-        (("x" + "ä" * 4096).encode(), "text"),
-    ],
-)
-def test_a_foreign_file_is_unsupported_and_named(data: bytes, named: str) -> None:
-    with pytest.raises(UnsupportedImage, match=named):
-        decode_image(data, CONFIG, LIMITS)
-
-
-def test_bytes_of_no_known_kind_are_invalid() -> None:
-    with pytest.raises(InvalidImage, match="not an image"):
-        decode_image(bytes(range(128, 256)), CONFIG, LIMITS)
-
-
 def test_no_decoder_but_the_recognised_one_sees_the_bytes() -> None:
     # A PCX file would open in Pillow; it is not on our list.
     data = encode(Image.new("RGB", (8, 8)), "PCX")
     with pytest.raises(InvalidImage):
         decode_image(data, CONFIG, LIMITS)
-
-
-@given(st.binary(max_size=64))
-def test_any_bytes_are_recognised_or_refused(head: bytes) -> None:
-    with contextlib.suppress(InvalidImage, UnsupportedImage):
-        assert recognise(head, len(head)) in {"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"}
 
 
 SEEDS = [

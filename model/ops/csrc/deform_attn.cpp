@@ -127,8 +127,10 @@ template <int D>
 void Attention<D>::differentiate(int64_t at, const Gradients& grads, State& s) const {
   rows_.dots(grads.output + at * rows_.channels(), s.samples.data(), n_, s.slopes.data());
   float *slopes = s.slopes.data(), *weights = s.weights.data();
+  std::fill(slopes + n_, slopes + s.taps.step, 0.0f);  // not NaN, whatever this query holds
   Floats products{};
-  for (int64_t i = 0; i < s.taps.step; i += kLanes) products += load(weights + i) * load(slopes + i);
+  for (int64_t i = 0; i < s.taps.step; i += kLanes)
+    products += load(weights + i) * load(slopes + i);
   const float mean = sum_of(products);  // of the weights' gradients, under the weights
   for (int64_t i = 0; i < s.taps.step; i += kLanes)
     store(slopes + i, score_scale_ * load(weights + i) * (load(slopes + i) - mean));

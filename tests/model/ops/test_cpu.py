@@ -167,6 +167,28 @@ def test_nan_in_values_reaches_the_output(compiled: Implementation, kind: Kind) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("points", [3, 4])
+def test_nan_in_one_query_stays_with_that_query(
+    compiled: Implementation, kind: Kind, points: int
+) -> None:
+    case = random_case(kind, points=points)
+    field = "logits" if kind == "plain" else "query"
+    broken = case.tensors()[field].clone()
+    broken[:, 3] = math.nan
+    output, grads = gradients(compiled, case, torch.float32)
+    odd_output, odd_grads = gradients(
+        compiled,
+        replace(case, **{field: broken}),  # type: ignore[arg-type]
+        torch.float32,
+    )
+    others = [query for query in range(11) if query != 3]
+    assert odd_output[:, 3].isnan().all()
+    assert torch.equal(odd_output[:, others], output[:, others])
+    for name in (field, "sampling_offsets", "reference_points"):
+        assert torch.equal(odd_grads[name][:, others], grads[name][:, others]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_strided_inputs_give_what_contiguous_ones_give(
     compiled: Implementation, kind: Kind
 ) -> None:

@@ -110,6 +110,7 @@ def test_two_pictures_are_learned_by_heart(tmp_path: Path) -> None:
         assert abs(best.boxes_xyxy[0] - wanted.boxes[0]).max() < 5  # pixels: IoU far above 0.5
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_run_leaves_model_log_curve_and_samples(tmp_path: Path, cache: Path) -> None:
     options = tiny_options(tmp_path / "run", workers=1, accumulate=2, score_threshold=0.3)
     path = tiny_trainer(options, CacheSource(cache, LABELS)).run()

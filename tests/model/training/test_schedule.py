@@ -64,11 +64,12 @@ def test_parameter_groups_have_their_rates_and_decays() -> None:
         for parameter in group["params"]
     }
     decay = options.weight_decay
-    offsets = detector.transformer.encoder.layers[0].self_attn.sampling_offsets
-    assert found[id(offsets.weight)] == pytest.approx((0.05, decay))
-    assert found[id(offsets.bias)] == pytest.approx((0.05, 0.0))
+    named = dict(detector.named_parameters())
+    offsets = "transformer.encoder.layers.0.self_attn.sampling_offsets"
+    assert found[id(named[f"{offsets}.weight"])] == pytest.approx((0.05, decay))
+    assert found[id(named[f"{offsets}.bias"])] == pytest.approx((0.05, 0.0))
     assert found[id(detector.label_enc.weight)] == pytest.approx((0.5, 0.0))
-    assert found[id(detector.backbone[0].body.conv_stem.weight)] == pytest.approx((0.25, decay))
+    assert found[id(named["backbone.0.body.conv_stem.weight"])] == pytest.approx((0.25, decay))
     assert len(found) == len(list(detector.parameters()))
 
 

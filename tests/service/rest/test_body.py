@@ -76,8 +76,8 @@ async def test_an_announced_size_over_the_limit_is_refused_before_the_body(
 
 
 async def test_a_body_is_refused_as_soon_as_it_passes_the_limit(standin: StandIn) -> None:
-    endless = [chunk(b"x" * 4000, more=True)] * 1000
-    call = Call(endless, {"transfer-encoding": "chunked"})
+    long = [chunk(b"x" * 4000, more=True)] * 1000 + [chunk(b"x")]
+    call = Call(long, {"transfer-encoding": "chunked"})
     task = asyncio.create_task(call.run(build(standin)))
     while not call.body:
         await asyncio.sleep(0)

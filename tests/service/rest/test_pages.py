@@ -89,3 +89,4 @@ async def test_no_samples_is_an_empty_list(
     transport = httpx.ASGITransport(create_app(standin.as_detector(), load_settings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         assert (await client.get("/samples")).json() == {"samples": []}
+        assert (await client.get("/samples/some.jpg")).status_code == 404

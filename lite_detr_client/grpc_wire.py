@@ -1,0 +1,184 @@
+"""gRPC on the wire: messages sent by either gRPC client, and their answers and errors read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from lite_detr_client.errors import Failure, ServiceError, service_error
+from lite_detr_client.inputs import DetectOptions
+from lite_detr_client.pb import detection_pb2 as pb
+from lite_detr_client.results import Answer, Box, Detection, Model, Timings
+
+_REQUEST_ID_KEY = "x-request-id"
+_CODE_KEY = "lite-detr-code"
+_RETRY_DELAY_KEY = "retry-delay-ms"
+
+# How errors of the transport itself are named: they come without a code.
+_CODES_BY_STATUS = {
+    grpc.StatusCode.UNAVAILABLE: "connection_failed",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+}
+_TOO_LARGE = "larger than max"  # gRPC's words for a message above the server's limit
+_STATUS_NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", -1),  # the service has its own limits
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),  # notices a connection that died in the middle of a call
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # A service that was restarted is found again soon.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+HEALTH_REQUEST = b""  # a HealthCheckRequest for the server as a whole
+HEALTH_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+@dataclass(frozen=True)
+class Method(Generic[_Request, _Response]):
+    """A method of the service, for either kind of channel."""
+
+    name: str
+    request: type[_Request]
+    response: type[_Response]
+
+    @property
+    def path(self) -> str:
+        """As the transport calls it."""
+        return f"/litedetr.v1.DetectionService/{self.name}"
+
+
+DETECT = Method("Detect", pb.DetectRequest, pb.DetectResponse)
+DETECT_BATCH = Method("DetectBatch", pb.DetectBatchRequest, pb.DetectBatchResponse)
+DETECT_STREAM = Method("DetectStream", pb.DetectRequest, pb.DetectOutcome)
+GET_MODEL = Method("GetModel", pb.GetModelRequest, pb.GetModelResponse)
+
+
+def detect_request(
+    image: bytes, options: DetectOptions, request_id: str | None = None
+) -> pb.DetectRequest:
+    """One image with what is asked of it."""
+    return pb.DetectRequest(
+        image=image,
+        options=pb.DetectOptions(
+            threshold=options.threshold,
+            max_detections=options.max_detections,
+            labels=options.labels or (),
+        ),
+        request_id=request_id,
+    )
+
+
+def batch_request(images: Iterable[bytes], options: DetectOptions) -> pb.DetectBatchRequest:
+    """Several images with what is asked of each."""
+    return pb.DetectBatchRequest(requests=[detect_request(image, options) for image in images])
+
+
+def call_metadata(request_id: str | None) -> tuple[tuple[str, str | bytes], ...]:
+    """What travels beside a request."""
+    return () if request_id is None else ((_REQUEST_ID_KEY, request_id),)
+
+
+def read_answer(response: pb.DetectResponse) -> Answer:
+    """The answer for one image."""
+    timings = response.timings_ms
+    return Answer(
+        model_name=response.model.name,
+        model_version=response.model.version,
+        width=response.image.width,
+        height=response.image.height,
+        detections=tuple(_detection(item) for item in response.detections),
+        timings_ms=Timings(
+            read=timings.read,
+            decode=timings.decode,
+            queue=timings.queue,
+            assemble=timings.assemble,
+            forward=timings.forward,
+            postprocess=timings.postprocess,
+            total=timings.total,
+        ),
+        request_id=response.request_id,
+    )
+
+
+def read_outcome(outcome: pb.DetectOutcome) -> Answer | ServiceError:
+    """What became of one image of several."""
+    if outcome.HasField("response"):
+        return read_answer(outcome.response)
+    error = outcome.error
+    return service_error(
+        Failure(
+            code=error.code,
+            detail=error.detail,
+            status=_STATUS_NAMES.get(error.status, str(error.status)),
+            request_id=error.request_id,
+            retry_after_s=error.retry_delay_ms / 1000 if error.HasField("retry_delay_ms") else None,
+        )
+    )
+
+
+def read_outcomes(outcomes: Sequence[pb.DetectOutcome]) -> list[Answer | ServiceError]:
+    """What became of each image of a batch, in their order."""
+    return [read_outcome(outcome) for outcome in outcomes]
+
+
+def read_model(response: pb.GetModelResponse) -> Model:
+    """The model that is served."""
+    limits = response.limits
+    return Model(
+        name=response.name,
+        version=response.version,
+        description=response.description,
+        variant=response.variant,
+        kernel=response.kernel,
+        default_threshold=response.default_threshold,
+        classes={item.id: item.name for item in response.classes},
+        max_request_bytes=limits.max_message_bytes,
+        max_image_pixels=limits.max_image_pixels,
+        max_images=limits.max_images,
+        max_detections=limits.max_detections,
+        formats=tuple(limits.formats),
+    )
+
+
+def rpc_error(error: Any) -> ServiceError:
+    """What became of a call that ended with an error.
+
+    Args:
+        error: a grpc.RpcError that is a call too, or a grpc.aio.AioRpcError: both have code(),
+            details() and trailing_metadata().
+    """
+    status, detail = error.code(), error.details() or ""
+    told = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    code = told.get(_CODE_KEY) or _CODES_BY_STATUS.get(status, status.name.lower())
+    if _CODE_KEY not in told and _TOO_LARGE in detail:
+        code = "image_too_large"
+    delay_ms = told.get(_RETRY_DELAY_KEY, "")
+    return service_error(
+        Failure(
+            code=code,
+            detail=detail,
+            status=status.name,
+            request_id=told.get(_REQUEST_ID_KEY),
+            retry_after_s=int(delay_ms) / 1000 if delay_ms.isdecimal() else None,
+        )
+    )
+
+
+def _detection(item: pb.Detection) -> Detection:
+    box = item.box
+    return Detection(
+        item.label, item.class_id, item.score, Box(box.xmin, box.ymin, box.xmax, box.ymax)
+    )

@@ -1,0 +1,240 @@
+"""HTTP on the wire: requests to be sent by either HTTP client, and their answers read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+
+from lite_detr_client.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    Failure,
+    ServiceError,
+    UnreadableAnswer,
+    service_error,
+)
+from lite_detr_client.inputs import DetectOptions
+from lite_detr_client.results import Answer, Box, Detection, Model, Timings
+
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_REQUEST_ID_HEADER = "X-Request-Id"
+_OK = 200
+# The service ends a call at its deadline and says so; the client listens for that a bit longer.
+_GRACE_S = 0.5
+# What stands between client and service (proxies, balancers) answers without a code.
+_CODES_BY_STATUS = {
+    413: "image_too_large",
+    429: "overloaded",
+    502: "connection_failed",
+    503: "not_ready",
+    504: "deadline_exceeded",
+}
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class HttpCall:
+    """One request, as often as it is sent."""
+
+    method: str
+    path: str
+    params: tuple[tuple[str, str | int | float | bool | None], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    files: tuple[tuple[str, tuple[str, bytes, str]], ...] = ()
+
+    def build(
+        self, client: httpx.Client | httpx.AsyncClient, left_s: float | None
+    ) -> httpx.Request:
+        """The request with so many seconds left for it."""
+        headers = dict(self.headers)
+        if left_s is not None:
+            headers[_TIMEOUT_HEADER] = f"{max(1.0, left_s * 1000):.0f}"
+        return client.build_request(
+            self.method,
+            self.path,
+            params=httpx.QueryParams(self.params),
+            headers=headers,
+            content=self.content,
+            files=self.files or None,
+            timeout=patience_s(left_s),
+        )
+
+
+def patience_s(left_s: float | None) -> float | None:
+    """How long to listen for an answer when so many seconds are left for the call."""
+    return None if left_s is None else left_s + _GRACE_S
+
+
+MODEL_CALL = HttpCall("GET", "/v1/models")
+READY_CALL = HttpCall("GET", "/readyz")
+
+
+def detect_call(image: bytes, options: DetectOptions, request_id: str | None) -> HttpCall:
+    """POST /detect with one image."""
+    headers = _id_header(request_id) | {"Content-Type": "application/octet-stream"}
+    return HttpCall("POST", "/detect", _params(options), headers, content=image)
+
+
+def batch_call(images: Sequence[bytes], options: DetectOptions, request_id: str | None) -> HttpCall:
+    """POST /detect with a form of images."""
+    files = tuple(
+        ("file", (str(number), image, "application/octet-stream"))
+        for number, image in enumerate(images)
+    )
+    return HttpCall("POST", "/detect", _params(options), _id_header(request_id), files=files)
+
+
+def read_detect(response: httpx.Response) -> Answer:
+    """The answer for one image.
+
+    Raises:
+        ServiceError: where it is none.
+    """
+    return _read(response, _answer)
+
+
+def read_batch(response: httpx.Response, count: int) -> list[Answer | ServiceError]:
+    """One outcome an image, in their order.
+
+    Args:
+        response: of the service.
+        count: of the images in the form; one alone is answered as if it had come without a form.
+
+    Raises:
+        ServiceError: where the call as a whole failed.
+    """
+
+    def outcomes(body: dict[str, Any]) -> list[Answer | ServiceError]:
+        if count == 1:
+            return [_answer(body)]
+        ids = [f"{body['request_id']}-{number}" for number in range(1, len(body["results"]) + 1)]
+        return [_outcome(item, each) for item, each in zip(body["results"], ids, strict=True)]
+
+    try:
+        return _read(response, outcomes)
+    except ServiceError as error:
+        if count > 1 or error.retryable:
+            raise
+        return [error]
+
+
+def read_model(response: httpx.Response) -> Model:
+    """The model that is served.
+
+    Raises:
+        ServiceError: where the answer tells of none.
+    """
+    return _read(response, _model)
+
+
+def read_ready(response: httpx.Response) -> bool:
+    """Whether requests are welcome."""
+    return response.status_code == _OK
+
+
+def transport_error(error: httpx.HTTPError | TimeoutError) -> ServiceError:
+    """What became of a request that got no answer."""
+    late = isinstance(error, httpx.TimeoutException | TimeoutError)
+    kind = DeadlineExceeded if late else ConnectionFailed
+    return kind(Failure(kind.code_of_class, str(error) or type(error).__name__))
+
+
+def _params(options: DetectOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:
+    params: list[tuple[str, str | int | float | bool | None]] = []
+    if options.threshold is not None:
+        params.append(("threshold", options.threshold))
+    if options.max_detections is not None:
+        params.append(("max_detections", options.max_detections))
+    params.extend(("labels", label) for label in options.labels or ())
+    return tuple(params)
+
+
+def _id_header(request_id: str | None) -> dict[str, str]:
+    return {} if request_id is None else {_REQUEST_ID_HEADER: request_id}
+
+
+def _read(response: httpx.Response, read: Callable[[dict[str, Any]], _Answer]) -> _Answer:
+    if response.status_code != _OK:
+        raise service_error(_problem(response))
+    try:
+        return read(response.json())
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        detail = f"the answer is not one of this service: {type(error).__name__}"
+        raise UnreadableAnswer(
+            Failure(UnreadableAnswer.code_of_class, detail, str(response.status_code))
+        ) from error
+
+
+def _problem(response: httpx.Response) -> Failure:
+    status = response.status_code
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    told = body if isinstance(body, dict) else {}
+    return Failure(
+        code=str(told.get("code") or _CODES_BY_STATUS.get(status, f"http_{status}")),
+        detail=str(told.get("detail") or response.reason_phrase),
+        status=str(status),
+        request_id=response.headers.get(_REQUEST_ID_HEADER),
+        retry_after_s=_seconds(response.headers.get("Retry-After")),
+    )
+
+
+def _seconds(value: str | None) -> float | None:
+    """Retry-After in seconds; its other form, a date, is not worth a clock of our own."""
+    return float(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def _outcome(item: dict[str, Any], request_id: str) -> Answer | ServiceError:
+    if "error" not in item:
+        return _answer(item)
+    error = item["error"]
+    return service_error(
+        Failure(
+            code=error["code"],
+            detail=error["detail"],
+            status=str(error["status"]),
+            request_id=request_id,
+            retry_after_s=error.get("retry_after_s"),
+        )
+    )
+
+
+def _answer(body: dict[str, Any]) -> Answer:
+    return Answer(
+        model_name=body["model"]["name"],
+        model_version=body["model"]["version"],
+        width=body["image"]["width"],
+        height=body["image"]["height"],
+        detections=tuple(
+            Detection(item["label"], item["class_id"], item["score"], Box(**item["box"]))
+            for item in body["detections"]
+        ),
+        timings_ms=Timings(**body["timings_ms"]),
+        request_id=body["request_id"],
+    )
+
+
+def _model(body: dict[str, Any]) -> Model:
+    entry = body["models"][0]
+    limits = entry["limits"]
+    return Model(
+        name=entry["name"],
+        version=entry["version"],
+        description=entry["description"],
+        variant=entry["variant"],
+        kernel=entry["kernel"],
+        default_threshold=entry["default_threshold"],
+        classes={item["id"]: item["name"] for item in entry["classes"]},
+        max_request_bytes=limits["max_body_bytes"],
+        max_image_pixels=limits["max_image_pixels"],
+        max_images=limits["max_files"],
+        max_detections=limits["max_detections"],
+        formats=tuple(limits["formats"]),
+    )

@@ -1,0 +1,70 @@
+"""What every call carries: its request id, trace context and deadline, read from the transport."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+REQUEST_ID_KEY = "x-request-id"
+TRACEPARENT_KEY = "traceparent"
+
+# The same rules as over HTTP. A request id is safe in any log; a traceparent is W3C Trace
+# Context, version 00, whose all-zero ids are invalid.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+# gRPC cancels a call at its deadline. Work for it ends a little earlier, so that it ends as an
+# expired deadline and its answer, if there is one, still has time to travel.
+_MARGIN_SECONDS = 0.005
+_MARGIN_SHARE = 0.1  # of short deadlines
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call as the adapter sees it."""
+
+    request_id: str
+    traceparent: str | None
+    deadline: float | None  # time.monotonic seconds
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the client gets back."""
+        request_id = ((REQUEST_ID_KEY, self.request_id),)
+        if self.traceparent is None:
+            return request_id
+        return (*request_id, (TRACEPARENT_KEY, self.traceparent))
+
+
+def open_call(context: Context) -> Call:
+    """Reads what came with a call; ids that are not sane are replaced or dropped."""
+    metadata = dict(context.invocation_metadata() or ())
+    return Call(
+        request_id=sane_request_id(metadata.get(REQUEST_ID_KEY)) or uuid.uuid4().hex,
+        traceparent=_sane(_TRACEPARENT, metadata.get(TRACEPARENT_KEY)),
+        deadline=_deadline(context.time_remaining()),
+    )
+
+
+def sane_request_id(value: object) -> str | None:
+    """A client's name for its request, or None where it cannot be used."""
+    return _sane(_REQUEST_ID, value)
+
+
+def _deadline(remaining: float | None) -> float | None:
+    if remaining is None or not math.isfinite(remaining):
+        return None
+    margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * remaining)
+    return time.monotonic() + remaining - margin
+
+
+def _sane(pattern: re.Pattern[str], value: object) -> str | None:
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None

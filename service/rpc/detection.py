@@ -1,0 +1,198 @@
+"""litedetr.v1.DetectionService: parses messages, calls the Detector, encodes what it found.
+
+Requests arrive as bytes and are parsed here, so that a broken one is refused like any other bad
+input instead of passing for a fault of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
+
+import structlog
+
+from service.detector import Detector
+from service.errors import DetectionError, InvalidOptions, ShuttingDown
+from service.rpc.calls import Call, Context, open_call, sane_request_id
+from service.rpc.frames import FramePump
+from service.rpc.messages import (
+    error_message,
+    model_message,
+    parse_message,
+    read_options,
+    result_message,
+)
+from service.rpc.options import RpcOptions
+from service.rpc.pb import detection_pb2 as pb
+from service.rpc.statuses import MalformedMessage, refusal_of
+
+_PROTOCOL = "grpc"  # in metrics
+_RECONNECT_SECONDS = 1
+
+_Answer = TypeVar("_Answer")
+_Frames = FramePump[bytes, pb.DetectOutcome]
+
+_log = structlog.get_logger(__name__)
+
+
+class DetectionServicer:
+    """Handles the service's four methods."""
+
+    def __init__(self, detector: Detector, options: RpcOptions) -> None:
+        """Shares a detector; its start and stop are not this adapter's business."""
+        self._detector = detector
+        self._options = options
+        self._streams: set[_Frames] = set()
+        self._draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def detect(self, data: bytes, context: Context) -> pb.DetectResponse:
+        """Answers Detect."""
+        call = open_call(context)
+        return await self._answer(call, context, self._detect_alone(data, call))
+
+    async def detect_batch(self, data: bytes, context: Context) -> pb.DetectBatchResponse:
+        """Answers DetectBatch."""
+        call = open_call(context)
+        return await self._answer(call, context, self._detect_all(data, call))
+
+    async def detect_stream(self, frames: AsyncIterator[bytes], context: Context) -> None:
+        """Answers DetectStream."""
+        call = open_call(context)
+        await self._answer(call, context, self._detect_frames(frames, call, context))
+
+    async def get_model(self, data: bytes, context: Context) -> pb.GetModelResponse:
+        """Answers GetModel."""
+        call = open_call(context)
+        return await self._answer(call, context, self._describe(data))
+
+    def begin_drain(self) -> None:
+        """Ends streams after the frames that were read; a client may carry on elsewhere."""
+        self._draining = True
+        for stream in self._streams:
+            stream.stop_reading()
+
+    async def wait_idle(self) -> None:
+        """Returns when no call is under way."""
+        await self._idle.wait()
+
+    async def _answer(self, call: Call, context: Context, work: Awaitable[_Answer]) -> _Answer:
+        """Awaits the work for a call; tells its failure as a status and counts how it ended."""
+        outcome = "internal"
+        self._active += 1
+        self._idle.clear()
+        context.set_trailing_metadata(call.metadata)
+        try:
+            answer = await work
+            outcome = "ok"
+            return answer
+        except asyncio.CancelledError:
+            # gRPC cancels a call for both: a client that left and a deadline that passed.
+            outcome = "deadline_exceeded" if _is_late(call) else "cancelled"
+            raise
+        except Exception as error:
+            refusal = refusal_of(error)
+            outcome = refusal.code
+            _log_unexpected(error, call.request_id)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+            self._detector.metrics.count_request(_PROTOCOL, outcome)
+        metadata = (*call.metadata, *refusal.metadata)
+        await context.abort(refusal.status, refusal.detail, metadata)
+
+    async def _detect_alone(self, data: bytes, call: Call) -> pb.DetectResponse:
+        request = parse_message(pb.DetectRequest, data)
+        request_id = sane_request_id(request.request_id) or call.request_id
+        return await self._detect(request, request_id, call)
+
+    async def _detect_all(self, data: bytes, call: Call) -> pb.DetectBatchResponse:
+        requests = parse_message(pb.DetectBatchRequest, data).requests
+        most = self._options.max_images
+        if not 1 <= len(requests) <= most:
+            raise InvalidOptions(f"a batch holds 1 to {most} requests, not {len(requests)}")
+        room = asyncio.Semaphore(self._options.images_in_flight)
+
+        async def one(index: int, request: pb.DetectRequest) -> pb.DetectOutcome:
+            async with room:
+                return await self._outcome(index, request, call)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(*item)) for item in enumerate(requests)]
+        return pb.DetectBatchResponse(
+            outcomes=[task.result() for task in tasks], request_id=call.request_id
+        )
+
+    async def _detect_frames(
+        self, frames: AsyncIterator[bytes], call: Call, context: Context
+    ) -> None:
+        """Answers frame after frame.
+
+        Raises:
+            ShuttingDown: when the service drains; what was read is answered by then.
+        """
+
+        async def answer(index: int, data: bytes) -> pb.DetectOutcome:
+            try:
+                request = parse_message(pb.DetectRequest, data)
+            except MalformedMessage as error:
+                return _failure(index, error, f"{call.request_id}-{index + 1}")
+            return await self._outcome(index, request, call)
+
+        pump = _Frames(answer, context.write, self._options.images_in_flight)
+        if not self._draining:
+            await context.send_initial_metadata(call.metadata)
+            self._streams.add(pump)
+            try:
+                await pump.run(frames)
+            finally:
+                self._streams.discard(pump)
+        if self._draining:
+            raise ShuttingDown(
+                "the service is shutting down; the frames that it took are answered",
+                retry_after_seconds=_RECONNECT_SECONDS,
+            )
+
+    async def _describe(self, data: bytes) -> pb.GetModelResponse:
+        parse_message(pb.GetModelRequest, data)
+        return model_message(self._detector, self._options)
+
+    async def _outcome(self, index: int, request: pb.DetectRequest, call: Call) -> pb.DetectOutcome:
+        """One image of several: what spoils it leaves the others be."""
+        request_id = sane_request_id(request.request_id) or f"{call.request_id}-{index + 1}"
+        try:
+            response = await self._detect(request, request_id, call)
+        except Exception as error:
+            return _failure(index, error, request_id)
+        return pb.DetectOutcome(index=index, response=response)
+
+    async def _detect(
+        self, request: pb.DetectRequest, request_id: str, call: Call
+    ) -> pb.DetectResponse:
+        result = await self._detector.detect(
+            request.image, read_options(request), request_id=request_id, deadline=call.deadline
+        )
+        encode_started = time.monotonic()
+        response = result_message(result)
+        self._detector.metrics.observe_stage("encode", time.monotonic() - encode_started)
+        return response
+
+
+def _failure(index: int, error: Exception, request_id: str) -> pb.DetectOutcome:
+    _log_unexpected(error, request_id)
+    return pb.DetectOutcome(index=index, error=error_message(refusal_of(error), request_id))
+
+
+def _log_unexpected(error: Exception, request_id: str) -> None:
+    """Whole, for us: the client is not told."""
+    if not isinstance(error, DetectionError | MalformedMessage):
+        _log.error("unexpected error", request_id=request_id, exc_info=error)
+
+
+def _is_late(call: Call) -> bool:
+    return call.deadline is not None and time.monotonic() >= call.deadline

@@ -1,0 +1,112 @@
+"""Protobuf messages <-> what crosses rooms: bytes in, messages out, HTTP's very numbers.
+
+Scores, boxes and timings are rounded by `service.encoding`, and travel as doubles, so that a
+client reads over gRPC what it would have read from the JSON.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from service.detector import Detector
+from service.encoding import _rounded_columns as rounded_columns
+from service.encoding import label_name, timings_ms
+from service.formats import SUPPORTED_FORMATS
+from service.rpc.options import RpcOptions
+from service.rpc.pb import detection_pb2 as pb
+from service.rpc.statuses import MalformedMessage, Refusal
+from service.types import DetectOptions, DetectResult
+
+_GAP_LABEL = "N/A"  # class ids that a data set leaves out
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+def parse_message(message_type: type[_Message], data: bytes) -> _Message:
+    """Reads a message.
+
+    Raises:
+        MalformedMessage: for bytes that are none.
+    """
+    message = message_type()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        name = message.DESCRIPTOR.full_name
+        raise MalformedMessage(f"the request is not a message of type {name}") from None
+    return message
+
+
+def read_options(request: pb.DetectRequest) -> DetectOptions:
+    """What a request asks for; what it does not set is None and means the model's default."""
+    options = request.options
+    return DetectOptions(
+        threshold=options.threshold if options.HasField("threshold") else None,
+        max_detections=options.max_detections if options.HasField("max_detections") else None,
+        labels=tuple(dict.fromkeys(options.labels)) or None,
+    )
+
+
+def result_message(result: DetectResult) -> pb.DetectResponse:
+    """The answer for one image."""
+    columns = zip(*rounded_columns(result.detections), strict=True)
+    return pb.DetectResponse(
+        model=pb.ModelName(name=result.model_name, version=result.model_version),
+        image=pb.ImageSize(width=result.width, height=result.height),
+        detections=[
+            pb.Detection(
+                label=label_name(result.label_names, class_id),
+                class_id=class_id,
+                score=score,
+                box=pb.Box(xmin=box[0], ymin=box[1], xmax=box[2], ymax=box[3]),
+            )
+            for score, class_id, box in columns
+        ],
+        timings_ms=pb.Timings(**timings_ms(result.timings)),
+        request_id=result.request_id,
+    )
+
+
+def error_message(refusal: Refusal, request_id: str) -> pb.DetectError:
+    """Why one image of several has no answer."""
+    number: int = refusal.status.value[0]
+    return pb.DetectError(
+        code=refusal.code,
+        detail=refusal.detail,
+        status=number,
+        retry_delay_ms=refusal.retry_delay_ms,
+        request_id=request_id,
+    )
+
+
+def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelResponse:
+    """What is served, as GET /v1/models tells it."""
+    model = detector.model
+    return pb.GetModelResponse(
+        name=model.name,
+        version=model.version,
+        description=model.description,
+        variant=model.config.name,
+        kernel=detector.kernel,
+        default_threshold=model.score_threshold,
+        classes=[
+            pb.ClassName(id=class_id, name=name)
+            for class_id, name in enumerate(model.labels)
+            if name != _GAP_LABEL
+        ],
+        input=pb.InputRule(
+            shortest_side=model.config.shortest_side,
+            longest_side=model.config.longest_side,
+            resampling="bilinear",
+            bucket_stride=model.config.bucket_stride,
+        ),
+        limits=pb.Limits(
+            max_message_bytes=options.max_message_bytes,
+            max_image_pixels=options.max_image_pixels,
+            max_images=options.max_images,
+            max_detections=model.config.max_detections,
+            formats=SUPPORTED_FORMATS,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Message classes of litedetr.v1, written by proto/generate.sh."""

@@ -1,0 +1,127 @@
+"""The gRPC server: our service, health and reflection on one port, in the edge's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.detector import Detector
+from service.rpc.detection import DetectionServicer
+from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
+from service.rpc.options import RpcOptions
+from service.rpc.pb import detection_pb2 as pb
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
+
+_ENVELOPE_BYTES = 64 * 1024  # of a message, beside its images
+_MAX_METADATA_BYTES = 16 * 1024
+_KEEPALIVE_TIMEOUT_MS = 20_000  # a probe that is not answered within this ends the connection
+_MIN_PING_INTERVAL_MS = 10_000  # clients that probe more often are told to calm down
+_LARGEST_OPTION = 2**31 - 1
+_LAST_ANSWERS_SECONDS = 1.0  # for answers that are on their way out
+
+
+class RpcServer:
+    """One listening port and the Detector behind it."""
+
+    def __init__(self, detector: Detector, options: RpcOptions) -> None:
+        """Prepares a server.
+
+        Args:
+            detector: the spine; shared with the other adapters.
+            options: where to listen, and what is allowed.
+        """
+        self._detector = detector
+        self._options = options
+        self._port = options.port
+        self._servicer = DetectionServicer(detector, options)
+        self._health = ReadinessHealth(detector, ("", SERVICE))
+        self._server: grpc.aio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, once started."""
+        return self._port
+
+    async def start(self) -> None:
+        """Listens and serves; the health service says whether the detector is ready.
+
+        Raises:
+            OSError: where the port cannot be had.
+        """
+        options = self._options
+        server = grpc.aio.server(
+            options=_channel_arguments(options),
+            maximum_concurrent_rpcs=options.max_concurrent_calls,
+        )
+        handlers = (_detection_handlers(self._servicer), self._health.handlers())
+        server.add_generic_rpc_handlers(handlers)
+        reflection.enable_server_reflection(
+            (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server
+        )
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        try:
+            self._port = server.add_insecure_port(f"{host}:{options.port}")
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        await server.start()
+        self._server = server
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes no new call and answers those under way; does nothing where it never started.
+
+        Streams end after the frames that were read. Calls that detect nothing (health,
+        reflection) do not hold it up.
+
+        Args:
+            grace_seconds: calls that take longer are cancelled.
+        """
+        if self._server is None:
+            return
+        self._servicer.begin_drain()
+        self._health.begin_drain()
+        stopped = asyncio.create_task(self._server.stop(grace_seconds))
+        idle = asyncio.create_task(self._servicer.wait_idle())
+        await asyncio.wait({stopped, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await asyncio.wait({stopped}, timeout=_LAST_ANSWERS_SECONDS)
+        await self._server.stop(None)
+        await stopped
+
+
+def _detection_handlers(servicer: DetectionServicer) -> grpc.GenericRpcHandler:
+    """The four methods; they take bytes and parse them themselves."""
+    one, many = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            "Detect": one(servicer.detect, None, pb.DetectResponse.SerializeToString),
+            "DetectBatch": one(
+                servicer.detect_batch, None, pb.DetectBatchResponse.SerializeToString
+            ),
+            "DetectStream": many(servicer.detect_stream, None, pb.DetectOutcome.SerializeToString),
+            "GetModel": one(servicer.get_model, None, pb.GetModelResponse.SerializeToString),
+        },
+    )
+
+
+def _channel_arguments(options: RpcOptions) -> list[tuple[str, int]]:
+    max_message = min(options.max_message_bytes + _ENVELOPE_BYTES, _LARGEST_OPTION)
+    arguments = [
+        ("grpc.so_reuseport", 0),  # else a second service would quietly share the port
+        ("grpc.max_receive_message_length", max_message),
+        ("grpc.max_send_message_length", max_message),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        # Images are compressed already; a compressed message could only be a bomb.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+    ]
+    if options.max_connection_age_seconds:
+        age_ms = min(round(options.max_connection_age_seconds * 1000), _LARGEST_OPTION)
+        arguments.append(("grpc.max_connection_age_ms", age_ms))
+    return arguments

@@ -1,0 +1,36 @@
+"""A process that serves the fake engine over HTTP and gRPC: python -m tests.client.served.
+
+Prints its two ports, and serves until its standard input is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from service.http_server import HttpServer, listen
+from service.rest import create_app
+from service.rpc import RpcOptions, RpcServer
+from service.wiring import open_detector
+from tests.service.fake_spine import fake_settings
+
+
+async def serve() -> None:
+    settings = fake_settings(fake_error_colour="ff0000", max_image_pixels=1_000_000)
+    listener = listen("127.0.0.1", 0)
+    async with open_detector(settings) as detector:
+        http = HttpServer(create_app(detector, settings), settings, listener)
+        rpc = RpcServer(
+            detector,
+            RpcOptions("127.0.0.1", 0, settings.max_body_bytes, 1_000_000, settings.max_files),
+        )
+        await rpc.start()
+        serving = asyncio.create_task(http.run_until_drained())
+        print(http.port, rpc.port, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        http.drain()
+        await asyncio.gather(serving, rpc.stop(10))
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

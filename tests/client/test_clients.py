@@ -1,0 +1,295 @@
+"""All four clients against the real service with the fake engine: one answer, whatever the way."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lite_detr_client import (
+    Answer,
+    AsyncGrpcClient,
+    AsyncHttpClient,
+    ConnectionFailed,
+    DeadlineExceeded,
+    DetectOptions,
+    GrpcClient,
+    HttpClient,
+    ImageTooLarge,
+    InferenceFailed,
+    InvalidImage,
+    InvalidOptions,
+    RetryPolicy,
+    ServiceError,
+    UnsupportedImage,
+)
+from service.fake_device import FAKE_MODEL
+from tests.repository import ROOT
+from tests.service.pictures import solid_png
+
+EVERYTHING = DetectOptions(threshold=0.0)
+ONCE = RetryPolicy(attempts=1)
+POISON = solid_png((255, 0, 0))
+
+
+@dataclass(frozen=True)
+class Service:
+    url: str
+    target: str
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    command = [sys.executable, "-m", "tests.client.served"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        http_port, grpc_port = process.stdout.readline().split()
+        try:
+            yield Service(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
+        finally:
+            process.stdin.close()
+            status = process.wait(60)
+    assert status == 0
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(request: pytest.FixtureRequest, service: Service) -> Iterator[HttpClient | GrpcClient]:
+    if request.param == "http":
+        with HttpClient(service.url) as http:
+            yield http
+    else:
+        with GrpcClient(service.target) as rpc:
+            yield rpc
+
+
+@pytest.fixture(params=["http", "grpc"])
+async def async_client(
+    request: pytest.FixtureRequest, service: Service
+) -> AsyncIterator[AsyncHttpClient | AsyncGrpcClient]:
+    if request.param == "http":
+        async with AsyncHttpClient(service.url) as http:
+            yield http
+    else:
+        async with AsyncGrpcClient(service.target) as rpc:
+            yield rpc
+
+
+def _same(first: Answer, second: Answer) -> bool:
+    return (first.detections, first.width, first.model_version) == (
+        second.detections,
+        second.width,
+        second.model_version,
+    )
+
+
+async def test_all_four_give_the_same_answer(service: Service) -> None:
+    image = solid_png((40, 90, 200), 200, 100)
+    async with AsyncHttpClient(service.url) as http, AsyncGrpcClient(service.target) as rpc:
+        answers = [await http.detect(image, EVERYTHING), await rpc.detect(image, EVERYTHING)]
+    with HttpClient(service.url) as http_now, GrpcClient(service.target) as rpc_now:
+        answers += [http_now.detect(image, EVERYTHING), rpc_now.detect(image, EVERYTHING)]
+    assert answers[0].detections
+    assert (answers[0].width, answers[0].height) == (200, 100)
+    assert all(_same(answers[0], answer) for answer in answers)
+
+
+def test_a_path_is_read(client: HttpClient | GrpcClient, tmp_path: Path) -> None:
+    image = solid_png((1, 2, 3))
+    path = tmp_path / "photo.png"
+    path.write_bytes(image)
+    by_path = client.detect(path, EVERYTHING, request_id="a-path")
+    assert by_path.request_id == "a-path"
+    assert _same(by_path, client.detect(str(path), EVERYTHING))
+    assert _same(by_path, client.detect(memoryview(image), EVERYTHING))
+
+
+def test_options_select(client: HttpClient | GrpcClient) -> None:
+    image = solid_png((100, 100, 103))  # four detections
+    everything = client.detect(image, EVERYTHING).detections
+    assert len(everything) == 4
+    assert client.detect(image, DetectOptions(max_detections=2)).detections == everything[:2]
+    chosen = DetectOptions(threshold=0.0, labels=(everything[1].label,))
+    assert {found.label for found in client.detect(image, chosen).detections} == {
+        everything[1].label
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "error"),
+    [
+        (b"\x00\x01nothing", EVERYTHING, InvalidImage),
+        (b"%PDF-1.7 and more", EVERYTHING, UnsupportedImage),
+        (solid_png((0, 0, 0), 1001, 1000), EVERYTHING, ImageTooLarge),
+        (solid_png((0, 0, 0)), DetectOptions(labels=("unicorn",)), InvalidOptions),
+        (POISON, EVERYTHING, InferenceFailed),
+    ],
+    ids=["noise", "pdf", "pixels", "label", "poison"],
+)
+def test_errors_are_typed(
+    client: HttpClient | GrpcClient,
+    image: bytes,
+    options: DetectOptions,
+    error: type[ServiceError],
+) -> None:
+    with pytest.raises(error) as caught:
+        client.detect(image, options, request_id="bad-1")
+    assert caught.value.code == error.code_of_class
+    assert caught.value.request_id == "bad-1"
+    assert caught.value.detail
+
+
+def test_a_message_above_the_limit_is_told_as_such(service: Service) -> None:
+    image = bytes(66 << 20)
+    with GrpcClient(service.target) as rpc, pytest.raises(ImageTooLarge):
+        rpc.detect(image)
+
+
+def test_a_deadline_that_is_too_short_is_told(client: HttpClient | GrpcClient) -> None:
+    with pytest.raises(DeadlineExceeded):
+        client.detect(solid_png((1, 2, 3)), timeout_s=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_batch_has_one_outcome_an_image(client: HttpClient | GrpcClient, count: int) -> None:
+    images = [solid_png((number, 7, 7), 40 + number, 30) for number in range(count)]
+    outcomes = client.detect_batch(images, EVERYTHING)
+    assert len(outcomes) == count
+    for image, outcome in zip(images, outcomes, strict=True):
+        assert isinstance(outcome, Answer)
+        assert _same(outcome, client.detect(image, EVERYTHING))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_bad_image_of_a_batch_leaves_its_neighbours_be(
+    client: HttpClient | GrpcClient, count: int
+) -> None:
+    images = [b"\x00\x01nothing", solid_png((1, 2, 3)), POISON][:count]
+    outcomes = client.detect_batch(images, request_id="b")
+    kinds = [type(outcome) for outcome in outcomes]
+    assert kinds == [InvalidImage, Answer, InferenceFailed][:count]
+
+
+def test_the_model_is_described(service: Service) -> None:
+    with HttpClient(service.url) as http, GrpcClient(service.target) as rpc:
+        model = http.model()
+        assert model == rpc.model()
+    assert (model.name, model.kernel) == ("fake", "fake")
+    assert model.classes[0] == FAKE_MODEL.labels[0]
+
+
+def test_readiness_is_told(client: HttpClient | GrpcClient) -> None:
+    assert client.ready()
+
+
+async def test_the_asynchronous_clients_do_all_of_it(
+    async_client: AsyncHttpClient | AsyncGrpcClient,
+) -> None:
+    images = [solid_png((number, 9, 9)) for number in range(12)]
+    answers = await asyncio.gather(*(async_client.detect(image, EVERYTHING) for image in images))
+    outcomes = await async_client.detect_batch([*images[:3], b"\x00\x01nothing"], EVERYTHING)
+    for answer, outcome in zip(answers[:3], outcomes[:3], strict=True):
+        assert isinstance(outcome, Answer)
+        assert _same(answer, outcome)
+    assert isinstance(outcomes[3], InvalidImage)
+    assert await async_client.detect_batch([]) == []
+    assert (await async_client.model()).name == "fake"
+    assert await async_client.ready()
+    with pytest.raises(DeadlineExceeded):
+        await async_client.detect(images[0], timeout_s=1e-4)
+
+
+async def test_nobody_there_is_told_by_all_four() -> None:
+    url, target = "http://127.0.0.1:9", "127.0.0.1:9"  # the discard port
+    with HttpClient(url, retries=ONCE) as http, GrpcClient(target, retries=ONCE) as rpc:
+        for client in (http, rpc):
+            assert not client.ready()
+            with pytest.raises(ConnectionFailed):
+                client.detect(b"image")
+    async with (
+        AsyncHttpClient(url, retries=ONCE) as async_http,
+        AsyncGrpcClient(target, retries=ONCE) as async_rpc,
+    ):
+        for async_client in (async_http, async_rpc):
+            assert not await async_client.ready()
+            with pytest.raises(ConnectionFailed):
+                await async_client.detect(b"image")
+
+
+FRAMES = [solid_png((number, 255 - number, 3)) for number in range(30)]
+FRAMES[7] = b"\x00\x01nothing"
+
+
+def _check_stream(outcomes: list[Answer | ServiceError], service: Service) -> None:
+    with GrpcClient(service.target) as rpc:
+        for number, (frame, outcome) in enumerate(zip(FRAMES, outcomes, strict=True)):
+            if number == 7:
+                assert isinstance(outcome, InvalidImage)
+            else:
+                assert isinstance(outcome, Answer)
+                assert _same(outcome, rpc.detect(frame, EVERYTHING))
+
+
+def test_a_stream_is_answered_in_order(service: Service) -> None:
+    with GrpcClient(service.target) as rpc:
+        outcomes = list(rpc.detect_stream(iter(FRAMES), EVERYTHING))
+    _check_stream(outcomes, service)
+
+
+async def test_an_asynchronous_stream_is_answered_in_order(service: Service) -> None:
+    async def frames() -> AsyncIterator[bytes]:
+        for frame in FRAMES:
+            yield frame
+
+    async with AsyncGrpcClient(service.target) as rpc:
+        outcomes = [outcome async for outcome in rpc.detect_stream(frames(), EVERYTHING)]
+    _check_stream(outcomes, service)
+
+
+async def test_frames_that_fail_to_come_are_told_after_the_answers(service: Service) -> None:
+    def frames() -> Iterator[bytes]:
+        yield FRAMES[0]
+        raise LookupError("the camera is gone")
+
+    async def async_frames() -> AsyncIterator[bytes]:
+        for frame in frames():
+            yield frame
+
+    answers: list[Answer | ServiceError] = []
+    with GrpcClient(service.target) as rpc, pytest.raises(LookupError):
+        answers.extend(rpc.detect_stream(frames()))
+    async with AsyncGrpcClient(service.target) as async_rpc:
+        with pytest.raises(LookupError):
+            async for answer in async_rpc.detect_stream(async_frames()):
+                answers.append(answer)
+    assert [type(answer) for answer in answers] == [Answer, Answer]
+
+
+def test_a_stream_may_be_left_early(service: Service) -> None:
+    with GrpcClient(service.target) as rpc:
+        stream = rpc.detect_stream(iter(FRAMES))
+        assert isinstance(next(stream), Answer)
+        stream.close()  # type: ignore[attr-defined]
+        assert rpc.ready()
+
+
+def test_a_stream_without_a_service_is_told() -> None:
+    with GrpcClient("127.0.0.1:9") as rpc, pytest.raises(ConnectionFailed):
+        list(rpc.detect_stream(iter(FRAMES)))
+
+
+def test_the_client_needs_neither_torch_nor_the_service() -> None:
+    script = (
+        "import sys, lite_detr_client\n"
+        "heavy = {'torch', 'numpy', 'service', 'model', 'fastapi'} & set(sys.modules)\n"
+        "sys.exit(str(sorted(heavy)) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=60)
+    assert done.returncode == 0

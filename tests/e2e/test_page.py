@@ -1,0 +1,333 @@
+"""The page in a real browser, in front of the whole service with its fake engine."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("selenium", reason="selenium (the dev extra) drives the browser")
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+# The fake engine finds five things in this colour, with scores 0.95, 0.85, ... 0.55.
+FIVE_FOUND = (250, 200, 104)
+PATIENCE_S = 30
+
+
+@contextmanager
+def serving(until: str, **environment: str) -> Iterator[str]:
+    """The service with its fake engine, in a process of its own.
+
+    Gives its address once it has said `until`.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--engine", "fake", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    assert process.stderr is not None
+    try:
+        said = ""
+        for line in process.stderr:
+            said += line
+            if until in line:
+                break
+        found = re.search(r"http://\S+", said)
+        assert found, f"the service did not start: {said}"
+        yield found.group()
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(until="Ready") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("chromium and chromedriver (Debian: chromium chromium-driver) are missing")
+    options = ChromeOptions()
+    options.binary_location = binary
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = Chrome(options=options, service=Service(driver))
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+class Page:
+    """The page as a person uses it."""
+
+    def __init__(self, browser: Chrome, address: str) -> None:
+        self.browser = browser
+        browser.get_log("browser")  # what earlier pages left
+        browser.get(f"{address}/")
+        self.until("return document.body.hasAttribute('data-ready')")
+
+    def until(self, script: str) -> Any:
+        return WebDriverWait(self.browser, PATIENCE_S).until(
+            lambda browser: browser.execute_script(script)
+        )
+
+    def text(self, name: str) -> str:
+        return str(self.browser.find_element(By.ID, name).text)
+
+    def choose(self, path: Path) -> None:
+        self.browser.find_element(By.ID, "file").send_keys(str(path))
+
+    def await_results(self) -> None:
+        self.until("return !document.getElementById('panel').hidden")
+        self.until("return document.getElementById('working').hidden")
+
+    def scores(self) -> list[str]:
+        return [
+            element.text
+            for element in self.browser.find_elements(By.CSS_SELECTOR, "#detections .score")
+        ]
+
+    def slide_to(self, threshold: float) -> None:
+        self.browser.execute_script(
+            "const slider = document.getElementById('threshold');"
+            "slider.value = arguments[0]; slider.dispatchEvent(new Event('input'));",
+            threshold,
+        )
+
+    def canvas(self) -> str:
+        return str(
+            self.browser.execute_script("return document.getElementById('boxes').toDataURL()")
+        )
+
+    def errors(self) -> list[str]:
+        logs = self.browser.get_log("browser")
+        return [entry["message"] for entry in logs if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture
+def page(browser: Chrome, address: str) -> Page:
+    return Page(browser, address)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "it's a photo.png"
+    Image.new("RGB", (640, 480), FIVE_FOUND).save(path)
+    return path
+
+
+def test_a_chosen_photo_shows_its_boxes_scores_and_timings(page: Page, photo: Path) -> None:
+    page.choose(photo)
+    page.await_results()
+    assert page.text("summary") == "5 objects found"
+    assert page.scores() == ["0.95", "0.85", "0.75", "0.65", "0.55"]
+    drawn = page.browser.execute_script(
+        "const canvas = document.getElementById('boxes');"
+        "const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
+        "return data.filter((value, index) => index % 4 === 3 && value > 0).length"
+    )
+    assert drawn > 1000
+    assert page.text("total").endswith(" ms")
+    assert page.text("timings").count(" ms") == 6
+    assert page.text("filename") == photo.name
+    assert page.errors() == []
+
+
+def test_the_slider_acts_at_once(page: Page, photo: Path) -> None:
+    page.choose(photo)
+    page.await_results()
+    before = page.canvas()
+    page.slide_to(0.8)
+    assert page.scores() == ["0.95", "0.85"]
+    assert page.text("threshold-value") == "0.80"
+    assert "threshold=0.80" in page.text("curl")
+    page.slide_to(0.95)
+    assert page.canvas() != before
+    page.slide_to(0.5)
+    assert page.canvas() == before
+
+
+def test_a_slider_above_all_scores_says_where_the_guesses_are(page: Page, photo: Path) -> None:
+    Image.new("RGB", (64, 48), (0, 0, 0)).save(photo)  # one thing is found in black
+    page.choose(photo)
+    page.await_results()
+    page.browser.execute_script("document.getElementById('threshold').max = 1")
+    page.slide_to(1)
+    assert page.text("summary") == "Nothing found"
+    assert page.text("nothing").startswith("1 guess has a lower score")
+
+
+def test_pointing_at_a_row_sets_its_box_off(page: Page, photo: Path) -> None:
+    page.choose(photo)
+    page.await_results()
+    before = page.canvas()
+    row = page.browser.find_element(By.CSS_SELECTOR, "#detections li:nth-child(2) button")
+    ActionChains(page.browser).move_to_element(row).perform()
+    page.until("return document.querySelectorAll('#detections .lit').length === 1")
+    assert page.canvas() != before
+    heading = page.browser.find_element(By.CSS_SELECTOR, ".brand")
+    ActionChains(page.browser).move_to_element(heading).perform()
+    page.until("return document.querySelectorAll('#detections .lit').length === 0")
+    assert page.canvas() == before
+
+
+def test_a_row_in_focus_sets_its_box_off_too(page: Page, photo: Path) -> None:
+    page.choose(photo)
+    page.await_results()
+    before = page.canvas()
+    page.browser.execute_script("document.querySelector('#detections button').focus()")
+    assert page.canvas() != before
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_photo_may_be_dropped_or_pasted(page: Page, photo: Path, way: str) -> None:
+    page.browser.execute_script(
+        "const bytes = Uint8Array.from(atob(arguments[0]), (char) => char.charCodeAt(0));"
+        "const transfer = new DataTransfer();"
+        "transfer.items.add(new File([bytes], 'brought.png', { type: 'image/png' }));"
+        "document.dispatchEvent(arguments[1] === 'drop'"
+        "  ? new DragEvent('drop', { dataTransfer: transfer, cancelable: true })"
+        "  : new ClipboardEvent('paste', { clipboardData: transfer }));",
+        base64.b64encode(photo.read_bytes()).decode(),
+        way,
+    )
+    page.await_results()
+    assert page.text("summary") == "5 objects found"
+    assert "@brought.png" in page.text("curl")
+
+
+def test_a_photo_that_browsers_do_not_know_is_shown_all_the_same(
+    page: Page, tmp_path: Path
+) -> None:
+    path = tmp_path / "scan.tiff"
+    Image.new("RGB", (320, 240), FIVE_FOUND).save(path)
+    page.choose(path)
+    page.await_results()
+    assert page.text("summary") == "5 objects found"
+    assert (
+        page.browser.execute_script("return document.getElementById('photo').naturalWidth") == 320
+    )
+
+
+def test_a_file_that_is_no_photo_is_told_in_plain_words(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "notes.pdf"
+    path.write_bytes(b"%PDF-1.7 and so on")
+    page.choose(path)
+    page.until("return !document.getElementById('problem').hidden")
+    assert page.text("problem-title") == "This is not a photo that can be read"
+    assert "looks like a PDF document" in page.text("problem-detail")
+    assert page.browser.find_element(By.ID, "invite").is_displayed()
+
+
+def test_a_good_photo_after_a_bad_one_clears_the_problem(
+    page: Page, photo: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff\xe0 broken")
+    page.choose(bad)
+    page.until("return !document.getElementById('problem').hidden")
+    page.choose(photo)
+    page.await_results()
+    assert not page.browser.find_element(By.ID, "problem").is_displayed()
+    assert page.text("summary") == "5 objects found"
+
+
+def test_the_curl_line_does_what_the_page_did(page: Page, photo: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is missing")
+    page.choose(photo)
+    page.await_results()
+    line = page.text("curl")
+    answer = subprocess.run(
+        ["sh", "-c", f"{line} --silent --fail"],
+        cwd=photo.parent,
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE_S,
+    )
+    assert answer.stdout.count(b'"score"') == 5
+
+
+def test_a_phone_has_no_sideways_scrolling(page: Page, photo: Path) -> None:
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.choose(photo)
+        page.await_results()
+        width = page.browser.execute_script("return document.documentElement.scrollWidth")
+        assert width <= 360
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_sample_is_one_click_away(page: Page) -> None:
+    samples = page.browser.find_elements(By.CSS_SELECTOR, "#sample-list button")
+    if not samples:
+        pytest.skip("no sample photos are shipped")
+    samples[0].click()
+    page.await_results()
+    assert samples[0].get_attribute("aria-pressed") == "true"
+    assert page.errors() == []
+
+
+def test_a_photo_chosen_while_the_model_loads_is_looked_at_when_it_can(
+    browser: Chrome, photo: Path
+) -> None:
+    with serving(until="listens", LITE_DETR_FAKE_START_MS="2500") as address:
+        page = Page(browser, address)
+        page.choose(photo)
+        page.until("return !document.getElementById('problem').hidden")
+        assert page.text("problem-title") == "The model is still loading"
+        page.await_results()
+        assert page.text("summary") == "5 objects found"
+        assert not page.browser.find_element(By.ID, "problem").is_displayed()
+
+
+def test_the_api_is_described_without_internet(browser: Chrome, address: str) -> None:
+    browser.get_log("browser")
+    browser.get(f"{address}/docs")
+    WebDriverWait(browser, PATIENCE_S).until(
+        lambda browser: len(browser.find_elements(By.CSS_SELECTOR, ".opblock")) >= 6
+    )
+    logs = browser.get_log("browser")
+    assert [entry["message"] for entry in logs if entry["level"] == "SEVERE"] == []
+    asked = browser.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
+    assert asked
+    assert all(url.startswith((address, "data:", "blob:")) for url in asked)

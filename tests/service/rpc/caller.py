@@ -1,0 +1,77 @@
+"""A client made of the bare transport, so that tests see what is on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from service.detector import Detector
+from service.rpc import RpcOptions, RpcServer
+from service.rpc.pb import detection_pb2 as pb
+
+PREFIX = "/litedetr.v1.DetectionService/"
+
+
+def rpc_options(**overrides: Any) -> RpcOptions:
+    defaults: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "max_message_bytes": 1 << 20,
+        "max_image_pixels": 4_000_000,
+        "max_images": 4,
+    }
+    return RpcOptions(**(defaults | overrides))
+
+
+class Caller:
+    """The service's methods over one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.detect = channel.unary_unary(
+            PREFIX + "Detect", pb.DetectRequest.SerializeToString, pb.DetectResponse.FromString
+        )
+        self.detect_batch = channel.unary_unary(
+            PREFIX + "DetectBatch",
+            pb.DetectBatchRequest.SerializeToString,
+            pb.DetectBatchResponse.FromString,
+        )
+        self.detect_stream = channel.stream_stream(
+            PREFIX + "DetectStream", pb.DetectRequest.SerializeToString, pb.DetectOutcome.FromString
+        )
+        self.get_model = channel.unary_unary(
+            PREFIX + "GetModel",
+            pb.GetModelRequest.SerializeToString,
+            pb.GetModelResponse.FromString,
+        )
+        self.raw: dict[str, Any] = {
+            name: channel.unary_unary(PREFIX + name)
+            for name in ("Detect", "DetectBatch", "GetModel")
+        }
+        self.raw_stream: Any = channel.stream_stream(
+            PREFIX + "DetectStream", None, pb.DetectOutcome.FromString
+        )
+
+
+@asynccontextmanager
+async def serving(detector: Detector, **overrides: Any) -> AsyncIterator[RpcServer]:
+    server = RpcServer(detector, rpc_options(**overrides))
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def calling(server: RpcServer, **arguments: int) -> AsyncIterator[Caller]:
+    options = [(f"grpc.{name}", value) for name, value in arguments.items()]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
+        yield Caller(channel)
+
+
+def trailing(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    return dict(error.trailing_metadata() or ())

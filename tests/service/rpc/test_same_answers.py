@@ -1,0 +1,150 @@
+"""HTTP = gRPC, over a whole spine with the fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from google.protobuf.json_format import MessageToDict
+
+from service.rest import create_app
+from service.rpc.messages import result_message
+from service.rpc.pb import detection_pb2 as pb
+from service.wiring import open_detector
+from tests.service.fake_spine import EVERYTHING, assert_is_answer_to, fake_settings, value
+from tests.service.pictures import encode_png, solid_png
+from tests.service.rpc.caller import Caller, calling, serving, trailing
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Doors = tuple[httpx.AsyncClient, Caller]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def doors() -> AsyncIterator[Doors]:
+    settings = fake_settings(max_image_pixels=1_000_000)
+    async with open_detector(settings) as detector, serving(detector) as server:
+        transport = httpx.ASGITransport(create_app(detector, settings))
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://service") as http,
+            calling(server) as caller,
+        ):
+            caller.detector = detector  # type: ignore[attr-defined]
+            yield http, caller
+
+
+def _as_json(response: pb.DetectResponse) -> dict[str, Any]:
+    answer: dict[str, Any] = MessageToDict(
+        response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    del answer["timings_ms"], answer["request_id"]
+    return answer
+
+
+def _of_http(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: answer[key] for key in ("model", "image", "detections")}
+
+
+async def test_the_same_photo_gets_the_same_numbers_over_both(doors: Doors) -> None:
+    http, caller = doors
+    rng = np.random.default_rng(11)
+    for _ in range(20):
+        height, width = rng.integers(20, 300, 2)
+        data = encode_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        over_http = await http.post("/detect?threshold=0", content=data)
+        options = pb.DetectOptions(threshold=0)
+        over_grpc = await caller.detect(pb.DetectRequest(image=data, options=options))
+        batch = pb.DetectBatchRequest(requests=[pb.DetectRequest(image=data, options=options)])
+        in_batch = (await caller.detect_batch(batch)).outcomes[0].response
+        stream = caller.detect_stream(iter([pb.DetectRequest(image=data, options=options)]))
+        (in_stream,) = [outcome.response async for outcome in stream]
+        expected = _of_http(over_http.json())
+        assert expected["detections"]
+        for response in (over_grpc, in_batch, in_stream):
+            assert _as_json(response) == expected
+
+
+async def test_the_same_options_select_the_same(doors: Doors) -> None:
+    http, caller = doors
+    data = solid_png((100, 100, 103))
+    for query, options in (
+        ("threshold=0.7", pb.DetectOptions(threshold=0.7)),
+        ("threshold=0.65", pb.DetectOptions(threshold=0.65)),
+        ("max_detections=2", pb.DetectOptions(max_detections=2)),
+        ("labels=linear,aztec", pb.DetectOptions(labels=["linear", "aztec"])),
+    ):
+        over_http = (await http.post(f"/detect?{query}", content=data)).json()
+        over_grpc = await caller.detect(pb.DetectRequest(image=data, options=options))
+        assert _as_json(over_grpc) == _of_http(over_http)
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "options"),
+    [
+        (b"\x00\x01nothing", "", {}),
+        (b"%PDF-1.7 and more", "", {}),
+        (solid_png((0, 0, 0))[:-30], "", {}),
+        (solid_png((0, 0, 0), 1001, 1000), "", {}),
+        (solid_png((0, 0, 0)), "labels=unicorn", {"labels": ["unicorn"]}),
+        (solid_png((0, 0, 0)), "max_detections=100000", {"max_detections": 100_000}),
+    ],
+    ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
+)
+async def test_the_same_fault_has_the_same_code_and_words(
+    doors: Doors, data: bytes, query: str, options: dict[str, Any]
+) -> None:
+    http, caller = doors
+    over_http = (await http.post(f"/detect?{query}", content=data)).json()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await caller.detect(pb.DetectRequest(image=data, options=pb.DetectOptions(**options)))
+    assert trailing(caught.value)["lite-detr-code"] == over_http["code"]
+    assert caught.value.details() == over_http["detail"]
+
+
+async def test_the_same_model_is_described(doors: Doors) -> None:
+    http, caller = doors
+    entry = (await http.get("/v1/models")).json()["models"][0]
+    model = await caller.get_model(pb.GetModelRequest())
+    for field in ("name", "version", "description", "variant", "kernel", "default_threshold"):
+        assert getattr(model, field) == entry[field]
+    assert [{"id": each.id, "name": each.name} for each in model.classes] == entry["classes"]
+    for field, size in entry["input"].items():
+        assert getattr(model.input, field) == size
+    assert list(model.limits.formats) == entry["limits"]["formats"]
+
+
+async def test_a_stream_of_many_frames_gets_each_its_own_answer_in_order(doors: Doors) -> None:
+    _, caller = doors
+    pictures = [solid_png((number, 255 - number, 7 * number % 256)) for number in range(60)]
+    options = pb.DetectOptions(threshold=0)
+    frames = (pb.DetectRequest(image=data, options=options) for data in pictures)
+    outcomes = [outcome async for outcome in caller.detect_stream(frames)]
+    assert len(outcomes) == len(pictures)
+    for data, outcome in zip(pictures, outcomes, strict=True):
+        result = await caller.detector.detect(  # type: ignore[attr-defined]
+            data, EVERYTHING, request_id=outcome.response.request_id
+        )
+        assert_is_answer_to(data, result)
+        assert _as_json(outcome.response) == _as_json(result_message(result))
+
+
+async def test_a_call_that_is_cancelled_frees_its_slot(doors: Doors) -> None:
+    _, caller = doors
+    detector = caller.detector  # type: ignore[attr-defined]
+    before = value(detector, "requests_total", protocol="grpc", outcome="cancelled") or 0
+    calls = [caller.detect(pb.DetectRequest(image=solid_png((9, 9, n)))) for n in range(8)]
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    while not detector.active:
+        await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    while value(detector, "slots_in_use"):
+        await asyncio.sleep(0.001)
+    assert (value(detector, "requests_total", protocol="grpc", outcome="cancelled") or 0) > before

@@ -1,0 +1,185 @@
+"""The server as a whole: ports, limits, health, reflection and the way it stops."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from service.rpc import RpcServer
+from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
+from service.rpc.pb import detection_pb2 as pb
+from service.rpc.server import SERVICE
+from tests.service.rest.standin import StandIn
+from tests.service.rpc.caller import Caller, calling, rpc_options, serving, trailing
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def _health(caller: Caller):
+    write = health_pb2.HealthCheckRequest.SerializeToString
+    read = health_pb2.HealthCheckResponse.FromString
+    check = caller.channel.unary_unary(f"/{HEALTH_SERVICE}/Check", write, read)
+    watch = caller.channel.unary_stream(f"/{HEALTH_SERVICE}/Watch", write, read)
+    return check, watch
+
+
+async def _reflect(caller: Caller, **question: str):
+    ask = caller.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest(**question)
+    (answer,) = [answer async for answer in ask(iter([request]))]
+    return answer
+
+
+@pytest.mark.parametrize("service", ["", SERVICE])
+async def test_health_follows_readiness(caller: Caller, standin: StandIn, service: str) -> None:
+    check, _ = _health(caller)
+    request = health_pb2.HealthCheckRequest(service=service)
+    assert (await check(request)).status == SERVING
+    standin.ready = False
+    assert (await check(request)).status == NOT_SERVING
+
+
+async def test_health_of_a_service_that_is_not_here_is_unknown(caller: Caller) -> None:
+    check, watch = _health(caller)
+    request = health_pb2.HealthCheckRequest(service="nobody")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await check(request)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert (await anext(aiter(watch(request)))).status == SERVICE_UNKNOWN
+
+
+async def test_a_watcher_is_told_of_every_change_and_of_the_end(standin: StandIn) -> None:
+    health = ReadinessHealth(standin.as_detector(), ("",), watch_seconds=0.001)
+    told = health.watch(health_pb2.HealthCheckRequest(), None)  # type: ignore[arg-type]
+    assert (await anext(told)).status == SERVING
+    standin.ready = False
+    assert (await anext(told)).status == NOT_SERVING
+    standin.ready = True
+    assert (await anext(told)).status == SERVING
+    health.begin_drain()
+    assert (await anext(told)).status == NOT_SERVING
+    with pytest.raises(StopAsyncIteration):
+        await anext(told)
+
+
+async def test_reflection_lists_the_services_and_their_messages(caller: Caller) -> None:
+    listed = await _reflect(caller, list_services="")
+    names = {service.name for service in listed.list_services_response.service}
+    assert {SERVICE, HEALTH_SERVICE} <= names
+    found = await _reflect(caller, file_containing_symbol=SERVICE)
+    files = found.file_descriptor_response.file_descriptor_proto
+    assert FileDescriptorProto.FromString(files[0]).name == "litedetr/v1/detection.proto"
+
+
+async def test_a_photo_of_the_largest_size_passes_and_a_larger_message_does_not(
+    standin: StandIn, photo: bytes
+) -> None:
+    most = 6 * 1024 * 1024  # above gRPC's own default of 4 MiB
+    async with (
+        serving(standin.as_detector(), max_message_bytes=most) as server,
+        calling(server) as caller,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await caller.detect(pb.DetectRequest(image=photo + bytes(most - len(photo))))
+        assert trailing(caught.value)["lite-detr-code"] == "image_too_large"  # the detector's
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await caller.detect(pb.DetectRequest(image=bytes(most + (1 << 20))))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await caller.detect(pb.DetectRequest(image=photo))
+
+
+async def test_a_compressed_message_is_refused_unread(server: RpcServer) -> None:
+    async with calling(server) as caller:
+        bomb = pb.DetectRequest(image=bytes(64 << 20))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await caller.detect(bomb, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_more_calls_than_allowed_are_refused(standin: StandIn, photo: bytes) -> None:
+    standin.hold = asyncio.Event()
+    async with (
+        serving(standin.as_detector(), max_concurrent_calls=1) as server,
+        calling(server) as caller,
+    ):
+        first = asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))
+        await standin.started.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await caller.detect(pb.DetectRequest(image=photo))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        standin.hold.set()
+        assert (await first).detections
+
+
+async def test_a_taken_port_is_told(server: RpcServer, standin: StandIn) -> None:
+    other = RpcServer(standin.as_detector(), rpc_options(port=server.port))
+    with pytest.raises(OSError, match=str(server.port)):
+        await other.start()
+    await other.stop(0)
+
+
+async def test_a_stop_answers_what_is_under_way_and_refuses_the_rest(
+    server: RpcServer, caller: Caller, standin: StandIn, photo: bytes
+) -> None:
+    standin.hold = asyncio.Event()
+    accepted = [asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))]
+    accepted += [asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))]
+    while len(standin.deadlines) < 2:
+        await asyncio.sleep(0.01)
+    stopped = asyncio.create_task(server.stop(30))
+    await asyncio.sleep(0)
+    async with calling(server) as late:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await late.detect(pb.DetectRequest(image=photo))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not stopped.done()
+    standin.hold.set()
+    for answer in await asyncio.gather(*accepted):
+        assert answer.detections
+    await stopped
+
+
+async def test_onlookers_do_not_hold_a_stop_up(
+    server: RpcServer, caller: Caller, standin: StandIn
+) -> None:
+    _, watch = _health(caller)
+    watching = watch(health_pb2.HealthCheckRequest())
+    assert (await watching.read()).status == SERVING
+    idle = caller.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )()
+    await idle.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    await idle.read()
+    async with asyncio.timeout(60):
+        await server.stop(600)
+    assert (await watching.read()).status == NOT_SERVING
+    idle.cancel()
+
+
+async def test_a_stop_that_takes_too_long_cancels(
+    server: RpcServer, caller: Caller, standin: StandIn, photo: bytes
+) -> None:
+    standin.hold = asyncio.Event()
+    call = asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))
+    await standin.started.wait()
+    await server.stop(0.05)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call
+    assert standin.cancelled
+
+
+async def test_a_server_that_never_started_stops(standin: StandIn) -> None:
+    await RpcServer(standin.as_detector(), rpc_options()).stop(1)

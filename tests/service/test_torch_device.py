@@ -1,0 +1,106 @@
+"""The real device, with a small network of random weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.geometry import padded_size
+from service.device import OutOfDeviceMemory
+from service.engine import warm_up
+from service.images import ImageLimits, decode_image
+from service.torch_device import TorchDevice, load_predictor, pick_device
+from service.types import DetectOptions
+from service.wiring import open_detector
+from tests.model.small_weights import SMALL, write_small
+from tests.service.fake_spine import fake_settings
+from tests.service.pictures import encode_png
+
+SIZE = (384, 512)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    write_small(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def _picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def test_a_device_says_what_it_is(weights: Path) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    assert (device.name, device.model.name, torch.get_num_threads()) == ("cpu", "small", 1)
+    assert device.implementations["kernel"] in {"cpu", "reference"}
+    assert warm_up(device) > 0
+    assert not device.is_broken(RuntimeError("anything"))
+
+
+def test_a_device_answers_as_its_predictor(weights: Path) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    predictor, _ = load_predictor(weights, "cpu", threads=1)
+    padded = padded_size(*SIZE, SMALL.bucket_stride)
+    images = [_picture(1), _picture(2)]
+    answer = device.run(images, padded, [(768, 1024), SIZE])
+    expected = predictor.predict(images, padded, [(768, 1024), SIZE])
+    assert answer.forward_ms > 0
+    for found, wanted in zip(answer.detections, expected, strict=True):
+        np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no room")])
+def test_memory_that_ran_out_is_told_apart(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(device._predictor, "predict", refuse)
+    with pytest.raises(OutOfDeviceMemory):
+        device.run([_picture(1)], (384, 512), [SIZE])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(RuntimeError, match="device=cuda:1"):
+        pick_device("cuda:1")
+
+
+async def test_the_service_answers_as_the_model_does_offline(weights: Path) -> None:
+    settings = fake_settings(
+        engine="torch", model=str(weights), device="cpu", engine_threads=1, max_wait_ms=1000
+    )
+    pictures = [encode_png(_picture(seed)) for seed in range(3)]
+    everything = DetectOptions(threshold=0.0)
+    async with open_detector(settings) as detector:
+        results = await asyncio.gather(
+            *(detector.detect(data, everything, request_id="r") for data in pictures)
+        )
+        assert detector.kernel in {"cpu", "reference"}
+    predictor, info = load_predictor(weights, "cpu", threads=1)
+    limits = ImageLimits(10**9, 10**9)
+    for data, result in zip(pictures, results, strict=True):
+        decoded = decode_image(data, info.config, limits)
+        height, width = decoded.pixels.shape[:2]
+        padded = padded_size(height, width, info.config.bucket_stride)
+        (alone,) = predictor.predict([decoded.pixels], padded, [decoded.original_size])
+        assert result.model_version == info.version
+        np.testing.assert_allclose(result.detections.scores, alone.scores, atol=1e-5)
+        np.testing.assert_allclose(result.detections.boxes_xyxy, alone.boxes_xyxy, atol=0.05)
