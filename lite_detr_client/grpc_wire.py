@@ -21,6 +21,7 @@ _RETRY_DELAY_KEY = "retry-delay-ms"
 # How errors of the transport itself are named: they come without a code.
 _CODES_BY_STATUS = {
     grpc.StatusCode.UNAVAILABLE: "connection_failed",
+    grpc.StatusCode.CANCELLED: "connection_failed",  # by a server that ends, not by the caller
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
 }

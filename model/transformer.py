@@ -106,12 +106,20 @@ class Transformer(nn.Module):
         tokens = memory.tokens.masked_fill(~valid[..., None], 0.0)
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = self.enc_out_class_embed(tokens)
-        best = logits.detach().amax(-1)
-        count = min(self.tgt_embed.num_embeddings, best.shape[1])
-        selected = best.topk(count, dim=1).indices
+        selected = self.select_queries(logits)
         base = gather_rows(proposal_logits(anchors, valid), selected)
         reference_logits = self.enc_out_bbox_embed(gather_rows(tokens, selected)) + base
         return Proposals(tokens, logits, anchors, valid, selected, reference_logits)
+
+    def select_queries(self, logits: Tensor) -> Tensor:
+        """The best tokens by [B, S, C] class logits: int64 [B, Q], best first.
+
+        A token's rank chooses its learned content, so near ties that rounding swaps change both
+        queries' answers a little.
+        """
+        best = logits.detach().amax(-1)
+        count = min(self.tgt_embed.num_embeddings, best.shape[1])
+        return best.topk(count, dim=1).indices
 
     def content(self, proposals: Proposals) -> Tensor:
         """Learned content of the selected queries [B, Q, d]; it does not depend on the image."""

@@ -21,6 +21,7 @@ from service.batcher import Batcher, EngineAnswer
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
+    InferenceFailed,
     NotReady,
     Overloaded,
     ShuttingDown,
@@ -302,7 +303,9 @@ class Detector:
             self.metrics.refused.labels(error.code).inc()
         elif isinstance(error, DeadlineExceeded):
             self.metrics.expired.inc()
-        _log.info("not detected", code=error.code, detail=error.detail, request_id=request_id)
+        # What clients do wrong, and floods of refusals, are for the metrics; our failures are not.
+        tell = _log.warning if isinstance(error, InferenceFailed) else _log.debug
+        tell("not detected", code=error.code, detail=error.detail, request_id=request_id)
 
     def _observe(self, timings: StageTimings) -> None:
         for stage in ("read", "decode", "queue", "assemble", "forward", "postprocess", "total"):

@@ -64,11 +64,7 @@ def main() -> None:
         data = _compress(picture)
         _check_readable(name, data, photo.codes)
         (options.out / f"{name}.jpg").write_bytes(data)
-        codes = [
-            {**asdict(code), "box": [round(value, 1) for value in code.box]} for code in photo.codes
-        ]
-        record = {"width": _WIDTH, "height": _HEIGHT, "codes": codes}
-        (options.out / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+        (options.out / f"{name}.json").write_text(_describe(photo.codes), encoding="utf-8")
         shutil.copyfile(options.out / f"{name}.jpg", options.page / f"{name}.jpg")
         print(f"{name}.jpg: {len(data) / 1000:.0f} kB, {len(photo.codes)} codes")
 
@@ -93,6 +89,14 @@ def _check_readable(name: str, data: bytes, codes: list[SeenCode]) -> None:
         read = [found.text for found in zxingcpp.read_barcodes(np.asarray(crop))]
         if read != [code.payload]:
             raise SystemExit(f"{name}: {code.label} {code.payload!r} reads as {read}")
+
+
+def _describe(codes: list[SeenCode]) -> str:
+    """The photo's codes as JSON, one a line."""
+    rows = [{**asdict(code), "box": [round(value, 1) for value in code.box]} for code in codes]
+    lines = ",\n    ".join(json.dumps(row) for row in rows)
+    listed = f"[\n    {lines}\n  ]" if rows else "[]"
+    return f'{{\n  "width": {_WIDTH},\n  "height": {_HEIGHT},\n  "codes": {listed}\n}}\n'
 
 
 def _ground(photo: Photo, print_: Print, centre: tuple[float, float]) -> None:
@@ -167,11 +171,10 @@ def shelf(rng: Rng) -> tuple[Photo, float]:
         (11.6, (72, 92, 158), "BLUEBERRY", "jam, 340 g"),
         (23.2, (226, 180, 66), "SWEETCORN", "no added sugar"),
     )
+    for middle, *_ in packs:
+        foot = ((middle + x, y, 0.0) for x, y in ((-5.5, 3), (5.5, 3), (5.5, 9), (-5.5, 9)))
+        photo.shade(np.array(list(foot)), 1.0, 8.0, 0.6)
     for middle, tone, name, detail in packs:
-        foot = np.array(
-            [(middle + x, y, 0.0) for x, y in ((-5.5, 3), (5.5, 3), (5.5, 9), (-5.5, 9))]
-        )
-        photo.shade(foot, 1.0, 8.0, 0.6)
         photo.show(_pack(tone, name, detail), standing((middle - 5.5, 3.0, 18.0)), 0.92)
     rail = materials.plain(rng, (90.0, 7.0), (224, 226, 228))
     photo.show(rail, standing((-45.0, 0.0, 0.0)))

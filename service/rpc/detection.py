@@ -71,7 +71,7 @@ class DetectionServicer:
         return await self._answer(call, context, self._describe(data))
 
     def begin_drain(self) -> None:
-        """Ends streams after the frames that were read; a client may carry on elsewhere."""
+        """Refuses new images, and ends streams after the frames that were read."""
         self._draining = True
         for stream in self._streams:
             stream.stop_reading()
@@ -107,11 +107,13 @@ class DetectionServicer:
         await context.abort(refusal.status, refusal.detail, metadata)
 
     async def _detect_alone(self, data: bytes, call: Call) -> pb.DetectResponse:
+        self._refuse_if_draining()
         request = parse_message(pb.DetectRequest, data)
         request_id = sane_request_id(request.request_id) or call.request_id
         return await self._detect(request, request_id, call)
 
     async def _detect_all(self, data: bytes, call: Call) -> pb.DetectBatchResponse:
+        self._refuse_if_draining()
         requests = parse_message(pb.DetectBatchRequest, data).requests
         most = self._options.max_images
         if not 1 <= len(requests) <= most:
@@ -144,17 +146,20 @@ class DetectionServicer:
                 return _failure(index, error, f"{call.request_id}-{index + 1}")
             return await self._outcome(index, request, call)
 
+        self._refuse_if_draining()
+        await context.send_initial_metadata(call.metadata)
         pump = _Frames(answer, context.write, self._options.images_in_flight)
-        if not self._draining:
-            await context.send_initial_metadata(call.metadata)
-            self._streams.add(pump)
-            try:
-                await pump.run(frames)
-            finally:
-                self._streams.discard(pump)
+        self._streams.add(pump)
+        try:
+            await pump.run(frames)
+        finally:
+            self._streams.discard(pump)
+        self._refuse_if_draining()
+
+    def _refuse_if_draining(self) -> None:
         if self._draining:
             raise ShuttingDown(
-                "the service is shutting down; the frames that it took are answered",
+                "the service is shutting down; what it had taken before is answered",
                 retry_after_seconds=_RECONNECT_SECONDS,
             )
 

@@ -20,6 +20,9 @@ _MAX_METADATA_BYTES = 16 * 1024
 _KEEPALIVE_TIMEOUT_MS = 20_000  # a probe that is not answered within this ends the connection
 _MIN_PING_INTERVAL_MS = 10_000  # clients that probe more often are told to calm down
 _LARGEST_OPTION = 2**31 - 1
+# Calls that gRPC has not handed over when its server stops end as CANCELLED, which tells a client
+# nothing. For this long before, new ones are told that the service shuts down.
+_REFUSING_SECONDS = 0.2
 _LAST_ANSWERS_SECONDS = 1.0  # for answers that are on their way out
 
 
@@ -70,10 +73,10 @@ class RpcServer:
         self._server = server
 
     async def stop(self, grace_seconds: float) -> None:
-        """Takes no new call and answers those under way; does nothing where it never started.
+        """Refuses new images and answers those under way; does nothing where it never started.
 
-        Streams end after the frames that were read. Calls that detect nothing (health,
-        reflection) do not hold it up.
+        Streams end after the frames that were read; a client may carry on elsewhere. Calls that
+        detect nothing (health, reflection) do not hold it up.
 
         Args:
             grace_seconds: calls that take longer are cancelled.
@@ -82,7 +85,9 @@ class RpcServer:
             return
         self._servicer.begin_drain()
         self._health.begin_drain()
-        stopped = asyncio.create_task(self._server.stop(grace_seconds))
+        refusing_seconds = min(_REFUSING_SECONDS, grace_seconds)
+        await asyncio.sleep(refusing_seconds)
+        stopped = asyncio.create_task(self._server.stop(grace_seconds - refusing_seconds))
         idle = asyncio.create_task(self._servicer.wait_idle())
         await asyncio.wait({stopped, idle}, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()

@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import uvloop
+
 from service.http_server import HttpServer, listen
+from service.logs import configure_logs
 from service.rest import create_app
 from service.rpc import RpcOptions, RpcServer
 from service.wiring import open_detector
@@ -33,4 +36,5 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    configure_logs("error", "json")
+    uvloop.run(serve())

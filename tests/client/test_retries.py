@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_deadline_that_passed_is_told() -> None:
         attempts.remaining_s()
 
 
-def _failing(times: int):
+def _failing(times: int) -> Callable[[float | None], int]:
     numbers = itertools.count(1)
 
     def attempt(left_s: float | None) -> int:
@@ -118,7 +119,9 @@ async def test_an_asynchronous_call_is_tried_until_it_succeeds() -> None:
     for times, answer in ((2, 3), (3, None)):
         tries = _failing(times)
 
-        async def attempt(left_s: float | None, tries=tries) -> int:
+        async def attempt(
+            left_s: float | None, tries: Callable[[float | None], int] = tries
+        ) -> int:
             return tries(left_s)
 
         if answer is None:
