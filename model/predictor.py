@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.detections import Detections
+from model.outputs import DetectorOutput
 from model.postprocess import select_detections
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,7 +43,7 @@ class Predictor:
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        """Detects in one batch of a bucket.
+        """Detects in one batch of a bucket: `assemble`, `forward` and `postprocess` in a row.
 
         Args:
             images: RGB [h, w, 3] each, already resized (`model.geometry.resized_size`).
@@ -55,21 +56,16 @@ class Predictor:
         Raises:
             ValueError: for an image larger than its bucket.
         """
-        pixels, padding_mask = self._assemble(images, padded)
-        with torch.inference_mode():
-            normalised = (pixels.to(self.device).float() - self._mean) * self._scale
-            padding_mask = padding_mask.to(self.device)
-            normalised = normalised.masked_fill(padding_mask[:, None], 0.0)
-            output = self._detector(normalised, padding_mask)
-            return select_detections(
-                output.pred_logits, output.pred_boxes, original_sizes, self.config.max_detections
-            )
+        return self.postprocess(self.forward(*self.assemble(images, padded)), original_sizes)
 
-    @staticmethod
-    def _assemble(
-        images: Sequence[npt.NDArray[np.uint8]], padded: tuple[int, int]
+    def assemble(
+        self, images: Sequence[npt.NDArray[np.uint8]], padded: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """uint8 [B, 3, H, W] (channels last in memory) and bool [B, H, W], True on padding."""
+        """The batch on the device: normalised [B, 3, H, W] and padding mask bool [B, H, W].
+
+        Raises:
+            ValueError: for an image larger than its bucket.
+        """
         batch = np.zeros((len(images), *padded, 3), dtype=np.uint8)
         mask = np.ones((len(images), *padded), dtype=np.bool_)
         for index, image in enumerate(images):
@@ -78,4 +74,22 @@ class Predictor:
                 raise ValueError(f"an image of {height} x {width} does not fit bucket {padded}")
             batch[index, :height, :width] = image
             mask[index, :height, :width] = False
-        return torch.from_numpy(batch).permute(0, 3, 1, 2), torch.from_numpy(mask)
+        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device)
+        padding_mask = torch.from_numpy(mask).to(self.device)
+        normalised = (pixels.float() - self._mean) * self._scale
+        return normalised.masked_fill(padding_mask[:, None], 0.0), padding_mask
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> DetectorOutput:
+        """Runs the network; on a GPU the answer may still be on its way when this returns."""
+        with torch.inference_mode():
+            output: DetectorOutput = self._detector(images, padding_mask)
+        return output
+
+    def postprocess(
+        self, output: DetectorOutput, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """The best detections of each image, on the CPU, in pixels of the original images."""
+        with torch.inference_mode():
+            return select_detections(
+                output.pred_logits, output.pred_boxes, original_sizes, self.config.max_detections
+            )

@@ -10,14 +10,12 @@ import sys
 import threading
 from pathlib import Path
 
+from service.cpus import WAIT_POLITELY
 from service.doorbell import EdgeDoorbell
 from service.messages import Message, Start
 from service.slots import SlotMemory
 
 _ROOT = Path(__file__).resolve().parent.parent  # where `service` and `model` are imported from
-# Idle threads of torch's pool would spin by default. The engine shares its cores with the edge (and
-# with who knows what): where they were short, spinning cost five times the CPU time of a forward.
-_ENGINE_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 _LAST_WORDS_SECONDS = 1.0  # a dead engine's unread answers are read for so long
 
 
@@ -117,7 +115,7 @@ def _spawn(doorbell_fd: int, slots_fd: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         cwd=_ROOT,
-        env=_ENGINE_ENVIRONMENT | os.environ,  # the operator's own choice wins
+        env=WAIT_POLITELY | os.environ,  # the operator's own choice wins
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a library prints must not mix with what the command prints
         pass_fds=(doorbell_fd, slots_fd),

@@ -78,16 +78,26 @@ class TorchDevice:
         Raises:
             OutOfDeviceMemory: where half the batch may fit.
         """
-        started = time.monotonic()
+        predictor, started = self._predictor, time.monotonic()
         try:
-            detections = self._predictor.predict(images, padded, original_sizes)
+            batch = predictor.assemble(images, padded)
+            assembled = time.monotonic()
+            output = predictor.forward(*batch)
+            if predictor.device.type == "cuda":
+                torch.cuda.synchronize(predictor.device)
+            computed = time.monotonic()
+            detections = predictor.postprocess(output, original_sizes)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise OutOfDeviceMemory(str(error)) from error
         except MemoryError as error:
             raise OutOfDeviceMemory("the host has no memory left") from error
-        forward_ms = (time.monotonic() - started) * 1000
-        return DeviceAnswer(detections, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
+        return DeviceAnswer(
+            detections,
+            assemble_ms=(assembled - started) * 1000,
+            forward_ms=(computed - assembled) * 1000,
+            postprocess_ms=(time.monotonic() - computed) * 1000,
+        )
 
     def is_broken(self, error: Exception) -> bool:
         """Whether the CUDA context is lost: then every later call fails too, health included."""

@@ -29,7 +29,7 @@ class TrainOptions:
     init_from: Path | None = None  # our safetensors; loads what fits and reports the rest
     pretrained_backbone: str | None = None  # a source that the backbone's loader knows
     resume: bool = False  # continue from output/last.pt where it exists
-    seed: int = 20240611
+    seed: int = 20240611  # of weights, order and changes of the pictures
     # --- length
     max_iterations: int = 8000  # optimizer steps
     max_minutes: float | None = (

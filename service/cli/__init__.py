@@ -24,6 +24,7 @@ from service.cli.failure import (
     describe_failure,
     set_debugging,
 )
+from service.cpus import WAIT_POLITELY
 
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 well, 1 failed, 2 not understood, 130 interrupted.
     """
+    for variable, value in WAIT_POLITELY.items():  # before any command imports torch
+        os.environ.setdefault(variable, value)
     try:
         status = app(args=arguments, prog_name="lite-detr", standalone_mode=False)
     except TyperException as error:

@@ -134,17 +134,22 @@ async def test_a_stream_of_many_frames_gets_each_its_own_answer_in_order(doors: 
         assert _as_json(outcome.response) == _as_json(result_message(result))
 
 
-async def test_a_call_that_is_cancelled_frees_its_slot(doors: Doors) -> None:
-    _, caller = doors
-    detector = caller.detector  # type: ignore[attr-defined]
-    before = value(detector, "requests_total", protocol="grpc", outcome="cancelled") or 0
-    calls = [caller.detect(pb.DetectRequest(image=solid_png((9, 9, n)))) for n in range(8)]
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    while not detector.active:
-        await asyncio.sleep(0)
-    for call in calls:
-        call.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    while value(detector, "slots_in_use"):
-        await asyncio.sleep(0.001)
-    assert (value(detector, "requests_total", protocol="grpc", outcome="cancelled") or 0) > before
+async def test_calls_that_are_cancelled_free_their_slots_and_leave_others_be() -> None:
+    async with (
+        open_detector(fake_settings(fake_base_ms=300)) as detector,
+        serving(detector) as server,
+        calling(server) as caller,
+    ):
+        calls = [caller.detect(pb.DetectRequest(image=solid_png((9, 9, n)))) for n in range(8)]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        while detector.active < len(calls):
+            await asyncio.sleep(0.001)
+        for call in calls[1:]:
+            call.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert tasks[0].result().detections
+        while value(detector, "slots_in_use"):
+            await asyncio.sleep(0.001)
+        outcomes = {"protocol": "grpc", "outcome": "cancelled"}
+        assert value(detector, "requests_total", **outcomes) == len(calls) - 1
+        assert value(detector, "cancelled_total") == len(calls) - 1

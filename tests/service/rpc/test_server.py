@@ -143,6 +143,7 @@ async def test_a_stop_answers_what_is_under_way_and_refuses_the_rest(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await late.detect(pb.DetectRequest(image=photo))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert trailing(caught.value)["lite-detr-code"] == "shutting_down"
     assert not stopped.done()
     standin.hold.set()
     for answer in await asyncio.gather(*accepted):
