@@ -40,6 +40,9 @@ class ModelConfig:
     decoder_feedforward: int = 2048
     num_queries: int = 900
     max_detections: int = 300  # detections kept an image: the best query-class pairs
+    # IoU above which a detection that overlaps a better one, of whatever class, is dropped. 1 keeps
+    # all: a fully trained DETR answers each object once by itself.
+    duplicate_iou: float = 1.0
     shortest_side: int = 800  # pixels; the input rule: the short side becomes this ...
     longest_side: int = 1333  # pixels; ... unless the long side would pass this
     bucket_stride: int = 64  # pixels; padded sizes are multiples of this
@@ -54,6 +57,7 @@ class ModelConfig:
             "high_level_scales": 1 <= self.high_level_scales <= self.num_feature_levels,
             "num_classes": self.num_classes >= 1,
             "num_queries": self.num_queries >= 1,
+            "duplicate_iou": 0 < self.duplicate_iou <= 1,
             "shortest_side": 0 < self.shortest_side <= self.longest_side,
             "bucket_stride": self.bucket_stride >= 1,
         }

@@ -1,9 +1,15 @@
-"""Network output -> detections: the best query-class pairs, boxes in pixels. No NMS."""
+"""Network output -> detections: the best query-class pairs, boxes in pixels.
+
+DETR needs no non-maximum suppression, and none is done unless a model's config asks for it
+(`ModelConfig.duplicate_iou`): one trained briefly may still answer an object more than once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +21,7 @@ def select_detections(
     pred_boxes: Tensor,
     original_sizes: Sequence[tuple[int, int]],
     max_detections: int,
+    duplicate_iou: float = 1.0,
 ) -> list[Detections]:
     """The best `max_detections` query-class pairs of each image.
 
@@ -23,6 +30,7 @@ def select_detections(
         pred_boxes: [B, Q, 4], cxcywh in 0..1 of the unpadded image.
         original_sizes: (H, W) in pixels of each image before the resize.
         max_detections: kept at most; fewer where Q * C is smaller.
+        duplicate_iou: see `drop_duplicates`; 1 keeps all.
 
     Returns:
         One `Detections` an image, on the CPU, boxes clipped to the image.
@@ -38,7 +46,36 @@ def select_detections(
     sizes = torch.tensor([(w, h, w, h) for h, w in original_sizes], dtype=corners.dtype)
     pixels = corners.clamp(0, 1) * sizes.to(corners.device)[:, None]
     columns = (scores.float().cpu(), (indices % num_classes).cpu(), pixels.float().cpu())
-    return [
+    found = [
         Detections(score.numpy(), label.numpy(), box.numpy())
         for score, label, box in zip(*columns, strict=True)
     ]
+    if duplicate_iou >= 1:
+        return found
+    return [drop_duplicates(detections, duplicate_iou) for detections in found]
+
+
+def drop_duplicates(detections: Detections, iou: float) -> Detections:
+    """Drops each detection that overlaps a better, kept one by more than `iou`, class or no class.
+
+    Args:
+        detections: best score first.
+        iou: intersection over union, 0..1.
+    """
+    overlaps = _pairwise_iou(detections.boxes_xyxy) > iou
+    keep = np.ones(len(detections), dtype=np.bool_)
+    for index in range(len(detections)):
+        if keep[index]:
+            keep[index + 1 :] &= ~overlaps[index, index + 1 :]
+    return detections.keep(keep)
+
+
+def _pairwise_iou(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """IoU of every pair of [N, 4] corner boxes: [N, N]; 0 for empty boxes."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = (high - low).clip(min=0).prod(-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    union = areas[:, None] + areas[None, :] - shared
+    ratios: npt.NDArray[np.float32] = shared / np.maximum(union, np.finfo(np.float32).tiny)
+    return ratios

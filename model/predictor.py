@@ -91,5 +91,9 @@ class Predictor:
         """The best detections of each image, on the CPU, in pixels of the original images."""
         with torch.inference_mode():
             return select_detections(
-                output.pred_logits, output.pred_boxes, original_sizes, self.config.max_detections
+                output.pred_logits,
+                output.pred_boxes,
+                original_sizes,
+                self.config.max_detections,
+                self.config.duplicate_iou,
             )

@@ -77,6 +77,9 @@ class TrainOptions:
     sample_pictures: int = 6
     max_skipped: int = 20  # non-finite losses in a row that stop the run
     score_threshold: float = 0.4  # written into the exported model as its working threshold
+    # written into the exported model: of two detections that overlap by more than this IoU, of
+    # whatever class, the better one is answered; 1 = both. Short runs want about 0.6
+    duplicate_iou: float = 1.0
     export_half: bool = True  # exported weights in float16
 
     def __post_init__(self) -> None:
@@ -89,6 +92,7 @@ class TrainOptions:
             "final_share": 0 <= self.final_share <= 1,
             "max_minutes": self.max_minutes is None or self.max_minutes > 0,
             "learning_rate": self.learning_rate > 0,
+            "duplicate_iou": 0 < self.duplicate_iou <= 1,
             "ema_decay": 0 <= self.ema_decay < 1,
             "images": (self.annotations is None) == (self.images is None),
             "cache": self.cache is None or self.annotations is None,

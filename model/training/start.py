@@ -74,7 +74,9 @@ def _config(options: TrainOptions, labels: Sequence[str]) -> ModelConfig:
     if options.variant not in VARIANTS:
         known = ", ".join(sorted(VARIANTS))
         raise ValueError(f"TrainOptions.variant={options.variant!r} is not one of: {known}")
-    return replace(VARIANTS[options.variant], num_classes=len(labels))
+    return replace(
+        VARIANTS[options.variant], num_classes=len(labels), duplicate_iou=options.duplicate_iou
+    )
 
 
 def load_fitting(detector: LiteDETR, path: Path) -> list[str]:

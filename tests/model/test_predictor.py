@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from model import build_detector
+from model.detections import Detections
 from model.outputs import DetectorOutput
-from model.postprocess import select_detections
+from model.postprocess import drop_duplicates, select_detections
 from model.predictor import Predictor
 from tests.model import golden_case
 
@@ -29,6 +30,29 @@ def test_boxes_end_at_the_image() -> None:
     boxes = torch.tensor([[[0.9, 0.1, 0.6, 0.6]]])
     (found,) = select_detections(torch.zeros(1, 1, 1), boxes, [(10, 10)], 5)
     np.testing.assert_allclose(found.boxes_xyxy[0], [6, 0, 10, 4], atol=1e-5)
+
+
+def test_duplicates_stay_unless_a_config_drops_them() -> None:
+    logits = torch.tensor([[[3.0], [2.0], [1.0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.51, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]]])
+    (every,) = select_detections(logits, boxes, [(100, 100)], 3)
+    assert len(every) == 3
+    (kept,) = select_detections(logits, boxes, [(100, 100)], 3, duplicate_iou=0.6)
+    np.testing.assert_allclose(kept.scores, every.scores[[0, 2]])
+
+
+def test_only_a_kept_detection_drops_others() -> None:
+    # Three boxes in a row: the middle one overlaps both others, which do not overlap each other.
+    boxes = np.array([[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]], dtype=np.float32)
+    scores = np.array([0.9, 0.8, 0.7], dtype=np.float32)
+    chain = Detections(scores, np.array([0, 1, 0]), boxes)
+    np.testing.assert_array_equal(drop_duplicates(chain, 0.4).boxes_xyxy, boxes[[0, 2]])
+
+
+def test_empty_boxes_are_no_duplicates() -> None:
+    boxes = np.zeros((2, 4), dtype=np.float32)
+    points = Detections(np.ones(2, dtype=np.float32), np.zeros(2, dtype=np.int64), boxes)
+    assert len(drop_duplicates(points, 0.5)) == 2
 
 
 class Recorder(nn.Module):
