@@ -26,7 +26,7 @@ endif
 SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format setup setup-full docs lock clean
+.PHONY: help serve test lint format setup setup-full docs proto lock clean
 
 help: ## this list
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -42,7 +42,7 @@ test: $(FULL) ## set up (first time) and run the tests; ARGS go to pytest
 lint: $(FULL) ## ruff, format check, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict model service tests
+	$(BIN)/mypy --strict model service lite_detr_client tests
 	$(BIN)/lint-imports
 
 format: $(FULL) ## rewrite the sources in the house's format
@@ -55,6 +55,9 @@ setup-full: $(FULL) ## install what tests, lint and training need
 docs: $(RUNTIME) ## write docs/configuration.md anew from the options
 	$(BIN)/python -m service.cli.configuration > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
+
+proto: $(FULL) ## write the message classes of proto/ anew
+	sh proto/generate.sh $(BIN)/python
 
 lock: $(FULL) ## write requirements/lock.txt anew from pyproject.toml
 	sh requirements/make_lock.sh $(BIN)/pip-compile $(LOCK)

@@ -16,7 +16,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import uvloop
@@ -26,6 +26,7 @@ from model.weights_file import CheckpointError
 from service.http_server import HttpServer, listen
 from service.logs import configure_logs
 from service.rest import create_app
+from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
 from service.supervisor import EngineStartError
 from service.wiring import Spine, open_spine
@@ -58,6 +59,19 @@ def run(settings: Settings) -> int:
     return _EXIT_FAILED
 
 
+class _Server(Protocol):
+    """What answers on a port, over whichever protocol."""
+
+    async def run_until_drained(self) -> None:
+        """Serves until drained."""
+
+    def drain(self) -> None:
+        """Takes nothing new; what was accepted is answered."""
+
+    def give_up(self) -> None:
+        """Ends without waiting any longer."""
+
+
 async def _serve(settings: Settings) -> int:
     """The whole life of the service.
 
@@ -70,7 +84,7 @@ async def _serve(settings: Settings) -> int:
     listeners = _listen_all(settings)
     if listeners is None:
         return _EXIT_FAILED
-    servers: list[HttpServer] = []
+    servers: list[_Server] = []
     tasks: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
         for listener in listeners:
@@ -78,12 +92,18 @@ async def _serve(settings: Settings) -> int:
         # After the spine: what it gave up on leaving still gets its answer over HTTP.
         stack.push_async_callback(_end_servers, servers, tasks)
         spine = await stack.enter_async_context(open_spine(settings))
-        servers += _build_servers(settings, spine, listeners)
-        tasks += [asyncio.create_task(server.run_until_drained()) for server in servers]
-        url = _url(settings.host, servers[0].port)
+        http_servers = _build_servers(settings, spine, listeners)
+        url = _url(settings.host, http_servers[0].port)
         _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")
-        for server in servers[1:]:
+        for server in http_servers[1:]:
             _say(f"Metrics: {_url(settings.host, server.port)}/metrics")
+        servers += http_servers
+        if settings.grpc_port >= 0:
+            rpc = await _open_rpc(settings, spine)
+            if rpc is None:
+                return _EXIT_FAILED
+            servers.append(rpc)
+        tasks += [asyncio.create_task(server.run_until_drained()) for server in servers]
         try:
             await _serve_until(stop, spine, tasks, url, started)
         finally:
@@ -124,7 +144,7 @@ async def _serve_until(
 async def _drain(
     settings: Settings,
     spine: Spine,
-    servers: list[HttpServer],
+    servers: list[_Server],
     tasks: list[asyncio.Task[None]],
     *,
     delay: bool,
@@ -144,7 +164,7 @@ async def _drain(
     return await spine.detector.drain(max(0.0, deadline - time.monotonic()))
 
 
-async def _end_servers(servers: list[HttpServer], tasks: list[asyncio.Task[None]]) -> None:
+async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) -> None:
     """Ends servers that did not drain in time."""
     if tasks:
         await asyncio.wait(tasks, timeout=_LAST_ANSWERS_SECONDS)
@@ -166,6 +186,31 @@ def _build_servers(
     return [HttpServer(app, settings, sock) for app, sock in zip(apps, listeners, strict=True)]
 
 
+async def _open_rpc(settings: Settings, spine: Spine) -> RpcDoor | None:
+    """The gRPC server, started; None where its port cannot be had (and that was said)."""
+    server = RpcServer(
+        spine.detector,
+        RpcOptions(
+            host=settings.host,
+            port=settings.grpc_port,
+            max_message_bytes=settings.max_body_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            max_images=settings.max_files,
+            max_concurrent_calls=settings.max_connections,
+            keepalive_seconds=settings.grpc_keepalive_seconds,
+            max_connection_age_seconds=settings.grpc_max_connection_age_seconds,
+        ),
+    )
+    try:
+        await server.start()
+    except OSError as error:
+        _say_port_taken(settings, "grpc_port", error)
+        return None
+    name = _ANY_ADDRESS.get(settings.host, settings.host)
+    _say(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService")
+    return RpcDoor(server, settings.drain_timeout_seconds)
+
+
 def _listen_all(settings: Settings) -> list[socket.socket] | None:
     """The sockets, or None where a port cannot be had (and that was said)."""
     listeners: list[socket.socket] = []
@@ -178,12 +223,17 @@ def _listen_all(settings: Settings) -> list[socket.socket] | None:
         except OSError as error:
             for listener in listeners:
                 listener.close()
-            _say(
-                f"Cannot listen on {settings.host}:{port}: {error.strerror or error}. Choose "
-                f"another with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
-            )
+            _say_port_taken(settings, field, error)
             return None
     return listeners
+
+
+def _say_port_taken(settings: Settings, field: str, error: OSError) -> None:
+    port = getattr(settings, field)
+    _say(
+        f"Cannot listen on {settings.host}:{port}: {error.strerror or error}. Choose another "
+        f"with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
+    )
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     # Where the service listens.
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     http_port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
+    grpc_port: int = Field(
+        8001, ge=-1, le=65535, description="gRPC port; 0 picks a free one, -1: no gRPC"
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="own port for /metrics; unset: the HTTP port serves it"
     )
@@ -90,6 +93,13 @@ class Settings(BaseSettings):
         75, ge=1, description="an idle connection is closed after this time"
     )
 
+    grpc_keepalive_seconds: float = Field(
+        60, gt=0, description="a silent gRPC connection is probed this often"
+    )
+    grpc_max_connection_age_seconds: float = Field(
+        3600, ge=0, description="then a gRPC client connects anew, for balancers; 0: never"
+    )
+
     # When engines fail.
     start_timeout_seconds: float = Field(
         300, gt=0, description="an engine must be loaded and warm within this time"
@@ -140,8 +150,18 @@ class Settings(BaseSettings):
         Raises:
             ValueError: which pydantic turns into its own error.
         """
-        if self.metrics_port is not None and self.metrics_port == self.http_port != 0:
-            raise ValueError("metrics_port must differ from http_port")
+        ports = {
+            "http_port": self.http_port,
+            "grpc_port": self.grpc_port,
+            "metrics_port": self.metrics_port,
+        }
+        taken: dict[int, str] = {}
+        for field, port in ports.items():
+            if port is None or port <= 0:
+                continue
+            if port in taken:
+                raise ValueError(f"{field} must differ from {taken[port]}")
+            taken[port] = field
         return self
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lite_detr_client import DetectOptions, GrpcClient
 from service.http_server import listen
 from tests.service.pictures import solid_png
 
@@ -213,4 +214,28 @@ def test_a_model_that_is_not_there_is_told(start: type[Service]) -> None:
     assert service.end() == 1
     said = "".join(service.lines)
     assert "Cannot use the model: no-such-model" in said
+    assert "Traceback" not in said
+
+
+def test_grpc_answers_as_http_does_and_drains_with_it(start: type[Service]) -> None:
+    service = start(grpc_port="0")
+    address = service.said(r"gRPC: (\S+),")[1]
+    service.wait_until_ready()
+    over_http = _post(service.url, (10, 20, 30)).json()["detections"]
+    with GrpcClient(address) as client:
+        answer = client.detect(solid_png((10, 20, 30)), DetectOptions(threshold=0))
+    assert over_http
+    assert [found.label for found in answer.detections] == [found["label"] for found in over_http]
+    assert answer.detections[0].box.xmin == pytest.approx(over_http[0]["box"]["xmin"])
+    service.process.send_signal(signal.SIGTERM)
+    assert service.end() == 0, service.lines
+
+
+def test_a_taken_grpc_port_is_told_with_the_setting_that_helps(start: type[Service]) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        service = start(grpc_port=str(port))
+        assert service.end() == 1
+    said = "".join(service.lines)
+    assert "--grpc-port (LITE_DETR_GRPC_PORT)" in said
     assert "Traceback" not in said
