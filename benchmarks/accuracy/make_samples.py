@@ -129,17 +129,17 @@ def _stuck_on(box: Print, label: Print, left: float, top: float) -> Print:
 
 def desk(rng: Rng) -> tuple[Photo, float]:
     """A desk with a parcel, a medicine box, a boarding pass and a railway ticket: all classes."""
-    camera = Camera((0.5, -21.0, 43.0), (0.2, 0.2, 0.0), 1650.0, _WIDTH, _HEIGHT)
+    camera = Camera((0.5, -21.0, 43.0), (0.2, 0.2, 0.0), 1900.0, _WIDTH, _HEIGHT)
     photo = Photo(camera, (0.55, -0.35, -1.0))
     _ground(photo, materials.wood(rng, (70.0, 60.0)), (0.0, 5.0))
     parcel = _stuck_on(materials.cardboard(rng, (17.5, 14.5)), prints.shipping_label(), 2.2, 1.6)
     sides = (materials.cardboard(rng, (17.5, 4.5)), materials.cardboard(rng, (14.5, 4.5)))
-    put_box(photo, Box(parcel, *sides, 4.5), (-8.3, 7.0), 4.0)
+    put_box(photo, Box(parcel, *sides, 4.5), (-7.4, 5.6), 4.0)
     white = (244.0, 245.0, 245.0)
     sides = (materials.plain(rng, (13.0, 2.6), white), materials.plain(rng, (7.6, 2.6), white))
-    put_box(photo, Box(prints.medicine_top(), *sides, 2.6), (10.2, 8.2), -9.0, softness=6.0)
-    lay_sheet(photo, prints.boarding_pass(), (-5.8, -7.6), -3.0)
-    lay_sheet(photo, prints.train_ticket(), (11.6, -4.6), 11.0)
+    put_box(photo, Box(prints.medicine_top(), *sides, 2.6), (9.2, 6.6), -9.0, softness=6.0)
+    lay_sheet(photo, prints.boarding_pass(), (-3.6, -7.4), -3.0)
+    lay_sheet(photo, prints.train_ticket(), (11.4, -4.6), 11.0)
     return photo, 1.0
 
 

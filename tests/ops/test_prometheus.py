@@ -57,7 +57,7 @@ def test_failed_images_are_outcomes_that_the_service_has() -> None:
 
 
 def test_latency_objective_is_a_bucket_that_the_service_has() -> None:
-    from service.metrics import Metrics  # noqa: PLC0415 - only this test needs its text
+    from service.metrics import Metrics
 
     text = Metrics().render()[0].decode()
     assert 'lite_detr_stage_seconds_bucket{le="1.0",stage="total"}' in text

@@ -71,7 +71,7 @@ def test_memory_that_ran_out_is_told_apart(
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(device._predictor, "predict", refuse)
+    monkeypatch.setattr(device._predictor, "forward", refuse)
     with pytest.raises(OutOfDeviceMemory):
         device.run([_picture(1)], (384, 512), [SIZE])
 
