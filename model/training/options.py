@@ -32,9 +32,7 @@ class TrainOptions:
     seed: int = 20240611  # of weights, order and changes of the pictures
     # --- length
     max_iterations: int = 8000  # optimizer steps
-    max_minutes: float | None = (
-        None  # whole run incl. what was done before a resume; anneals on time
-    )
+    max_minutes: float | None = None  # of the whole run, sittings added up; anneals on time
     batch_size: int = 8  # images a forward pass
     accumulate: int = 1  # forward passes an optimizer step
     # --- optimizer
@@ -77,9 +75,7 @@ class TrainOptions:
     sample_pictures: int = 6
     max_skipped: int = 20  # non-finite losses in a row that stop the run
     score_threshold: float = 0.4  # written into the exported model as its working threshold
-    # written into the exported model: of two detections that overlap by more than this IoU, of
-    # whatever class, the better one is answered; 1 = both. Short runs want about 0.6
-    duplicate_iou: float = 1.0
+    duplicate_iou: float = 1.0  # IoU from which the worse of two answers is dropped; 1 = both stay
     export_half: bool = True  # exported weights in float16
 
     def __post_init__(self) -> None:

@@ -1,0 +1,47 @@
+"""Goes on training the default model, as `lite-detr train` would, without the command line.
+
+python benchmarks/gpu/train_default.py --cache SCENES --output RUN --minutes 8
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from model.training.loop import train
+from model.training.options import TrainOptions
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Trains from the shipped weights for some minutes."""
+    parser = argparse.ArgumentParser(description="Train the default model further.")
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--max-iterations", type=int, default=200_000)
+    options = parser.parse_args()
+    path = train(
+        TrainOptions(
+            output=options.output,
+            cache=options.cache,
+            init_from=_ROOT / "model" / "weights" / "default.safetensors",
+            max_iterations=options.max_iterations,
+            max_minutes=options.minutes,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            learning_rate=5e-4,
+            backbone_lr_factor=0.5,
+            sizes=(288, 320, 384, 448, 512),
+            freeze_backbone_stages=1,
+            resume=True,
+        )
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
