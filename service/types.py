@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from model.detections import Detections
+
+
+class Priority(enum.IntEnum):
+    """Who goes first where images wait; neither level starves the other."""
+
+    HIGH = 1
+    NORMAL = 2
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from service.errors import all_error_types
+from service.metrics import Metrics
 from tests.ops.exported import exported_series
 from tests.ops.queries import RULES, metrics_of, rules_of
 from tests.repository import ROOT
@@ -57,8 +58,6 @@ def test_failed_images_are_outcomes_that_the_service_has() -> None:
 
 
 def test_latency_objective_is_a_bucket_that_the_service_has() -> None:
-    from service.metrics import Metrics
-
     text = Metrics().render()[0].decode()
     assert 'lite_detr_stage_seconds_bucket{le="1.0",stage="total"}' in text
 
