@@ -1,6 +1,7 @@
 """The composition root: builds the house, opens the door, and closes it without losing anybody.
 
 start: listen -> HTTP (not ready) + engine -> engine warm: ready
+load:  SIGHUP -> the weights file is loaded anew and swapped in; a bad one changes nothing
 stop:  SIGTERM or SIGINT -> not ready -> drain_delay -> port closed -> everything accepted is
        answered -> engine ended -> exit status 0; a second signal ends it at once
 """
@@ -23,12 +24,12 @@ import uvloop
 from prometheus_client import make_asgi_app
 
 from model.weights_file import CheckpointError
+from service.engine_plan import EngineStartError
 from service.http_server import HttpServer, listen
 from service.logs import configure_logs
 from service.rest import create_app
 from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
-from service.supervisor import EngineStartError
 from service.wiring import Spine, open_spine
 
 _EXIT_FAILED = 1
@@ -92,6 +93,7 @@ async def _serve(settings: Settings) -> int:
         # After the spine: what it gave up on leaving still gets its answer over HTTP.
         stack.push_async_callback(_end_servers, servers, tasks)
         spine = await stack.enter_async_context(open_spine(settings))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, spine.control.reload)
         http_servers = _build_servers(settings, spine, listeners)
         url = _url(settings.host, http_servers[0].port)
         _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")

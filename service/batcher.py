@@ -24,8 +24,9 @@ from service.lane import Lane
 from service.messages import BatchDone, BatchFailed
 from service.metrics import Metrics
 from service.recovery import Verdict, after_death, after_failure
-from service.scheduler import Batch, Job, Scheduler
+from service.scheduler import Batch, Bucket, Job, LaneState, Scheduler
 from service.slots import StaleSlot
+from service.types import Priority
 
 _log = structlog.get_logger(__name__)
 
@@ -38,6 +39,14 @@ class EngineAnswer:
     assemble_ms: float
     forward_ms: float
     postprocess_ms: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How long an image would take, in seconds; zeros where nothing was learned yet."""
+
+    wait: float  # until its batch begins
+    run: float  # of that batch
 
 
 class Batcher:
@@ -65,6 +74,7 @@ class Batcher:
         self._answers: dict[Job, asyncio.Future[EngineAnswer]] = {}
         self._abandoned: set[Job] = set()  # nobody waits for them, but an engine holds them
         self._coming = 0
+        self._typical_bucket: Bucket | None = None  # that of the last batch
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -74,8 +84,8 @@ class Batcher:
 
     @property
     def live(self) -> bool:
-        """Whether every engine can still be kept alive."""
-        return all(lane.live for lane in self._lanes)
+        """Whether any engine can still be kept alive."""
+        return any(lane.live for lane in self._lanes)
 
     @property
     def kernel(self) -> str:
@@ -83,18 +93,30 @@ class Batcher:
         return next((lane.kernel for lane in self._lanes if lane.kernel), "")
 
     @property
+    def coming(self) -> int:
+        """Images that are being decoded, or wait for a thread that does."""
+        return self._coming
+
+    @property
     def queue_depth(self) -> int:
         """Images that wait for an engine."""
         return len(self._scheduler)
 
-    @property
-    def predicted_wait_seconds(self) -> float:
-        """How long an image that came now would wait, as far as batches so far can tell."""
+    def predict(self, priority: Priority = Priority.NORMAL) -> Prediction:
+        """What an image that came now would have before it, as far as batches so far can tell."""
         lanes = [lane for lane in self._lanes if lane.ready]
-        if not lanes:
-            return 0.0
-        share = self._scheduler.waiting_pixels // len(lanes)
-        return min(lane.predicted_seconds(share) for lane in lanes)
+        if not lanes or self._typical_bucket is None:
+            return Prediction(0.0, 0.0)
+        now = self._clock()
+        first = min(lanes, key=lambda lane: lane.state.busy_until)
+        running = max(0.0, first.state.busy_until - now)
+        before = self._scheduler.count_before(priority) + self._coming
+        bucket, capacity = self._typical_bucket, self._scheduler.policy.capacity
+        pixels, most = bucket[0] * bucket[1], capacity(bucket)
+        # It joins the last of the batches that form of what waits; the others run before.
+        full, rest = divmod(before, most)
+        queued = full * first.predicted_seconds(most * pixels) / len(lanes)
+        return Prediction(running + queued, first.predicted_seconds((rest + 1) * pixels))
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
@@ -175,14 +197,17 @@ class Batcher:
         """Gives every engine what the scheduler has for it."""
         self._cancel_timer()
         wake_at = math.inf
-        for lane in self._lanes:
-            while lane.ready:
-                plan = self._scheduler.plan(self._clock(), lane.state, self._coming)
-                for job in plan.expired:
-                    self._fail(job, DeadlineExceeded("the deadline passed in the queue"))
-                if plan.batch is None:
-                    wake_at = min(wake_at, plan.wake_at)
-                    break
+        hungry = [lane for lane in self._lanes if lane.ready]
+        while hungry:
+            # An idle engine before one that would only stage, and that before one with more.
+            lane = hungry[0] if len(hungry) == 1 else min(hungry, key=_load)
+            plan = self._scheduler.plan(self._clock(), lane.state, self._coming)
+            for job in plan.expired:
+                self._fail(job, DeadlineExceeded("the deadline passed in the queue"))
+            if plan.batch is None:
+                wake_at = min(wake_at, plan.wake_at)
+                hungry.remove(lane)
+            else:
                 self._note(plan.batch)
                 lane.send(plan.batch)
         if wake_at < math.inf:
@@ -191,6 +216,7 @@ class Batcher:
 
     def _note(self, batch: Batch) -> None:
         self._metrics.batch_size.observe(len(batch.jobs))
+        self._typical_bucket = batch.bucket
         pixels = sum(job.image_pixels for job in batch.jobs)
         self._metrics.padding_waste.observe(max(0.0, 1 - pixels / batch.padded_pixels))
 
@@ -243,3 +269,9 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _load(lane: Lane) -> tuple[int, float]:
+    """How busy an engine is, for comparison."""
+    state: LaneState = lane.state
+    return state.in_flight, state.busy_until

@@ -8,7 +8,6 @@ Adapters (REST, gRPC, ...) parse, call `Detector.detect` and encode; every rule 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import structlog
 
 from model.geometry import padded_size
 from model.weights_file import ModelInfo
-from service.batcher import Batcher, EngineAnswer
+from service.admission import Admission
+from service.batcher import EngineAnswer
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
@@ -30,8 +30,9 @@ from service.images import ImageLimits, decode_image
 from service.metrics import Metrics
 from service.scheduler import Job
 from service.selection import Selection, resolve_options
-from service.slots import SlotImage, SlotLease, SlotPool
-from service.types import DetectOptions, DetectResult, StageTimings
+from service.served_model import ServedModel
+from service.slots import SlotImage, SlotLease
+from service.types import DetectOptions, DetectResult, Priority, StageTimings
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
@@ -46,17 +47,20 @@ class DetectorLimits:
     images: ImageLimits
     request_timeout_ms: float
     decode_threads: int
+    canary_max_age_seconds: float
 
 
 @dataclass(frozen=True)
 class _Request:
     """One image with what is asked of it; times are monotonic seconds."""
 
+    served: ServedModel
     data: bytes
     selection: Selection
     request_id: str
     started: float
     deadline: float
+    priority: Priority
     read_ms: float
 
 
@@ -73,26 +77,23 @@ class Detector:
 
     def __init__(
         self,
-        model: ModelInfo,
-        pool: SlotPool,
-        batcher: Batcher,
+        served: ServedModel,
         metrics: Metrics,
         limits: DetectorLimits,
     ) -> None:
         """Starts ready as soon as an engine is.
 
         Args:
-            model: what serves.
-            pool: slots for requests under way.
-            batcher: the way to the engines.
+            served: the model that serves, until `swap`.
             metrics: where it is counted.
             limits: of a request.
         """
-        self.model = model
         self.metrics = metrics
-        self._pool = pool
-        self._batcher = batcher
+        self._served = served
+        self._loaded = True
         self._limits = limits
+        self._admission = Admission(limits.decode_threads)
+        metrics.describe_model(served.info)
         self._decoders = ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
         self._draining = False
         self._refusing = False
@@ -101,39 +102,72 @@ class Detector:
         self._all_answered.set()
 
     @property
+    def model(self) -> ModelInfo:
+        """The model that serves, or that served last where it was unloaded."""
+        return self._served.info
+
+    @property
+    def served(self) -> ServedModel:
+        """The model that serves with its engines, for its owner and for gauges."""
+        return self._served
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there is a model to serve; false between `unload` and the next `swap`."""
+        return self._loaded
+
+    @property
     def ready(self) -> bool:
         """Whether a balancer should send requests here."""
-        return self._batcher.ready and not self._draining
+        return not self.not_ready_reason
 
     @property
     def live(self) -> bool:
         """False where only a restart of the whole service can help."""
-        return self._batcher.live
+        return self._served.batcher.live or not self._loaded
 
     @property
     def not_ready_reason(self) -> str:
         """Why `ready` is false, for people; empty where it is true."""
         if self._draining:
             return "the service is shutting down"
-        return "" if self._batcher.ready else "the model is being loaded"
+        if not self._loaded:
+            return "no model is loaded"
+        if not self._served.batcher.ready:
+            return "the model is being loaded"
+        age = self.canary_age_seconds
+        if age > self._limits.canary_max_age_seconds:
+            return f"no engine has answered for {age:.0f} s"
+        return ""
 
     @property
     def kernel(self) -> str:
         """Which attention implementation serves; empty before the engine is ready."""
-        return self._batcher.kernel
+        return self._served.batcher.kernel
+
+    @property
+    def canary_age_seconds(self) -> float:
+        """Seconds since an engine last answered anything; infinite where none ever did."""
+        return self._served.canary_age_seconds()
+
+    @property
+    def predicted_wait_seconds(self) -> float:
+        """How long an image that came now would wait, as far as those before can tell."""
+        return self._admission.predicted_wait_seconds(self._served)
 
     @property
     def active(self) -> int:
         """Images accepted and not yet answered."""
         return self._active
 
-    async def detect(
+    async def detect(  # noqa: PLR0913 - what a request carries, by keyword
         self,
         data: bytes,
         options: DetectOptions,
         *,
         request_id: str,
         deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
     ) -> DetectResult:
         """Detects in one encoded image.
@@ -143,6 +177,7 @@ class Detector:
             options: what is asked for.
             request_id: for logs and the answer.
             deadline: monotonic seconds; may only shorten the service's own timeout.
+            priority: who goes first where images wait.
             read_ms: what the adapter spent on receiving the body, for the timings.
 
         Returns:
@@ -155,11 +190,13 @@ class Detector:
         try:
             latest = started + self._limits.request_timeout_ms / 1000
             request = _Request(
+                served=self._served,
                 data=data,
                 selection=resolve_options(options, self.model),
                 request_id=request_id,
                 started=started,
                 deadline=latest if deadline is None else min(deadline, latest),
+                priority=priority,
                 read_ms=read_ms,
             )
             result = await self._detect(request)
@@ -176,6 +213,26 @@ class Detector:
         self.metrics.images.labels("ok").inc()
         self._observe(result.timings)
         return result
+
+    def swap(self, served: ServedModel) -> ServedModel:
+        """Serves another model from now on; requests under way stay with the one before.
+
+        Returns:
+            The one before; its owner closes it when it is `unused`.
+        """
+        before, self._served = self._served, served
+        self._loaded = True
+        self.metrics.describe_model(served.info)
+        return before
+
+    def unload(self) -> ServedModel:
+        """Serves nothing from now on, until `swap`.
+
+        Returns:
+            What served; its owner closes it when it is `unused`.
+        """
+        self._loaded = False
+        return self._served
 
     def begin_drain(self) -> None:
         """Ready no more; requests are still taken, as balancers need a moment to notice."""
@@ -201,7 +258,10 @@ class Detector:
         self._decoders.shutdown(wait=True, cancel_futures=True)
 
     async def _detect(self, request: _Request) -> DetectResult:
-        lease = self._admit(request)
+        with request.served.in_use():
+            return await self._detect_admitted(request, self._admit(request))
+
+    async def _detect_admitted(self, request: _Request, lease: SlotLease) -> DetectResult:
         seconds = request.deadline - request.started
         self._active += 1
         self._all_answered.clear()
@@ -227,18 +287,16 @@ class Detector:
             raise ShuttingDown(
                 "the service is shutting down", retry_after_seconds=_DRAINING_RETRY_SECONDS
             )
-        if not self._batcher.ready:
-            raise NotReady(
-                "the model is being loaded; try again in a moment",
-                retry_after_seconds=_NOT_READY_RETRY_SECONDS,
-            )
-        if request.deadline <= request.started:
-            raise DeadlineExceeded("the deadline had passed when the image was here")
-        return self._pool.acquire(max(1, math.ceil(self._batcher.predicted_wait_seconds)))
+        if not self._loaded:
+            raise NotReady("no model is loaded", retry_after_seconds=_NOT_READY_RETRY_SECONDS)
+        left = request.deadline - request.started
+        return self._admission.admit(request.served, left, request.priority)
 
     async def _run(self, request: _Request, lease: SlotLease) -> tuple[_Decoded, EngineAnswer]:
-        with self._batcher.expecting():
-            decoded = await self._decode(request.data, lease)
+        batcher = request.served.batcher
+        with batcher.expecting():
+            decoded = await self._decode(request, lease)
+        self._admission.learn_decode(decoded.decode_ms / 1000)
         height, width = decoded.image.size
         job = Job(
             lease=lease,
@@ -246,12 +304,13 @@ class Detector:
             enqueued_at=time.monotonic(),
             deadline=request.deadline,
             image_pixels=height * width,
+            priority=request.priority,
         )
-        return decoded, await self._batcher.run(job)
+        return decoded, await batcher.run(job)
 
-    async def _decode(self, data: bytes, lease: SlotLease) -> _Decoded:
+    async def _decode(self, request: _Request, lease: SlotLease) -> _Decoded:
         """Decodes in a worker thread; the slot stays held until the thread is done with it."""
-        work = self._decoders.submit(self._decode_into_slot, data, lease)
+        work = self._decoders.submit(self._decode_into_slot, request, lease)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
@@ -261,11 +320,12 @@ class Detector:
                 work.add_done_callback(lambda _: loop.call_soon_threadsafe(lease.release))
             raise
 
-    def _decode_into_slot(self, data: bytes, lease: SlotLease) -> _Decoded:
+    def _decode_into_slot(self, request: _Request, lease: SlotLease) -> _Decoded:
         started = time.perf_counter()
-        decoded = decode_image(data, self.model.config, self._limits.images)
+        config = request.served.info.config
+        decoded = decode_image(request.data, config, self._limits.images)
         height, width = decoded.pixels.shape[:2]
-        padded = padded_size(height, width, self.model.config.bucket_stride)
+        padded = padded_size(height, width, config.bucket_stride)
         image = SlotImage((height, width), padded, decoded.original_size)
         lease.write_image(decoded.pixels, image)
         return _Decoded(image, (time.perf_counter() - started) * 1000)
@@ -278,12 +338,13 @@ class Detector:
         worked = decoded.decode_ms + answer.assemble_ms + answer.forward_ms + postprocess_ms
         total_ms = (now - request.started) * 1000
         height, width = decoded.image.original_size
+        model = request.served.info
         return DetectResult(
-            model_name=self.model.name,
-            model_version=self.model.version,
+            model_name=model.name,
+            model_version=model.version,
             width=width,
             height=height,
-            label_names=self.model.labels,
+            label_names=model.labels,
             detections=kept,
             timings=StageTimings(
                 read=request.read_ms,

@@ -48,7 +48,7 @@ class EngineProcess:
                 ours.close()
                 raise
             try:
-                process = _spawn(theirs.fileno(), memory.fd)
+                process = _spawn(theirs.fileno(), memory.fd, start.weights_fd)
             except OSError:
                 doorbell.abort()
                 raise
@@ -107,17 +107,18 @@ class EngineProcess:
         loop.call_later(_LAST_WORDS_SECONDS, self._doorbell.abort)
 
 
-def _spawn(doorbell_fd: int, slots_fd: int) -> subprocess.Popen[bytes]:
-    """Runs `python -m service.engine` with the two descriptors and nothing else of ours."""
+def _spawn(doorbell_fd: int, slots_fd: int, weights_fd: int | None) -> subprocess.Popen[bytes]:
+    """Runs `python -m service.engine` with these descriptors and nothing else of ours."""
     command = [sys.executable, "-m", "service.engine"]
     command += ["--doorbell-fd", str(doorbell_fd), "--slots-fd", str(slots_fd)]
     command += ["--parent", str(os.getpid())]
+    inherited = (doorbell_fd, slots_fd, *(() if weights_fd is None else (weights_fd,)))
     return subprocess.Popen(
         command,
         cwd=_ROOT,
         env=WAIT_POLITELY | os.environ,  # the operator's own choice wins
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a library prints must not mix with what the command prints
-        pass_fds=(doorbell_fd, slots_fd),
+        pass_fds=inherited,
         process_group=0,  # Ctrl-C on the terminal is for the edge alone
     )

@@ -26,12 +26,17 @@ class _Item:
 class Flight:
     """The batches of one engine, in the order that it runs them; times are monotonic seconds."""
 
-    def __init__(self, now: float) -> None:
-        """An engine without batches."""
+    def __init__(self, now: float, service_time: ServiceTime | None = None) -> None:
+        """An engine without batches.
+
+        Args:
+            now: monotonic seconds.
+            service_time: what engines before it on the same device taught.
+        """
         self._items: deque[_Item] = deque()
         self._last_id = 0
         self._idle_since = now
-        self._service_time = ServiceTime()
+        self._service_time = service_time or ServiceTime()
 
     def __len__(self) -> int:
         """How many batches are in flight."""
@@ -40,6 +45,11 @@ class Flight:
     def state(self) -> LaneState:
         """For the scheduler."""
         return LaneState(len(self._items), self._idle_since, self._predicted_end())
+
+    @property
+    def running(self) -> Batch | None:
+        """The batch that the engine runs now."""
+        return self._items[0].batch if self._items else None
 
     def add(self, batch: Batch, now: float) -> int:
         """Notes a batch that is sent; returns its id."""
@@ -76,10 +86,9 @@ class Flight:
         self._idle_since = now
         return lost
 
-    def predicted_seconds(self, more_pixels: int) -> float:
-        """Seconds for what is in flight (whole) and so many padded pixels behind that."""
-        pixels = sum(item.batch.padded_pixels for item in self._items) + more_pixels
-        return self._service_time.predict(pixels) if pixels else 0.0
+    def predicted_seconds(self, padded_pixels: int) -> float:
+        """Seconds for one batch of so many padded pixels; 0 where nothing was learned yet."""
+        return self._service_time.predict(padded_pixels)
 
     def _predicted_end(self) -> float:
         if not self._items or not self._service_time.known:

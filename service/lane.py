@@ -30,8 +30,12 @@ class Lane(Protocol):
     def send(self, batch: Batch) -> None:
         """Hands a batch to the engine, behind what it holds already; only while `ready`."""
 
-    def predicted_seconds(self, more_pixels: int) -> float:
-        """How long it needs for what it holds and for so many padded pixels behind that."""
+    @property
+    def last_success(self) -> float:
+        """When it last answered a batch, monotonic seconds; -inf where it never did."""
+
+    def predicted_seconds(self, padded_pixels: int) -> float:
+        """How long one batch of so many padded pixels takes; 0 where nobody can tell."""
 
 
 class LaneListener(Protocol):

@@ -44,6 +44,7 @@ class Start:
     fake: FakeDeviceSpec
     log_level: str
     log_format: str
+    weights_fd: int | None = None  # an open descriptor of that file, to be handed down
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._build_counters()
         self._build_histograms(max_batch_size)
+        self._model = self._gauge(
+            "model_info", "The model that serves", ("name", "version", "variant")
+        )
         self._gauge("start_time_seconds", "When this service started, Unix time").set(time.time())
         ProcessCollector(namespace="lite_detr_edge", registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -57,8 +60,8 @@ class Metrics:
 
     def describe_model(self, model: ModelInfo) -> None:
         """Tells which model serves."""
-        gauge = self._gauge("model_info", "The model that serves", ("name", "version", "variant"))
-        gauge.labels(model.name, model.version, model.config.name).set(1)
+        self._model.clear()
+        self._model.labels(model.name, model.version, model.config.name).set(1)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Adds a gauge that is read when somebody asks."""

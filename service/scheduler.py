@@ -9,7 +9,9 @@ Sits inside the batcher, which asks `plan` after every event and acts on what it
 - A busy engine has one batch staged ahead: a full one at once, another as late as the engine's
   predicted end allows (images that arrive meanwhile still join it).
 - Among buckets the most urgent image decides. Urgency is the deadline, but nothing waits more
-  than `patience_seconds` behind later arrivals, so no bucket and no far deadline starves.
+  than `patience_seconds` behind later arrivals, so no bucket and no far deadline starves. High
+  priority is as urgent at once as patience makes everything in the end: it goes before whatever
+  waits a shorter time, and starves nobody.
 - A batch that must run again after a failure goes first, alone, as it was.
 - What has expired is dropped when a batch forms, never sent.
 """
@@ -23,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from service.slots import SlotLease
+from service.types import Priority
 
 Bucket = tuple[int, int]  # padded (height, width), pixels
 
@@ -51,6 +54,7 @@ class Job:
     enqueued_at: float
     deadline: float = math.inf
     image_pixels: int = 0  # without padding
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True)
@@ -108,15 +112,19 @@ class Scheduler:
         """How many jobs wait, those to be run again included."""
         return self._depth + sum(len(batch.jobs) for batch in self._again)
 
-    @property
-    def waiting_pixels(self) -> int:
-        """Padded pixels that wait."""
-        queued = sum(b[0] * b[1] * len(queue.jobs) for b, queue in self._queues.items())
-        return queued + sum(batch.padded_pixels for batch in self._again)
-
     def urgency(self, job: Job) -> float:
         """The time by which a job should run: the smaller, the sooner."""
+        if job.priority is Priority.HIGH:
+            return min(job.deadline, job.enqueued_at)
         return min(job.deadline, job.enqueued_at + self.policy.patience_seconds)
+
+    def count_before(self, priority: Priority) -> int:
+        """How many jobs wait that one of this priority would not overtake if it came now."""
+        if priority is Priority.NORMAL:
+            return len(self)
+        waiting = (job for queue in self._queues.values() for job in queue.jobs)
+        high = sum(job.priority is Priority.HIGH for job in waiting)
+        return high + sum(len(batch.jobs) for batch in self._again)
 
     def add(self, job: Job) -> None:
         """Queues a job in its bucket."""

@@ -11,10 +11,26 @@ import numpy as np
 from model.detections import Detections
 from model.weights_file import ModelInfo
 from service.errors import InvalidOptions
-from service.types import DetectOptions
+from service.types import DetectOptions, Priority
 
 _GAP_LABEL = "N/A"  # stands where a data set's ids have a gap; nothing is ever of that class
+PRIORITY_HEADER = "X-Request-Priority"  # over gRPC it is metadata, in small letters
 _MOST_NAMES = 20  # more would bury the message
+
+
+def parse_priority(value: object) -> Priority:
+    """Reads the priority of a request, as every protocol's header has it; None: the usual one.
+
+    Raises:
+        InvalidOptions: for anything but the name of a priority.
+    """
+    if value is None:
+        return Priority.NORMAL
+    try:
+        return Priority[str(value).strip().upper()]
+    except KeyError:
+        known = " or ".join(priority.name.lower() for priority in Priority)
+        raise InvalidOptions(f"{PRIORITY_HEADER} is {value!r}; it takes {known}") from None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,27 @@
 """How long a batch will take: seconds = a + b x padded pixels, learned from the batches before.
 
-The batcher stages by it (as late as the engine's end allows) and tells clients when to come back.
+The batcher stages by it (as late as the engine's end allows); admission refuses by it what would
+miss its deadline, and tells clients when to come back.
 """
 
 from __future__ import annotations
 
 _FORGET = 0.95  # weight of the past at each new batch: about the last twenty count
 _MIN_SPREAD = 1e-3  # below this relative variance of sizes, a slope cannot be told
+
+
+class Average:
+    """A running mean that forgets."""
+
+    def __init__(self) -> None:
+        """Is 0 until something was learned."""
+        self.value = 0.0
+        self._weight = 0.0
+
+    def learn(self, value: float) -> None:
+        """Takes in one value."""
+        self._weight = self._weight * _FORGET + 1
+        self.value += (value - self.value) / self._weight
 
 
 class ServiceTime:

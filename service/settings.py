@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ENV_PREFIX = "LITE_DETR_"
 _MIB = 1024 * 1024
 _COLOUR = r"^[0-9a-fA-F]{6}$"
+_DEVICE = r"(auto|cpu|cuda(:\d+)?)"
+_DEVICES = rf"^{_DEVICE}(,{_DEVICE})*$"
 
 
 class SettingsError(ValueError):
@@ -48,11 +50,20 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        pattern=rf"^{_DEVICE}$",
         description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one",
     )
+    devices: str | None = Field(
+        None,
+        pattern=_DEVICES,
+        description="several engines, one for each device of this comma list (cuda:0,cuda:1); "
+        "a device named twice gets two; unset: one engine on device",
+    )
     engine_threads: int = Field(
-        0, ge=0, description="CPU threads of the engine; 0: as many as this process may use"
+        0,
+        ge=0,
+        description="CPU threads of an engine; 0: the CPUs that this process may use, shared out "
+        "among the engines",
     )
 
     # How batches form.
@@ -68,6 +79,9 @@ class Settings(BaseSettings):
     )
     slots: int = Field(
         64, ge=1, le=4096, description="images on their way at once; more are told to come back"
+    )
+    priority_slots: int = Field(
+        8, ge=0, le=4096, description="slots beside those, for requests of high priority alone"
     )
     decode_threads: int = Field(
         0, ge=0, le=256, description="threads that decode images; 0: one a CPU, at most 8"
@@ -107,6 +121,15 @@ class Settings(BaseSettings):
     watchdog_seconds: float = Field(
         60, gt=0, description="a batch that runs longer has hung: its engine is replaced"
     )
+    canary_interval_seconds: float = Field(
+        10, gt=0, description="an engine that is silent for so long is tried with a small image"
+    )
+    canary_timeout_seconds: float = Field(
+        10, gt=0, description="a canary that takes longer has hung: its engine is replaced"
+    )
+    canary_max_age_seconds: float = Field(
+        90, gt=0, description="not ready once the last success of every engine is older than this"
+    )
     storm_restarts: int = Field(
         10, ge=1, description="engine restarts within storm_window_seconds that fail liveness"
     )
@@ -142,6 +165,11 @@ class Settings(BaseSettings):
     fake_hang_colour: str | None = Field(
         None, pattern=_COLOUR, description="fake engine: colour that never ends"
     )
+
+    @property
+    def engine_devices(self) -> tuple[str, ...]:
+        """One device for each engine."""
+        return tuple((self.devices or self.device).split(","))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -29,6 +29,7 @@ from model.config import ModelConfig
 from model.detections import Detections
 from model.geometry import padded_size
 from service.errors import Overloaded
+from service.types import Priority
 
 _HEADER_BYTES = 64  # a cache line: seven int64 and spare room
 _RESULT_HEADER_BYTES = 64
@@ -261,9 +262,16 @@ class SlotLease:
 class SlotPool:
     """Hands out slots (edge, event loop thread only)."""
 
-    def __init__(self, memory: SlotMemory) -> None:
-        """Starts with every slot free."""
+    def __init__(self, memory: SlotMemory, kept_for_high: int = 0) -> None:
+        """Starts with every slot free.
+
+        Args:
+            memory: the slots.
+            kept_for_high: so many of them are for requests of high priority alone.
+        """
         self.memory = memory
+        self._kept_for_high = kept_for_high
+        self._reserved = 0
         # Last in, first out: under light load the same few slots stay in use, so the pages of
         # the others are never touched and cost no memory.
         self._free_slots = list(range(memory.layout.count - 1, -1, -1))
@@ -272,26 +280,47 @@ class SlotPool:
     @property
     def in_use(self) -> int:
         """How many slots are leased."""
-        return self.memory.layout.count - len(self._free_slots)
+        return self.count - len(self._free_slots)
 
-    def acquire(self, retry_after_seconds: int = 1) -> SlotLease:
+    @property
+    def count(self) -> int:
+        """How many slots there are for requests, of either priority."""
+        return self.memory.layout.count - self._reserved
+
+    def acquire(
+        self, priority: Priority = Priority.NORMAL, retry_after_seconds: int = 1
+    ) -> SlotLease:
         """Leases a slot.
 
         Args:
+            priority: of the request.
             retry_after_seconds: told to the client where there is none.
 
         Raises:
-            Overloaded: where every slot is in use.
+            Overloaded: where every slot that the request may have is in use.
         """
-        if not self._free_slots:
+        kept = 0 if priority is Priority.HIGH else self._kept_for_high
+        if len(self._free_slots) <= kept:
             raise Overloaded(
-                f"all {self.memory.layout.count} places are taken; try again later",
+                f"all {self.count - kept} places are taken; try again later",
                 retry_after_seconds=retry_after_seconds,
             )
-        slot = self._free_slots.pop()
+        lease = SlotLease(self, self._free_slots.pop(), 0)
+        self.renew(lease)
+        return lease
+
+    def reserve(self) -> SlotLease:
+        """Leases a slot for good, for the service's own images; it is not among `count`."""
+        lease = SlotLease(self, self._free_slots.pop(0), 0)
+        self._reserved += 1
+        self.renew(lease)
+        return lease
+
+    def renew(self, lease: SlotLease) -> None:
+        """Gives a lease a new generation: what was written under the old one is stale."""
         self._generation += 1
-        self.memory.clear_header(slot, self._generation)
-        return SlotLease(self, slot, self._generation)
+        lease.generation = self._generation
+        self.memory.clear_header(lease.slot, self._generation)
 
     def close(self) -> None:
         """Gives the memory back; no lease is usable afterwards."""

@@ -4,7 +4,9 @@
     batcher <--batch_done / batch_failed / batches_lost / lane_changed-- Supervisor
 
 An engine that exits, hangs past its watchdog or talks nonsense is killed, reaped (only then are
-its slots safe) and replaced; what it had not answered goes back to the batcher, which decides.
+its slots safe) and replaced; what it had not answered goes back to the batcher, which decides. One
+that has loaded is ready when it has answered a canary, and gets another whenever it was silent
+for long.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
-from model.weights_file import ModelInfo
+from service.canary import Canary
+from service.engine_plan import EnginePlan, EngineStartError
 from service.engine_process import EngineProcess
 from service.flight import Flight, WrongTurn
 from service.lane import LaneListener
@@ -27,35 +29,20 @@ from service.messages import (
     Hello,
     Message,
     RunBatch,
-    Start,
     StartFailed,
     Stop,
 )
 from service.metrics import Metrics
 from service.restarts import RestartPolicy
 from service.scheduler import Batch, LaneState
-from service.slots import SlotMemory
+from service.service_time import ServiceTime
+from service.slots import SlotPool
 
 _REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
 _STOP_SECONDS = 5.0  # an idle engine ends at once
+_CANARY_RETRY_SECONDS = 1.0  # after one that failed
 
 _log = structlog.get_logger(__name__)
-
-
-class EngineStartError(RuntimeError):
-    """The engine said why it cannot start; trying again would not help."""
-
-
-@dataclass(frozen=True)
-class EnginePlan:
-    """What to run, and how long it may take; see the settings of the same names."""
-
-    start: Start
-    model: ModelInfo  # what the engine must say that it runs
-    start_timeout_seconds: float
-    watchdog_seconds: float
-    storm_restarts: int
-    storm_window_seconds: float
 
 
 class Supervisor:
@@ -64,7 +51,7 @@ class Supervisor:
     def __init__(
         self,
         plan: EnginePlan,
-        memory: SlotMemory,
+        pool: SlotPool,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -72,22 +59,25 @@ class Supervisor:
 
         Args:
             plan: what to run.
-            memory: the slots.
+            pool: of the slots; one of them becomes the canary's.
             metrics: where batches and deaths are counted.
             clock: monotonic seconds.
         """
         self._plan = plan
-        self._memory = memory
+        self._memory = pool.memory
+        self._canary = Canary(pool, plan.model.config)
         self._metrics = metrics
         self._clock = clock
         self._restarts = RestartPolicy(plan.storm_restarts, plan.storm_window_seconds)
-        self._flight = Flight(clock())
+        self._service_time = ServiceTime()
+        self._flight = Flight(clock(), self._service_time)
         self._listener: LaneListener | None = None
         self._first_ready: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._engine: EngineProcess | None = None
         self._hello: Hello | None = None  # of the engine that runs, or the one that ran last
         self._watchdog: asyncio.TimerHandle | None = None
+        self._canary_timer: asyncio.TimerHandle | None = None
         self._ready = False
         self._stopping = False
         self._stuck = False
@@ -109,6 +99,11 @@ class Supervisor:
         return "" if self._hello is None else self._hello.implementations.get("kernel", "")
 
     @property
+    def last_success(self) -> float:
+        """When it last answered a batch, monotonic seconds; -inf where it never did."""
+        return self._canary.last_success
+
+    @property
     def pid(self) -> int | None:
         """Of the engine that runs, if any."""
         return None if self._engine is None else self._engine.pid
@@ -118,9 +113,9 @@ class Supervisor:
         """For the scheduler."""
         return self._flight.state()
 
-    def predicted_seconds(self, more_pixels: int) -> float:
-        """How long it needs for what it holds and for so many padded pixels behind that."""
-        return self._flight.predicted_seconds(more_pixels)
+    def predicted_seconds(self, padded_pixels: int) -> float:
+        """How long one batch of so many padded pixels takes; 0 where nobody can tell."""
+        return self._flight.predicted_seconds(padded_pixels)
 
     def begin(self, listener: LaneListener) -> asyncio.Future[None]:
         """Starts the engine and keeps one running until `stop`.
@@ -154,7 +149,11 @@ class Supervisor:
 
     def send(self, batch: Batch) -> None:
         """Hands a batch to the engine, behind what it holds already."""
-        assert self._ready and self._engine is not None, "batches are for a ready engine"
+        assert self._ready, "batches are for a ready engine"
+        self._ring(batch)
+
+    def _ring(self, batch: Batch) -> None:
+        assert self._engine is not None, "batches are for an engine"
         batch_id = self._flight.add(batch, self._clock())
         slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
         self._engine.send(RunBatch(batch_id, batch.bucket, slots))
@@ -197,7 +196,7 @@ class Supervisor:
             self._engine = None
 
     async def _greet(self, engine: EngineProcess) -> None:
-        """Waits until the engine is warm, and makes sure that it runs the right model.
+        """Waits until the engine is warm and runs the right model; sends its first canary.
 
         Raises:
             EngineStartError: where it cannot start, or runs something else.
@@ -208,7 +207,7 @@ class Supervisor:
         if message is None:
             return
         if isinstance(message, StartFailed):
-            raise EngineStartError(message.reason)
+            raise EngineStartError(self._plan.in_words(message.reason))
         if not isinstance(message, Hello):
             raise BadMessage(f"expected Hello, got {type(message).__name__}")
         if message.model_version != self._plan.model.version:
@@ -225,11 +224,9 @@ class Supervisor:
             **message.implementations,
         )
         self._hello = message
-        self._flight = Flight(self._clock())
-        self._ready = True
-        if self._first_ready is not None and not self._first_ready.done():
-            self._first_ready.set_result(None)
-        self._tell().lane_changed()
+        self._flight = Flight(self._clock(), self._service_time)
+        self._canary.reset()
+        self._send_canary()
 
     def _take(self, message: Message) -> None:
         """One answer of the engine; it answers in the order that it was rung."""
@@ -237,8 +234,11 @@ class Supervisor:
             raise BadMessage(f"{type(message).__name__} out of turn")
         batch, seconds = self._flight.answered(message.batch_id, self._clock())
         self._wind_watchdog()
-        if isinstance(message, BatchDone):
+        if self._canary.owns(batch):
+            self._take_canary(message)
+        elif isinstance(message, BatchDone):
             self._restarts.worked()
+            self._canary.succeeded(self._clock())
             self._flight.learn(batch, seconds)
             self._metrics.batch_seconds.observe(seconds)
             self._tell().batch_done(batch, message)
@@ -246,21 +246,64 @@ class Supervisor:
             self._metrics.batch_failures.labels(message.failure).inc()
             self._tell().batch_failed(batch, message)
 
+    def _take_canary(self, message: BatchDone | BatchFailed) -> None:
+        """The end of a canary: the engine is ready, or it is one failure nearer to its end."""
+        if isinstance(message, BatchDone) and self._canary.answered():
+            self._canary.succeeded(self._clock())
+            self._expect_silence(self._plan.canary_interval_seconds)
+            if not self._ready:
+                self._on_ready()
+            return
+        reason = message.reason if isinstance(message, BatchFailed) else "its slot holds no answer"
+        _log.error("a canary failed", reason=reason)
+        if self._canary.failed() and self._engine is not None:
+            self._death_reason = "canary"
+            self._engine.kill()
+        else:
+            self._expect_silence(_CANARY_RETRY_SECONDS)
+
+    def _on_ready(self) -> None:
+        self._ready = True
+        if self._first_ready is not None and not self._first_ready.done():
+            self._first_ready.set_result(None)
+        self._tell().lane_changed()
+
+    def _expect_silence(self, seconds: float) -> None:
+        """Looks again when the engine may have been silent for long."""
+        loop = asyncio.get_running_loop()
+        self._canary_timer = loop.call_later(max(0.0, seconds), self._on_silence)
+
+    def _on_silence(self) -> None:
+        silent = self._clock() - self._canary.last_success
+        if self._flight or silent < self._plan.canary_interval_seconds:
+            left = self._plan.canary_interval_seconds - silent
+            self._expect_silence(max(left, _CANARY_RETRY_SECONDS) if self._flight else left)
+        else:
+            self._send_canary()
+
+    def _send_canary(self) -> None:
+        self._ring(self._canary.make_batch(self._clock()))
+
     def _wind_watchdog(self) -> None:
         """Gives the batch that runs now its time."""
-        self._stop_watchdog()
-        if self._flight:
-            loop = asyncio.get_running_loop()
-            self._watchdog = loop.call_later(self._plan.watchdog_seconds, self._on_hang)
-
-    def _stop_watchdog(self) -> None:
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
+        if self._flight:
+            plan, canary = self._plan, self._canary.owns(self._flight.running)
+            seconds = plan.canary_timeout_seconds if canary else plan.watchdog_seconds
+            loop = asyncio.get_running_loop()
+            self._watchdog = loop.call_later(seconds, self._on_hang, seconds)
 
-    def _on_hang(self) -> None:
+    def _stop_timers(self) -> None:
+        for timer in (self._watchdog, self._canary_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog = self._canary_timer = None
+
+    def _on_hang(self, seconds: float) -> None:
         self._death_reason = "hang"
-        _log.error("the engine hangs; killing it", seconds=self._plan.watchdog_seconds)
+        _log.error("the engine hangs; killing it", seconds=seconds)
         if self._engine is not None:
             self._engine.kill()
 
@@ -272,7 +315,7 @@ class Supervisor:
 
     def _retire(self) -> None:
         """No more batches to this engine."""
-        self._stop_watchdog()
+        self._stop_timers()
         was_ready, self._ready = self._ready, False
         if was_ready:
             self._tell().lane_changed()
@@ -296,7 +339,7 @@ class Supervisor:
         """Gives back what the dead engine held, and waits before the next."""
         now = self._clock()
         self._metrics.engine_restarts.labels(self._death_reason).inc()
-        lost = self._flight.take_all(now)
+        lost = tuple(b for b in self._flight.take_all(now) if not self._canary.owns(b))
         delay = self._restarts.died(now)
         if lost:
             self._tell().batches_lost(lost)

@@ -1,4 +1,4 @@
-"""Puts the spine together from settings: slots, supervisor, batcher, detector; and takes it apart.
+"""Puts the spine together from settings: slots, engines, batcher, detector; and takes it apart.
 
 Used by `service.app` and by whoever wants a detector in its own event loop (tests, benchmarks).
 """
@@ -11,29 +11,32 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.weights_file import ModelInfo, read_model_info, resolve_model
+from model.weights_file import CheckpointError, ModelInfo, read_model_info, resolve_model
 from service.batcher import Batcher
 from service.cpus import usable_cpus
 from service.detector import Detector, DetectorLimits
+from service.engine_plan import EnginePlan, HeldFile
 from service.fake_device import FAKE_MODEL
 from service.images import ImageLimits
 from service.messages import FakeDeviceSpec, Start
 from service.metrics import Metrics
+from service.model_switch import ModelSwitch
 from service.scheduler import BatchPolicy, Scheduler
+from service.served_model import ServedModel
 from service.settings import Settings
 from service.slots import SlotLayout, SlotMemory, SlotPool, slot_layout
-from service.supervisor import EnginePlan, Supervisor
+from service.supervisor import Supervisor
 
 _MOST_DECODE_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Spine:
-    """A detector whose engine is starting, and what its owner may want to know."""
+    """A detector whose engines are starting, and what its owner may want to know."""
 
     detector: Detector
+    control: ModelSwitch
     first_ready: asyncio.Future[None]  # fails with EngineStartError where it never will be
-    supervisor: Supervisor
 
 
 def find_model(settings: Settings) -> tuple[Path | None, ModelInfo]:
@@ -48,39 +51,53 @@ def find_model(settings: Settings) -> tuple[Path | None, ModelInfo]:
     return path, read_model_info(path)
 
 
-@asynccontextmanager
-async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
-    """Builds the spine and starts its engine; on leaving, ends both.
+def build_served_model(settings: Settings, metrics: Metrics) -> ServedModel:
+    """A model with slots and engines of its own, which are not started yet.
 
     Raises:
         CheckpointError: for a model that is not there or cannot be used.
     """
     path, model = find_model(settings)
-    layout = slot_layout(model.config, settings.slots)
-    metrics = Metrics(settings.max_batch_size)
-    metrics.describe_model(model)
-    memory = SlotMemory.create(layout)
-    pool = SlotPool(memory)
-    plan = EnginePlan(
-        start=_start_message(settings, path, layout),
-        model=model,
-        start_timeout_seconds=settings.start_timeout_seconds,
-        watchdog_seconds=settings.watchdog_seconds,
-        storm_restarts=settings.storm_restarts,
-        storm_window_seconds=settings.storm_window_seconds,
-    )
-    supervisor = Supervisor(plan, memory, metrics)
-    batcher = Batcher(Scheduler(_policy(settings)), (supervisor,), metrics)
-    detector = Detector(model, pool, batcher, metrics, _limits(settings))
-    _add_gauges(metrics, pool, batcher, detector, supervisor)
     try:
-        yield Spine(detector, supervisor.begin(batcher), supervisor)
+        file = HeldFile(path)
+    except OSError as error:
+        raise CheckpointError(settings.model, f"cannot be read: {error.strerror}") from error
+    devices = settings.engine_devices
+    slots = settings.slots + settings.priority_slots + len(devices)  # the last are for canaries
+    pool = SlotPool(SlotMemory.create(slot_layout(model.config, slots)), settings.priority_slots)
+    layout = pool.memory.layout
+    engines = tuple(
+        Supervisor(_engine_plan(settings, file, model, layout, device), pool, metrics)
+        for device in devices
+    )
+    batcher = Batcher(Scheduler(_policy(settings)), engines, metrics)
+    return ServedModel(model, pool, batcher, engines, file)
+
+
+@asynccontextmanager
+async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
+    """Builds the spine and starts its engines; on leaving, ends both.
+
+    Raises:
+        CheckpointError: for a model that is not there or cannot be used.
+    """
+    metrics = Metrics(settings.max_batch_size)
+    served = build_served_model(settings, metrics)
+    detector = Detector(served, metrics, _limits(settings))
+    control = ModelSwitch(
+        detector,
+        settings.model,
+        lambda: build_served_model(settings, metrics),
+        start_timeout_seconds=settings.start_timeout_seconds,
+    )
+    _add_gauges(metrics, detector)
+    first_ready = served.begin()
+    try:
+        yield Spine(detector, control, first_ready)
     finally:
-        await supervisor.stop()
-        batcher.close()
+        first_ready.cancel()
+        await control.close()
         detector.close()
-        await asyncio.sleep(0)  # callers that were just answered leave before their slots do
-        pool.close()
 
 
 @asynccontextmanager
@@ -96,12 +113,30 @@ async def open_detector(settings: Settings) -> AsyncIterator[Detector]:
         yield spine.detector
 
 
-def _start_message(settings: Settings, path: Path | None, layout: SlotLayout) -> Start:
+def _engine_plan(
+    settings: Settings, file: HeldFile, model: ModelInfo, layout: SlotLayout, device: str
+) -> EnginePlan:
+    return EnginePlan(
+        start=_start_message(settings, file, layout, device),
+        model=model,
+        start_timeout_seconds=settings.start_timeout_seconds,
+        watchdog_seconds=settings.watchdog_seconds,
+        canary_interval_seconds=settings.canary_interval_seconds,
+        canary_timeout_seconds=settings.canary_timeout_seconds,
+        storm_restarts=settings.storm_restarts,
+        storm_window_seconds=settings.storm_window_seconds,
+        weights_name=file.path,
+    )
+
+
+def _start_message(settings: Settings, file: HeldFile, layout: SlotLayout, device: str) -> Start:
+    share = max(1, usable_cpus() // len(settings.engine_devices))
     return Start(
         engine=settings.engine,
-        model_path="" if path is None else str(path),
-        device=settings.device,
-        threads=settings.engine_threads or usable_cpus(),
+        model_path=file.engine_path,
+        weights_fd=file.fd,
+        device=device,
+        threads=settings.engine_threads or share,
         layout=layout,
         fake=FakeDeviceSpec(
             base_ms=settings.fake_base_ms,
@@ -125,22 +160,39 @@ def _policy(settings: Settings) -> BatchPolicy:
 
 
 def _limits(settings: Settings) -> DetectorLimits:
-    threads = settings.decode_threads or min(_MOST_DECODE_THREADS, usable_cpus())
-    images = ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_image_pixels)
-    return DetectorLimits(images, settings.request_timeout_ms, threads)
+    return DetectorLimits(
+        images=ImageLimits(settings.max_body_bytes, settings.max_image_pixels),
+        request_timeout_ms=settings.request_timeout_ms,
+        decode_threads=settings.decode_threads or min(_MOST_DECODE_THREADS, usable_cpus()),
+        canary_max_age_seconds=settings.canary_max_age_seconds,
+    )
 
 
-def _add_gauges(
-    metrics: Metrics, pool: SlotPool, batcher: Batcher, detector: Detector, engine: Supervisor
-) -> None:
-    metrics.watch("queue_depth", "Images waiting for an engine", lambda: batcher.queue_depth)
-    metrics.watch("slots_in_use", "Slots leased to requests", lambda: pool.in_use)
-    metrics.watch("slots", "Slots there are", lambda: pool.memory.layout.count)
-    metrics.watch("ready", "1 while requests are welcome", lambda: detector.ready)
-    metrics.watch("live", "0 when only a restart can help", lambda: detector.live)
-    metrics.watch(
+def _add_gauges(metrics: Metrics, detector: Detector) -> None:
+    """Gauges that are read when somebody asks, each from the model that serves then."""
+    watch = metrics.watch
+    watch("queue_depth", "Images waiting for an engine", lambda: _batcher(detector).queue_depth)
+    watch("slots_in_use", "Slots leased to requests", lambda: detector.served.pool.in_use)
+    watch("slots", "Slots for requests, of both priorities", lambda: detector.served.pool.count)
+    watch("ready", "1 while requests are welcome", lambda: detector.ready)
+    watch("live", "0 when only a restart can help", lambda: detector.live)
+    watch(
         "predicted_wait_seconds",
         "Predicted wait of an image that came now",
-        lambda: batcher.predicted_wait_seconds,
+        lambda: detector.predicted_wait_seconds,
     )
-    metrics.watch_engine(lambda: engine.pid)
+    watch(
+        "canary_age_seconds",
+        "Since an engine last answered, a canary where nobody else asked; +Inf before the first",
+        lambda: detector.canary_age_seconds,
+    )
+    watch(
+        "engines_ready",
+        "Engines that take batches",
+        lambda: sum(engine.ready for engine in detector.served.engines),
+    )
+    metrics.watch_engine(lambda: detector.served.engine_pids[0])
+
+
+def _batcher(detector: Detector) -> Batcher:
+    return detector.served.batcher

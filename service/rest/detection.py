@@ -36,8 +36,9 @@ from service.rest.query import (
     parse_query,
     parse_timeout_s,
 )
+from service.selection import PRIORITY_HEADER, parse_priority
 from service.settings import Settings
-from service.types import DetectResult
+from service.types import DetectResult, Priority
 
 _FORM_TYPE = "multipart/form-data"
 # Besides image/*: what clients say that know no better ("" = nothing, the last = bare curl).
@@ -56,6 +57,7 @@ class _Upload:
     query: DetectQuery
     request_id: str
     deadline: float | None  # time.monotonic seconds
+    priority: Priority
     read_ms: float
 
 
@@ -97,6 +99,7 @@ class DetectEndpoint:
         started = time.monotonic()
         timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
         deadline = None if timeout_s is None else started + timeout_s
+        priority = parse_priority(request.headers.get(PRIORITY_HEADER))
         parameters = request.query_params.multi_items()
         query = parse_query(parameters)
         content_type = request.headers.get("content-type", "")
@@ -118,7 +121,8 @@ class DetectEndpoint:
         if len(files) > 1 and query.answer_format is AnswerFormat.IMAGE:
             raise InvalidOptions("format=image answers one file at a time; send one file")
         read_ms = (time.monotonic() - started) * 1000
-        return _Upload(files, query, request_id_of(request.scope), deadline, read_ms)
+        request_id = request_id_of(request.scope)
+        return _Upload(files, query, request_id, deadline, priority, read_ms)
 
     async def _respond(self, upload: _Upload) -> Response:
         if len(upload.files) == 1:
@@ -162,6 +166,7 @@ class DetectEndpoint:
             upload.query.options,
             request_id=request_id,
             deadline=upload.deadline,
+            priority=upload.priority,
             read_ms=upload.read_ms,
         )
 

@@ -15,6 +15,7 @@ from service.rest import examples, schemas
 from service.rest.middleware import REQUEST_ID_HEADER
 from service.rest.problems import PROBLEM_MEDIA_TYPE
 from service.rest.query import TIMEOUT_HEADER, AnswerFormat
+from service.selection import PRIORITY_HEADER
 from service.settings import Settings
 
 _IMAGE_TYPES = (
@@ -170,6 +171,11 @@ def _parameters(model: ModelInfo, settings: Settings) -> list[_Json]:
     )
     headers = [
         (TIMEOUT_HEADER, timeout_text, {"type": "number", "exclusiveMinimum": 0}),
+        (
+            PRIORITY_HEADER,
+            "who goes first where images wait; high has some places of its own and starves nobody",
+            {"type": "string", "enum": ["high", "normal"], "default": "normal"},
+        ),
         (REQUEST_ID_HEADER, "your name for the request", {"type": "string", "maxLength": 128}),
         ("traceparent", "W3C trace context; echoed", {"type": "string"}),
     ]

@@ -11,8 +11,11 @@ from typing import Any
 
 import grpc
 
+from service.selection import PRIORITY_HEADER
+
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
+PRIORITY_KEY = PRIORITY_HEADER.lower()
 
 # The same rules as over HTTP. A request id is safe in any log; a traceparent is W3C Trace
 # Context, version 00, whose all-zero ids are invalid.
@@ -34,6 +37,7 @@ class Call:
     request_id: str
     traceparent: str | None
     deadline: float | None  # time.monotonic seconds
+    priority: object  # as it came; None where none did
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -51,6 +55,7 @@ def open_call(context: Context) -> Call:
         request_id=sane_request_id(metadata.get(REQUEST_ID_KEY)) or uuid.uuid4().hex,
         traceparent=_sane(_TRACEPARENT, metadata.get(TRACEPARENT_KEY)),
         deadline=_deadline(context.time_remaining()),
+        priority=metadata.get(PRIORITY_KEY),
     )
 
 

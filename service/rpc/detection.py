@@ -27,6 +27,7 @@ from service.rpc.messages import (
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
 from service.rpc.statuses import MalformedMessage, refusal_of
+from service.selection import parse_priority
 
 _PROTOCOL = "grpc"  # in metrics
 _RECONNECT_SECONDS = 1
@@ -180,7 +181,11 @@ class DetectionServicer:
         self, request: pb.DetectRequest, request_id: str, call: Call
     ) -> pb.DetectResponse:
         result = await self._detector.detect(
-            request.image, read_options(request), request_id=request_id, deadline=call.deadline
+            request.image,
+            read_options(request),
+            request_id=request_id,
+            deadline=call.deadline,
+            priority=parse_priority(call.priority),
         )
         encode_started = time.monotonic()
         response = result_message(result)

@@ -6,6 +6,7 @@ import math
 
 from service.scheduler import Batch, Bucket, Job
 from service.slots import SlotLayout, SlotMemory, SlotPool
+from service.types import Priority
 
 BUCKET: Bucket = (64, 64)
 OTHER_BUCKET: Bucket = (64, 128)
@@ -22,8 +23,14 @@ class JobMaker:
     def __init__(self, pool: SlotPool | None = None) -> None:
         self.pool = pool or small_pool(256)
 
-    def __call__(self, at: float = 0.0, bucket: Bucket = BUCKET, deadline: float = math.inf) -> Job:
-        return Job(self.pool.acquire(), bucket, at, deadline)
+    def __call__(
+        self,
+        at: float = 0.0,
+        bucket: Bucket = BUCKET,
+        deadline: float = math.inf,
+        priority: Priority = Priority.NORMAL,
+    ) -> Job:
+        return Job(self.pool.acquire(), bucket, at, deadline, priority=priority)
 
     def many(self, count: int, at: float = 0.0, bucket: Bucket = BUCKET) -> list[Job]:
         return [self(at, bucket) for _ in range(count)]

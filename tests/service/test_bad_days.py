@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from service.detector import Detector
+from service.engine_plan import EngineStartError
 from service.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -20,7 +21,6 @@ from service.errors import (
     ShuttingDown,
 )
 from service.fake_device import FAKE_MODEL
-from service.supervisor import EngineStartError
 from service.types import DetectResult
 from service.wiring import open_detector, open_spine
 from tests.service.fake_spine import assert_is_answer_to, detect, fake_settings, value
@@ -38,8 +38,8 @@ async def _until(holds: object, timeout_seconds: float = 30.0) -> None:
 
 
 def _engine_pid(detector: Detector) -> int:
-    pid = detector._batcher._lanes[0].pid  # type: ignore[attr-defined]
-    assert isinstance(pid, int)
+    [pid] = detector.served.engine_pids
+    assert pid is not None
     return pid
 
 
@@ -193,7 +193,7 @@ async def test_before_the_engine_is_warm_requests_are_refused_and_leaving_is_qui
         assert spine.detector.live
         with pytest.raises(NotReady):
             await detect(spine.detector, solid_png((1, 2, 3)))
-        await _until(lambda: spine.supervisor.pid is not None)
+        await _until(lambda: spine.detector.served.engine_pids[0] is not None)
 
 
 async def test_an_engine_that_is_not_warm_in_time_is_replaced() -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from model.detections import Detections
-from service.batcher import Batcher, EngineAnswer
+from service.batcher import Batcher, EngineAnswer, Prediction
 from service.errors import DeadlineExceeded, InferenceFailed, ShuttingDown
 from service.flight import Flight
 from service.messages import BatchDone, BatchFailed
 from service.metrics import Metrics
 from service.scheduler import Batch, BatchPolicy, Job, LaneState, Scheduler
 from service.slots import SlotImage, SlotPool
+from service.types import Priority
 from tests.service.jobs import BUCKET, JobMaker, small_pool
 
 
@@ -36,8 +37,12 @@ class StandInLane:
     def send(self, batch: Batch) -> None:
         self.held.append(batch)
 
-    def predicted_seconds(self, more_pixels: int) -> float:
-        return more_pixels / 1e6
+    @property
+    def last_success(self) -> float:
+        return 0.0
+
+    def predicted_seconds(self, padded_pixels: int) -> float:
+        return padded_pixels / 1e6
 
     def answer(self, batcher: Batcher) -> None:
         batch = self.held.pop(0)
@@ -284,10 +289,56 @@ async def test_batches_and_their_padding_are_measured(bench: Bench) -> None:
     assert bench.value("padding_waste_ratio_sum") == pytest.approx(1.0)
 
 
-async def test_the_predicted_wait_is_that_of_the_least_loaded_engine(bench: Bench) -> None:
-    assert bench.batcher.predicted_wait_seconds == 0.0
+async def test_nothing_is_predicted_before_anything_ran(bench: Bench) -> None:
+    assert bench.batcher.predict() == Prediction(0.0, 0.0)
     bench.lane.ready = False
-    assert bench.batcher.predicted_wait_seconds == 0.0
+    assert bench.batcher.predict() == Prediction(0.0, 0.0)
     assert not bench.batcher.ready
     assert bench.batcher.live
     assert bench.batcher.kernel == "none"
+
+
+async def test_the_predicted_wait_is_that_of_the_batches_before(bench: Bench) -> None:
+    image_seconds = BUCKET[0] * BUCKET[1] / 1e6  # the stand-in's
+    tasks = bench.submit(8)
+    await asyncio.sleep(0)
+    assert bench.batcher.queue_depth == 6  # one image runs, one is staged
+    prediction = bench.batcher.predict()
+    assert prediction.wait == pytest.approx(4 * image_seconds)
+    assert prediction.run == pytest.approx(3 * image_seconds)
+    high = bench.batcher.predict(Priority.HIGH)
+    assert (high.wait, high.run) == (0.0, pytest.approx(image_seconds))
+    while bench.lane.held:
+        bench.lane.answer(bench.batcher)
+    await asyncio.gather(*tasks)
+
+
+async def test_an_idle_engine_is_served_before_one_that_would_only_stage(bench: Bench) -> None:
+    second = StandInLane(bench.pool)
+    policy = BatchPolicy(max_batch_size=4, max_wait_ms=60_000)
+    bench.batcher = Batcher(Scheduler(policy), [bench.lane, second], bench.metrics)
+    lanes = (bench.lane, second)
+    tasks = bench.submit(2)
+    await asyncio.sleep(0)
+    assert [len(lane.held) for lane in lanes] == [1, 1]
+    tasks += bench.submit(2)
+    await asyncio.sleep(0)
+    assert [len(lane.held) for lane in lanes] == [2, 2]
+    for lane in (*lanes, *lanes):
+        lane.answer(bench.batcher)
+    await asyncio.gather(*tasks)
+
+
+async def test_what_a_dead_engine_held_goes_to_another(bench: Bench) -> None:
+    second = StandInLane(bench.pool)
+    second.ready = False
+    policy = BatchPolicy(max_batch_size=4)
+    bench.batcher = Batcher(Scheduler(policy), [bench.lane, second], bench.metrics)
+    tasks = bench.submit(3)
+    await asyncio.sleep(0)
+    bench.lane.ready, second.ready = False, True
+    bench.lane.die(bench.batcher)
+    assert (bench.batcher.ready, len(second.held)) == (True, 2)
+    while second.held:
+        second.answer(bench.batcher)
+    await asyncio.gather(*tasks)

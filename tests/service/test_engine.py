@@ -188,9 +188,9 @@ def test_an_engines_threads_do_not_spin_unless_the_operator_wants_it(
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    _spawn(0, 0)
+    _spawn(0, 0, None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    _spawn(0, 0)
+    _spawn(0, 0, None)
     assert [env["OMP_WAIT_POLICY"] for env in started] == ["passive", "active"]
 
 

@@ -50,7 +50,7 @@ def test_the_end_is_predicted_from_batches_before(job: JobMaker) -> None:
     flight.learn(batch, 0.5)
     flight.add(job.batch(2), 10.1)
     assert flight.state().busy_until == pytest.approx(11.0)
-    assert flight.predicted_seconds(batch.padded_pixels) == pytest.approx(1.5)
+    assert flight.predicted_seconds(batch.padded_pixels) == pytest.approx(0.5)
 
 
 def test_an_empty_engine_keeps_nobody_waiting(job: JobMaker) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from service.scheduler import Batch, BatchPolicy, Job, LaneState, Scheduler
+from service.types import Priority
 from tests.service.jobs import BUCKET, OTHER_BUCKET, JobMaker
 
 POLICY = BatchPolicy(
@@ -240,12 +241,49 @@ def test_an_expired_image_is_not_run_again(scheduler: Scheduler, job: JobMaker) 
     assert (plan.expired, plan.batch) == ((late,), None)
 
 
-def test_waiting_pixels_count_padding_and_reruns(scheduler: Scheduler, job: JobMaker) -> None:
-    _fill(scheduler, [*job.many(2), job(bucket=OTHER_BUCKET)])
-    scheduler.run_again([job.batch(1)])
-    assert scheduler.waiting_pixels == 64 * 64 * 3 + 64 * 128
-    assert len(scheduler) == len(scheduler.take_all()) == 4
-    assert (len(scheduler), scheduler.waiting_pixels) == (0, 0)
+def test_high_priority_goes_before_what_waits_less_than_its_patience(
+    scheduler: Scheduler, job: JobMaker
+) -> None:
+    _fill(scheduler, [job(at=0.5) for _ in range(5)])
+    high = job(at=0.6, priority=Priority.HIGH)
+    scheduler.add(high)
+    assert _jobs(scheduler.plan(0.6, IDLE).batch)[0] is high
+
+
+def test_high_priority_decides_across_buckets(scheduler: Scheduler, job: JobMaker) -> None:
+    _fill(scheduler, job.many(4, at=0.5))
+    high = job(at=0.6, bucket=OTHER_BUCKET, priority=Priority.HIGH)
+    scheduler.add(high)
+    assert _jobs(scheduler.plan(0.6, IDLE).batch) == [high]
+
+
+def test_a_flood_of_high_priority_starves_nobody(scheduler: Scheduler, job: JobMaker) -> None:
+    normal = job(at=0.0, bucket=OTHER_BUCKET)
+    scheduler.add(normal)
+    now = 0.0
+    for _ in range(200):
+        _fill(scheduler, [job(at=now, priority=Priority.HIGH) for _ in range(4)])
+        ran = _jobs(scheduler.plan(now, IDLE).batch)
+        if normal in ran:
+            break
+        for item in ran:
+            item.lease.release()
+        now += 0.01
+    assert POLICY.patience_seconds <= now <= POLICY.patience_seconds + 0.02
+
+
+def test_an_earlier_deadline_goes_before_high_priority(scheduler: Scheduler, job: JobMaker) -> None:
+    scheduler.add(job(at=0.5, priority=Priority.HIGH))
+    late = job(at=0.4, deadline=0.45, bucket=OTHER_BUCKET)
+    scheduler.add(late)
+    assert _jobs(scheduler.plan(0.44, IDLE).batch) == [late]
+
+
+def test_what_a_priority_would_not_overtake_is_counted(scheduler: Scheduler, job: JobMaker) -> None:
+    _fill(scheduler, [*job.many(2), job(bucket=OTHER_BUCKET, priority=Priority.HIGH)])
+    scheduler.run_again([job.batch(2)])
+    assert scheduler.count_before(Priority.NORMAL) == 5
+    assert scheduler.count_before(Priority.HIGH) == 3
 
 
 @pytest.mark.parametrize("seed", range(5))

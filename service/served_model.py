@@ -1,0 +1,96 @@
+"""One model in service, with everything that is its own: slots, queues and engines.
+
+A load makes a new one beside the old and swaps them in `service.detector`; requests stay with the
+one that they were admitted to, whose engines end when the last of those is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from model.weights_file import ModelInfo
+from service.batcher import Batcher
+from service.engine_plan import HeldFile
+from service.slots import SlotPool
+from service.supervisor import Supervisor
+
+
+class ServedModel:
+    """A model, its slots and its engines; `begin` starts them, `close` ends them."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        pool: SlotPool,
+        batcher: Batcher,
+        engines: Sequence[Supervisor],
+        file: HeldFile,
+    ) -> None:
+        """Takes over what was built for the model.
+
+        Args:
+            info: what the weights file says of itself.
+            pool: slots in the model's own layout.
+            batcher: in front of `engines`.
+            engines: one a device.
+            file: the weights, held open for engines to come.
+        """
+        self.info = info
+        self.pool = pool
+        self.batcher = batcher
+        self.engines = tuple(engines)
+        self._file = file
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    def begin(self) -> asyncio.Future[None]:
+        """Starts the engines.
+
+        Returns:
+            A future that is done when all of them are ready; it fails with `EngineStartError`
+            where one said that it cannot start.
+        """
+        ready = [engine.begin(self.batcher) for engine in self.engines]
+        return asyncio.ensure_future(_all_of(ready))
+
+    @property
+    def engine_pids(self) -> tuple[int | None, ...]:
+        """Process ids, in the order of the devices; None for one that is being replaced."""
+        return tuple(engine.pid for engine in self.engines)
+
+    def canary_age_seconds(self, clock: Callable[[], float] = time.monotonic) -> float:
+        """Seconds since an engine last answered a batch; infinite where none ever did."""
+        return clock() - max(engine.last_success for engine in self.engines)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps the engines for as long as a request needs them."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def unused(self) -> None:
+        """Returns when no request needs it."""
+        await self._unused.wait()
+
+    async def close(self) -> None:
+        """Ends the engines; whoever still waits is answered with `ShuttingDown`."""
+        await asyncio.gather(*(engine.stop() for engine in self.engines))
+        self.batcher.close()
+        await asyncio.sleep(0)  # callers that were just answered leave before their slots do
+        self.pool.close()
+        self._file.close()
+
+
+async def _all_of(futures: Sequence[asyncio.Future[None]]) -> None:
+    """Waits for all; raises the first failure at once."""
+    await asyncio.gather(*futures)
