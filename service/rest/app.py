@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from model.weights_file import ModelInfo
 from service.detector import Detector
 from service.errors import DetectionError
 from service.rest.detection import DetectEndpoint
@@ -31,12 +35,16 @@ def create_app(detector: Detector, settings: Settings) -> FastAPI:
     Returns:
         An ASGI application.
     """
-    document = describe_api(detector.model, settings)
+
+    @lru_cache(maxsize=1)
+    def describe(model: ModelInfo) -> dict[str, Any]:
+        return describe_api(model, settings)
+
     # Our routes read raw bodies and describe themselves: FastAPI's own description is not used.
     app = FastAPI(
         title="Lite DETR Serving", openapi_url=None, docs_url=None, redirect_slashes=False
     )
-    app.openapi = lambda: document  # type: ignore[method-assign]
+    app.openapi = lambda: describe(detector.model)  # type: ignore[method-assign]
     detect, probes = DetectEndpoint(detector, settings), ProbeEndpoints(detector, settings)
     app.add_route("/detect", detect.answer, methods=["POST"])
     app.add_route("/healthz", probes.health)
@@ -44,7 +52,7 @@ def create_app(detector: Detector, settings: Settings) -> FastAPI:
     app.add_route("/v1/models", probes.models)
     if settings.metrics_port is None:
         app.add_route("/metrics", probes.metrics)
-    app.router.routes.extend(page_routes(document))
+    app.router.routes.extend(page_routes(app.openapi))
     app.add_exception_handler(DetectionError, _answer_detection_error)
     app.add_exception_handler(RequestRefused, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_error)

@@ -129,7 +129,9 @@ class DetectEndpoint:
             return await self._respond_one(upload)
         outcomes = await self._detect_all(upload)
         if upload.query.answer_format is AnswerFormat.COCO:
-            body = encode_coco(outcomes, self._detector.model.labels)
+            answered = next((each.result for each in outcomes if each.result), None)
+            labels = self._detector.model.labels if answered is None else answered.label_names
+            body = encode_coco(outcomes, labels)
         else:
             body = encode_answers(outcomes, upload.request_id)
         return _json(body)

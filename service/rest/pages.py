@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,12 @@ _SAMPLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _REVALIDATE = {"Cache-Control": "no-cache"}
 
 
-def page_routes(openapi: Mapping[str, Any]) -> list[BaseRoute]:
+def page_routes(openapi: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
     """Routes of everything meant for a browser.
 
     Args:
-        openapi: the API's description, served at /openapi.json.
+        openapi: gives the API's description for the model that serves, for /openapi.json.
     """
-    description = orjson.dumps(openapi)
     samples = orjson.dumps({"samples": _samples(STATIC_DIR / "samples")})
 
     folders = {
@@ -41,7 +40,7 @@ def page_routes(openapi: Mapping[str, Any]) -> list[BaseRoute]:
         return FileResponse(STATIC_DIR / "docs.html", headers=_REVALIDATE)
 
     async def describe(_request: Request) -> Response:
-        return Response(description, media_type="application/json", headers=_REVALIDATE)
+        return Response(orjson.dumps(openapi()), media_type="application/json", headers=_REVALIDATE)
 
     async def list_samples(_request: Request) -> Response:
         return Response(samples, media_type="application/json", headers=_REVALIDATE)
