@@ -1,7 +1,7 @@
 """The composition root: builds the house, opens the door, and closes it without losing anybody.
 
 start: listen -> HTTP (not ready) + engine -> engine warm: ready
-load:  SIGHUP -> the weights file is loaded anew and swapped in; a bad one changes nothing
+load:  SIGHUP -> keys, certificate and weights are read anew; bad ones change nothing
 stop:  SIGTERM or SIGINT -> not ready -> drain_delay -> port closed -> everything accepted is
        answered -> engine ended -> exit status 0; a second signal ends it at once
 """
@@ -24,12 +24,15 @@ import uvloop
 from prometheus_client import make_asgi_app
 
 from model.weights_file import CheckpointError
+from service.access import Access
+from service.api_keys import KeyFileError
 from service.engine_plan import EngineStartError
 from service.http_server import HttpServer, listen
 from service.logs import configure_logs
-from service.rest import create_app
+from service.rest import create_app, guard_metrics
 from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
+from service.tls import TlsFileError
 from service.wiring import Spine, open_spine
 
 _EXIT_FAILED = 1
@@ -55,6 +58,8 @@ def run(settings: Settings) -> int:
         return uvloop.run(_serve(settings))
     except CheckpointError as error:
         _say(f"Cannot use the model: {error}")
+    except (KeyFileError, TlsFileError) as error:
+        _say(f"Cannot guard the service: {error}")
     except EngineStartError as error:
         _say(f"The engine cannot start: {error}")
     return _EXIT_FAILED
@@ -79,7 +84,9 @@ async def _serve(settings: Settings) -> int:
     Raises:
         CheckpointError: for a model that cannot be used.
         EngineStartError: where the engine cannot start.
+        KeyFileError, TlsFileError: for keys and certificates that cannot be used.
     """
+    access = Access.of(settings)
     started = time.monotonic()
     stop = _stop_on_signals()
     listeners = _listen_all(settings)
@@ -93,15 +100,15 @@ async def _serve(settings: Settings) -> int:
         # After the spine: what it gave up on leaving still gets its answer over HTTP.
         stack.push_async_callback(_end_servers, servers, tasks)
         spine = await stack.enter_async_context(open_spine(settings))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, spine.control.reload)
-        http_servers = _build_servers(settings, spine, listeners)
-        url = _url(settings.host, http_servers[0].port)
+        _renew_on_hangup(spine, access)
+        http_servers = _build_servers(settings, access, spine, listeners)
+        url = _url(settings, http_servers[0].port)
         _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")
         for server in http_servers[1:]:
-            _say(f"Metrics: {_url(settings.host, server.port)}/metrics")
+            _say(f"Metrics: {_url(settings, server.port)}/metrics")
         servers += http_servers
         if settings.grpc_port >= 0:
-            rpc = await _open_rpc(settings, spine)
+            rpc = await _open_rpc(settings, access, spine)
             if rpc is None:
                 return _EXIT_FAILED
             servers.append(rpc)
@@ -179,16 +186,20 @@ async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) 
 
 
 def _build_servers(
-    settings: Settings, spine: Spine, listeners: list[socket.socket]
+    settings: Settings, access: Access, spine: Spine, listeners: list[socket.socket]
 ) -> list[HttpServer]:
     """The main server and, on a port of its own, the metrics."""
-    apps: list[Any] = [create_app(spine.detector, settings)]
+    apps: list[Any] = [create_app(spine.detector, settings, access.keys)]
     if settings.metrics_port is not None:
-        apps.append(make_asgi_app(spine.detector.metrics.registry))
-    return [HttpServer(app, settings, sock) for app, sock in zip(apps, listeners, strict=True)]
+        metrics = make_asgi_app(spine.detector.metrics.registry)
+        apps.append(metrics if access.keys is None else guard_metrics(metrics, access.keys))
+    return [
+        HttpServer(app, settings, sock, access.tls_context)
+        for app, sock in zip(apps, listeners, strict=True)
+    ]
 
 
-async def _open_rpc(settings: Settings, spine: Spine) -> RpcDoor | None:
+async def _open_rpc(settings: Settings, access: Access, spine: Spine) -> RpcDoor | None:
     """The gRPC server, started; None where its port cannot be had (and that was said)."""
     server = RpcServer(
         spine.detector,
@@ -201,6 +212,8 @@ async def _open_rpc(settings: Settings, spine: Spine) -> RpcDoor | None:
             max_concurrent_calls=settings.max_connections,
             keepalive_seconds=settings.grpc_keepalive_seconds,
             max_connection_age_seconds=settings.grpc_max_connection_age_seconds,
+            keys=access.keys,
+            tls=access.tls,
         ),
     )
     try:
@@ -255,6 +268,16 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
+def _renew_on_hangup(spine: Spine, access: Access) -> None:
+    """SIGHUP: keys, certificate and model are read again from their files."""
+
+    def renew() -> None:
+        access.renew()
+        spine.control.reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
+
+
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
     """Ends without a word to anybody; the engine sees the doorbell close and ends too."""
     os._exit(_EXIT_SIGNALLED + number)
@@ -266,9 +289,10 @@ def _freeze_garbage() -> None:
     gc.freeze()
 
 
-def _url(host: str, port: int) -> str:
-    name = _ANY_ADDRESS.get(host, host)
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+def _url(settings: Settings, port: int) -> str:
+    scheme = "http" if settings.tls_certificate_file is None else "https"
+    name = _ANY_ADDRESS.get(settings.host, settings.host)
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
 def _say(line: str) -> None:

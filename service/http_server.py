@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -31,13 +32,20 @@ class Door:
 class HttpServer(uvicorn.Server):
     """One listening socket and an ASGI application behind it."""
 
-    def __init__(self, app: Any, settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        app: Any,
+        settings: Settings,
+        listener: socket.socket,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Prepares a server.
 
         Args:
             app: an ASGI application.
             settings: its limits and timeouts.
             listener: bound and listening; closed by the server when it drains.
+            tls: set where it speaks HTTPS; connections made later use what it holds then.
         """
         self._door = Door(settings.header_timeout_seconds)
         self._listener = listener
@@ -55,6 +63,7 @@ class HttpServer(uvicorn.Server):
                 backlog=_BACKLOG,
                 limit_concurrency=settings.max_connections + 1,
                 timeout_keep_alive=settings.keep_alive_timeout_seconds,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
             )
         )
 

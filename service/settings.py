@@ -114,6 +114,23 @@ class Settings(BaseSettings):
         3600, ge=0, description="then a gRPC client connects anew, for balancers; 0: never"
     )
 
+    # Who may use it, and how it is protected on the way.
+    api_keys_file: Path | None = Field(
+        None, description="file of API keys (made by `lite-detr key`); unset: no key is asked for"
+    )
+    tls_certificate_file: Path | None = Field(
+        None, description="PEM certificate, with its chain; set: HTTP and gRPC speak TLS alone"
+    )
+    tls_key_file: Path | None = Field(None, description="PEM key of that certificate")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM authority that must have signed the certificates of clients"
+    )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^,\s/]+(,https?://[^,\s/]+)*)$",
+        description="origins whose pages may call the HTTP API, in a comma list, or *; unset: none",
+    )
+
     # When engines fail.
     start_timeout_seconds: float = Field(
         300, gt=0, description="an engine must be loaded and warm within this time"
@@ -173,7 +190,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Refuses ports that collide.
+        """Refuses ports that collide and half a TLS.
 
         Raises:
             ValueError: which pydantic turns into its own error.
@@ -183,6 +200,10 @@ class Settings(BaseSettings):
             "grpc_port": self.grpc_port,
             "metrics_port": self.metrics_port,
         }
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_certificate_file and tls_key_file go together")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError("tls_client_ca_file needs tls_certificate_file")
         taken: dict[int, str] = {}
         for field, port in ports.items():
             if port is None or port <= 0:

@@ -1,5 +1,6 @@
 """The REST adapter: HTTP in, one call of the Detector, JSON or a picture out."""
 
 from service.rest.app import create_app
+from service.rest.guard import guard_metrics
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "guard_metrics"]

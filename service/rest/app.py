@@ -7,15 +7,18 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from model.weights_file import ModelInfo
+from service.api_keys import KeyRing
 from service.detector import Detector
 from service.errors import DetectionError
 from service.rest.detection import DetectEndpoint
+from service.rest.guard import ApiKeyGuard
 from service.rest.lingering import LingeringClose
-from service.rest.middleware import RequestContext, request_id_of
+from service.rest.middleware import REQUEST_ID_HEADER, RequestContext, request_id_of
 from service.rest.openapi import describe_api
 from service.rest.pages import page_routes
 from service.rest.probes import ProbeEndpoints
@@ -25,12 +28,13 @@ from service.settings import Settings
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(detector: Detector, settings: Settings) -> FastAPI:
+def create_app(detector: Detector, settings: Settings, keys: KeyRing | None = None) -> FastAPI:
     """Builds the HTTP application around a detector.
 
     Args:
         detector: the spine; its start and stop are not this adapter's business.
         settings: limits, and whether /metrics is served here or on its own port.
+        keys: that requests must show; None: no key is asked for.
 
     Returns:
         An ASGI application.
@@ -57,6 +61,16 @@ def create_app(detector: Detector, settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestRefused, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_error)
     # The last one added is the outermost.
+    if keys is not None:
+        app.add_middleware(ApiKeyGuard, keys=keys)
+    if settings.cors_origins is not None:  # before the guard: a preflight carries no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Server-Timing", "traceparent"],
+        )
     app.add_middleware(RequestContext)
     app.add_middleware(LingeringClose)
     return app

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.api_keys import KeyRing
+from service.tls import TlsFiles
+
 
 @dataclass(frozen=True)
 class RpcOptions:
@@ -18,3 +21,5 @@ class RpcOptions:
     images_in_flight: int = 8  # of one call: enough for a batch, too few to crowd out others
     keepalive_seconds: float = 60.0  # a silent connection is probed this often
     max_connection_age_seconds: float = 3600.0  # then the client connects anew; 0: never
+    keys: KeyRing | None = None  # that calls must show; None: no key is asked for
+    tls: TlsFiles | None = None

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.detector import Detector
 from service.rpc.detection import DetectionServicer
+from service.rpc.guard import ApiKeyInterceptor
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
@@ -53,9 +54,11 @@ class RpcServer:
 
         Raises:
             OSError: where the port cannot be had.
+            TlsFileError: for certificate files that cannot be used.
         """
         options = self._options
         server = grpc.aio.server(
+            interceptors=() if options.keys is None else (ApiKeyInterceptor(options.keys),),
             options=_channel_arguments(options),
             maximum_concurrent_rpcs=options.max_concurrent_calls,
         )
@@ -66,7 +69,11 @@ class RpcServer:
         )
         host = f"[{options.host}]" if ":" in options.host else options.host
         try:
-            self._port = server.add_insecure_port(f"{host}:{options.port}")
+            address = f"{host}:{options.port}"
+            if options.tls is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, options.tls.grpc_credentials())
         except RuntimeError as error:
             raise OSError(str(error)) from error
         await server.start()
