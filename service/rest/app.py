@@ -9,13 +9,14 @@ from starlette.responses import Response
 
 from service.detector import Detector
 from service.errors import DetectionError
+from service.http_request import RequestRefused
 from service.rest.detection import DetectEndpoint
 from service.rest.lingering import LingeringClose
 from service.rest.middleware import RequestContext, request_id_of
 from service.rest.openapi import describe_api
 from service.rest.pages import page_routes
 from service.rest.probes import ProbeEndpoints
-from service.rest.problems import Problem, RequestRefused, detection_problem, problem_response
+from service.rest.problems import Problem, detection_problem, problem_response
 from service.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
