@@ -15,6 +15,7 @@ from model.weights_file import ModelInfo
 from service.api_keys import KeyRing
 from service.detector import Detector
 from service.errors import DetectionError
+from service.http_request import RequestRefused
 from service.rest.detection import DetectEndpoint
 from service.rest.guard import ApiKeyGuard
 from service.rest.lingering import LingeringClose
@@ -22,7 +23,7 @@ from service.rest.middleware import REQUEST_ID_HEADER, RequestContext, request_i
 from service.rest.openapi import describe_api
 from service.rest.pages import page_routes
 from service.rest.probes import ProbeEndpoints
-from service.rest.problems import Problem, RequestRefused, detection_problem, problem_response
+from service.rest.problems import Problem, detection_problem, problem_response
 from service.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}

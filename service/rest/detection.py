@@ -24,18 +24,20 @@ from service.encoding import (
     timings_ms,
 )
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
+from service.http_request import (
+    TIMEOUT_HEADER,
+    BodyLimits,
+    ClientGone,
+    RequestRefused,
+    parse_timeout_s,
+    stream_body,
+    unless_client_leaves,
+)
 from service.images import ImageLimits
-from service.rest.body import BodyLimits, stream_body, unless_client_leaves
 from service.rest.middleware import request_id_of
 from service.rest.multipart import UploadedFile, parse_form
-from service.rest.problems import ClientGone, RequestRefused, item_error
-from service.rest.query import (
-    TIMEOUT_HEADER,
-    AnswerFormat,
-    DetectQuery,
-    parse_query,
-    parse_timeout_s,
-)
+from service.rest.problems import item_error
+from service.rest.query import AnswerFormat, DetectQuery, parse_query
 from service.selection import PRIORITY_HEADER, parse_priority
 from service.settings import Settings
 from service.types import DetectResult, Priority

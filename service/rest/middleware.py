@@ -12,7 +12,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.rest.problems import ClientGone, Problem, problem_response
+from service.http_request import ClientGone
+from service.rest.problems import Problem, problem_response
 
 REQUEST_ID_HEADER = "X-Request-Id"
 # What a client may call its request: visible ASCII without quotes or commas, safe in any log.

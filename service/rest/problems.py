@@ -1,4 +1,4 @@
-"""Errors -> HTTP: the adapter's one table of statuses, and problem+json (RFC 9457) answers."""
+"""Errors -> problem+json (RFC 9457) answers; their statuses stand in `service.http_status`."""
 
 from __future__ import annotations
 
@@ -10,79 +10,10 @@ import orjson
 from starlette.responses import Response
 
 from service.encoding import ItemError
-from service.errors import (
-    DeadlineExceeded,
-    DetectionError,
-    ImageTooLarge,
-    InferenceFailed,
-    InvalidImage,
-    InvalidOptions,
-    NotReady,
-    Overloaded,
-    ShuttingDown,
-    UnsupportedImage,
-)
+from service.errors import DetectionError
+from service.http_status import error_kind, retry_after_s
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
-
-
-@dataclass(frozen=True)
-class ErrorKind:
-    """How one kind of error is told over HTTP."""
-
-    status: int
-    title: str
-    retry_after_s: int | None = None  # Retry-After where the error itself names no time
-
-
-ERROR_KINDS: Mapping[type[DetectionError], ErrorKind] = {
-    InvalidImage: ErrorKind(400, "The image cannot be read"),
-    UnsupportedImage: ErrorKind(415, "This kind of file is not supported"),
-    ImageTooLarge: ErrorKind(413, "The image is too large"),
-    InvalidOptions: ErrorKind(422, "An option is not valid"),
-    Overloaded: ErrorKind(429, "The service is busy", retry_after_s=1),
-    NotReady: ErrorKind(503, "The service is not ready", retry_after_s=5),
-    ShuttingDown: ErrorKind(503, "The service is shutting down", retry_after_s=5),
-    DeadlineExceeded: ErrorKind(504, "The deadline has passed"),
-    InferenceFailed: ErrorKind(500, "The model failed on this image"),
-}
-_UNKNOWN_KIND = ErrorKind(500, "Internal error")
-
-
-class RequestRefused(Exception):
-    """A fault of the HTTP request itself, found before there is anything to detect in.
-
-    Attributes:
-        status: the HTTP status.
-        code: stable, for programs.
-        detail: for people; names what was wrong.
-    """
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        """Keeps what the client will read."""
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-
-
-class ClientGone(Exception):
-    """The client closed its connection before the answer; nobody is there to be told."""
-
-
-def error_kind(error: DetectionError) -> ErrorKind:
-    """The table's row for an error, by its nearest listed class."""
-    for error_class in type(error).__mro__:
-        if error_class in ERROR_KINDS:
-            return ERROR_KINDS[error_class]
-    return _UNKNOWN_KIND
-
-
-def retry_after_s(error: DetectionError) -> int | None:
-    """In how many seconds trying again makes sense; None where it never does."""
-    if error.retry_after_seconds is not None:
-        return error.retry_after_seconds
-    return error_kind(error).retry_after_s
 
 
 def item_error(error: DetectionError) -> ItemError:

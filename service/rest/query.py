@@ -11,7 +11,6 @@ from service.errors import InvalidOptions
 from service.types import DetectOptions
 
 _MAX_DIGITS = 9
-TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 
 class AnswerFormat(StrEnum):
@@ -59,20 +58,6 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:
         labels=_labels(given.get("labels")),
     )
     return DetectQuery(options, _answer_format(given.get("format")))
-
-
-def parse_timeout_s(value: str | None) -> float | None:
-    """Reads the timeout header: milliseconds to seconds.
-
-    Raises:
-        InvalidOptions: for anything but a positive number.
-    """
-    if value is None:
-        return None
-    timeout_ms = _number(value)
-    if timeout_ms is None or timeout_ms <= 0:
-        raise InvalidOptions(f"{TIMEOUT_HEADER} is {value!r}; it takes milliseconds above 0")
-    return timeout_ms / 1000
 
 
 def _threshold(values: list[str] | None) -> float | None:

@@ -15,18 +15,24 @@ import structlog
 
 from service.detector import Detector
 from service.errors import DetectionError, InvalidOptions, ShuttingDown
-from service.rpc.calls import Call, Context, open_call, sane_request_id
-from service.rpc.frames import FramePump
+from service.frames import FramePump
+from service.grpc_call import (
+    Call,
+    CallsUnderWay,
+    Context,
+    open_call,
+    parse_message,
+    sane_request_id,
+)
+from service.grpc_status import MalformedMessage, refusal_of
 from service.rpc.messages import (
     error_message,
     model_message,
-    parse_message,
     read_options,
     result_message,
 )
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
-from service.rpc.statuses import MalformedMessage, refusal_of
 from service.selection import parse_priority
 
 _PROTOCOL = "grpc"  # in metrics
@@ -47,9 +53,7 @@ class DetectionServicer:
         self._options = options
         self._streams: set[_Frames] = set()
         self._draining = False
-        self._active = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._calls = CallsUnderWay()
 
     async def detect(self, data: bytes, context: Context) -> pb.DetectResponse:
         """Answers Detect."""
@@ -79,13 +83,12 @@ class DetectionServicer:
 
     async def wait_idle(self) -> None:
         """Returns when no call is under way."""
-        await self._idle.wait()
+        await self._calls.wait_idle()
 
     async def _answer(self, call: Call, context: Context, work: Awaitable[_Answer]) -> _Answer:
         """Awaits the work for a call; tells its failure as a status and counts how it ended."""
         outcome = "internal"
-        self._active += 1
-        self._idle.clear()
+        self._calls.begin()
         context.set_trailing_metadata(call.metadata)
         try:
             answer = await work
@@ -100,9 +103,7 @@ class DetectionServicer:
             outcome = refusal.code
             _log_unexpected(error, call.request_id)
         finally:
-            self._active -= 1
-            if not self._active:
-                self._idle.set()
+            self._calls.end()
             self._detector.metrics.count_request(_PROTOCOL, outcome)
         metadata = (*call.metadata, *refusal.metadata)
         await context.abort(refusal.status, refusal.detail, metadata)

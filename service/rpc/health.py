@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from service.detector import Detector
-from service.rpc.calls import Context
+from service.grpc_call import Context
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _WATCH_SECONDS = 0.25  # between two looks

@@ -6,37 +6,16 @@ client reads over gRPC what it would have read from the JSON.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
-
 from service.detector import Detector
 from service.encoding import _rounded_columns as rounded_columns
 from service.encoding import label_name, timings_ms
 from service.formats import SUPPORTED_FORMATS
+from service.grpc_status import Refusal
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
-from service.rpc.statuses import MalformedMessage, Refusal
 from service.types import DetectOptions, DetectResult
 
 _GAP_LABEL = "N/A"  # class ids that a data set leaves out
-
-_Message = TypeVar("_Message", bound=Message)
-
-
-def parse_message(message_type: type[_Message], data: bytes) -> _Message:
-    """Reads a message.
-
-    Raises:
-        MalformedMessage: for bytes that are none.
-    """
-    message = message_type()
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        name = message.DESCRIPTOR.full_name
-        raise MalformedMessage(f"the request is not a message of type {name}") from None
-    return message
 
 
 def read_options(request: pb.DetectRequest) -> DetectOptions:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidOptions
+from service.http_request import RequestRefused
 from service.rest.multipart import Form, parse_form
-from service.rest.problems import RequestRefused
 from tests.service.rest.conftest import MakePhoto
 
 TYPE = "multipart/form-data; boundary=cut"

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from service.errors import DeadlineExceeded
-from service.rpc.frames import FramePump
+from service.frames import FramePump
 from service.rpc.pb import detection_pb2 as pb
 from service.rpc.server import RpcServer
 from tests.service.rest.standin import StandIn

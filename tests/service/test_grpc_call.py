@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.rpc.calls import Context, open_call, sane_request_id
+from service.grpc_call import Context, open_call, sane_request_id
 
 
 @dataclass

@@ -1,4 +1,10 @@
-"""Reading a request's body within limits, and noticing a client that leaves."""
+"""What the HTTP adapters share of a request: its body within limits, its deadline, its client.
+
+    client --body, chunk by chunk--> stream_body --> adapter --work--> unless_client_leaves
+
+`RequestRefused` and `ClientGone` are the faults of the exchange itself; what is wrong with an
+image or an option is a `DetectionError` as everywhere.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +17,32 @@ from typing import Any, TypeVar
 
 from starlette.types import Message, Receive
 
-from service.errors import DeadlineExceeded, ImageTooLarge
-from service.rest.problems import ClientGone, RequestRefused
+from service.errors import DeadlineExceeded, ImageTooLarge, InvalidOptions
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 _Answer = TypeVar("_Answer")
+
+
+class RequestRefused(Exception):
+    """A fault of the HTTP request itself, found before there is anything to detect in.
+
+    Attributes:
+        status: the HTTP status.
+        code: stable, for programs.
+        detail: for people; names what was wrong.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        """Keeps what the client will read."""
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer; nobody is there to be told."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +51,23 @@ class BodyLimits:
 
     max_bytes: int
     max_pause_s: float  # between two chunks
+
+
+def parse_timeout_s(value: str | None) -> float | None:
+    """Reads the timeout header: milliseconds to seconds.
+
+    Raises:
+        InvalidOptions: for anything but a positive number.
+    """
+    if value is None:
+        return None
+    try:
+        timeout_ms = float(value)
+    except ValueError:
+        timeout_ms = math.nan
+    if not math.isfinite(timeout_ms) or timeout_ms <= 0:
+        raise InvalidOptions(f"{TIMEOUT_HEADER} is {value!r}; it takes milliseconds above 0")
+    return timeout_ms / 1000
 
 
 async def stream_body(

@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from service.errors import DetectionError, InvalidImage, Overloaded, all_error_types
-from service.rpc.statuses import ERROR_STATUSES, MalformedMessage, refusal_of
+from service.grpc_status import ERROR_STATUSES, MalformedMessage, refusal_of
 
 
 def test_every_error_has_a_status() -> None:

@@ -1,16 +1,20 @@
-"""What every call carries: its request id, trace context and deadline, read from the transport."""
+"""What the gRPC services share: what a call carries, how it is parsed, counted and drained."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
 
+from service.grpc_status import MalformedMessage
 from service.selection import PRIORITY_HEADER
 
 REQUEST_ID_KEY = "x-request-id"
@@ -28,6 +32,53 @@ _MARGIN_SECONDS = 0.005
 _MARGIN_SHARE = 0.1  # of short deadlines
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_Message = TypeVar("_Message", bound=Message)
+
+
+class GrpcService(Protocol):
+    """A service that can share the server's port."""
+
+    @property
+    def name(self) -> str:
+        """Its full name, for health and reflection."""
+
+    @property
+    def descriptors(self) -> DescriptorPool:
+        """Where reflection finds its messages."""
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """For the server."""
+
+    def begin_drain(self) -> None:
+        """Refuses new work; what was accepted is answered."""
+
+    async def wait_idle(self) -> None:
+        """Returns when no call is under way."""
+
+
+class CallsUnderWay:
+    """Counts calls, so that a drain can wait for the last of them."""
+
+    def __init__(self) -> None:
+        """Starts with none."""
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def begin(self) -> None:
+        """A call came."""
+        self._count += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        """A call is over."""
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Returns when no call is under way."""
+        await self._idle.wait()
 
 
 @dataclass(frozen=True)
@@ -62,6 +113,21 @@ def open_call(context: Context) -> Call:
 def sane_request_id(value: object) -> str | None:
     """A client's name for its request, or None where it cannot be used."""
     return _sane(_REQUEST_ID, value)
+
+
+def parse_message(message_type: type[_Message], data: bytes) -> _Message:
+    """Reads a message.
+
+    Raises:
+        MalformedMessage: for bytes that are none.
+    """
+    message = message_type()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        name = message.DESCRIPTOR.full_name
+        raise MalformedMessage(f"the request is not a message of type {name}") from None
+    return message
 
 
 def _deadline(remaining: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Errors -> gRPC: the adapter's one table of status codes, and what travels beside them."""
+"""Errors -> gRPC: the one table of status codes for every service, and what travels beside them."""
 
 from __future__ import annotations
 
