@@ -5,6 +5,7 @@ from lite_detr_client.async_http_client import AsyncHttpClient
 from lite_detr_client.errors import (
     ConnectionFailed,
     DeadlineExceeded,
+    Forbidden,
     ImageTooLarge,
     InferenceFailed,
     InvalidImage,
@@ -13,12 +14,13 @@ from lite_detr_client.errors import (
     Overloaded,
     ServiceError,
     ShuttingDown,
+    Unauthenticated,
     UnreadableAnswer,
     UnsupportedImage,
 )
 from lite_detr_client.grpc_client import GrpcClient
 from lite_detr_client.http_client import HttpClient
-from lite_detr_client.inputs import DetectOptions, ImageSource
+from lite_detr_client.inputs import Caller, DetectOptions, ImageSource
 from lite_detr_client.results import Answer, Box, Detection, Model, Timings
 from lite_detr_client.retries import RetryPolicy
 
@@ -27,10 +29,12 @@ __all__ = [
     "AsyncGrpcClient",
     "AsyncHttpClient",
     "Box",
+    "Caller",
     "ConnectionFailed",
     "DeadlineExceeded",
     "DetectOptions",
     "Detection",
+    "Forbidden",
     "GrpcClient",
     "HttpClient",
     "ImageSource",
@@ -45,6 +49,7 @@ __all__ = [
     "ServiceError",
     "ShuttingDown",
     "Timings",
+    "Unauthenticated",
     "UnreadableAnswer",
     "UnsupportedImage",
 ]

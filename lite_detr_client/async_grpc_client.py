@@ -12,7 +12,14 @@ from google.protobuf.message import Message
 
 from lite_detr_client import grpc_wire as wire
 from lite_detr_client.errors import ServiceError
-from lite_detr_client.inputs import MODEL_DEFAULTS, DetectOptions, ImageSource, read_image
+from lite_detr_client.inputs import (
+    ANYBODY,
+    MODEL_DEFAULTS,
+    Caller,
+    DetectOptions,
+    ImageSource,
+    read_image,
+)
 from lite_detr_client.pb import detection_pb2 as pb
 from lite_detr_client.results import Answer, Model
 from lite_detr_client.retries import Attempts, RetryPolicy, retry_async
@@ -30,6 +37,7 @@ class AsyncGrpcClient:
         *,
         timeout_s: float | None = 30.0,
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+        caller: Caller = ANYBODY,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """Connects at the first call; to be made in the event loop that will use it.
@@ -38,12 +46,14 @@ class AsyncGrpcClient:
             target: of the service, such as localhost:8001.
             timeout_s: for each call that names no other; None: the service's own alone.
             retries: how often and when a call is tried again.
+            caller: API key and priority.
             credentials: for TLS; None: plain text.
         """
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, wire.CHANNEL_OPTIONS)
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, wire.CHANNEL_OPTIONS)
+        self._caller = caller
         self._timeout_s = timeout_s
         self._retries = retries
 
@@ -132,7 +142,7 @@ class AsyncGrpcClient:
         open_stream = self._channel.stream_stream(
             method.path, method.request.SerializeToString, method.response.FromString
         )
-        metadata = wire.call_metadata(request_id)
+        metadata = wire.call_metadata(self._caller, request_id)
         stream: Any = open_stream(requests(), timeout=timeout_s, metadata=metadata)
         try:
             async for outcome in stream:
@@ -189,7 +199,7 @@ class AsyncGrpcClient:
         send = self._channel.unary_unary(
             method.path, method.request.SerializeToString, method.response.FromString
         )
-        metadata = wire.call_metadata(request_id)
+        metadata = wire.call_metadata(self._caller, request_id)
 
         async def attempt(left_s: float | None) -> _Response:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
@@ -12,7 +13,14 @@ import httpx
 
 from lite_detr_client import http_wire
 from lite_detr_client.errors import ServiceError
-from lite_detr_client.inputs import MODEL_DEFAULTS, DetectOptions, ImageSource, read_image
+from lite_detr_client.inputs import (
+    ANYBODY,
+    MODEL_DEFAULTS,
+    Caller,
+    DetectOptions,
+    ImageSource,
+    read_image,
+)
 from lite_detr_client.results import Answer, Model
 from lite_detr_client.retries import Attempts, RetryPolicy, retry_async
 
@@ -22,12 +30,14 @@ _Result = TypeVar("_Result")
 class AsyncHttpClient:
     """Keeps connections to one service; tasks of one event loop may share it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, by keyword
         self,
         url: str,
         *,
         timeout_s: float | None = 30.0,
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+        caller: Caller = ANYBODY,
+        tls: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Connects at the first call.
@@ -36,9 +46,13 @@ class AsyncHttpClient:
             url: of the service, such as http://localhost:8000.
             timeout_s: for each call that names no other; None: the service's own alone.
             retries: how often and when a call is tried again.
+            caller: API key and priority.
+            tls: for https with an authority or a client certificate of your own.
             transport: of httpx, for tests and special networks.
         """
-        self._http = httpx.AsyncClient(base_url=url, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=caller.headers(), verify=tls or True, transport=transport
+        )
         self._timeout_s = timeout_s
         self._retries = retries
 

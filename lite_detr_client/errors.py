@@ -109,6 +109,18 @@ class DeadlineExceeded(ServiceError):
     code_of_class = "deadline_exceeded"
 
 
+class Unauthenticated(ServiceError):
+    """No API key, or one that the service does not know."""
+
+    code_of_class = "unauthenticated"
+
+
+class Forbidden(ServiceError):
+    """The API key does not open what was asked for."""
+
+    code_of_class = "forbidden"
+
+
 class InferenceFailed(ServiceError):
     """The model failed on this image."""
 

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from lite_detr_client.errors import Failure, ServiceError, service_error
-from lite_detr_client.inputs import DetectOptions
+from lite_detr_client.inputs import Caller, DetectOptions
 from lite_detr_client.pb import detection_pb2 as pb
 from lite_detr_client.results import Answer, Box, Detection, Model, Timings
 
@@ -24,6 +24,8 @@ _CODES_BY_STATUS = {
     grpc.StatusCode.CANCELLED: "connection_failed",  # by a server that ends, not by the caller
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+    grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
+    grpc.StatusCode.PERMISSION_DENIED: "forbidden",
 }
 _TOO_LARGE = "larger than max"  # gRPC's words for a message above the server's limit
 _STATUS_NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
@@ -87,9 +89,12 @@ def batch_request(images: Iterable[bytes], options: DetectOptions) -> pb.DetectB
     return pb.DetectBatchRequest(requests=[detect_request(image, options) for image in images])
 
 
-def call_metadata(request_id: str | None) -> tuple[tuple[str, str | bytes], ...]:
+def call_metadata(caller: Caller, request_id: str | None) -> tuple[tuple[str, str | bytes], ...]:
     """What travels beside a request."""
-    return () if request_id is None else ((_REQUEST_ID_KEY, request_id),)
+    metadata = {name.lower(): value for name, value in caller.headers().items()}
+    if request_id is not None:
+        metadata[_REQUEST_ID_KEY] = request_id
+    return tuple(metadata.items())
 
 
 def read_answer(response: pb.DetectResponse) -> Answer:

@@ -26,6 +26,8 @@ _OK = 200
 _GRACE_S = 0.5
 # What stands between client and service (proxies, balancers) answers without a code.
 _CODES_BY_STATUS = {
+    401: "unauthenticated",
+    403: "forbidden",
     413: "image_too_large",
     429: "overloaded",
     502: "connection_failed",

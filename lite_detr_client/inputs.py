@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str]
 
@@ -19,6 +20,26 @@ class DetectOptions:
 
 
 MODEL_DEFAULTS = DetectOptions()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls, and how urgently: goes with every call of a client."""
+
+    api_key: str | None = None  # where the service asks for one; keep it to TLS
+    priority: Literal["high", "normal"] | None = None  # None: the service's own default
+
+    def headers(self) -> dict[str, str]:
+        """As HTTP sends it; gRPC sends the same in small letters."""
+        headers = {}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        if self.priority is not None:
+            headers["X-Request-Priority"] = self.priority
+        return headers
+
+
+ANYBODY = Caller()
 
 
 def read_image(image: ImageSource) -> bytes:

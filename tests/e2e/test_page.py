@@ -24,6 +24,8 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from service.api_keys import Scope, key_line, new_key
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless=new",
@@ -48,7 +50,18 @@ def serving(until: str, **environment: str) -> Iterator[str]:
     Gives its address once it has said `until`.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--engine", "fake", "--port", "0"],
+        [
+            sys.executable,
+            "-m",
+            "service",
+            "serve",
+            "--engine",
+            "fake",
+            "--port",
+            "0",
+            "--grpc-port",
+            "0",
+        ],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
@@ -316,6 +329,26 @@ def test_a_photo_chosen_while_the_model_loads_is_looked_at_when_it_can(
         page.await_results()
         assert page.text("summary") == "5 objects found"
         assert not page.browser.find_element(By.ID, "problem").is_displayed()
+
+
+def test_a_guarded_service_is_used_with_a_key(browser: Chrome, photo: Path, tmp_path: Path) -> None:
+    key, file = new_key(), tmp_path / "keys"
+    file.write_text(key_line("somebody", [Scope.DETECT], key))
+    with serving(until="Ready", LITE_DETR_API_KEYS_FILE=str(file)) as address:
+        page = Page(browser, address)
+        page.until("return !document.getElementById('key-form').hidden")
+        assert "key" in page.text("problem-title")
+        browser.find_element(By.ID, "key").send_keys("a wrong one\n")
+        page.until(
+            "return document.getElementById('problem-detail').textContent.includes('not known')"
+        )
+        browser.find_element(By.ID, "key").send_keys(key + "\n")
+        page.until("return !document.getElementById('model').hidden")
+        assert browser.execute_script("return document.getElementById('key-form').hidden")
+        page.choose(photo)
+        page.await_results()
+        assert page.text("summary") == "5 objects found"
+        browser.execute_script("sessionStorage.clear()")
 
 
 def test_the_api_is_described_without_internet(browser: Chrome, address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,11 +14,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
-from lite_detr_client import DetectOptions, GrpcClient
+from lite_detr_client import (
+    Caller,
+    DetectOptions,
+    GrpcClient,
+    HttpClient,
+    RetryPolicy,
+    ServiceError,
+)
+from service.api_keys import Scope, key_line, new_key
 from service.http_server import listen
+from tests.service.certificates import Authority
 from tests.service.pictures import solid_png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,4 +249,77 @@ def test_a_taken_grpc_port_is_told_with_the_setting_that_helps(start: type[Servi
         assert service.end() == 1
     said = "".join(service.lines)
     assert "--grpc-port (LITE_DETR_GRPC_PORT)" in said
+    assert "Traceback" not in said
+
+
+def test_a_guarded_service_over_tls_takes_new_keys_and_certificates_on_hangup(
+    start: type[Service], tmp_path: Path
+) -> None:
+    authority, keys = Authority(tmp_path), tmp_path / "keys"
+    pair, first, second = authority.issue("server"), new_key(), new_key()
+    keys.write_text(key_line("first", [Scope.DETECT], first))
+    service = start(
+        grpc_port="0",
+        metrics_port="0",
+        api_keys_file=str(keys),
+        tls_certificate_file=str(pair.certificate),
+        tls_key_file=str(pair.key),
+    )
+    assert service.url.startswith("https://")
+    service.wait_until_ready()
+    trusting = ssl.create_default_context(cafile=str(authority.certificate))
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+    target = service.said(r"gRPC: (\S+),")[1]
+
+    def outcomes(key: str) -> list[str]:
+        caller, once = Caller(api_key=key), RetryPolicy(attempts=1)
+        clients = (
+            HttpClient(service.url, caller=caller, tls=trusting, retries=once),
+            GrpcClient(target, caller=caller, credentials=credentials, retries=once),
+        )
+        found = []
+        for client in clients:
+            with client:
+                try:
+                    client.detect(solid_png((10, 20, 30)))
+                    found.append("ok")
+                except ServiceError as error:
+                    found.append(error.code)
+        return found
+
+    assert outcomes(first) == ["ok", "ok"]
+    assert outcomes(second) == ["unauthenticated"] * 2
+    metrics_url = service.said(r"Metrics: (\S+)")[1]
+    assert httpx.get(metrics_url, verify=trusting).status_code == 401
+    keys.write_text(key_line("second", [Scope.DETECT], second))
+    authority.issue("server")
+    service.process.send_signal(signal.SIGHUP)
+    service.said("model loaded")
+    assert outcomes(first) == ["unauthenticated"] * 2
+    assert outcomes(second) == ["ok", "ok"]
+    service.process.send_signal(signal.SIGTERM)
+    assert service.end() == 0, service.lines
+    said = "".join(service.lines)
+    assert first not in said
+    assert second not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"api_keys_file": "/nowhere/keys"}, "/nowhere/keys: cannot be read"),
+        (
+            {"tls_certificate_file": "/nowhere/c.pem", "tls_key_file": "/nowhere/k.pem"},
+            "/nowhere/c.pem and /nowhere/k.pem",
+        ),
+    ],
+    ids=["keys", "tls"],
+)
+def test_guards_that_cannot_be_set_up_end_the_start(
+    start: type[Service], settings: dict[str, str], words: str
+) -> None:
+    service = start(**settings)
+    assert service.end() == 1
+    said = "".join(service.lines)
+    assert f"Cannot guard the service: {words}" in said
     assert "Traceback" not in said

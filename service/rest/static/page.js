@@ -2,7 +2,7 @@
 
 import { Boxes } from "./boxes.js";
 import * as results from "./results.js";
-import { Failure, detect, getBlob, getModel, getSamples, render } from "./service.js";
+import { Failure, detect, getBlob, getModel, getSamples, render, useKey } from "./service.js";
 
 const LOWEST_THRESHOLD = 0.05; // asked for once; the slider then selects without asking again
 const MAX_RETRIES = 30; // while the model loads
@@ -137,6 +137,27 @@ function showProblem(error, hint = "") {
   $("problem-title").textContent = known ? error.title : "Something went wrong on this page";
   $("problem-detail").textContent = [known ? error.detail : String(error), hint].join(" ").trim();
   $("again").hidden = !(known && error.retryAfter) || hint !== "";
+  if (known && [401, 403].includes(error.status)) askForKey();
+}
+
+function askForKey() {
+  $("key-form").hidden = false;
+  $("key").focus();
+}
+
+/** Tries what was refused once more, with the key. */
+async function takeKey(event) {
+  event.preventDefault();
+  useKey($("key").value.trim());
+  $("key").value = "";
+  $("key-form").hidden = true;
+  showProblem(null);
+  try {
+    await showModel();
+    if (state.photo) await open(state.photo, state.name);
+  } catch (error) {
+    showProblem(error);
+  }
 }
 
 async function openSample(sample, button) {
@@ -231,6 +252,7 @@ listenForPhotos();
 invite();
 $("again").addEventListener("click", () => open(state.photo, state.name));
 $("copy").addEventListener("click", copyCurl);
+$("key-form").addEventListener("submit", takeKey);
 $("threshold").addEventListener("input", () => {
   $("threshold-value").textContent = threshold().toFixed(2);
   if (state.answer) showAnswer();

@@ -11,6 +11,13 @@ export class Failure extends Error {
   }
 }
 
+const KEY_PLACE = "lite-detr-api-key"; // of this tab alone: closing it forgets the key
+
+/** Sends this API key with every request from now on. */
+export function useKey(key) {
+  sessionStorage.setItem(KEY_PLACE, key);
+}
+
 const TITLES = {
   invalid_image: "This photo cannot be read",
   unsupported_image: "This is not a photo that can be read",
@@ -20,6 +27,8 @@ const TITLES = {
   shutting_down: "The service is shutting down",
   deadline_exceeded: "That took too long",
   inference_failed: "The model failed on this photo",
+  unauthenticated: "An API key is needed",
+  forbidden: "This API key does not open that",
 };
 
 /** The served model, as /v1/models tells. */
@@ -55,10 +64,12 @@ function post(photo, query, signal) {
   return ask(`detect?${query}`, { method: "POST", body: photo, headers, signal });
 }
 
-async function ask(url, options) {
+async function ask(url, options = {}) {
+  const key = sessionStorage.getItem(KEY_PLACE);
+  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;
   try {
-    response = await fetch(url, options);
+    response = await fetch(url, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Failure("The service cannot be reached", "Is it running? Is the network up?", {
