@@ -11,6 +11,10 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
 
+# Width : height of what people send most; cameras, screens and their crops.
+_USUAL_ASPECTS = ((4, 3), (3, 4), (1, 1), (3, 2), (2, 3), (16, 9), (9, 16))
+_LARGE = 1000  # pixels a unit of an aspect: larger than any network's input
+
 
 def resized_size(height: int, width: int, shortest_side: int, longest_side: int) -> tuple[int, int]:
     """The size an image is resized to before the network, in pixels.
@@ -43,6 +47,41 @@ def resized_size(height: int, width: int, shortest_side: int, longest_side: int)
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     """The bucket of a resized image: its sides rounded up to multiples of `stride`."""
     return -(-height // stride) * stride, -(-width // stride) * stride
+
+
+def reachable_buckets(
+    shortest_side: int, longest_side: int, stride: int
+) -> tuple[tuple[int, int], ...]:
+    """Every bucket that the input rule can give, those of the usual aspects first.
+
+    Args:
+        shortest_side: of `resized_size`.
+        longest_side: of `resized_size`.
+        stride: of `padded_size`.
+
+    Returns:
+        (H, W) each, every one once; after the usual ones the less elongated come first.
+    """
+    found: dict[tuple[int, int], None] = {}
+    for width, height in _USUAL_ASPECTS:
+        size = resized_size(height * _LARGE, width * _LARGE, shortest_side, longest_side)
+        found[padded_size(*size, stride)] = None
+    others = set()
+    for short in range(1, shortest_side + 1):
+        # Where `short` was rounded to, the aspect is at least longest_side / (short + 0.5).
+        rounded = 2 * short * longest_side // (2 * short + 1)
+        lowest = shortest_side if short == shortest_side else max(1, rounded)
+        for long in range(-(-lowest // stride), -(-longest_side // stride) + 1):
+            bucket = padded_size(short, long * stride, stride)
+            others |= {bucket, bucket[::-1]}
+    found |= dict.fromkeys(sorted(others, key=_elongation))
+    return tuple(found)
+
+
+def _elongation(bucket: tuple[int, int]) -> tuple[float, int]:
+    """Sorts squares before strips, and landscape before portrait."""
+    height, width = bucket
+    return max(bucket) / min(bucket), height - width
 
 
 def cxcywh_to_xyxy(boxes: FloatArray) -> FloatArray:

@@ -21,6 +21,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Predictor:
     """Runs a detector on batches.
 
+    On a GPU a batch runs as one. On a CPU its images run one after the other: that is faster there
+    (`benchmarks/serving/batch_invariance.py` measures it), and an image's arithmetic cannot depend
+    on its neighbours: it gets the same bits alone and in any batch. Matrix products of another
+    size round in another order, and the query selection turns the last bit of a near tie into
+    another query.
+
     Args:
         detector: set to evaluation mode and moved to `device`.
         config: its architecture.
@@ -43,7 +49,9 @@ class Predictor:
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        """Detects in one batch of a bucket: `assemble`, `forward` and `postprocess` in a row.
+        """Detects in one batch of a bucket.
+
+        That is `assemble`, `forward` and `postprocess` in a row, for each of its `portions`.
 
         Args:
             images: RGB [h, w, 3] each, already resized (`model.geometry.resized_size`).
@@ -56,7 +64,21 @@ class Predictor:
         Raises:
             ValueError: for an image larger than its bucket.
         """
-        return self.postprocess(self.forward(*self.assemble(images, padded)), original_sizes)
+        found: list[Detections] = []
+        for part in self.portions(len(images)):
+            output = self.forward(*self.assemble(images[part], padded))
+            found += self.postprocess(output, original_sizes[part])
+        return found
+
+    @property
+    def runs_batches_whole(self) -> bool:
+        """Whether the images of a batch go through the network together."""
+        return self.device.type != "cpu"
+
+    def portions(self, count: int) -> list[slice]:
+        """Which of `count` images run together: all on a GPU, one at a time on a CPU."""
+        step = count if self.runs_batches_whole else 1
+        return [slice(start, start + step) for start in range(0, count, step)] if count else []
 
     def assemble(
         self, images: Sequence[npt.NDArray[np.uint8]], padded: tuple[int, int]

@@ -23,6 +23,14 @@ class DeviceAnswer:
     postprocess_ms: float
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """A batch by its size alone."""
+
+    padded: tuple[int, int]  # (H, W) of the bucket
+    images: int
+
+
 class OutOfDeviceMemory(Exception):
     """The batch did not fit; a smaller one may."""
 
@@ -49,6 +57,15 @@ class Device(Protocol):
 
         Raises:
             OutOfDeviceMemory: where half the batch may fit.
+        """
+        ...
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        """The batches whose first run may be slower than later ones, the usual ones first.
+
+        Args:
+            max_batch_size: most images in a batch.
+            max_batch_pixels: most padded pixels in a batch of more than one image.
         """
         ...
 

@@ -24,9 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 import structlog
 
-from model.config import ModelConfig
 from model.detections import Detections
-from model.geometry import padded_size, resized_size
 from service.device import Device, OutOfDeviceMemory
 from service.doorbell import EngineDoorbell
 from service.fake_device import FakeDevice
@@ -43,11 +41,10 @@ from service.messages import (
     Stop,
 )
 from service.slots import SlotMemory
+from service.warm_up import WarmUpLimits, warm_up
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _EXIT_BROKEN_DEVICE = 70
-_ASPECTS = ((3, 4), (4, 3), (1, 1))  # height : width of what people send most
-_WARM_UP_SIDE = 4000  # of the original; anything larger than the network's own sizes
 
 _log = structlog.get_logger(__name__)
 
@@ -115,30 +112,6 @@ def _check_finite(found: Detections) -> None:
         raise ArithmeticError("the network's output is not finite")
 
 
-def warm_up_sizes(config: ModelConfig) -> list[tuple[int, int]]:
-    """Resized (h, w) of the shapes that are run before the engine says it is ready."""
-    sizes = []
-    for tall, wide in _ASPECTS:
-        scale = _WARM_UP_SIDE // max(tall, wide)
-        side = config.shortest_side, config.longest_side
-        sizes.append(resized_size(tall * scale, wide * scale, *side))
-    return sizes
-
-
-def warm_up(device: Device) -> float:
-    """Runs the usual shapes once; what is slow only the first time is over then.
-
-    Returns:
-        Seconds that it took.
-    """
-    started = time.monotonic()
-    config = device.model.config
-    for size in warm_up_sizes(config):
-        grey = np.full((*size, 3), 127, dtype=np.uint8)
-        device.run([grey], padded_size(*size, config.bucket_stride), [size])
-    return time.monotonic() - started
-
-
 def open_device(start: Start) -> Device:
     """Makes the device that the edge asked for.
 
@@ -176,7 +149,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         device = open_device(start)
         load_seconds = time.monotonic() - load_started
-        warm_up_seconds = warm_up(device)
+        warmed = warm_up(
+            device,
+            WarmUpLimits(start.warm_up_seconds, start.max_batch_size, start.max_batch_pixels),
+        )
     except Exception as error:
         _log.exception("the engine cannot start")
         doorbell.send(StartFailed(f"{type(error).__name__}: {error}"))
@@ -189,7 +165,9 @@ def main(arguments: Sequence[str]) -> int:
             device=device.name,
             implementations=dict(device.implementations),
             load_seconds=load_seconds,
-            warm_up_seconds=warm_up_seconds,
+            warm_up_seconds=warmed.seconds,
+            warm_up_shapes=warmed.shapes,
+            warm_up_left_out=warmed.left_out,
         )
     )
     Engine(device, SlotMemory(start.layout, options.slots_fd), doorbell).run(messages)

@@ -20,7 +20,7 @@ from model.config import VARIANTS
 from model.detections import Detections
 from model.labels import CODE_LABELS
 from model.weights_file import ModelInfo
-from service.device import DeviceAnswer
+from service.device import BatchShape, DeviceAnswer
 from service.messages import FakeDeviceSpec
 
 FAKE_MODEL = ModelInfo(
@@ -73,6 +73,10 @@ class FakeDevice:
         time.sleep(max(0.0, started + budget - time.monotonic()))
         forward_ms = (time.monotonic() - started) * 1000
         return DeviceAnswer(answers, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        """None: sleeping is as slow the first time as any other."""
+        return ()
 
     def is_broken(self, error: Exception) -> bool:
         """A fake device never breaks: what breaks, here, is the whole process."""

@@ -45,6 +45,10 @@ class Start:
     log_level: str
     log_format: str
     weights_fd: int | None = None  # an open descriptor of that file, to be handed down
+    # What the engine may be sent, and for how long it may warm up for that.
+    max_batch_size: int = 1
+    max_batch_pixels: int = 1
+    warm_up_seconds: float | None = None  # None: by the device
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Hello:
     implementations: dict[str, str] = field(default_factory=dict)  # which code does what
     load_seconds: float = 0.0
     warm_up_seconds: float = 0.0
+    warm_up_shapes: int = 0  # batch shapes that were run
+    warm_up_left_out: int = 0  # batch shapes whose first run is still to come
 
 
 @dataclass(frozen=True)

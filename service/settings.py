@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         "among the engines",
     )
 
+    warm_up_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="s for first runs of every input shape before ready; unset: 5, on a GPU 60",
+    )
+
     # How batches form.
     max_batch_size: int = Field(8, ge=1, le=1024, description="most images in a batch")
     max_batch_pixels: int = Field(

@@ -221,6 +221,8 @@ class Supervisor:
             device=message.device,
             load_seconds=round(message.load_seconds, 3),
             warm_up_seconds=round(message.warm_up_seconds, 3),
+            warm_up_shapes=message.warm_up_shapes,
+            warm_up_left_out=message.warm_up_left_out,
             **message.implementations,
         )
         self._hello = message

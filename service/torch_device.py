@@ -11,11 +11,13 @@ import numpy.typing as npt
 import torch
 
 from model.checkpoint import load_detector
+from model.detections import Detections
+from model.geometry import reachable_buckets
 from model.ops import implementation_name
 from model.predictor import Predictor
 from model.weights_file import ModelInfo
 from service.cpus import usable_cpus
-from service.device import DeviceAnswer, OutOfDeviceMemory
+from service.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
 
 
 def load_predictor(
@@ -78,26 +80,49 @@ class TorchDevice:
         Raises:
             OutOfDeviceMemory: where half the batch may fit.
         """
-        predictor, started = self._predictor, time.monotonic()
+        detections: list[Detections] = []
+        seconds = np.zeros(3)
         try:
-            batch = predictor.assemble(images, padded)
-            assembled = time.monotonic()
-            output = predictor.forward(*batch)
-            if predictor.device.type == "cuda":
-                torch.cuda.synchronize(predictor.device)
-            computed = time.monotonic()
-            detections = predictor.postprocess(output, original_sizes)
+            for part in self._predictor.portions(len(images)):
+                found, taken = self._run_together(images[part], padded, original_sizes[part])
+                detections += found
+                seconds += taken
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise OutOfDeviceMemory(str(error)) from error
         except MemoryError as error:
             raise OutOfDeviceMemory("the host has no memory left") from error
-        return DeviceAnswer(
-            detections,
-            assemble_ms=(assembled - started) * 1000,
-            forward_ms=(computed - assembled) * 1000,
-            postprocess_ms=(time.monotonic() - computed) * 1000,
-        )
+        assemble_ms, forward_ms, postprocess_ms = (seconds * 1000).tolist()
+        return DeviceAnswer(detections, assemble_ms, forward_ms, postprocess_ms)
+
+    def _run_together(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> tuple[list[Detections], tuple[float, float, float]]:
+        """One portion of a batch, and the seconds of its three steps."""
+        predictor, started = self._predictor, time.monotonic()
+        batch = predictor.assemble(images, padded)
+        assembled = time.monotonic()
+        output = predictor.forward(*batch)
+        if predictor.device.type == "cuda":
+            torch.cuda.synchronize(predictor.device)
+        computed = time.monotonic()
+        found = predictor.postprocess(output, original_sizes)
+        return found, (assembled - started, computed - assembled, time.monotonic() - computed)
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        """Every bucket of the model, alone and then in every batch size that runs as one."""
+        config = self.model.config
+        buckets = reachable_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
+        most = max_batch_size if self._predictor.runs_batches_whole else 1
+        return [
+            BatchShape(bucket, images)
+            for images in range(1, most + 1)
+            for bucket in buckets
+            if images == 1 or images * bucket[0] * bucket[1] <= max_batch_pixels
+        ]
 
     def is_broken(self, error: Exception) -> bool:
         """Whether the CUDA context is lost: then every later call fails too, health included."""

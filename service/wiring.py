@@ -148,6 +148,9 @@ def _start_message(settings: Settings, file: HeldFile, layout: SlotLayout, devic
         ),
         log_level=settings.log_level,
         log_format=settings.log_format,
+        max_batch_size=settings.max_batch_size,
+        max_batch_pixels=settings.max_batch_pixels,
+        warm_up_seconds=settings.warm_up_seconds,
     )
 
 

@@ -26,6 +26,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out
 "$python" -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda)' | tee -a "$out/device.txt"
 date -u +%FT%TZ | tee -a "$out/device.txt"
 
+part batch_invariance "$python" -m benchmarks.serving.batch_invariance --device cuda --output "$out"
 part model_timings "$python" benchmarks/gpu/model_timings.py --json "$out/model_timings.json"
 
 if [ "$minutes" -gt 0 ]; then

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.geometry import cxcywh_to_xyxy, padded_size, resized_size, xyxy_to_cxcywh
+from model.geometry import (
+    cxcywh_to_xyxy,
+    padded_size,
+    reachable_buckets,
+    resized_size,
+    xyxy_to_cxcywh,
+)
 
 SIDES = st.integers(1, 100_000)
 
@@ -47,6 +53,38 @@ def test_buckets_are_the_next_grid_size(height: int, width: int) -> None:
     assert all(side % 64 == 0 for side in padded)
     assert 0 <= padded[0] - height < 64
     assert 0 <= padded[1] - width < 64
+
+
+@given(SIDES, SIDES, st.integers(1, 900), st.integers(0, 900), st.sampled_from([1, 7, 32, 64]))
+def test_every_image_falls_into_a_listed_bucket(
+    height: int, width: int, shortest: int, more: int, stride: int
+) -> None:
+    resized = resized_size(height, width, shortest, shortest + more)
+    listed = reachable_buckets(shortest, shortest + more, stride)
+    assert padded_size(*resized, stride) in listed
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "stride"), [(8, 12, 4), (7, 23, 3), (10, 10, 4), (1, 9, 2)]
+)
+def test_every_listed_bucket_is_reached_by_some_image(
+    shortest: int, longest: int, stride: int
+) -> None:
+    sides = range(1, 161)
+    reached = {
+        padded_size(*resized_size(height, width, shortest, longest), stride)
+        for height in sides
+        for width in sides
+    }
+    assert set(reachable_buckets(shortest, longest, stride)) == reached
+
+
+def test_usual_aspects_come_first() -> None:
+    buckets = reachable_buckets(800, 1333, 64)
+    assert buckets[:3] == ((832, 1088), (1088, 832), (832, 832))
+    assert buckets[-1] == (1344, 64)
+    assert len(buckets) < 80
 
 
 def test_box_conversions_undo_each_other() -> None:

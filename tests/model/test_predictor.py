@@ -60,6 +60,7 @@ class Recorder(nn.Module):
 
     def forward(self, images: torch.Tensor, padding_mask: torch.Tensor) -> DetectorOutput:
         self.images, self.padding_mask = images, padding_mask
+        self.batches = [*getattr(self, "batches", ()), len(images)]
         batch = len(images)
         empty = torch.zeros(batch, 1, 1)
         return DetectorOutput(torch.zeros(batch, 1, 3), torch.zeros(batch, 1, 4), empty)
@@ -90,6 +91,22 @@ def test_a_batch_answers_each_picture_as_it_is_answered_alone() -> None:
         (alone,) = predictor.predict([picture], (64, 128), [size])
         np.testing.assert_allclose(alone.scores, batched.scores, atol=1e-5)
         np.testing.assert_allclose(alone.boxes_xyxy, batched.boxes_xyxy, atol=0.05)
+
+
+def test_a_cpu_runs_a_batchs_pictures_one_by_one_and_a_gpu_runs_them_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = Recorder()
+    predictor = Predictor(recorder, golden_case.CONFIG)
+    pictures, sizes = [np.zeros((64, 64, 3), np.uint8)] * 3, [(64, 64)] * 3
+    assert len(predictor.predict(pictures, (64, 64), sizes)) == 3
+    monkeypatch.setattr(Predictor, "runs_batches_whole", property(lambda _: True))
+    assert len(predictor.predict(pictures, (64, 64), sizes)) == 3
+    assert recorder.batches == [1, 1, 1, 3]
+
+
+def test_no_pictures_have_no_answers() -> None:
+    assert Predictor(Recorder(), golden_case.CONFIG).predict([], (64, 64), []) == []
 
 
 def test_a_picture_larger_than_its_bucket_is_refused() -> None:

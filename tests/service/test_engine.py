@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model.config import VARIANTS
 from model.detections import Detections
 from model.weights_file import ModelInfo
-from service.device import Device, DeviceAnswer, OutOfDeviceMemory
+from service.device import BatchShape, Device, DeviceAnswer, OutOfDeviceMemory
 from service.doorbell import EngineDoorbell
-from service.engine import Engine, open_device, warm_up, warm_up_sizes
+from service.engine import Engine, open_device
 from service.engine_process import _spawn
 from service.fake_device import FAKE_MODEL, FakeDevice, fake_detections
 from service.messages import (
@@ -73,6 +72,9 @@ class StandInDevice:
         found = [fake_detections(i, s) for i, s in zip(images, original_sizes, strict=True)]
         scored = [Detections(f.scores * 0 + self.score, f.labels, f.boxes_xyxy) for f in found]
         return DeviceAnswer(scored, 0.5, 2.0, 0.25)
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        return ()
 
     def is_broken(self, error: Exception) -> bool:
         return False
@@ -167,19 +169,6 @@ def test_numbers_that_are_not_finite_are_a_failure(
     (failed,) = bench.ring(RunBatch(1, (64, 64), (_lease(bench, 1),)))
     assert isinstance(failed, BatchFailed)
     assert "not finite" in failed.reason
-
-
-def test_warm_up_runs_landscape_portrait_and_square(device: StandInDevice) -> None:
-    assert warm_up(device) >= 0
-    shapes = [np.sign(width - height) for height, width, _ in device.sizes]
-    assert sorted(shapes) == [-1, 0, 1]
-
-
-def test_warm_up_sizes_obey_the_input_rule() -> None:
-    for config in VARIANTS.values():
-        for size in warm_up_sizes(config):
-            assert min(size) <= config.shortest_side
-            assert max(size) <= config.longest_side
 
 
 def test_an_engines_threads_do_not_spin_unless_the_operator_wants_it(

@@ -12,7 +12,6 @@ import torch
 
 from model.geometry import padded_size
 from service.device import OutOfDeviceMemory
-from service.engine import warm_up
 from service.images import ImageLimits, decode_image
 from service.torch_device import TorchDevice, load_predictor, pick_device
 from service.types import DetectOptions
@@ -22,6 +21,7 @@ from tests.service.fake_spine import fake_settings
 from tests.service.pictures import encode_png
 
 SIZE = (384, 512)
+SAMPLES = Path(__file__).resolve().parents[2] / "service" / "rest" / "static" / "samples"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,6 @@ def test_a_device_says_what_it_is(weights: Path) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
     assert (device.name, device.model.name, torch.get_num_threads()) == ("cpu", "small", 1)
     assert device.implementations["kernel"] in {"cpu", "reference"}
-    assert warm_up(device) > 0
     assert not device.is_broken(RuntimeError("anything"))
 
 
@@ -81,6 +80,22 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     assert pick_device("auto") == "cpu"
     with pytest.raises(RuntimeError, match="device=cuda:1"):
         pick_device("cuda:1")
+
+
+async def test_the_default_model_answers_a_photo_among_a_crowd_as_alone() -> None:
+    settings = fake_settings(engine="torch", model="default", device="cpu", max_wait_ms=200)
+    photos = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))]
+    everything = DetectOptions(threshold=0.0)
+    async with open_detector(settings) as detector:
+        alone = [await detector.detect(data, everything, request_id="r") for data in photos]
+        crowd = await asyncio.gather(
+            *(detector.detect(data, everything, request_id="r") for data in photos * 3)
+        )
+    assert len(crowd) == 3 * len(alone) > 0
+    for result, expected in zip(crowd, alone * 3, strict=True):
+        assert len(expected.detections) > 0
+        np.testing.assert_array_equal(result.detections.scores, expected.detections.scores)
+        np.testing.assert_array_equal(result.detections.boxes_xyxy, expected.detections.boxes_xyxy)
 
 
 async def test_the_service_answers_as_the_model_does_offline(weights: Path) -> None:

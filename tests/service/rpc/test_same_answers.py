@@ -1,9 +1,11 @@
-"""HTTP = gRPC, over a whole spine with the fake engine."""
+"""HTTP = gRPC, over a whole spine: with the fake engine, and with the model that is shipped."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
+from PIL import Image
 
 from service.rest import create_app
 from service.rpc.messages import result_message
@@ -153,3 +156,42 @@ async def test_calls_that_are_cancelled_free_their_slots_and_leave_others_be() -
         outcomes = {"protocol": "grpc", "outcome": "cancelled"}
         assert value(detector, "requests_total", **outcomes) == len(calls) - 1
         assert value(detector, "cancelled_total") == len(calls) - 1
+
+
+def _photos() -> list[bytes]:
+    """Sample photos, whole and cropped to other shapes: several buckets."""
+    photos = []
+    samples = Path(__file__).resolve().parents[3] / "service" / "rest" / "static" / "samples"
+    for path in sorted(samples.glob("*.jpg")):
+        photos.append(path.read_bytes())
+        photo = Image.open(path)
+        buffer = io.BytesIO()
+        photo.crop((0, 0, photo.width // 2, photo.height)).save(buffer, "PNG")
+        photos.append(buffer.getvalue())
+    return photos
+
+
+async def test_the_shipped_model_answers_a_photo_alone_and_in_a_crowd_alike_over_both() -> None:
+    photos = _photos()
+    options = pb.DetectOptions(threshold=0.05)
+    settings = fake_settings(engine="torch", device="cpu", max_wait_ms=100)
+    async with open_detector(settings) as detector, serving(detector) as server:
+        transport = httpx.ASGITransport(create_app(detector, settings))
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://service") as http,
+            calling(server) as caller,
+        ):
+
+            async def over_http(data: bytes) -> dict[str, Any]:
+                return _of_http((await http.post("/detect?threshold=0.05", content=data)).json())
+
+            async def over_grpc(data: bytes) -> dict[str, Any]:
+                return _as_json(await caller.detect(pb.DetectRequest(image=data, options=options)))
+
+            alone = [await over_http(data) for data in photos]
+            crowd = await asyncio.gather(
+                *(over(data) for data in photos for over in (over_http, over_grpc))
+            )
+    assert sum(len(answer["detections"]) for answer in alone) > len(photos)
+    for expected, both in zip(alone, zip(crowd[::2], crowd[1::2], strict=True), strict=True):
+        assert both == (expected, expected)

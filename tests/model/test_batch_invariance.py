@@ -1,0 +1,47 @@
+"""An image's answer is the same alone and in any batch, to the bit where the CPU serves.
+
+The full run (500 batches of each model) is `python -m benchmarks.serving.batch_invariance`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.serving.batch_invariance import (
+    Compared,
+    Picture,
+    as_served,
+    compare,
+    default_predictor,
+    random_r50,
+)
+
+
+def _assert_held(row: Compared) -> None:
+    assert row.detections > 20
+    assert (row.without_twin, row.beyond_bound) == (0, 0)
+    assert row.images_bitwise_equal == row.images
+
+
+def test_the_default_model_answers_a_photo_in_any_batch_as_alone() -> None:
+    served, _ = compare(default_predictor("cpu"), "default", 12, whole_batches=0, pool_size=24)
+    _assert_held(served)
+
+
+def test_the_full_network_answers_a_photo_in_any_batch_as_alone() -> None:
+    served, _ = compare(random_r50("cpu"), "R50", 3, whole_batches=0, pool_size=8)
+    _assert_held(served)
+
+
+def test_a_neighbour_full_of_noise_or_of_another_size_changes_nothing() -> None:
+    predictor = default_predictor("cpu")
+    run = as_served(predictor)
+    rng = np.random.default_rng(5)
+    photo = Picture(rng.integers(0, 256, (320, 440, 3), dtype=np.uint8), (640, 880))
+    (alone,) = run([photo], (384, 448))
+    for size, low, high in (((384, 448), 0, 256), ((1, 1), 0, 1), ((350, 2), 255, 256)):
+        neighbour = Picture(rng.integers(low, high, (*size, 3), dtype=np.uint8), size)
+        for batch, place in (([photo, neighbour], 0), ([neighbour, neighbour, photo], 2)):
+            found = run(batch, (384, 448))[place]
+            np.testing.assert_array_equal(found.scores, alone.scores)
+            np.testing.assert_array_equal(found.boxes_xyxy, alone.boxes_xyxy)
