@@ -25,6 +25,7 @@ from prometheus_client import make_asgi_app
 from model.weights_file import CheckpointError
 from service.http_server import HttpServer, listen
 from service.logs import configure_logs
+from service.oip import FixedModel, InferenceService, oip_routes
 from service.rest import create_app
 from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
@@ -180,7 +181,9 @@ def _build_servers(
     settings: Settings, spine: Spine, listeners: list[socket.socket]
 ) -> list[HttpServer]:
     """The main server and, on a port of its own, the metrics."""
-    apps: list[Any] = [create_app(spine.detector, settings)]
+    detector = spine.detector
+    oip = oip_routes(detector, FixedModel(detector), settings)
+    apps: list[Any] = [create_app(detector, settings, oip)]
     if settings.metrics_port is not None:
         apps.append(make_asgi_app(spine.detector.metrics.registry))
     return [HttpServer(app, settings, sock) for app, sock in zip(apps, listeners, strict=True)]
@@ -188,8 +191,10 @@ def _build_servers(
 
 async def _open_rpc(settings: Settings, spine: Spine) -> RpcDoor | None:
     """The gRPC server, started; None where its port cannot be had (and that was said)."""
+    detector = spine.detector
+    oip = InferenceService(detector, FixedModel(detector), settings)
     server = RpcServer(
-        spine.detector,
+        detector,
         RpcOptions(
             host=settings.host,
             port=settings.grpc_port,
@@ -200,6 +205,7 @@ async def _open_rpc(settings: Settings, spine: Spine) -> RpcDoor | None:
             keepalive_seconds=settings.grpc_keepalive_seconds,
             max_connection_age_seconds=settings.grpc_max_connection_age_seconds,
         ),
+        [oip],
     )
     try:
         await server.start()
@@ -207,7 +213,7 @@ async def _open_rpc(settings: Settings, spine: Spine) -> RpcDoor | None:
         _say_port_taken(settings, "grpc_port", error)
         return None
     name = _ANY_ADDRESS.get(settings.host, settings.host)
-    _say(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService")
+    _say(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService and {oip.name}")
     return RpcDoor(server, settings.drain_timeout_seconds)
 
 

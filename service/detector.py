@@ -31,7 +31,7 @@ from service.metrics import Metrics
 from service.scheduler import Job
 from service.selection import Selection, resolve_options
 from service.slots import SlotImage, SlotLease, SlotPool
-from service.types import DetectOptions, DetectResult, StageTimings
+from service.types import DetectOptions, DetectResult, Priority, StageTimings
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
@@ -127,13 +127,14 @@ class Detector:
         """Images accepted and not yet answered."""
         return self._active
 
-    async def detect(
+    async def detect(  # noqa: PLR0913 - one image with all that is said of it
         self,
         data: bytes,
         options: DetectOptions,
         *,
         request_id: str,
         deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
     ) -> DetectResult:
         """Detects in one encoded image.
@@ -143,6 +144,7 @@ class Detector:
             options: what is asked for.
             request_id: for logs and the answer.
             deadline: monotonic seconds; may only shorten the service's own timeout.
+            priority: among the images that wait.
             read_ms: what the adapter spent on receiving the body, for the timings.
 
         Returns:
@@ -152,6 +154,7 @@ class Detector:
             DetectionError: one subclass for each thing that can go wrong (`service.errors`).
         """
         started = time.monotonic()
+        timings: StageTimings | None = None
         try:
             latest = started + self._limits.request_timeout_ms / 1000
             request = _Request(
@@ -163,6 +166,7 @@ class Detector:
                 read_ms=read_ms,
             )
             result = await self._detect(request)
+            timings = result.timings
         except asyncio.CancelledError:
             self.metrics.cancelled.inc()
             self.metrics.images.labels("cancelled").inc()
@@ -173,6 +177,8 @@ class Detector:
         except Exception:
             self.metrics.images.labels("internal").inc()
             raise
+        finally:
+            self.metrics.statistics.note_image(time.monotonic() - started, timings)
         self.metrics.images.labels("ok").inc()
         self._observe(result.timings)
         return result

@@ -88,6 +88,11 @@ class Call:
     deadline: float | None  # time.monotonic seconds
 
     @property
+    def is_late(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What the client gets back."""
         request_id = ((REQUEST_ID_KEY, self.request_id),)

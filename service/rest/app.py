@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from service.detector import Detector
 from service.errors import DetectionError
@@ -22,12 +25,15 @@ from service.settings import Settings
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(detector: Detector, settings: Settings) -> FastAPI:
+def create_app(
+    detector: Detector, settings: Settings, extra_routes: Sequence[BaseRoute] = ()
+) -> FastAPI:
     """Builds the HTTP application around a detector.
 
     Args:
         detector: the spine; its start and stop are not this adapter's business.
         settings: limits, and whether /metrics is served here or on its own port.
+        extra_routes: of other adapters, served by the same port.
 
     Returns:
         An ASGI application.
@@ -46,6 +52,7 @@ def create_app(detector: Detector, settings: Settings) -> FastAPI:
     if settings.metrics_port is None:
         app.add_route("/metrics", probes.metrics)
     app.router.routes.extend(page_routes(document))
+    app.router.routes.extend(extra_routes)
     app.add_exception_handler(DetectionError, _answer_detection_error)
     app.add_exception_handler(RequestRefused, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_error)

@@ -16,7 +16,7 @@ from service.detector import Detector
 from service.errors import InvalidOptions
 from service.images import ImageLimits, decode_image
 from service.metrics import Metrics
-from service.types import DetectOptions, DetectResult, StageTimings
+from service.types import DetectOptions, DetectResult, Priority, StageTimings
 
 CONFIG = VARIANTS["lite-dino-efficientnet-lite0"]
 MODEL = ModelInfo(
@@ -51,18 +51,21 @@ class StandIn:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     deadlines: list[float | None] = field(default_factory=list)
+    priorities: list[Priority] = field(default_factory=list)
 
-    async def detect(
+    async def detect(  # noqa: PLR0913 - as the Detector
         self,
         data: bytes,
         options: DetectOptions,
         *,
         request_id: str,
         deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
     ) -> DetectResult:
         self.started.set()
         self.deadlines.append(deadline)
+        self.priorities.append(priority)
         if self.hold is not None:
             try:
                 await self.hold.wait()
