@@ -2,9 +2,9 @@
 
     Detector --an image is over--> Statistics <--a batch is done-- Batcher
 
-They are counted as Triton counts them. Prometheus' histograms (`service.metrics`) tell how times are spread; these are plain sums, each
-a count and nanoseconds. An image counts as a request, whatever protocol it came by. The sums
-go on across a reload of the model. Everything happens on the event loop.
+Prometheus' histograms (`service.metrics`) tell how times are spread; these are plain sums as Triton
+keeps them, each a count and nanoseconds. An image counts as a request, whatever protocol it came
+by. The sums go on across a reload of the model. Everything happens on the event loop.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from service.detector import Detector
 from service.errors import DetectionError
@@ -13,6 +15,8 @@ from service.oip.models import ServedModel
 from service.oip.request import InferRequest
 from service.oip.tensors import INPUT, OutputTensor, output_tensors
 from service.types import DetectResult
+
+_Encoded = TypeVar("_Encoded")
 
 _IMAGES_IN_FLIGHT = 8  # of one request: enough for a batch, too few to crowd out other clients
 
@@ -44,8 +48,21 @@ class Inference:
         self._detector = detector
         self._model = model
 
-    async def run(self, request: InferRequest, arrival: Arrival) -> InferAnswer:
+    async def run(
+        self,
+        request: InferRequest,
+        arrival: Arrival,
+        encode: Callable[[InferRequest, InferAnswer], _Encoded],
+    ) -> _Encoded:
         """Detects in all images of a request, side by side.
+
+        Args:
+            request: what is asked.
+            arrival: how it came.
+            encode: makes of an answer what is sent.
+
+        Returns:
+            What `encode` made.
 
         Raises:
             DetectionError: of the first image that has no detections; all others are over by then.
@@ -56,8 +73,10 @@ class Inference:
         encode_started = time.monotonic()
         specs = [output.spec for output in request.outputs]
         tensors = output_tensors(specs, results, most if asked is None else asked)
+        first = results[0]
+        encoded = encode(request, InferAnswer(first.model_name, first.model_version, tensors))
         self._detector.metrics.observe_stage("encode", time.monotonic() - encode_started)
-        return InferAnswer(results[0].model_name, results[0].model_version, tensors)
+        return encoded
 
     async def _detect_all(self, request: InferRequest, arrival: Arrival) -> list[DetectResult]:
         base_id = sane_request_id(request.request_id) or arrival.request_id

@@ -156,8 +156,8 @@ class _Infer:
             deadline=deadline,
             read_ms=(time.monotonic() - started) * 1000,
         )
-        found = await unless_client_leaves(self._inference.run(asked, arrival), request.receive)
-        body, json_length = write_answer(asked, found)
+        work = self._inference.run(asked, arrival, write_answer)
+        body, json_length = await unless_client_leaves(work, request.receive)
         if json_length is None:
             return Response(body, media_type="application/json")
         headers = {HEADER_LENGTH: str(json_length)}

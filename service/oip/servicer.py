@@ -108,7 +108,7 @@ class InferenceService:
 
         async def infer() -> pb.ModelInferResponse:
             self._refuse_if_draining()
-            return answer_message(*await self._infer(data, call))
+            return await self._infer(data, call, answer_message)
 
         return await self._answer(call, context, infer(), counted=True)
 
@@ -138,7 +138,7 @@ class InferenceService:
 
         async def answer(_index: int, data: bytes) -> pb.ModelStreamInferResponse:
             try:
-                return stream_message(*await self._infer(data, call))
+                return await self._infer(data, call, stream_message)
             except Exception as error:
                 _log_unexpected(error, call.request_id)
                 return _failure(data, error)
@@ -153,13 +153,15 @@ class InferenceService:
             self._streams.discard(pump)
         self._refuse_if_draining()
 
-    async def _infer(self, data: bytes, call: Call) -> tuple[InferRequest, InferAnswer]:
+    async def _infer(
+        self, data: bytes, call: Call, encode: Callable[[InferRequest, InferAnswer], _Answer]
+    ) -> _Answer:
         started = time.monotonic()
         message = parse_message(pb.ModelInferRequest, data)
         self._model.check(message.model_name, message.model_version)
         request = read_infer_request(message, self._max_images)
         arrival = Arrival(call.request_id, started, call.deadline)
-        return request, await self._inference.run(request, arrival)
+        return await self._inference.run(request, arrival, encode)
 
     def _refuse_if_draining(self) -> None:
         if self._draining:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -115,8 +115,9 @@ class RpcServer:
         refusing_seconds = min(_REFUSING_SECONDS, grace_seconds)
         await asyncio.sleep(refusing_seconds)
         stopped = asyncio.create_task(self._server.stop(grace_seconds - refusing_seconds))
-        idle = asyncio.gather(*(service.wait_idle() for service in services))
-        await asyncio.wait({stopped, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle: asyncio.Future[Any] = asyncio.gather(*(service.wait_idle() for service in services))
+        either: set[asyncio.Future[Any]] = {stopped, idle}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
         await asyncio.wait({stopped}, timeout=_LAST_ANSWERS_SECONDS)
         await self._server.stop(None)
