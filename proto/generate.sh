@@ -1,10 +1,11 @@
 #!/bin/sh
-# Writes the Python message classes of litedetr.v1 anew, for the service and for its client:
+# Writes the Python message classes anew, of litedetr.v1 for the service and for its client, and of
+# the Open Inference Protocol for the service:
 #   sh proto/generate.sh [PYTHON] [ROOT]
 # PYTHON has grpcio-tools; ROOT is where service/ and lite_detr_client/ are (default: here).
 #
-# Services need no generated code: the four methods stand in service/rpc/server.py and
-# lite_detr_client/grpc_wire.py, so neither side is tied to one version of grpcio.
+# Services need no generated code: the methods stand in service/rpc/server.py, service/oip/servicer.py
+# and lite_detr_client/grpc_wire.py, so neither side is tied to one version of grpcio.
 set -eu
 
 proto=$(dirname "$0")
@@ -14,9 +15,18 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 
 "$python" -m grpc_tools.protoc --proto_path="$proto" \
-    --python_out="$stage" --pyi_out="$stage" litedetr/v1/detection.proto
+    --python_out="$stage" --pyi_out="$stage" \
+    litedetr/v1/detection.proto inference/grpc_service.proto
 
 for package in service/rpc/pb lite_detr_client/pb; do
     mkdir -p "$root/$package"
     cp "$stage"/litedetr/v1/detection_pb2.py "$stage"/litedetr/v1/detection_pb2.pyi "$root/$package/"
 done
+
+# Public clients of the Open Inference Protocol bring messages of the same names, and a pool holds a
+# name only once: ours live in a pool of their own, so that both can be in one process.
+package=service/oip/pb
+mkdir -p "$root/$package"
+sed 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' \
+    "$stage"/inference/grpc_service_pb2.py >"$root/$package/grpc_service_pb2.py"
+cp "$stage"/inference/grpc_service_pb2.pyi "$root/$package/"

@@ -29,6 +29,7 @@ from service.api_keys import KeyFileError
 from service.engine_plan import EngineStartError
 from service.http_server import HttpServer, listen
 from service.logs import configure_logs
+from service.oip import InferenceService, oip_routes
 from service.rest import create_app, guard_metrics
 from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
@@ -189,9 +190,11 @@ def _build_servers(
     settings: Settings, access: Access, spine: Spine, listeners: list[socket.socket]
 ) -> list[HttpServer]:
     """The main server and, on a port of its own, the metrics."""
-    apps: list[Any] = [create_app(spine.detector, settings, access.keys)]
+    detector = spine.detector
+    oip = oip_routes(detector, spine.control, settings)
+    apps: list[Any] = [create_app(detector, settings, access.keys, oip)]
     if settings.metrics_port is not None:
-        metrics = make_asgi_app(spine.detector.metrics.registry)
+        metrics = make_asgi_app(detector.metrics.registry)
         apps.append(metrics if access.keys is None else guard_metrics(metrics, access.keys))
     return [
         HttpServer(app, settings, sock, access.tls_context)
@@ -201,8 +204,10 @@ def _build_servers(
 
 async def _open_rpc(settings: Settings, access: Access, spine: Spine) -> RpcDoor | None:
     """The gRPC server, started; None where its port cannot be had (and that was said)."""
+    detector = spine.detector
+    oip = InferenceService(detector, spine.control, settings)
     server = RpcServer(
-        spine.detector,
+        detector,
         RpcOptions(
             host=settings.host,
             port=settings.grpc_port,
@@ -215,6 +220,7 @@ async def _open_rpc(settings: Settings, access: Access, spine: Spine) -> RpcDoor
             keys=access.keys,
             tls=access.tls,
         ),
+        [oip],
     )
     try:
         await server.start()
@@ -222,7 +228,7 @@ async def _open_rpc(settings: Settings, access: Access, spine: Spine) -> RpcDoor
         _say_port_taken(settings, "grpc_port", error)
         return None
     name = _ANY_ADDRESS.get(settings.host, settings.host)
-    _say(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService")
+    _say(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService and {oip.name}")
     return RpcDoor(server, settings.drain_timeout_seconds)
 
 

@@ -187,6 +187,7 @@ class Detector:
             DetectionError: one subclass for each thing that can go wrong (`service.errors`).
         """
         started = time.monotonic()
+        timings: StageTimings | None = None
         try:
             latest = started + self._limits.request_timeout_ms / 1000
             request = _Request(
@@ -200,6 +201,7 @@ class Detector:
                 read_ms=read_ms,
             )
             result = await self._detect(request)
+            timings = result.timings
         except asyncio.CancelledError:
             self.metrics.cancelled.inc()
             self.metrics.images.labels("cancelled").inc()
@@ -210,6 +212,8 @@ class Detector:
         except Exception:
             self.metrics.images.labels("internal").inc()
             raise
+        finally:
+            self.metrics.statistics.note_image(time.monotonic() - started, timings)
         self.metrics.images.labels("ok").inc()
         self._observe(result.timings)
         return result

@@ -91,6 +91,11 @@ class Call:
     priority: object  # as it came; None where none did
 
     @property
+    def is_late(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What the client gets back."""
         request_id = ((REQUEST_ID_KEY, self.request_id),)

@@ -18,6 +18,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from model.weights_file import ModelInfo
+from service.statistics import Statistics
 
 STAGES = ("read", "decode", "queue", "assemble", "forward", "postprocess", "encode", "total")
 _PREFIX = "lite_detr_"
@@ -31,6 +32,7 @@ class Metrics:
     def __init__(self, max_batch_size: int = 8) -> None:
         """Makes all meters; `max_batch_size` bounds the histogram of batch sizes."""
         self.registry = CollectorRegistry()
+        self.statistics = Statistics()
         self._build_counters()
         self._build_histograms(max_batch_size)
         self._model = self._gauge(
@@ -45,8 +47,8 @@ class Metrics:
         """Counts one answered request.
 
         Args:
-            protocol: of the adapter: "http", "grpc", "oip".
-            outcome: "ok", "cancelled", "internal" or a `DetectionError.code`.
+            protocol: of the adapter: "http", "grpc", "oip_http", "oip_grpc".
+            outcome: "ok", "cancelled", "internal", or the code of an error.
         """
         self.requests.labels(protocol, outcome).inc()
 

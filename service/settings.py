@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         75, ge=1, description="an idle connection is closed after this time"
     )
 
+    # What clients may change.
+    model_control: Literal["none", "explicit"] = Field(
+        "none",
+        description="explicit: clients may load and unload the model (/v2/repository); none: not",
+    )
+
     grpc_keepalive_seconds: float = Field(
         60, gt=0, description="a silent gRPC connection is probed this often"
     )

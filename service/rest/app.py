@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from model.weights_file import ModelInfo
 from service.api_keys import KeyRing
@@ -29,13 +31,19 @@ from service.settings import Settings
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(detector: Detector, settings: Settings, keys: KeyRing | None = None) -> FastAPI:
+def create_app(
+    detector: Detector,
+    settings: Settings,
+    keys: KeyRing | None = None,
+    extra_routes: Sequence[BaseRoute] = (),
+) -> FastAPI:
     """Builds the HTTP application around a detector.
 
     Args:
         detector: the spine; its start and stop are not this adapter's business.
         settings: limits, and whether /metrics is served here or on its own port.
         keys: that requests must show; None: no key is asked for.
+        extra_routes: of other adapters, served by the same port.
 
     Returns:
         An ASGI application.
@@ -58,6 +66,7 @@ def create_app(detector: Detector, settings: Settings, keys: KeyRing | None = No
     if settings.metrics_port is None:
         app.add_route("/metrics", probes.metrics)
     app.router.routes.extend(page_routes(app.openapi))
+    app.router.routes.extend(extra_routes)
     app.add_exception_handler(DetectionError, _answer_detection_error)
     app.add_exception_handler(RequestRefused, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_error)

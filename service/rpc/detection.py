@@ -96,7 +96,7 @@ class DetectionServicer:
             return answer
         except asyncio.CancelledError:
             # gRPC cancels a call for both: a client that left and a deadline that passed.
-            outcome = "deadline_exceeded" if _is_late(call) else "cancelled"
+            outcome = "deadline_exceeded" if call.is_late else "cancelled"
             raise
         except Exception as error:
             refusal = refusal_of(error)
@@ -203,7 +203,3 @@ def _log_unexpected(error: Exception, request_id: str) -> None:
     """Whole, for us: the client is not told."""
     if not isinstance(error, DetectionError | MalformedMessage):
         _log.error("unexpected error", request_id=request_id, exc_info=error)
-
-
-def _is_late(call: Call) -> bool:
-    return call.deadline is not None and time.monotonic() >= call.deadline

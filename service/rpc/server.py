@@ -1,18 +1,22 @@
-"""The gRPC server: our service, health and reflection on one port, in the edge's event loop."""
+"""The gRPC server: all services, health and reflection on one port, in the edge's event loop."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.detector import Detector
+from service.grpc_call import GrpcService
 from service.rpc.detection import DetectionServicer
 from service.rpc.guard import ApiKeyInterceptor
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
+from service.rpc.reflection import JoinedPools
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
@@ -27,21 +31,39 @@ _REFUSING_SECONDS = 0.2
 _LAST_ANSWERS_SECONDS = 1.0  # for answers that are on their way out
 
 
+class _Draining(Protocol):
+    """What a stop asks of each service."""
+
+    def begin_drain(self) -> None:
+        """Refuses new work; what was accepted is answered."""
+
+    async def wait_idle(self) -> None:
+        """Returns when no call is under way."""
+
+
 class RpcServer:
     """One listening port and the Detector behind it."""
 
-    def __init__(self, detector: Detector, options: RpcOptions) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        options: RpcOptions,
+        extra_services: Sequence[GrpcService] = (),
+    ) -> None:
         """Prepares a server.
 
         Args:
             detector: the spine; shared with the other adapters.
             options: where to listen, and what is allowed.
+            extra_services: of other adapters, served by the same port.
         """
         self._detector = detector
         self._options = options
         self._port = options.port
         self._servicer = DetectionServicer(detector, options)
-        self._health = ReadinessHealth(detector, ("", SERVICE))
+        self._extra_services = tuple(extra_services)
+        self._names = (SERVICE, *(service.name for service in extra_services))
+        self._health = ReadinessHealth(detector, ("", *self._names))
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -62,10 +84,13 @@ class RpcServer:
             options=_channel_arguments(options),
             maximum_concurrent_rpcs=options.max_concurrent_calls,
         )
-        handlers = (_detection_handlers(self._servicer), self._health.handlers())
+        extra = (service.handlers() for service in self._extra_services)
+        handlers = (_detection_handlers(self._servicer), *extra, self._health.handlers())
         server.add_generic_rpc_handlers(handlers)
         reflection.enable_server_reflection(
-            (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server
+            (*self._names, HEALTH_SERVICE, reflection.SERVICE_NAME),
+            server,
+            pool=JoinedPools([service.descriptors for service in self._extra_services]),
         )
         host = f"[{options.host}]" if ":" in options.host else options.host
         try:
@@ -90,13 +115,16 @@ class RpcServer:
         """
         if self._server is None:
             return
-        self._servicer.begin_drain()
+        services: list[_Draining] = [self._servicer, *self._extra_services]
+        for service in services:
+            service.begin_drain()
         self._health.begin_drain()
         refusing_seconds = min(_REFUSING_SECONDS, grace_seconds)
         await asyncio.sleep(refusing_seconds)
         stopped = asyncio.create_task(self._server.stop(grace_seconds - refusing_seconds))
-        idle = asyncio.create_task(self._servicer.wait_idle())
-        await asyncio.wait({stopped, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle: asyncio.Future[Any] = asyncio.gather(*(service.wait_idle() for service in services))
+        either: set[asyncio.Future[Any]] = {stopped, idle}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
         await asyncio.wait({stopped}, timeout=_LAST_ANSWERS_SECONDS)
         await self._server.stop(None)

@@ -102,7 +102,13 @@ def test_each_serve_variable_reaches_its_setting(
 ) -> None:
     name = spec.name
     others = {"metrics_port": 9100, "model_cache_dir": "/models", "device": "cpu", "host": "::"}
-    others |= {"devices": "cpu,cuda:1", "warm_up_seconds": 7}
+    others |= {"devices": "cpu,cuda:1", "warm_up_seconds": 7, "model_control": "explicit"}
+    others |= {"cors_origins": "https://a.test", "api_keys_file": "/keys"}
+    tls = {"tls_certificate_file": "/c", "tls_key_file": "/k", "tls_client_ca_file": "/a"}
+    if name in tls:
+        others |= tls
+        for field, path in tls.items():
+            monkeypatch.setenv(f"LITE_DETR_{field.upper()}", path)
     faults = dict.fromkeys(("fake_crash_colour", "fake_error_colour", "fake_hang_colour"), "ff0000")
     choices = {"engine": "fake", "log_level": "debug", "log_format": "json", "model": "some.file"}
     value = (others | faults | choices).get(name)

@@ -43,6 +43,7 @@ class StandIn:
     model: ModelInfo = MODEL
     live: bool = True
     ready: bool = True
+    loaded: bool = True
     not_ready_reason: str = "the model is loading"
     kernel: str = "reference"
     metrics: Metrics = field(default_factory=Metrics)

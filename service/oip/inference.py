@@ -1,0 +1,128 @@
+"""An inference request -> its answer: the one call into the Detector, for HTTP and gRPC alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from service.detector import Detector
+from service.errors import DetectionError
+from service.grpc_call import sane_request_id
+from service.oip.models import ServedModel
+from service.oip.request import InferRequest
+from service.oip.tensors import INPUT, OutputTensor, output_tensors
+from service.types import DetectResult
+
+_Encoded = TypeVar("_Encoded")
+
+_IMAGES_IN_FLIGHT = 8  # of one request: enough for a batch, too few to crowd out other clients
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """How a request came."""
+
+    request_id: str  # the transport's, for a request that has no name itself
+    started: float  # time.monotonic seconds: the request's own timeout counts from here
+    deadline: float | None = None  # time.monotonic seconds, of the transport
+    read_ms: float = 0.0  # spent on receiving it
+
+
+@dataclass(frozen=True)
+class InferAnswer:
+    """What a request gets: `tensors` in the order of its outputs."""
+
+    model_name: str
+    model_version: str
+    tensors: tuple[OutputTensor, ...]
+
+
+class Inference:
+    """Answers inference requests."""
+
+    def __init__(self, detector: Detector, model: ServedModel) -> None:
+        """Shares a detector and the model that it serves."""
+        self._detector = detector
+        self._model = model
+
+    async def run(
+        self,
+        request: InferRequest,
+        arrival: Arrival,
+        encode: Callable[[InferRequest, InferAnswer], _Encoded],
+    ) -> _Encoded:
+        """Detects in all images of a request, side by side.
+
+        Args:
+            request: what is asked.
+            arrival: how it came.
+            encode: makes of an answer what is sent.
+
+        Returns:
+            What `encode` made.
+
+        Raises:
+            DetectionError: of the first image that has no detections; all others are over by then.
+        """
+        most = self._model.info.config.max_detections
+        asked = request.parameters.options.max_detections
+        results = await self._detect_all(request, arrival)
+        encode_started = time.monotonic()
+        specs = [output.spec for output in request.outputs]
+        tensors = output_tensors(specs, results, most if asked is None else asked)
+        first = results[0]
+        encoded = encode(request, InferAnswer(first.model_name, first.model_version, tensors))
+        self._detector.metrics.observe_stage("encode", time.monotonic() - encode_started)
+        return encoded
+
+    async def _detect_all(self, request: InferRequest, arrival: Arrival) -> list[DetectResult]:
+        base_id = sane_request_id(request.request_id) or arrival.request_id
+        deadline = _deadline(request, arrival)
+        room = asyncio.Semaphore(_IMAGES_IN_FLIGHT)
+        alone = len(request.images) == 1
+
+        async def one(index: int, image: bytes) -> DetectResult:
+            async with room:
+                return await self._detector.detect(
+                    image,
+                    request.parameters.options,
+                    request_id=base_id if alone else f"{base_id}-{index + 1}",
+                    deadline=deadline,
+                    priority=request.parameters.priority,
+                    read_ms=arrival.read_ms,
+                )
+
+        if alone:
+            return [await one(0, request.images[0])]
+        outcomes = await asyncio.gather(
+            *(one(index, image) for index, image in enumerate(request.images)),
+            return_exceptions=True,
+        )
+        return [_result(index, outcome) for index, outcome in enumerate(outcomes)]
+
+
+def _deadline(request: InferRequest, arrival: Arrival) -> float | None:
+    """The nearer of the transport's deadline and the request's own."""
+    if request.parameters.timeout_s is None:
+        return arrival.deadline
+    own = arrival.started + request.parameters.timeout_s
+    return own if arrival.deadline is None else min(own, arrival.deadline)
+
+
+def _result(index: int, outcome: DetectResult | BaseException) -> DetectResult:
+    """An image's result.
+
+    Raises:
+        DetectionError: which names the image that has none.
+    """
+    if isinstance(outcome, DetectionError):
+        raise type(outcome)(
+            f"{INPUT.name}[{index}]: {outcome.detail}",
+            retry_after_seconds=outcome.retry_after_seconds,
+        ) from outcome
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome

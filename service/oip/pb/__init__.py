@@ -1,0 +1,1 @@
+"""Message classes of the Open Inference Protocol, written by proto/generate.sh."""

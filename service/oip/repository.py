@@ -1,0 +1,73 @@
+"""The model repository: which model there is, and loading it anew or unloading it where allowed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+
+from service.control import ModelControl, ModelControlError, ModelEntry, UnknownModel
+from service.oip.errors import CONTROL_OFF, LOAD_FAILED, UNKNOWN_MODEL, OipRefused, malformed
+from service.settings import Settings
+
+_UNLOAD_DEPENDENTS = "unload_dependents"  # no model here has any
+
+
+class Repository:
+    """What clients may see and change of what is served."""
+
+    def __init__(self, control: ModelControl, settings: Settings) -> None:
+        """Takes `settings.model_control` as the rule."""
+        self._control = control
+        self._allowed = settings.model_control == "explicit"
+        self._running: set[asyncio.Future[None]] = set()
+
+    def index(self, *, ready_only: bool) -> tuple[ModelEntry, ...]:
+        """The models there are."""
+        entries = self._control.index()
+        return tuple(each for each in entries if not ready_only or each.state == "READY")
+
+    async def load(self, name: str, parameters: Mapping[str, object]) -> None:
+        """Loads a model's weights anew; returns when they serve.
+
+        Raises:
+            OipRefused: where that is not allowed or did not work.
+        """
+        self._check_allowed()
+        if parameters:
+            raise malformed(
+                f"parameter {repr(next(iter(parameters)))[:100]} is not supported: a model is "
+                f"loaded from its own weights file as it is"
+            )
+        await self._change(self._control.load(name))
+
+    async def unload(self, name: str, parameters: Mapping[str, object]) -> None:
+        """Unloads a model; what it had accepted is answered first.
+
+        Raises:
+            OipRefused: where that is not allowed or did not work.
+        """
+        self._check_allowed()
+        unknown = [key for key in parameters if key != _UNLOAD_DEPENDENTS]
+        if unknown:
+            raise malformed(f"unknown parameter {repr(unknown[0])[:100]}")
+        await self._change(self._control.unload(name))
+
+    def _check_allowed(self) -> None:
+        if not self._allowed:
+            raise OipRefused(
+                CONTROL_OFF,
+                "explicit model load / unload is not allowed: this service runs with "
+                "model_control=none",
+            )
+
+    async def _change(self, work: Awaitable[None]) -> None:
+        """Carries a change through, also when the client who asked for it leaves."""
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            await asyncio.shield(task)
+        except UnknownModel as error:
+            raise OipRefused(UNKNOWN_MODEL, str(error)) from error
+        except ModelControlError as error:
+            raise OipRefused(LOAD_FAILED, str(error)) from error

@@ -1,0 +1,175 @@
+"""An inference request, whatever it came by: HTTP's JSON, its binary extension, or gRPC.
+
+Each of these reads its own form into an `InferRequest`; the rules that they share stand here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.errors import InvalidOptions
+from service.oip.errors import malformed
+from service.oip.parameters import InferParameters
+from service.oip.tensors import INPUT, OUTPUT_BY_NAME, OUTPUTS, TensorSpec
+
+_SHARED_MEMORY = "shared_memory_region"
+_CONTENT_TYPE = "content_type"
+_COLUMN_RANK = 2
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """An output that was asked for."""
+
+    spec: TensorSpec
+    binary: bool = True  # in HTTP's binary extension; false: in the JSON
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What is asked of the model."""
+
+    images: tuple[bytes, ...]
+    parameters: InferParameters
+    outputs: tuple[RequestedOutput, ...]  # in the order of the answer
+    request_id: str = ""  # the client's name for it; empty: none
+
+
+def all_outputs(*, binary: bool) -> tuple[RequestedOutput, ...]:
+    """For a request that names none."""
+    return tuple(RequestedOutput(spec, binary) for spec in OUTPUTS)
+
+
+def find_output(name: object) -> TensorSpec:
+    """The output of that name.
+
+    Raises:
+        OipRefused: where the model has none.
+    """
+    spec = OUTPUT_BY_NAME.get(name) if isinstance(name, str) else None
+    if spec is None:
+        known = ", ".join(OUTPUT_BY_NAME)
+        raise malformed(f"unknown output {repr(name)[:100]}; the model has {known}")
+    return spec
+
+
+def check_outputs(outputs: Iterable[RequestedOutput]) -> tuple[RequestedOutput, ...]:
+    """Refuses outputs that are asked for twice.
+
+    Raises:
+        OipRefused: which names the output.
+    """
+    chosen: dict[str, RequestedOutput] = {}
+    for output in outputs:
+        if output.spec.name in chosen:
+            raise malformed(f"output {output.spec.name} is requested twice")
+        chosen[output.spec.name] = output
+    return tuple(chosen.values())
+
+
+def check_output_parameters(spec: TensorSpec, parameters: Mapping[str, object]) -> None:
+    """Refuses what cannot be done with an output.
+
+    Raises:
+        OipRefused: which names it.
+    """
+    if _SHARED_MEMORY in parameters:
+        raise malformed(f"output {spec.name}: shared memory is not supported")
+    if parameters.get("classification"):
+        raise malformed(f"output {spec.name}: classification is not supported; see class_names")
+
+
+def check_input(
+    name: object, datatype: object, shape: Sequence[object] | None, max_images: int
+) -> int:
+    """Checks what a request says of its input.
+
+    Args:
+        name: of the tensor.
+        datatype: of its elements.
+        shape: [N], or [N, 1] as clients write it that think in rows.
+        max_images: most images in one request.
+
+    Returns:
+        N, the number of images.
+
+    Raises:
+        OipRefused: where the model has no such input.
+    """
+    if name != INPUT.name:
+        raise malformed(f"unknown input {repr(name)[:100]}; the model has {INPUT.name}")
+    if datatype != INPUT.datatype:
+        raise malformed(
+            f"input {INPUT.name} has datatype {repr(datatype)[:100]}; it takes {INPUT.datatype}, "
+            f"each element a whole image file"
+        )
+    sizes = [size for size in shape or () if isinstance(size, int) and not isinstance(size, bool)]
+    rank_fits = len(sizes) == 1 or (len(sizes) == _COLUMN_RANK and sizes[1] == 1)
+    if not rank_fits or shape is None or len(shape) != len(sizes):
+        raise malformed(f"input {INPUT.name} has shape {repr(shape)[:100]}; it takes [N], N images")
+    if not 1 <= sizes[0] <= max_images:
+        raise malformed(
+            f"input {INPUT.name} has shape {repr(shape)[:100]}; 1 to {max_images} images are "
+            f"accepted in one request"
+        )
+    return sizes[0]
+
+
+def check_count(elements: Sequence[object], count: int) -> None:
+    """Compares data with its shape.
+
+    Raises:
+        OipRefused: where they disagree.
+    """
+    if len(elements) != count:
+        raise malformed(f"input {INPUT.name} has {len(elements)} elements; its shape says {count}")
+
+
+def is_base64(parameters: Mapping[str, object]) -> bool:
+    """Whether an input's parameters say that its elements are base64 text.
+
+    Raises:
+        OipRefused: for another content type, and for shared memory.
+    """
+    if _SHARED_MEMORY in parameters:
+        raise malformed(f"input {INPUT.name}: shared memory is not supported")
+    content_type = parameters.get(_CONTENT_TYPE)
+    if content_type not in (None, "base64"):
+        raise malformed(
+            f"input {INPUT.name}: {_CONTENT_TYPE} is {repr(content_type)[:100]}; "
+            f"it takes 'base64', or leave it out"
+        )
+    return content_type is not None
+
+
+def decode_base64(index: int, text: object) -> bytes:
+    """An image file that came as text.
+
+    Raises:
+        OipRefused: where it is none.
+    """
+    if isinstance(text, str | bytes):
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            pass
+    raise malformed(
+        f"element {index} of input {INPUT.name} is not base64; JSON carries image files as base64, "
+        f"the binary extension carries them as they are"
+    )
+
+
+def check_request_id(request_id: object) -> str:
+    """The client's name for its request.
+
+    Raises:
+        InvalidOptions: where it is no text.
+    """
+    if request_id is None:
+        return ""
+    if not isinstance(request_id, str):
+        raise InvalidOptions(f"id is {repr(request_id)[:100]}; it takes text")
+    return request_id

@@ -1,0 +1,225 @@
+"""The protocol over gRPC: a service that shares the port of our own.
+
+Requests arrive as bytes and are parsed here, so that a broken one is refused like any other bad
+input instead of passing for a fault of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+
+from service.control import ModelControl
+from service.detector import Detector
+from service.errors import DetectionError, ShuttingDown
+from service.frames import FramePump
+from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
+from service.grpc_status import MalformedMessage, Refusal, refusal_of
+from service.oip.descriptions import Descriptions, Method
+from service.oip.errors import OipRefused
+from service.oip.inference import Arrival, InferAnswer, Inference
+from service.oip.messages import (
+    answer_message,
+    read_infer_request,
+    stream_message,
+)
+from service.oip.models import ServedModel
+from service.oip.pb import grpc_service_pb2 as pb
+from service.oip.repository import Repository
+from service.oip.request import InferRequest
+from service.settings import Settings
+
+_PROTOCOL = "oip_grpc"  # in metrics
+_IN_FLIGHT = 8  # of one stream
+_RECONNECT_SECONDS = 1
+_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+_Answer = TypeVar("_Answer")
+_Frames = FramePump[bytes, pb.ModelStreamInferResponse]
+
+_log = structlog.get_logger(__name__)
+
+
+class InferenceService:
+    """Handles the methods of inference.GRPCInferenceService."""
+
+    def __init__(self, detector: Detector, control: ModelControl, settings: Settings) -> None:
+        """Shares a detector; its start and stop are not this adapter's business.
+
+        Args:
+            detector: the spine.
+            control: over what is served.
+            settings: limits, and whether clients may load and unload.
+        """
+        self._detector = detector
+        self._model = ServedModel(detector, settings)
+        self._inference = Inference(detector, self._model)
+        self._descriptions = Descriptions(detector, self._model, Repository(control, settings))
+        self._max_images = settings.max_files
+        self._streams: set[_Frames] = set()
+        self._calls = CallsUnderWay()
+        self._draining = False
+
+    @property
+    def name(self) -> str:
+        """Its full name, for health and reflection."""
+        return _NAME
+
+    @property
+    def descriptors(self) -> DescriptorPool:
+        """Where reflection finds its messages: not in protobuf's default pool."""
+        pool: DescriptorPool = pb.DESCRIPTOR.pool
+        return pool
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """For the server; they take bytes and parse them themselves."""
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(self._plain(method), None, _to_bytes)
+            for name, method in self._descriptions.methods().items()
+        }
+        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
+            self.model_infer, None, _to_bytes
+        )
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self.model_stream_infer, None, _to_bytes
+        )
+        return grpc.method_handlers_generic_handler(_NAME, handlers)
+
+    def begin_drain(self) -> None:
+        """Refuses new images, and ends streams after the requests that were read."""
+        self._draining = True
+        for stream in self._streams:
+            stream.stop_reading()
+
+    async def wait_idle(self) -> None:
+        """Returns when no call is under way."""
+        await self._calls.wait_idle()
+
+    async def model_infer(self, data: bytes, context: Context) -> pb.ModelInferResponse:
+        """Answers ModelInfer."""
+        call = open_call(context)
+
+        async def infer() -> pb.ModelInferResponse:
+            self._refuse_if_draining()
+            return await self._infer(data, call, answer_message)
+
+        return await self._answer(call, context, infer(), counted=True)
+
+    async def model_stream_infer(self, frames: AsyncIterator[bytes], context: Context) -> None:
+        """Answers ModelStreamInfer."""
+        call = open_call(context)
+        work = self._infer_frames(frames, call, context)
+        await self._answer(call, context, work, counted=True)
+
+    def _plain(self, method: Method) -> Callable[[bytes, Context], Awaitable[Message]]:
+        """A method that detects nothing, as gRPC calls it."""
+
+        async def answer(data: bytes, context: Context) -> Message:
+            call = open_call(context)
+            return await self._answer(call, context, method(data))
+
+        return answer
+
+    async def _infer_frames(
+        self, frames: AsyncIterator[bytes], call: Call, context: Context
+    ) -> None:
+        """Answers request after request.
+
+        Raises:
+            ShuttingDown: when the service drains; what was read is answered by then.
+        """
+
+        async def answer(_index: int, data: bytes) -> pb.ModelStreamInferResponse:
+            try:
+                return await self._infer(data, call, stream_message)
+            except Exception as error:
+                _log_unexpected(error, call.request_id)
+                return _failure(data, error)
+
+        self._refuse_if_draining()
+        await context.send_initial_metadata(call.metadata)
+        pump = _Frames(answer, context.write, _IN_FLIGHT)
+        self._streams.add(pump)
+        try:
+            await pump.run(frames)
+        finally:
+            self._streams.discard(pump)
+        self._refuse_if_draining()
+
+    async def _infer(
+        self, data: bytes, call: Call, encode: Callable[[InferRequest, InferAnswer], _Answer]
+    ) -> _Answer:
+        started = time.monotonic()
+        message = parse_message(pb.ModelInferRequest, data)
+        self._model.check(message.model_name, message.model_version)
+        request = read_infer_request(message, self._max_images)
+        arrival = Arrival(call.request_id, started, call.deadline)
+        return await self._inference.run(request, arrival, encode)
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise ShuttingDown(
+                "the service is shutting down; what it had taken before is answered",
+                retry_after_seconds=_RECONNECT_SECONDS,
+            )
+
+    async def _answer(
+        self, call: Call, context: Context, work: Awaitable[_Answer], *, counted: bool = False
+    ) -> _Answer:
+        """Awaits the work for a call; tells its failure as a status and counts how it ended."""
+        outcome = "internal"
+        self._calls.begin()
+        context.set_trailing_metadata(call.metadata)
+        try:
+            answer = await work
+            outcome = "ok"
+            return answer
+        except asyncio.CancelledError:
+            # gRPC cancels a call for both: a client that left and a deadline that passed.
+            outcome = "deadline_exceeded" if call.is_late else "cancelled"
+            raise
+        except Exception as error:
+            refusal = _refusal(error)
+            outcome = refusal.code
+            _log_unexpected(error, call.request_id)
+        finally:
+            self._calls.end()
+            if counted:
+                self._detector.metrics.count_request(_PROTOCOL, outcome)
+        metadata = (*call.metadata, *refusal.metadata)
+        await context.abort(refusal.status, refusal.detail, metadata)
+
+
+def _to_bytes(message: Message) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def _failure(data: bytes, error: Exception) -> pb.ModelStreamInferResponse:
+    """An error on a stream; with the name of its request, where that can be read."""
+    try:
+        request_id = parse_message(pb.ModelInferRequest, data).id
+    except MalformedMessage:
+        request_id = ""
+    return pb.ModelStreamInferResponse(
+        error_message=_refusal(error).detail, infer_response=pb.ModelInferResponse(id=request_id)
+    )
+
+
+def _refusal(error: Exception) -> Refusal:
+    if isinstance(error, OipRefused):
+        return Refusal(error.kind.grpc_status, error.kind.code, error.detail)
+    return refusal_of(error)
+
+
+def _log_unexpected(error: Exception, request_id: str) -> None:
+    """Whole, for us: the client is not told."""
+    if not isinstance(error, DetectionError | MalformedMessage | OipRefused):
+        _log.error("unexpected error", request_id=request_id, exc_info=error)

@@ -1,0 +1,214 @@
+"""HTTP bodies <-> requests and answers: JSON, and the binary extension behind it.
+
+    {"inputs": [{..., "parameters": {"binary_data_size": n}}]}  n bytes of the tensor
+    |<------ Inference-Header-Content-Length ---------------->|
+
+Without that header the body is JSON alone. With a header of 0 it is one image file and nothing
+else. In JSON an image file is base64 text, as no image format is valid UTF-8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from service.oip.errors import malformed
+from service.oip.inference import InferAnswer
+from service.oip.parameters import read_flag, read_parameters
+from service.oip.request import (
+    InferRequest,
+    RequestedOutput,
+    all_outputs,
+    check_count,
+    check_input,
+    check_output_parameters,
+    check_outputs,
+    check_request_id,
+    decode_base64,
+    find_output,
+    is_base64,
+)
+from service.oip.tensors import INPUT, OutputTensor, unpack_elements
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+_BINARY_SIZE = "binary_data_size"
+_MOST_DIGITS = 18
+_KNOWN_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
+
+
+def read_request(body: bytes, header_length: str | None, max_images: int) -> InferRequest:
+    """Reads a request's body.
+
+    Args:
+        body: whole, inflated.
+        header_length: the value of `Inference-Header-Content-Length`; None where it did not come.
+        max_images: most images in one request.
+
+    Raises:
+        OipRefused: for a body that is not what the protocol asks for.
+        InvalidOptions: for a parameter that is not valid.
+    """
+    json_length = _json_length(header_length, len(body))
+    if json_length == 0:
+        parameters = read_parameters({"binary_data_output": True})
+        return InferRequest((body,), parameters, all_outputs(binary=True))
+    document = read_object(body[:json_length])
+    unknown = [name for name in document if name not in _KNOWN_FIELDS]
+    if unknown:
+        raise malformed(f"unknown field {unknown[0][:100]!r}")
+    parameters = read_parameters(_parameters(document, "the request"))
+    return InferRequest(
+        images=_images(document, memoryview(body)[json_length:], max_images),
+        parameters=parameters,
+        outputs=_outputs(document, binary=parameters.binary_output),
+        request_id=check_request_id(document.get("id")),
+    )
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """Reads a JSON object; nothing at all is an empty one.
+
+    Raises:
+        OipRefused: for anything else.
+    """
+    if not data:
+        return {}
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise malformed(f"the request is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise malformed("the request is not a JSON object")
+    return document
+
+
+def read_repository_parameters(body: bytes) -> dict[str, Any]:
+    """The parameters of a request to the repository.
+
+    Raises:
+        OipRefused: for a body that has none in the right form.
+    """
+    return _parameters(read_object(body), "the request")
+
+
+def write_answer(request: InferRequest, answer: InferAnswer) -> tuple[bytes, int | None]:
+    """An answer's body.
+
+    Returns:
+        The body, and the length of its JSON where tensors follow that; else None.
+    """
+    entries, blobs = [], []
+    for asked, tensor in zip(request.outputs, answer.tensors, strict=True):
+        entry = _entry(tensor)
+        if asked.binary:
+            blob = tensor.to_bytes()
+            entry["parameters"] = {_BINARY_SIZE: len(blob)}
+            blobs.append(blob)
+        else:
+            entry["data"] = tensor.to_list()
+        entries.append(entry)
+    document: dict[str, Any] = {
+        "model_name": answer.model_name,
+        "model_version": answer.model_version,
+    }
+    if request.request_id:
+        document["id"] = request.request_id
+    document["outputs"] = entries
+    header = orjson.dumps(document)
+    return b"".join((header, *blobs)), len(header) if blobs else None
+
+
+def _json_length(header_length: str | None, body_length: int) -> int:
+    if header_length is None:
+        return body_length or -1  # an empty body is bad JSON, not an empty image
+    text = header_length.strip()
+    if not (text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS):
+        raise malformed(f"{HEADER_LENGTH} is {header_length[:100]!r}; it takes a number of bytes")
+    if int(text) > body_length:
+        raise malformed(f"{HEADER_LENGTH} is {text}, but the body has {body_length} bytes")
+    return int(text)
+
+
+def _parameters(owner: Mapping[str, Any], name: str) -> dict[str, Any]:
+    parameters = owner.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise malformed(f"parameters of {name} are no JSON object")
+    return parameters
+
+
+def _images(document: Mapping[str, Any], binary: memoryview, max_images: int) -> tuple[bytes, ...]:
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or not all(isinstance(each, dict) for each in inputs):
+        raise malformed("the request has no list of inputs")
+    if len(inputs) != 1:
+        raise malformed(f"the request has {len(inputs)} inputs; the model has one, {INPUT.name}")
+    tensor = inputs[0]
+    shape = tensor.get("shape")
+    count = check_input(
+        tensor.get("name"),
+        tensor.get("datatype"),
+        shape if isinstance(shape, list) else None,
+        max_images,
+    )
+    parameters = _parameters(tensor, f"input {INPUT.name}")
+    as_text = is_base64(parameters)
+    size = parameters.get(_BINARY_SIZE)
+    if size is not None:
+        if "data" in tensor:
+            raise malformed(f"input {INPUT.name} has both data and {_BINARY_SIZE}")
+        _check_binary_size(size, len(binary))
+        elements = unpack_elements(binary, count)
+        if not as_text:
+            return elements
+        return tuple(decode_base64(index, each) for index, each in enumerate(elements))
+    if len(binary):
+        raise malformed(f"{len(binary)} bytes follow the JSON, and no input claims them")
+    data = _flat(tensor.get("data"))
+    check_count(data, count)
+    return tuple(decode_base64(index, text) for index, text in enumerate(data))
+
+
+def _check_binary_size(size: object, present: int) -> None:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise malformed(f"{_BINARY_SIZE} of input {INPUT.name} is {repr(size)[:100]}")
+    if size != present:
+        raise malformed(
+            f"{_BINARY_SIZE} of input {INPUT.name} is {size}, but {present} bytes follow the JSON"
+        )
+
+
+def _flat(data: object) -> list[Any]:
+    """The elements of a JSON tensor, which may also be written as rows."""
+    if not isinstance(data, list):
+        raise malformed(f"input {INPUT.name} has no data")
+    if data and all(isinstance(row, list) for row in data):
+        return [element for row in data for element in row]
+    return data
+
+
+def _outputs(document: Mapping[str, Any], *, binary: bool) -> tuple[RequestedOutput, ...]:
+    outputs = document.get("outputs")
+    if outputs is None or outputs == []:
+        return all_outputs(binary=binary)
+    if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
+        raise malformed("outputs are no list of objects")
+    return check_outputs(_output(each, binary=binary) for each in outputs)
+
+
+def _output(asked: Mapping[str, Any], *, binary: bool) -> RequestedOutput:
+    spec = find_output(asked.get("name"))
+    parameters = _parameters(asked, f"output {spec.name}")
+    check_output_parameters(spec, parameters)
+    return RequestedOutput(spec, read_flag(parameters, "binary_data", binary))
+
+
+def _entry(tensor: OutputTensor) -> dict[str, Any]:
+    return {
+        "name": tensor.spec.name,
+        "datatype": tensor.spec.datatype,
+        "shape": tensor.shape,
+    }

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from service.errors import InvalidOptions
+from service.oip.parameters import InferParameters, read_parameters
+from service.types import DetectOptions, Priority
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    assert read_parameters({}) == InferParameters()
+    assert read_parameters(dict.fromkeys(("threshold", "labels", "timeout"))) == InferParameters()
+
+
+def test_numbers_may_come_as_text() -> None:
+    as_text = {"threshold": "0.25", "max_detections": "7", "timeout": "1500000", "priority": "1"}
+    as_numbers = {"threshold": 0.25, "max_detections": 7, "timeout": 1_500_000, "priority": 1}
+    expected = InferParameters(
+        DetectOptions(threshold=0.25, max_detections=7), Priority.HIGH, timeout_s=1.5
+    )
+    assert read_parameters(as_text) == read_parameters(as_numbers) == expected
+
+
+def test_labels_are_parted_by_commas() -> None:
+    options = read_parameters({"labels": "a b, c,a b"}).options
+    assert options.labels == ("a b", "c")
+
+
+@pytest.mark.parametrize(("level", "priority"), [(0, 2), (1, 1), (2, 2)])
+def test_priority_one_is_high(level: int, priority: int) -> None:
+    assert read_parameters({"priority": level}).priority == Priority(priority)
+
+
+def test_a_timeout_of_zero_is_none() -> None:
+    assert read_parameters({"timeout": 0}).timeout_s is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threshold", "high"),
+        ("threshold", True),
+        ("threshold", math.nan),
+        ("threshold", 10**400),
+        ("threshold", [0.5]),
+        ("max_detections", 1.5),
+        ("max_detections", -1),
+        ("max_detections", "1.5"),
+        ("max_detections", True),
+        ("max_detections", "9" * 400),
+        ("labels", ""),
+        ("labels", "a,,b"),
+        ("labels", ["a"]),
+        ("timeout", -5),
+        ("timeout", 0.5),
+        ("priority", 3),
+        ("priority", "x"),
+        ("binary_data_output", 1),
+        ("sequence_id", 1),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InvalidOptions, match=name):
+        read_parameters({name: value})

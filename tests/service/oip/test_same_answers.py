@@ -1,0 +1,127 @@
+"""One photo, five ways in: HTTP, gRPC and the Open Inference Protocol over each, all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+from lite_detr_client import DetectOptions, GrpcClient
+from tests.service.oip.asking import MODEL, grpc_input, http_input
+from tests.service.oip.served import Served
+from tests.service.pictures import encode_png, solid_png
+
+Http = Any  # tritonclient.http.InferenceServerClient, which has no types
+Grpc = Any
+
+
+def from_tensors(result: Any) -> list[tuple[Any, ...]]:
+    """Rows of label, class, score and box, as 32-bit numbers."""
+    count = int(result.as_numpy("num_detections")[0, 0])
+    columns = [result.as_numpy(name)[0, :count] for name in ("class_names", "class_ids", "scores")]
+    names = [name if isinstance(name, str) else name.decode() for name in columns[0]]
+    boxes = [tuple(box) for box in result.as_numpy("boxes")[0, :count]]
+    return list(zip(names, columns[1], columns[2], boxes, strict=True))
+
+
+def from_detections(detections: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    single = np.float32
+    return [
+        (
+            found["label"],
+            found["class_id"],
+            single(found["score"]),
+            tuple(single(found["box"][side]) for side in ("xmin", "ymin", "xmax", "ymax")),
+        )
+        for found in detections
+    ]
+
+
+def from_ours(answer: Any) -> list[tuple[Any, ...]]:
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    return from_detections(
+        [
+            {
+                "label": found.label,
+                "class_id": found.class_id,
+                "score": found.score,
+                "box": {side: getattr(found.box, side) for side in sides},
+            }
+            for found in answer.detections
+        ]
+    )
+
+
+def test_the_same_photo_gets_the_same_numbers_everywhere(
+    service: Served, http: Http, grpc: Grpc
+) -> None:
+    rng = np.random.default_rng(23)
+    everything = {"threshold": "0"}
+    json_outputs = [
+        tritonclient.http.InferRequestedOutput(name, binary_data=False)
+        for name in ("num_detections", "boxes", "scores", "class_ids", "class_names")
+    ]
+    with GrpcClient(service.grpc) as ours:
+        for _ in range(12):
+            height, width = rng.integers(20, 300, 2)
+            photo = encode_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            rest = httpx.post(f"{service.url}/detect?threshold=0", content=photo).json()
+            expected = from_detections(rest["detections"])
+            assert expected
+            assert from_ours(ours.detect(photo, DetectOptions(threshold=0))) == expected
+            for client, tensors, outputs in (
+                (http, http_input(photo), None),
+                (http, http_input(photo, binary=False), json_outputs),
+                (grpc, grpc_input(photo), None),
+            ):
+                result = client.infer(MODEL, tensors, outputs=outputs, parameters=everything)
+                assert from_tensors(result) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("threshold=0.7", {"threshold": "0.7"}),
+        ("threshold=0.65&max_detections=2", {"threshold": "0.65", "max_detections": 2}),
+        ("labels=linear,aztec", {"labels": "linear,aztec"}),
+        ("", {}),
+    ],
+)
+def test_the_same_options_select_the_same(
+    service: Served, http: Http, grpc: Grpc, query: str, parameters: dict[str, Any]
+) -> None:
+    photo = solid_png((100, 100, 103))
+    rest = httpx.post(f"{service.url}/detect?{query}", content=photo).json()
+    expected = from_detections(rest["detections"])
+    for client, tensors in ((http, http_input(photo)), (grpc, grpc_input(photo))):
+        assert from_tensors(client.infer(MODEL, tensors, parameters=parameters)) == expected
+
+
+@pytest.mark.parametrize(
+    ("photo", "query", "parameters"),
+    [
+        (b"\x00\x01nothing", "", {}),
+        (b"%PDF-1.7 and more", "", {}),
+        (solid_png((0, 0, 0))[:-30], "", {}),
+        (solid_png((0, 0, 0), 1001, 1000), "", {}),
+        (solid_png((0, 0, 0)), "labels=unicorn", {"labels": "unicorn"}),
+        (solid_png((0, 0, 0)), "max_detections=100000", {"max_detections": 100_000}),
+    ],
+    ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
+)
+def test_the_same_fault_has_the_same_status_and_words(  # noqa: PLR0913, PLR0917
+    service: Served, http: Http, grpc: Grpc, photo: bytes, query: str, parameters: dict[str, Any]
+) -> None:
+    problem = httpx.post(f"{service.url}/detect?{query}", content=photo).json()
+    for client, tensors in ((http, http_input(photo)), (grpc, grpc_input(photo))):
+        with pytest.raises(tritonclient.http.InferenceServerException) as caught:
+            client.infer(MODEL, tensors, parameters=parameters)
+        assert caught.value.message() == problem["detail"]
+        assert caught.value.status() in (
+            str(problem["status"]),
+            "StatusCode.INVALID_ARGUMENT",
+        )

@@ -1,0 +1,287 @@
+"""The gRPC service: streams, deadlines, cancellation, and the way it drains with its server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from service.errors import Overloaded
+from service.oip.pb import grpc_service_pb2 as pb
+from service.rpc import RpcServer
+from service.rpc.health import HEALTH_SERVICE
+from service.rpc.pb import detection_pb2
+from service.types import Priority
+from tests.service.oip.served import StandInControl
+from tests.service.oip.standing import OipCaller, asking, infer_request, standing
+from tests.service.pictures import solid_png
+from tests.service.rest.standin import StandIn
+from tests.service.rpc.caller import calling, trailing
+
+SERVICE = "inference.GRPCInferenceService"
+PHOTO = solid_png((0, 128, 128), 200, 100)
+NOISE = b"\x00\x01nothing"
+
+
+@pytest.fixture
+def standin() -> StandIn:
+    return StandIn()
+
+
+@pytest.fixture
+async def server(standin: StandIn) -> AsyncIterator[RpcServer]:
+    async with standing(standin) as server:
+        yield server
+
+
+@pytest.fixture
+async def caller(server: RpcServer) -> AsyncIterator[OipCaller]:
+    async with asking(server) as caller:
+        yield caller
+
+
+def outcome_count(standin: StandIn, outcome: str) -> float:
+    labels = {"protocol": "oip_grpc", "outcome": outcome}
+    registry = standin.metrics.registry
+    return registry.get_sample_value("lite_detr_requests_total", labels) or 0.0
+
+
+async def answers(stream: object) -> list[pb.ModelStreamInferResponse]:
+    return [answer async for answer in stream]  # type: ignore[attr-defined]
+
+
+async def test_a_stream_is_answered_in_order_and_survives_bad_requests(
+    caller: OipCaller, standin: StandIn
+) -> None:
+    requests = [
+        infer_request(PHOTO, request_id="first"),
+        infer_request(NOISE, request_id="second"),
+        infer_request(PHOTO, request_id="third"),
+        infer_request(PHOTO, request_id="fourth", model_version="7"),
+        infer_request(PHOTO, request_id="fifth"),
+    ]
+    told = await answers(caller.stream(iter(requests)))
+    assert [answer.infer_response.id for answer in told] == [each.id for each in requests]
+    assert [bool(answer.error_message) for answer in told] == [False, True, False, True, False]
+    assert "9 bytes are not an image" in told[1].error_message
+    assert "unknown version '7'" in told[3].error_message
+    assert len(told[0].infer_response.raw_output_contents) == 5
+    assert outcome_count(standin, "ok") == 1
+
+
+async def test_a_stream_survives_bytes_that_are_no_message(caller: OipCaller) -> None:
+    frames = [b"\xff\xff", infer_request(PHOTO).SerializeToString()]
+    bad, good = await answers(caller.raw_stream(iter(frames)))
+    assert "not a message of type inference.ModelInferRequest" in bad.error_message
+    assert not good.error_message
+
+
+async def test_a_stream_says_that_an_answer_is_final_where_it_is_asked(caller: OipCaller) -> None:
+    request = infer_request(PHOTO)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    asked, unasked = await answers(caller.stream(iter([request, infer_request(PHOTO)])))
+    assert asked.infer_response.parameters["triton_final_response"].bool_param
+    assert "triton_final_response" not in unasked.infer_response.parameters
+
+
+async def test_a_fault_of_ours_does_not_end_a_stream(caller: OipCaller, standin: StandIn) -> None:
+    standin.error = RuntimeError("secret")
+    told = await answers(caller.stream(iter([infer_request(PHOTO)] * 2)))
+    assert [answer.error_message for answer in told] == ["An unexpected error."] * 2
+
+
+async def test_bytes_that_are_no_message_are_the_clients_fault(caller: OipCaller) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await caller.raw(b"\xff\xff")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailing(caught.value)["lite-detr-code"] == "malformed_message"
+
+
+async def test_a_compressed_message_is_refused_unread(caller: OipCaller) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await caller.infer(infer_request(PHOTO), compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_an_error_carries_its_code_and_when_to_come_back(
+    caller: OipCaller, standin: StandIn
+) -> None:
+    standin.error = Overloaded("busy", retry_after_seconds=3)
+    for images in ((PHOTO,), (PHOTO, PHOTO)):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await caller.infer(infer_request(*images), metadata=(("x-request-id", "mine"),))
+        metadata = trailing(caught.value)
+        assert metadata["lite-detr-code"] == "overloaded"
+        assert metadata["retry-delay-ms"] == "3000"
+        assert metadata["x-request-id"] == "mine"
+    assert caught.value.details() == "IMAGE[0]: busy"
+
+
+async def test_the_nearer_of_two_deadlines_holds(caller: OipCaller, standin: StandIn) -> None:
+    started = time.monotonic()
+    hurried = infer_request(PHOTO)
+    hurried.parameters["timeout"].int64_param = 30_000_000
+    await caller.infer(hurried, timeout=50)
+    await caller.infer(hurried, timeout=10)
+    await caller.infer(hurried)
+    await caller.infer(infer_request(PHOTO))
+    first, second, third, fourth = standin.deadlines
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert started + 29 < first < time.monotonic() + 30
+    assert second < started + 15 < third
+    assert fourth is None
+
+
+async def test_the_priority_is_passed_on(caller: OipCaller, standin: StandIn) -> None:
+    urgent = infer_request(PHOTO, PHOTO)
+    urgent.parameters["priority"].uint64_param = 1
+    await caller.infer(urgent)
+    await caller.infer(infer_request(PHOTO))
+    assert standin.priorities == [Priority.HIGH, Priority.HIGH, Priority.NORMAL]
+
+
+async def test_a_client_that_leaves_cancels_all_its_images(
+    caller: OipCaller, standin: StandIn
+) -> None:
+    standin.hold = asyncio.Event()
+    call = caller.infer(infer_request(*[PHOTO] * 3))
+    while len(standin.deadlines) < 3:
+        await asyncio.sleep(0.01)
+    call.cancel()
+    while not outcome_count(standin, "cancelled"):
+        await asyncio.sleep(0.01)
+    assert standin.cancelled
+
+
+async def test_a_request_of_many_images_does_not_crowd_out_others(
+    caller: OipCaller, standin: StandIn
+) -> None:
+    standin.hold = asyncio.Event()
+    call = asyncio.ensure_future(caller.infer(infer_request(*[PHOTO] * 12)))
+    while len(standin.deadlines) < 8:
+        await asyncio.sleep(0.01)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(standin.deadlines) == 8
+    standin.hold.set()
+    assert list((await call).outputs[0].shape) == [12, 1]
+
+
+async def test_a_stop_answers_what_is_under_way_and_refuses_the_rest(
+    server: RpcServer, caller: OipCaller, standin: StandIn
+) -> None:
+    standin.hold = asyncio.Event()
+    accepted = [asyncio.ensure_future(caller.infer(infer_request(PHOTO))) for _ in range(2)]
+    while len(standin.deadlines) < 2:
+        await asyncio.sleep(0.01)
+    stopped = asyncio.create_task(server.stop(30))
+    await asyncio.sleep(0)
+    async with asking(server) as late:
+        assert (await late.live(pb.ServerLiveRequest())).live
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await late.infer(infer_request(PHOTO))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert trailing(caught.value)["lite-detr-code"] == "shutting_down"
+    assert not stopped.done()
+    standin.hold.set()
+    for answer in await asyncio.gather(*accepted):
+        assert len(answer.outputs) == 5
+    await stopped
+
+
+async def test_a_stop_ends_a_stream_after_what_was_read(
+    server: RpcServer, caller: OipCaller, standin: StandIn
+) -> None:
+    standin.hold = asyncio.Event()
+    stream = caller.stream()
+    await stream.write(infer_request(PHOTO, request_id="taken"))
+    await standin.started.wait()
+    stopped = asyncio.create_task(server.stop(30))
+    await asyncio.sleep(0.3)
+    standin.hold.set()
+    assert (await stream.read()).infer_response.id == "taken"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        assert await stream.read() is grpc.aio.EOF
+        await stream
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    await stopped
+
+
+async def test_a_load_goes_on_when_its_client_leaves(standin: StandIn) -> None:
+    control = StandInControl("stand-in", loaded=False, hold=asyncio.Event())
+    assert control.hold is not None
+    async with standing(standin, control) as server, asking(server) as caller:
+        call = caller.load(pb.RepositoryModelLoadRequest(model_name="stand-in"))
+        waiting = asyncio.ensure_future(call)
+        while not control.asked:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        control.hold.set()
+        while not control.loaded:
+            await asyncio.sleep(0.01)
+
+
+async def test_one_port_serves_both_services_and_names_them(server: RpcServer) -> None:
+    async with calling(server) as ours, asking(server) as theirs:
+        assert (await ours.detect(detection_pb2.DetectRequest(image=PHOTO))).detections
+        assert (await theirs.infer(infer_request(PHOTO))).outputs
+        check = ours.channel.unary_unary(
+            f"/{HEALTH_SERVICE}/Check",
+            health_pb2.HealthCheckRequest.SerializeToString,
+            health_pb2.HealthCheckResponse.FromString,
+        )
+        answer = await check(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        listed = await _reflect(ours.channel, list_services="")
+        names = {service.name for service in listed.list_services_response.service}
+        assert {SERVICE, "litedetr.v1.DetectionService", HEALTH_SERVICE} <= names
+
+
+@pytest.mark.parametrize(
+    ("symbol", "file"),
+    [
+        (SERVICE, "inference/grpc_service.proto"),
+        ("litedetr.v1.DetectionService", "litedetr/v1/detection.proto"),
+        (HEALTH_SERVICE, "grpc_health/v1/health.proto"),
+    ],
+)
+async def test_reflection_finds_the_messages_of_each_service(
+    caller: OipCaller, symbol: str, file: str
+) -> None:
+    for question in ({"file_containing_symbol": symbol}, {"file_by_filename": file}):
+        found = await _reflect(caller.channel, **question)
+        files = found.file_descriptor_response.file_descriptor_proto
+        assert FileDescriptorProto.FromString(files[0]).name == file
+
+
+async def test_reflection_of_what_is_not_here_is_not_found(caller: OipCaller) -> None:
+    for question in ({"file_containing_symbol": "no.Body"}, {"file_by_filename": "no.proto"}):
+        found = await _reflect(caller.channel, **question)
+        assert found.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    numbers = await _reflect(
+        caller.channel, all_extension_numbers_of_type="inference.ModelInferRequest"
+    )
+    assert not numbers.all_extension_numbers_response.extension_number
+
+
+async def _reflect(
+    channel: grpc.aio.Channel, **question: str
+) -> reflection_pb2.ServerReflectionResponse:
+    ask = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest(**question)
+    (answer,) = [answer async for answer in ask(iter([request]))]
+    return answer
