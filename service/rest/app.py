@@ -16,6 +16,7 @@ from service.api_keys import KeyRing
 from service.detector import Detector
 from service.errors import DetectionError
 from service.http_request import RequestRefused
+from service.journal import Journal
 from service.rest.detection import DetectEndpoint
 from service.rest.guard import ApiKeyGuard
 from service.rest.lingering import LingeringClose
@@ -29,13 +30,19 @@ from service.settings import Settings
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(detector: Detector, settings: Settings, keys: KeyRing | None = None) -> FastAPI:
+def create_app(
+    detector: Detector,
+    settings: Settings,
+    keys: KeyRing | None = None,
+    journal: Journal | None = None,
+) -> FastAPI:
     """Builds the HTTP application around a detector.
 
     Args:
         detector: the spine; its start and stop are not this adapter's business.
         settings: limits, and whether /metrics is served here or on its own port.
         keys: that requests must show; None: no key is asked for.
+        journal: follows each request; None: one that logs and traces nothing.
 
     Returns:
         An ASGI application.
@@ -72,7 +79,7 @@ def create_app(detector: Detector, settings: Settings, keys: KeyRing | None = No
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Server-Timing", "traceparent"],
         )
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, journal=journal or Journal())
     app.add_middleware(LingeringClose)
     return app
 

@@ -8,6 +8,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.detector import Detector
+from service.journal import Journal
 from service.rpc.detection import DetectionServicer
 from service.rpc.guard import ApiKeyInterceptor
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
@@ -30,17 +31,20 @@ _LAST_ANSWERS_SECONDS = 1.0  # for answers that are on their way out
 class RpcServer:
     """One listening port and the Detector behind it."""
 
-    def __init__(self, detector: Detector, options: RpcOptions) -> None:
+    def __init__(
+        self, detector: Detector, options: RpcOptions, journal: Journal | None = None
+    ) -> None:
         """Prepares a server.
 
         Args:
             detector: the spine; shared with the other adapters.
             options: where to listen, and what is allowed.
+            journal: follows each call; None: one that logs and traces nothing.
         """
         self._detector = detector
         self._options = options
         self._port = options.port
-        self._servicer = DetectionServicer(detector, options)
+        self._servicer = DetectionServicer(detector, options, journal or Journal())
         self._health = ReadinessHealth(detector, ("", SERVICE))
         self._server: grpc.aio.Server | None = None
 
