@@ -111,6 +111,7 @@ def read_answer(response: pb.DetectResponse) -> Answer:
             decode=timings.decode,
             queue=timings.queue,
             assemble=timings.assemble,
+            copy=timings.copy,
             forward=timings.forward,
             postprocess=timings.postprocess,
             total=timings.total,

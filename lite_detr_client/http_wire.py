@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import httpx
@@ -22,6 +22,7 @@ from lite_detr_client.results import Answer, Box, Detection, Model, Timings
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _REQUEST_ID_HEADER = "X-Request-Id"
 _OK = 200
+_STAGES = tuple(field.name for field in fields(Timings))
 # The service ends a call at its deadline and says so; the client listens for that a bit longer.
 _GRACE_S = 0.5
 # What stands between client and service (proxies, balancers) answers without a code.
@@ -218,7 +219,8 @@ def _answer(body: dict[str, Any]) -> Answer:
             Detection(item["label"], item["class_id"], item["score"], Box(**item["box"]))
             for item in body["detections"]
         ),
-        timings_ms=Timings(**body["timings_ms"]),
+        # A newer service may time more stages than this client knows.
+        timings_ms=Timings(**{stage: body["timings_ms"][stage] for stage in _STAGES}),
         request_id=body["request_id"],
     )
 

@@ -33,6 +33,7 @@ class Timings:
     decode: float  # from the file's bytes to resized pixels
     queue: float  # waiting, of every kind
     assemble: float  # putting the batch together
+    copy: float  # the batch to the device; 0 where the host is the device
     forward: float  # the network, for the whole batch
     postprocess: float  # from the network's output to detections
     total: float

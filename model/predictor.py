@@ -88,6 +88,16 @@ class Predictor:
         Raises:
             ValueError: for an image larger than its bucket.
         """
+        return self.normalise(*self.copy(*self.stack(images, padded)))
+
+    def stack(
+        self, images: Sequence[npt.NDArray[np.uint8]], padded: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """The batch on the host: pixels uint8 [B, 3, H, W] and padding mask bool [B, H, W].
+
+        Raises:
+            ValueError: for an image larger than its bucket.
+        """
         batch = np.zeros((len(images), *padded, 3), dtype=np.uint8)
         mask = np.ones((len(images), *padded), dtype=np.bool_)
         for index, image in enumerate(images):
@@ -96,8 +106,14 @@ class Predictor:
                 raise ValueError(f"an image of {height} x {width} does not fit bucket {padded}")
             batch[index, :height, :width] = image
             mask[index, :height, :width] = False
-        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device)
-        padding_mask = torch.from_numpy(mask).to(self.device)
+        return torch.from_numpy(batch).permute(0, 3, 1, 2), torch.from_numpy(mask)
+
+    def copy(self, pixels: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What `stack` made, on the device; the very same tensors where that is the host."""
+        return pixels.to(self.device), padding_mask.to(self.device)
+
+    def normalise(self, pixels: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels as the network wants them, float [B, 3, H, W], 0 in the padding; and the mask."""
         normalised = (pixels.float() - self._mean) * self._scale
         return normalised.masked_fill(padding_mask[:, None], 0.0), padding_mask
 

@@ -21,16 +21,16 @@ from typing import Any, Protocol
 
 import structlog
 import uvloop
-from prometheus_client import make_asgi_app
 
 from model.weights_file import CheckpointError
 from service.access import Access
 from service.api_keys import KeyFileError
 from service.engine_plan import EngineStartError
 from service.http_server import HttpServer, listen
+from service.journal import Journal, TracingUnavailable, open_journal
 from service.logs import configure_logs
 from service.oip import InferenceService, oip_routes
-from service.rest import create_app, guard_metrics
+from service.rest import create_app, create_metrics_app, guard_metrics
 from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
 from service.tls import TlsFileError
@@ -63,6 +63,8 @@ def run(settings: Settings) -> int:
         _say(f"Cannot guard the service: {error}")
     except EngineStartError as error:
         _say(f"The engine cannot start: {error}")
+    except TracingUnavailable as error:
+        _say(f"Cannot send traces: {error}")
     return _EXIT_FAILED
 
 
@@ -86,9 +88,11 @@ async def _serve(settings: Settings) -> int:
         CheckpointError: for a model that cannot be used.
         EngineStartError: where the engine cannot start.
         KeyFileError, TlsFileError: for keys and certificates that cannot be used.
+        TracingUnavailable: where traces are asked for and cannot be had.
     """
     access = Access.of(settings)
     started = time.monotonic()
+    journal = open_journal(settings)
     stop = _stop_on_signals()
     listeners = _listen_all(settings)
     if listeners is None:
@@ -96,20 +100,21 @@ async def _serve(settings: Settings) -> int:
     servers: list[_Server] = []
     tasks: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, journal.close)  # the last: spans of all others
         for listener in listeners:
             stack.callback(listener.close)
         # After the spine: what it gave up on leaving still gets its answer over HTTP.
         stack.push_async_callback(_end_servers, servers, tasks)
         spine = await stack.enter_async_context(open_spine(settings))
         _renew_on_hangup(spine, access)
-        http_servers = _build_servers(settings, access, spine, listeners)
+        http_servers = _build_servers(settings, access, spine, journal, listeners)
         url = _url(settings, http_servers[0].port)
         _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")
         for server in http_servers[1:]:
             _say(f"Metrics: {_url(settings, server.port)}/metrics")
         servers += http_servers
         if settings.grpc_port >= 0:
-            rpc = await _open_rpc(settings, access, spine)
+            rpc = await _open_rpc(settings, access, spine, journal)
             if rpc is None:
                 return _EXIT_FAILED
             servers.append(rpc)
@@ -187,14 +192,18 @@ async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) 
 
 
 def _build_servers(
-    settings: Settings, access: Access, spine: Spine, listeners: list[socket.socket]
+    settings: Settings,
+    access: Access,
+    spine: Spine,
+    journal: Journal,
+    listeners: list[socket.socket],
 ) -> list[HttpServer]:
     """The main server and, on a port of its own, the metrics."""
     detector = spine.detector
     oip = oip_routes(detector, spine.control, settings)
-    apps: list[Any] = [create_app(detector, settings, access.keys, oip)]
+    apps: list[Any] = [create_app(detector, settings, access.keys, journal, oip)]
     if settings.metrics_port is not None:
-        metrics = make_asgi_app(detector.metrics.registry)
+        metrics = create_metrics_app(detector.metrics)
         apps.append(metrics if access.keys is None else guard_metrics(metrics, access.keys))
     return [
         HttpServer(app, settings, sock, access.tls_context)
@@ -202,10 +211,12 @@ def _build_servers(
     ]
 
 
-async def _open_rpc(settings: Settings, access: Access, spine: Spine) -> RpcDoor | None:
+async def _open_rpc(
+    settings: Settings, access: Access, spine: Spine, journal: Journal
+) -> RpcDoor | None:
     """The gRPC server, started; None where its port cannot be had (and that was said)."""
     detector = spine.detector
-    oip = InferenceService(detector, spine.control, settings)
+    oip = InferenceService(detector, spine.control, settings, journal)
     server = RpcServer(
         detector,
         RpcOptions(
@@ -220,6 +231,7 @@ async def _open_rpc(settings: Settings, access: Access, spine: Spine) -> RpcDoor
             keys=access.keys,
             tls=access.tls,
         ),
+        journal,
         [oip],
     )
     try:

@@ -39,6 +39,8 @@ class EngineAnswer:
     assemble_ms: float
     forward_ms: float
     postprocess_ms: float
+    copy_ms: float = 0.0
+    started: float = 0.0  # when the engine began with the batch, monotonic seconds
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,14 @@ class Batcher:
             self._fail(job, InferenceFailed("the model failed on this image"))
             return
         answer.set_result(
-            EngineAnswer(detections, done.assemble_ms, done.forward_ms, done.postprocess_ms)
+            EngineAnswer(
+                detections,
+                assemble_ms=done.assemble_ms,
+                forward_ms=done.forward_ms,
+                postprocess_ms=done.postprocess_ms,
+                copy_ms=done.copy_ms,
+                started=done.started,
+            )
         )
         self._forget(job)
 

@@ -8,6 +8,7 @@ Adapters (REST, gRPC, ...) parse, call `Detector.detect` and encode; every rule 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from service.errors import (
 )
 from service.images import ImageLimits, decode_image
 from service.metrics import Metrics
+from service.request_scope import ImageNote, ImageTimes, current_scope
 from service.scheduler import Job
 from service.selection import Selection, resolve_options
 from service.served_model import ServedModel
@@ -69,7 +71,13 @@ class _Decoded:
     """An image that lies in its slot."""
 
     image: SlotImage
-    decode_ms: float
+    started: float  # monotonic seconds, as all times here
+    ended: float
+
+    @property
+    def decode_ms(self) -> float:
+        """What decoding took."""
+        return (self.ended - self.started) * 1000
 
 
 class Detector:
@@ -215,7 +223,7 @@ class Detector:
         finally:
             self.metrics.statistics.note_image(time.monotonic() - started, timings)
         self.metrics.images.labels("ok").inc()
-        self._observe(result.timings)
+        self.metrics.observe_timings(result.timings)
         return result
 
     def swap(self, served: ServedModel) -> ServedModel:
@@ -314,7 +322,9 @@ class Detector:
 
     async def _decode(self, request: _Request, lease: SlotLease) -> _Decoded:
         """Decodes in a worker thread; the slot stays held until the thread is done with it."""
-        work = self._decoders.submit(self._decode_into_slot, request, lease)
+        # Log lines of the thread carry the names of the request, too.
+        names = contextvars.copy_context()
+        work = self._decoders.submit(names.run, self._decode_into_slot, request, lease)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
@@ -325,25 +335,26 @@ class Detector:
             raise
 
     def _decode_into_slot(self, request: _Request, lease: SlotLease) -> _Decoded:
-        started = time.perf_counter()
+        started = time.monotonic()
         config = request.served.info.config
         decoded = decode_image(request.data, config, self._limits.images)
         height, width = decoded.pixels.shape[:2]
         padded = padded_size(height, width, config.bucket_stride)
         image = SlotImage((height, width), padded, decoded.original_size)
         lease.write_image(decoded.pixels, image)
-        return _Decoded(image, (time.perf_counter() - started) * 1000)
+        return _Decoded(image, started, time.monotonic())
 
     def _result(self, request: _Request, decoded: _Decoded, answer: EngineAnswer) -> DetectResult:
         select_started = time.monotonic()
         kept = request.selection.apply(answer.detections)
         now = time.monotonic()
         postprocess_ms = answer.postprocess_ms + (now - select_started) * 1000
-        worked = decoded.decode_ms + answer.assemble_ms + answer.forward_ms + postprocess_ms
-        total_ms = (now - request.started) * 1000
+        in_engine = answer.assemble_ms + answer.copy_ms + answer.forward_ms
+        worked = decoded.decode_ms + in_engine + postprocess_ms
+        queue_ms = max(0.0, (now - request.started) * 1000 - worked)
         height, width = decoded.image.original_size
         model = request.served.info
-        return DetectResult(
+        result = DetectResult(
             model_name=model.name,
             model_version=model.version,
             width=width,
@@ -353,14 +364,33 @@ class Detector:
             timings=StageTimings(
                 read=request.read_ms,
                 decode=decoded.decode_ms,
-                queue=max(0.0, total_ms - worked),
+                queue=queue_ms,
                 assemble=answer.assemble_ms,
+                copy=answer.copy_ms,
                 forward=answer.forward_ms,
                 postprocess=postprocess_ms,
-                total=request.read_ms + total_ms,
+                total=request.read_ms + queue_ms + worked,
             ),
             request_id=request.request_id,
         )
+        scope = current_scope()
+        if scope is not None and scope.detailed:
+            times = ImageTimes(
+                accepted=request.started,
+                decode=(decoded.started, decoded.ended),
+                engine_started=answer.started,
+                engine_ms={
+                    "assemble": answer.assemble_ms,
+                    "copy": answer.copy_ms,
+                    "forward": answer.forward_ms,
+                    "postprocess": answer.postprocess_ms,
+                },
+                select=(select_started, now),
+            )
+            num_bytes, size = len(request.data), (width, height)
+            note = ImageNote(request.request_id, num_bytes, size, result.timings, times)
+            scope.note_image(note)
+        return result
 
     def _count_error(self, error: DetectionError, request_id: str) -> None:
         self.metrics.images.labels(error.code).inc()
@@ -371,7 +401,3 @@ class Detector:
         # What clients do wrong, and floods of refusals, are for the metrics; our failures are not.
         tell = _log.warning if isinstance(error, InferenceFailed) else _log.debug
         tell("not detected", code=error.code, detail=error.detail, request_id=request_id)
-
-    def _observe(self, timings: StageTimings) -> None:
-        for stage in ("read", "decode", "queue", "assemble", "forward", "postprocess", "total"):
-            self.metrics.observe_stage(stage, getattr(timings, stage) / 1000)

@@ -18,9 +18,10 @@ class DeviceAnswer:
     """What a device found in one batch, and how long each step took."""
 
     detections: Sequence[Detections]  # one an image, in order
-    assemble_ms: float  # pixels -> the padded batch on the device
-    forward_ms: float
+    assemble_ms: float  # pixels -> the padded batch, on the host
+    forward_ms: float  # normalisation and the network
     postprocess_ms: float
+    copy_ms: float = 0.0  # the batch to the device; 0 where the host is the device
 
 
 @dataclass(frozen=True)

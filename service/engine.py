@@ -99,6 +99,8 @@ class Engine:
             assemble_ms=(viewed - started) * 1000 + answer.assemble_ms,
             forward_ms=answer.forward_ms,
             postprocess_ms=(written - detected) * 1000 + answer.postprocess_ms,
+            copy_ms=answer.copy_ms,
+            started=started,
         )
 
 

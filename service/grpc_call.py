@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import time
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -15,16 +15,13 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
 from service.grpc_status import MalformedMessage
+from service.journal import Journal
+from service.request_scope import RequestScope
 from service.selection import PRIORITY_HEADER
+from service.trace_context import TRACEPARENT, TRACESTATE
 
 REQUEST_ID_KEY = "x-request-id"
-TRACEPARENT_KEY = "traceparent"
 PRIORITY_KEY = PRIORITY_HEADER.lower()
-
-# The same rules as over HTTP. A request id is safe in any log; a traceparent is W3C Trace
-# Context, version 00, whose all-zero ids are invalid.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 # gRPC cancels a call at its deadline. Work for it ends a little earlier, so that it ends as an
 # expired deadline and its answer, if there is one, still has time to travel.
@@ -86,7 +83,7 @@ class Call:
     """One call as the adapter sees it."""
 
     request_id: str
-    traceparent: str | None
+    scope: RequestScope
     deadline: float | None  # time.monotonic seconds
     priority: object  # as it came; None where none did
 
@@ -98,26 +95,36 @@ class Call:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What the client gets back."""
-        request_id = ((REQUEST_ID_KEY, self.request_id),)
-        if self.traceparent is None:
-            return request_id
-        return (*request_id, (TRACEPARENT_KEY, self.traceparent))
+        return ((REQUEST_ID_KEY, self.request_id), *self.scope.trace.headers)
 
 
-def open_call(context: Context) -> Call:
-    """Reads what came with a call; ids that are not sane are replaced or dropped."""
-    metadata = dict(context.invocation_metadata() or ())
-    return Call(
-        request_id=sane_request_id(metadata.get(REQUEST_ID_KEY)) or uuid.uuid4().hex,
-        traceparent=_sane(_TRACEPARENT, metadata.get(TRACEPARENT_KEY)),
-        deadline=_deadline(context.time_remaining()),
-        priority=metadata.get(PRIORITY_KEY),
-    )
+@contextmanager
+def open_call(
+    context: Context, journal: Journal, method: str, *, quiet: bool = False
+) -> Iterator[Call]:
+    """A call for the time that it is under way; ids that are not sane are replaced or dropped.
 
-
-def sane_request_id(value: object) -> str | None:
-    """A client's name for its request, or None where it cannot be used."""
-    return _sane(_REQUEST_ID, value)
+    Args:
+        context: gRPC's own.
+        journal: follows the call.
+        method: its full name, without a leading slash.
+        quiet: whether it is a probe, which nobody wants to read about.
+    """
+    metadata = tuple(context.invocation_metadata() or ())
+    with journal.follow(
+        "grpc",
+        method,
+        request_id=next((value for key, value in metadata if key == REQUEST_ID_KEY), None),
+        traceparents=[value for key, value in metadata if key == TRACEPARENT],
+        tracestates=[value for key, value in metadata if key == TRACESTATE],
+        quiet=quiet,
+    ) as scope:
+        yield Call(
+            request_id=scope.request_id,
+            scope=scope,
+            deadline=_deadline(context.time_remaining()),
+            priority=next((value for key, value in metadata if key == PRIORITY_KEY), None),
+        )
 
 
 def parse_message(message_type: type[_Message], data: bytes) -> _Message:
@@ -140,7 +147,3 @@ def _deadline(remaining: float | None) -> float | None:
         return None
     margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * remaining)
     return time.monotonic() + remaining - margin
-
-
-def _sane(pattern: re.Pattern[str], value: object) -> str | None:
-    return value if isinstance(value, str) and pattern.fullmatch(value) else None

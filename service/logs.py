@@ -1,7 +1,8 @@
 """Log lines: JSON on stderr (text on a terminal), the same for our code and for libraries.
 
-Call `configure_logs` once a process. Whatever is bound with `structlog.contextvars` (the request
-id) stands on every line that is written meanwhile.
+Call `configure_logs` once a process. A line that is written while a request is under way carries
+the request's id and that of its trace, whoever writes it; so does whatever is bound with
+`structlog.contextvars`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any
 
 import orjson
 import structlog
+from structlog.typing import EventDict
+
+from service.request_scope import current_scope
 
 # Their routine lines say what the service says itself, or say it for each request.
 _QUIET = ("uvicorn.access", "uvicorn.error", "asyncio", "PIL", "multipart", "python_multipart")
@@ -26,6 +30,7 @@ def configure_logs(level: str, log_format: str) -> None:
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _add_names,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -63,6 +68,15 @@ def configure_logs(level: str, log_format: str) -> None:
         library.propagate = True
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _add_names(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Names the request; looked up when a line is written, so that silence costs nothing."""
+    scope = current_scope()
+    if scope is not None:
+        event.setdefault("request_id", scope.request_id)
+        event.setdefault("trace_id", scope.trace.trace_id)
+    return event
 
 
 def _to_json(event: Any, **_: Any) -> str:

@@ -95,6 +95,8 @@ class BatchDone:
     assemble_ms: float
     forward_ms: float
     postprocess_ms: float
+    copy_ms: float = 0.0
+    started: float = 0.0  # time.monotonic seconds, a clock that all processes here share
 
 
 @dataclass(frozen=True)

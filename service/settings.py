@@ -179,6 +179,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="json lines or console text; auto: console on a terminal"
     )
+    log_requests: bool = Field(
+        False, description="one log line for each request: status, sizes, time by stage"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]+",
+        description="OpenTelemetry collector that gets traces (OTLP/HTTP, base URL); unset: as "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra otel",
+    )
 
     # The fake engine alone: a device that takes base + per_image x n ms for n images. An image
     # whose top left pixel has the colour of a fault (rrggbb) meets that fault.

@@ -86,7 +86,7 @@ class Statistics:
             return
         self.success.add(timings.total)
         self.queue.add(timings.queue)
-        self.compute_input.add(timings.decode + timings.assemble)
+        self.compute_input.add(timings.decode + timings.assemble + timings.copy)
         self.compute_infer.add(timings.forward)
         self.compute_output.add(timings.postprocess)
         self.last_inference_ms = round(time.time() * 1000)

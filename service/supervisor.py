@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 
 import structlog
 
@@ -295,7 +296,8 @@ class Supervisor:
             plan, canary = self._plan, self._canary.owns(self._flight.running)
             seconds = plan.canary_timeout_seconds if canary else plan.watchdog_seconds
             loop = asyncio.get_running_loop()
-            self._watchdog = loop.call_later(seconds, self._on_hang, seconds)
+            # Not in the context of the request that sent the batch: its log line is not that one's.
+            self._watchdog = loop.call_later(seconds, self._on_hang, seconds, context=Context())
 
     def _stop_timers(self) -> None:
         for timer in (self._watchdog, self._canary_timer):

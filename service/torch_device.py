@@ -81,7 +81,7 @@ class TorchDevice:
             OutOfDeviceMemory: where half the batch may fit.
         """
         detections: list[Detections] = []
-        seconds = np.zeros(3)
+        seconds = np.zeros(4)
         try:
             for part in self._predictor.portions(len(images)):
                 found, taken = self._run_together(images[part], padded, original_sizes[part])
@@ -92,25 +92,27 @@ class TorchDevice:
             raise OutOfDeviceMemory(str(error)) from error
         except MemoryError as error:
             raise OutOfDeviceMemory("the host has no memory left") from error
-        assemble_ms, forward_ms, postprocess_ms = (seconds * 1000).tolist()
-        return DeviceAnswer(detections, assemble_ms, forward_ms, postprocess_ms)
+        assemble_ms, copy_ms, forward_ms, postprocess_ms = (seconds * 1000).tolist()
+        return DeviceAnswer(detections, assemble_ms, forward_ms, postprocess_ms, copy_ms)
 
     def _run_together(
         self,
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> tuple[list[Detections], tuple[float, float, float]]:
-        """One portion of a batch, and the seconds of its three steps."""
+    ) -> tuple[list[Detections], tuple[float, float, float, float]]:
+        """One portion of a batch, and the seconds of its four steps."""
         predictor, started = self._predictor, time.monotonic()
-        batch = predictor.assemble(images, padded)
+        host = predictor.stack(images, padded)
         assembled = time.monotonic()
-        output = predictor.forward(*batch)
-        if predictor.device.type == "cuda":
-            torch.cuda.synchronize(predictor.device)
-        computed = time.monotonic()
+        batch = predictor.copy(*host)
+        copied = assembled if predictor.device.type == "cpu" else self._synchronised()
+        output = predictor.forward(*predictor.normalise(*batch))
+        computed = self._synchronised()
         found = predictor.postprocess(output, original_sizes)
-        return found, (assembled - started, computed - assembled, time.monotonic() - computed)
+        steps = (started, assembled, copied, computed, time.monotonic())
+        assemble, copy, forward, postprocess = np.diff(steps).tolist()
+        return found, (assemble, copy, forward, postprocess)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """Every bucket of the model, alone and then in every batch size that runs as one."""
@@ -133,3 +135,9 @@ class TorchDevice:
         except RuntimeError:
             return True
         return False
+
+    def _synchronised(self) -> float:
+        """The time when the device has done what was asked of it so far, monotonic seconds."""
+        if self._predictor.device.type == "cuda":
+            torch.cuda.synchronize(self._predictor.device)
+        return time.monotonic()

@@ -32,7 +32,8 @@ class StageTimings:
     decode: float  # bytes -> resized pixels, in a worker thread
     queue: float  # waiting of every kind: for a worker thread, a batch, the engine
     assemble: float  # pixels of the slots -> the padded batch, in the engine
-    forward: float  # the network, for the whole batch
+    copy: float  # the batch from the host to the device; 0 where they are one
+    forward: float  # normalisation and the network, for the whole batch
     postprocess: float  # top-k, boxes to pixels, selection by the options
     total: float
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from model.weights_file import CheckpointError, ModelInfo, read_model_info, resolve_model
@@ -194,7 +195,14 @@ def _add_gauges(metrics: Metrics, detector: Detector) -> None:
         "Engines that take batches",
         lambda: sum(engine.ready for engine in detector.served.engines),
     )
-    metrics.watch_engine(lambda: detector.served.engine_pids[0])
+    for number in range(len(detector.served.engines)):
+        metrics.watch_engine(partial(_pid, detector, number), str(number))
+    metrics.watch_gpus()
+
+
+def _pid(detector: Detector, number: int) -> int | None:
+    """Of an engine of the model that serves just then."""
+    return detector.served.engine_pids[number]
 
 
 def _batcher(detector: Detector) -> Batcher:

@@ -81,7 +81,7 @@ class Box(_message.Message):
     def __init__(self, xmin: _Optional[float] = ..., ymin: _Optional[float] = ..., xmax: _Optional[float] = ..., ymax: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("read", "decode", "queue", "assemble", "forward", "postprocess", "total")
+    __slots__ = ("read", "decode", "queue", "assemble", "forward", "postprocess", "total", "copy")
     READ_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,7 @@ class Timings(_message.Message):
     FORWARD_FIELD_NUMBER: _ClassVar[int]
     POSTPROCESS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
     read: float
     decode: float
     queue: float
@@ -96,7 +97,8 @@ class Timings(_message.Message):
     forward: float
     postprocess: float
     total: float
-    def __init__(self, read: _Optional[float] = ..., decode: _Optional[float] = ..., queue: _Optional[float] = ..., assemble: _Optional[float] = ..., forward: _Optional[float] = ..., postprocess: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
+    copy: float
+    def __init__(self, read: _Optional[float] = ..., decode: _Optional[float] = ..., queue: _Optional[float] = ..., assemble: _Optional[float] = ..., forward: _Optional[float] = ..., postprocess: _Optional[float] = ..., total: _Optional[float] = ..., copy: _Optional[float] = ...) -> None: ...
 
 class DetectBatchRequest(_message.Message):
     __slots__ = ("requests",)

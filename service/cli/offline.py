@@ -116,6 +116,7 @@ class OfflineDetector:
                 decode=_ms(ready - read),
                 queue=0.0,
                 assemble=answer.assemble_ms,
+                copy=answer.copy_ms,
                 forward=answer.forward_ms,
                 postprocess=answer.postprocess_ms + _ms(done - answered),
                 total=_ms(done - started),

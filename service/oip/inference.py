@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from service.detector import Detector
 from service.errors import DetectionError
-from service.grpc_call import sane_request_id
 from service.oip.models import ServedModel
 from service.oip.request import InferRequest
 from service.oip.tensors import INPUT, OutputTensor, output_tensors
+from service.trace_context import sane_request_id
 from service.types import DetectResult
 
 _Encoded = TypeVar("_Encoded")

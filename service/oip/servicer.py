@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +23,7 @@ from service.errors import DetectionError, ShuttingDown
 from service.frames import FramePump
 from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
 from service.grpc_status import MalformedMessage, Refusal, refusal_of
+from service.journal import Journal
 from service.oip.descriptions import Descriptions, Method
 from service.oip.errors import OipRefused
 from service.oip.inference import Arrival, InferAnswer, Inference
@@ -39,6 +41,7 @@ from service.settings import Settings
 _PROTOCOL = "oip_grpc"  # in metrics
 _IN_FLIGHT = 8  # of one stream
 _RECONNECT_SECONDS = 1
+_PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 _NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 _Answer = TypeVar("_Answer")
@@ -50,15 +53,23 @@ _log = structlog.get_logger(__name__)
 class InferenceService:
     """Handles the methods of inference.GRPCInferenceService."""
 
-    def __init__(self, detector: Detector, control: ModelControl, settings: Settings) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        control: ModelControl,
+        settings: Settings,
+        journal: Journal | None = None,
+    ) -> None:
         """Shares a detector; its start and stop are not this adapter's business.
 
         Args:
             detector: the spine.
             control: over what is served.
             settings: limits, and whether clients may load and unload.
+            journal: follows each call; None: one that logs and traces nothing.
         """
         self._detector = detector
+        self._journal = journal or Journal()
         self._model = ServedModel(detector, settings)
         self._inference = Inference(detector, self._model)
         self._descriptions = Descriptions(detector, self._model, Repository(control, settings))
@@ -81,7 +92,7 @@ class InferenceService:
     def handlers(self) -> grpc.GenericRpcHandler:
         """For the server; they take bytes and parse them themselves."""
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.unary_unary_rpc_method_handler(self._plain(method), None, _to_bytes)
+            name: grpc.unary_unary_rpc_method_handler(self._plain(name, method), None, _to_bytes)
             for name, method in self._descriptions.methods().items()
         }
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
@@ -104,26 +115,31 @@ class InferenceService:
 
     async def model_infer(self, data: bytes, context: Context) -> pb.ModelInferResponse:
         """Answers ModelInfer."""
-        call = open_call(context)
+        with self._open("ModelInfer", context) as call:
 
-        async def infer() -> pb.ModelInferResponse:
-            self._refuse_if_draining()
-            return await self._infer(data, call, answer_message)
+            async def infer() -> pb.ModelInferResponse:
+                self._refuse_if_draining()
+                return await self._infer(data, call, answer_message)
 
-        return await self._answer(call, context, infer(), counted=True)
+            return await self._answer(call, context, infer(), counted=True)
 
     async def model_stream_infer(self, frames: AsyncIterator[bytes], context: Context) -> None:
         """Answers ModelStreamInfer."""
-        call = open_call(context)
-        work = self._infer_frames(frames, call, context)
-        await self._answer(call, context, work, counted=True)
+        with self._open("ModelStreamInfer", context) as call:
+            work = self._infer_frames(frames, call, context)
+            await self._answer(call, context, work, counted=True)
 
-    def _plain(self, method: Method) -> Callable[[bytes, Context], Awaitable[Message]]:
+    def _open(
+        self, method: str, context: Context, *, quiet: bool = False
+    ) -> AbstractContextManager[Call]:
+        return open_call(context, self._journal, f"{_NAME}/{method}", quiet=quiet)
+
+    def _plain(self, name: str, method: Method) -> Callable[[bytes, Context], Awaitable[Message]]:
         """A method that detects nothing, as gRPC calls it."""
 
         async def answer(data: bytes, context: Context) -> Message:
-            call = open_call(context)
-            return await self._answer(call, context, method(data))
+            with self._open(name, context, quiet=name in _PROBES) as call:
+                return await self._answer(call, context, method(data))
 
         return answer
 
@@ -174,7 +190,7 @@ class InferenceService:
         self, call: Call, context: Context, work: Awaitable[_Answer], *, counted: bool = False
     ) -> _Answer:
         """Awaits the work for a call; tells its failure as a status and counts how it ended."""
-        outcome = "internal"
+        outcome, status = "internal", grpc.StatusCode.OK
         self._calls.begin()
         context.set_trailing_metadata(call.metadata)
         try:
@@ -184,13 +200,16 @@ class InferenceService:
         except asyncio.CancelledError:
             # gRPC cancels a call for both: a client that left and a deadline that passed.
             outcome = "deadline_exceeded" if call.is_late else "cancelled"
+            late = grpc.StatusCode.DEADLINE_EXCEEDED
+            status = late if call.is_late else grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
             refusal = _refusal(error)
-            outcome = refusal.code
+            outcome, status = refusal.code, refusal.status
             _log_unexpected(error, call.request_id)
         finally:
             self._calls.end()
+            call.scope.status = status.name
             if counted:
                 self._detector.metrics.count_request(_PROTOCOL, outcome)
         metadata = (*call.metadata, *refusal.metadata)

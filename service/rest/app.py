@@ -18,6 +18,7 @@ from service.api_keys import KeyRing
 from service.detector import Detector
 from service.errors import DetectionError
 from service.http_request import RequestRefused
+from service.journal import Journal
 from service.rest.detection import DetectEndpoint
 from service.rest.guard import ApiKeyGuard
 from service.rest.lingering import LingeringClose
@@ -35,6 +36,7 @@ def create_app(
     detector: Detector,
     settings: Settings,
     keys: KeyRing | None = None,
+    journal: Journal | None = None,
     extra_routes: Sequence[BaseRoute] = (),
 ) -> FastAPI:
     """Builds the HTTP application around a detector.
@@ -43,6 +45,7 @@ def create_app(
         detector: the spine; its start and stop are not this adapter's business.
         settings: limits, and whether /metrics is served here or on its own port.
         keys: that requests must show; None: no key is asked for.
+        journal: follows each request; None: one that logs and traces nothing.
         extra_routes: of other adapters, served by the same port.
 
     Returns:
@@ -81,7 +84,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Server-Timing", "traceparent"],
         )
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, journal=journal or Journal())
     app.add_middleware(LingeringClose)
     return app
 

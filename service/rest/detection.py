@@ -34,6 +34,7 @@ from service.http_request import (
     unless_client_leaves,
 )
 from service.images import ImageLimits
+from service.request_scope import StageMark, current_scope
 from service.rest.middleware import request_id_of
 from service.rest.multipart import UploadedFile, parse_form
 from service.rest.problems import item_error
@@ -122,7 +123,10 @@ class DetectEndpoint:
             raise InvalidImage("the form holds no file; send a photo as a file field")
         if len(files) > 1 and query.answer_format is AnswerFormat.IMAGE:
             raise InvalidOptions("format=image answers one file at a time; send one file")
-        read_ms = (time.monotonic() - started) * 1000
+        ended = time.monotonic()
+        if (scope := current_scope()) is not None:
+            scope.note_stage(StageMark("read", started, ended))
+        read_ms = (ended - started) * 1000
         request_id = request_id_of(request.scope)
         return _Upload(files, query, request_id, deadline, priority, read_ms)
 

@@ -22,6 +22,7 @@ _TIMINGS = {
     "decode": 6.1,
     "queue": 1.2,
     "assemble": 0.6,
+    "copy": 0.0,
     "forward": 92.7,
     "postprocess": 0.5,
     "total": 101.5,

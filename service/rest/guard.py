@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api_keys import Forbidden, KeyRing, Unauthenticated, presented_key
 from service.api_keys import Scope as KeyScope
+from service.journal import Journal
 from service.rest.middleware import RequestContext, request_id_of
 from service.rest.problems import Problem, problem_response
 
@@ -73,7 +74,7 @@ class ApiKeyGuard:
 def guard_metrics(app: ASGIApp, keys: KeyRing) -> ASGIApp:
     """The guard for an application that gives metrics at whatever path."""
     guard = ApiKeyGuard(app, keys, lambda _path: KeyScope.METRICS)
-    return RequestContext(guard)
+    return RequestContext(guard, Journal())
 
 
 def scope_needed(path: str) -> KeyScope | None:

@@ -5,21 +5,21 @@ Pure ASGI, because wrappers that rebuild the request (BaseHTTPMiddleware) hide d
 
 from __future__ import annotations
 
-import re
-import uuid
+from collections.abc import Iterable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http_request import ClientGone
+from service.journal import Journal
+from service.request_scope import RequestScope
 from service.rest.problems import Problem, problem_response
+from service.trace_context import TRACEPARENT, TRACESTATE
 
 REQUEST_ID_HEADER = "X-Request-Id"
-# What a client may call its request: visible ASCII without quotes or commas, safe in any log.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-# W3C Trace Context, version 00: version-trace_id-parent_id-flags; all-zero ids are invalid.
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# Asked every few seconds by machines: not worth a log line or a span.
+_PROBES = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
 
 # Nothing but this server's own files: no inline script or style, no frame, no other host.
 _CONTENT_SECURITY_POLICY = "; ".join(
@@ -51,15 +51,21 @@ def request_id_of(scope: Scope) -> str:
 
 
 class RequestContext:
-    """Names each request, echoes its trace context and turns what nobody expected into a 500.
+    """Opens each request, names it, and turns what nobody expected into a 500.
 
-    A request keeps the `X-Request-Id` that it came with, if that is a sane one. An unknown
-    exception is logged whole and answered bare.
+    A request keeps the `X-Request-Id` that it came with, if that is a sane one, and stays in the
+    trace that it came with. An unknown exception is logged whole and answered bare.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wraps an application."""
+    def __init__(self, app: ASGIApp, journal: Journal) -> None:
+        """Wraps an application.
+
+        Args:
+            app: what answers.
+            journal: follows the requests.
+        """
         self._app = app
+        self._journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -67,21 +73,31 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = _sane(_REQUEST_ID, headers.get(REQUEST_ID_HEADER)) or uuid.uuid4().hex
-        traceparent = _sane(_TRACEPARENT, headers.get("traceparent"))
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        path: str = scope["path"]
+        with self._journal.follow(
+            "http",
+            scope["method"],
+            path=path,
+            request_id=headers.get(REQUEST_ID_HEADER),
+            traceparents=headers.getlist(TRACEPARENT),
+            tracestates=headers.getlist(TRACESTATE),
+            quiet=path in _PROBES,
+        ) as request:
+            try:
+                await self._serve(request, scope, receive, send)
+            finally:
+                request.route = _route(scope, path)
+
+    async def _serve(
+        self, request: RequestScope, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        scope.setdefault("state", {})["request_id"] = request.request_id
+        names = ((REQUEST_ID_HEADER, request.request_id), *request.trace.headers)
 
         async def send_named(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                answer = MutableHeaders(scope=message)
-                answer[REQUEST_ID_HEADER] = request_id
-                if traceparent is not None:
-                    answer["traceparent"] = traceparent
-                for name, value in _SECURITY_HEADERS.items():
-                    answer.setdefault(name, value)
+                request.status = message["status"]
+                _add_headers(message, names)
             await send(message)
 
         try:
@@ -89,12 +105,27 @@ class RequestContext:
         except ClientGone:
             return
         except Exception:
-            _log.exception("unexpected error", request_id=request_id)
-            if not started:
+            _log.exception("unexpected error", request_id=request.request_id)
+            if request.status is None:
                 problem = Problem(500, "internal", "An unexpected error.")
-                bare = problem_response(problem, request_id)
+                bare = problem_response(problem, request.request_id)
                 await bare(scope, receive, send_named)
 
 
-def _sane(pattern: re.Pattern[str], value: str | None) -> str | None:
-    return value if value is not None and pattern.fullmatch(value) else None
+def _route(scope: Scope, path: str) -> str:
+    """The pattern that a request matched, empty for none: nothing of a client's own making."""
+    if "endpoint" not in scope:
+        return ""
+    if folder := scope.get("root_path"):
+        return str(folder)
+    for name, value in scope["path_params"].items():
+        path = path.replace(f"/{value}", f"/{{{name}}}")
+    return path
+
+
+def _add_headers(message: Message, names: Iterable[tuple[str, str]]) -> None:
+    headers = MutableHeaders(scope=message)
+    for name, value in names:
+        headers[name] = value
+    for name, value in _SECURITY_HEADERS.items():
+        headers.setdefault(name, value)

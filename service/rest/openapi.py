@@ -178,7 +178,7 @@ def _parameters(model: ModelInfo, settings: Settings) -> list[_Json]:
             {"type": "string", "enum": ["high", "normal"], "default": "normal"},
         ),
         (REQUEST_ID_HEADER, "your name for the request", {"type": "string", "maxLength": 128}),
-        ("traceparent", "W3C trace context; echoed", {"type": "string"}),
+        ("traceparent", "W3C trace context; the answer stays in your trace", {"type": "string"}),
     ]
     return query + [
         {"name": name, "in": "header", "description": text, "schema": schema}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import orjson
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from service.detector import Detector
 from service.formats import SUPPORTED_FORMATS
+from service.metrics import Metrics
 from service.rest.middleware import request_id_of
 from service.rest.problems import Problem, problem_response
 from service.settings import Settings
@@ -68,15 +71,28 @@ class ProbeEndpoints:
         }
         return _json({"models": [entry]})
 
-    async def metrics(self, _request: Request) -> Response:
-        """Prometheus metrics, as text."""
-        body, content_type = self._detector.metrics.render()
-        return Response(body, headers={"Content-Type": content_type} | _NO_STORE)
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus metrics, in the format that is asked for."""
+        return _metrics(self._detector.metrics, request)
 
     def _unavailable(self, request: Request, code: str, reason: str) -> Response:
         headers = {"Retry-After": str(_RETRY_AFTER_S)} | _NO_STORE
         problem = Problem(503, code, reason)
         return problem_response(problem, request_id_of(request.scope), headers)
+
+
+def create_metrics_app(metrics: Metrics) -> Starlette:
+    """An application that serves /metrics and nothing else, for a port of its own."""
+
+    async def answer(request: Request) -> Response:
+        return _metrics(metrics, request)
+
+    return Starlette(routes=[Route("/metrics", answer)])
+
+
+def _metrics(metrics: Metrics, request: Request) -> Response:
+    body, content_type = metrics.render(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": content_type} | _NO_STORE)
 
 
 def _json(content: object) -> Response:

@@ -56,6 +56,9 @@ class Timings(_Schema):
     decode: Milliseconds = Field(description="from the file's bytes to resized pixels")
     queue: Milliseconds = Field(description="waiting, of every kind")
     assemble: Milliseconds = Field(description="putting the batch together")
+    device_copy: Milliseconds = Field(  # a model has a method `copy` already
+        alias="copy", description="the batch to the device; 0 where the host is the device"
+    )
     forward: Milliseconds = Field(description="the network, for the whole batch")
     postprocess: Milliseconds = Field(description="from the network's output to detections")
     total: Milliseconds

@@ -9,22 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
+import grpc
 import structlog
 
 from service.detector import Detector
 from service.errors import DetectionError, InvalidOptions, ShuttingDown
 from service.frames import FramePump
-from service.grpc_call import (
-    Call,
-    CallsUnderWay,
-    Context,
-    open_call,
-    parse_message,
-    sane_request_id,
-)
+from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
 from service.grpc_status import MalformedMessage, refusal_of
+from service.journal import Journal
 from service.rpc.messages import (
     error_message,
     model_message,
@@ -34,9 +30,11 @@ from service.rpc.messages import (
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
 from service.selection import parse_priority
+from service.trace_context import sane_request_id
 
 _PROTOCOL = "grpc"  # in metrics
 _RECONNECT_SECONDS = 1
+_SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
 _Answer = TypeVar("_Answer")
 _Frames = FramePump[bytes, pb.DetectOutcome]
@@ -47,9 +45,10 @@ _log = structlog.get_logger(__name__)
 class DetectionServicer:
     """Handles the service's four methods."""
 
-    def __init__(self, detector: Detector, options: RpcOptions) -> None:
+    def __init__(self, detector: Detector, options: RpcOptions, journal: Journal) -> None:
         """Shares a detector; its start and stop are not this adapter's business."""
         self._detector = detector
+        self._journal = journal
         self._options = options
         self._streams: set[_Frames] = set()
         self._draining = False
@@ -57,23 +56,23 @@ class DetectionServicer:
 
     async def detect(self, data: bytes, context: Context) -> pb.DetectResponse:
         """Answers Detect."""
-        call = open_call(context)
-        return await self._answer(call, context, self._detect_alone(data, call))
+        with self._open("Detect", context) as call:
+            return await self._answer(call, context, self._detect_alone(data, call))
 
     async def detect_batch(self, data: bytes, context: Context) -> pb.DetectBatchResponse:
         """Answers DetectBatch."""
-        call = open_call(context)
-        return await self._answer(call, context, self._detect_all(data, call))
+        with self._open("DetectBatch", context) as call:
+            return await self._answer(call, context, self._detect_all(data, call))
 
     async def detect_stream(self, frames: AsyncIterator[bytes], context: Context) -> None:
         """Answers DetectStream."""
-        call = open_call(context)
-        await self._answer(call, context, self._detect_frames(frames, call, context))
+        with self._open("DetectStream", context) as call:
+            await self._answer(call, context, self._detect_frames(frames, call, context))
 
     async def get_model(self, data: bytes, context: Context) -> pb.GetModelResponse:
         """Answers GetModel."""
-        call = open_call(context)
-        return await self._answer(call, context, self._describe(data))
+        with self._open("GetModel", context) as call:
+            return await self._answer(call, context, self._describe(data))
 
     def begin_drain(self) -> None:
         """Refuses new images, and ends streams after the frames that were read."""
@@ -85,9 +84,12 @@ class DetectionServicer:
         """Returns when no call is under way."""
         await self._calls.wait_idle()
 
+    def _open(self, method: str, context: Context) -> AbstractContextManager[Call]:
+        return open_call(context, self._journal, f"{_SERVICE}/{method}")
+
     async def _answer(self, call: Call, context: Context, work: Awaitable[_Answer]) -> _Answer:
         """Awaits the work for a call; tells its failure as a status and counts how it ended."""
-        outcome = "internal"
+        outcome, status = "internal", grpc.StatusCode.OK
         self._calls.begin()
         context.set_trailing_metadata(call.metadata)
         try:
@@ -97,13 +99,16 @@ class DetectionServicer:
         except asyncio.CancelledError:
             # gRPC cancels a call for both: a client that left and a deadline that passed.
             outcome = "deadline_exceeded" if call.is_late else "cancelled"
+            late = grpc.StatusCode.DEADLINE_EXCEEDED
+            status = late if call.is_late else grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
             refusal = refusal_of(error)
-            outcome = refusal.code
+            outcome, status = refusal.code, refusal.status
             _log_unexpected(error, call.request_id)
         finally:
             self._calls.end()
+            call.scope.status = status.name
             self._detector.metrics.count_request(_PROTOCOL, outcome)
         metadata = (*call.metadata, *refusal.metadata)
         await context.abort(refusal.status, refusal.detail, metadata)
@@ -112,6 +117,7 @@ class DetectionServicer:
         self._refuse_if_draining()
         request = parse_message(pb.DetectRequest, data)
         request_id = sane_request_id(request.request_id) or call.request_id
+        call.scope.request_id = request_id  # for the log
         return await self._detect(request, request_id, call)
 
     async def _detect_all(self, data: bytes, call: Call) -> pb.DetectBatchResponse:

@@ -26,7 +26,7 @@ ANSWER = {
     "image": {"width": 4, "height": 3},
     "detections": [],
     "timings_ms": dict.fromkeys(
-        ("read", "decode", "queue", "assemble", "forward", "postprocess", "total"), 0.5
+        ("read", "decode", "queue", "assemble", "copy", "forward", "postprocess", "total"), 0.5
     ),
     "request_id": "r",
 }

@@ -6,19 +6,28 @@ import asyncio
 from dataclasses import dataclass
 from functools import cache
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.detector import Detector
+from service.gpu_metrics import GpuCollector
+from service.journal import Journal
 from service.settings import Settings
+from service.types import DetectOptions
 from service.wiring import open_detector
+from tests.service.pictures import solid_png
 
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
+_OF_HISTOGRAMS = {"le"}
 
 
 @dataclass(frozen=True)
 class Family:
-    """One metric as the exposition declares it."""
+    """One metric as the exposition declares it, and the labels of its samples."""
 
     name: str
     kind: str
     help_text: str
+    labels: frozenset[str]
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -27,7 +36,7 @@ class Family:
 
 @cache
 def exported_families() -> tuple[Family, ...]:
-    """Every family of a service that is up, in the order of its /metrics."""
+    """Every family of a service that is up and has a GPU, in the order of its /metrics."""
     return tuple(_parse(asyncio.run(_render())))
 
 
@@ -39,19 +48,30 @@ def exported_series() -> frozenset[str]:
 async def _render() -> str:
     settings = Settings(engine="fake", slots=2, decode_threads=1)
     async with open_detector(settings) as detector:
-        body, _ = detector.metrics.render()
+        metrics = detector.metrics
+        if not any(family.name.startswith("lite_detr_device_") for family in _collected(detector)):
+            GpuCollector(metrics.registry, "tests.service.nvml_standin")
+        with Journal().follow("http", "POST"):
+            await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
+            metrics.count_request("http", "ok")
+        # What only a bad day brings; their labels are known beforehand all the same.
+        metrics.refused.labels("overloaded").inc(0)
+        metrics.engine_restarts.labels("exit").inc(0)
+        metrics.batch_failures.labels("error").inc(0)
+        body, _ = metrics.render()
     return body.decode()
 
 
+def _collected(detector: Detector) -> list[Family]:
+    return _parse(detector.metrics.render()[0].decode())
+
+
 def _parse(text: str) -> list[Family]:
-    helps: dict[str, str] = {}
-    families: list[Family] = []
-    for line in text.splitlines():
-        match line.split(" ", 3):
-            case ["#", "HELP", name, help_text]:
-                helps[name] = help_text
-            case ["#", "TYPE", name, kind]:
-                families.append(Family(name, kind, helps[name]))
-            case _:
-                pass
+    families = []
+    for family in text_string_to_metric_families(text):
+        labels = frozenset(name for sample in family.samples for name in sample.labels)
+        # The parser takes `_total` off, which is part of the name that queries ask for.
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        kept = labels - (_OF_HISTOGRAMS if family.type == "histogram" else set())
+        families.append(Family(name, family.type, family.documentation, kept))
     return families

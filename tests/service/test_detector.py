@@ -23,7 +23,7 @@ from service.errors import (
     UnsupportedImage,
 )
 from service.fake_device import FAKE_MODEL
-from service.types import DetectOptions
+from service.types import DetectOptions, StageTimings
 from service.wiring import open_detector
 from tests.service.fake_spine import EVERYTHING, assert_is_answer_to, detect, fake_settings, value
 from tests.service.pictures import encode_png, solid_png
@@ -182,7 +182,8 @@ async def test_a_cancelled_request_is_counted_and_its_neighbours_are_answered(
 
 async def test_every_stage_of_an_answer_is_measured(detector: Detector) -> None:
     await detect(detector, solid_png((1, 2, 3)), read_ms=1.0)
-    for stage in ("read", "decode", "queue", "assemble", "forward", "postprocess", "total"):
+    for field in dataclasses.fields(StageTimings):
+        stage = field.name
         assert value(detector, "stage_seconds_count", stage=stage)
     assert value(detector, "images_total", outcome="ok")
     assert value(detector, "ready") == value(detector, "live") == 1
@@ -196,6 +197,16 @@ async def test_every_stage_of_an_answer_is_measured(detector: Detector) -> None:
         )
         == 1
     )
+
+
+async def test_the_stages_of_an_answer_add_up_to_its_total(detector: Detector) -> None:
+    pictures = [solid_png((number, 7, 7)) for number in range(12)]
+    results = await asyncio.gather(*(detect(detector, data, read_ms=1.5) for data in pictures))
+    for result in results:
+        timings = dataclasses.asdict(result.timings)
+        total = timings.pop("total")
+        assert total > 1.5
+        assert sum(timings.values()) == pytest.approx(total)
 
 
 async def test_a_ready_detector_says_so(detector: Detector) -> None:

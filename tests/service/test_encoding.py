@@ -31,7 +31,7 @@ RESULT = DetectResult(
         labels=np.array([4, 0], dtype=np.int64),
         boxes_xyxy=np.array([[1.006, 2, 3.1, 4.999], [0, 0, 640, 480]], dtype=np.float32),
     ),
-    timings=StageTimings(0.1, 1.23456, 0, 0.2, 30, 0.4, 32),
+    timings=StageTimings(0.1, 1.23456, 0, 0.2, 0.05, 30, 0.4, 32),
     request_id="abc",
 )
 ERROR = ItemError("invalid_image", "The image cannot be read", "it is truncated", 400)
@@ -60,6 +60,7 @@ def test_an_answer_has_the_documented_form() -> None:
             "decode": 1.235,
             "queue": 0.0,
             "assemble": 0.2,
+            "copy": 0.05,
             "forward": 30.0,
             "postprocess": 0.4,
             "total": 32.0,

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ class StandInDevice:
             raise self.error
         found = [fake_detections(i, s) for i, s in zip(images, original_sizes, strict=True)]
         scored = [Detections(f.scores * 0 + self.score, f.labels, f.boxes_xyxy) for f in found]
-        return DeviceAnswer(scored, 0.5, 2.0, 0.25)
+        return DeviceAnswer(scored, 0.5, 2.0, 0.25, copy_ms=0.125)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         return ()
@@ -125,9 +126,11 @@ def _lease(bench: Bench, colour: int) -> tuple[int, int]:
 
 def test_a_batchs_answers_lie_in_the_slots_of_its_images(bench: Bench) -> None:
     slots = (_lease(bench, 10), _lease(bench, 200))
+    before = time.monotonic()
     (done,) = bench.ring(RunBatch(5, (64, 64), slots))
     assert isinstance(done, BatchDone)
-    assert (done.batch_id, done.forward_ms) == (5, 2.0)
+    assert (done.batch_id, done.copy_ms, done.forward_ms) == (5, 0.125, 2.0)
+    assert before <= done.started <= time.monotonic()
     assert done.assemble_ms >= 0.5
     assert done.postprocess_ms >= 0.25
     for (slot, generation), colour in zip(slots, (10, 200), strict=True):

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
 
-from service.grpc_call import Context, open_call, sane_request_id
+from service.grpc_call import Call, Context, open_call
+from service.journal import Journal
+from service.request_scope import current_scope
 
 
 @dataclass
@@ -27,6 +30,10 @@ class Transport:
         return cast(Context, self)
 
 
+def opened(transport: Transport) -> AbstractContextManager[Call]:
+    return open_call(transport.as_context(), Journal(), "package.Service/Method")
+
+
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
@@ -35,40 +42,33 @@ def now(monkeypatch: pytest.MonkeyPatch) -> float:
 
 @pytest.mark.parametrize("remaining", [None, math.inf])
 def test_a_call_without_a_deadline_has_none(remaining: float | None) -> None:
-    assert open_call(Transport(remaining).as_context()).deadline is None
+    with opened(Transport(remaining)) as call:
+        assert call.deadline is None
 
 
 @pytest.mark.parametrize(("remaining", "left"), [(10.0, 9.995), (0.01, 0.009), (0.0, 0.0)])
 def test_work_ends_a_little_before_the_transport_gives_up(
     now: float, remaining: float, left: float
 ) -> None:
-    deadline = open_call(Transport(remaining).as_context()).deadline
-    assert deadline == pytest.approx(now + left)
+    with opened(Transport(remaining)) as call:
+        assert call.deadline == pytest.approx(now + left)
 
 
 @pytest.mark.parametrize("metadata", [None, (), (("x-request-id", b"bytes"),)])
-def test_a_call_without_a_name_gets_one(metadata: tuple[tuple[str, Any], ...] | None) -> None:
-    first = open_call(Transport(metadata=metadata).as_context())
-    second = open_call(Transport(metadata=metadata).as_context())
-    assert len(first.request_id) == 32
-    assert first.request_id != second.request_id
-    assert dict(first.metadata) == {"x-request-id": first.request_id}
+def test_a_call_without_names_gets_some(metadata: tuple[tuple[str, Any], ...] | None) -> None:
+    with opened(Transport(metadata=metadata)) as first:
+        assert len(first.request_id) == 32
+        assert dict(first.metadata) == {
+            "x-request-id": first.request_id,
+            "traceparent": first.scope.trace.traceparent,
+        }
+    with opened(Transport(metadata=metadata)) as second:
+        assert first.request_id != second.request_id
+        assert first.scope.trace.trace_id != second.scope.trace.trace_id
 
 
-@pytest.mark.parametrize(
-    "traceparent",
-    [
-        "00-" + "0" * 32 + "-b7ad6b7169203331-01",
-        "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01",
-        "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-    ],
-)
-def test_a_trace_context_that_is_not_valid_is_dropped(traceparent: str) -> None:
-    call = open_call(Transport(metadata=(("traceparent", traceparent),)).as_context())
-    assert call.traceparent is None
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a,b", "x" * 129, "line\n", "ä", 7, None])
-def test_names_that_would_spoil_a_log_are_not_used(name: object) -> None:
-    assert sane_request_id(name) is None
+def test_a_call_is_the_current_request_while_it_is_under_way() -> None:
+    with opened(Transport()) as call:
+        assert current_scope() is call.scope
+        assert call.scope.method == "package.Service/Method"
+    assert current_scope() is None

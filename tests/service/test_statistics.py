@@ -12,7 +12,9 @@ from tests.service.fake_spine import EVERYTHING, fake_settings
 from tests.service.pictures import solid_png
 
 NS = 1_000_000
-TIMINGS = StageTimings(read=1, decode=2, queue=3, assemble=4, forward=5, postprocess=6, total=21)
+TIMINGS = StageTimings(
+    read=1, decode=2, queue=3, assemble=4, copy=0, forward=5, postprocess=6, total=21
+)
 
 
 def test_it_starts_at_zero() -> None:

@@ -61,6 +61,21 @@ def test_a_device_answers_as_its_predictor(weights: Path) -> None:
         np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
 
 
+def test_nothing_is_copied_where_the_host_is_the_device(weights: Path) -> None:
+    answer = TorchDevice(weights, "cpu", threads=1).run([_picture(1)], (384, 512), [SIZE])
+    assert answer.copy_ms == 0.0
+    assert answer.assemble_ms > 0
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_way_to_a_gpu_takes_time_of_its_own(weights: Path) -> None:
+    answer = TorchDevice(weights, "cuda", threads=1).run([_picture(1)], (384, 512), [SIZE])
+    assert answer.copy_ms > 0
+    assert answer.assemble_ms > 0
+    assert answer.forward_ms > 0
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no room")])
 def test_memory_that_ran_out_is_told_apart(
     weights: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -7,6 +7,7 @@ const STAGES = {
   decode: "decode",
   queue: "wait",
   assemble: "batch",
+  copy: "copy",
   forward: "network",
   postprocess: "select",
 };

@@ -127,7 +127,7 @@ async def _serving(settings: Settings, control: StandInControl) -> AsyncIterator
         app = create_app(detector, settings, extra_routes=oip_routes(detector, control, settings))
         http = HttpServer(app, settings, listen("127.0.0.1", 0))
         oip = InferenceService(detector, control, settings)
-        rpc = RpcServer(detector, rpc_options(**limits), [oip])
+        rpc = RpcServer(detector, rpc_options(**limits), extra_services=[oip])
         await rpc.start()
         task = asyncio.create_task(http.run_until_drained())
         loop, stop = asyncio.get_running_loop(), asyncio.Event()

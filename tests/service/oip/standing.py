@@ -39,7 +39,7 @@ async def standing(
 ) -> AsyncIterator[RpcServer]:
     detector = standin.as_detector()
     service = InferenceService(detector, control or StandInControl("stand-in"), standing_settings())
-    server = RpcServer(detector, rpc_options(), [service])
+    server = RpcServer(detector, rpc_options(), extra_services=[service])
     await server.start()
     try:
         yield server

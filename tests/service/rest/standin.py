@@ -87,7 +87,7 @@ class StandIn:
             height=height,
             label_names=self.model.labels,
             detections=_select(width, height, options, self.model),
-            timings=StageTimings(read_ms, 1.0, 0.5, 0.25, 20.0, 0.125, read_ms + 21.875),
+            timings=StageTimings(read_ms, 1.0, 0.5, 0.25, 0.0, 20.0, 0.125, read_ms + 21.875),
             request_id=request_id,
         )
 

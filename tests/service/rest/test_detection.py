@@ -220,6 +220,7 @@ async def test_server_timing_tells_every_stage(client: httpx.AsyncClient, photo:
         "decode",
         "queue",
         "assemble",
+        "copy",
         "forward",
         "postprocess",
         "total",

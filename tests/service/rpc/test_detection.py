@@ -46,11 +46,18 @@ async def test_options_that_are_not_set_are_the_models_own(caller: Caller, photo
 
 
 async def test_ids_in_metadata_are_given_back(caller: Caller, photo: bytes) -> None:
-    metadata = (("x-request-id", "r-1"), ("traceparent", TRACEPARENT))
+    metadata = (
+        ("x-request-id", "r-1"),
+        ("traceparent", TRACEPARENT),
+        ("tracestate", "vendor=1"),
+    )
     call = caller.detect(pb.DetectRequest(image=photo), metadata=metadata)
     assert (await call).request_id == "r-1"
     answered = dict(await call.trailing_metadata())
-    assert (answered["x-request-id"], answered["traceparent"]) == ("r-1", TRACEPARENT)
+    assert (answered["x-request-id"], answered["tracestate"]) == ("r-1", "vendor=1")
+    _, trace_id, span_id, flags = str(answered["traceparent"]).split("-")
+    assert [trace_id, flags] == TRACEPARENT.split("-")[1::2]
+    assert span_id not in TRACEPARENT  # a span of our own, below the client's
 
 
 async def test_ids_that_are_not_sane_are_replaced(caller: Caller, photo: bytes) -> None:
@@ -60,7 +67,7 @@ async def test_ids_that_are_not_sane_are_replaced(caller: Caller, photo: bytes) 
     answered = dict(await call.trailing_metadata())
     assert len(response.request_id) == 32
     assert answered["x-request-id"] == response.request_id
-    assert "traceparent" not in answered
+    assert str(answered["traceparent"]).endswith("-02")  # a trace that nobody records
 
 
 async def test_an_error_carries_its_code_and_when_to_come_back(

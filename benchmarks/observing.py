@@ -1,0 +1,94 @@
+"""What it costs to observe a request: microseconds of the edge's one core, by what is switched on.
+
+    python benchmarks/observing.py
+
+Each line does for one request of one image all that its row says and nothing else (no decoding, no
+network); rows are measured in turns, several times, and the best turn of each counts. Log lines go
+to /dev/null. Spans are made and batched, and dropped by the sender.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import timeit
+from collections.abc import Callable, Sequence
+
+from service.journal import Journal
+from service.logs import configure_logs
+from service.metrics import Metrics
+from service.request_scope import ImageNote, ImageTimes
+from service.types import StageTimings
+
+_REQUESTS = 2000  # in a turn
+_TURNS = 7
+_SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+_TIMINGS = StageTimings(0.6, 12.3, 4.5, 0.6, 0.0, 30.1, 0.5, 48.6)
+_ENGINE_MS = {"assemble": 0.6, "copy": 0.0, "forward": 30.1, "postprocess": 0.4}
+_TIMES = ImageTimes(1.0, (1.0005, 1.0128), 1.0173, _ENGINE_MS, (1.0485, 1.0486))
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as we run
+    configure_logs("info", "json")
+    metrics = Metrics()
+    rows: dict[str, Callable[[], object]] = {
+        "names and metrics": _request(Journal(), metrics),
+        "the same, with exemplars": _request(Journal(), metrics, [_SAMPLED]),
+        "and a log line (--log-requests)": _request(Journal(log_requests=True), metrics),
+    }
+    spans = _spans()
+    if spans is not None:
+        rows["spans and exemplars (--otlp-endpoint)"] = _request(spans, metrics, [_SAMPLED])
+    best = dict.fromkeys(rows, float("inf"))
+    for _ in range(_TURNS):
+        for name, request in rows.items():
+            seconds = timeit.timeit(request, number=_REQUESTS)
+            best[name] = min(best[name], seconds / _REQUESTS)
+    base = next(iter(best.values()))
+    print(f"{'observed':40} {'us a request':>12} {'ratio':>6}")
+    for name, seconds in best.items():
+        print(f"{name:40} {seconds * 1e6:12.1f} {seconds / base:6.2f}")
+
+
+def _request(
+    journal: Journal, metrics: Metrics, traceparents: Sequence[str] = ()
+) -> Callable[[], object]:
+    def request() -> None:
+        with journal.follow("http", "POST", path="/detect", traceparents=traceparents) as scope:
+            scope.route, scope.status = "/detect", 200
+            if scope.detailed:
+                scope.note_image(ImageNote("r", 123_456, (1280, 960), _TIMINGS, _TIMES))
+            metrics.observe_timings(_TIMINGS)
+            metrics.observe_stage("encode", 0.0001)
+            metrics.count_request("http", "ok")
+
+    return request
+
+
+def _spans() -> Journal | None:
+    """A journal whose spans go nowhere; None without the extra `otel`."""
+    try:
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import (  # noqa: PLC0415
+            BatchSpanProcessor,
+            SpanExporter,
+            SpanExportResult,
+        )
+
+        from service.telemetry import Telemetry  # noqa: PLC0415
+    except ImportError:
+        return None
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    return Journal(tracer=Telemetry(provider))
+
+
+if __name__ == "__main__":
+    main()

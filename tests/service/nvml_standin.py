@@ -1,0 +1,49 @@
+"""A stand-in for NVML's module: two GPUs, of which the second does not tell how busy it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 1 << 30
+
+
+class NVMLError(Exception):
+    """What the real module raises."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Utilization:
+    gpu: int
+
+
+lost: set[int] = set()  # devices that fell off the bus
+
+
+def nvmlInit() -> None:
+    """Finds the driver."""
+
+
+def nvmlDeviceGetCount() -> int:
+    return 2
+
+
+def nvmlDeviceGetHandleByIndex(index: int) -> int:
+    return index
+
+
+def nvmlDeviceGetMemoryInfo(device: int) -> Memory:
+    if device in lost:
+        raise NVMLError("GPU is lost")
+    return Memory(used=(device + 1) * GIB, total=80 * GIB)
+
+
+def nvmlDeviceGetUtilizationRates(device: int) -> Utilization:
+    if device == 1:
+        raise NVMLError("Not Supported")
+    return Utilization(gpu=37)
