@@ -103,6 +103,7 @@ def test_each_serve_variable_reaches_its_setting(
     name = spec.name
     others = {"metrics_port": 9100, "model_cache_dir": "/models", "device": "cpu", "host": "::"}
     others |= {"devices": "cpu,cuda:1", "warm_up_seconds": 7}
+    others |= {"log_requests": True, "otlp_endpoint": "http://collector:4318"}
     faults = dict.fromkeys(("fake_crash_colour", "fake_error_colour", "fake_hang_colour"), "ff0000")
     choices = {"engine": "fake", "log_level": "debug", "log_format": "json", "model": "some.file"}
     value = (others | faults | choices).get(name)
