@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service.errors import InvalidOptions
+from service.oip.errors import shown
 from service.types import DetectOptions, Priority
 
 _MOST_DIGITS = 18
+_MOST_TEXT = 10_000  # characters
+_LONGEST_NUMBER = 40  # characters
 _US_PER_S = 1_000_000
 _PRIORITIES = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
 PARAMETERS = (
@@ -46,7 +49,8 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
     """
     for name in values:
         if name not in PARAMETERS:
-            raise InvalidOptions(f"unknown parameter {name!r}; known are {', '.join(PARAMETERS)}")
+            known = ", ".join(PARAMETERS)
+            raise InvalidOptions(f"unknown parameter {shown(name)}; known are {known}")
     options = DetectOptions(
         threshold=_number(values, "threshold"),
         max_detections=_whole(values, "max_detections"),
@@ -71,7 +75,7 @@ def read_flag(values: Mapping[str, object], name: str, default: bool = False) ->
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidOptions(f"{name} is {_shown(value)}; it takes true or false")
+        raise InvalidOptions(f"{name} is {shown(value)}; it takes true or false")
     return value
 
 
@@ -80,13 +84,14 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
     if value is None:
         return None
     number = math.nan
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
+    too_long = isinstance(value, str) and len(value) > _LONGEST_NUMBER
+    if isinstance(value, int | float | str) and not isinstance(value, bool) and not too_long:
         try:
             number = float(value)
         except (ValueError, OverflowError):
             number = math.nan
     if not math.isfinite(number):
-        raise InvalidOptions(f"{name} is {_shown(value)}; it takes a number")
+        raise InvalidOptions(f"{name} is {shown(value)}; it takes a number")
     return number
 
 
@@ -97,17 +102,18 @@ def _whole(values: Mapping[str, object], name: str) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MOST_DIGITS:
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidOptions(f"{name} is {_shown(value)}; it takes a whole number from 0 up")
+        raise InvalidOptions(f"{name} is {shown(value)}; it takes a whole number from 0 up")
     return value
 
 
 def _labels(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
-    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [""]
+    fits = isinstance(value, str) and len(value) <= _MOST_TEXT
+    names = [name.strip() for name in str(value).split(",")] if fits else [""]
     if not all(names):
         raise InvalidOptions(
-            f"labels is {_shown(value)}; it takes class names parted by commas; leave it out for "
+            f"labels is {shown(value)}; it takes class names parted by commas; leave it out for "
             f"all classes"
         )
     return tuple(dict.fromkeys(names))
@@ -124,7 +130,3 @@ def _priority(level: int | None) -> Priority:
     if level not in _PRIORITIES:
         raise InvalidOptions(f"priority is {level}; it takes 1 (high), 2 (normal) or 0 (default)")
     return _PRIORITIES[level]
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:100]
