@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from service.grpc_call import Context, open_call, sane_request_id
+from service.grpc_call import CallsUnderWay, Context, open_call, parse_message, sane_request_id
+from service.grpc_status import MalformedMessage
+from service.rpc.pb import detection_pb2 as pb
 
 
 @dataclass
@@ -72,3 +75,28 @@ def test_a_trace_context_that_is_not_valid_is_dropped(traceparent: str) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "x" * 129, "line\n", "ä", 7, None])
 def test_names_that_would_spoil_a_log_are_not_used(name: object) -> None:
     assert sane_request_id(name) is None
+
+
+def test_a_message_of_very_many_fields_is_refused_unparsed() -> None:
+    crowd = b"\x0a\x00" * 10_001  # empty requests
+    with pytest.raises(MalformedMessage, match="more than 10000 fields"):
+        parse_message(pb.DetectBatchRequest, crowd)
+    assert len(parse_message(pb.DetectBatchRequest, crowd[:-2]).requests) == 10_000
+
+
+def test_a_message_that_is_none_is_refused_by_its_type() -> None:
+    with pytest.raises(MalformedMessage, match=r"type litedetr\.v1\.DetectRequest"):
+        parse_message(pb.DetectRequest, b"\xff\xff")
+
+
+async def test_a_drain_waits_for_the_last_call() -> None:
+    calls = CallsUnderWay()
+    await calls.wait_idle()
+    calls.begin()
+    calls.begin()
+    calls.end()
+    waiting = asyncio.create_task(calls.wait_idle())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    calls.end()
+    await waiting
