@@ -18,7 +18,7 @@ _MOST_DIGITS = 18
 _MOST_TEXT = 10_000  # characters
 _LONGEST_NUMBER = 40  # characters
 _US_PER_S = 1_000_000
-_PRIORITIES = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
+_PRIORITIES = {0: None, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
 PARAMETERS = (
     "threshold",
     "max_detections",
@@ -35,7 +35,7 @@ class InferParameters:
     """What a request's parameters say."""
 
     options: DetectOptions = field(default_factory=DetectOptions)
-    priority: Priority = Priority.NORMAL
+    priority: Priority | None = None  # None: as the transport says
     timeout_s: float | None = None  # None: the service's own
     binary_output: bool = False  # of outputs that do not say it themselves
     tell_final: bool = False  # a stream's answers say that they are whole
@@ -124,9 +124,9 @@ def _timeout_s(microseconds: int | None) -> float | None:
     return microseconds / _US_PER_S if microseconds else None
 
 
-def _priority(level: int | None) -> Priority:
+def _priority(level: int | None) -> Priority | None:
     if level is None:
-        return Priority.NORMAL
+        return None
     if level not in _PRIORITIES:
         raise InvalidOptions(f"priority is {level}; it takes 1 (high), 2 (normal) or 0 (default)")
     return _PRIORITIES[level]

@@ -11,7 +11,6 @@ import tritonclient.http
 from google.protobuf.json_format import MessageToDict, ParseDict
 from tritonclient.utils import InferenceServerException
 
-from service.control import ModelControlError
 from service.fake_device import FAKE_MODEL
 from service.oip.tensors import OUTPUTS
 from tests.service.oip.asking import MODEL, http_client, input_of
@@ -226,18 +225,3 @@ def test_a_service_that_is_not_ready_is_live_and_says_why(service: Served, clien
         )
     finally:
         service.detector._draining = False
-<<<<<<< HEAD
-=======
-
-
-async def test_a_fixed_model_tells_its_state_and_stays() -> None:
-    standin = StandIn(not_ready_reason="")
-    control = FixedModel(standin.as_detector())
-    (entry,) = control.index()
-    assert (entry.name, entry.state, entry.reason) == ("stand-in", "READY", "")
-    standin.ready, standin.not_ready_reason = False, "loading"
-    assert [(each.state, each.reason) for each in control.index()] == [("UNAVAILABLE", "loading")]
-    for change in (control.load, control.unload):
-        with pytest.raises(ModelControlError, match="keeps the model that it started with"):
-            await change("stand-in")
->>>>>>> 20b2188 (Documents the Open Inference Protocol; bounds on what hostile requests can cost)

@@ -28,9 +28,11 @@ def test_labels_are_parted_by_commas() -> None:
     assert options.labels == ("a b", "c")
 
 
-@pytest.mark.parametrize(("level", "priority"), [(0, 2), (1, 1), (2, 2)])
-def test_priority_one_is_high(level: int, priority: int) -> None:
-    assert read_parameters({"priority": level}).priority == Priority(priority)
+@pytest.mark.parametrize(
+    ("level", "priority"), [(0, None), (1, Priority.HIGH), (2, Priority.NORMAL)]
+)
+def test_priority_one_is_high_and_zero_says_nothing(level: int, priority: Priority | None) -> None:
+    assert read_parameters({"priority": level}).priority is priority
 
 
 def test_a_timeout_of_zero_is_none() -> None:
