@@ -14,11 +14,14 @@ import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
+from service.field_count import BrokenMessage, has_more_fields
 from service.grpc_status import MalformedMessage
 from service.journal import Journal
 from service.request_scope import RequestScope
 from service.selection import PRIORITY_HEADER
 from service.trace_context import TRACEPARENT, TRACESTATE
+
+_MOST_FIELDS = 10_000  # of one message, those in it included
 
 REQUEST_ID_KEY = "x-request-id"
 PRIORITY_KEY = PRIORITY_HEADER.lower()
@@ -131,13 +134,15 @@ def parse_message(message_type: type[_Message], data: bytes) -> _Message:
     """Reads a message.
 
     Raises:
-        MalformedMessage: for bytes that are none.
+        MalformedMessage: for bytes that are none, and for a message of very many fields.
     """
     message = message_type()
+    name = message.DESCRIPTOR.full_name
     try:
+        if has_more_fields(data, message.DESCRIPTOR, _MOST_FIELDS):
+            raise MalformedMessage(f"the {name} has more than {_MOST_FIELDS} fields")
         message.ParseFromString(data)
-    except DecodeError:
-        name = message.DESCRIPTOR.full_name
+    except (BrokenMessage, DecodeError):
         raise MalformedMessage(f"the request is not a message of type {name}") from None
     return message
 

@@ -15,6 +15,7 @@ from service.types import DetectOptions, Priority
 
 _GAP_LABEL = "N/A"  # stands where a data set's ids have a gap; nothing is ever of that class
 PRIORITY_HEADER = "X-Request-Priority"  # over gRPC it is metadata, in small letters
+_LONGEST_NAME = 100  # that is looked at to find a similar one
 _MOST_NAMES = 20  # more would bury the message
 
 
@@ -77,8 +78,9 @@ def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[in
 
 
 def _unknown_label(name: str, known: list[str], model_name: str) -> str:
+    name = name[:_LONGEST_NAME]  # comparing costs more than its length
     names = ", ".join(known[:_MOST_NAMES])
     more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"the model {model_name} has no label {name[:100]!r}{hint}; it knows {names}{more}"
+    return f"the model {model_name} has no label {name!r}{hint}; it knows {names}{more}"

@@ -113,12 +113,6 @@ class Settings(BaseSettings):
         75, ge=1, description="an idle connection is closed after this time"
     )
 
-    # What clients may change.
-    model_control: Literal["none", "explicit"] = Field(
-        "none",
-        description="explicit: clients may load and unload the model (/v2/repository); none: not",
-    )
-
     grpc_keepalive_seconds: float = Field(
         60, gt=0, description="a silent gRPC connection is probed this often"
     )
@@ -141,6 +135,12 @@ class Settings(BaseSettings):
         None,
         pattern=r"^(\*|https?://[^,\s/]+(,https?://[^,\s/]+)*)$",
         description="origins whose pages may call the HTTP API, in a comma list, or *; unset: none",
+    )
+
+    # What clients may change.
+    model_control: Literal["none", "explicit"] = Field(
+        "none",
+        description="explicit: clients may load and unload the model (/v2/repository); none: not",
     )
 
     # When engines fail.

@@ -5,6 +5,7 @@ What the Detector refuses is told as everywhere (`service.http_status`, `service
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 
 import grpc
@@ -31,6 +32,10 @@ NOT_READY = RefusalKind("not_ready", 503, grpc.StatusCode.UNAVAILABLE)
 CONTROL_OFF = RefusalKind("model_control_off", 503, grpc.StatusCode.UNAVAILABLE)
 
 
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 100
+
+
 class OipRefused(Exception):
     """A request that the protocol's rules refuse.
 
@@ -49,3 +54,8 @@ class OipRefused(Exception):
 def malformed(detail: str) -> OipRefused:
     """A request that is not what the protocol asks for."""
     return OipRefused(MALFORMED, detail)
+
+
+def shown(value: object) -> str:
+    """A client's value as a message shows it: short, however large it is."""
+    return _repr.repr(value)

@@ -14,7 +14,7 @@ from service.oip.models import ServedModel
 from service.oip.request import InferRequest
 from service.oip.tensors import INPUT, OutputTensor, output_tensors
 from service.trace_context import sane_request_id
-from service.types import DetectResult
+from service.types import DetectResult, Priority
 
 _Encoded = TypeVar("_Encoded")
 
@@ -28,6 +28,7 @@ class Arrival:
     request_id: str  # the transport's, for a request that has no name itself
     started: float  # time.monotonic seconds: the request's own timeout counts from here
     deadline: float | None = None  # time.monotonic seconds, of the transport
+    priority: Priority = Priority.NORMAL  # of the transport
     read_ms: float = 0.0  # spent on receiving it
 
 
@@ -91,7 +92,7 @@ class Inference:
                     request.parameters.options,
                     request_id=base_id if alone else f"{base_id}-{index + 1}",
                     deadline=deadline,
-                    priority=request.parameters.priority,
+                    priority=request.parameters.priority or arrival.priority,
                     read_ms=arrival.read_ms,
                 )
 

@@ -27,6 +27,7 @@ from service.oip.request import (
 )
 from service.oip.tensors import INPUT, unpack_elements
 
+_MOST_PARAMETERS = 100
 _FINAL_RESPONSE = "triton_final_response"
 
 _Message = TypeVar("_Message", bound=Message)
@@ -54,7 +55,13 @@ def read_infer_request(message: pb.ModelInferRequest, max_images: int) -> InferR
 
 
 def parameter_values(parameters: Mapping[str, Message]) -> dict[str, object]:
-    """Parameters as plain values; one whose value is not set is None."""
+    """Parameters as plain values; one whose value is not set is None.
+
+    Raises:
+        OipRefused: for more than any request has a use for.
+    """
+    if len(parameters) > _MOST_PARAMETERS:
+        raise malformed(f"there are more than {_MOST_PARAMETERS} parameters")
     values: dict[str, object] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")

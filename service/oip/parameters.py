@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service.errors import InvalidOptions
+from service.oip.errors import shown
 from service.types import DetectOptions, Priority
 
 _MOST_DIGITS = 18
+_MOST_TEXT = 10_000  # characters
+_LONGEST_NUMBER = 40  # characters
 _US_PER_S = 1_000_000
-_PRIORITIES = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
+_PRIORITIES = {0: None, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
 PARAMETERS = (
     "threshold",
     "max_detections",
@@ -32,7 +35,7 @@ class InferParameters:
     """What a request's parameters say."""
 
     options: DetectOptions = field(default_factory=DetectOptions)
-    priority: Priority = Priority.NORMAL
+    priority: Priority | None = None  # None: as the transport says
     timeout_s: float | None = None  # None: the service's own
     binary_output: bool = False  # of outputs that do not say it themselves
     tell_final: bool = False  # a stream's answers say that they are whole
@@ -46,7 +49,8 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
     """
     for name in values:
         if name not in PARAMETERS:
-            raise InvalidOptions(f"unknown parameter {name!r}; known are {', '.join(PARAMETERS)}")
+            known = ", ".join(PARAMETERS)
+            raise InvalidOptions(f"unknown parameter {shown(name)}; known are {known}")
     options = DetectOptions(
         threshold=_number(values, "threshold"),
         max_detections=_whole(values, "max_detections"),
@@ -71,7 +75,7 @@ def read_flag(values: Mapping[str, object], name: str, default: bool = False) ->
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidOptions(f"{name} is {_shown(value)}; it takes true or false")
+        raise InvalidOptions(f"{name} is {shown(value)}; it takes true or false")
     return value
 
 
@@ -80,13 +84,14 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
     if value is None:
         return None
     number = math.nan
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
+    too_long = isinstance(value, str) and len(value) > _LONGEST_NUMBER
+    if isinstance(value, int | float | str) and not isinstance(value, bool) and not too_long:
         try:
             number = float(value)
         except (ValueError, OverflowError):
             number = math.nan
     if not math.isfinite(number):
-        raise InvalidOptions(f"{name} is {_shown(value)}; it takes a number")
+        raise InvalidOptions(f"{name} is {shown(value)}; it takes a number")
     return number
 
 
@@ -97,17 +102,18 @@ def _whole(values: Mapping[str, object], name: str) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MOST_DIGITS:
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidOptions(f"{name} is {_shown(value)}; it takes a whole number from 0 up")
+        raise InvalidOptions(f"{name} is {shown(value)}; it takes a whole number from 0 up")
     return value
 
 
 def _labels(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
-    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [""]
+    fits = isinstance(value, str) and len(value) <= _MOST_TEXT
+    names = [name.strip() for name in str(value).split(",")] if fits else [""]
     if not all(names):
         raise InvalidOptions(
-            f"labels is {_shown(value)}; it takes class names parted by commas; leave it out for "
+            f"labels is {shown(value)}; it takes class names parted by commas; leave it out for "
             f"all classes"
         )
     return tuple(dict.fromkeys(names))
@@ -118,13 +124,9 @@ def _timeout_s(microseconds: int | None) -> float | None:
     return microseconds / _US_PER_S if microseconds else None
 
 
-def _priority(level: int | None) -> Priority:
+def _priority(level: int | None) -> Priority | None:
     if level is None:
-        return Priority.NORMAL
+        return None
     if level not in _PRIORITIES:
         raise InvalidOptions(f"priority is {level}; it takes 1 (high), 2 (normal) or 0 (default)")
     return _PRIORITIES[level]
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:100]

@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping
 
-from service.control import ModelControl, ModelControlError, ModelEntry, UnknownModel
-from service.oip.errors import CONTROL_OFF, LOAD_FAILED, UNKNOWN_MODEL, OipRefused, malformed
+from service.control import (
+    ModelControl,
+    ModelControlError,
+    ModelEntry,
+    ModelLoadFailed,
+    UnknownModel,
+)
+from service.oip.errors import CONTROL_OFF, LOAD_FAILED, UNKNOWN_MODEL, OipRefused, malformed, shown
 from service.settings import Settings
 
 _UNLOAD_DEPENDENTS = "unload_dependents"  # no model here has any
@@ -35,7 +41,7 @@ class Repository:
         self._check_allowed()
         if parameters:
             raise malformed(
-                f"parameter {repr(next(iter(parameters)))[:100]} is not supported: a model is "
+                f"parameter {shown(next(iter(parameters)))} is not supported: a model is "
                 f"loaded from its own weights file as it is"
             )
         await self._change(self._control.load(name))
@@ -49,7 +55,7 @@ class Repository:
         self._check_allowed()
         unknown = [key for key in parameters if key != _UNLOAD_DEPENDENTS]
         if unknown:
-            raise malformed(f"unknown parameter {repr(unknown[0])[:100]}")
+            raise malformed(f"unknown parameter {shown(unknown[0])}")
         await self._change(self._control.unload(name))
 
     def _check_allowed(self) -> None:
@@ -69,5 +75,7 @@ class Repository:
             await asyncio.shield(task)
         except UnknownModel as error:
             raise OipRefused(UNKNOWN_MODEL, str(error)) from error
-        except ModelControlError as error:
+        except ModelLoadFailed as error:
             raise OipRefused(LOAD_FAILED, str(error)) from error
+        except ModelControlError as error:
+            raise OipRefused(CONTROL_OFF, str(error)) from error

@@ -34,6 +34,7 @@ from service.oip.wire import (
     read_request,
     write_answer,
 )
+from service.selection import PRIORITY_HEADER, parse_priority
 from service.settings import Settings
 
 
@@ -148,12 +149,14 @@ class _Infer:
         started = time.monotonic()
         timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
         deadline = None if timeout_s is None else started + timeout_s
+        priority = parse_priority(request.headers.get(PRIORITY_HEADER))
         self._model.check(*_model_of(request))
         asked = await self._read(request, deadline)
         arrival = Arrival(
             request_id=request_id_of(request),
             started=started,
             deadline=deadline,
+            priority=priority,
             read_ms=(time.monotonic() - started) * 1000,
         )
         work = self._inference.run(asked, arrival, write_answer)

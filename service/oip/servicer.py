@@ -36,6 +36,7 @@ from service.oip.models import ServedModel
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.repository import Repository
 from service.oip.request import InferRequest
+from service.selection import parse_priority
 from service.settings import Settings
 
 _PROTOCOL = "oip_grpc"  # in metrics
@@ -176,7 +177,8 @@ class InferenceService:
         message = parse_message(pb.ModelInferRequest, data)
         self._model.check(message.model_name, message.model_version)
         request = read_infer_request(message, self._max_images)
-        arrival = Arrival(call.request_id, started, call.deadline)
+        priority = parse_priority(call.priority)
+        arrival = Arrival(call.request_id, started, call.deadline, priority)
         return await self._inference.run(request, arrival, encode)
 
     def _refuse_if_draining(self) -> None:

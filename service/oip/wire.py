@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from service.oip.errors import malformed
+from service.oip.errors import malformed, shown
 from service.oip.inference import InferAnswer
 from service.oip.parameters import read_flag, read_parameters
 from service.oip.request import (
@@ -35,6 +35,10 @@ from service.oip.tensors import INPUT, OutputTensor, unpack_elements
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE = "binary_data_size"
 _MOST_DIGITS = 18
+# A few bytes of JSON may cost hundreds of memory: many small values are refused before they are
+# parsed. Images do not count, as base64 has none of these characters.
+_MOST_VALUES = 10_000
+_SEPARATORS = (b"{", b"[", b",")
 _KNOWN_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
 
 
@@ -55,9 +59,9 @@ def read_request(body: bytes, header_length: str | None, max_images: int) -> Inf
         parameters = read_parameters({"binary_data_output": True})
         return InferRequest((body,), parameters, all_outputs(binary=True))
     document = read_object(body[:json_length])
-    unknown = [name for name in document if name not in _KNOWN_FIELDS]
-    if unknown:
-        raise malformed(f"unknown field {unknown[0][:100]!r}")
+    for name in document:
+        if name not in _KNOWN_FIELDS:
+            raise malformed(f"unknown field {shown(name)}")
     parameters = read_parameters(_parameters(document, "the request"))
     return InferRequest(
         images=_images(document, memoryview(body)[json_length:], max_images),
@@ -75,6 +79,8 @@ def read_object(data: bytes) -> dict[str, Any]:
     """
     if not data:
         return {}
+    if sum(map(data.count, _SEPARATORS)) > _MOST_VALUES:
+        raise malformed(f"the request's JSON has more than {_MOST_VALUES} values")
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -167,27 +173,25 @@ def _images(document: Mapping[str, Any], binary: memoryview, max_images: int) ->
         return tuple(decode_base64(index, each) for index, each in enumerate(elements))
     if len(binary):
         raise malformed(f"{len(binary)} bytes follow the JSON, and no input claims them")
-    data = _flat(tensor.get("data"))
+    data = tensor.get("data")
+    if not isinstance(data, list):
+        raise malformed(f"input {INPUT.name} has no data")
     check_count(data, count)
-    return tuple(decode_base64(index, text) for index, text in enumerate(data))
+    return tuple(decode_base64(index, _only(element)) for index, element in enumerate(data))
 
 
 def _check_binary_size(size: object, present: int) -> None:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise malformed(f"{_BINARY_SIZE} of input {INPUT.name} is {repr(size)[:100]}")
+        raise malformed(f"{_BINARY_SIZE} of input {INPUT.name} is {shown(size)}")
     if size != present:
         raise malformed(
             f"{_BINARY_SIZE} of input {INPUT.name} is {size}, but {present} bytes follow the JSON"
         )
 
 
-def _flat(data: object) -> list[Any]:
-    """The elements of a JSON tensor, which may also be written as rows."""
-    if not isinstance(data, list):
-        raise malformed(f"input {INPUT.name} has no data")
-    if data and all(isinstance(row, list) for row in data):
-        return [element for row in data for element in row]
-    return data
+def _only(element: Any) -> Any:
+    """The element of a row of one, as shape [N, 1] may be written; else the element itself."""
+    return element[0] if isinstance(element, list) and len(element) == 1 else element
 
 
 def _outputs(document: Mapping[str, Any], *, binary: bool) -> tuple[RequestedOutput, ...]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -239,6 +240,36 @@ def test_grpc_answers_as_http_does_and_drains_with_it(start: type[Service]) -> N
     assert [found.label for found in answer.detections] == [found["label"] for found in over_http]
     assert answer.detections[0].box.xmin == pytest.approx(over_http[0]["box"]["xmin"])
     service.process.send_signal(signal.SIGTERM)
+    assert service.end() == 0, service.lines
+
+
+def test_the_open_inference_protocol_is_served_on_both_ports_and_drains(
+    start: type[Service],
+) -> None:
+    service = start(grpc_port="0")
+    address = service.said(r"gRPC: (\S+), .* and inference.GRPCInferenceService")[1]
+    service.wait_until_ready()
+    assert httpx.get(f"{service.url}/v2/models/fake/ready").status_code == 200
+    with grpc.insecure_channel(address) as channel:
+        ready: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+        assert ready(b"") == b"\x08\x01"
+    url = f"{service.url}/v2/models/fake/infer"
+    with ThreadPoolExecutor(24) as clients:
+        raw = {"Inference-Header-Content-Length": "0"}
+        answers = [
+            clients.submit(
+                httpx.post, url, content=solid_png((number, 0, 0)), headers=raw, timeout=60
+            )
+            for number in range(24)
+        ]
+        while not any(answer.done() for answer in answers):
+            time.sleep(0.005)
+        service.process.send_signal(signal.SIGTERM)
+        codes = [
+            "refused" if answer.exception() else answer.result().status_code for answer in answers
+        ]
+    assert set(codes) <= {200, "refused"}
+    assert 200 in codes
     assert service.end() == 0, service.lines
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from contextlib import AbstractContextManager
@@ -8,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from service.grpc_call import Call, Context, open_call
+from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
+from service.grpc_status import MalformedMessage
 from service.journal import Journal
 from service.request_scope import current_scope
+from service.rpc.pb import detection_pb2 as pb
 
 
 @dataclass
@@ -72,3 +75,28 @@ def test_a_call_is_the_current_request_while_it_is_under_way() -> None:
         assert current_scope() is call.scope
         assert call.scope.method == "package.Service/Method"
     assert current_scope() is None
+
+
+def test_a_message_of_very_many_fields_is_refused_unparsed() -> None:
+    crowd = b"\x0a\x00" * 10_001  # empty requests
+    with pytest.raises(MalformedMessage, match="more than 10000 fields"):
+        parse_message(pb.DetectBatchRequest, crowd)
+    assert len(parse_message(pb.DetectBatchRequest, crowd[:-2]).requests) == 10_000
+
+
+def test_a_message_that_is_none_is_refused_by_its_type() -> None:
+    with pytest.raises(MalformedMessage, match=r"type litedetr\.v1\.DetectRequest"):
+        parse_message(pb.DetectRequest, b"\xff\xff")
+
+
+async def test_a_drain_waits_for_the_last_call() -> None:
+    calls = CallsUnderWay()
+    await calls.wait_idle()
+    calls.begin()
+    calls.begin()
+    calls.end()
+    waiting = asyncio.create_task(calls.wait_idle())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    calls.end()
+    await waiting

@@ -69,6 +69,12 @@ def test_an_unknown_label_is_refused_by_name_with_those_known() -> None:
     assert all(name in caught.value.detail for name in FAKE_MODEL.labels)
 
 
+def test_an_unknown_label_of_any_length_is_told_shortly() -> None:
+    with pytest.raises(InvalidOptions) as caught:
+        resolve_options(DetectOptions(labels=("qr_cod" + "e" * 1_000_000,)), FAKE_MODEL)
+    assert len(caught.value.detail) < 500
+
+
 def test_a_gap_in_the_class_ids_is_no_label() -> None:
     with pytest.raises(InvalidOptions):
         resolve_options(DetectOptions(labels=("N/A",)), FAKE_MODEL)

@@ -106,6 +106,14 @@ def test_shapes_that_cannot_be_are_refused(shape: list[int]) -> None:
         read_infer_request(message, 4)
 
 
+def test_very_many_parameters_are_refused() -> None:
+    message = request()
+    for number in range(101):
+        message.parameters[str(number)].int64_param = number
+    with pytest.raises(OipRefused, match="more than 100 parameters"):
+        read_infer_request(message, 4)
+
+
 def test_a_parameter_without_a_value_is_none() -> None:
     message = request()
     message.parameters["threshold"].SetInParent()

@@ -28,9 +28,11 @@ def test_labels_are_parted_by_commas() -> None:
     assert options.labels == ("a b", "c")
 
 
-@pytest.mark.parametrize(("level", "priority"), [(0, 2), (1, 1), (2, 2)])
-def test_priority_one_is_high(level: int, priority: int) -> None:
-    assert read_parameters({"priority": level}).priority == Priority(priority)
+@pytest.mark.parametrize(
+    ("level", "priority"), [(0, None), (1, Priority.HIGH), (2, Priority.NORMAL)]
+)
+def test_priority_one_is_high_and_zero_says_nothing(level: int, priority: Priority | None) -> None:
+    assert read_parameters({"priority": level}).priority is priority
 
 
 def test_a_timeout_of_zero_is_none() -> None:
@@ -45,6 +47,7 @@ def test_a_timeout_of_zero_is_none() -> None:
         ("threshold", math.nan),
         ("threshold", 10**400),
         ("threshold", [0.5]),
+        ("threshold", "0." + "0" * 100),
         ("max_detections", 1.5),
         ("max_detections", -1),
         ("max_detections", "1.5"),
@@ -53,6 +56,7 @@ def test_a_timeout_of_zero_is_none() -> None:
         ("labels", ""),
         ("labels", "a,,b"),
         ("labels", ["a"]),
+        ("labels", "a," * 6000 + "a"),
         ("timeout", -5),
         ("timeout", 0.5),
         ("priority", 3),

@@ -11,6 +11,7 @@ import structlog
 from starlette.types import Message
 
 from service.oip.wire import HEADER_LENGTH
+from service.types import Priority
 from tests.service.oip.served import StandInControl
 from tests.service.oip.standing import build_app
 from tests.service.pictures import solid_png
@@ -111,6 +112,20 @@ async def test_the_nearer_of_header_and_parameter_is_the_deadline(standin: Stand
     for deadline, seconds in zip(bounded, (20, 5, 20, 5), strict=True):
         assert deadline is not None
         assert started + seconds <= deadline <= ended + seconds
+
+
+async def test_the_priority_is_the_parameters_or_else_the_headers(standin: StandIn) -> None:
+    body = b'{"inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": ["eA=="]}]%s}'
+    high = {"X-Request-Priority": "high"}
+    async with calling(standin) as client:
+        await client.post(PATH, content=body % b"")
+        await client.post(PATH, content=body % b"", headers=high)
+        await client.post(PATH, content=body % b', "parameters": {"priority": 1}')
+        await client.post(PATH, content=body % b', "parameters": {"priority": 2}', headers=high)
+        bad = await client.post(PATH, content=b"", headers={"X-Request-Priority": "first"})
+    assert bad.status_code == 422
+    usual = Priority.NORMAL
+    assert standin.priorities == [usual, Priority.HIGH, Priority.HIGH, usual]
 
 
 async def test_a_fault_of_ours_is_logged_whole_and_answered_bare(standin: StandIn) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import tritonclient.grpc
 import tritonclient.http
 
 from lite_detr_client import DetectOptions, GrpcClient
@@ -15,8 +14,12 @@ from tests.service.oip.asking import MODEL, grpc_input, http_input
 from tests.service.oip.served import Served
 from tests.service.pictures import encode_png, solid_png
 
-Http = Any  # tritonclient.http.InferenceServerClient, which has no types
-Grpc = Any
+Clients = tuple[Any, Any]  # of HTTP and of gRPC
+
+
+@pytest.fixture
+def clients(http: Any, grpc: Any) -> Clients:
+    return http, grpc
 
 
 def from_tensors(result: Any) -> list[tuple[Any, ...]]:
@@ -56,9 +59,8 @@ def from_ours(answer: Any) -> list[tuple[Any, ...]]:
     )
 
 
-def test_the_same_photo_gets_the_same_numbers_everywhere(
-    service: Served, http: Http, grpc: Grpc
-) -> None:
+def test_the_same_photo_gets_the_same_numbers_everywhere(service: Served, clients: Clients) -> None:
+    http, grpc = clients
     rng = np.random.default_rng(23)
     everything = {"threshold": "0"}
     json_outputs = [
@@ -92,8 +94,9 @@ def test_the_same_photo_gets_the_same_numbers_everywhere(
     ],
 )
 def test_the_same_options_select_the_same(
-    service: Served, http: Http, grpc: Grpc, query: str, parameters: dict[str, Any]
+    service: Served, clients: Clients, query: str, parameters: dict[str, Any]
 ) -> None:
+    http, grpc = clients
     photo = solid_png((100, 100, 103))
     rest = httpx.post(f"{service.url}/detect?{query}", content=photo).json()
     expected = from_detections(rest["detections"])
@@ -113,9 +116,10 @@ def test_the_same_options_select_the_same(
     ],
     ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
 )
-def test_the_same_fault_has_the_same_status_and_words(  # noqa: PLR0913, PLR0917
-    service: Served, http: Http, grpc: Grpc, photo: bytes, query: str, parameters: dict[str, Any]
+def test_the_same_fault_has_the_same_status_and_words(
+    service: Served, clients: Clients, photo: bytes, query: str, parameters: dict[str, Any]
 ) -> None:
+    http, grpc = clients
     problem = httpx.post(f"{service.url}/detect?{query}", content=photo).json()
     for client, tensors in ((http, http_input(photo)), (grpc, grpc_input(photo))):
         with pytest.raises(tritonclient.http.InferenceServerException) as caught:

@@ -145,7 +145,12 @@ async def test_the_priority_is_passed_on(caller: OipCaller, standin: StandIn) ->
     urgent.parameters["priority"].uint64_param = 1
     await caller.infer(urgent)
     await caller.infer(infer_request(PHOTO))
-    assert standin.priorities == [Priority.HIGH, Priority.HIGH, Priority.NORMAL]
+    await caller.infer(infer_request(PHOTO), metadata=(("x-request-priority", "high"),))
+    normal = infer_request(PHOTO)
+    normal.parameters["priority"].uint64_param = 2
+    await caller.infer(normal, metadata=(("x-request-priority", "high"),))
+    high, usual = Priority.HIGH, Priority.NORMAL
+    assert standin.priorities == [high, high, usual, high, usual]
 
 
 async def test_a_client_that_leaves_cancels_all_its_images(

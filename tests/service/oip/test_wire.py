@@ -100,10 +100,9 @@ def test_base64_may_also_travel_in_binary_where_it_is_declared(service: Served) 
     assert binary(service, tensor(parameters=parameters), data).status_code == 200
 
 
-@pytest.mark.parametrize("data", [["not base64!"], [7], [None], ["é"], [["a", ["b"]]]])
+@pytest.mark.parametrize("data", [["not base64!"], [7], [None], ["é"], [["a", "b"]]])
 def test_json_data_that_is_not_base64_is_refused(service: Served, data: list[Any]) -> None:
-    shape = [2] if isinstance(data[0], list) else [1]
-    entry = tensor(data=data, shape=shape, parameters={})
+    entry = tensor(data=data, parameters={})
     response = post(service, json.dumps({"inputs": [entry]}).encode())
     assert response.status_code == 400
     assert "element 0 of input IMAGE is not base64" in error_of(response)
@@ -211,6 +210,23 @@ def test_a_body_that_is_no_json_object_is_refused(service: Served, body: bytes) 
     response = post(service, body)
     assert response.status_code == 400
     assert error_of(response)
+
+
+@pytest.mark.parametrize("value", ["{},", "[],", "1,"])
+def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(
+    service: Served, value: str
+) -> None:
+    values = value * (LIMIT // len(value) - 10) + "1"
+    response = post(service, f'{{"inputs": [{values}]}}'.encode())
+    assert response.status_code == 400
+    assert "more than 10000 values" in error_of(response)
+
+
+def test_a_message_shows_little_of_a_large_value(service: Served) -> None:
+    entry = tensor(name="x" * (LIMIT // 2), parameters=None)
+    response = post(service, json.dumps({"inputs": [entry]}).encode())
+    assert "unknown input" in error_of(response)
+    assert len(response.content) < 500
 
 
 def test_bytes_that_no_input_claims_are_refused(service: Served) -> None:
