@@ -93,12 +93,12 @@ class ModelSwitch:
                 self._changing = None
         _log.info("model unloaded", model=self._detector.model.name)
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Ends every engine; whoever still waits is answered with `ShuttingDown`."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._detector.served.close()
+        await self._detector.served.stop()
 
     async def _load(self) -> None:
         """Raises `ModelLoadFailed` with the reason where it cannot."""
@@ -150,7 +150,7 @@ class ModelSwitch:
             await served.close()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task that goes on whoever asked for it, until `close`."""
+        """A task that goes on whoever asked for it, until `stop`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)

@@ -83,10 +83,18 @@ class ServedModel:
         await self._unused.wait()
 
     async def close(self) -> None:
+        """Ends it for good, when no request uses it any more."""
+        await self.stop()
+        self.free()
+
+    async def stop(self) -> None:
         """Ends the engines; whoever still waits is answered with `ShuttingDown`."""
         await asyncio.gather(*(engine.stop() for engine in self.engines))
         self.batcher.close()
         await asyncio.sleep(0)  # callers that were just answered leave before their slots do
+
+    def free(self) -> None:
+        """Gives the slots and the file back; no thread may decode into a slot any more."""
         self.pool.close()
         self._file.close()
 

@@ -97,8 +97,9 @@ async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
         yield Spine(detector, control, first_ready)
     finally:
         first_ready.cancel()
-        await control.close()
+        await control.stop()
         detector.close()
+        detector.served.free()
 
 
 @asynccontextmanager
