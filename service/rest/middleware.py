@@ -9,7 +9,7 @@ import re
 import uuid
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http_request import ClientGone
@@ -35,11 +35,12 @@ _CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-_SECURITY_HEADERS = {
-    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+# As ASGI has them, so that no answer pays for their encoding.
+_SECURITY_HEADERS = (
+    (b"content-security-policy", _CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -76,12 +77,13 @@ class RequestContext:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                answer = MutableHeaders(scope=message)
-                answer[REQUEST_ID_HEADER] = request_id
+                answer = list(message.get("headers", ()))
+                taken = {name for name, _ in answer}
+                answer += [header for header in _SECURITY_HEADERS if header[0] not in taken]
+                answer.append((b"x-request-id", request_id.encode()))
                 if traceparent is not None:
-                    answer["traceparent"] = traceparent
-                for name, value in _SECURITY_HEADERS.items():
-                    answer.setdefault(name, value)
+                    answer.append((b"traceparent", traceparent.encode()))
+                message["headers"] = answer
             await send(message)
 
         try:
