@@ -24,6 +24,7 @@ import uvloop
 
 from model.weights_file import CheckpointError
 from service.access import Access
+from service.allocator import keep_freed_memory
 from service.api_keys import KeyFileError
 from service.engine_plan import EngineStartError
 from service.http_server import HttpServer, listen
@@ -55,6 +56,7 @@ def run(settings: Settings) -> int:
         requests.
     """
     configure_logs(settings.log_level, settings.log_format)
+    keep_freed_memory()
     try:
         return uvloop.run(_serve(settings))
     except CheckpointError as error:

@@ -133,17 +133,28 @@ async def unless_client_leaves(work: Coroutine[Any, Any, _Answer], receive: Rece
     Raises:
         ClientGone: when the client left; `work` has ended by then.
     """
-    task = asyncio.ensure_future(work)
+    worker = asyncio.current_task()
+    assert worker is not None, "requests are served by tasks"
     watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
+    left = False
+
+    def on_watcher_end(ended: asyncio.Task[None]) -> None:
+        nonlocal left
+        if not ended.cancelled():
+            left = True
+            worker.cancel()
+
+    watcher.add_done_callback(on_watcher_end)
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        # Our own cancellation becomes ClientGone; somebody else's goes on as it came.
+        if left and worker.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
+        watcher.remove_done_callback(on_watcher_end)
         watcher.cancel()
-        task.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -8,14 +8,15 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.settings import Settings
 
 _BACKLOG = 2048
+_CONTINUE = b"HTTP/1.1 100 "
 _MAX_HEAD_BYTES = 64 * 1024  # of a request line with its headers
 # A connection that is idle when the server closes may have a request on the wire already.
 _LAST_REQUEST_SECONDS = 0.2
@@ -136,6 +137,8 @@ class GuardedConnection(HttpToolsProtocol):
         """The head is whole."""
         self._head_arrived()
         super().on_headers_complete()
+        if self.cycle is not None:
+            _WholeAnswer(self.cycle)
         if self.door.closing and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -180,6 +183,49 @@ class GuardedConnection(HttpToolsProtocol):
         head = (b"HTTP/1.1 ", status, b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.write(b"".join(head))
         self.transport.close()
+
+
+class _WholeAnswer:
+    """Holds the head of an answer back until its body comes: one system call instead of two.
+
+    It takes the place of the transport in uvicorn's object for one request and its answer.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        """Steps between a request's answer and its connection."""
+        self._transport = cycle.transport
+        self._on_response = cycle.on_response
+        self._held = b""
+        self._began = False
+        cycle.transport = cast(asyncio.Transport, self)
+        cycle.on_response = self._on_complete
+
+    def write(self, data: bytes) -> None:
+        """Sends data with what was held back, or holds back a head."""
+        if not self._began and not data.startswith(_CONTINUE):
+            self._began = True
+            self._held = data
+        else:
+            held, self._held = self._held, b""
+            self._transport.write(held + data if held else data)
+
+    def is_closing(self) -> bool:
+        """Whether the connection ends."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Ends the connection after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _on_complete(self) -> None:
+        self._flush()  # an answer to HEAD has no body to go with
+        self._on_response()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._transport.write(held)
 
 
 def listen(host: str, port: int) -> socket.socket:

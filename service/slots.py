@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import tempfile
 from dataclasses import dataclass
 
@@ -31,7 +32,9 @@ from model.geometry import padded_size
 from service.errors import Overloaded
 from service.types import Priority
 
-_HEADER_BYTES = 64  # a cache line: seven int64 and spare room
+_HEADER = struct.Struct("=7q")
+_HEADER_BYTES = 64  # a cache line: the header and spare room
+_RESULT_HEADER = struct.Struct("=2q")
 _RESULT_HEADER_BYTES = 64
 _COLUMNS = 6  # score, label, four corners
 _CHANNELS = 3
@@ -99,6 +102,8 @@ class SlotMemory:
         """
         self.layout = layout
         self.fd = fd
+        self._stride = layout.stride
+        self._result_offset = layout.result_offset
         self._map = mmap.mmap(fd, layout.total_bytes)
         self._bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
 
@@ -127,7 +132,8 @@ class SlotMemory:
 
     def write_header(self, slot: int, generation: int, image: SlotImage) -> None:
         """Describes the image of a slot (edge)."""
-        self._header(slot)[:7] = (generation, *image.size, *image.padded, *image.original_size)
+        sizes = *image.size, *image.padded, *image.original_size
+        _HEADER.pack_into(self._map, slot * self._stride, generation, *sizes)
 
     def read_header(self, slot: int, generation: int) -> SlotImage:
         """Reads what a slot holds (engine).
@@ -136,14 +142,14 @@ class SlotMemory:
             StaleSlot: where the slot belongs to another lease by now.
         """
         self._check_index(slot)
-        found, *sizes = (int(value) for value in self._header(slot)[:7])
+        found, *sizes = _HEADER.unpack_from(self._map, slot * self._stride)
         if found != generation:
             raise StaleSlot(slot, generation, found)
         return SlotImage((sizes[0], sizes[1]), (sizes[2], sizes[3]), (sizes[4], sizes[5]))
 
     def clear_header(self, slot: int, generation: int) -> None:
         """Gives a slot to a new lease: whoever holds an older generation finds it stale."""
-        self._header(slot)[:7] = (generation, 0, 0, 0, 0, 0, 0)
+        _HEADER.pack_into(self._map, slot * self._stride, generation, 0, 0, 0, 0, 0, 0)
 
     def pixels(self, slot: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """The image area as uint8 [h, w, 3], a view.
@@ -154,7 +160,7 @@ class SlotMemory:
         num_bytes = size[0] * size[1] * _CHANNELS
         if num_bytes > self.layout.image_bytes:
             raise ValueError(f"an image of {size} pixels does not fit a slot")
-        start = slot * self.layout.stride + _HEADER_BYTES
+        start = slot * self._stride + _HEADER_BYTES
         return self._bytes[start : start + num_bytes].reshape(*size, _CHANNELS)
 
     def write_result(self, slot: int, generation: int, detections: Detections) -> None:
@@ -169,7 +175,7 @@ class SlotMemory:
         scores[:count] = detections.scores[:count]
         labels[:count] = detections.labels[:count]
         boxes[:count] = detections.boxes_xyxy[:count]
-        self._result_header(slot)[:2] = (generation, count)
+        _RESULT_HEADER.pack_into(self._map, self._result_start(slot), generation, count)
 
     def read_result(self, slot: int, generation: int) -> Detections:
         """Copies an answer out of a slot (edge).
@@ -178,7 +184,7 @@ class SlotMemory:
             StaleSlot: where the result is not of this lease.
             ValueError: where the count is impossible.
         """
-        found, count = (int(value) for value in self._result_header(slot)[:2])
+        found, count = _RESULT_HEADER.unpack_from(self._map, self._result_start(slot))
         if found != generation:
             raise StaleSlot(slot, generation, found)
         if not 0 <= count <= self.layout.max_detections:
@@ -194,20 +200,15 @@ class SlotMemory:
         if not 0 <= slot < self.layout.count:
             raise ValueError(f"there is no slot {slot}")
 
-    def _header(self, slot: int) -> npt.NDArray[np.int64]:
-        start = slot * self.layout.stride
-        return self._bytes[start : start + _HEADER_BYTES].view(np.int64)
-
-    def _result_header(self, slot: int) -> npt.NDArray[np.int64]:
-        start = slot * self.layout.stride + self.layout.result_offset
-        return self._bytes[start : start + _RESULT_HEADER_BYTES].view(np.int64)
+    def _result_start(self, slot: int) -> int:
+        return slot * self._stride + self._result_offset
 
     def _columns(
         self, slot: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Views of scores [max], labels [max] and boxes [max, 4]."""
         rows = self.layout.max_detections
-        start = slot * self.layout.stride + self.layout.result_offset + _RESULT_HEADER_BYTES
+        start = self._result_start(slot) + _RESULT_HEADER_BYTES
         columns = self._bytes[start : start + 4 * _COLUMNS * rows].view(np.float32)
         return columns[:rows], columns[rows : 2 * rows], columns[2 * rows :].reshape(rows, 4)
 

@@ -27,6 +27,7 @@ from service.rest.openapi import describe_api
 from service.rest.pages import page_routes
 from service.rest.probes import ProbeEndpoints
 from service.rest.problems import Problem, detection_problem, problem_response
+from service.rest.shortcut import ErrorAnswer, Shortcut
 from service.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -70,10 +71,17 @@ def create_app(
         app.add_route("/metrics", probes.metrics)
     app.router.routes.extend(page_routes(app.openapi))
     app.router.routes.extend(extra_routes)
-    app.add_exception_handler(DetectionError, _answer_detection_error)
-    app.add_exception_handler(RequestRefused, _answer_refusal)
+    errors: dict[type[Exception], ErrorAnswer] = {
+        DetectionError: _answer_detection_error,
+        RequestRefused: _answer_refusal,
+    }
+    for kind, answer in errors.items():
+        app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, _answer_http_error)
     # The last one added is the outermost.
+    app.add_middleware(
+        Shortcut, path="/detect", method="POST", endpoint=detect.answer, errors=errors
+    )
     if keys is not None:
         app.add_middleware(ApiKeyGuard, keys=keys)
     if settings.cors_origins is not None:  # before the guard: a preflight carries no key

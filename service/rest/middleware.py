@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http_request import ClientGone
@@ -35,11 +35,12 @@ _CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-_SECURITY_HEADERS = {
-    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+# As ASGI has them, so that no answer pays for their encoding.
+_SECURITY_HEADERS = (
+    (b"content-security-policy", _CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -124,8 +125,9 @@ def _route(scope: Scope, path: str) -> str:
 
 
 def _add_headers(message: Message, names: Iterable[tuple[str, str]]) -> None:
-    headers = MutableHeaders(scope=message)
-    for name, value in names:
-        headers[name] = value
-    for name, value in _SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
+    """Adds the request's names and the security headers that the answer has not set itself."""
+    headers = list(message.get("headers", ()))
+    taken = {name for name, _ in headers}
+    headers += [header for header in _SECURITY_HEADERS if header[0] not in taken]
+    headers += [(name.lower().encode(), value.encode()) for name, value in names]
+    message["headers"] = headers

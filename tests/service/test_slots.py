@@ -11,6 +11,7 @@ from model.config import VARIANTS
 from model.detections import Detections
 from service.errors import Overloaded
 from service.slots import (
+    _RESULT_HEADER,
     SlotImage,
     SlotLayout,
     SlotLease,
@@ -155,7 +156,9 @@ def test_an_answer_to_an_earlier_lease_is_not_taken(pool: SlotPool) -> None:
 def test_an_impossible_count_is_refused(pool: SlotPool) -> None:
     lease = pool.acquire()
     pool.memory.write_result(lease.slot, lease.generation, _detections(2))
-    pool.memory._result_header(lease.slot)[1] = 1_000_000
+    memory = pool.memory
+    start = memory._result_start(lease.slot)
+    _RESULT_HEADER.pack_into(memory._map, start, lease.generation, 1_000_000)
     with pytest.raises(ValueError, match="claims"):
         lease.read_result()
 
