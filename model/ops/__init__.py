@@ -143,7 +143,7 @@ def key_aware_deform_attn(
 
 def _implementation(*tensors: Tensor | None) -> ModuleType:
     fits = all(
-        tensor is None or (tensor.device.type == "cpu" and tensor.dtype == torch.float32)
+        tensor is None or (tensor.device.type == "cpu" and tensor.dtype in cpu.DTYPES)
         for tensor in tensors
     )
     compiled = fits and _Selection.choice != "reference" and cpu.available()

@@ -1,7 +1,8 @@
-"""The compiled kernels for float32 tensors on the CPU: tensors in, tensors out, no autograd.
+"""The compiled kernels on the CPU: float32 or bfloat16 tensors in, tensors out, no autograd.
 
 Tensors -> pointers in a struct -> C++ (`csrc/`), which leaves the interpreter lock alone and runs
-on torch's own threads. The backward pass recomputes the samples, so nothing but the inputs is kept.
+on torch's own threads. The arithmetic is float32 whatever the arrays hold; each may have a type of
+its own. The backward pass recomputes the samples, so nothing but the inputs is kept.
 `operators.py` makes torch operators of these functions.
 """
 
@@ -11,12 +12,14 @@ import ctypes
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from model.ops.library import BuildError, load_library
+
+DTYPES = (torch.float32, torch.bfloat16)
 
 # Sampled floats that are worth waking one more thread.
 _FLOATS_A_THREAD = 1 << 17
@@ -70,11 +73,14 @@ def available() -> bool:
 def forward(inputs: Inputs) -> Tensor:
     """Attention of every query, [B, Q, M*D]."""
     batch, _, heads, channels = inputs.value.shape
+    dtype = inputs.value.dtype
+    if inputs.key is not None and inputs.key.dtype != dtype:  # the kernels know one type for both
+        inputs = replace(inputs, value=inputs.value.float(), key=inputs.key.float())
     output = inputs.value.new_empty(batch, inputs.sampling_offsets.shape[1], heads * channels)
     if output.numel() > 0:
         call = _Call(inputs)
         _library().lite_detr_deform_attn_forward(ctypes.byref(call.problem), output.data_ptr())
-    return output
+    return output.to(dtype)
 
 
 def backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) -> InputGradients:
@@ -85,6 +91,19 @@ def backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) 
         grad_output: gradient of its output.
         of_reference_points: whether their gradient, a sum over heads, is wanted, too.
     """
+    exact = _float32(inputs)
+    grads = _backward(exact, grad_output.float(), of_reference_points=of_reference_points)
+    if exact is inputs:
+        return grads
+    narrow = {
+        field.name: _like(getattr(grads, field.name), getattr(inputs, field.name))
+        for field in fields(InputGradients)
+    }
+    return InputGradients(**narrow)  # type: ignore[arg-type]
+
+
+def _backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) -> InputGradients:
+    """The same for inputs that are all float32."""
     new = torch.zeros_like if grad_output.numel() == 0 else torch.empty_like
     contiguous = torch.contiguous_format
 
@@ -106,6 +125,17 @@ def backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) 
         _library().lite_detr_deform_attn_backward(ctypes.byref(call.problem), ctypes.byref(grads))
     reference_points = None if shares is None else shares.sum(1)
     return InputGradients(value, reference_points, offsets, query, key, logits)
+
+
+def _float32(inputs: Inputs) -> Inputs:
+    """The inputs themselves where all are float32, else their copies in it."""
+    tensors = {name: t for name, t in vars(inputs).items() if isinstance(t, Tensor)}
+    narrow = {name: t.float() for name, t in tensors.items() if t.dtype != torch.float32}
+    return replace(inputs, **narrow) if narrow else inputs  # type: ignore[arg-type]
+
+
+def _like(gradient: Tensor | None, of: Tensor | None) -> Tensor | None:
+    return None if gradient is None or of is None else gradient.to(of.dtype)
 
 
 def _load() -> None:
@@ -132,12 +162,19 @@ def _library() -> ctypes.CDLL:
     return _Kernels.library
 
 
+class _Array(ctypes.Structure):
+    """Mirror of `Array` in csrc/problem.h."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("bfloat16", ctypes.c_int64))
+
+
 class _Problem(ctypes.Structure):
     """Mirror of `Problem` in csrc/problem.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("value", "key", "query", "logits")),
-        *((name, ctypes.c_void_p) for name in ("reference_points", "offsets", "spatial_shapes")),
+        *((name, _Array) for name in ("value", "key", "query", "logits")),
+        *((name, _Array) for name in ("reference_points", "offsets")),
+        ("spatial_shapes", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("batch", "tokens", "heads", "channels", "queries")),
         *((name, ctypes.c_int64) for name in ("levels", "points", "offset_levels")),
         *((name, ctypes.c_int64) for name in ("reference_size", "threads")),
@@ -166,12 +203,16 @@ class _Call:
         levels = len(inputs.spatial_shapes) // 2
         sampled = batch * queries * heads * levels * points * channels
         self.problem = _Problem(
-            *map(_address, self.tensors),
+            *map(_array, self.tensors),
             ctypes.addressof(self.shapes),
             *(batch, tokens, heads, channels, queries, levels, points, offset_levels),
             inputs.reference_points.shape[-1],
             min(torch.get_num_threads(), 1 + sampled // _FLOATS_A_THREAD),
         )
+
+
+def _array(tensor: Tensor | None) -> _Array:
+    return _Array(_address(tensor), tensor is not None and tensor.dtype == torch.bfloat16)
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -157,7 +157,7 @@ def _key_aware_fake(query: Tensor, _key: Tensor | None, value: Tensor, *_rest: o
 
 
 def _gradient_fake(tensor: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_empty(0 if tensor is None else tensor.shape)
+    return like.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
 
 
 def _plain_backward_fake(

@@ -1,10 +1,12 @@
-// Deformable attention on float32 arrays, plain and key-aware, forward and backward.
+// Deformable attention, plain and key-aware: forward on float32 or bfloat16 arrays (the arithmetic
+// is float32 in both), backward on float32 ones.
 //
 // Work is cut by image and head. Backward gives a whole (image, head) to one thread, which alone
 // adds to that head's gradients: no atomics, and the same sums in the same order on every run.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "head.h"
 #include "parallel.h"
@@ -24,14 +26,15 @@ constexpr int64_t kQueriesAPiece = 64;
 
 thread_local Buffer<float> value_copy, key_copy, value_sums, key_sums;
 
-template <int D>
+// T: the type of keys, values and output.
+template <int D, typename T>
 class Attention {
  public:
   explicit Attention(const Problem& p)
       : p_(p), levels_(p), rows_(p.channels), n_(p.samples()), zeros_(p.channels),
         score_scale_(p.key_aware() ? 1.0f / std::sqrt(static_cast<float>(p.channels)) : 1.0f) {}
 
-  void forward(int64_t image, int64_t head, int64_t first, int64_t last, float* output) const;
+  void forward(int64_t image, int64_t head, int64_t first, int64_t last, T* output) const;
   void backward(int64_t image, int64_t head, const Gradients& grads) const;
 
  private:
@@ -41,26 +44,39 @@ class Attention {
         : taps(p, levels), value_rows(4 * taps.step), key_rows(4 * taps.step),
           value_sums(4 * taps.step), key_sums(4 * taps.step), weights(taps.step),
           slopes(taps.step), grad_x(taps.step), grad_y(taps.step),
-          samples(taps.step * p.channels),
+          samples(taps.step * p.channels), offsets(p.offset_size()), query(p.channels),
+          reference(p.levels * p.reference_size), output(p.channels),
           key_samples(p.separate_keys() ? taps.step * p.channels : 0) {}
     Taps taps;
     Buffer<uintptr_t> value_rows, key_rows, value_sums, key_sums;  // [4, step] addresses
     Buffer<float> weights, slopes, grad_x, grad_y;                 // [step]
-    Buffer<float> samples, key_samples;                            // [step, D]
+    Buffer<float> samples;                                         // [step, D]
+    // Inputs and output of one query in float32, where the arrays are not.
+    Buffer<float> offsets, query, reference, output;
+    Buffer<float> key_samples;  // [step, D]
   };
 
   struct Slices {
-    Slice values, keys, value_sums, key_sums;
+    Slice<T> values, keys;
+    Slice<float> value_sums, key_sums;
   };
 
   int64_t index(int64_t image, int64_t query, int64_t head) const {
     return (image * p_.queries + query) * p_.heads + head;
   }
-  const float* offsets_of(int64_t at) const { return p_.offsets + at * p_.offset_size(); }
-  const float* reference_of(int64_t image, int64_t query) const {
-    return p_.reference_points + (image * p_.queries + query) * p_.levels * p_.reference_size;
+  const float* offsets_of(int64_t at, State& s) const {
+    return p_.offsets.floats(at * p_.offset_size(), p_.offset_size(), s.offsets.data());
   }
-  Corners corners(const Buffer<uintptr_t>& addresses, const State& s, int64_t i) const {
+  const float* reference_of(int64_t image, int64_t query, State& s) const {
+    const int64_t size = p_.levels * p_.reference_size;
+    const int64_t first = (image * p_.queries + query) * size;
+    return p_.reference_points.floats(first, size, s.reference.data());
+  }
+  const float* query_of(int64_t at, State& s) const {
+    return p_.query.floats(at * rows_.channels(), rows_.channels(), s.query.data());
+  }
+  template <typename U>
+  Corners<U> corners(const Buffer<uintptr_t>& addresses, const State& s, int64_t i) const {
     return {addresses.data() + i, s.taps.weights.data() + i, s.taps.step};
   }
   const float* key_samples(const State& s) const {
@@ -83,32 +99,32 @@ class Attention {
 };
 
 // Samples of one query, whose taps are located already, and their weights.
-template <int D>
-void Attention<D>::weigh(const Slices& slices, int64_t at, State& s) const {
+template <int D, typename T>
+void Attention<D, T>::weigh(const Slices& slices, int64_t at, State& s) const {
   slices.values.addresses(s.taps, s.value_rows.data());
   for (int64_t i = 0; i < n_; ++i)
-    rows_.blend(corners(s.value_rows, s, i), s.samples.data() + i * rows_.channels());
+    rows_.blend(corners<T>(s.value_rows, s, i), s.samples.data() + i * rows_.channels());
   if (!p_.key_aware()) {
-    std::copy_n(p_.logits + at * n_, n_, s.weights.data());
+    std::copy_n(p_.logits.floats(at * n_, n_, s.weights.data()), n_, s.weights.data());
     softmax(s.weights.data(), score_scale_, n_);
     return;
   }
   if (p_.separate_keys()) {
     slices.keys.addresses(s.taps, s.key_rows.data());
     for (int64_t i = 0; i < n_; ++i)
-      rows_.blend(corners(s.key_rows, s, i), s.key_samples.data() + i * rows_.channels());
+      rows_.blend(corners<T>(s.key_rows, s, i), s.key_samples.data() + i * rows_.channels());
   }
-  rows_.dots(p_.query + at * rows_.channels(), key_samples(s), n_, s.weights.data());
+  rows_.dots(query_of(at, s), key_samples(s), n_, s.weights.data());
   softmax(s.weights.data(), score_scale_, n_);
 }
 
-template <int D>
-void Attention<D>::forward(int64_t image, int64_t head, int64_t first, int64_t last,
-                           float* output) const {
+template <int D, typename T>
+void Attention<D, T>::forward(int64_t image, int64_t head, int64_t first, int64_t last,
+                              T* output) const {
   const bool copy = (last - first) * n_ * 4 >= kReadsWorthACopy * p_.tokens;
-  const auto slice = [&](const float* source, Buffer<float>& buffer) {
-    return copy ? slice_copied(p_, source, image, head, zeros_.data(), buffer)
-                : slice_in_place(p_, source, image, head, zeros_.data());
+  const auto slice = [&](const Array& source, Buffer<float>& buffer) {
+    return copy ? slice_copied<T>(p_, source.data, image, head, zeros_.data(), buffer)
+                : slice_in_place<T>(p_, source.data, image, head, zeros_.data());
   };
   Slices slices{};
   slices.values = slice(p_.value, value_copy);
@@ -116,15 +132,21 @@ void Attention<D>::forward(int64_t image, int64_t head, int64_t first, int64_t l
   State s(p_, levels_);
   for (int64_t q = first; q < last; ++q) {
     const int64_t at = index(image, q, head);
-    s.taps.locate(reference_of(image, q), offsets_of(at));
+    s.taps.locate(reference_of(image, q, s), offsets_of(at, s));
     weigh(slices, at, s);
-    rows_.combine(s.weights.data(), s.samples.data(), n_, output + at * rows_.channels());
+    T* row = output + at * rows_.channels();
+    if constexpr (std::is_same_v<T, float>) {
+      rows_.combine(s.weights.data(), s.samples.data(), n_, row);
+    } else {
+      rows_.combine(s.weights.data(), s.samples.data(), n_, s.output.data());
+      put_narrowed(s.output.data(), rows_.channels(), row);
+    }
   }
 }
 
 // From the gradient of the output to those of the scores (slopes), logits and query.
-template <int D>
-void Attention<D>::differentiate(int64_t at, const Gradients& grads, State& s) const {
+template <int D, typename T>
+void Attention<D, T>::differentiate(int64_t at, const Gradients& grads, State& s) const {
   rows_.dots(grads.output + at * rows_.channels(), s.samples.data(), n_, s.slopes.data());
   float *slopes = s.slopes.data(), *weights = s.weights.data();
   std::fill(slopes + n_, slopes + s.taps.step, 0.0f);  // not NaN, whatever this query holds
@@ -141,37 +163,37 @@ void Attention<D>::differentiate(int64_t at, const Gradients& grads, State& s) c
 }
 
 // The slope of the samples along x and y, from the gradient's dots with the four corners.
-template <int D>
-void Attention<D>::add_slope(const float* dots, int64_t i, State& s) const {
+template <int D, typename T>
+void Attention<D, T>::add_slope(const float* dots, int64_t i, State& s) const {
   const float fx = s.taps.fx.data()[i], fy = s.taps.fy.data()[i];
   s.grad_x.data()[i] += (1.0f - fy) * (dots[1] - dots[0]) + fy * (dots[3] - dots[2]);
   s.grad_y.data()[i] += (1.0f - fx) * (dots[2] - dots[0]) + fx * (dots[3] - dots[1]);
 }
 
 // Hands each sample's gradient to the four tokens it came from, and to its position.
-template <int D>
-void Attention<D>::scatter(int64_t at, const Gradients& grads, State& s) const {
+template <int D, typename T>
+void Attention<D, T>::scatter(int64_t at, const Gradients& grads, State& s) const {
   const float* grad_output = grads.output + at * rows_.channels();
-  const float* query = p_.key_aware() ? p_.query + at * rows_.channels() : zeros_.data();
+  const float* query = p_.key_aware() ? query_of(at, s) : zeros_.data();
   const bool apart = p_.separate_keys();
   float dots[4];
   std::fill_n(s.grad_x.data(), n_, 0.0f);
   std::fill_n(s.grad_y.data(), n_, 0.0f);
   for (int64_t i = 0; i < n_; ++i) {
     const float key_share = p_.key_aware() && !apart ? s.slopes.data()[i] : 0.0f;
-    rows_.scatter(s.weights.data()[i], grad_output, key_share, query, corners(s.value_rows, s, i),
-                  corners(s.value_sums, s, i), dots);
+    rows_.scatter(s.weights.data()[i], grad_output, key_share, query,
+                  corners<float>(s.value_rows, s, i), corners<float>(s.value_sums, s, i), dots);
     add_slope(dots, i, s);
   }
   for (int64_t i = 0; apart && i < n_; ++i) {
-    rows_.scatter(s.slopes.data()[i], query, 0.0f, zeros_.data(), corners(s.key_rows, s, i),
-                  corners(s.key_sums, s, i), dots);
+    rows_.scatter(s.slopes.data()[i], query, 0.0f, zeros_.data(),
+                  corners<float>(s.key_rows, s, i), corners<float>(s.key_sums, s, i), dots);
     add_slope(dots, i, s);
   }
 }
 
-template <int D>
-void Attention<D>::locations_backward(int64_t image, int64_t q, int64_t head,
+template <int D, typename T>
+void Attention<D, T>::locations_backward(int64_t image, int64_t q, int64_t head,
                                       const Gradients& grads, State& s) const {
   const int64_t at = index(image, q, head);
   float* grad_reference = nullptr;
@@ -179,24 +201,24 @@ void Attention<D>::locations_backward(int64_t image, int64_t q, int64_t head,
     const int64_t share = (image * p_.heads + head) * p_.queries + q;
     grad_reference = grads.reference_points + share * p_.levels * p_.reference_size;
   }
-  s.taps.backpropagate(s.grad_x.data(), s.grad_y.data(), offsets_of(at),
+  s.taps.backpropagate(s.grad_x.data(), s.grad_y.data(), offsets_of(at, s),
                        grads.offsets + at * p_.offset_size(), grad_reference);
 }
 
 // What the forward pass knew is computed anew: cheaper than keeping all samples.
-template <int D>
-void Attention<D>::backward(int64_t image, int64_t head, const Gradients& grads) const {
+template <int D, typename T>
+void Attention<D, T>::backward(int64_t image, int64_t head, const Gradients& grads) const {
   Slices slices{};
-  slices.values = slice_copied(p_, p_.value, image, head, zeros_.data(), value_copy);
+  slices.values = slice_copied<T>(p_, p_.value.data, image, head, zeros_.data(), value_copy);
   slices.value_sums = cleared_sums(p_, value_sums);
   if (p_.separate_keys()) {
-    slices.keys = slice_copied(p_, p_.key, image, head, zeros_.data(), key_copy);
+    slices.keys = slice_copied<T>(p_, p_.key.data, image, head, zeros_.data(), key_copy);
     slices.key_sums = cleared_sums(p_, key_sums);
   }
   State s(p_, levels_);
   for (int64_t q = 0; q < p_.queries; ++q) {
     const int64_t at = index(image, q, head);
-    s.taps.locate(reference_of(image, q), offsets_of(at));
+    s.taps.locate(reference_of(image, q, s), offsets_of(at, s));
     weigh(slices, at, s);
     slices.value_sums.addresses(s.taps, s.value_sums.data());
     if (p_.separate_keys()) slices.key_sums.addresses(s.taps, s.key_sums.data());
@@ -208,9 +230,9 @@ void Attention<D>::backward(int64_t image, int64_t head, const Gradients& grads)
   if (p_.separate_keys()) store_sums(p_, slices.key_sums, image, head, grads.key);
 }
 
-template <int D>
-void run_forward(const Problem& p, float* output) {
-  const Attention<D> attention(p);
+template <int D, typename T>
+void run_forward(const Problem& p, T* output) {
+  const Attention<D, T> attention(p);
   const int64_t heads = p.batch * p.heads;
   if (heads == 0) return;
   // Enough pieces that the threads end together, few enough that copies of slices stay cheap.
@@ -224,9 +246,19 @@ void run_forward(const Problem& p, float* output) {
   });
 }
 
+template <typename T>
+void run_forward(const Problem& p, T* output) {
+  switch (p.channels) {
+    case 16: return run_forward<16, T>(p, output);
+    case 32: return run_forward<32, T>(p, output);
+    case 64: return run_forward<64, T>(p, output);
+    default: return run_forward<0, T>(p, output);
+  }
+}
+
 template <int D>
 void run_backward(const Problem& p, const Gradients& grads) {
-  const Attention<D> attention(p);
+  const Attention<D, float> attention(p);
   parallel_for(p.batch * p.heads, p.threads, [&](int64_t unit) {
     attention.backward(unit / p.heads, unit % p.heads, grads);
   });
@@ -237,13 +269,11 @@ void run_backward(const Problem& p, const Gradients& grads) {
 
 extern "C" {
 
-void lite_detr_deform_attn_forward(const lite_detr::Problem* problem, float* output) {
-  switch (problem->channels) {
-    case 16: return lite_detr::run_forward<16>(*problem, output);
-    case 32: return lite_detr::run_forward<32>(*problem, output);
-    case 64: return lite_detr::run_forward<64>(*problem, output);
-    default: return lite_detr::run_forward<0>(*problem, output);
-  }
+void lite_detr_deform_attn_forward(const lite_detr::Problem* problem, void* output) {
+  if (problem->value.bfloat16)
+    lite_detr::run_forward(*problem, static_cast<lite_detr::Bfloat16*>(output));
+  else
+    lite_detr::run_forward(*problem, static_cast<float*>(output));
 }
 
 void lite_detr_deform_attn_backward(const lite_detr::Problem* problem,

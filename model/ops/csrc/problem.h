@@ -1,18 +1,34 @@
 // What one call of the operation is about: shapes and input arrays, as the Python binding fills
-// them in. `cpu_library.py` mirrors this struct field by field.
+// them in. `cpu.py` mirrors these structs field by field.
 #pragma once
 
 #include <cstdint>
 
+#include "bfloat16.h"
+
 namespace lite_detr {
 
+// An input, in float32 or bfloat16.
+struct Array {
+  const void* data;
+  int64_t bfloat16;  // whether it is; else float32
+
+  // `count` floats from number `first` on: where they are, or widened into the buffer.
+  const float* floats(int64_t first, int64_t count, float* buffer) const {
+    if (!bfloat16) return static_cast<const float*>(data) + first;
+    const Bfloat16* narrow = static_cast<const Bfloat16*>(data) + first;
+    for (int64_t i = 0; i < count; ++i) buffer[i] = widened(narrow[i]);
+    return buffer;
+  }
+};
+
 struct Problem {
-  const float* value;             // [B, S, M, D]
-  const float* key;               // [B, S, M, D]; null: keys are the values
-  const float* query;             // [B, Q, M, D]; null: plain attention
-  const float* logits;            // [B, Q, M, L*P]; null: key-aware attention
-  const float* reference_points;  // [B, Q, L, reference_size]
-  const float* offsets;           // [B, Q, M, offset_levels, P, 2]
+  Array value;                    // [B, S, M, D]
+  Array key;                      // [B, S, M, D], type of `value`; null: keys are the values
+  Array query;                    // [B, Q, M, D]; null: plain attention
+  Array logits;                   // [B, Q, M, L*P]; null: key-aware attention
+  Array reference_points;         // [B, Q, L, reference_size]
+  Array offsets;                  // [B, Q, M, offset_levels, P, 2]
   const int64_t* spatial_shapes;  // [L, 2], (H, W)
   int64_t batch, tokens, heads, channels, queries, levels, points;
   int64_t offset_levels;   // L, or 1 when all levels share the offsets
@@ -21,10 +37,11 @@ struct Problem {
 
   int64_t samples() const { return levels * points; }
   int64_t offset_size() const { return offset_levels * points * 2; }
-  bool key_aware() const { return query != nullptr; }
-  bool separate_keys() const { return key != nullptr; }
+  bool key_aware() const { return query.data != nullptr; }
+  bool separate_keys() const { return key.data != nullptr; }
 };
 
+// All float32, for float32 inputs.
 struct Gradients {
   const float* output;      // [B, Q, M, D], given
   float* value;             // [B, S, M, D]

@@ -16,12 +16,13 @@ namespace lite_detr {
 constexpr int64_t kRowsAtOnce = 4;
 
 // Four corners of a sample; `address` and `weight` hold all northwest corners, then all ... .
+template <typename T>
 struct Corners {
   const uintptr_t* address;
   const float* weight;
   int64_t step;
 
-  float* row(int c) const { return reinterpret_cast<float*>(address[c * step]); }
+  T* row(int c) const { return reinterpret_cast<T*>(address[c * step]); }
 };
 
 template <int D>
@@ -32,9 +33,10 @@ struct Rows {
   explicit Rows(int64_t) {}
   static constexpr int64_t channels() { return D; }
 
-  void blend(const Corners& corners, float* out) const {
-    const float *nw = corners.row(0), *ne = corners.row(1), *sw = corners.row(2),
-                *se = corners.row(3);
+  template <typename T>
+  void blend(const Corners<T>& corners, float* out) const {
+    const T *nw = corners.row(0), *ne = corners.row(1), *sw = corners.row(2),
+            *se = corners.row(3);
     const float a = corners.weight[0], b = corners.weight[corners.step],
                 c = corners.weight[2 * corners.step], d = corners.weight[3 * corners.step];
     for (int v = 0; v < kVectors; ++v)
@@ -65,8 +67,8 @@ struct Rows {
 
   // With g = a * x + b * y: adds each corner's weight * g onto its row of `sums`, and gives the
   // four dots of g with the corners themselves.
-  void scatter(float a, const float* x, float b, const float* y, const Corners& corners,
-               const Corners& sums, float* dots) const {
+  void scatter(float a, const float* x, float b, const float* y, const Corners<float>& corners,
+               const Corners<float>& sums, float* dots) const {
     Floats g[kVectors], products[4];
     for (int v = 0; v < kVectors; ++v) g[v] = a * at(x, v) + b * at(y, v);
     for (int c = 0; c < 4; ++c) {
@@ -81,7 +83,8 @@ struct Rows {
   }
 
  private:
-  static Floats at(const float* row, int v) { return load(row + v * kLanes); }
+  template <typename T>
+  static Floats at(const T* row, int v) { return load(row + v * kLanes); }
   static void put(float* row, int v, Floats x) { store(row + v * kLanes, x); }
 };
 
@@ -90,7 +93,8 @@ struct Rows<0> {
   explicit Rows(int64_t channels) : channels_(channels) {}
   int64_t channels() const { return channels_; }
 
-  void blend(const Corners& corners, float* out) const {
+  template <typename T>
+  void blend(const Corners<T>& corners, float* out) const {
     std::memset(out, 0, sizeof(float) * channels_);
     for (int c = 0; c < 4; ++c) add(corners.weight[c * corners.step], corners.row(c), out);
   }
@@ -104,8 +108,8 @@ struct Rows<0> {
     for (int64_t i = 0; i < n; ++i) add(weights[i], rows + i * channels_, out);
   }
 
-  void scatter(float a, const float* x, float b, const float* y, const Corners& corners,
-               const Corners& sums, float* dots) const {
+  void scatter(float a, const float* x, float b, const float* y, const Corners<float>& corners,
+               const Corners<float>& sums, float* dots) const {
     for (int c = 0; c < 4; ++c) {
       const float weight = corners.weight[c * corners.step];
       const float* row = corners.row(c);
@@ -124,9 +128,10 @@ struct Rows<0> {
     return sum;
   }
 
-  void add(float weight, const float* __restrict row, float* __restrict out) const {
+  template <typename T>
+  void add(float weight, const T* __restrict row, float* __restrict out) const {
 #pragma omp simd
-    for (int64_t d = 0; d < channels_; ++d) out[d] += weight * row[d];
+    for (int64_t d = 0; d < channels_; ++d) out[d] += weight * widened(row[d]);
   }
 
   int64_t channels_;

@@ -8,6 +8,8 @@
 #include <new>
 #include <utility>
 
+#include "bfloat16.h"
+
 namespace lite_detr {
 
 #if defined(__AVX512F__)
@@ -24,9 +26,19 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 // Memory may hold them unaligned.
 typedef Floats FloatsInMemory __attribute__((aligned(4), may_alias));
 typedef Ints IntsInMemory __attribute__((aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 inline Floats load(const float* from) { return *reinterpret_cast<const FloatsInMemory*>(from); }
 inline Ints load(const int32_t* from) { return *reinterpret_cast<const IntsInMemory*>(from); }
+inline Floats load(const Bfloat16* from) {
+  Halves narrow;
+  std::memcpy(&narrow, from, sizeof(narrow));
+  const Words bits = __builtin_convertvector(narrow, Words) << 16;
+  Floats wide;
+  std::memcpy(&wide, &bits, sizeof(wide));
+  return wide;
+}
 inline void store(float* to, Floats v) { *reinterpret_cast<FloatsInMemory*>(to) = v; }
 inline void store(int32_t* to, Ints v) { *reinterpret_cast<IntsInMemory*>(to) = v; }
 

@@ -48,7 +48,14 @@ def test_float32_on_the_cpu_takes_the_compiled_kernels(called: list[str], kind: 
 
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_bfloat16_on_the_cpu_takes_the_compiled_kernels(called: list[str], kind: Kind) -> None:
+    assert attend(ops, random_case(kind).mapped(torch.bfloat16)).dtype == torch.bfloat16
+    assert called == ["cpu"]
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_dtypes_take_the_reference(called: list[str], kind: Kind, dtype: torch.dtype) -> None:
     assert attend(ops, random_case(kind).mapped(dtype)).dtype == dtype
     assert called == ["reference"]
