@@ -1,8 +1,8 @@
 """The warp kernels on NVIDIA GPUs: tensors in, tensors out, no autograd.
 
 Tensors -> pointers and sizes in a struct -> a kernel compiled for just these types and sizes
-(`nvrtc.py`) -> launched on torch's current stream. Nothing is copied back and nothing waits, so CUDA
-graphs can record a call once the kernel is loaded, which an earlier call of the same kind does.
+(`nvrtc.py`) -> launched on torch's current stream. Nothing is copied back and nothing waits, so
+CUDA graphs can record a call once an earlier call of the same kind has loaded the kernel.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import threading
 import warnings
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,8 +35,8 @@ class _Kernels:
 
     lock = threading.Lock()
     failed = False
-    functions: dict[tuple[Variant, int], object] = {}
-    contexts: dict[int, object] = {}
+    functions: ClassVar[dict[tuple[Variant, int], object]] = {}
+    contexts: ClassVar[dict[int, object]] = {}
 
 
 def takes(
@@ -196,7 +197,7 @@ def _load(variant: Variant, index: int) -> object:
             (function,) = _checked(driver.cuModuleGetFunction(module, _KERNEL))
         finally:
             driver.cuCtxPopCurrent()
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, AssertionError) as error:
         raise BuildError(f"the CUDA driver cannot load the kernel: {error}") from error
     kernel: object = function
     return kernel

@@ -1,4 +1,4 @@
-"""Compiles the CUDA C++ of `csrc/` for one GPU, by NVIDIA's run-time compiler, and keeps the result.
+"""Compiles the CUDA C++ of `csrc/` for one GPU, by NVIDIA's run-time compiler; keeps the result.
 
 A variant (types and sizes) -> definitions -> NVRTC -> machine code in the user's cache. Users need
 no CUDA toolkit: torch's CUDA builds bring NVRTC along and, through `cuda-bindings`, its Python
@@ -114,7 +114,7 @@ def _compiler() -> ModuleType:
 
 
 def _target(compiler: ModuleType, capability: tuple[int, int]) -> str:
-    """Machine code for the GPU, or code for the newest known relative, which the driver finishes."""
+    """Machine code for the GPU, or code for its newest known relative, for the driver to finish."""
     wanted = 10 * capability[0] + capability[1]
     (architectures,) = _checked(compiler, compiler.nvrtcGetSupportedArchs())
     if wanted in architectures:
@@ -125,9 +125,7 @@ def _target(compiler: ModuleType, capability: tuple[int, int]) -> str:
     return f"--gpu-architecture=compute_{max(older)}"
 
 
-def _fingerprint(
-    compiler: ModuleType, options: tuple[str, ...], sources: dict[str, bytes]
-) -> str:
+def _fingerprint(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, bytes]) -> str:
     digest = hashlib.sha256(repr((compiler.nvrtcVersion(), options)).encode())
     for name, text in sources.items():
         digest.update(name.encode() + b"\0" + text + b"\0")
@@ -172,7 +170,7 @@ def _compile(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, 
         (result,) = compiler.nvrtcCompileProgram(program, len(encoded), encoded)
         if result != compiler.nvrtcResult.NVRTC_SUCCESS:
             log = _text(compiler, program, "ProgramLog")
-            raise BuildError(f"NVRTC refused the kernel: {log.decode(errors='replace')[:2000]}")
+            raise BuildError(f"NVRTC refused the kernel: {log[:2000].decode(errors='replace')}")
         kind = "CUBIN" if any("=sm_" in option for option in options) else "PTX"
         return _text(compiler, program, kind)
     finally:
@@ -181,10 +179,10 @@ def _compile(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, 
 
 def _text(compiler: ModuleType, program: object, what: str) -> bytes:
     (size,) = _checked(compiler, getattr(compiler, f"nvrtcGet{what}Size")(program))
-    # NVRTC writes into the very object; one of a single byte could be shared with the whole process.
+    # NVRTC writes into the very object, and Python shares objects of a single byte.
     buffer = bytes(size + 16)
     _checked(compiler, getattr(compiler, f"nvrtcGet{what}")(program, buffer))
-    return buffer[:size]
+    return buffer[:size].rstrip(b"\0") if what == "ProgramLog" else buffer[:size]
 
 
 def _checked(compiler: ModuleType, answer: tuple[object, ...]) -> tuple[object, ...]:

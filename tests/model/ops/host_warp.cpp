@@ -173,6 +173,8 @@ extern "C" int lite_detr_host_warp(const Call* call, const AnySizes* sizes, int 
                    : by_channels<Bfloat16Bits, Bfloat16Bits>(*call, *sizes, batch, channels);
 }
 
+extern "C" size_t lite_detr_size_of_call() { return sizeof(Call); }
+
 // The usual sizes as the GPU's compiler knows them: 4 levels, 4 points, 8 heads of 32 channels.
 extern "C" void lite_detr_host_warp_fixed(const Call* call, int batch) {
   using Sizes = lite_detr::FixedSizes<4, 4, 8, 2, 4>;
