@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.ops import cpu, operators, reference
+from model.ops import cpu, cuda, operators, reference
 
 Implementation = Literal["auto", "reference", "cpu"]
 
@@ -56,9 +56,17 @@ def select_implementation(choice: Implementation) -> None:
 
 
 def implementation_name(device: torch.device | str) -> str:
-    """What computes float32 attention on that device: "cpu" (compiled kernels) or "reference"."""
-    compiled = torch.device(device).type == "cpu" and _Selection.choice != "reference"
-    return "cpu" if compiled and cpu.available() else "reference"
+    """What computes attention on that device, for inference in the usual sizes.
+
+    Returns:
+        "cpu" or "cuda" (compiled kernels), or "reference". On a GPU, training takes the reference.
+    """
+    device = torch.device(device)
+    if _Selection.choice == "reference":
+        return "reference"
+    if device.type == "cpu" and cpu.available():
+        return "cpu"
+    return "cuda" if device.type == "cuda" and cuda.available(device) else "reference"
 
 
 def ms_deform_attn(
@@ -91,7 +99,8 @@ def ms_deform_attn(
             f"attention_logits {tuple(attention_logits.shape)} do not fit sampling_offsets "
             f"{tuple(sampling_offsets.shape)} with {len(spatial_shapes)} levels"
         )
-    chosen = _implementation(value, reference_points, sampling_offsets, attention_logits)
+    given = (value, reference_points, sampling_offsets, attention_logits)
+    chosen = _implementation(spatial_shapes, value, sampling_offsets, given)
     output: Tensor = chosen.ms_deform_attn(
         value, spatial_shapes, reference_points, sampling_offsets, attention_logits
     )
@@ -134,20 +143,32 @@ def key_aware_deform_attn(
     if key is not None and key.shape != value.shape:
         raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} differ in shape")
     key = None if key is value else key
-    chosen = _implementation(query, key, value, reference_points, sampling_offsets)
+    given = (query, key, value, reference_points, sampling_offsets)
+    chosen = _implementation(spatial_shapes, value, sampling_offsets, given)
     output: Tensor = chosen.key_aware_deform_attn(
         query, key, value, spatial_shapes, reference_points, sampling_offsets
     )
     return output
 
 
-def _implementation(*tensors: Tensor | None) -> ModuleType:
-    fits = all(
-        tensor is None or (tensor.device.type == "cpu" and tensor.dtype in cpu.DTYPES)
-        for tensor in tensors
-    )
-    compiled = fits and _Selection.choice != "reference" and cpu.available()
-    return operators if compiled else reference
+def _implementation(
+    spatial_shapes: Sequence[tuple[int, int]],
+    value: Tensor,
+    sampling_offsets: Tensor,
+    given: Sequence[Tensor | None],
+) -> ModuleType:
+    tensors = [tensor for tensor in given if tensor is not None]
+    if _Selection.choice == "reference" or len({tensor.device for tensor in tensors}) > 1:
+        return reference
+    if value.device.type == "cpu":
+        fits = all(tensor.dtype in cpu.DTYPES for tensor in tensors)
+        return operators if fits and cpu.available() else reference
+    if value.device.type == "cuda":
+        # The reference's autograd differentiates on a GPU: those kernels have no backward pass.
+        trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        fits = not trains and cuda.takes(value, spatial_shapes, sampling_offsets)
+        return operators if fits else reference
+    return reference
 
 
 def _check(

@@ -46,16 +46,26 @@ def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise BuildError(f"no C++ compiler found (looked for {', '.join(_COMPILERS)})")
-    try:
-        directory = cache_dir or Path.home() / ".cache" / "lite-detr" / "ops"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:
-        raise BuildError(f"no place for the compiled kernels: {error}") from error
+    directory = cache_directory(cache_dir)
     processor = _processor_features()
     try:
         return _built_and_loaded(compiler, (*_FLAGS, *_native_flags(processor)), directory)
     except BuildError:  # a compiler older than the processor; plain code is better than none
         return _built_and_loaded(compiler, _FLAGS, directory)
+
+
+def cache_directory(directory: Path | None = None) -> Path:
+    """The folder of all compiled kernels, made when missing.
+
+    Raises:
+        BuildError: where it cannot be made.
+    """
+    try:
+        directory = directory or Path.home() / ".cache" / "lite-detr" / "ops"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise BuildError(f"no place for the compiled kernels: {error}") from error
+    return directory
 
 
 def _built_and_loaded(compiler: str, flags: tuple[str, ...], directory: Path) -> ctypes.CDLL:
@@ -92,7 +102,7 @@ def _native_flags(processor: str) -> tuple[str, ...]:
 
 def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for source in sorted(_SOURCES.iterdir()):
+    for source in sorted((*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp"))):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     executable = Path(compiler).resolve()
     status = executable.stat()

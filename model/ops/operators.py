@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.ops import cpu
+from model.ops import cpu, cuda
 
 _LIBRARY = torch.library.Library("lite_detr", "DEF")  # type: ignore[no-untyped-call]
 
@@ -72,17 +72,24 @@ def _or_empty(tensor: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0) if tensor is None else tensor
 
 
-def _plain(
+def _plain(*arguments: Any) -> Tensor:
+    return cpu.forward(_plain_inputs(*arguments))
+
+
+def _plain_on_gpu(*arguments: Any) -> Tensor:
+    return cuda.forward(_plain_inputs(*arguments))
+
+
+def _plain_inputs(
     value: Tensor,
     spatial_shapes: list[int],
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
-) -> Tensor:
-    inputs = cpu.Inputs(
+) -> cpu.Inputs:
+    return cpu.Inputs(
         value, reference_points, sampling_offsets, spatial_shapes, logits=attention_logits
     )
-    return cpu.forward(inputs)
 
 
 def _plain_backward(
@@ -94,8 +101,8 @@ def _plain_backward(
     attention_logits: Tensor,
     of_reference_points: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = cpu.Inputs(
-        value, reference_points, sampling_offsets, spatial_shapes, logits=attention_logits
+    inputs = _plain_inputs(
+        value, spatial_shapes, reference_points, sampling_offsets, attention_logits
     )
     grads = cpu.backward(inputs, grad_output, of_reference_points=of_reference_points)
     assert grads.logits is not None
@@ -103,18 +110,25 @@ def _plain_backward(
     return grads.value, references, grads.sampling_offsets, grads.logits
 
 
-def _key_aware(
+def _key_aware(*arguments: Any) -> Tensor:
+    return cpu.forward(_key_aware_inputs(*arguments))
+
+
+def _key_aware_on_gpu(*arguments: Any) -> Tensor:
+    return cuda.forward(_key_aware_inputs(*arguments))
+
+
+def _key_aware_inputs(
     query: Tensor,
     key: Tensor | None,
     value: Tensor,
     spatial_shapes: list[int],
     reference_points: Tensor,
     sampling_offsets: Tensor,
-) -> Tensor:
-    inputs = cpu.Inputs(
+) -> cpu.Inputs:
+    return cpu.Inputs(
         value, reference_points, sampling_offsets, spatial_shapes, query=query, key=key
     )
-    return cpu.forward(inputs)
 
 
 def _key_aware_backward(
@@ -127,8 +141,8 @@ def _key_aware_backward(
     sampling_offsets: Tensor,
     of_reference_points: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = cpu.Inputs(
-        value, reference_points, sampling_offsets, spatial_shapes, query=query, key=key
+    inputs = _key_aware_inputs(
+        query, key, value, spatial_shapes, reference_points, sampling_offsets
     )
     grads = cpu.backward(inputs, grad_output, of_reference_points=of_reference_points)
     assert grads.query is not None
@@ -234,16 +248,24 @@ def _register(
     fake: Callable[..., object],
     differentiate: Callable[..., object],
     keep: Callable[..., None] | None = None,
+    on_gpu: Callable[..., object] | None = None,
 ) -> None:
     _LIBRARY.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
+    if on_gpu is not None:
+        _LIBRARY.impl(name, on_gpu, "CUDA")  # type: ignore[no-untyped-call]
     qualified = f"lite_detr::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     torch.library.register_autograd(qualified, differentiate, setup_context=keep, lib=_LIBRARY)
 
 
-_register("ms_deform_attn", _plain, _plain_fake, _differentiate_plain, _keep_plain)
+_register("ms_deform_attn", _plain, _plain_fake, _differentiate_plain, _keep_plain, _plain_on_gpu)
 _register(
-    "key_aware_deform_attn", _key_aware, _key_aware_fake, _differentiate_key_aware, _keep_key_aware
+    "key_aware_deform_attn",
+    _key_aware,
+    _key_aware_fake,
+    _differentiate_key_aware,
+    _keep_key_aware,
+    _key_aware_on_gpu,
 )
 _register("ms_deform_attn_backward", _plain_backward, _plain_backward_fake, _differentiate_twice)
 _register(

@@ -1,0 +1,47 @@
+// What one call of the warp kernels is about. `cuda.py` mirrors these structs field by field.
+//
+// The .cuh files need no headers, not even standard ones, so that NVRTC compiles them by itself;
+// g++ compiles the same text for the tests.
+#pragma once
+
+namespace lite_detr {
+
+using Word = unsigned int;
+
+constexpr int kMaxLevels = 8;
+
+enum class Kind { plain, shared_keys, separate_keys };
+
+struct Level {
+  int height, width;
+  int start;  // its first token
+};
+
+// By value into the kernel: nothing is read back, so CUDA graphs can record the call.
+struct Call {
+  const void* value;             // [B, S, M, D]
+  const void* key;               // [B, S, M, D]; null: keys are the values
+  const void* query;             // [B, Q, M, D]; null: plain attention
+  const void* logits;            // [B, Q, M, L*P]; null: key-aware attention
+  const float* reference_points; // [B, Q, L, reference_size]
+  const void* offsets;           // [B, Q, M, offset_levels, P, 2]
+  void* output;                  // [B, Q, M, D]
+  int tokens, queries;
+  Level levels[kMaxLevels];
+};
+
+// The sizes that the GPU's compiler knows, so that it unrolls loops and divides by constants.
+template <int kLevels, int kPoints, int kHeads, int kReferenceSize, int kOffsetLevels>
+struct FixedSizes {
+  static constexpr int levels = kLevels, points = kPoints, heads = kHeads;
+  static constexpr int reference_size = kReferenceSize, offset_levels = kOffsetLevels;
+};
+
+// The same known at run time only.
+struct AnySizes {
+  int levels, points, heads;
+  int reference_size;  // 2: points, 4: cxcywh boxes
+  int offset_levels;   // `levels`, or 1 when all levels share the offsets
+};
+
+}  // namespace lite_detr

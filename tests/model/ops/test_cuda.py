@@ -1,0 +1,223 @@
+"""The way to the GPU's kernels: which calls take it, and what the kernel is handed."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from model import ops
+from model.ops import cpu, cuda, operators, reference
+from model.ops.library import BuildError
+from tests.model.ops import warp_host
+from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, attend, random_case
+
+
+@pytest.fixture(autouse=True)
+def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda._Kernels, "failed", False)
+    monkeypatch.setattr(cuda._Kernels, "functions", {})
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+def _inputs(case: Case) -> cpu.Inputs:
+    shapes = [side for shape in case.spatial_shapes for side in shape]
+    located = (case.reference_points, case.sampling_offsets)
+    return cpu.Inputs(case.value, *located, shapes, case.query, case.key, case.logits)
+
+
+def _on_gpu(case: Case) -> Case:
+    """The case with fake tensors of a GPU; under FakeTensorMode."""
+    fakes = {
+        name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda")
+        for name, t in case.tensors().items()
+    }
+    return replace(case, **fakes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    for name, module in (("operators", operators), ("reference", reference)):
+        for function in ("ms_deform_attn", "key_aware_deform_attn"):
+
+            def spy(*args: object, _name: str = name) -> object:
+                calls.append(_name)
+                value = next(a for a in args if isinstance(a, torch.Tensor) and a.dim() == 4)
+                return value.new_empty(0)
+
+            monkeypatch.setattr(module, function, spy)
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_inference_on_a_gpu_takes_the_operators(
+    called: list[str], kind: Kind, dtype: torch.dtype
+) -> None:
+    with FakeTensorMode():
+        attend(ops, _on_gpu(random_case(kind).mapped(dtype)))
+    assert called == ["operators"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_on_a_gpu_takes_the_reference(called: list[str], kind: Kind) -> None:
+    with FakeTensorMode():
+        case = _on_gpu(random_case(kind))
+        case.value.requires_grad_()
+        attend(ops, case)
+        with torch.no_grad():
+            attend(ops, case)
+    assert called == ["reference", "operators"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        random_case("plain", channels=24),
+        random_case("plain", channels=4),
+        random_case("plain", shapes=((1, 1),) * 9),
+        random_case("plain").mapped(torch.float64),
+    ],
+    ids=["24 channels", "4 channels", "9 levels", "float64"],
+)
+def test_calls_beyond_the_kernels_take_the_reference(called: list[str], case: Case) -> None:
+    with FakeTensorMode():
+        attend(ops, _on_gpu(case))
+    assert called == ["reference"]
+
+
+def test_images_beyond_32_bits_of_rows_take_the_reference(called: list[str]) -> None:
+    side = 2**15
+    with FakeTensorMode():
+        for tokens_high, expected in ((side // 16, "operators"), (4 * side, "reference")):
+            value = torch.empty(1, tokens_high * side, 8, 32, dtype=torch.half, device="cuda")
+            located = (torch.empty(1, 3, 1, 2, device="cuda"),)
+            offsets = torch.empty(1, 3, 8, 1, 4, 2, device="cuda")
+            logits = torch.empty(1, 3, 8, 4, device="cuda")
+            ops.ms_deform_attn(value, [(tokens_high, side)], *located, offsets, logits)
+            assert called.pop() == expected
+
+
+def test_reference_can_be_selected_on_a_gpu(called: list[str]) -> None:
+    ops.select_implementation("reference")
+    try:
+        with FakeTensorMode():
+            attend(ops, _on_gpu(random_case("plain")))
+        assert ops.implementation_name("cuda") == "reference"
+    finally:
+        ops.select_implementation("auto")
+    assert called == ["reference"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operators_know_the_output_of_a_gpu_call(kind: Kind) -> None:
+    with FakeTensorMode():
+        output = attend(operators, _on_gpu(random_case(kind).mapped(torch.float16)))
+    assert output.shape == (2, 11, 96)
+    assert (output.dtype, output.device.type) == (torch.float16, "cuda")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpu_operators_are_registered(kind: Kind) -> None:
+    name = "ms_deform_attn" if kind == "plain" else "key_aware_deform_attn"
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lite_detr::{name}", "CUDA")
+
+
+@pytest.fixture(scope="module")
+def warp(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return warp_host.build(tmp_path_factory.mktemp("warp"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mixed", [False, True], ids=["one type", "mixed types"])
+def test_forward_hands_the_kernel_all_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, warp: ctypes.CDLL, kind: Kind, mixed: bool
+) -> None:
+    case = warp_host.narrowed(random_case(kind, heads=8), torch.float16, float_offsets=mixed)
+    if mixed:  # as float32 layers beside float16 ones would hand them over
+        field = "logits" if kind == "plain" else "query"
+        case = replace(case, **{field: case.tensors()[field].float()})  # type: ignore[arg-type]
+    grids: list[tuple[int, int]] = []
+
+    def launch(_kernel: object, call: cuda.Call, _device: torch.device) -> None:
+        grids.append(call.grid)
+        sizes = (ctypes.c_int * 5)(4, 4, 8, 2, 4)
+        struct = ctypes.byref(call.struct)
+        assert warp.lite_detr_host_warp(struct, sizes, 2, 32, 1, int(mixed))
+
+    monkeypatch.setattr(cuda, "_loaded", lambda _variant, _device: object())
+    monkeypatch.setattr(cuda, "_launch", launch)
+    output = cuda.forward(_inputs(case))
+    assert_close(output.float(), attend(reference, case.mapped(torch.float64)), 4e-3)
+    assert grids == [(3, 2)]  # 11 queries of 8 heads, a warp each, 4 warps a block; 2 images
+
+
+@pytest.mark.parametrize(("batch", "queries"), [(0, 5), (2, 0)])
+def test_empty_calls_need_no_kernel(batch: int, queries: int) -> None:
+    case = random_case("plain", batch=batch, queries=queries)
+    assert cuda.forward(_inputs(case)).shape == (batch, queries, 96)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_kernel_one_warning_tells_and_the_reference_computes(
+    monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    def refuse(*_args: object) -> object:
+        raise BuildError("no NVRTC here")
+
+    monkeypatch.setattr(cuda, "_load", refuse)
+    case = random_case(kind)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outputs = [cuda.forward(_inputs(case)) for _ in range(3)]
+    assert [str(warning.message) for warning in caught] == [
+        "deformable attention runs in plain PyTorch on the GPU, many times slower: no NVRTC here"
+    ]
+    assert all(torch.equal(output, attend(reference, case)) for output in outputs)
+    # From now on calls do not even come this way.
+    assert not cuda.takes(case.value, case.spatial_shapes, case.sampling_offsets)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_missing_driver_is_a_build_error() -> None:
+    with pytest.raises(BuildError, match="CUDA"):
+        cuda._load(cuda._variant(_inputs(random_case("plain"))), 0)
+
+
+def test_kernel_is_loaded_once_for_a_variant_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+
+    def load(_variant: object, index: int) -> object:
+        loads.append(index)
+        return object()
+
+    monkeypatch.setattr(cuda, "_load", load)
+    variant = cuda._variant(_inputs(random_case("plain")))
+    kernels = [cuda._loaded(variant, torch.device("cuda", index)) for index in (0, 1, 0, 1)]
+    assert loads == [0, 1]
+    assert kernels[0] is kernels[2]
+
+
+def test_structs_mirror_those_of_the_kernel(warp: ctypes.CDLL) -> None:
+    warp.lite_detr_size_of_call.restype = ctypes.c_size_t
+    assert ctypes.sizeof(cuda.CallStruct) == warp.lite_detr_size_of_call()
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_gpu_gives_the_reference_output(kind: Kind, dtype: torch.dtype) -> None:
+    case = warp_host.narrowed(random_case(kind, heads=8, queries=509), dtype)
+    moved = replace(case, **{name: t.cuda() for name, t in case.tensors().items()})  # type: ignore[arg-type]
+    assert ops.implementation_name("cuda") == "cuda"
+    tolerance = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}[dtype]
+    output = attend(ops, moved)
+    assert_close(output.float().cpu(), attend(reference, case.mapped(torch.float64)), tolerance)
+    assert torch.equal(attend(ops, moved), output)

@@ -1,0 +1,173 @@
+"""The GPU's kernels without a GPU: they compile for every architecture and cost what they may."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from benchmarks.kernels import sass
+from model.ops import nvrtc
+from model.ops.library import BuildError
+from model.ops.nvrtc import Kind, Variant, machine_code
+
+HOPPER = (9, 0)
+HALF = sass.usual(torch.float16, "shared_keys")
+
+# Instructions a query in float16 on sm_90: what the design asks for (plain 1,243, key-aware
+# 1,542), and for the others what was seen, with room for another compiler's taste.
+BUDGETS = {
+    (torch.float16, "plain"): 1243,
+    (torch.float16, "shared_keys"): 1542,
+    (torch.float16, "separate_keys"): 2400,
+    (torch.bfloat16, "plain"): 2000,
+    (torch.bfloat16, "shared_keys"): 2300,
+    (torch.bfloat16, "separate_keys"): 3800,
+    (torch.float32, "plain"): 1500,
+    (torch.float32, "shared_keys"): 1850,
+    (torch.float32, "separate_keys"): 2800,
+}
+REGISTERS = {1: 255, 4: 128, 5: 96, 6: 80, 7: 72, 8: 64}  # a thread, by blocks of 128 that must fit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nvrtc_is_here() -> None:
+    try:
+        nvrtc._compiler()
+    except BuildError as error:
+        pytest.skip(f"the GPU kernels cannot be compiled here: {error}")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cubins")
+
+
+def _cost(variant: Variant, architecture: int, cache: Path) -> sass.Cost:
+    try:
+        return sass.cost(variant, architecture, cache)
+    except sass.ToolMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("kind", sass.KINDS)
+@pytest.mark.parametrize("dtype", nvrtc.TYPES, ids=str)
+def test_hopper_kernels_keep_to_their_budgets(cache: Path, dtype: torch.dtype, kind: Kind) -> None:
+    variant = sass.usual(dtype, kind)
+    cost = _cost(variant, 90, cache)
+    assert cost.stack_bytes == 0
+    assert cost.spills == 0
+    assert cost.registers <= REGISTERS[nvrtc._BLOCKS[nvrtc.TYPES[dtype], kind]]
+    assert 500 < cost.instructions <= BUDGETS[dtype, kind]
+
+
+@pytest.mark.parametrize("architecture", [a for a in sass.ARCHITECTURES if a != 90])
+@pytest.mark.parametrize("kind", ["plain", "shared_keys"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_kernels_of_every_architecture_compile_and_spill_nothing(
+    cache: Path, architecture: int, dtype: torch.dtype, kind: Kind
+) -> None:
+    cost = _cost(sass.usual(dtype, kind), architecture, cache)
+    assert (cost.stack_bytes, cost.spills) == (0, 0)
+    assert cost.registers <= REGISTERS[nvrtc._BLOCKS[nvrtc.TYPES[dtype], kind]]
+
+
+@pytest.mark.parametrize("boxes", [False, True], ids=["points", "boxes"])
+@pytest.mark.parametrize("channels", [8, 16, 64, 128, 256])
+def test_other_sizes_compile(cache: Path, channels: int, boxes: bool) -> None:
+    size = 4 if boxes else 2
+    kind: Kind = "plain" if boxes else "separate_keys"
+    variant = Variant(torch.bfloat16, torch.float32, kind, channels, 3, 5, 3, size, 1)
+    assert machine_code(variant, HOPPER, cache).startswith(b"\x7fELF")
+
+
+def test_second_call_takes_the_code_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = machine_code(HALF, HOPPER, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    monkeypatch.setattr(nvrtc, "_compile", None)  # calling it would fail
+    assert machine_code(HALF, HOPPER, tmp_path) == first
+    assert kept.suffix == ".cubin"
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "one bit"])
+def test_damaged_code_is_built_anew(tmp_path: Path, damage: str) -> None:
+    first = machine_code(HALF, HOPPER, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes({"cut short": content[:-7], "empty": b"", "one bit": bytes(content)}[damage])
+    assert machine_code(HALF, HOPPER, tmp_path) == first
+    assert machine_code(HALF, HOPPER, tmp_path) == first
+    assert [file.name for file in tmp_path.iterdir()] == [kept.name]
+
+
+@pytest.mark.parametrize("changed", ["sources", "variant", "architecture", "compiler"])
+def test_change_of_what_the_code_depends_on_has_a_file_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str
+) -> None:
+    compiled: list[tuple[str, ...]] = []
+
+    def compile_nothing(_compiler: ModuleType, options: tuple[str, ...], _sources: object) -> bytes:
+        compiled.append(options)
+        return b"code"
+
+    monkeypatch.setattr(nvrtc, "_compile", compile_nothing)
+    machine_code(HALF, HOPPER, tmp_path)
+    variant, capability = HALF, HOPPER
+    if changed == "sources":
+        sources = tmp_path / "csrc"
+        sources.mkdir()
+        (sources / "deform_attn.cu").write_text("// changed")
+        monkeypatch.setattr(nvrtc, "_SOURCES", sources)
+    elif changed == "variant":
+        variant = sass.usual(torch.float16, "plain")
+    elif changed == "architecture":
+        capability = (8, 0)
+    else:
+        monkeypatch.setattr(nvrtc._compiler(), "nvrtcVersion", lambda: (0, 99, 0))
+    machine_code(variant, capability, tmp_path)
+    assert len(compiled) == 2
+    assert len(list(tmp_path.glob("*.cubin"))) == 2
+
+
+def test_gpu_newer_than_the_compiler_gets_code_for_the_driver_to_finish(tmp_path: Path) -> None:
+    code = machine_code(HALF, (99, 0), tmp_path)
+    assert b".target sm_" in code
+    assert b"lite_detr_deform_attn" in code
+
+
+def test_gpu_older_than_all_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"no GPU of compute capability \(3, 0\)"):
+        machine_code(HALF, (3, 0), tmp_path)
+
+
+def test_program_that_does_not_compile_is_reported_with_the_compiler_s_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "deform_attn.cu").write_text("this is no program")
+    monkeypatch.setattr(nvrtc, "_SOURCES", tmp_path)
+    with pytest.raises(BuildError, match=r"NVRTC refused the kernel: .*expected a declaration"):
+        machine_code(HALF, HOPPER, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(BuildError, match="NVRTC"):
+        machine_code(HALF, HOPPER, tmp_path)
+
+
+def test_cache_that_cannot_be_written_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(nvrtc.os, "replace", refuse)
+    with pytest.raises(BuildError, match="disk full"):
+        machine_code(HALF, HOPPER, tmp_path)
