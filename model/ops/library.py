@@ -43,9 +43,7 @@ def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
     Raises:
         BuildError: without a compiler, with a failing build, or nowhere to put the result.
     """
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        raise BuildError(f"no C++ compiler found (looked for {', '.join(_COMPILERS)})")
+    compiler = _find_compiler()
     try:
         directory = cache_dir or Path.home() / ".cache" / "lite-detr" / "ops"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,6 +54,30 @@ def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
         return _built_and_loaded(compiler, (*_FLAGS, *_native_flags(processor)), directory)
     except BuildError:  # a compiler older than the processor; plain code is better than none
         return _built_and_loaded(compiler, _FLAGS, directory)
+
+
+def compile_library(flags: tuple[str, ...], path: Path) -> None:
+    """Compiles the kernels into `path` with further compiler flags, say of an architecture.
+
+    Raises:
+        BuildError: without a compiler, or with a failing build.
+    """
+    _compile(_find_compiler(), (*_FLAGS, *flags), path)
+
+
+def read_sources() -> bytes:
+    """Names and contents of everything a build is made of."""
+    return b"".join(
+        source.name.encode() + b"\0" + source.read_bytes() + b"\0"
+        for source in sorted(_SOURCES.iterdir())
+    )
+
+
+def _find_compiler() -> str:
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise BuildError(f"no C++ compiler found (looked for {', '.join(_COMPILERS)})")
+    return compiler
 
 
 def _built_and_loaded(compiler: str, flags: tuple[str, ...], directory: Path) -> ctypes.CDLL:
@@ -91,9 +113,7 @@ def _native_flags(processor: str) -> tuple[str, ...]:
 
 
 def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for source in sorted(_SOURCES.iterdir()):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    digest = hashlib.sha256(read_sources())
     executable = Path(compiler).resolve()
     status = executable.stat()
     identity = (str(executable), str(status.st_size), str(status.st_mtime_ns))
