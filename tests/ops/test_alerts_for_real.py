@@ -47,8 +47,8 @@ SCENARIOS = (
     ),
     Scenario(
         "full",
-        frozenset({"LiteDetrSaturated", "LiteDetrRefusing"}),
-        {"slots": "4", "fake_base_ms": "300", "max_batch_size": "2"},
+        frozenset({"LiteDetrSaturated", "LiteDetrQueueing", "LiteDetrRefusing"}),
+        {"slots": "4", "fake_base_ms": "900", "max_batch_size": "1"},
         clients=16,
     ),
     Scenario(
@@ -64,7 +64,7 @@ SCENARIOS = (
     Scenario("lite-detr", frozenset({"LiteDetrDown"}), is_killed=True),
 )
 # The rest needs a bug of the service, or what this test cannot bring about: `promtool test rules`.
-NOT_INJECTED = {"LiteDetrInternalError"}
+NOT_INJECTED = {"LiteDetrInternalError", "LiteDetrCanaryStale"}
 # While the fast burn calls, Alertmanager keeps the slow one to itself.
 SILENCED_BY_ANOTHER = {"LiteDetrErrorBurnSlow", "LiteDetrLatencyBurnSlow"}
 
