@@ -30,9 +30,7 @@ def shrunk_rules(name: str, divisor: int) -> str:
     for group in document["groups"]:
         group["interval"] = "1s"
         for rule in group["rules"]:
-            rule["expr"] = _WINDOW.sub(
-                lambda match: f"[{shrunk(match[1], divisor)}]", rule["expr"]
-            )
+            rule["expr"] = _WINDOW.sub(lambda match: f"[{shrunk(match[1], divisor)}]", rule["expr"])
             if "for" in rule:
                 rule["for"] = shrunk(rule["for"], divisor)
     return str(yaml.safe_dump(document, sort_keys=False, width=1000))

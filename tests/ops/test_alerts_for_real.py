@@ -9,12 +9,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
-
-pytest.importorskip("yaml", reason="PyYAML is not installed: pip install pyyaml")
 
 from tests.ops.queries import panel_queries, rules_of
 from tests.ops.real_prometheus import Pager, program, real_alertmanager, real_prometheus

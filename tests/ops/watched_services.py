@@ -1,4 +1,4 @@
-"""Services with the fake engine, each with a fault and a load of its own, for Prometheus to watch."""
+"""Services with the fake engine, each with a fault and a load of its own, to be watched."""
 
 from __future__ import annotations
 
