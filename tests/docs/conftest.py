@@ -77,8 +77,7 @@ class Reader:
             return [sys.executable, "-c", body]
         if block.mode.startswith("run-until"):
             [body] = [line for line in body.splitlines() if line.strip()]
-            body = "exec " + re.sub(r"(--port|PORT=) ?\d+", r"\1 0", body)
-            body = body.replace("exec LITE_DETR_", "export LITE_DETR_")
+            body = "exec " + re.sub(r"--port \d+", "--port 0", body)
         return ["bash", "-euo", "pipefail", "-c", body]
 
     def _environment(self) -> dict[str, str]:

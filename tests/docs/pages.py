@@ -5,7 +5,7 @@ A block of commands or code says on its opening line what becomes of it:
     sh run                   runs, in a folder like a checkout, beside a service
     python run               likewise
     sh run-until Ready       runs until it has said that, is then asked to end, and must end well
-    sh not-run: REASON       is for a machine that tests have not; its flags are looked up all the same
+    sh not-run: REASON       needs what tests have not; its flags are looked up all the same
 """
 
 from __future__ import annotations
