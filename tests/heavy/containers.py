@@ -96,7 +96,8 @@ def running(engine: ContainerEngine) -> Iterator[Running]:
 def health_check(engine: ContainerEngine) -> list[str]:
     """The words of the image's own check; podman keeps them in another place than Docker."""
     described = engine.inspect(IMAGE)
-    kind, *words = (described.get("Healthcheck") or described["Config"]["Healthcheck"])["Test"]
+    check = described.get("Healthcheck") or described["Config"]["Healthcheck"]
+    kind, *words = map(str, check["Test"])
     assert kind == "CMD"
     return words
 
