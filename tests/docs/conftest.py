@@ -76,14 +76,15 @@ class Reader:
         if block.language == "python":
             return [sys.executable, "-c", body]
         if block.mode.startswith("run-until"):
-            [body] = [line for line in body.splitlines() if line.strip()]
-            body = "exec " + re.sub(r"--port \d+", "--port 0", body)
+            *before, server = body.strip().splitlines()
+            body = "\n".join((*before, "exec " + re.sub(r"--port \d+", "--port 0", server)))
         return ["bash", "-euo", "pipefail", "-c", body]
 
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("LITE_DETR_")}
         path = f"{self.folder / '.venv' / 'bin'}:{kept['PATH']}:{Path(sys.executable).parent}"
-        return kept | {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(self.folder / "home")}
+        own = {"PYTHONPATH": str(ROOT), "HOME": str(self.folder / "home"), "KEY": "not asked for"}
+        return kept | {"PATH": path} | own
 
 
 @pytest.fixture(scope="session")

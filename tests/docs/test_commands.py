@@ -19,7 +19,7 @@ RUN = tuple(block for block in COMMANDS if block.mode == "run")
 SERVERS = tuple(block for block in COMMANDS if block.mode.startswith("run-until"))
 NOT_RUN = tuple(block for block in COMMANDS if block.mode.startswith("not-run:"))
 NO_COMMANDS = {"text", "json", "protobuf", "yaml"}
-MOST_NOT_RUN = 20  # raise it for a reason only
+MOST_NOT_RUN = 16  # raise it for a reason only
 
 pytestmark = pytest.mark.timeout(600)
 
