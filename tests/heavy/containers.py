@@ -106,7 +106,7 @@ def test_image_is_not_root_and_tells_how_to_stop_and_check_it(engine: ContainerE
     configuration = engine.inspect(IMAGE)["Config"]
     assert configuration["User"] == "10001:10001"
     assert configuration["StopSignal"] in ("SIGTERM", "15")
-    assert "/healthz" in health_check(engine)[-1]
+    assert health_check(engine)[-1].endswith("health_check.py")
     assert set(configuration["ExposedPorts"]) == {"8000/tcp", "8001/tcp"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -37,7 +38,7 @@ def test_image_runs_as_a_numbered_user_and_stops_by_sigterm() -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert "STOPSIGNAL SIGTERM" in text
-    assert "/healthz" in text
+    assert "/opt/lite-detr/health_check.py" in text
 
 
 def test_image_takes_its_packages_from_the_lock() -> None:
@@ -83,6 +84,12 @@ def test_foreign_images_are_pinned() -> None:
     for name, service in services().items():
         if name not in OURS:
             assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"]), service["image"]
+
+
+def test_compose_and_image_check_health_alike() -> None:
+    [words] = re.findall(r"CMD (\[.*health_check.*\])", DOCKERFILE.read_text(encoding="utf-8"))
+    for name in OURS:
+        assert services()[name]["healthcheck"]["test"] == ["CMD", *json.loads(words)]
 
 
 def test_ports_are_open_on_this_machine_only() -> None:
