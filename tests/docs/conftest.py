@@ -21,6 +21,8 @@ from tests.repository import ROOT
 _PATIENCE_SECONDS = 300
 _NOT_LINKED = {".git", ".venv", "runs", "build", "dist"}
 _PHOTOS = {"photo.jpg": "codes", "one.jpg": "qr_close_up", "two.jpg": "shelf"}
+# An answer of 400 or more counts as a failure, whether the reader asked curl for that or not.
+_STRICT_CURL = 'curl() { command curl --fail --silent --show-error "$@"; }'
 _STAND_FOR = {"localhost:8000": "http", "localhost:8001": "grpc", "127.0.0.1:8000": "http"}
 
 
@@ -78,7 +80,7 @@ class Reader:
         if block.mode.startswith("run-until"):
             *before, server = body.strip().splitlines()
             body = "\n".join((*before, "exec " + re.sub(r"--port \d+", "--port 0", server)))
-        return ["bash", "-euo", "pipefail", "-c", body]
+        return ["bash", "-euo", "pipefail", "-c", f"{_STRICT_CURL}\n{body}"]
 
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("LITE_DETR_")}

@@ -45,6 +45,18 @@ def test_command_works_as_shown(reader: Reader, block: Block) -> None:
     assert done.returncode == 0, f"{block.body}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.parametrize(
+    ("language", "body"),
+    [
+        ("sh", "curl localhost:8000/no-such-path"),
+        ("sh", "lite-detr detect no-such-photo.jpg | cat"),
+        ("python", "from lite_detr_client import NoSuchClient"),
+    ],
+)
+def test_command_that_does_not_work_would_be_seen(reader: Reader, language: str, body: str) -> None:
+    assert reader.run(Block("a page", 1, language, "run", body)).returncode != 0
+
+
 @pytest.mark.parametrize("block", SERVERS, ids=str)
 def test_server_starts_as_shown_and_ends_when_asked(reader: Reader, block: Block) -> None:
     awaited = block.mode.removeprefix("run-until").strip()
