@@ -26,18 +26,25 @@ endif
 SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format setup setup-full docs proto lock clean
+.PHONY: help serve test test-containers test-release lint format setup setup-full docs proto lock clean
 
 help: ## this list
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
 serve: $(RUNTIME) ## set up (first time) and serve on PORT; ARGS go to `lite-detr serve`
 	@exec $(BIN)/lite-detr serve $(SERVE_FLAGS)
 
 test: $(FULL) ## set up (first time) and run the tests; ARGS go to pytest
 	$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+
+test-containers: $(FULL) ## build and run the images and the compose file; needs Docker (or CONTAINER=, COMPOSE=)
+	CONTAINER="$(CONTAINER)" COMPOSE="$(COMPOSE)" STAND_INS="$(STAND_INS)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" \
+		$(BIN)/python -m pytest -q tests/heavy/containers.py tests/heavy/compose.py $(ARGS)
+
+test-release: $(FULL) ## build wheel and sdist, install them in an empty environment and serve; check the dashboard's schema
+	$(BIN)/python -m pytest -q tests/heavy/release.py tests/heavy/grafana.py $(ARGS)
 
 lint: $(FULL) ## ruff, format check, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model.ops.library import BuildError, load_library
+from model.ops.prebuilt import load_prebuilt
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -140,7 +141,7 @@ def _like(gradient: Tensor | None, of: Tensor | None) -> Tensor | None:
 
 def _load() -> None:
     try:
-        library = load_library()
+        library = load_prebuilt() or load_library()
     except BuildError as error:
         warnings.warn(
             f"deformable attention runs in plain PyTorch, several times slower: {error}",

@@ -43,9 +43,7 @@ def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
     Raises:
         BuildError: without a compiler, with a failing build, or nowhere to put the result.
     """
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        raise BuildError(f"no C++ compiler found (looked for {', '.join(_COMPILERS)})")
+    compiler = _find_compiler()
     directory = cache_directory(cache_dir)
     processor = _processor_features()
     try:
@@ -66,6 +64,30 @@ def cache_directory(directory: Path | None = None) -> Path:
     except (OSError, RuntimeError) as error:
         raise BuildError(f"no place for the compiled kernels: {error}") from error
     return directory
+
+
+def compile_library(flags: tuple[str, ...], path: Path) -> None:
+    """Compiles the kernels into `path` with further compiler flags, say of an architecture.
+
+    Raises:
+        BuildError: without a compiler, or with a failing build.
+    """
+    _compile(_find_compiler(), (*_FLAGS, *flags), path)
+
+
+def read_sources() -> bytes:
+    """Names and contents of everything that a build for CPUs is made of."""
+    return b"".join(
+        source.name.encode() + b"\0" + source.read_bytes() + b"\0"
+        for source in sorted((*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp")))
+    )
+
+
+def _find_compiler() -> str:
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise BuildError(f"no C++ compiler found (looked for {', '.join(_COMPILERS)})")
+    return compiler
 
 
 def _built_and_loaded(compiler: str, flags: tuple[str, ...], directory: Path) -> ctypes.CDLL:
@@ -101,9 +123,7 @@ def _native_flags(processor: str) -> tuple[str, ...]:
 
 
 def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for source in sorted((*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp"))):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    digest = hashlib.sha256(read_sources())
     executable = Path(compiler).resolve()
     status = executable.stat()
     identity = (str(executable), str(status.st_size), str(status.st_mtime_ns))

@@ -67,7 +67,9 @@ class ApiKeyGuard:
             except Forbidden as error:
                 await _refusal(scope, Problem(403, "forbidden", str(error)))(scope, receive, send)
                 return
-            structlog.contextvars.bind_contextvars(api_key=key.name)
+            with structlog.contextvars.bound_contextvars(api_key=key.name):
+                await self._app(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
+import promql_parser
+import yaml
 
 from tests.repository import ROOT
 
@@ -18,7 +19,6 @@ _VARIABLES = {"$__rate_interval": "5m", "$instance": ".*"}
 
 def load_yaml(name: str) -> Any:
     """The content of a YAML file of the repository."""
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: pip install pyyaml")
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
@@ -52,29 +52,26 @@ def metrics_of(query: str) -> set[str]:
     Raises:
         ValueError: for a query that is not PromQL.
     """
-    parser = pytest.importorskip(
-        "promql_parser", reason="promql-parser is not installed: pip install promql-parser"
-    )
-    return set(_selected(parser, parser.parse(query)))
+    return set(_selected(promql_parser.parse(query)))
 
 
-def _selected(parser: Any, node: Any) -> Iterator[str]:
+def _selected(node: Any) -> Iterator[str]:
     match node:
-        case parser.VectorSelector():
+        case promql_parser.VectorSelector():
             yield node.name
-        case parser.MatrixSelector():
-            yield from _selected(parser, node.vector_selector)
-        case parser.BinaryExpr():
-            yield from _selected(parser, node.lhs)
-            yield from _selected(parser, node.rhs)
-        case parser.Call():
+        case promql_parser.MatrixSelector():
+            yield from _selected(node.vector_selector)
+        case promql_parser.BinaryExpr():
+            yield from _selected(node.lhs)
+            yield from _selected(node.rhs)
+        case promql_parser.Call():
             for argument in node.args:
-                yield from _selected(parser, argument)
-        case parser.AggregateExpr() | parser.ParenExpr() | parser.UnaryExpr():
-            yield from _selected(parser, node.expr)
-        case parser.SubqueryExpr():
-            yield from _selected(parser, node.expr)
-        case parser.NumberLiteral() | parser.StringLiteral():
+                yield from _selected(argument)
+        case promql_parser.AggregateExpr() | promql_parser.ParenExpr() | promql_parser.UnaryExpr():
+            yield from _selected(node.expr)
+        case promql_parser.SubqueryExpr():
+            yield from _selected(node.expr)
+        case promql_parser.NumberLiteral() | promql_parser.StringLiteral():
             return
         case _:
             raise AssertionError(f"a kind of PromQL node that this test does not know: {node!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -37,7 +38,7 @@ def test_image_runs_as_a_numbered_user_and_stops_by_sigterm() -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert "STOPSIGNAL SIGTERM" in text
-    assert "/healthz" in text
+    assert "/opt/lite-detr/health_check.py" in text
 
 
 def test_image_takes_its_packages_from_the_lock() -> None:
@@ -59,7 +60,7 @@ def test_only_sources_reach_the_builder() -> None:
 def test_settings_in_files_are_settings_of_the_service(source: str) -> None:
     text = (ROOT / source).read_text(encoding="utf-8")
     names = set(re.findall(rf"\b{ENV_PREFIX}([A-Z_]+)(?=[=:])", text))
-    names -= {"PUBLISH_PORT", "GPU_PUBLISH_PORT"}  # of the compose file itself
+    names = {name for name in names if "PUBLISH" not in name}  # the compose file's own
     assert names
     assert {name.lower() for name in names} <= Settings.model_fields.keys()
 
@@ -68,6 +69,7 @@ def test_plain_up_starts_service_prometheus_and_grafana() -> None:
     plain = {name for name, service in services().items() if "profiles" not in service}
     assert plain == {"detector", "prometheus", "grafana"}
     assert services()["detector-gpu"]["profiles"] == ["gpu"]
+    assert services()["alertmanager"]["profiles"] == ["alerts"]
 
 
 def test_every_container_is_limited_checked_and_read_only() -> None:
@@ -82,6 +84,12 @@ def test_foreign_images_are_pinned() -> None:
     for name, service in services().items():
         if name not in OURS:
             assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"]), service["image"]
+
+
+def test_compose_and_image_check_health_alike() -> None:
+    [words] = re.findall(r"CMD (\[.*health_check.*\])", DOCKERFILE.read_text(encoding="utf-8"))
+    for name in OURS:
+        assert services()[name]["healthcheck"]["test"] == ["CMD", *json.loads(words)]
 
 
 def test_ports_are_open_on_this_machine_only() -> None:
@@ -106,8 +114,31 @@ def test_prometheus_asks_by_the_name_that_the_services_answer_to() -> None:
         assert services()[name]["ports"][0].endswith(f":{discovery['port']}")
 
 
-def test_compiled_kernels_are_kept_on_a_volume_that_may_hold_programs() -> None:
-    # /tmp is mounted without exec: a library there could be written but not loaded.
+def test_http_and_grpc_are_published_each_on_a_port_of_its_own() -> None:
+    environment = DOCKERFILE.read_text(encoding="utf-8")
+    inside = re.findall(r"LITE_DETR_(?:HTTP|GRPC)_PORT=(\d+)", environment)
+    published = [port for service in services().values() for port in service["ports"]]
+    for name in OURS:
+        assert [port.rpartition(":")[2] for port in services()[name]["ports"]] == inside
+    outside = re.findall(r":-(\d+)}", " ".join(published))
+    assert len(set(outside)) == len(outside) == len(published)
+
+
+def test_alertmanager_is_found_by_its_name() -> None:
+    [found] = load_yaml("docker/prometheus/prometheus.yml")["alerting"]["alertmanagers"]
+    [discovery] = found["dns_sd_configs"]
+    assert discovery["names"] == ["alertmanager"]
+    assert services()["alertmanager"]["ports"][0].endswith(f":{discovery['port']}")
+
+
+def test_kernels_are_compiled_while_the_image_is_built() -> None:
+    build, _, shipped = DOCKERFILE.read_text(encoding="utf-8").partition("AS runtime")
+    assert "-m model.ops.prebuilt" in build
+    assert "g++" in build
+    assert "g++" not in shipped
+
+
+def test_pulled_models_are_kept_on_a_volume() -> None:
     for name in OURS:
         [volume] = services()[name]["volumes"]
         assert volume.endswith(":/home/lite-detr/.cache/lite-detr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -67,6 +68,31 @@ def test_alerts_say_how_urgent_they_are_and_where_help_is() -> None:
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["annotations"]["runbook"].endswith("#" + rule["alert"].lower())
         assert {"summary", "description"} <= rule["annotations"].keys()
+
+
+def test_runbook_has_an_entry_for_each_alert_and_no_other() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^### (LiteDetr\w+)\n\n\*(\w+)\.\*", page, re.MULTILINE)
+    told = {rule["alert"]: rule["labels"]["severity"] for rule in rules_of("alerts.rules.yml")}
+    assert dict(entries) == told
+    assert len(entries) == len(told)
+
+
+def test_alertmanager_accepts_its_configuration() -> None:
+    tool = shutil.which("amtool")
+    if tool is None:
+        pytest.skip("amtool is not installed (Debian, Ubuntu: apt install prometheus-alertmanager)")
+    file = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
+    done = subprocess.run(
+        [tool, "check-config", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alertmanager_silences_only_alerts_that_there_are() -> None:
+    text = (ROOT / "docker" / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
+    alerts = {rule["alert"] for rule in rules_of("alerts.rules.yml")}
+    assert set(re.findall(r"LiteDetr\w+", text)) <= alerts
 
 
 def test_prometheus_accepts_configuration_and_rules() -> None:

@@ -1,0 +1,126 @@
+"""Kernels compiled ahead, for machines without a compiler: `python -m model.ops.prebuilt`.
+
+The recipe of the container images runs this once; it writes one library for each level of the
+processor's family into `compiled/`, beside the sources. `cpu.py` takes the best one that the
+processor at hand can run, before it thinks of compiling. A checkout has none and compiles for
+the very processor, as `library.py` tells.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.ops.library import BuildError, compile_library, read_sources
+
+DIRECTORY = Path(__file__).parent / "compiled"
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a group of processors has in common."""
+
+    name: str
+    flags: tuple[str, ...]  # for the compiler
+    needs: frozenset[str]  # features in the words of /proc/cpuinfo
+
+
+_V2 = frozenset(["cx16", "popcnt", "sse4_1", "sse4_2", "ssse3"])
+_V3 = _V2 | frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"])
+_V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
+_X86 = (
+    Level("x86-64-v4", ("-march=x86-64-v4", "-mprefer-vector-width=512"), _V4),
+    Level("x86-64-v3", ("-march=x86-64-v3",), _V3),
+    Level("x86-64-v2", ("-march=x86-64-v2",), _V2),
+)
+_ARM = (
+    Level("armv8.2-a", ("-march=armv8.2-a",), frozenset({"asimd", "atomics", "asimdhp"})),
+    Level("armv8-a", ("-march=armv8-a",), frozenset({"asimd"})),
+)
+_FAMILIES = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}
+
+
+def levels() -> tuple[Level, ...]:
+    """The levels of this machine's family, the best first; none for a family without a list."""
+    return _FAMILIES.get(platform.machine(), ())
+
+
+def build_levels(directory: Path) -> list[Path]:
+    """Compiles the sources once for each level of this family, whatever the processor.
+
+    Args:
+        directory: gets the libraries.
+
+    Returns:
+        The libraries' paths, the best level first.
+
+    Raises:
+        BuildError: without a compiler, or where one build fails.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [_path(level, directory) for level in levels()]
+    for level, path in zip(levels(), paths, strict=True):
+        compile_library(level.flags, path)
+        path.chmod(0o755)  # built by one user, loaded by another
+    return paths
+
+
+def load_prebuilt(directory: Path | None = None) -> ctypes.CDLL | None:
+    """The best library built ahead that this processor can run; None where there is none.
+
+    Libraries of other sources than those at hand are passed over.
+
+    Args:
+        directory: where they are; default: `compiled/` beside the sources.
+    """
+    directory = directory or DIRECTORY
+    if not directory.is_dir():
+        return None
+    features = _features()
+    for level in levels():
+        path = _path(level, directory)
+        if level.needs <= features and path.exists():
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:  # of another C library, say; a lower level would fail no less
+                return None
+    return None
+
+
+def _path(level: Level, directory: Path) -> Path:
+    digest = hashlib.sha256(read_sources())
+    digest.update("\0".join(level.flags).encode())
+    return directory / f"deform_attn-{level.name}-{digest.hexdigest()[:16]}.so"
+
+
+def _features() -> frozenset[str]:
+    """What the processor can do, in the words of /proc/cpuinfo."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def main() -> int:
+    """Builds every level and says where; the exit status."""
+    try:
+        paths = build_levels(DIRECTORY)
+    except BuildError as error:
+        print(f"cannot compile the kernels ahead: {error}", file=sys.stderr)
+        return 1
+    for path in paths:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What a heavy check saw, written down: one JSON file and one page of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.repository import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+class Findings:
+    """Facts by name, in the order in which they were found."""
+
+    def __init__(self, title: str, command: str) -> None:
+        """Starts with what the machine is."""
+        self._title, self._command = title, command
+        self._facts: dict[str, str | int | float] = {
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "processor family": platform.machine(),
+        }
+
+    def note(self, name: str, value: str | int | float) -> None:
+        """Keeps one fact; a later one of the same name replaces it."""
+        self._facts[name] = value
+
+    def write(self, folder: Path) -> None:
+        """Writes findings.json and findings.md."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "findings.json").write_text(json.dumps(self._facts, indent=1) + "\n")
+        rows = "".join(f"| {name} | {value} |\n" for name, value in self._facts.items())
+        page = f"# {self._title}\n\nWritten by `{self._command}`.\n\n| | |\n|---|---|\n{rows}"
+        (folder / "findings.md").write_text(page)

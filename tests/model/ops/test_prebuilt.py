@@ -1,0 +1,98 @@
+"""Libraries built ahead: which one is taken, and that each gives the reference's numbers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.ops import cpu, library, operators, prebuilt, reference
+from tests.model.ops.attention_cases import KINDS, Kind, assert_close, gradients, random_case
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("ahead") / "compiled"
+    paths = prebuilt.build_levels(directory)
+    assert sorted(directory.iterdir()) == sorted(paths)
+    return directory
+
+
+def runnable() -> list[prebuilt.Level]:
+    features = prebuilt._features()
+    return [level for level in prebuilt.levels() if level.needs <= features]
+
+
+def test_checkout_has_none() -> None:
+    assert prebuilt.load_prebuilt() is None
+
+
+@needs_compiler
+def test_one_library_a_level_of_the_family(built: Path) -> None:
+    assert len(list(built.iterdir())) == len(prebuilt.levels()) > 0
+
+
+@needs_compiler
+def test_best_level_that_the_processor_runs_is_taken(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for level in runnable():
+        monkeypatch.setattr(prebuilt, "_features", lambda level=level: level.needs)
+        loaded = prebuilt.load_prebuilt(built)
+        assert loaded is not None
+        assert f"-{level.name}-" in loaded._name
+
+
+@needs_compiler
+def test_processor_below_every_level_gets_none(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prebuilt, "_features", frozenset)
+    assert prebuilt.load_prebuilt(built) is None
+
+
+@needs_compiler
+def test_libraries_of_other_sources_are_passed_over(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = Path(shutil.copytree(library._SOURCES, tmp_path / "csrc"))
+    (sources / "rows.h").write_text("// changed")
+    monkeypatch.setattr(library, "_SOURCES", sources)
+    assert prebuilt.load_prebuilt(built) is None
+
+
+def test_damaged_library_counts_as_none(tmp_path: Path) -> None:
+    for level in prebuilt.levels():
+        prebuilt._path(level, tmp_path).write_bytes(b"cut short")
+    assert prebuilt.load_prebuilt(tmp_path) is None
+
+
+def test_machine_without_a_compiler_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(library, "_COMPILERS", ())
+    monkeypatch.setattr(prebuilt, "DIRECTORY", tmp_path)
+    assert prebuilt.main() == 1
+    assert "no C++ compiler found" in capsys.readouterr().err
+
+
+@needs_compiler
+@pytest.mark.parametrize("level", runnable(), ids=lambda level: level.name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_level_gives_the_numbers_of_the_reference(
+    built: Path, monkeypatch: pytest.MonkeyPatch, level: prebuilt.Level, kind: Kind
+) -> None:
+    monkeypatch.setattr(prebuilt, "_features", lambda: level.needs)
+    monkeypatch.setattr(cpu, "load_prebuilt", lambda: prebuilt.load_prebuilt(built))
+    monkeypatch.setattr(cpu, "_Kernels", type("_Kernels", (cpu._Kernels,), {"tried": False}))
+    case = random_case(kind)
+    output, grads = gradients(operators, case, torch.float32)
+    exact, exact_grads = gradients(reference, case, torch.float64)
+    assert f"-{level.name}-" in cpu._library()._name
+    assert_close(output, exact)
+    for name, grad in grads.items():
+        assert_close(grad, exact_grads[name])
