@@ -170,7 +170,10 @@ class Batcher:
     def batch_done(self, batch: Batch, done: BatchDone) -> None:
         """Takes the answers out of the slots, each to its own caller."""
         self._metrics.statistics.note_batch(
-            len(batch.jobs), done.assemble_ms, done.forward_ms, done.postprocess_ms
+            len(batch.jobs),
+            done.assemble_ms + done.copy_ms,
+            done.forward_ms,
+            done.postprocess_ms,
         )
         for job in batch.jobs:
             answer = self._answers.get(job)

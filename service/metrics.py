@@ -50,7 +50,8 @@ class Metrics:
 
     def __init__(self, max_batch_size: int = 8) -> None:
         """Makes all meters; `max_batch_size` bounds the histogram of batch sizes."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody asks for
+        # Else each counter has a second series, that nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.statistics = Statistics()
         self._build_counters()

@@ -13,7 +13,7 @@ from tests.service.pictures import solid_png
 
 NS = 1_000_000
 TIMINGS = StageTimings(
-    read=1, decode=2, queue=3, assemble=4, copy=0, forward=5, postprocess=6, total=21
+    read=1, decode=2, queue=3, assemble=3, copy=1, forward=5, postprocess=6, total=21
 )
 
 
