@@ -273,6 +273,28 @@ def test_the_open_inference_protocol_is_served_on_both_ports_and_drains(
     assert service.end() == 0, service.lines
 
 
+def test_a_model_is_unloaded_and_loaded_over_the_open_inference_protocol(
+    start: type[Service],
+) -> None:
+    service = start(model_control="explicit")
+    service.wait_until_ready()
+
+    def infer() -> httpx.Response:
+        headers = {"Inference-Header-Content-Length": "0"}
+        url = f"{service.url}/v2/models/fake/infer"
+        return httpx.post(url, content=solid_png((1, 2, 3)), headers=headers, timeout=60)
+
+    repository = f"{service.url}/v2/repository"
+    assert infer().status_code == 200
+    assert httpx.post(f"{repository}/models/fake/unload", timeout=60).status_code == 200
+    assert (infer().status_code, infer().json()) == (503, {"error": "no model is loaded"})
+    assert httpx.post(f"{repository}/index").json()[0]["state"] == "UNAVAILABLE"
+    assert httpx.post(f"{repository}/models/fake/load", timeout=60).status_code == 200
+    assert infer().status_code == 200
+    service.process.send_signal(signal.SIGTERM)
+    assert service.end() == 0, service.lines
+
+
 def test_a_taken_grpc_port_is_told_with_the_setting_that_helps(start: type[Service]) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
