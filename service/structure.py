@@ -129,9 +129,7 @@ def _tiff_entries(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
     """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\x00", b"\x00+")
-    offset_format, count_format, entry_format = (
-        ("Q", "Q", "HHQ8x") if big else ("L", "H", "HHL4x")
-    )
+    offset_format, count_format, entry_format = ("Q", "Q", "HHQ8x") if big else ("L", "H", "HHL4x")
     try:
         (offset,) = struct.unpack_from(order + offset_format, data, 8 if big else 4)
         (num_entries,) = struct.unpack_from(order + count_format, data, offset)
