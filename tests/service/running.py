@@ -36,6 +36,7 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.http = httpx.Client(timeout=150)
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -78,7 +79,7 @@ class Service:
 
     def metric(self, name: str) -> float:
         """What GET /metrics says of a gauge or counter that has no labels."""
-        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        text = self.http.get(f"{self.url}/metrics").text
         found = re.search(rf"^lite_detr_{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
         assert found is not None, text
         return float(found[1])
@@ -102,6 +103,7 @@ class Service:
         return status
 
     def kill(self) -> None:
+        self.http.close()
         self.process.kill()
         self.end()
 

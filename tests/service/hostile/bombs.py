@@ -30,14 +30,13 @@ def png(
     colour_type: int = 2,
     rows: int | None = None,
     extra: bytes = b"",
-    palette: bytes = b"",
 ) -> bytes:
     """A black PNG; `rows` may be fewer than its header says. Deflate shrinks it a thousandfold."""
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     deflate = zlib.compressobj(1)
     row = bytes(1 + width * _CHANNELS[colour_type])
     packed = [deflate.compress(row) for _ in range(height if rows is None else rows)]
-    body = png_chunk(b"IHDR", header) + palette + extra
+    body = png_chunk(b"IHDR", header) + extra
     body += png_chunk(b"IDAT", b"".join(packed) + deflate.flush())
     return PNG_MAGIC + body + png_chunk(b"IEND")
 

@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 def _post(service: Service, data: bytes) -> httpx.Response:
-    return httpx.post(f"{service.url}/detect", content=data, timeout=150)
+    return service.http.post(f"{service.url}/detect", content=data)
 
 
 def _frames(form: str, count: int, **options: object) -> bytes:
@@ -33,7 +33,6 @@ REFUSED = {
     "a PNG that claims 4 billion pixels": (lambda: bombs.png(65535, 65535, rows=1), 413),
     "a PNG that claims 2**31 rows": (lambda: bombs.png(1, 2**31 - 1, rows=1), 413),
     "a PNG that is 100 million pixels and one row": (lambda: bombs.png(10001, 10000, rows=1), 413),
-    "a PNG whose rows are missing": (lambda: bombs.png(9000, 9000, rows=1), 400),
     "a PNG of no width": (lambda: bombs.png(0, 8, rows=1), 400),
     "a PNG with texts that explode": (bombs.png_text_bomb, 400),
     "a PNG with UTF-8 texts that explode": (bombs.png_itxt_bomb, 400),
@@ -117,7 +116,7 @@ ANSWERED = {
     "a CMYK JPEG": (lambda: bombs.encode(Image.new("CMYK", (20, 10)), "JPEG"), (20, 10)),
     "a 16-bit PNG": (lambda: bombs.encode(Image.new("I;16", (20, 10)), "PNG"), (20, 10)),
     "a palette without its colours": (
-        lambda: bombs.png(9, 9, colour_type=3, palette=bombs.png_chunk(b"PLTE", b"\1\2\3")),
+        lambda: bombs.png(9, 9, colour_type=3, extra=bombs.png_chunk(b"PLTE", b"\1\2\3")),
         (9, 9),
     ),
 }
@@ -167,7 +166,7 @@ def test_a_bomb_among_photos_harms_none_of_them(service: Service) -> None:
         ("file", (f"{number}.bin", good if number % 2 else bombs.jpeg_of_many_scans(5000)))
         for number in range(8)
     ]
-    answer = httpx.post(f"{service.url}/detect", files=files, timeout=150)
+    answer = service.http.post(f"{service.url}/detect", files=files)
     assert answer.status_code == 200
     results = answer.json()["results"]
     assert ["error" in result for result in results] == [True, False] * 4
