@@ -126,7 +126,7 @@ def grey_tiff(width: int, height: int, strips: int, rows_per_strip: int, **more:
             (273, 4, strips, 1000 if strips > 1 else 900),
             (277, 3, 1, 1),
             (278, 4, 1, rows_per_strip),
-            (279, 4, strips, 1000 if strips > 1 else width * rows_per_strip),
+            (279, 4, strips, 1000 if strips > 1 else width * rows_per_strip % 2**32),
         ],
         tail=offsets,
         **more,

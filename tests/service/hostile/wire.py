@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from tests.service.running import Service
@@ -27,6 +27,11 @@ class Wire:
         except OSError:
             return False
         return True
+
+    def end_sending(self) -> None:
+        """Closes our half, if the service has not closed both."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def read_to_end(self) -> bytes:
         """Everything until the connection ends, which it must."""
