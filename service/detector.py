@@ -8,10 +8,9 @@ Adapters (REST, gRPC, ...) parse, call `Detector.detect` and encode; every rule 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -19,6 +18,7 @@ from model.geometry import padded_size
 from model.weights_file import ModelInfo
 from service.admission import Admission
 from service.batcher import EngineAnswer
+from service.decode_pool import DecodePool
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
@@ -49,6 +49,7 @@ class DetectorLimits:
     images: ImageLimits
     request_timeout_ms: float
     decode_threads: int
+    decode_memory_bytes: int
     canary_max_age_seconds: float
 
 
@@ -102,7 +103,7 @@ class Detector:
         self._limits = limits
         self._admission = Admission(limits.decode_threads)
         metrics.describe_model(served.info)
-        self._decoders = ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
+        self._decoders = DecodePool(limits.decode_threads, limits.decode_memory_bytes)
         self._draining = False
         self._refusing = False
         self._active = 0
@@ -267,7 +268,7 @@ class Detector:
     def close(self) -> None:
         """Ends the worker threads; nothing is detected afterwards."""
         self._draining = self._refusing = True
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._decoders.close()
 
     async def _detect(self, request: _Request) -> DetectResult:
         with request.served.in_use():
@@ -307,7 +308,8 @@ class Detector:
     async def _run(self, request: _Request, lease: SlotLease) -> tuple[_Decoded, EngineAnswer]:
         batcher = request.served.batcher
         with batcher.expecting():
-            decoded = await self._decode(request, lease)
+            decode = partial(self._decode_into_slot, request, lease)
+            decoded = await self._decoders.run(decode, lease)
         self._admission.learn_decode(decoded.decode_ms / 1000)
         height, width = decoded.image.size
         job = Job(
@@ -320,24 +322,12 @@ class Detector:
         )
         return decoded, await batcher.run(job)
 
-    async def _decode(self, request: _Request, lease: SlotLease) -> _Decoded:
-        """Decodes in a worker thread; the slot stays held until the thread is done with it."""
-        # Log lines of the thread carry the names of the request, too.
-        names = contextvars.copy_context()
-        work = self._decoders.submit(names.run, self._decode_into_slot, request, lease)
-        try:
-            return await asyncio.wrap_future(work)
-        except asyncio.CancelledError:
-            if not work.cancel():
-                lease.retain()
-                loop = asyncio.get_running_loop()
-                work.add_done_callback(lambda _: loop.call_soon_threadsafe(lease.release))
-            raise
-
-    def _decode_into_slot(self, request: _Request, lease: SlotLease) -> _Decoded:
+    def _decode_into_slot(
+        self, request: _Request, lease: SlotLease, max_memory_bytes: int | None
+    ) -> _Decoded:
         started = time.monotonic()
         config = request.served.info.config
-        decoded = decode_image(request.data, config, self._limits.images)
+        decoded = decode_image(request.data, config, self._limits.images, max_memory_bytes)
         height, width = decoded.pixels.shape[:2]
         padded = padded_size(height, width, config.bucket_stride)
         image = SlotImage((height, width), padded, decoded.original_size)

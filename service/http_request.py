@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.types import Message, Receive
 
-from service.errors import DeadlineExceeded, ImageTooLarge, InvalidOptions
+from service.errors import DeadlineExceeded, ImageTooLarge, InvalidOptions, Overloaded
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
@@ -51,6 +52,54 @@ class BodyLimits:
 
     max_bytes: int
     max_pause_s: float  # between two chunks
+    min_bytes_per_s: int = 1  # on average, once it has had `max_pause_s`
+
+
+class BodyMemory:
+    """What the bodies of all requests hold together, of so many bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Nothing is held yet."""
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+
+    @contextmanager
+    def account(self) -> Iterator[BodyAccount]:
+        """What one request holds; it is free again when the request ends."""
+        account = BodyAccount(self)
+        try:
+            yield account
+        finally:
+            self._held_bytes -= account.held_bytes
+
+    def take(self, num_bytes: int) -> None:
+        """Counts bytes that have come.
+
+        Raises:
+            Overloaded: where they are too many.
+        """
+        if self._held_bytes + num_bytes > self._max_bytes:
+            raise Overloaded(
+                "the service holds as many bytes of requests as it can", retry_after_seconds=1
+            )
+        self._held_bytes += num_bytes
+
+
+@dataclass
+class BodyAccount:
+    """The bytes that one request holds."""
+
+    memory: BodyMemory
+    held_bytes: int = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Counts bytes that have come.
+
+        Raises:
+            Overloaded: where all requests together hold too many.
+        """
+        self.memory.take(num_bytes)
+        self.held_bytes += num_bytes
 
 
 def parse_timeout_s(value: str | None) -> float | None:
@@ -75,6 +124,7 @@ async def stream_body(
     receive: Receive,
     limits: BodyLimits,
     deadline: float | None = None,
+    account: BodyAccount | None = None,
 ) -> AsyncIterator[bytes]:
     """The body's chunks as they come.
 
@@ -83,13 +133,15 @@ async def stream_body(
         receive: the ASGI channel.
         limits: a body without a length is refused as soon as it passes them.
         deadline: of the request, time.monotonic seconds.
+        account: where the bytes are counted while the request lasts.
 
     Yields:
         Chunks of any size but zero.
 
     Raises:
         ImageTooLarge: for a body of more than `limits.max_bytes`.
-        RequestRefused: for a Content-Length that is no number, and a body that stalls.
+        Overloaded: when the bodies of all requests take too much memory.
+        RequestRefused: for a Content-Length that is no number, and a body that stalls or trickles.
         DeadlineExceeded: when the deadline passes before the body is whole.
         ClientGone: when the connection closes before the body is whole.
     """
@@ -97,8 +149,9 @@ async def stream_body(
     if announced is not None and announced > limits.max_bytes:
         raise _too_large(limits)
     num_bytes, more = 0, True
+    patience = _Patience(limits, deadline)
     while more:
-        message = await _receive_in_time(receive, limits.max_pause_s, deadline)
+        message = await patience.receive(receive, num_bytes)
         if message["type"] == "http.disconnect":
             raise ClientGone
         chunk: bytes = message.get("body", b"")
@@ -106,23 +159,49 @@ async def stream_body(
         num_bytes += len(chunk)
         if num_bytes > limits.max_bytes:
             raise _too_large(limits)
+        if account is not None:
+            account.take(len(chunk))
         if chunk:
             yield chunk
 
 
-async def _receive_in_time(receive: Receive, max_pause_s: float, deadline: float | None) -> Message:
-    left_s = math.inf if deadline is None else deadline - time.monotonic()
-    try:
-        async with asyncio.timeout(min(max_pause_s, left_s)):
-            return await receive()
-    except TimeoutError:
-        if left_s <= max_pause_s:
-            raise DeadlineExceeded(
-                "the deadline passed while the request's body was being received"
-            ) from None
-        raise RequestRefused(
-            408, "body_timeout", f"the request's body paused for more than {max_pause_s:g} s"
-        ) from None
+class _Patience:
+    """How long the next chunk of a body is waited for."""
+
+    def __init__(self, limits: BodyLimits, deadline: float | None) -> None:
+        self._limits = limits
+        self._started = time.monotonic()
+        self._deadline = math.inf if deadline is None else deadline
+
+    async def receive(self, receive: Receive, num_bytes: int) -> Message:
+        """Receives the next message; `num_bytes` have come before.
+
+        Raises:
+            DeadlineExceeded: when the request's deadline comes first.
+            RequestRefused: when the pause is too long, or all of it took too long.
+        """
+        limits, now = self._limits, time.monotonic()
+        due = self._started + limits.max_pause_s + num_bytes / limits.min_bytes_per_s
+        waits = {
+            "deadline": self._deadline - now,
+            "pause": limits.max_pause_s,
+            "rate": due - now,
+        }
+        shortest = min(waits, key=waits.__getitem__)
+        try:
+            async with asyncio.timeout(waits[shortest]):
+                return await receive()
+        except TimeoutError:
+            if shortest == "deadline":
+                raise DeadlineExceeded(
+                    "the deadline passed while the request's body was being received"
+                ) from None
+            reason = (
+                f"paused for more than {limits.max_pause_s:g} s"
+                if shortest == "pause"
+                else f"came at less than {limits.min_bytes_per_s} bytes a second"
+            )
+            raise RequestRefused(408, "body_timeout", f"the request's body {reason}") from None
 
 
 async def unless_client_leaves(work: Coroutine[Any, Any, _Answer], receive: Receive) -> _Answer:

@@ -1,33 +1,21 @@
-"""uvicorn, run by us: our signals, bounded request heads, and a drain that loses nothing."""
+"""uvicorn, run by us: our signals, connections within bounds, and a drain that loses nothing."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import resource
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.http_connection import Door, GuardedConnection
 from service.settings import Settings
 
 _BACKLOG = 2048
-_CONTINUE = b"HTTP/1.1 100 "
-_MAX_HEAD_BYTES = 64 * 1024  # of a request line with its headers
-# A connection that is idle when the server closes may have a request on the wire already.
-_LAST_REQUEST_SECONDS = 0.2
-
-
-@dataclass
-class Door:
-    """What all connections of one server share."""
-
-    head_timeout_seconds: float
-    closing: bool = False  # no further request on any connection
+_OTHER_DESCRIPTORS = 256  # beside connections: gRPC's, engines', log files
 
 
 class HttpServer(uvicorn.Server):
@@ -48,7 +36,12 @@ class HttpServer(uvicorn.Server):
             listener: bound and listening; closed by the server when it drains.
             tls: set where it speaks HTTPS; connections made later use what it holds then.
         """
-        self._door = Door(settings.header_timeout_seconds)
+        self._door = Door(
+            head_timeout_seconds=settings.header_timeout_seconds,
+            send_timeout_seconds=settings.send_timeout_seconds,
+            max_connections=settings.max_connections,
+        )
+        _allow_descriptors(settings.max_connections + _OTHER_DESCRIPTORS)
         self._listener = listener
         protocol = type("_Connection", (GuardedConnection,), {"door": self._door})
         super().__init__(
@@ -62,7 +55,6 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 backlog=_BACKLOG,
-                limit_concurrency=settings.max_connections + 1,
                 timeout_keep_alive=settings.keep_alive_timeout_seconds,
                 ssl_context_factory=None if tls is None else lambda *_: tls,
             )
@@ -96,138 +88,6 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class GuardedConnection(HttpToolsProtocol):
-    """A connection whose client must send its request head in time and in measure.
-
-    uvicorn bounds neither: a trickle of header bytes would hold a connection for ever.
-    """
-
-    door: ClassVar[Door]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Takes what uvicorn gives."""
-        super().__init__(*args, **kwargs)
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the clock of the first request's head."""
-        super().connection_made(transport)
-        if self.door.closing:
-            self.shutdown()
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clock."""
-        self._head_arrived()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Feeds the parser; watches a head that is not whole yet."""
-        super().data_received(data)
-        if self.transport.is_closing() or not self._between_requests():
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(b"431 Request Header Fields Too Large")
-        elif self._head_timer is None and self.timeout_keep_alive_task is None:
-            self._expect_head()
-
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
-        self._head_arrived()
-        super().on_headers_complete()
-        if self.cycle is not None:
-            _WholeAnswer(self.cycle)
-        if self.door.closing and self.cycle is not None:
-            self.cycle.keep_alive = False
-
-    def shutdown(self) -> None:
-        """Ends after the request at hand; an idle connection gets a moment to bring its last."""
-        if self._between_requests():
-            self.loop.call_later(_LAST_REQUEST_SECONDS, self._close_if_idle)
-        else:
-            self.cycle.keep_alive = False
-
-    def on_response_complete(self) -> None:
-        """As uvicorn does, but a draining server waits for no further request."""
-        super().on_response_complete()
-        if self.door.closing and self._between_requests():
-            self.transport.close()
-
-    def _between_requests(self) -> bool:
-        return self.cycle is None or bool(self.cycle.response_complete)
-
-    def _close_if_idle(self) -> None:
-        if self._head_bytes == 0 and self._between_requests():
-            self.transport.close()
-
-    def _expect_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.door.head_timeout_seconds, self._on_slow_head)
-
-    def _head_arrived(self) -> None:
-        self._head_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _on_slow_head(self) -> None:
-        self._head_timer = None
-        if self._head_bytes:
-            self._refuse(b"408 Request Timeout")
-        else:
-            self.transport.close()
-
-    def _refuse(self, status: bytes) -> None:
-        self._head_arrived()
-        head = (b"HTTP/1.1 ", status, b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-        self.transport.write(b"".join(head))
-        self.transport.close()
-
-
-class _WholeAnswer:
-    """Holds the head of an answer back until its body comes: one system call instead of two.
-
-    It takes the place of the transport in uvicorn's object for one request and its answer.
-    """
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        """Steps between a request's answer and its connection."""
-        self._transport = cycle.transport
-        self._on_response = cycle.on_response
-        self._held = b""
-        self._began = False
-        cycle.transport = cast(asyncio.Transport, self)
-        cycle.on_response = self._on_complete
-
-    def write(self, data: bytes) -> None:
-        """Sends data with what was held back, or holds back a head."""
-        if not self._began and not data.startswith(_CONTINUE):
-            self._began = True
-            self._held = data
-        else:
-            held, self._held = self._held, b""
-            self._transport.write(held + data if held else data)
-
-    def is_closing(self) -> bool:
-        """Whether the connection ends."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """Ends the connection after what was written."""
-        self._flush()
-        self._transport.close()
-
-    def _on_complete(self) -> None:
-        self._flush()  # an answer to HEAD has no body to go with
-        self._on_response()
-
-    def _flush(self) -> None:
-        held, self._held = self._held, b""
-        if held:
-            self._transport.write(held)
-
-
 def listen(host: str, port: int) -> socket.socket:
     """Binds and listens, so that a taken port is told before anything is started.
 
@@ -240,3 +100,11 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _allow_descriptors(count: int) -> None:
+    """Lets this process open so many files, as far as the system lets it say so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -7,7 +7,6 @@ resizes by the model's own rule. Pillow does the decoding and gives up the GIL w
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -24,7 +23,13 @@ from model.config import ModelConfig
 from model.geometry import resized_size
 from service.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from service.formats import recognise
+from service.structure import MeteredFile, check_structure
 
+# What decoding takes at its peak, whatever the mode: the decoder's own buffers, the picture, and
+# its copy in RGB or turned upright. WebP's decoder keeps two canvases and hands out a third.
+_MEMORY_BYTES_PER_PIXEL = {"JPEG": 10, "PNG": 10, "WEBP": 20, "BMP": 10, "TIFF": 10, "GIF": 10}
+# Pictures that need more than a plain conversion get it so many pixels at a time, in whole rows.
+_STRIP_PIXELS = 1 << 20
 _UINT8_MAX = 255
 _UINT16_MAX = 65535
 _WHITE = (255, 255, 255, 255)
@@ -47,6 +52,16 @@ class ImageLimits:
 
     max_bytes: int  # of the encoded file
     max_pixels: int  # width x height, by the file's own header
+    max_jpeg_scans: int = 64  # a progressive JPEG has about 10; each is a walk over all pixels
+
+
+class NeedsMemory(Exception):
+    """An image that takes more memory than its caller had to give; another try may."""
+
+    def __init__(self, num_bytes: int) -> None:
+        """Says how much it takes."""
+        super().__init__(num_bytes)
+        self.num_bytes = num_bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,10 @@ class DecodedImage:
 
 
 def decode_image(
-    data: bytes | memoryview, config: ModelConfig, limits: ImageLimits
+    data: bytes | memoryview,
+    config: ModelConfig,
+    limits: ImageLimits,
+    max_memory_bytes: int | None = None,
 ) -> DecodedImage:
     """Decodes an encoded image and resizes it for the model.
 
@@ -73,6 +91,7 @@ def decode_image(
         data: the whole file.
         config: whose input rule (`shortest_side`, `longest_side`) applies.
         limits: checked by the byte count and the header, before decoding.
+        max_memory_bytes: that decoding may take; None: as it needs.
 
     Returns:
         The resized pixels; with them the size that boxes refer to.
@@ -81,8 +100,9 @@ def decode_image(
         InvalidImage: for an empty, broken or truncated file, or bytes that are no image.
         UnsupportedImage: for a file that is something else, which the message names.
         ImageTooLarge: for too many bytes or pixels.
+        NeedsMemory: where `max_memory_bytes` are too few; told by the header, before decoding.
     """
-    picture, name = open_upright(data, limits)
+    picture, name = open_upright(data, limits, max_memory_bytes)
     width, height = picture.size
     new_height, new_width = resized_size(height, width, config.shortest_side, config.longest_side)
     # reducing_gap=None: a plain bilinear pass over all pixels, the same here as in training.
@@ -91,12 +111,15 @@ def decode_image(
     return DecodedImage(pixels=pixels, original_size=(height, width), format=name)
 
 
-def open_upright(data: bytes | memoryview, limits: ImageLimits) -> tuple[Image.Image, str]:
+def open_upright(
+    data: bytes | memoryview, limits: ImageLimits, max_memory_bytes: int | None = None
+) -> tuple[Image.Image, str]:
     """Decodes an encoded image at its full size, as a person sees it.
 
     Args:
         data: the whole file.
         limits: checked by the byte count and the header, before decoding.
+        max_memory_bytes: that decoding may take; None: as it needs.
 
     Returns:
         The picture in mode RGB with its EXIF orientation applied and transparency laid on white,
@@ -106,13 +129,18 @@ def open_upright(data: bytes | memoryview, limits: ImageLimits) -> tuple[Image.I
         InvalidImage: for an empty, broken or truncated file, or bytes that are no image.
         UnsupportedImage: for a file that is something else, which the message names.
         ImageTooLarge: for too many bytes or pixels.
+        NeedsMemory: where `max_memory_bytes` are too few; told by the header, before decoding.
     """
     check_byte_count(len(data), limits)
     name = recognise(bytes(data[:4096]), len(data))
+    check_structure(name, data, limits.max_jpeg_scans)
     _prepare_pillow()
     with _broken_means_invalid(name):
-        picture: Image.Image = Image.open(io.BytesIO(data), formats=(name,))
+        picture: Image.Image = Image.open(MeteredFile(data), formats=(name,))
         _check_pixel_count(picture.size, limits)
+        num_bytes = picture.width * picture.height * _MEMORY_BYTES_PER_PIXEL[name]
+        if max_memory_bytes is not None and num_bytes > max_memory_bytes:
+            raise NeedsMemory(num_bytes)
         picture.load()
         # GIF and TIFF may learn their true size only while they load.
         _check_pixel_count(picture.size, limits)
@@ -154,7 +182,7 @@ def _broken_means_invalid(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (DetectionError, MemoryError):
+    except (DetectionError, NeedsMemory, MemoryError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -208,11 +236,9 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     """Any mode to 8-bit RGB: transparency on white, deep samples scaled and not clipped."""
     if picture.mode in _DEEP_MODES:
-        return Image.fromarray(_deep_to_uint8(np.asarray(picture))).convert("RGB")
+        return _deep_to_rgb(picture)
     if picture.mode in {"La", "RGBa"} or picture.has_transparency_data:
-        with_alpha = picture.convert("RGBA")
-        backdrop = Image.new("RGBA", with_alpha.size, _WHITE)
-        return Image.alpha_composite(backdrop, with_alpha).convert("RGB")
+        return _lay_on_white(picture)
     if picture.mode == "RGB":
         return picture
     if picture.mode == "LAB":
@@ -220,29 +246,58 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _deep_to_uint8(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Grey samples of more than 8 bits to 8 bits.
+def _strips(picture: Image.Image) -> Iterator[tuple[Image.Image, int]]:
+    """The picture from top to bottom in pieces of whole rows, each with its first row's number."""
+    width, height = picture.size
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        yield picture.crop((0, top, width, min(top + rows, height))), top
+
+
+def _lay_on_white(picture: Image.Image) -> Image.Image:
+    rgb = Image.new("RGB", picture.size)
+    for strip, top in _strips(picture):
+        with_alpha = strip.convert("RGBA")
+        backdrop = Image.new("RGBA", strip.size, _WHITE)
+        rgb.paste(Image.alpha_composite(backdrop, with_alpha).convert("RGB"), (0, top))
+    return rgb
+
+
+def _deep_to_rgb(picture: Image.Image) -> Image.Image:
+    """Grey samples of more than 8 bits to RGB.
 
     16-bit integers are divided by 257 (65535 -> 255). Wider integers and floats have no agreed
     white: the smallest usual one (1 for floats, then 255, then 65535) that holds the brightest
     sample is taken, and where none does or some are negative, darkest to brightest is stretched.
-
-    Args:
-        samples: [H, W] of uint16, int32 or float32.
-
-    Returns:
-        uint8 [H, W].
     """
-    if samples.dtype.kind == "u":
-        # The exact rounding of x / 257 in integers, with no float copy of the picture.
-        wide = samples.astype(np.uint32)
-        return ((wide * _UINT8_MAX + _UINT16_MAX // 2) // _UINT16_MAX).astype(np.uint8)
-    values = np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    darkest, brightest = float(values.min()), float(values.max())
-    whites = (1, _UINT8_MAX, _UINT16_MAX) if samples.dtype.kind == "f" else (_UINT16_MAX,)
+    rgb = Image.new("RGB", picture.size)
+    black, white = 0.0, 0.0
+    if picture.mode in {"I", "F"}:
+        black, white = _black_and_white(picture)
+    for strip, top in _strips(picture):
+        samples = np.asarray(strip)
+        if samples.dtype.kind == "u":
+            # The exact rounding of x / 257 in integers.
+            wide = samples.astype(np.uint32)
+            grey = ((wide * _UINT8_MAX + _UINT16_MAX // 2) // _UINT16_MAX).astype(np.uint8)
+        else:
+            scaled = (_finite(samples) - black) * (_UINT8_MAX / max(white - black, 1e-30))
+            grey = np.rint(scaled).astype(np.uint8)
+        rgb.paste(Image.fromarray(grey).convert("RGB"), (0, top))
+    return rgb
+
+
+def _black_and_white(picture: Image.Image) -> tuple[float, float]:
+    """Which samples of an int32 or float32 picture become 0 and 255."""
+    extremes = [
+        (float(samples.min()), float(samples.max()))
+        for samples in (_finite(np.asarray(strip)) for strip, _ in _strips(picture))
+    ]
+    darkest, brightest = min(low for low, _ in extremes), max(high for _, high in extremes)
+    whites = (1, _UINT8_MAX, _UINT16_MAX) if picture.mode == "F" else (_UINT16_MAX,)
     white = next((limit for limit in whites if darkest >= 0 and brightest <= limit), None)
-    if white is None:
-        scaled = (values - darkest) * (_UINT8_MAX / max(brightest - darkest, 1e-30))
-    else:
-        scaled = values * (_UINT8_MAX / white)
-    return np.rint(scaled).astype(np.uint8)
+    return (darkest, brightest) if white is None else (0.0, float(white))
+
+
+def _finite(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

@@ -98,6 +98,15 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         100_000_000, ge=1, description="largest image, width x height by its header"
     )
+    max_jpeg_scans: int = Field(
+        64, ge=1, description="most scans of a JPEG; each costs a walk over all its pixels"
+    )
+    decode_memory_bytes: int = Field(
+        2048 * _MIB, ge=_MIB, description="memory that decoding takes; large images wait for it"
+    )
+    max_bodies_bytes: int = Field(
+        1024 * _MIB, ge=1, description="request bodies held at once; more are told to come back"
+    )
     max_files: int = Field(32, ge=1, description="most images in one multipart request")
     max_connections: int = Field(1024, ge=1, description="most open HTTP connections")
     request_timeout_ms: float = Field(
@@ -108,6 +117,12 @@ class Settings(BaseSettings):
     )
     body_timeout_seconds: float = Field(
         30, gt=0, description="a request body may pause for this long, not longer"
+    )
+    body_min_bytes_per_second: int = Field(
+        1024, ge=1, description="a request body must come at this rate after body_timeout_seconds"
+    )
+    send_timeout_seconds: float = Field(
+        30, gt=0, description="a client that takes nothing of its answer for so long is let go"
     )
     keep_alive_timeout_seconds: int = Field(
         75, ge=1, description="an idle connection is closed after this time"

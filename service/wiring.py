@@ -166,9 +166,12 @@ def _policy(settings: Settings) -> BatchPolicy:
 
 def _limits(settings: Settings) -> DetectorLimits:
     return DetectorLimits(
-        images=ImageLimits(settings.max_body_bytes, settings.max_image_pixels),
+        images=ImageLimits(
+            settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
+        ),
         request_timeout_ms=settings.request_timeout_ms,
         decode_threads=settings.decode_threads or min(_MOST_DECODE_THREADS, usable_cpus()),
+        decode_memory_bytes=settings.decode_memory_bytes,
         canary_max_age_seconds=settings.canary_max_age_seconds,
     )
 

@@ -26,7 +26,9 @@ from service.encoding import (
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
 from service.http_request import (
     TIMEOUT_HEADER,
+    BodyAccount,
     BodyLimits,
+    BodyMemory,
     ClientGone,
     RequestRefused,
     parse_timeout_s,
@@ -47,6 +49,7 @@ _FORM_TYPE = "multipart/form-data"
 # Besides image/*: what clients say that know no better ("" = nothing, the last = bare curl).
 _RAW_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
 _MAX_DRAWINGS = 2  # at once: each holds a full-size picture and a core
+_LARGE_DRAWING_PIXELS = 25_000_000  # of these one at a time
 _FILES_IN_FLIGHT = 4  # of one form: enough to fill a batch, too few to crowd out other clients
 
 _log = structlog.get_logger(__name__)
@@ -71,9 +74,17 @@ class DetectEndpoint:
         """Takes the limits from the settings."""
         self._detector = detector
         self._max_files = settings.max_files
-        self._image_limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
-        self._body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_seconds)
+        self._image_limits = ImageLimits(
+            settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
+        )
+        self._body_limits = BodyLimits(
+            settings.max_body_bytes,
+            settings.body_timeout_seconds,
+            settings.body_min_bytes_per_second,
+        )
+        self._bodies = BodyMemory(settings.max_bodies_bytes)
         self._drawing_slots = CapacityLimiter(_MAX_DRAWINGS)
+        self._large_drawing_slot = CapacityLimiter(1)
 
     async def answer(self, request: Request) -> Response:
         """Answers one request.
@@ -85,8 +96,9 @@ class DetectEndpoint:
         """
         outcome = "internal"
         try:
-            upload = await self._read(request)
-            response = await unless_client_leaves(self._respond(upload), request.receive)
+            with self._bodies.account() as account:
+                upload = await self._read(request, account)
+                response = await unless_client_leaves(self._respond(upload), request.receive)
             outcome = "ok"
             return response
         except (ClientGone, asyncio.CancelledError):
@@ -98,7 +110,7 @@ class DetectEndpoint:
         finally:
             self._detector.metrics.count_request("http", outcome)
 
-    async def _read(self, request: Request) -> _Upload:
+    async def _read(self, request: Request, account: BodyAccount) -> _Upload:
         started = time.monotonic()
         timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
         deadline = None if timeout_s is None else started + timeout_s
@@ -107,7 +119,7 @@ class DetectEndpoint:
         query = parse_query(parameters)
         content_type = request.headers.get("content-type", "")
         media_type = content_type.partition(";")[0].strip().lower()
-        chunks = stream_body(request.headers, request.receive, self._body_limits, deadline)
+        chunks = stream_body(request.headers, request.receive, self._body_limits, deadline, account)
         if media_type == _FORM_TYPE:
             form = await parse_form(content_type, chunks, self._max_files)
             query = parse_query([*parameters, *form.fields])
@@ -160,11 +172,12 @@ class DetectEndpoint:
         return response
 
     async def _draw(self, file: UploadedFile, result: DetectResult) -> Response:
+        large = result.width * result.height > _LARGE_DRAWING_PIXELS
         drawn = await to_thread.run_sync(
             partial(
                 draw_answer, file.data, result.detections, result.label_names, self._image_limits
             ),
-            limiter=self._drawing_slots,
+            limiter=self._large_drawing_slot if large else self._drawing_slots,
         )
         return Response(drawn.data, media_type=drawn.media_type)
 

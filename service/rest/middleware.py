@@ -42,6 +42,12 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 
+# A connection beyond the limit may still ask how the service is, or else a flood of idle ones
+# would look like a reason to restart it.
+_PROBE_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+_CROWDED = Problem(503, "too_many_connections", "the service has as many connections as it takes")
+_CROWDED_HEADERS = {"Retry-After": "1"}
+
 _log = structlog.get_logger(__name__)
 
 
@@ -55,7 +61,8 @@ class RequestContext:
     """Opens each request, names it, and turns what nobody expected into a 500.
 
     A request keeps the `X-Request-Id` that it came with, if that is a sane one, and stays in the
-    trace that it came with. An unknown exception is logged whole and answered bare.
+    trace that it came with. An unknown exception is logged whole and answered bare. One that came
+    over a connection too many (`http_connection`) is refused, unless it is a probe.
     """
 
     def __init__(self, app: ASGIApp, journal: Journal) -> None:
@@ -102,6 +109,11 @@ class RequestContext:
             await send(message)
 
         try:
+            if scope["state"].get("crowded") and scope["path"] not in _PROBE_PATHS:
+                await problem_response(_CROWDED, request.request_id, _CROWDED_HEADERS)(
+                    scope, receive, send_named
+                )
+                return
             await self._app(scope, receive, send_named)
         except ClientGone:
             return

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import ssl
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,76 +26,9 @@ from service.api_keys import Scope, key_line, new_key
 from service.http_server import listen
 from tests.service.certificates import Authority
 from tests.service.pictures import solid_png
+from tests.service.running import DEFAULTS, Service, gone
 
-ROOT = Path(__file__).resolve().parents[2]
 HANG, HANG_HEX = (9, 8, 7), "090807"
-# The edge must have served without torch: its exit status tells.
-SCRIPT = """
-import sys
-from service.app import run
-from service.settings import load_settings
-status = run(load_settings())
-sys.exit("torch was imported" if "torch" in sys.modules else status)
-"""
-DEFAULTS = {"engine": "fake", "http_port": "0", "log_format": "json", "fake_per_image_ms": "5"}
-
-
-class Service:
-    """A running service; what it says is collected line by line."""
-
-    def __init__(self, **settings: str) -> None:
-        given = {f"LITE_DETR_{name.upper()}": value for name, value in settings.items()}
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", SCRIPT],
-            cwd=ROOT,
-            env=os.environ | given,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._changed:
-                self.lines.append(line)
-                self._changed.notify_all()
-        self.process.stderr.close()
-
-    def said(self, pattern: str, timeout_seconds: float = 60) -> re.Match[str]:
-        """Waits for a line."""
-
-        def found() -> re.Match[str] | None:
-            return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
-
-        with self._changed:
-            assert self._changed.wait_for(found, timeout_seconds), self.lines
-            match = found()
-            assert match is not None
-            return match
-
-    @property
-    def url(self) -> str:
-        return self.said(r"listens on (\S+)")[1]
-
-    def wait_until_ready(self) -> None:
-        self.said("curl --data-binary")
-
-    @property
-    def engine_pid(self) -> int:
-        return int(self.said(r'"pid":(\d+).*engine ready')[1])
-
-    def end(self) -> int:
-        status = self.process.wait(60)
-        self._reader.join(10)
-        return status
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.end()
 
 
 @pytest.fixture
@@ -120,20 +48,6 @@ def _post(url: str, colour: tuple[int, int, int]) -> httpx.Response:
     headers = {"Content-Type": "image/png"}
     data = solid_png(colour)
     return httpx.post(f"{url}/detect?threshold=0", content=data, headers=headers, timeout=60)
-
-
-def _gone(pid: int) -> bool:
-    """Whether a process ends within some seconds (a zombie nobody reaps counts as ended)."""
-    for _ in range(1000):
-        try:
-            os.kill(pid, 0)
-            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        if status == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_a_day_of_service(start: type[Service]) -> None:
@@ -159,7 +73,7 @@ def test_a_day_of_service(start: type[Service]) -> None:
     assert 200 in codes
     assert service.end() == 0, service.lines
     assert "every accepted request was answered" in service.lines[-1]
-    assert _gone(service.engine_pid)
+    assert gone(service.engine_pid)
 
 
 def test_while_draining_it_serves_until_balancers_have_noticed(start: type[Service]) -> None:
@@ -186,7 +100,7 @@ def test_a_second_signal_ends_at_once(start: type[Service]) -> None:
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 128 + signal.SIGTERM
         assert answer.exception() is not None
-    assert _gone(service.engine_pid)
+    assert gone(service.engine_pid)
 
 
 def test_requests_that_never_end_do_not_hold_up_the_end(start: type[Service]) -> None:
@@ -199,7 +113,7 @@ def test_requests_that_never_end_do_not_hold_up_the_end(start: type[Service]) ->
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 1
         assert answer.result().status_code == 503
-    assert _gone(service.engine_pid)
+    assert gone(service.engine_pid)
 
 
 def test_an_engine_does_not_outlive_a_killed_edge(start: type[Service]) -> None:
@@ -207,7 +121,7 @@ def test_an_engine_does_not_outlive_a_killed_edge(start: type[Service]) -> None:
     service.wait_until_ready()
     service.process.kill()
     service.end()
-    assert _gone(service.engine_pid)
+    assert gone(service.engine_pid)
 
 
 def test_a_taken_port_is_told_with_the_setting_that_helps(start: type[Service]) -> None:

@@ -58,6 +58,18 @@ class Call:
         return b"".join(message.get("body", b"") for message in self.sent[1:])
 
 
+class Trickle(Call):
+    """A body that comes byte by byte for ever."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        super().__init__((), headers)
+
+    async def receive(self) -> Message:
+        self.received += 1
+        await asyncio.sleep(0.01)
+        return chunk(b"x", more=True) if not self.sent else {"type": "http.disconnect"}
+
+
 def chunk(body: bytes, *, more: bool = False) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
@@ -125,6 +137,33 @@ async def test_a_body_that_stalls_is_given_up(standin: StandIn) -> None:
     await task
     assert call.status == 408
     assert b"body_timeout" in call.body
+
+
+async def test_a_body_that_trickles_is_given_up_though_it_never_stalls(standin: StandIn) -> None:
+    limits = {"body_timeout_seconds": 0.05, "body_min_bytes_per_second": 1_000_000}
+    call = Trickle(headers={"transfer-encoding": "chunked"})
+    await call.run(build(standin, **limits))
+    assert call.status == 408
+    assert b"bytes a second" in call.body
+    assert call.received < 100
+
+
+async def test_bodies_of_all_requests_together_are_held_to_a_limit(
+    standin: StandIn, photo: MakePhoto
+) -> None:
+    data = photo()
+    app = build(standin, max_bodies_bytes=len(data) + 10)
+    first = Call([chunk(data[:-1], more=True)], {"transfer-encoding": "chunked"})
+    task = asyncio.create_task(first.run(app))
+    await asyncio.sleep(0)
+    second = Call([chunk(data)], {"content-length": str(len(data))})
+    await second.run(app)
+    assert second.status == 429
+    first.leave.set()
+    await task
+    third = Call([chunk(data)], {"content-length": str(len(data))})
+    await third.run(app)
+    assert third.status == 200
 
 
 async def test_a_deadline_counts_while_the_body_is_read(standin: StandIn) -> None:

@@ -1,0 +1,122 @@
+"""The whole service as a process of its own, with the fake engine, for tests of a real one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+# The edge must have served without torch: its exit status tells.
+SCRIPT = """
+import sys
+from service.app import run
+from service.settings import load_settings
+status = run(load_settings())
+sys.exit("torch was imported" if "torch" in sys.modules else status)
+"""
+DEFAULTS = {"engine": "fake", "http_port": "0", "log_format": "json", "fake_per_image_ms": "5"}
+
+
+class Service:
+    """A running service; what it says is collected line by line."""
+
+    def __init__(self, **settings: str) -> None:
+        given = {f"LITE_DETR_{name.upper()}": value for name, value in settings.items()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", SCRIPT],
+            cwd=ROOT,
+            env=os.environ | given,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.http = httpx.Client(timeout=150)
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line)
+                self._changed.notify_all()
+        self.process.stderr.close()
+
+    def said(self, pattern: str, timeout_seconds: float = 60) -> re.Match[str]:
+        """Waits for a line."""
+
+        def found() -> re.Match[str] | None:
+            return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
+
+        with self._changed:
+            assert self._changed.wait_for(found, timeout_seconds), self.lines
+            match = found()
+            assert match is not None
+            return match
+
+    @property
+    def url(self) -> str:
+        return self.said(r"listens on (\S+)")[1]
+
+    def wait_until_ready(self) -> None:
+        self.said("curl --data-binary")
+
+    @property
+    def engine_pid(self) -> int:
+        return int(self.said(r'"pid":(\d+).*engine ready')[1])
+
+    @property
+    def grpc_address(self) -> str:
+        return self.said(r"gRPC: (\S+),")[1]
+
+    def metric(self, name: str) -> float:
+        """What GET /metrics says of a gauge or counter that has no labels."""
+        text = self.http.get(f"{self.url}/metrics").text
+        found = re.search(rf"^lite_detr_{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert found is not None, text
+        return float(found[1])
+
+    def wait_for_metric(self, name: str, value: float, timeout_seconds: float = 60) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while (is_now := self.metric(name)) != value:
+            assert time.monotonic() < deadline, f"{name} stays at {is_now}, not {value}"
+            time.sleep(0.05)
+
+    def rss_bytes(self, field: str = "VmRSS") -> int:
+        """Memory of the edge process; VmHWM is its peak."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found is not None, status
+        return int(found[1]) * 1024
+
+    def end(self) -> int:
+        status = self.process.wait(60)
+        self._reader.join(10)
+        return status
+
+    def kill(self) -> None:
+        self.http.close()
+        self.process.kill()
+        self.end()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within some seconds (a zombie nobody reaps counts as ended)."""
+    for _ in range(1000):
+        try:
+            os.kill(pid, 0)
+            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        if status == "Z":
+            return True
+        time.sleep(0.01)
+    return False
