@@ -35,7 +35,8 @@ def operations() -> Iterator[dict[str, Any]]:
     try:
         service.wait_until_ready()
         document = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
-        found = (result.ok() for result in document.get_all_operations())
+        results: list[Any] = list(document.get_all_operations())
+        found = (result.ok() for result in results)
         yield {operation.label: operation for operation in found}
         assert service.process.poll() is None
     finally:

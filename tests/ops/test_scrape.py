@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.service.pictures import solid_png
-from tests.service.test_app import DEFAULTS, Service
+from tests.service.running import DEFAULTS, Service
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 UNSAMPLED_ID = "1bf7651916cd43dd8448eb211c80319c"

@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from tests.repository import ROOT
 from tests.service.fake_spine import fake_settings
 from tests.service.pictures import solid_png
-from tests.service.test_app import DEFAULTS, Service
+from tests.service.running import DEFAULTS, Service
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel is missing")

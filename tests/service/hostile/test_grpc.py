@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -27,6 +28,10 @@ def channel(service: Service) -> Iterator[grpc.Channel]:
         yield channel
 
 
+def _unary(channel: grpc.Channel, method: str) -> Any:
+    return channel.unary_unary(f"{SERVICE}/{method}")
+
+
 def _refusal(call: object) -> grpc.StatusCode:
     with pytest.raises(grpc.RpcError) as refused:
         call()  # type: ignore[operator]
@@ -36,12 +41,12 @@ def _refusal(call: object) -> grpc.StatusCode:
 
 def _detects(channel: grpc.Channel) -> bool:
     request = pb.DetectRequest(image=PHOTO).SerializeToString()
-    answer = channel.unary_unary(f"{SERVICE}/Detect")(request, timeout=60)
+    answer = _unary(channel, "Detect")(request, timeout=60)
     return pb.DetectResponse.FromString(answer).image.width == 64
 
 
 def test_a_message_above_the_limit_is_refused(channel: grpc.Channel) -> None:
-    call = channel.unary_unary(f"{SERVICE}/Detect")
+    call = _unary(channel, "Detect")
     message = bytes(65 << 20)
     assert _refusal(lambda: call(message, timeout=60)) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert _detects(channel)
@@ -52,14 +57,14 @@ def test_a_message_above_the_limit_is_refused(channel: grpc.Channel) -> None:
 def test_bytes_that_are_no_message_are_refused(
     channel: grpc.Channel, method: str, message: bytes
 ) -> None:
-    call = channel.unary_unary(f"{SERVICE}/{method}")
+    call = _unary(channel, method)
     assert _refusal(lambda: call(message, timeout=60)) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_bomb_in_a_batch_harms_no_neighbour(channel: grpc.Channel) -> None:
     images = [PHOTO, bombs.png(65535, 65535, rows=1), PHOTO, bombs.png_text_bomb()]
     request = pb.DetectBatchRequest(requests=[pb.DetectRequest(image=data) for data in images])
-    answer = channel.unary_unary(f"{SERVICE}/DetectBatch")(request.SerializeToString(), timeout=60)
+    answer = _unary(channel, "DetectBatch")(request.SerializeToString(), timeout=60)
     outcomes = pb.DetectBatchResponse.FromString(answer).outcomes
     assert [outcome.HasField("response") for outcome in outcomes] == [True, False, True, False]
 
@@ -69,7 +74,7 @@ def test_calls_that_are_cancelled_at_once_leave_nothing(
 ) -> None:
     before = service.rss_bytes()
     request = pb.DetectRequest(image=PHOTO).SerializeToString()
-    call = channel.unary_unary(f"{SERVICE}/Detect")
+    call = _unary(channel, "Detect")
     for _ in range(10_000):
         call.future(request, timeout=60).cancel()
     assert _detects(channel)
@@ -89,7 +94,7 @@ def test_a_stream_whose_answers_nobody_reads_is_held_back(
             sent += 1
             yield frame
 
-    call = channel.stream_stream(f"{SERVICE}/DetectStream")(flood(), timeout=3)
+    call: Any = channel.stream_stream(f"{SERVICE}/DetectStream")(cast(Any, flood()), timeout=3)
     assert _detects(channel)
     while call.is_active():
         service.rss_bytes()

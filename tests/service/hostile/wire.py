@@ -35,7 +35,7 @@ class Wire:
 
     def read_to_end(self) -> bytes:
         """Everything until the connection ends, which it must."""
-        parts = []
+        parts: list[bytes] = []
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
