@@ -1,6 +1,7 @@
 """Compiles the CUDA C++ of `csrc/` for one GPU, by NVIDIA's run-time compiler; keeps the result.
 
-A variant (types and sizes) -> definitions -> NVRTC -> machine code in the user's cache. Users need
+A variant (types and sizes) -> definitions -> NVRTC -> machine code in the user's cache, unless
+`cuda_ahead.py` has put it beside the package when an image was built. Users need
 no CUDA toolkit: torch's CUDA builds bring NVRTC along and, through `cuda-bindings`, its Python
 interface. A file's name carries a hash of sources, definitions, target and compiler; the file
 begins with a hash of the rest, so what is cut short or damaged is built anew.
@@ -19,6 +20,7 @@ from typing import Literal
 import torch
 
 from model.ops.library import BuildError, cache_directory
+from model.ops.prebuilt import DIRECTORY
 
 _SOURCES = Path(__file__).parent / "csrc"
 _PROGRAM = "deform_attn.cu"
@@ -90,10 +92,13 @@ def machine_code(
             that it refuses, or with nowhere to put the result.
     """
     compiler = _compiler()
-    directory = cache_directory(cache_dir)
     options = (*_OPTIONS, _target(compiler, capability), *variant.definitions())
     sources = {path.name: path.read_bytes() for path in sorted(_SOURCES.glob("*.cu*"))}
-    path = directory / f"deform_attn-{_fingerprint(compiler, options, sources)}.cubin"
+    name = f"deform_attn-{_fingerprint(compiler, options, sources)}.cubin"
+    ahead = _read(DIRECTORY / name)
+    if ahead is not None:
+        return ahead
+    path = cache_directory(cache_dir) / name
     code = _read(path)
     if code is None:
         code = _compile(compiler, options, sources)

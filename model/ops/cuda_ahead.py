@@ -1,0 +1,97 @@
+"""GPU kernels compiled ahead: `python -m model.ops.cuda_ahead --architectures "80 90"`.
+
+The recipe of the CUDA image runs this once, on a machine without a GPU: one file for each kernel
+that a model variant calls, number type and architecture, into `compiled/`, where `nvrtc.py` looks
+before it compiles. What is not there (a model of another shape) is compiled at its first call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from model.config import VARIANTS, ModelConfig
+from model.ops.library import BuildError
+from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
+from model.ops.prebuilt import DIRECTORY
+
+
+def variants_of(config: ModelConfig) -> set[Variant]:
+    """The kernels that a network of this architecture calls, in every number type."""
+    levels = config.num_feature_levels
+    encoder: Kind = "separate_keys" if config.separate_keys else "shared_keys"
+    decoder: Kind = "shared_keys"
+    if not config.key_aware:
+        encoder = decoder = "plain"
+    # kind, points, size of a reference (a point, a box), levels that have offsets of their own
+    calls: tuple[tuple[Kind, int, int, int], ...] = (
+        (encoder, config.encoder_points, 2, 1 if config.same_loc else levels),
+        (decoder, config.decoder_points, 4, levels),
+    )
+    channels = config.d_model // config.num_heads
+    return {
+        Variant(
+            value_type,
+            offset_type,
+            kind,
+            channels,
+            config.num_heads,
+            levels,
+            points,
+            reference_size,
+            offset_levels,
+        )
+        for kind, points, reference_size, offset_levels in calls
+        for value_type in TYPES
+        for offset_type in {value_type, torch.float32}
+    }
+
+
+def build_all(
+    configs: Iterable[ModelConfig], architectures: Sequence[int], directory: Path
+) -> list[Path]:
+    """Compiles every kernel of these models for every architecture.
+
+    Args:
+        configs: of the models.
+        architectures: such as 90, for compute capability 9.0.
+        directory: gets the files.
+
+    Returns:
+        The files.
+
+    Raises:
+        BuildError: without NVRTC, or for a kernel or an architecture that it refuses.
+    """
+    wanted = set().union(*(variants_of(config) for config in configs))
+    directory.mkdir(parents=True, exist_ok=True)
+    for architecture in architectures:
+        for variant in sorted(wanted, key=repr):
+            machine_code(variant, divmod(architecture, 10), directory)
+    files = sorted(directory.glob("*.cubin"))
+    for file in files:
+        file.chmod(0o644)  # built by one user, loaded by another
+    return files
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds all and says how many; the exit status."""
+    parser = argparse.ArgumentParser(description="Compiles the GPU kernels of every model variant.")
+    parser.add_argument("--architectures", required=True, help='numbers in one word: "80 90"')
+    given = parser.parse_args(arguments)
+    architectures = [int(number) for number in given.architectures.split()]
+    try:
+        files = build_all(VARIANTS.values(), architectures, DIRECTORY)
+    except BuildError as error:
+        print(f"cannot compile the GPU kernels ahead: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(files)} kernels for {given.architectures} in {DIRECTORY}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

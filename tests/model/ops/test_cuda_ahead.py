@@ -1,0 +1,97 @@
+"""GPU kernels compiled ahead: those that the networks call, found without compiling again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model import build_detector, deformable_attention
+from model.config import VARIANTS, ModelConfig
+from model.ops import cuda_ahead, nvrtc
+from model.ops.cpu import Inputs
+from model.ops.cuda import _variant
+from model.ops.library import BuildError
+from model.ops.nvrtc import Variant, machine_code
+
+DEFAULT = VARIANTS["lite-dino-efficientnet-lite0"]
+
+
+@pytest.fixture
+def _nvrtc_is_here() -> None:
+    try:
+        nvrtc._compiler()
+    except BuildError as error:
+        pytest.skip(f"the GPU kernels cannot be compiled here: {error}")
+
+
+def recorded(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> set[Variant]:
+    """The kernels that a network calls, seen while it looks at a picture on the CPU."""
+    seen: set[Variant] = set()
+
+    def flat(shapes: Any) -> list[int]:
+        return [side for shape in shapes for side in shape]
+
+    def plain(value: Any, shapes: Any, points: Any, offsets: Any, logits: Any) -> Any:
+        inputs = Inputs(value, points, offsets, flat(shapes), logits=logits)
+        seen.add(_variant(inputs))
+        return original["ms_deform_attn"](value, shapes, points, offsets, logits)
+
+    def key_aware(*given: Any) -> Any:
+        query, key, value, shapes, points, offsets = given
+        inputs = Inputs(value, points, offsets, flat(shapes), query=query, key=key)
+        seen.add(_variant(inputs))
+        return original["key_aware_deform_attn"](*given)
+
+    original = {
+        name: getattr(deformable_attention, name)
+        for name in ("ms_deform_attn", "key_aware_deform_attn")
+    }
+    monkeypatch.setattr(deformable_attention, "ms_deform_attn", plain)
+    monkeypatch.setattr(deformable_attention, "key_aware_deform_attn", key_aware)
+    network = build_detector(config).eval()
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 128, 128), torch.zeros(1, 128, 128, dtype=torch.bool))
+    return seen
+
+
+@pytest.mark.parametrize(
+    "name", ["lite-dino-efficientnet-lite0", "lite-dino-r18-small", "dino-r50-4scale"]
+)
+def test_kernels_are_those_that_the_network_calls(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = VARIANTS[name]
+    called = recorded(config, monkeypatch)
+    of_float32 = {v for v in cuda_ahead.variants_of(config) if v.value_type == torch.float32}
+    assert called == of_float32
+
+
+@pytest.mark.usefixtures("_nvrtc_is_here")
+def test_what_was_built_ahead_is_taken_without_compiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_ahead, "VARIANTS", {"default": DEFAULT})
+    monkeypatch.setattr(cuda_ahead, "DIRECTORY", tmp_path / "compiled")
+    monkeypatch.setattr(nvrtc, "DIRECTORY", tmp_path / "compiled")
+    assert cuda_ahead.main(["--architectures", "90"]) == 0
+    files = list((tmp_path / "compiled").iterdir())
+    assert len(files) == len(cuda_ahead.variants_of(DEFAULT))
+    monkeypatch.setattr(nvrtc, "_compile", None)  # calling it would fail
+    for variant in cuda_ahead.variants_of(DEFAULT):
+        assert machine_code(variant, (9, 0), tmp_path / "never used")
+    assert not (tmp_path / "never used").exists()
+
+
+def test_machine_without_nvrtc_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise BuildError("no NVRTC")
+
+    monkeypatch.setattr(nvrtc, "_compiler", missing)
+    monkeypatch.setattr(cuda_ahead, "DIRECTORY", tmp_path / "compiled")
+    assert cuda_ahead.main(["--architectures", "90"]) == 1
+    assert "no NVRTC" in capsys.readouterr().err
