@@ -42,6 +42,12 @@ def _read_json(_headers: dict[bytes, bytes], body: bytes) -> Found:
     return read_found(orjson.loads(body)["detections"])
 
 
+def _base64_request(data: bytes, path: str) -> bytes:
+    """A JSON object with the image as base64."""
+    body = orjson.dumps({"image": base64.b64encode(data).decode()})
+    return _post(path, body, {"Content-Type": "application/json"})
+
+
 def _triton_request(data: bytes, path: str) -> bytes:
     """Open Inference Protocol with its binary extension: one BYTES tensor in, one out."""
     tensor = len(data).to_bytes(4, "little") + data
@@ -85,6 +91,7 @@ def _read_oip(_headers: dict[bytes, bytes], body: bytes) -> Found:
 
 DIALECTS = {
     "raw": Dialect(_raw_request, _read_json),
+    "base64": Dialect(_base64_request, _read_json),
     "triton": Dialect(_triton_request, _read_triton),
     "oip": Dialect(_oip_request, _read_oip),
 }

@@ -1,0 +1,243 @@
+"""This service beside its peers: the same decoding and fake device behind each, in one run.
+
+    sh benchmarks/serving/peers/install.sh FOLDER
+    python -m benchmarks.serving.compare --venvs FOLDER [--rounds 5] [--only pytriton,mosec]
+
+Runs in network and process namespaces of its own where it may, as some peers listen on all
+addresses. All servers run all the time; in each round each of them, in changing order, gets
+
+- saturation: a closed loop of requests, for the most throughput and the CPU time of an answer;
+- one request at a time, for the latency without queueing;
+- an open loop at 70 % of the best peer's throughput in this round, for the latency under load.
+
+CPU time is that of the server's whole process tree, told as a multiple of decoding and resizing
+the same images alone, measured just before and after. Figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.contenders import (
+    CONTENDERS,
+    SERVICE,
+    CannotStart,
+    Contender,
+    Server,
+    free_ports,
+    peer_command,
+    service_command,
+)
+from benchmarks.serving.photos import decode, make_photos
+from benchmarks.serving.report import conditions, table, version_of, write
+
+_LOAD_SHARE = 0.7
+_BARE_ROUNDS = 3  # times all photos
+_START_SECONDS = 180.0
+_INSIDE = "LITE_DETR_BENCH_INSIDE"
+
+Figures = dict[str, float]
+
+
+def measure_bare(photos: Sequence[Any]) -> float:
+    """CPU milliseconds to decode and resize one image, in this process."""
+    started = time.process_time()
+    for _ in range(_BARE_ROUNDS):
+        for photo in photos:
+            decode(photo.data)
+    return (time.process_time() - started) * 1000 / (_BARE_ROUNDS * len(photos))
+
+
+def run_load(server: Server, *arguments: str) -> dict[str, Any]:
+    """One run of the load generator, in a process of its own."""
+    contender = server.contender
+    command = [sys.executable, "-m", "benchmarks.serving.load", "--port", str(server.port)]
+    command += ["--path", contender.path, "--dialect", contender.dialect, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def measure(server: Server, photos: Sequence[Any], *load: str) -> Figures:
+    """One load, with the server's CPU time beside that of bare decoding."""
+    bare, cpu = measure_bare(photos), server.cpu_seconds()
+    report = run_load(server, *load)
+    cpu = server.cpu_seconds() - cpu
+    bare = (bare + measure_bare(photos)) / 2
+    cpu_ms = cpu * 1000 / max(1, report["right"])
+    bad = report["wrong"] + report["failed"] + report["refused"]
+    return {
+        "throughput": report["goodput"],
+        "cpu_ms": cpu_ms,
+        "bare_ms": bare,
+        "cpu_ratio": cpu_ms / bare,
+        "p50_ms": report["p50_ms"],
+        "p90_ms": report["p90_ms"],
+        "p99_ms": report["p99_ms"],
+        "right": report["right"],
+        "wrong": report["wrong"],
+        "not_answered": bad - report["wrong"],
+        "load_cpu_ms": report["load_cpu_seconds"] * 1000 / max(1, report["sent"]),
+    }
+
+
+def start_all(options: argparse.Namespace, logs: Path) -> tuple[list[Server], dict[str, str]]:
+    """Starts the contenders one after the other.
+
+    Returns:
+        Those that run, and why the others do not.
+    """
+    wanted = options.only.split(",") if options.only else [each.name for each in CONTENDERS]
+    chosen = [each for each in CONTENDERS if each.name in (SERVICE, *wanted)]
+    servers: list[Server] = []
+    failures: dict[str, str] = {}
+    photo = make_photos()[0]
+    for contender, port in zip(chosen, free_ports(len(chosen)), strict=True):
+        try:
+            server = _start(contender, port, options, logs)
+            servers.append(server)
+            server.wait_until_it_answers(photo, _START_SECONDS)
+            run_load(server, "--in-flight", "16", "--seconds", "1")  # warm
+            print(f"{contender.name} answers", file=sys.stderr, flush=True)
+        except CannotStart as error:
+            failures[contender.name] = str(error)
+            print(f"{contender.name} is left out: {error}", file=sys.stderr, flush=True)
+            servers = [each for each in servers if each.contender is not contender]
+    return servers, failures
+
+
+def _start(contender: Contender, port: int, options: argparse.Namespace, logs: Path) -> Server:
+    log = logs / f"{contender.name}.log"
+    base, per_image = str(options.base_ms), str(options.per_image_ms)
+    if contender.name == SERVICE:
+        flags = ("--engine", "fake", "--fake-base-ms", base, "--fake-per-image-ms", per_image)
+        return Server.start(contender, service_command(port, *flags), {}, log, port)
+    environment = {"PEER_PORT": str(port), "PEER_BASE_MS": base, "PEER_PER_IMAGE_MS": per_image}
+    command = peer_command(contender, options.venvs)
+    return Server.start(contender, command, environment, log, port)
+
+
+def run_round(
+    servers: Sequence[Server], number: int, options: argparse.Namespace
+) -> dict[str, dict[str, Figures]]:
+    """Every measurement of one round, by contender."""
+    photos = make_photos()
+    turn = number % len(servers)
+    order = [*servers[turn:], *servers[:turn]]
+    seconds = str(options.seconds)
+    found: dict[str, dict[str, Figures]] = {each.contender.name: {} for each in order}
+    for server in order:
+        load = ("--in-flight", str(options.in_flight), "--seconds", seconds)
+        found[server.contender.name]["saturation"] = measure(server, photos, *load)
+    for server in order:
+        load = ("--in-flight", "1", "--seconds", str(options.seconds / 2))
+        found[server.contender.name]["single"] = measure(server, photos, *load)
+    peers = [each for name, each in found.items() if name != SERVICE] or list(found.values())
+    rate = _LOAD_SHARE * max(each["saturation"]["throughput"] for each in peers)
+    for server in order:
+        load = ("--rate", f"{rate:.2f}", "--seconds", seconds, "--seed", str(number + 1))
+        figures = measure(server, photos, *load)
+        found[server.contender.name]["open"] = figures | {"rate": rate}
+    return found
+
+
+def summarise(rounds: Sequence[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, Figures]]:
+    """Medians over the rounds; ratios are medians of each round's own ratio to this service."""
+    summary: dict[str, dict[str, Figures]] = {}
+    for name in rounds[0]:
+        summary[name] = {}
+        for load in rounds[0][name]:
+            keys = rounds[0][name][load]
+            figures = {
+                key: statistics.median(one[name][load][key] for one in rounds) for key in keys
+            }
+            for key in ("throughput", "p50_ms", "p99_ms", "cpu_ms"):
+                ratios = [one[name][load][key] / one[SERVICE][load][key] for one in rounds]
+                figures[f"{key}_to_service"] = statistics.median(ratios)
+            summary[name][load] = figures
+    return summary
+
+
+def tables(summary: dict[str, dict[str, Figures]], failures: dict[str, str]) -> list[str]:
+    """The report's tables."""
+    columns = ["", "answers/s", "of ours", "CPU x bare", "single p50, ms", "of ours"]
+    columns += ["p50 at 70 %, ms", "p99 at 70 %, ms", "of ours", "CPU x bare at 70 %", "bad"]
+    rows = []
+    for name, loads in summary.items():
+        full, single, steady = loads["saturation"], loads["single"], loads["open"]
+        bad = sum(load["wrong"] + load["not_answered"] for load in loads.values())
+        rows.append(
+            [
+                name,
+                f"{full['throughput']:.0f}",
+                f"{full['throughput_to_service']:.2f}",
+                f"{full['cpu_ratio']:.2f}",
+                f"{single['p50_ms']:.1f}",
+                f"{single['p50_ms_to_service']:.2f}",
+                f"{steady['p50_ms']:.0f}",
+                f"{steady['p99_ms']:.0f}",
+                f"{steady['p99_ms_to_service']:.2f}",
+                f"{steady['cpu_ratio']:.2f}",
+                f"{bad:.0f}",
+            ]
+        )
+    left_out = [f"Left out: {name}: {reason}\n" for name, reason in failures.items()]
+    return [table(columns, rows), *left_out]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compares and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--venvs", type=Path, default=Path.home() / ".cache/lite-detr/peers")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--in-flight", type=int, default=16)
+    parser.add_argument("--base-ms", type=float, default=1.0)
+    parser.add_argument("--per-image-ms", type=float, default=1.0)
+    parser.add_argument("--only", default="", help="names of peers, parted by commas")
+    parser.add_argument("--name", default="peers", help="of the report's files")
+    options = parser.parse_args(arguments)
+    options.venvs = options.venvs.resolve()
+    if _INSIDE not in os.environ and (unshare := shutil.which("unshare")) and os.geteuid() == 0:
+        inside = ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable]
+        inside += ["-m", "benchmarks.serving.compare", *arguments]
+        os.environ[_INSIDE] = "1"
+        os.execv(unshare, [unshare, "-n", "-p", "-f", "--mount-proc", *inside])
+    document = conditions("benchmarks.serving.compare", arguments)
+    with tempfile.TemporaryDirectory() as logs:
+        servers, failures = start_all(options, Path(logs))
+        try:
+            rounds = []
+            for number in range(options.rounds):
+                rounds.append(run_round(servers, number, options))
+                print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+            memory = {
+                each.contender.name: round(each.memory_bytes() / 2**20) for each in servers
+            }
+        finally:
+            for server in servers:
+                server.stop()
+    summary = summarise(rounds)
+    document["versions"] = {
+        each.name: version_of(each.package, each.python(options.venvs)) for each in CONTENDERS
+    }
+    document |= {"left_out": failures, "memory_mib": memory, "summary": summary, "rounds": rounds}
+    shown = tables(summary, failures)
+    write(options.name, "This service beside its peers", document, shown)
+    print("\n".join(shown))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

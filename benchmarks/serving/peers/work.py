@@ -1,0 +1,53 @@
+"""What every peer does with an image: the service's own decoding and the same fake device.
+
+One fake device a process, one batch at a time on it, as on a real one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import orjson
+
+from benchmarks.serving.photos import as_json, decode
+from service.fake_device import FAKE_MODEL, FakeDevice
+from service.images import DecodedImage
+from service.messages import FakeDeviceSpec
+
+MAX_BATCH_SIZE = 8
+MAX_WAIT_MS = 2.0
+PADDED = (FAKE_MODEL.config.shortest_side, FAKE_MODEL.config.longest_side)
+HOST = "127.0.0.1"
+PORT = int(os.environ.get("PEER_PORT", "0"))
+CPUS = len(os.sched_getaffinity(0))
+
+_device = FakeDevice(
+    FakeDeviceSpec(
+        base_ms=float(os.environ.get("PEER_BASE_MS", "1")),
+        per_image_ms=float(os.environ.get("PEER_PER_IMAGE_MS", "1")),
+    )
+)
+_one_at_a_time = threading.Lock()
+decoders = ThreadPoolExecutor(CPUS, thread_name_prefix="decode")
+
+
+def run_device(images: Sequence[DecodedImage]) -> list[bytes]:
+    """Runs decoded images as one batch; an encoded answer for each."""
+    pixels = [image.pixels for image in images]
+    sizes = [image.original_size for image in images]
+    with _one_at_a_time:
+        answer = _device.run(pixels, PADDED, sizes)
+    return [orjson.dumps({"detections": as_json(found)}) for found in answer.detections]
+
+
+def detect(datas: Sequence[bytes]) -> list[bytes]:
+    """Decodes, one after the other, and runs: for peers that bring their own parallelism."""
+    return run_device([decode(data) for data in datas])
+
+
+def detect_in_threads(datas: Sequence[bytes]) -> list[bytes]:
+    """Decodes in threads and runs: for peers with one worker."""
+    return run_device(list(decoders.map(decode, datas)))
