@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -185,12 +185,13 @@ def _compile(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, 
 def _text(compiler: ModuleType, program: object, what: str) -> bytes:
     (size,) = _checked(compiler, getattr(compiler, f"nvrtcGet{what}Size")(program))
     # NVRTC writes into the very object, and Python shares objects of a single byte.
-    buffer = bytes(size + 16)
+    buffer = bytes(int(size) + 16)
     _checked(compiler, getattr(compiler, f"nvrtcGet{what}")(program, buffer))
-    return buffer[:size].rstrip(b"\0") if what == "ProgramLog" else buffer[:size]
+    text = buffer[: int(size)]
+    return text.rstrip(b"\0") if what == "ProgramLog" else text
 
 
-def _checked(compiler: ModuleType, answer: tuple[object, ...]) -> tuple[object, ...]:
+def _checked(compiler: ModuleType, answer: tuple[Any, ...]) -> tuple[Any, ...]:
     result, *values = answer
     if result != compiler.nvrtcResult.NVRTC_SUCCESS:
         raise BuildError(f"NVRTC failed: {result}")

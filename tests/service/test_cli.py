@@ -25,6 +25,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["detect"],
     ["train"],
     ["eval"],
+    ["bench"],
     ["weights"],
     ["weights", "list"],
     ["weights", "pull"],

@@ -100,7 +100,8 @@ def test_damaged_code_is_built_anew(tmp_path: Path, damage: str) -> None:
     (kept,) = tmp_path.iterdir()
     content = bytearray(kept.read_bytes())
     content[len(content) // 2] ^= 1
-    kept.write_bytes({"cut short": content[:-7], "empty": b"", "one bit": bytes(content)}[damage])
+    damaged = {"cut short": content[:-7], "empty": bytearray(), "one bit": content}
+    kept.write_bytes(damaged[damage])
     assert machine_code(HALF, HOPPER, tmp_path) == first
     assert machine_code(HALF, HOPPER, tmp_path) == first
     assert [file.name for file in tmp_path.iterdir()] == [kept.name]
@@ -168,6 +169,6 @@ def test_cache_that_cannot_be_written_is_reported(
     def refuse(*_args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(nvrtc.os, "replace", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(BuildError, match="disk full"):
         machine_code(HALF, HOPPER, tmp_path)

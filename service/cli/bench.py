@@ -1,0 +1,81 @@
+"""`lite-detr bench`: how fast this machine is, by kernel and by model, beside plain PyTorch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from service.cli.options import help_text, taught_option
+from service.cli.serve import settings_from_flags
+
+_MOST_SECONDS = 110.0
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr bench
+  lite-detr bench --model runs/codes/model.safetensors --device cuda --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("bench", help=help_text(bench), epilog=_EPILOG)(bench)
+
+
+def bench(
+    *,
+    model: Annotated[
+        str | None,
+        taught_option(
+            "--model",
+            env_var="LITE_DETR_MODEL",
+            metavar="NAME|PATH",
+            default="default",
+            help="name of a model, or path of its weights file",
+            click_reads_env=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        taught_option(
+            "--device",
+            env_var="LITE_DETR_DEVICE",
+            metavar="DEVICE",
+            default="auto",
+            help="auto, cpu, cuda or cuda:N",
+            click_reads_env=False,
+        ),
+    ] = None,
+    seconds: Annotated[
+        float,
+        taught_option(
+            "--seconds",
+            env_var="LITE_DETR_BENCH_SECONDS",
+            metavar="FLOAT",
+            default="60",
+            help="how long to measure, about; more makes the medians steadier",
+        ),
+    ] = 60.0,
+    as_json: Annotated[
+        bool,
+        taught_option(
+            "--json", env_var="LITE_DETR_BENCH_JSON", help="print the figures as a JSON object"
+        ),
+    ] = False,
+) -> None:
+    """Measure this machine: attention kernels, latency and throughput of a model.
+
+    Each figure stands beside the same work in plain PyTorch, measured in turns with it: the ratios
+    hold on a busy machine, too. Nothing is sent anywhere. For the service as a whole see
+    benchmarks/serving.
+    """
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise typer.BadParameter(f"--seconds: must be above 0 and at most {_MOST_SECONDS:g}")
+    settings = settings_from_flags({"model": model, "device": device})
+    from service.cli.bench_run import as_document, measure_machine, print_tables  # noqa: PLC0415
+
+    figures = measure_machine(settings, seconds)
+    if as_json:
+        typer.echo(as_document(figures))
+    else:
+        print_tables(figures)

@@ -1,0 +1,121 @@
+// Calls the CPU kernels on arrays of exactly the right size, many shapes and odd positions.
+//
+// Built by test_sanitizers.py with the address and undefined-behaviour sanitizers, which end the
+// program at the first access beyond an array and the first operation without a meaning.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "problem.h"
+
+extern "C" {
+void lite_detr_deform_attn_forward(const lite_detr::Problem* problem, void* output);
+void lite_detr_deform_attn_backward(const lite_detr::Problem* problem,
+                                    const lite_detr::Gradients* grads);
+}
+
+namespace {
+
+std::mt19937 chance(0);
+
+int64_t between(int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(chance);
+}
+
+// Numbers in either type; positions are sometimes far outside, infinite or NaN.
+struct Numbers {
+  Numbers(int64_t count, bool narrow, bool odd) : narrow_(narrow) {
+    std::normal_distribution<float> normal(0.0f, 2.0f);
+    const float limit = std::numeric_limits<float>::infinity();
+    const float oddities[] = {NAN, limit, -limit, 3e38f, -3e38f, 1e9f, -1.0f, 0.0f};
+    for (int64_t i = 0; i < count; ++i) {
+      const float x = odd && between(0, 9) == 0 ? oddities[between(0, 7)] : normal(chance);
+      wide.push_back(x);
+      if (narrow) bits.push_back(lite_detr::narrowed(x));
+    }
+    if (narrow) wide = std::vector<float>();
+  }
+  lite_detr::Array array() const {
+    return {narrow_ ? static_cast<const void*>(bits.data()) : wide.data(), narrow_};
+  }
+  std::vector<float> wide;
+  std::vector<lite_detr::Bfloat16> bits;
+
+ private:
+  bool narrow_;
+};
+
+void one_case() {
+  const int64_t levels = between(1, 5), points = between(1, 6), heads = between(1, 4);
+  const int64_t sizes[] = {1, 7, 16, 20, 32, 64};
+  const int64_t channels = sizes[between(0, 5)], batch = between(1, 2);
+  const int64_t queries = between(0, 9) == 0 ? between(100, 300) : between(1, 20);
+  std::vector<int64_t> shapes;
+  int64_t tokens = 0;
+  for (int64_t l = 0; l < levels; ++l) {
+    const int64_t height = between(1, 9), width = between(1, 9);
+    shapes.push_back(height);
+    shapes.push_back(width);
+    tokens += height * width;
+  }
+  const bool key_aware = between(0, 1), separate = key_aware && between(0, 1);
+  const bool narrow = between(0, 1), narrow_rest = between(0, 1);
+  const int64_t offset_levels = between(0, 1) ? levels : 1, reference_size = between(0, 1) ? 2 : 4;
+  const int64_t rows = batch * queries * heads;
+  const int64_t value_size = batch * tokens * heads * channels;
+  const int64_t offsets_size = rows * offset_levels * points * 2;
+  const int64_t references_size = batch * queries * levels * reference_size;
+  const Numbers value(value_size, narrow, false), key(separate ? value_size : 0, narrow, false);
+  const Numbers query(key_aware ? rows * channels : 0, narrow_rest, false);
+  const Numbers logits(key_aware ? 0 : rows * levels * points, narrow_rest, false);
+  const Numbers references(references_size, narrow_rest, true), offsets(offsets_size, narrow_rest, true);
+
+  lite_detr::Problem p{};
+  p.value = value.array();
+  if (separate) p.key = key.array();
+  if (key_aware) p.query = query.array();
+  if (!key_aware) p.logits = logits.array();
+  p.reference_points = references.array();
+  p.offsets = offsets.array();
+  p.spatial_shapes = shapes.data();
+  p.batch = batch;
+  p.tokens = tokens;
+  p.heads = heads;
+  p.channels = channels;
+  p.queries = queries;
+  p.levels = levels;
+  p.points = points;
+  p.offset_levels = offset_levels;
+  p.reference_size = reference_size;
+  p.threads = between(1, 3);
+
+  std::vector<float> wide(narrow ? 0 : rows * channels);
+  std::vector<lite_detr::Bfloat16> bits(narrow ? rows * channels : 0);
+  lite_detr_deform_attn_forward(&p, narrow ? static_cast<void*>(bits.data()) : wide.data());
+
+  if (narrow || narrow_rest) return;  // the backward pass is for float32
+  std::vector<float> grad_value(value_size), grad_key(separate ? value_size : 0);
+  std::vector<float> grad_query(query.wide.size()), grad_logits(logits.wide.size());
+  std::vector<float> grad_references(heads * references_size), grad_offsets(offsets_size);
+  const bool of_references = between(0, 1);
+  const lite_detr::Gradients grads{
+      wide.data(),
+      grad_value.data(),
+      separate ? grad_key.data() : nullptr,
+      key_aware ? grad_query.data() : nullptr,
+      key_aware ? nullptr : grad_logits.data(),
+      of_references ? grad_references.data() : nullptr,
+      grad_offsets.data(),
+  };
+  lite_detr_deform_attn_backward(&p, &grads);
+}
+
+}  // namespace
+
+int main() {
+  for (int i = 0; i < 400; ++i) one_case();
+  std::puts("400 cases");
+}

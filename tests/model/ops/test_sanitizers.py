@@ -1,0 +1,51 @@
+"""The CPU kernels under the compiler's address and undefined-behaviour sanitizers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from model.ops import library
+
+_HERE = Path(__file__).parent
+_SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+_LIMIT_SECONDS = 170
+
+
+def _compiler(directory: Path) -> str:
+    """A compiler with both sanitizers; skips the test where there is none."""
+    probe = directory / "probe.cpp"
+    probe.write_text("int main() { return 0; }")
+    for compiler in filter(None, map(shutil.which, ("c++", "g++", "clang++"))):
+        built = directory / "probe"
+        command = [compiler, *_SANITIZE, str(probe), "-o", str(built)]
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            if subprocess.run([str(built)], check=False, capture_output=True).returncode == 0:
+                return compiler
+    pytest.skip("no compiler here that links and runs the address sanitizer")
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "baseline"])
+def test_kernels_touch_nothing_beyond_their_arrays(tmp_path: Path, target: str) -> None:
+    compiler = _compiler(tmp_path)
+    wanted = {"x86-64-v4": "avx512f", "x86-64-v3": "avx2", "baseline": ""}[target]
+    if wanted not in library._processor_features():
+        pytest.skip(f"this processor has no {wanted}")
+    flags = [flag for flag in library._FLAGS if flag not in ("-O3", "-shared", "-fPIC")]
+    march = [] if target == "baseline" else [f"-march={target}"]
+    sources = [str(path) for path in sorted(library._SOURCES.glob("*.cpp"))]
+    program = tmp_path / "sanitized"
+    command = [compiler, *flags, "-O1", *march, *_SANITIZE, f"-I{library._SOURCES}", *sources]
+    subprocess.run(
+        [*command, str(_HERE / "sanitized.cpp"), "-o", str(program), "-ldl", "-lpthread"],
+        check=True,
+        timeout=_LIMIT_SECONDS,
+    )
+    done = subprocess.run(
+        [str(program)], check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "400 cases\n"
