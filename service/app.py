@@ -27,6 +27,7 @@ from service.access import Access
 from service.allocator import keep_freed_memory
 from service.api_keys import KeyFileError
 from service.engine_plan import EngineStartError
+from service.http_request import BodyMemory
 from service.http_server import HttpServer, listen
 from service.journal import Journal, TracingUnavailable, open_journal
 from service.logs import configure_logs
@@ -202,8 +203,9 @@ def _build_servers(
 ) -> list[HttpServer]:
     """The main server and, on a port of its own, the metrics."""
     detector = spine.detector
-    oip = oip_routes(detector, spine.control, settings)
-    apps: list[Any] = [create_app(detector, settings, access.keys, journal, oip)]
+    bodies = BodyMemory(settings.max_bodies_bytes)
+    oip = oip_routes(detector, spine.control, settings, bodies)
+    apps: list[Any] = [create_app(detector, settings, access.keys, journal, oip, bodies)]
     if settings.metrics_port is not None:
         metrics = create_metrics_app(detector.metrics)
         apps.append(metrics if access.keys is None else guard_metrics(metrics, access.keys))

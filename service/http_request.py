@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from starlette.types import Message, Receive
 
 from service.errors import DeadlineExceeded, ImageTooLarge, InvalidOptions, Overloaded
+from service.settings import Settings
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
@@ -53,6 +54,15 @@ class BodyLimits:
     max_bytes: int
     max_pause_s: float  # between two chunks
     min_bytes_per_s: int = 1  # on average, once it has had `max_pause_s`
+
+    @classmethod
+    def of(cls, settings: Settings) -> BodyLimits:
+        """The limits of a deployment."""
+        return cls(
+            settings.max_body_bytes,
+            settings.body_timeout_seconds,
+            settings.body_min_bytes_per_second,
+        )
 
 
 class BodyMemory:

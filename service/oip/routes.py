@@ -13,7 +13,9 @@ from service.control import ModelControl
 from service.detector import Detector
 from service.http_request import (
     TIMEOUT_HEADER,
+    BodyAccount,
     BodyLimits,
+    BodyMemory,
     parse_timeout_s,
     stream_body,
     unless_client_leaves,
@@ -38,13 +40,19 @@ from service.selection import PRIORITY_HEADER, parse_priority
 from service.settings import Settings
 
 
-def oip_routes(detector: Detector, control: ModelControl, settings: Settings) -> list[BaseRoute]:
+def oip_routes(
+    detector: Detector,
+    control: ModelControl,
+    settings: Settings,
+    bodies: BodyMemory | None = None,
+) -> list[BaseRoute]:
     """The routes under /v2.
 
     Args:
         detector: the spine; shared with the other adapters.
         control: over what is served.
         settings: limits, and whether clients may load and unload.
+        bodies: what the bodies of all adapters together may hold; None: a count of its own.
 
     Returns:
         Routes for the HTTP application, which gives each request its id.
@@ -52,7 +60,7 @@ def oip_routes(detector: Detector, control: ModelControl, settings: Settings) ->
     model = ServedModel(detector, settings)
     probes = _Probes(detector, model)
     repository = _RepositoryPaths(Repository(control, settings), settings)
-    infer = _Infer(detector, model, settings)
+    infer = _Infer(detector, model, settings, bodies or BodyMemory(settings.max_bodies_bytes))
     routes: list[BaseRoute] = [
         Route("/v2", Endpoint("GET", probes.server)),
         Route("/v2/health/live", Endpoint("GET", probes.live)),
@@ -114,7 +122,7 @@ class _RepositoryPaths:
 
     def __init__(self, repository: Repository, settings: Settings) -> None:
         self._repository = repository
-        self._limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_seconds)
+        self._limits = BodyLimits.of(settings)
 
     async def index(self, request: Request) -> Response:
         asked = read_object(await self._body(request))
@@ -139,19 +147,26 @@ class _RepositoryPaths:
 class _Infer:
     """POST .../infer."""
 
-    def __init__(self, detector: Detector, model: ServedModel, settings: Settings) -> None:
+    def __init__(
+        self, detector: Detector, model: ServedModel, settings: Settings, bodies: BodyMemory
+    ) -> None:
         self._model = model
+        self._bodies = bodies
         self._inference = Inference(detector, model)
-        self._limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_seconds)
+        self._limits = BodyLimits.of(settings)
         self._max_images = settings.max_files
 
     async def answer(self, request: Request) -> Response:
+        with self._bodies.account() as account:
+            return await self._answer(request, account)
+
+    async def _answer(self, request: Request, account: BodyAccount) -> Response:
         started = time.monotonic()
         timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
         deadline = None if timeout_s is None else started + timeout_s
         priority = parse_priority(request.headers.get(PRIORITY_HEADER))
         self._model.check(*_model_of(request))
-        asked = await self._read(request, deadline)
+        asked = await self._read(request, deadline, account)
         arrival = Arrival(
             request_id=request_id_of(request),
             started=started,
@@ -166,12 +181,16 @@ class _Infer:
         headers = {HEADER_LENGTH: str(json_length)}
         return Response(body, headers=headers, media_type="application/octet-stream")
 
-    async def _read(self, request: Request, deadline: float | None) -> InferRequest:
+    async def _read(
+        self, request: Request, deadline: float | None, account: BodyAccount
+    ) -> InferRequest:
         headers = request.headers
-        chunks = stream_body(headers, request.receive, self._limits, deadline)
+        chunks = stream_body(headers, request.receive, self._limits, deadline, account)
         received = b"".join([chunk async for chunk in chunks])
         encoding = headers.get("content-encoding", "")
         body = await inflate_body(received, encoding, self._limits.max_bytes)
+        if body is not received:
+            account.take(len(body))
         return read_request(body, headers.get(HEADER_LENGTH), self._max_images)
 
 

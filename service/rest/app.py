@@ -17,7 +17,7 @@ from model.weights_file import ModelInfo
 from service.api_keys import KeyRing
 from service.detector import Detector
 from service.errors import DetectionError
-from service.http_request import RequestRefused
+from service.http_request import BodyMemory, RequestRefused
 from service.journal import Journal
 from service.rest.detection import DetectEndpoint
 from service.rest.guard import ApiKeyGuard
@@ -33,12 +33,13 @@ from service.settings import Settings
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(
+def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
     detector: Detector,
     settings: Settings,
     keys: KeyRing | None = None,
     journal: Journal | None = None,
     extra_routes: Sequence[BaseRoute] = (),
+    bodies: BodyMemory | None = None,
 ) -> FastAPI:
     """Builds the HTTP application around a detector.
 
@@ -48,6 +49,7 @@ def create_app(
         keys: that requests must show; None: no key is asked for.
         journal: follows each request; None: one that logs and traces nothing.
         extra_routes: of other adapters, served by the same port.
+        bodies: what the bodies of all adapters together may hold; None: a count of its own.
 
     Returns:
         An ASGI application.
@@ -62,7 +64,9 @@ def create_app(
         title="Lite DETR Serving", openapi_url=None, docs_url=None, redirect_slashes=False
     )
     app.openapi = lambda: describe(detector.model)  # type: ignore[method-assign]
-    detect, probes = DetectEndpoint(detector, settings), ProbeEndpoints(detector, settings)
+    bodies = bodies or BodyMemory(settings.max_bodies_bytes)
+    detect = DetectEndpoint(detector, settings, bodies)
+    probes = ProbeEndpoints(detector, settings)
     app.add_route("/detect", detect.answer, methods=["POST"])
     app.add_route("/healthz", probes.health)
     app.add_route("/readyz", probes.readiness)

@@ -70,19 +70,15 @@ class _Upload:
 class DetectEndpoint:
     """Handles POST /detect."""
 
-    def __init__(self, detector: Detector, settings: Settings) -> None:
-        """Takes the limits from the settings."""
+    def __init__(self, detector: Detector, settings: Settings, bodies: BodyMemory) -> None:
+        """Takes the limits from the settings, and counts what bodies hold in `bodies`."""
         self._detector = detector
         self._max_files = settings.max_files
         self._image_limits = ImageLimits(
             settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
         )
-        self._body_limits = BodyLimits(
-            settings.max_body_bytes,
-            settings.body_timeout_seconds,
-            settings.body_min_bytes_per_second,
-        )
-        self._bodies = BodyMemory(settings.max_bodies_bytes)
+        self._body_limits = BodyLimits.of(settings)
+        self._bodies = bodies
         self._drawing_slots = CapacityLimiter(_MAX_DRAWINGS)
         self._large_drawing_slot = CapacityLimiter(1)
 

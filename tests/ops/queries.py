@@ -58,7 +58,8 @@ def metrics_of(query: str) -> set[str]:
 def _selected(node: Any) -> Iterator[str]:
     match node:
         case promql_parser.VectorSelector():
-            yield node.name
+            if node.name is not None:
+                yield node.name
         case promql_parser.MatrixSelector():
             yield from _selected(node.vector_selector)
         case promql_parser.BinaryExpr():
