@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ class Findings:
         self._facts: dict[str, str | int | float] = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "processor family": platform.machine(),
+            "CPU cores": os.cpu_count() or 0,
+            "load average of the machine, at first": round(os.getloadavg()[0], 1),
         }
 
     def note(self, name: str, value: str | int | float) -> None:
