@@ -6,29 +6,73 @@ Async on the edge's side, blocking on the engine's. Either end sees the other di
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
+from collections import deque
+from typing import cast
 
-from service.messages import LENGTH, Message, check_length, decode_message, encode_message
+from service.messages import (
+    LENGTH,
+    BadMessage,
+    Message,
+    check_length,
+    decode_message,
+    encode_message,
+)
+
+_READ_BYTES = 64 * 1024  # many messages: one system call brings all that wait
 
 
-class EdgeDoorbell:
-    """The edge's end, on its event loop."""
+class MessageReader:
+    """Puts messages together from bytes as they come."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Takes the two streams of one end; `open` makes them."""
-        self._reader = reader
-        self._writer = writer
+    def __init__(self) -> None:
+        """Starts with nothing."""
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes in."""
+        self._bytes += data
+
+    def take(self) -> Message | None:
+        """The next message; None where it is not whole yet.
+
+        Raises:
+            BadMessage: for bytes that are no message.
+        """
+        if len(self._bytes) < LENGTH.size:
+            return None
+        end = LENGTH.size + check_length(self._bytes[: LENGTH.size])
+        if len(self._bytes) < end:
+            return None
+        body = bytes(self._bytes[LENGTH.size : end])
+        del self._bytes[:end]
+        return decode_message(body)
+
+
+class EdgeDoorbell(asyncio.Protocol):
+    """The edge's end, on its event loop; `open` makes one."""
+
+    def __init__(self) -> None:
+        """Starts without a connection, which asyncio brings."""
+        self._reader = MessageReader()
+        self._received: deque[Message | BadMessage] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._gone = False
 
     @classmethod
     async def open(cls, end: socket.socket) -> EdgeDoorbell:
         """Takes over one end of a socket pair."""
         end.setblocking(False)
-        return cls(*await asyncio.open_unix_connection(sock=end))
+        loop = asyncio.get_running_loop()
+        _, doorbell = await loop.create_unix_connection(cls, sock=end)
+        return doorbell
 
     def send(self, message: Message) -> None:
         """Rings; where the engine is gone the message is lost, which `receive` tells."""
-        if not self._writer.is_closing():
-            self._writer.write(encode_message(message))
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode_message(message))
 
     async def receive(self) -> Message | None:
         """Waits for a message; None once the engine is gone.
@@ -36,15 +80,44 @@ class EdgeDoorbell:
         Raises:
             BadMessage: for bytes that are no message.
         """
-        try:
-            prefix = await self._reader.readexactly(LENGTH.size)
-            return decode_message(await self._reader.readexactly(check_length(prefix)))
-        except (asyncio.IncompleteReadError, OSError):
+        while not self._received and not self._gone:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        if not self._received:
             return None
+        message = self._received.popleft()
+        if isinstance(message, BadMessage):
+            raise message
+        return message
 
     def abort(self) -> None:
         """Closes at once."""
-        self._writer.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio's: keeps the way to the engine."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio's: the engine said something."""
+        self._reader.feed(data)
+        try:
+            while (message := self._reader.take()) is not None:
+                self._received.append(message)
+        except BadMessage as error:
+            self._received.append(error)
+        self._awake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio's: the engine is gone."""
+        self._gone = True
+        self._awake()
+
+    def _awake(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
 
 class EngineDoorbell:
@@ -54,6 +127,7 @@ class EngineDoorbell:
         """Takes over one end of a socket pair."""
         end.setblocking(True)
         self._socket = end
+        self._reader = MessageReader()
 
     def send(self, message: Message) -> None:
         """Sends a message.
@@ -69,18 +143,19 @@ class EngineDoorbell:
         Raises:
             BadMessage: for bytes that are no message.
         """
-        prefix = self._read_exactly(LENGTH.size)
-        body = None if prefix is None else self._read_exactly(check_length(prefix))
-        return None if body is None else decode_message(body)
-
-    def _read_exactly(self, count: int) -> bytes | None:
-        parts = bytearray()
-        while len(parts) < count:
+        while (message := self._reader.take()) is None:
             try:
-                part = self._socket.recv(count - len(parts))
+                data = self._socket.recv(_READ_BYTES)
             except OSError:
                 return None
-            if not part:
+            if not data:
                 return None
-            parts += part
-        return bytes(parts)
+            self._reader.feed(data)
+        return message
+
+    def wait_until_edge_is_gone(self) -> None:
+        """Returns when the edge has closed its end or died; reads nothing (another thread may)."""
+        watch = select.poll()
+        watch.register(self._socket, 0)  # a hangup is told unasked
+        while not watch.poll():
+            pass

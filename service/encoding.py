@@ -136,8 +136,8 @@ def _rounded_columns(
     detections: Detections,
 ) -> tuple[list[float], list[int], list[list[float]]]:
     """Scores, class ids and boxes; rounded as float64, so that they print short."""
-    scores = np.round(detections.scores.astype(np.float64), _SCORE_DECIMALS).tolist()
-    boxes = np.round(detections.boxes_xyxy.astype(np.float64), _BOX_DECIMALS).tolist()
+    scores = detections.scores.astype(np.float64).round(_SCORE_DECIMALS).tolist()
+    boxes = detections.boxes_xyxy.astype(np.float64).round(_BOX_DECIMALS).tolist()
     return scores, detections.labels.tolist(), boxes
 
 

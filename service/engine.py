@@ -1,6 +1,6 @@
 """The engine process: owns the device and the model, runs the batches that the edge rings for.
 
-    doorbell --RunBatch--> reader thread -> queue -> main thread: slots -> Device.run -> slots
+    doorbell --RunBatch--> main thread: slots -> Device.run -> slots
     doorbell <--BatchDone / BatchFailed------------------------------------------/
 
 Started by `service.engine_process` as `python -m service.engine`. It has no life of its own: when
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import queue
 import signal
 import socket
 import sys
@@ -38,7 +37,6 @@ from service.messages import (
     RunBatch,
     Start,
     StartFailed,
-    Stop,
 )
 from service.slots import SlotMemory
 from service.warm_up import WarmUpLimits, warm_up
@@ -58,14 +56,16 @@ class Engine:
         self._memory = memory
         self._doorbell = doorbell
 
-    def run(self, messages: queue.SimpleQueue[Message]) -> None:
-        """Answers messages in order; returns on `Stop`."""
-        while True:
-            message = messages.get()
-            if isinstance(message, Stop):
-                return
-            if isinstance(message, RunBatch):
-                self._doorbell.send(self._run_batch(message))
+    def run(self) -> None:
+        """Answers messages in order; returns on `Stop`, on nonsense and when the edge is gone."""
+        while isinstance(message := self._next_message(), RunBatch):
+            self._doorbell.send(self._run_batch(message))
+
+    def _next_message(self) -> Message | None:
+        try:
+            return self._doorbell.receive()
+        except BadMessage:
+            return None
 
     def _run_batch(self, batch: RunBatch) -> BatchDone | BatchFailed:
         """Runs one batch; what goes wrong is told, so that the edge can isolate the culprit."""
@@ -145,8 +145,7 @@ def main(arguments: Sequence[str]) -> int:
     if not isinstance(start, Start):
         return 1
     configure_logs(start.log_level, start.log_format)
-    messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(doorbell, messages), daemon=True).start()
+    threading.Thread(target=_end_with_edge, args=(doorbell,), daemon=True).start()
     load_started = time.monotonic()
     try:
         device = open_device(start)
@@ -172,20 +171,14 @@ def main(arguments: Sequence[str]) -> int:
             warm_up_left_out=warmed.left_out,
         )
     )
-    Engine(device, SlotMemory(start.layout, options.slots_fd), doorbell).run(messages)
+    Engine(device, SlotMemory(start.layout, options.slots_fd), doorbell).run()
     return 0
 
 
-def _listen(doorbell: EngineDoorbell, messages: queue.SimpleQueue[Message]) -> None:
-    """Queues what the edge says; ends the process when the edge is gone."""
-    while True:
-        try:
-            message = doorbell.receive()
-        except BadMessage:
-            message = None
-        if message is None:
-            os._exit(0)
-        messages.put(message)
+def _end_with_edge(doorbell: EngineDoorbell) -> None:
+    """Ends the process when the edge is gone, also in the middle of a batch."""
+    doorbell.wait_until_edge_is_gone()
+    os._exit(0)
 
 
 def _live_and_die_with(parent: int) -> None:

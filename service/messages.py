@@ -147,7 +147,7 @@ def decode_message(body: bytes) -> Message:
     return message
 
 
-def check_length(prefix: bytes) -> int:
+def check_length(prefix: bytes | bytearray) -> int:
     """The length that four bytes announce.
 
     Raises:

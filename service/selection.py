@@ -47,7 +47,7 @@ class Selection:
         keep = detections.scores >= np.float32(self.threshold)
         if self.class_ids is not None:
             keep &= np.isin(detections.labels, list(self.class_ids))
-        return detections.keep(keep).keep(slice(self.max_detections))
+        return detections.keep(keep.nonzero()[0][: self.max_detections])
 
 
 def resolve_options(options: DetectOptions, model: ModelInfo) -> Selection:

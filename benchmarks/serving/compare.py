@@ -43,7 +43,7 @@ from benchmarks.serving.photos import decode, make_photos
 from benchmarks.serving.report import conditions, table, version_of, write
 
 _LOAD_SHARE = 0.7
-_BARE_ROUNDS = 3  # times all photos
+_BARE_ROUNDS = 1  # times all photos
 _START_SECONDS = 180.0
 _INSIDE = "LITE_DETR_BENCH_INSIDE"
 

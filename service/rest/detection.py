@@ -40,7 +40,13 @@ from service.request_scope import StageMark, current_scope
 from service.rest.middleware import request_id_of
 from service.rest.multipart import UploadedFile, parse_form
 from service.rest.problems import item_error
-from service.rest.query import AnswerFormat, DetectQuery, parse_query
+from service.rest.query import (
+    AnswerFormat,
+    DetectQuery,
+    parse_query,
+    parse_query_string,
+    split_query_string,
+)
 from service.selection import PRIORITY_HEADER, parse_priority
 from service.settings import Settings
 from service.types import DetectResult, Priority
@@ -111,14 +117,14 @@ class DetectEndpoint:
         timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
         deadline = None if timeout_s is None else started + timeout_s
         priority = parse_priority(request.headers.get(PRIORITY_HEADER))
-        parameters = request.query_params.multi_items()
-        query = parse_query(parameters)
+        query_string: bytes = request.scope["query_string"]
+        query = parse_query_string(query_string)
         content_type = request.headers.get("content-type", "")
         media_type = content_type.partition(";")[0].strip().lower()
         chunks = stream_body(request.headers, request.receive, self._body_limits, deadline, account)
         if media_type == _FORM_TYPE:
             form = await parse_form(content_type, chunks, self._max_files)
-            query = parse_query([*parameters, *form.fields])
+            query = parse_query([*split_query_string(query_string), *form.fields])
             files = form.files
         elif media_type.startswith("image/") or media_type in _RAW_TYPES:
             files = (UploadedFile("", b"".join([chunk async for chunk in chunks])),)
@@ -164,7 +170,7 @@ class DetectEndpoint:
                 response = _json(encode_answer(result))
         encode_s = time.monotonic() - encode_started
         self._detector.metrics.observe_stage("encode", encode_s)
-        response.headers["Server-Timing"] = _server_timing(result, encode_s * 1000)
+        response.raw_headers.append((b"server-timing", _server_timing(result, encode_s * 1000)))
         return response
 
     async def _draw(self, file: UploadedFile, result: DetectResult) -> Response:
@@ -213,6 +219,6 @@ def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _server_timing(result: DetectResult, encode_ms: float) -> str:
+def _server_timing(result: DetectResult, encode_ms: float) -> bytes:
     stages = timings_ms(result.timings) | {"encode": round(encode_ms, 3)}
-    return ", ".join(f"{stage};dur={duration}" for stage, duration in stages.items())
+    return ", ".join([f"{stage};dur={duration}" for stage, duration in stages.items()]).encode()

@@ -6,11 +6,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+
+from starlette.datastructures import QueryParams
 
 from service.errors import InvalidOptions
 from service.types import DetectOptions
 
 _MAX_DIGITS = 9
+_CACHED_QUERIES = 256
 
 
 class AnswerFormat(StrEnum):
@@ -30,6 +34,24 @@ class DetectQuery:
 
 
 PARAMETERS = ("threshold", "max_detections", "labels", "format")
+
+
+@lru_cache(maxsize=_CACHED_QUERIES)
+def parse_query_string(query_string: bytes) -> DetectQuery:
+    """Reads the options of a URL; most clients send the same ones with every photo.
+
+    Args:
+        query_string: as it came, percent-encoded.
+
+    Raises:
+        InvalidOptions: as `parse_query` does.
+    """
+    return parse_query(split_query_string(query_string))
+
+
+def split_query_string(query_string: bytes) -> list[tuple[str, str]]:
+    """Names and values of a query string, in the order given."""
+    return QueryParams(query_string).multi_items()
 
 
 def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:

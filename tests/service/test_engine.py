@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -93,10 +92,9 @@ class Bench:
         self.engine = Engine(device, self.pool.memory, EngineDoorbell(theirs))
 
     def ring(self, *messages: Message) -> list[Message | None]:
-        inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         for message in (*messages, Stop()):
-            inbox.put(message)
-        self.engine.run(inbox)
+            self.edge.send(message)
+        self.engine.run()
         return [self.edge.receive() for _ in messages]
 
     def close(self) -> None:
