@@ -129,11 +129,6 @@ def test_gpu_operators_are_registered(kind: Kind) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lite_detr::{name}", "CUDA")
 
 
-@pytest.fixture(scope="module")
-def warp(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return warp_host.build(tmp_path_factory.mktemp("warp"))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mixed", [False, True], ids=["one type", "mixed types"])
 def test_forward_hands_the_kernel_all_that_it_needs(
