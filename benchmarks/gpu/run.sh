@@ -50,9 +50,9 @@ if command -v compute-sanitizer >/dev/null && [ "$device" = cuda ]; then
 fi
 part model_speed 100 "$python" -m benchmarks.gpu.model_speed --device "$device" "${trial[@]}" \
     --json "$out/model_speed.json"
-part batch_invariance 50 "$python" -m benchmarks.serving.batch_invariance --device "$device" \
-    --output "$out"
 if [ "$device" = cuda ]; then
+    part batch_invariance 50 "$python" -m benchmarks.serving.batch_invariance --device cuda \
+        --batches 100 --output "$out"
     part model_timings 50 "$python" benchmarks/gpu/model_timings.py --batches 1 --repeats 5 \
         --json "$out/model_timings.json"
 fi

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -48,6 +49,9 @@ class Row:
     official_ms: float
     compiled_ms: float
     ratio: float
+    official_cpu_ms: float  # processor time of all threads, which other programs hardly lengthen
+    compiled_cpu_ms: float
+    cpu_ratio: float
     largest_difference: float
 
 
@@ -75,18 +79,24 @@ def measure(setting: Workload, repeats: int) -> Row:
     difference = float((exact - fast).abs().max())
     if not difference <= _TOLERANCE:
         raise RuntimeError(f"{setting.name}: the two sides differ by {difference}")
-    times: tuple[list[float], list[float]] = ([], [])
+    walls: tuple[list[float], list[float]] = ([], [])
+    works: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        for side, taken in zip(sides, times, strict=True):
-            start = time.perf_counter()
+        for side, wall, work in zip(sides, walls, works, strict=True):
+            start, start_of_work = time.perf_counter(), time.process_time()
             output = side(setting, inputs)
             if setting.training:
                 output.sum().backward()  # type: ignore[no-untyped-call]
-            taken.append(1e3 * (time.perf_counter() - start))
+            work.append(1e3 * (time.process_time() - start_of_work))
+            wall.append(1e3 * (time.perf_counter() - start))
+    times = (*_compared(walls), *_compared(works))
+    return Row(setting.name, setting.queries, *times, largest_difference=difference)
+
+
+def _compared(times: tuple[list[float], list[float]]) -> tuple[float, float, float]:
+    """Medians of official and compiled, and how many times the one is the other."""
     official, compiled = map(statistics.median, times)
-    ratio = round(official / compiled, 2)
-    row_times = (round(official, 2), round(compiled, 2), ratio)
-    return Row(setting.name, setting.queries, *row_times, largest_difference=difference)
+    return round(official, 2), round(compiled, 2), round(official / compiled, 2)
 
 
 def main() -> None:
@@ -98,12 +108,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     ops.select_implementation("cpu")
-    print(f"{'':30} {'queries':>8} {'official ms':>12} {'compiled ms':>12} {'ratio':>7}")
+    print(
+        f"{'':30} {'queries':>8} {'official ms':>12} {'compiled ms':>12} {'ratio':>7} {'by CPU time':>12}"
+    )
     rows = []
     for setting in _SETTINGS:
         row = measure(setting, arguments.repeats)
         rows.append(asdict(row))
         times = f"{row.official_ms:12.1f} {row.compiled_ms:12.2f} {row.ratio:6.1f}x"
+        times += f" {row.cpu_ratio:11.1f}x"
         print(f"{row.name:30} {row.queries:8} {times}", flush=True)
     facts = {
         "command": "python -m " + " ".join(["benchmarks.kernels.cpu", *sys.argv[1:]]),
@@ -112,6 +125,7 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": arguments.threads,
         "repeats": arguments.repeats,
+        "load_average": os.getloadavg()[0],
     }
     report = json.dumps({**facts, "rows": rows}, indent=2)
     print(report)

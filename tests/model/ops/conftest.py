@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 
 import pytest
 
 from model.ops import cpu, operators
+from tests.model.ops import warp_host
 from tests.model.ops.attention_cases import Implementation
 
 
@@ -17,3 +19,9 @@ def compiled() -> Implementation:
         pytest.skip("no C++ compiler here, so there are no compiled kernels to test")
     assert cpu.available()
     return operators
+
+
+@pytest.fixture(scope="session")
+def warp(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The GPU's arithmetic compiled for this processor."""
+    return warp_host.build(tmp_path_factory.mktemp("warp"))

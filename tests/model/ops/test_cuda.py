@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,11 +130,6 @@ def test_gpu_operators_are_registered(kind: Kind) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lite_detr::{name}", "CUDA")
 
 
-@pytest.fixture(scope="module")
-def warp(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return warp_host.build(tmp_path_factory.mktemp("warp"))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mixed", [False, True], ids=["one type", "mixed types"])
 def test_forward_hands_the_kernel_all_that_it_needs(
@@ -182,6 +178,65 @@ def test_without_a_kernel_one_warning_tells_and_the_reference_computes(
     assert all(torch.equal(output, attend(reference, case)) for output in outputs)
     # From now on calls do not even come this way.
     assert not cuda.takes(case.value, case.spatial_shapes, case.sampling_offsets)
+
+
+class StubDriver:
+    """Answers as the CUDA driver's bindings do, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, tuple[object, ...]]] = []
+        self.launch_result = 0
+
+    def __getattr__(self, name: str) -> object:
+        values = {
+            "cuDeviceGet": ("device",),
+            "cuDevicePrimaryCtxRetain": ("context",),
+            "cuModuleLoadData": ("module",),
+            "cuModuleGetFunction": ("function",),
+        }
+
+        def answer(*arguments: object) -> tuple[object, ...]:
+            self.asked.append((name, arguments))
+            result = self.launch_result if name == "cuLaunchKernel" else 0
+            return (result, *values.get(name, ()))
+
+        return answer
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> StubDriver:
+    pytest.importorskip("cuda.bindings")
+    stub, stream = StubDriver(), SimpleNamespace(device_index=0, cuda_stream=77)
+    monkeypatch.setattr("cuda.bindings.driver", stub, raising=False)
+    monkeypatch.setattr(cuda, "machine_code", lambda _variant, _capability: b"code")
+    monkeypatch.setattr(cuda._Kernels, "contexts", {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
+    return stub
+
+
+def test_launch_goes_to_the_current_stream_in_torch_s_context(driver: StubDriver) -> None:
+    case = random_case("plain", heads=8)
+    for _ in range(2):
+        cuda.forward(_inputs(case))
+    names = [name for name, _ in driver.asked]
+    launch = ["cuCtxPushCurrent", "cuLaunchKernel", "cuCtxPopCurrent"]
+    assert names[-6:] == launch * 2
+    assert names.count("cuModuleLoadData") == 1
+    asked = dict(driver.asked)
+    assert asked["cuCtxPushCurrent"] == ("context",)
+    assert asked["cuModuleGetFunction"] == ("module", b"lite_detr_deform_attn")
+    function, *sizes, stream, parameters, extra = asked["cuLaunchKernel"]
+    assert (function, stream, extra) == ("function", 77, 0)
+    assert sizes == [3, 2, 1, 128, 1, 1, 0]  # grid, block, dynamic shared memory
+    assert isinstance(parameters, int)
+
+
+def test_refused_launch_is_an_error_not_wrong_numbers(driver: StubDriver) -> None:
+    driver.launch_result = 700
+    with pytest.raises(RuntimeError, match="700"):
+        cuda.forward(_inputs(random_case("plain")))
+    assert driver.asked[-1][0] == "cuCtxPopCurrent"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

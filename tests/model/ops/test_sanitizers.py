@@ -22,16 +22,19 @@ def _compiler(directory: Path) -> str:
     for compiler in filter(None, map(shutil.which, ("c++", "g++", "clang++"))):
         built = directory / "probe"
         command = [compiler, *_SANITIZE, str(probe), "-o", str(built)]
-        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
-            if subprocess.run([str(built)], check=False, capture_output=True).returncode == 0:
-                return compiler
+        if _succeeds(command) and _succeeds([str(built)]):
+            return compiler
     pytest.skip("no compiler here that links and runs the address sanitizer")
 
 
-@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "baseline"])
+def _succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "baseline"])
 def test_kernels_touch_nothing_beyond_their_arrays(tmp_path: Path, target: str) -> None:
     compiler = _compiler(tmp_path)
-    wanted = {"x86-64-v4": "avx512f", "x86-64-v3": "avx2", "baseline": ""}[target]
+    wanted = {"x86-64-v4": "avx512f", "baseline": ""}[target]
     if wanted not in library._processor_features():
         pytest.skip(f"this processor has no {wanted}")
     flags = [flag for flag in library._FLAGS if flag not in ("-O3", "-shared", "-fPIC")]

@@ -26,11 +26,6 @@ TOLERANCES = {
 DTYPES = tuple(TOLERANCES)
 
 
-@pytest.fixture(scope="module")
-def warp(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return warp_host.build(tmp_path_factory.mktemp("warp"))
-
-
 def _exact(case: Case) -> Tensor:
     return attention_cases.attend(reference, case.mapped(torch.float64))
 
