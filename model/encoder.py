@@ -109,11 +109,12 @@ class InterleavedEncoder(nn.Module):
         self.num_low_levels = config.num_feature_levels - config.high_level_scales
         self.interleaved = config.interleaved
         self.layers = nn.ModuleList(
-            EncoderLayer(config, small_expand=config.interleaved and self._updates_all(index))
+            EncoderLayer(config, small_expand=config.interleaved and self.updates_all(index))
             for index in range(config.encoder_layers)
         )
 
-    def _updates_all(self, index: int) -> bool:
+    def updates_all(self, index: int) -> bool:
+        """Whether that layer updates the low-level tokens too."""
         return not self.interleaved or (index + 1) % self.layers_per_block == 0
 
     def forward(self, levels: Levels) -> Tensor:
@@ -121,7 +122,7 @@ class InterleavedEncoder(nn.Module):
         points = cell_reference_points(levels.spatial_shapes, levels.valid_ratios)
         num_low = sum(h * w for h, w in levels.spatial_shapes[: self.num_low_levels])
         for index, layer in enumerate(self.layers):
-            start = 0 if self._updates_all(index) else num_low
+            start = 0 if self.updates_all(index) else num_low
             updated = layer(levels, levels.position[:, start:], points[:, start:], start, num_low)
             levels = replace(levels, tokens=torch.cat((levels.tokens[:, :start], updated), dim=1))
         return levels.tokens

@@ -125,7 +125,7 @@ def open_device(start: Start) -> Device:
     # torch is loaded here and not above: a fake engine starts without it.
     from service.torch_device import TorchDevice  # noqa: PLC0415
 
-    return TorchDevice(start.model_path, start.device, start.threads)
+    return TorchDevice(start.model_path, start.device, start.threads, start.precision)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -49,6 +49,7 @@ class Start:
     max_batch_size: int = 1
     max_batch_pixels: int = 1
     warm_up_seconds: float | None = None  # None: by the device
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)

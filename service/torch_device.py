@@ -13,6 +13,9 @@ import torch
 from model.checkpoint import load_detector
 from model.detections import Detections
 from model.geometry import reachable_buckets
+from model.inference.memory import keep_freed_memory
+from model.inference.network import InferenceDetector
+from model.inference.precision import resolve_precision
 from model.ops import implementation_name
 from model.predictor import Predictor
 from model.weights_file import ModelInfo
@@ -21,7 +24,7 @@ from service.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
 
 
 def load_predictor(
-    path: Path | str, device: str = "auto", threads: int = 0
+    path: Path | str, device: str = "auto", threads: int = 0, precision: str = "auto"
 ) -> tuple[Predictor, ModelInfo]:
     """Loads a weights file for inference, for the engine and for offline commands.
 
@@ -29,18 +32,22 @@ def load_predictor(
         path: the weights file.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         threads: of torch on the CPU; 0 = as many as this process may use.
+        precision: see `model.inference.precision`.
 
     Returns:
         The predictor, and what the file says about itself.
 
     Raises:
         CheckpointError: for a file that cannot be used.
-        RuntimeError: for a device that is not there.
+        RuntimeError: for a device that is not there or does not have that precision.
     """
     torch.set_num_threads(threads or usable_cpus())
     chosen = pick_device(device)
+    _, dtype = resolve_precision(precision, chosen)
     detector, info = load_detector(path, chosen)
-    return Predictor(detector, info.config, chosen), info
+    with torch.inference_mode():
+        network = InferenceDetector(detector, dtype).eval()
+    return Predictor(network, info.config, chosen), info
 
 
 def pick_device(device: str) -> str:
@@ -59,12 +66,17 @@ def pick_device(device: str) -> str:
 class TorchDevice:
     """Runs a model with torch."""
 
-    def __init__(self, path: Path | str, device: str, threads: int) -> None:
+    def __init__(
+        self, path: Path | str, device: str, threads: int, precision: str = "auto"
+    ) -> None:
         """Loads the model; see `load_predictor` for arguments and errors."""
-        self._predictor, self.model = load_predictor(path, device, threads)
+        self._predictor, self.model = load_predictor(path, device, threads, precision)
         self.name = str(self._predictor.device)
+        if self.name == "cpu":
+            keep_freed_memory()
         self.implementations: Mapping[str, str] = {
             "kernel": implementation_name(self._predictor.device),
+            "precision": resolve_precision(precision, self._predictor.device)[0],
             "torch": torch.__version__,
             "threads": str(torch.get_num_threads()),
         }

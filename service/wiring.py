@@ -153,6 +153,7 @@ def _start_message(settings: Settings, file: HeldFile, layout: SlotLayout, devic
         max_batch_size=settings.max_batch_size,
         max_batch_pixels=settings.max_batch_pixels,
         warm_up_seconds=settings.warm_up_seconds,
+        precision=settings.precision,
     )
 
 

@@ -28,12 +28,14 @@ from PIL import Image
 from torch import nn
 
 from model import VARIANTS, build_detector
-from model.checkpoint import load_detector
 from model.detections import Detections
+from model.detector import LiteDETR
 from model.geometry import padded_size, resized_size
+from model.inference.network import InferenceDetector
 from model.predictor import Predictor
 from model.weights_file import resolve_model
 from service.cpus import usable_cpus
+from service.torch_device import load_predictor
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SAMPLES = _ROOT / "service" / "rest" / "static" / "samples"
@@ -41,7 +43,7 @@ _LEAST_SCORE = 0.05
 _SCORE_BOUND, _BOX_BOUND = 1e-5, 0.05  # what is promised; boxes in pixels
 _LARGEST_BATCH = 8
 _R50 = "lite-dino-r50-h3l1-2p1x3"
-_R50_SIDES = (256, 320)  # of the comparison; 500 batches at full size would take half a day
+_R50_SIDES = (192, 256)  # of the comparison; 500 batches at full size would take half a day
 _HEADERS = ("model", "path", "batches", "detections", "largest score difference", "box, px")
 
 Bucket = tuple[int, int]
@@ -176,14 +178,13 @@ def _tally(row: Compared, alone: Detections, batched: Detections) -> None:
         row.largest_box_difference = max(row.largest_box_difference, float(boxes[nearest]))
 
 
-def measure(predictor: Predictor, name: str, size: tuple[int, int], repeats: int) -> Timed:
-    """Times a batch of eight as one and one by one; both take turns."""
+def measure(
+    predictor: Predictor, name: str, size: tuple[int, int], images: int, repeats: int
+) -> Timed:
+    """Times a batch as one and one by one; both take turns."""
     rng = np.random.default_rng(3)
     bucket = padded_size(*size, predictor.config.bucket_stride)
-    batch = [
-        Picture(rng.integers(0, 256, (*size, 3), dtype=np.uint8), size)
-        for _ in range(_LARGEST_BATCH)
-    ]
+    batch = [Picture(rng.integers(0, 256, (*size, 3), dtype=np.uint8), size) for _ in range(images)]
     whole = as_one(predictor)
     sides: tuple[Callable[[], object], ...] = (
         lambda: whole(batch, bucket),
@@ -205,12 +206,12 @@ def measure(predictor: Predictor, name: str, size: tuple[int, int], repeats: int
 
 
 def default_predictor(device: str) -> Predictor:
-    """The model that is served unless another is named."""
-    detector, info = load_detector(resolve_model("default"), device)
-    return Predictor(detector, info.config, device)
+    """The model that is served unless another is named, as it is served."""
+    predictor, _ = load_predictor(resolve_model("default"), device, torch.get_num_threads())
+    return predictor
 
 
-def random_r50(device: str) -> Predictor:
+def random_r50_detector() -> LiteDETR:
     """The full network with random weights whose class heads give scores of all sizes."""
     config = replace(VARIANTS[_R50], shortest_side=_R50_SIDES[0], longest_side=_R50_SIDES[1])
     torch.manual_seed(0)
@@ -222,7 +223,15 @@ def random_r50(device: str) -> Predictor:
             assert isinstance(head, nn.Linear)
             head.weight.copy_(2 * torch.randn_like(head.weight) / config.d_model**0.5)
             head.bias.fill_(-3.0)
-    return Predictor(detector, config, device)
+    return detector
+
+
+def random_r50(device: str) -> Predictor:
+    """`random_r50_detector` as the engine would run it."""
+    detector = random_r50_detector().to(device)
+    with torch.inference_mode():
+        network = InferenceDetector(detector).eval()
+    return Predictor(network, detector.config, device)
 
 
 def to_markdown(facts: dict[str, object], rows: list[Compared], times: list[Timed]) -> str:
@@ -263,6 +272,7 @@ def main() -> None:
     """Compares, times, prints and writes."""
     parser = argparse.ArgumentParser(description="Compare batches with single images.")
     parser.add_argument("--batches", type=int, default=500)
+    parser.add_argument("--r50-batches", type=int, default=500)
     parser.add_argument("--whole-batches", type=int, default=50, help="batches run as one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=usable_cpus())
@@ -273,11 +283,17 @@ def main() -> None:
     rows, times = [], []
     default, r50 = default_predictor(options.device), random_r50(options.device)
     r50_name = f"R50, random weights, {_R50_SIDES[0]}..{_R50_SIDES[1]} px"
-    for predictor, name in ((default, "default"), (r50, r50_name)):
-        rows += compare(predictor, name, options.batches, options.whole_batches)
+    for predictor, name, batches in (
+        (default, "default", options.batches),
+        (r50, r50_name, options.r50_batches),
+    ):
+        rows += compare(predictor, name, batches, options.whole_batches)
     sides = default.config.shortest_side, default.config.longest_side
-    times.append(measure(default, "default", resized_size(3000, 4000, *sides), options.repeats))
-    times.append(measure(r50, "R50", (800, 1066), max(1, options.repeats // 3)))
+    size = resized_size(3000, 4000, *sides)
+    times.append(measure(default, "default", size, _LARGEST_BATCH, options.repeats))
+    times.append(
+        measure(r50, "R50", (800, 1066), _LARGEST_BATCH // 2, max(1, options.repeats // 3))
+    )
     facts: dict[str, object] = {
         "device": options.device,
         "threads": options.threads,

@@ -28,7 +28,7 @@ _STAGES = (
     (4, 192, 6, 5, 2),
     (1, 320, 6, 3, 1),
 )
-_TAPS = {4: "stride 8", 10: "stride 16", 15: "stride 32"}  # block index -> map
+TAPS = {4: "stride 8", 10: "stride 16", 15: "stride 32"}  # block index -> map
 
 
 class InvertedBottleneck(nn.Module):
@@ -93,7 +93,7 @@ class EfficientNetLite0(nn.Module):
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in _TAPS:
+            if index in TAPS:
                 maps.append(x)
         stride_8, stride_16, stride_32 = maps
         return stride_8, stride_16, stride_32

@@ -37,7 +37,7 @@ def open_device(settings: Settings) -> Device:
     from service.torch_device import TorchDevice  # noqa: PLC0415
 
     path = resolve_model(settings.model, settings.model_cache_dir)
-    return TorchDevice(path, settings.device, settings.engine_threads)
+    return TorchDevice(path, settings.device, settings.engine_threads, settings.precision)
 
 
 class OfflineDetector:
