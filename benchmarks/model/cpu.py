@@ -2,17 +2,19 @@
 
     OMP_WAIT_POLICY=passive python -m benchmarks.model.cpu [--repeats 3] [--output FOLDER]
 
-The baseline is `benchmarks.model.plain`. All sides take turns in one process; a ratio is the median
-of the rounds' ratios. "cpu" is the process's CPU time, which a busy machine disturbs less
-than the clock. Peak memory comes from a process of its own for each side, less what that process
-held before. Weights of the full network are random: time does not depend on them. Writes
-cpu.json and cpu.md.
+The baseline is `benchmarks.model.plain`. Each side has a process of its own, with the allocator
+as it would have it (see `model.inference.memory`), and the sides take turns; a ratio is the median
+of the rounds' ratios. "CPU" is the process's CPU time, which a busy machine disturbs less than the
+clock. The peak is what the first image takes beyond the loaded network. Weights of the full
+network are random: time does not depend on them. Writes cpu.json and cpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import math
 import platform
 import resource
 import statistics
@@ -52,7 +54,7 @@ class Row:
     wall_ratio: float  # the baseline's over this side's
     cpu_ratio: float
     peak_mib: float  # above the loaded network's
-    largest_memory_difference: float  # of the encoder's output to float64
+    largest_memory_difference: float  # of the encoder's output to float64; 0: not measured
 
 
 def network_of(model: str) -> tuple[nn.Module, tuple[int, int]]:
@@ -86,21 +88,73 @@ def runner_of(detector: nn.Module, side: str) -> Callable[[Tensor, Tensor], Tens
     return run
 
 
-def measure(model: str, repeats: int) -> list[Row]:
-    """Times all sides in turns and compares them with float64."""
+class Worker:
+    """One side in a process of its own, so that sides share neither memory nor its settings."""
+
+    def __init__(self, model: str, side: str, threads: int) -> None:
+        """Starts it; it loads and runs one image."""
+        command = [sys.executable, "-m", "benchmarks.model.cpu", "--worker", model, side]
+        self._process = subprocess.Popen(
+            [*command, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_ROOT,
+        )
+        self.peak_mib, self.error = self._read()
+
+    def run(self) -> tuple[float, float]:
+        """Runs an image: seconds by the clock and of CPU time."""
+        assert self._process.stdin is not None
+        print("run", file=self._process.stdin, flush=True)
+        wall, cpu = self._read()
+        return wall, cpu
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _read(self) -> tuple[float, float]:
+        assert self._process.stdout is not None
+        first, second = json.loads(self._process.stdout.readline())
+        return first, second
+
+
+def work(model: str, side: str) -> None:
+    """The worker's side of `Worker`."""
     detector, size = network_of(model)
     images, mask = batch_of(size)
-    runs = {side: runner_of(detector, side) for side in _SIDES}
-    memories = {side: run(images, mask) for side, run in runs.items()}
+    if side != "plain":
+        keep_freed_memory()  # as the engine does
+    run = runner_of(detector, side)
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew
+    memory = run(images, mask)
+    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    error = 0.0
+    if model == "default":  # the full network in float64 would take minutes; see precision.py
+        exact = copy.deepcopy(detector).double()(images.double(), mask).memory
+        error = float((memory.double() - exact).abs().max())
+    run(images, mask)
+    print(json.dumps(((peak - resident) / 2**20, error)), flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        run(images, mask)
+        print(json.dumps((time.perf_counter() - wall, time.process_time() - cpu)), flush=True)
+
+
+def measure(model: str, repeats: int, threads: int) -> list[Row]:
+    """Times all sides in turns."""
+    workers = {side: Worker(model, side, threads) for side in _SIDES}
     times: dict[str, list[tuple[float, float]]] = {side: [] for side in _SIDES}
     for _ in range(repeats):
-        for side, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run(images, mask)
-            times[side].append((time.perf_counter() - wall, time.process_time() - cpu))
-    exact = detector.double()(images.double(), mask).memory
+        for side, worker in workers.items():
+            times[side].append(worker.run())
     rows = []
-    for side in _SIDES:
+    for side, worker in workers.items():
+        worker.close()
         ratios = [
             [
                 base[clock] / own[clock]
@@ -109,43 +163,12 @@ def measure(model: str, repeats: int) -> list[Row]:
             for clock in (0, 1)
         ]
         wall, cpu = (statistics.median(own[clock] for own in times[side]) for clock in (0, 1))
-        error = float((memories[side].double() - exact).abs().max())
         medians = [round(statistics.median(of), 2) for of in ratios]
-        row = Row(
-            model,
-            side,
-            round(wall * 1000, 1),
-            round(cpu * 1000, 1),
-            *medians,
-            peak_mib=peak_of(model, side),
-            largest_memory_difference=error,
-        )
+        milliseconds = (round(wall * 1000, 1), round(cpu * 1000, 1))
+        row = Row(model, side, *milliseconds, *medians, worker.peak_mib, worker.error)
         rows.append(row)
         print(json.dumps(asdict(row)), flush=True)
     return rows
-
-
-def peak_of(model: str, side: str) -> float:
-    """MiB that a forward takes at most beyond what was held before, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.model.cpu", "--peak", model, side]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT)
-    return float(done.stdout)
-
-
-def print_peak(model: str, side: str) -> None:
-    """The same in this process."""
-    detector, size = network_of(model)
-    with torch.inference_mode():
-        run = runner_of(detector, side)
-        del detector
-        images, mask = batch_of(size)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        before = pages * resource.getpagesize()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew
-        run(images, mask)
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
-    print((peak - before) / 2**20)
 
 
 def to_markdown(facts: dict[str, object], rows: list[Row]) -> str:
@@ -163,7 +186,8 @@ def to_markdown(facts: dict[str, object], rows: list[Row]) -> str:
     ]
     lines += [
         f"| {row.model} | {row.side} | {row.wall_ms} | {row.cpu_ms} | {row.wall_ratio} "
-        f"| {row.cpu_ratio} | {row.peak_mib:.0f} | {row.largest_memory_difference:.2g} |"
+        f"| {row.cpu_ratio} | {row.peak_mib:.0f} "
+        f"| {row.largest_memory_difference or math.nan:.2g} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
@@ -176,17 +200,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks/results/model")
-    parser.add_argument("--peak", nargs=2, metavar=("MODEL", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak:
-        print_peak(*options.peak)
+    if options.worker:
+        with torch.inference_mode():
+            work(*options.worker)
         return
-    keep_freed_memory()  # as the engine does; it helps every side
     rows: list[Row] = []
-    with torch.inference_mode():
-        for model in options.models:
-            rows += measure(model, options.repeats)
+    for model in options.models:
+        rows += measure(model, options.repeats, options.threads)
     facts: dict[str, object] = {
         "threads": options.threads,
         "repeats": options.repeats,

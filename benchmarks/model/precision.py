@@ -1,0 +1,113 @@
+"""How far each precision is from the official float64 outputs, on the reference cases.
+
+    python -m benchmarks.model.precision [--output FOLDER]
+
+Needs shared/reference beside the checkout. "memory" is the encoder's output (deviation about 1);
+"found" is the share of the official 300 detections an image that have a twin: same class, score
+within 0.02 and box within 1 % of the image's size. The weights are random, so scores lie close
+together and near ties of the query selection swap: a trained model loses less. Writes
+precision.json and precision.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import build_detector
+from model.inference.network import InferenceDetector
+from model.inference.precision import resolve_precision
+from model.postprocess import select_detections
+from service.cpus import usable_cpus
+from tests.model import reference_cases
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SCORE, _BOX = 0.02, 0.01  # of a twin; the box relative to the image
+
+
+@dataclass(frozen=True)
+class Row:
+    """One precision on one case."""
+
+    case: str
+    precision: str
+    memory_largest: float
+    memory_rms: float
+    found: float  # share of the official detections
+
+
+def measure(name: str, precision: str) -> Row:
+    """Runs a case."""
+    case = reference_cases.load_case(name)
+    detector = build_detector(reference_cases.config_of(case.meta)).eval()
+    detector.load_state_dict(reference_cases.weights_of(case.meta), strict=True)
+    images, mask = reference_cases.batch_of(case.arrays, torch.float32)
+    output = InferenceDetector(detector, resolve_precision(precision, "cpu")[1])(images, mask)
+    difference = output.memory.double() - torch.from_numpy(case.arrays["memory"]).double()
+    sizes = [tuple(map(int, case.arrays[f"target_size_{i}"])) for i in range(len(images))]
+    answers = select_detections(output.pred_logits, output.pred_boxes, sizes, 300)  # type: ignore[arg-type]
+    shares = [_found(case.arrays, i, answers[i], sizes[i]) for i in range(len(images))]
+    return Row(
+        name,
+        precision,
+        float(difference.abs().max()),
+        float(difference.square().mean().sqrt()),
+        float(np.mean(shares)),
+    )
+
+
+def _found(arrays: dict[str, Any], index: int, ours: Any, size: tuple[int, ...]) -> float:
+    """The share of an image's official detections that ours have a twin of."""
+    height, width = size
+    limits = np.array([width, height, width, height], dtype=np.float32)
+    official = zip(
+        *(arrays[f"{field}_{index}"] for field in ("scores", "labels", "boxes")), strict=True
+    )
+    twins = []
+    for score, label, box in official:
+        near = (ours.labels == label) & (np.abs(ours.scores - score) <= _SCORE)
+        apart = np.abs(ours.boxes_xyxy - np.clip(box, 0, limits)).max(-1)
+        twins.append(bool((near & (apart <= _BOX * max(size))).any()))
+    return float(np.mean(twins))
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description="Compare precisions with float64.")
+    parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks/results/model")
+    output = parser.parse_args().output
+    torch.set_num_threads(usable_cpus())
+    with torch.inference_mode():
+        rows = [
+            measure(name, precision)
+            for name in reference_cases.case_names()
+            for precision in ("fp32", "bf16")
+        ]
+    lines = [
+        "# Precisions against the official float64 outputs",
+        "",
+        "Made by `python -m benchmarks.model.precision`; random weights, so near ties abound.",
+        "",
+        "| case | precision | memory, largest | memory, rms | detections found |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row.case} | {row.precision} | {row.memory_largest:.2g} | {row.memory_rms:.2g} "
+        f"| {row.found:.1%} |"
+        for row in rows
+    ]
+    print("\n".join(lines))
+    (output / "precision.json").write_text(
+        json.dumps([asdict(row) for row in rows], indent=2) + "\n"
+    )
+    (output / "precision.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
