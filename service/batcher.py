@@ -189,12 +189,14 @@ class Batcher:
         self._carry_out(after_failure(self._still_wanted(batch)))
         self._pump()
 
-    def batches_lost(self, batches: tuple[Batch, ...]) -> None:
-        """Runs again what a dead engine held; the first batch is suspect, the others are not."""
-        suspect, *staged = (self._still_wanted(batch) for batch in batches)
-        self._carry_out(after_death(suspect))
-        self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (suspect, *staged)))
-        for batch in staged:
+    def batches_lost(self, running: Batch | None, staged: Sequence[Batch]) -> None:
+        """Runs again what a dead engine held; what it had not begun is not suspect."""
+        suspects = [] if running is None else [self._still_wanted(running)]
+        innocent = [self._still_wanted(batch) for batch in staged]
+        self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (*suspects, *innocent)))
+        for batch in suspects:
+            self._carry_out(after_death(batch))
+        for batch in innocent:
             if batch.deaths:
                 self._scheduler.run_again([batch])
             else:

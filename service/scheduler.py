@@ -142,8 +142,9 @@ class Scheduler:
     def run_again(self, batches: Iterable[Batch]) -> None:
         """Puts batches before everything else, to run alone as they are."""
         for batch in batches:
-            self._again.append(batch)
-            self._next_expiry = min(self._next_expiry, *(job.deadline for job in batch.jobs))
+            if batch.jobs:  # else all its callers went away meanwhile
+                self._again.append(batch)
+                self._next_expiry = min(self._next_expiry, *(job.deadline for job in batch.jobs))
 
     def remove(self, job: Job) -> bool:
         """Takes a job out; False where it does not wait (it runs, or it ran)."""
