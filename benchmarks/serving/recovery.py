@@ -117,7 +117,7 @@ def _markdown(rows: Sequence[Row], outcomes: Counter[int], rounds: int, load: fl
         "Medians, seconds. The margin is what not being ready took beyond the start of the new "
         "process with its model load.",
         "",
-        "| how | until noticed | not ready | model load, warm-up | process start to ready | margin |",
+        "| how | until noticed | not ready | load, warm-up | process start to ready | margin |",
         "|---|---|---|---|---|---|",
     ]
     for how in dict.fromkeys(row.how for row in rows):

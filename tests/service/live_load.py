@@ -166,7 +166,8 @@ class GrpcClient:
 
     async def stream(self, colours: list[Colour], pause: float = 0.0) -> list[Reply]:
         """Replies in order; what was not answered when the stream ended is missing."""
-        began, replies = time.monotonic(), []
+        began = time.monotonic()
+        replies: list[Reply] = []
 
         async def frames() -> Any:
             for colour in colours:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from model.detections import Detections
-from service import supervisor as supervisor_module
 from service.canary import Canary
 from service.doubts import Doubts
 from service.engine_plan import EnginePlan
+from service.engine_process import EngineProcess
 from service.fake_device import FAKE_MODEL
 from service.messages import (
     BatchDone,
@@ -202,7 +202,7 @@ def tell(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Bench], Awaitab
 
     async def run(story: Callable[[Bench], Awaitable[None]]) -> None:
         bench = Bench()
-        monkeypatch.setattr(supervisor_module.EngineProcess, "start", bench.start)
+        monkeypatch.setattr(EngineProcess, "start", bench.start)
         ready = bench.supervisor.begin(bench)
         try:
             await story(bench)
@@ -288,7 +288,7 @@ def test_a_canary_that_fails_once_takes_an_engine_out_for_a_moment(tell: Teller)
         await asyncio.sleep(1)
         bench.engines[0].does = "fail"
         await asyncio.sleep(INTERVAL)
-        assert not bench.supervisor.ready
+        assert [bench.supervisor.ready] == [False]
         bench.engines[0].does = "answer"
         await asyncio.sleep(1)
         assert bench.supervisor.ready

@@ -177,8 +177,7 @@ async def test_a_replaced_engine_has_the_weights_that_serve_until_they_are_loade
         assert (await under_way).model_version == old
         with pytest.raises(NotReady, match="no model is loaded"):
             await detect(spine.detector, PICTURE)
-        assert not spine.detector.ready
-        assert spine.detector.live
+        assert (spine.detector.ready, spine.detector.live) == (False, True)
         assert spine.control.index()[0].state == "UNAVAILABLE"
         assert spine.detector.served.engine_pids == (None,)
         await spine.control.unload("small")  # once more changes nothing
@@ -230,7 +229,8 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
 
     service = start(engine="torch", model=path, device="cpu", engine_threads=1)
     service.wait_until_ready()
-    client, versions = HttpClient(service.url), []
+    client = HttpClient(service.url)
+    versions: list[str] = []
 
     async def ask_until(version: str) -> None:
         while not versions or versions[-1] != version:
