@@ -19,7 +19,7 @@ class Outcome:
 
     status: int  # 0: no answer
     seconds: float  # from its arrival to its answer
-    sent_at: float  # monotonic
+    lag: float  # of those, from its arrival until this generator had sent it
 
 
 class OpenLoop:
@@ -60,16 +60,16 @@ class OpenLoop:
         return self.outcomes
 
     async def _call(self, arrival: float) -> None:
-        status, sent_at = 0, time.monotonic()
+        status, lag = 0, 0.0
         try:
             reader, writer = await self._connection()
-            sent_at = time.monotonic()
             writer.write(self._request)
+            lag = time.monotonic() - arrival
             status = await self._read_status(reader)
             self._idle.append((reader, writer))
         except (OSError, EOFError):
             status = 0
-        self.outcomes.append(Outcome(status, time.monotonic() - arrival, sent_at))
+        self.outcomes.append(Outcome(status, time.monotonic() - arrival, lag))
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:

@@ -110,8 +110,8 @@ async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
         await load.stop()
         assert list(dict.fromkeys(load.order)) in ([old, middle, new], [old, new])
         first_new = load.order.index(new)
-        # Those under way were answered by the one before; a few at most, as clients are few.
-        assert set(load.order[first_new + 4 :]) == {new}
+        # Those under way were answered by the one before: one a client at most.
+        assert sum(version != new for version in load.order[first_new:]) <= 4
         assert before is not None
         assert await asyncio.to_thread(gone, before)
         result = await detect(spine.detector, solid_png((1, 2, 3), 400, 300))
@@ -122,7 +122,8 @@ async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
 
 
 def _write_another_model(path: Path) -> None:
-    config = replace(SMALL, longest_side=SMALL.longest_side // 2)
+    sides = {"shortest_side": SMALL.shortest_side // 2, "longest_side": SMALL.longest_side // 2}
+    config = replace(SMALL, **sides)  # type: ignore[arg-type]
     names = [label.upper() for label in LABELS]
     save_checkpoint(path, weights_of(config, 6), config, names, score_threshold=0.1, name="another")
 
