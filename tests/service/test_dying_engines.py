@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.service.live_load import Colour, Flood, GrpcClient, HttpClient, count, random_colours
-from tests.service.running_service import Service, gone
+from tests.service.running import gone
+from tests.service.watched_service import WatchedService
 
 POISON: Colour = (250, 1, 2)
 POISON_HEX = "fa0102"
@@ -23,12 +24,12 @@ ENOUGH_MEMORY_BYTES = 300 * 1024 * 1024  # several times what a fake engine need
 
 
 @pytest.fixture
-def start() -> Iterator[type[Service]]:
-    services: list[Service] = []
+def start() -> Iterator[type[WatchedService]]:
+    services: list[WatchedService] = []
 
-    def start_one(**settings: object) -> Service:
+    def start_one(**settings: object) -> WatchedService:
         defaults = {"grpc_port": 0, "fake_base_ms": 2, "fake_per_image_ms": 0.5}
-        services.append(Service(**(defaults | settings)))
+        services.append(WatchedService(**(defaults | settings)))
         services[-1].wait_until_ready()
         return services[-1]
 
@@ -38,9 +39,9 @@ def start() -> Iterator[type[Service]]:
 
 
 @pytest.fixture(scope="module")
-def idle_service() -> Iterator[Service]:
+def idle_service() -> Iterator[WatchedService]:
     """One for the tests that do little with it."""
-    service = Service(canary_interval_seconds=0.3)
+    service = WatchedService(canary_interval_seconds=0.3)
     service.wait_until_ready()
     yield service
     service.kill()
@@ -52,7 +53,7 @@ def _end(pid: int, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 async def test_an_engine_that_ends_under_load_costs_nobody_an_answer(
-    start: type[Service], how: str
+    start: type[WatchedService], how: str
 ) -> None:
     service = start(fake_start_ms=700)
     flood = Flood()
@@ -70,14 +71,14 @@ async def test_an_engine_that_ends_under_load_costs_nobody_an_answer(
     outcomes = await flood.stop()
     # Those that came while no engine was there were told to come back; nobody else noticed.
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
-    assert service.metric("replayed_total")
-    assert service.metric("slots_in_use") == 0
+    assert service.meter("replayed_total")
+    assert service.meter("slots_in_use") == 0
     reason = "exit" if how == "kill" else "stopped"
-    assert service.metric(f'engine_restarts_total{{reason="{reason}"}}') == 1
+    assert service.meter(f'engine_restarts_total{{reason="{reason}"}}') == 1
 
 
 async def test_no_answer_of_ten_thousand_goes_to_another_caller_while_engines_are_killed(
-    start: type[Service],
+    start: type[WatchedService],
 ) -> None:
     service = start(devices="cpu,cpu", storm_restarts=100, slots=48)
     flood = Flood()
@@ -94,12 +95,12 @@ async def test_no_answer_of_ten_thousand_goes_to_another_caller_while_engines_ar
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
     assert kills == 8
-    assert service.metric("slots_in_use") == 0
-    assert service.metric("replayed_total")
+    assert service.meter("slots_in_use") == 0
+    assert service.meter("replayed_total")
 
 
 async def test_while_one_of_two_engines_is_replaced_the_other_serves(
-    start: type[Service],
+    start: type[WatchedService],
 ) -> None:
     service = start(devices="cpu,cpu", fake_start_ms=1500)
     flood = Flood()
@@ -111,7 +112,7 @@ async def test_while_one_of_two_engines_is_replaced_the_other_serves(
     assert min(busy) > 0
     _end(pids[0], "kill")
     assert await asyncio.to_thread(gone, pids[0])
-    assert service.metric("engines_ready") == 1
+    assert service.meter("engines_ready") == 1
     assert service.health("/readyz") == 200
     await flood.answered(200)
     assert service.count("engine ready") == 2  # all of those by the other
@@ -131,7 +132,7 @@ def _cpu_ticks(pid: int) -> int:
 
 @pytest.mark.parametrize("engines", ["cpu", "cpu,cpu"])
 async def test_a_poison_image_costs_its_sender_alone_an_error(
-    start: type[Service], engines: str
+    start: type[WatchedService], engines: str
 ) -> None:
     service = start(
         devices=engines, fake_crash_colour=POISON_HEX, storm_restarts=50, max_wait_ms=50
@@ -151,10 +152,10 @@ async def test_a_poison_image_costs_its_sender_alone_an_error(
         result = client.close()
         if result is not None:
             await result
-    assert service.metric("slots_in_use") == 0
+    assert service.meter("slots_in_use") == 0
 
 
-async def test_a_restart_storm_fails_liveness(start: type[Service]) -> None:
+async def test_a_restart_storm_fails_liveness(start: type[WatchedService]) -> None:
     service = start(fake_crash_colour=POISON_HEX, storm_restarts=2)
     client = HttpClient(service.url)
     assert service.health("/healthz") == 200
@@ -163,7 +164,7 @@ async def test_a_restart_storm_fails_liveness(start: type[Service]) -> None:
     assert service.health("/healthz") == 503
 
 
-async def test_an_idle_engine_that_is_stopped_is_replaced(idle_service: Service) -> None:
+async def test_an_idle_engine_that_is_stopped_is_replaced(idle_service: WatchedService) -> None:
     [engine] = idle_service.engine_pids()
     _end(engine, "stop")
     assert await asyncio.to_thread(gone, engine)
@@ -174,7 +175,7 @@ async def test_an_idle_engine_that_is_stopped_is_replaced(idle_service: Service)
     client.close()
 
 
-async def test_an_engine_that_was_only_looked_at_stays(idle_service: Service) -> None:
+async def test_an_engine_that_was_only_looked_at_stays(idle_service: WatchedService) -> None:
     [engine] = await asyncio.to_thread(idle_service.engine_pids)
     _end(engine, "stop")
     os.kill(engine, signal.SIGCONT)
@@ -187,7 +188,7 @@ async def test_an_engine_that_was_only_looked_at_stays(idle_service: Service) ->
 
 
 async def test_a_device_that_fails_everything_is_replaced_and_costs_the_culprit_alone(
-    start: type[Service],
+    start: type[WatchedService],
 ) -> None:
     service = start(fake_sticky_colour=POISON_HEX, storm_restarts=50)
     flood = Flood()
@@ -200,19 +201,19 @@ async def test_a_device_that_fails_everything_is_replaced_and_costs_the_culprit_
     await flood.answered(50)
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
-    assert service.metric('engine_restarts_total{reason="canary"}')
-    assert service.metric("slots_in_use") == 0
+    assert service.meter('engine_restarts_total{reason="canary"}')
+    assert service.meter("slots_in_use") == 0
 
 
-async def test_canaries_keep_the_age_of_an_idle_service_low(idle_service: Service) -> None:
-    images = idle_service.metric('images_total{outcome="ok"}')
+async def test_canaries_keep_the_age_of_an_idle_service_low(idle_service: WatchedService) -> None:
+    images = idle_service.meter('images_total{outcome="ok"}')
     ages = []
     for _ in range(12):
         await asyncio.sleep(0.3)
-        ages.append(idle_service.metric("canary_age_seconds") or 0.0)
+        ages.append(idle_service.meter("canary_age_seconds") or 0.0)
     # Without canaries it would only grow, to more than three seconds.
     assert any(later < earlier for earlier, later in itertools.pairwise(ages))
-    assert idle_service.metric('images_total{outcome="ok"}') == images  # nobody's image
+    assert idle_service.meter('images_total{outcome="ok"}') == images  # nobody's image
 
 
 class MemoryGuard:
@@ -237,7 +238,7 @@ class MemoryGuard:
 
 
 async def test_an_engine_that_runs_out_of_memory_costs_nobody_but_the_culprit_an_answer(
-    start: type[Service],
+    start: type[WatchedService],
 ) -> None:
     service = start(fake_memory_colour=POISON_HEX, storm_restarts=50)
     flood = Flood()
@@ -259,11 +260,11 @@ async def test_an_engine_that_runs_out_of_memory_costs_nobody_but_the_culprit_an
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
     assert sum(guard.killed for guard in guards) >= 2
-    assert service.metric("slots_in_use") == 0
+    assert service.meter("slots_in_use") == 0
 
 
 def test_where_memory_runs_out_the_kernel_takes_an_engine_before_the_edge(
-    idle_service: Service,
+    idle_service: WatchedService,
 ) -> None:
     [engine] = idle_service.engine_pids()
     edge_score, engine_score = (

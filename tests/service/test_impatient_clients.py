@@ -18,14 +18,14 @@ from tests.service.live_load import (
     count,
     random_colours,
 )
-from tests.service.running_service import Service
+from tests.service.watched_service import WatchedService
 
 BASE_MS = 40  # of a batch, with eight images or with one
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    service = Service(
+def service() -> Iterator[WatchedService]:
+    service = WatchedService(
         grpc_port=0, fake_base_ms=BASE_MS, fake_per_image_ms=0, slots=48, priority_slots=8
     )
     service.wait_until_ready()
@@ -34,19 +34,21 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture(autouse=True)
-def _everything_is_free_afterwards(service: Service) -> Iterator[None]:
+def _everything_is_free_afterwards(service: WatchedService) -> Iterator[None]:
     yield
-    service.until(lambda: service.metric("slots_in_use") == 0)
-    assert service.metric("queue_depth") == 0
+    service.until(lambda: service.meter("slots_in_use") == 0)
+    assert service.meter("queue_depth") == 0
     assert service.health("/readyz") == 200
 
 
-def _batches(service: Service) -> float:
-    return service.metric("batch_size_count") or 0.0
+def _batches(service: WatchedService) -> float:
+    return service.meter("batch_size_count") or 0.0
 
 
-async def test_a_thousand_clients_that_leave_cost_nobody_else_an_answer(service: Service) -> None:
-    cancelled_before = service.metric("cancelled_total") or 0.0
+async def test_a_thousand_clients_that_leave_cost_nobody_else_an_answer(
+    service: WatchedService,
+) -> None:
+    cancelled_before = service.meter("cancelled_total") or 0.0
     flood, rng = Flood(), random.Random(5)
     flood.add_http(service.url, 4)
     flood.add_grpc(service.grpc_address, 2)
@@ -77,17 +79,17 @@ async def test_a_thousand_clients_that_leave_cost_nobody_else_an_answer(service:
     outcomes = await flood.stop()
     assert left >= 1000
     assert set(outcomes) <= {"ok", "429", "RESOURCE_EXHAUSTED"}, outcomes
-    await asyncio.to_thread(service.until, lambda: service.metric("slots_in_use") == 0)
-    cancelled = (service.metric("cancelled_total") or 0.0) - cancelled_before
+    await asyncio.to_thread(service.until, lambda: service.meter("slots_in_use") == 0)
+    cancelled = (service.meter("cancelled_total") or 0.0) - cancelled_before
     assert 100 < cancelled <= left  # some left before their image was there, or after the answer
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 async def test_who_leaves_while_queued_never_reaches_the_engine(
-    service: Service, protocol: str
+    service: WatchedService, protocol: str
 ) -> None:
-    cancelled_before = service.metric("cancelled_total") or 0.0
-    images_before = service.metric("batch_size_sum") or 0.0
+    cancelled_before = service.meter("cancelled_total") or 0.0
+    images_before = service.meter("batch_size_sum") or 0.0
     colour = random_colours(8)
     stay = [HttpClient(service.url) for _ in range(2)]
     clients: list[HttpClient | GrpcClient] = [
@@ -106,16 +108,18 @@ async def test_who_leaves_while_queued_never_reaches_the_engine(
         closed = client.close()
         if closed is not None:
             await closed
-    await asyncio.to_thread(service.until, lambda: service.metric("slots_in_use") == 0)
-    cancelled = (service.metric("cancelled_total") or 0.0) - cancelled_before
-    images = (service.metric("batch_size_sum") or 0.0) - images_before
+    await asyncio.to_thread(service.until, lambda: service.meter("slots_in_use") == 0)
+    cancelled = (service.meter("cancelled_total") or 0.0) - cancelled_before
+    images = (service.meter("batch_size_sum") or 0.0) - images_before
     # Each was answered, ran for nobody, or was dropped; what was dropped did not run.
     assert images <= 22
     assert cancelled <= len(gone)
     assert images + cancelled >= 2
 
 
-async def test_what_would_be_late_is_refused_at_once_and_never_runs(service: Service) -> None:
+async def test_what_would_be_late_is_refused_at_once_and_never_runs(
+    service: WatchedService,
+) -> None:
     flood = Flood()
     flood.add_http(service.url, 40)  # some five batches are always before a newcomer
     await flood.answered(120)
@@ -138,10 +142,10 @@ async def test_what_would_be_late_is_refused_at_once_and_never_runs(service: Ser
 
 
 async def test_a_deadline_that_passed_while_queued_costs_the_engine_nothing(
-    service: Service,
+    service: WatchedService,
 ) -> None:
     """Admitted before the queue was long, or where nobody could tell: it expires there."""
-    lonely = Service(fake_base_ms=600, fake_per_image_ms=0, max_batch_size=1, slots=8)
+    lonely = WatchedService(fake_base_ms=600, fake_per_image_ms=0, max_batch_size=1, slots=8)
     lonely.wait_until_ready()
     try:
         clients = [HttpClient(lonely.url) for _ in range(5)]
@@ -151,9 +155,9 @@ async def test_a_deadline_that_passed_while_queued_costs_the_engine_nothing(
         late = [client.detect((9, 1, 30), X_Request_Timeout_Ms="100") for client in clients[2:]]
         assert {reply.outcome for reply in await asyncio.gather(*late)} == {"504"}
         assert {(await call).outcome for call in first} == {"ok"}
-        assert lonely.metric("slots_in_use") == 0
+        assert lonely.meter("slots_in_use") == 0
         assert _batches(lonely) == 2
-        assert lonely.metric("expired_total") == 3
+        assert lonely.meter("expired_total") == 3
         for client in clients:
             client.close()
     finally:
@@ -162,7 +166,7 @@ async def test_a_deadline_that_passed_while_queued_costs_the_engine_nothing(
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 async def test_high_priority_has_places_of_its_own_and_is_answered_sooner(
-    service: Service, protocol: str
+    service: WatchedService, protocol: str
 ) -> None:
     flood = Flood()
     flood.add_http(service.url, 64)  # more than there are places
@@ -188,7 +192,7 @@ async def test_high_priority_has_places_of_its_own_and_is_answered_sooner(
     await rpc.close()
 
 
-async def test_a_priority_that_there_is_not_is_refused(service: Service) -> None:
+async def test_a_priority_that_there_is_not_is_refused(service: WatchedService) -> None:
     client, rpc = HttpClient(service.url), GrpcClient(service.grpc_address)
     assert (await client.detect((1, 1, 30), X_Request_Priority="urgent")).outcome == "422"
     reply = await rpc.detect((1, 1, 30), metadata=(("x-request-priority", "urgent"),))
@@ -198,7 +202,7 @@ async def test_a_priority_that_there_is_not_is_refused(service: Service) -> None
 
 
 async def test_overload_with_deadlines_is_answered_or_told_and_takes_no_memory(
-    service: Service,
+    service: WatchedService,
 ) -> None:
     """The shape alone; the figures are measured by benchmarks/serving/overload.py."""
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.service.live_load import Flood, GrpcClient, Reply, count, random_colours
-from tests.service.running_service import Service, gone
+from tests.service.running import gone
+from tests.service.watched_service import WatchedService
 
 HANG, HANG_HEX = (9, 8, 7), "090807"
 # A request that was sent within this time of the signal was there before the port closed: idle
@@ -20,12 +21,12 @@ SURELY_ACCEPTED_SECONDS = 0.1
 
 
 @pytest.fixture
-def start() -> Iterator[type[Service]]:
-    services: list[Service] = []
+def start() -> Iterator[type[WatchedService]]:
+    services: list[WatchedService] = []
 
-    def start_one(**settings: object) -> Service:
+    def start_one(**settings: object) -> WatchedService:
         defaults = {"grpc_port": 0, "fake_base_ms": 2, "fake_per_image_ms": 3}
-        services.append(Service(**(defaults | settings)))
+        services.append(WatchedService(**(defaults | settings)))
         services[-1].wait_until_ready()
         return services[-1]
 
@@ -34,7 +35,7 @@ def start() -> Iterator[type[Service]]:
         service.kill()
 
 
-async def _stream_until_drained(service: Service, replies: list[Reply]) -> None:
+async def _stream_until_drained(service: WatchedService, replies: list[Reply]) -> None:
     client, colour = GrpcClient(service.grpc_address), random_colours(99)
     replies += await client.stream([colour() for _ in range(100_000)], pause=0.005)
     await client.close()
@@ -42,7 +43,7 @@ async def _stream_until_drained(service: Service, replies: list[Reply]) -> None:
 
 @pytest.mark.parametrize("drain_delay_seconds", [0, 0.5])
 async def test_the_end_under_load_loses_nothing(
-    start: type[Service], drain_delay_seconds: float
+    start: type[WatchedService], drain_delay_seconds: float
 ) -> None:
     service = start(drain_delay_seconds=drain_delay_seconds)
     [engine] = service.engine_pids()
@@ -73,7 +74,7 @@ async def test_the_end_under_load_loses_nothing(
     assert set(count(frames)) == {"ok"}, count(frames)
 
 
-async def test_a_second_signal_under_load_ends_at_once(start: type[Service]) -> None:
+async def test_a_second_signal_under_load_ends_at_once(start: type[WatchedService]) -> None:
     service = start(fake_hang_colour=HANG_HEX, drain_timeout_seconds=600)
     [engine] = service.engine_pids()
     flood = Flood()
@@ -93,7 +94,7 @@ async def test_a_second_signal_under_load_ends_at_once(start: type[Service]) -> 
 
 
 async def test_an_engine_that_is_killed_while_the_service_ends_costs_nobody_an_answer(
-    start: type[Service],
+    start: type[WatchedService],
 ) -> None:
     service = start(fake_per_image_ms=20, fake_start_ms=300)
     [engine] = service.engine_pids()

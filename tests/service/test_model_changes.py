@@ -24,7 +24,8 @@ from tests.model.small_weights import LABELS, SMALL, weights_of, write_small
 from tests.service.fake_spine import detect, fake_settings, value
 from tests.service.live_load import HttpClient
 from tests.service.pictures import solid_png
-from tests.service.running_service import Service, gone
+from tests.service.running import gone
+from tests.service.watched_service import WatchedService
 
 PICTURE = solid_png((90, 120, 150), 64, 48)
 
@@ -202,11 +203,11 @@ async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> N
 
 
 @pytest.fixture
-def start() -> Iterator[type[Service]]:
-    services: list[Service] = []
+def start() -> Iterator[type[WatchedService]]:
+    services: list[WatchedService] = []
 
-    def start_one(**settings: object) -> Service:
-        services.append(Service(**settings))
+    def start_one(**settings: object) -> WatchedService:
+        services.append(WatchedService(**settings))
         return services[-1]
 
     yield start_one  # type: ignore[misc]
@@ -215,7 +216,7 @@ def start() -> Iterator[type[Service]]:
 
 
 async def test_a_signal_loads_the_default_model_anew_under_load(
-    start: type[Service], tmp_path: Path
+    start: type[WatchedService], tmp_path: Path
 ) -> None:
     """The shipped model over HTTP; then a bad file, then the end in the middle of a load."""
     path = tmp_path / "served.safetensors"
@@ -260,7 +261,7 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
     client.close()
 
 
-async def test_a_signal_during_the_first_load_does_no_harm(start: type[Service]) -> None:
+async def test_a_signal_during_the_first_load_does_no_harm(start: type[WatchedService]) -> None:
     service = start(fake_start_ms=2500)
     service.said("listens on")
     service.process.send_signal(signal.SIGHUP)

@@ -17,9 +17,7 @@ class WatchedService(Service):
     def __init__(self, **settings: object) -> None:
         super().__init__(**{name: str(value) for name, value in (DEFAULTS | settings).items()})
 
-    def said(
-        self, pattern: str, timeout_seconds: float = 60, *, times: int = 1
-    ) -> re.Match[str]:
+    def said(self, pattern: str, timeout_seconds: float = 60, *, times: int = 1) -> re.Match[str]:
         """Waits until a line of that kind was said so many times; the last of them."""
 
         def found() -> list[re.Match[str]]:
