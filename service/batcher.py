@@ -25,6 +25,7 @@ from service.messages import BatchDone, BatchFailed
 from service.metrics import Metrics
 from service.recovery import Verdict, after_death, after_failure
 from service.scheduler import Batch, Bucket, Job, LaneState, Scheduler
+from service.service_time import ArrivalRate
 from service.slots import StaleSlot
 from service.types import Priority
 
@@ -75,6 +76,7 @@ class Batcher:
         self._clock = clock
         self._answers: dict[Job, asyncio.Future[EngineAnswer]] = {}
         self._abandoned: set[Job] = set()  # nobody waits for them, but an engine holds them
+        self._arrivals = ArrivalRate()
         self._coming = 0
         self._typical_bucket: Bucket | None = None  # that of the last batch
         self._timer: asyncio.TimerHandle | None = None
@@ -117,8 +119,11 @@ class Batcher:
         pixels, most = bucket[0] * bucket[1], capacity(bucket)
         # It joins the last of the batches that form of what waits; the others run before.
         full, rest = divmod(before, most)
-        queued = full * first.predicted_seconds(most * pixels) / len(lanes)
-        return Prediction(running + queued, first.predicted_seconds((rest + 1) * pixels))
+        wait = running + full * first.predicted_seconds(most * pixels) / len(lanes)
+        # Those that come until its batch begins join it too, and make it longer.
+        joining = wait * self._arrivals.per_second(now) / len(lanes)
+        images = min(most, rest + 1 + round(joining))
+        return Prediction(wait, first.predicted_seconds(images * pixels))
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
@@ -144,6 +149,7 @@ class Batcher:
             ShuttingDown: where the batcher was closed first.
         """
         answer: asyncio.Future[EngineAnswer] = asyncio.get_running_loop().create_future()
+        self._arrivals.note(self._clock())
         job.lease.retain()
         self._answers[job] = answer
         self._scheduler.add(job)
@@ -189,12 +195,14 @@ class Batcher:
         self._carry_out(after_failure(self._still_wanted(batch)))
         self._pump()
 
-    def batches_lost(self, batches: tuple[Batch, ...]) -> None:
-        """Runs again what a dead engine held; the first batch is suspect, the others are not."""
-        suspect, *staged = (self._still_wanted(batch) for batch in batches)
-        self._carry_out(after_death(suspect))
-        self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (suspect, *staged)))
-        for batch in staged:
+    def batches_lost(self, running: Batch | None, staged: Sequence[Batch]) -> None:
+        """Runs again what a dead engine held; what it had not begun is not suspect."""
+        suspects = [] if running is None else [self._still_wanted(running)]
+        innocent = [self._still_wanted(batch) for batch in staged]
+        self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (*suspects, *innocent)))
+        for batch in suspects:
+            self._carry_out(after_death(batch))
+        for batch in innocent:
             if batch.deaths:
                 self._scheduler.run_again([batch])
             else:
@@ -211,7 +219,12 @@ class Batcher:
             lane = hungry[0] if len(hungry) == 1 else min(hungry, key=_load)
             plan = self._scheduler.plan(self._clock(), lane.state, self._coming)
             for job in plan.expired:
-                self._fail(job, DeadlineExceeded("the deadline passed in the queue"))
+                self._fail(
+                    job,
+                    DeadlineExceeded(
+                        "the deadline passed in the queue, or would have before the answer"
+                    ),
+                )
             if plan.batch is None:
                 wake_at = min(wake_at, plan.wake_at)
                 hungry.remove(lane)

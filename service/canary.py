@@ -1,8 +1,9 @@
 """One engine's proof of life: a small grey image that takes the way of every request.
 
 Slot, doorbell, network, slot: health that looks only at processes says 200 while a device answers
-nothing but errors. An engine is ready when its first canary is answered, and one that had nothing
-to do for a while is tried again. Requests prove as much, so a busy engine gets no canary.
+nothing but errors. An engine is ready when its first canary is answered. One that had nothing to
+do for a while is tried again; requests prove as much, so a busy engine gets no canary, unless it
+fails a batch: a canary then tells whether that was the images' fault or the device's.
 """
 
 from __future__ import annotations
@@ -47,12 +48,18 @@ class Canary:
         self._batch = Batch(self._image.padded, (Job(self._lease, self._image.padded, now),))
         return self._batch
 
+    @property
+    def under_way(self) -> bool:
+        """Whether an engine has one that it did not answer yet."""
+        return self._batch is not None
+
     def owns(self, batch: Batch | None) -> bool:
         """Whether a batch is a canary."""
         return batch is not None and batch is self._batch
 
     def answered(self) -> bool:
-        """Looks for the answer of the batch that came back; False where there is none."""
+        """Takes the batch that came back; False where its slot holds no answer."""
+        self._batch = None
         try:
             self._lease.read_result()
         except (StaleSlot, ValueError):
@@ -66,9 +73,11 @@ class Canary:
 
     def failed(self) -> bool:
         """Notes that a canary went wrong; True where the engine should be replaced."""
+        self._batch = None
         self._failures += 1
         return self._failures > _FAILURES_ALLOWED
 
     def reset(self) -> None:
-        """A new engine starts without failures."""
+        """A new engine starts without failures, and without what the one before held."""
+        self._batch = None
         self._failures = 0

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -43,6 +44,8 @@ from service.warm_up import WarmUpLimits, warm_up
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _EXIT_BROKEN_DEVICE = 70
+_WORST_OOM_SCORE = 1000  # proc_pid_oom_score_adj(5)
+_OOM_SCORE_ADDED = 300  # thousandths of the memory that there is
 
 _log = structlog.get_logger(__name__)
 
@@ -71,8 +74,8 @@ class Engine:
         """Runs one batch; what goes wrong is told, so that the edge can isolate the culprit."""
         try:
             return self._detect(batch)
-        except OutOfDeviceMemory as error:
-            return BatchFailed(batch.batch_id, str(error), "out_of_memory")
+        except (OutOfDeviceMemory, MemoryError) as error:
+            return BatchFailed(batch.batch_id, str(error) or "no memory left", "out_of_memory")
         except Exception as error:
             _log.exception("batch failed", images=len(batch.slots), padded=batch.padded)
             if self._device.is_broken(error):
@@ -140,6 +143,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--parent", type=int, required=True, help="process id of the edge")
     options = parser.parse_args(arguments)
     _live_and_die_with(options.parent)
+    _die_before_the_edge()
     doorbell = EngineDoorbell(socket.socket(fileno=options.doorbell_fd))
     start = doorbell.receive()
     if not isinstance(start, Start):
@@ -189,6 +193,18 @@ def _live_and_die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         os._exit(0)
+
+
+def _die_before_the_edge() -> None:
+    """Where memory runs out, the kernel shall end an engine, which is replaced, and not the edge.
+
+    Without this it may take either: the slots that both map count for both.
+    """
+    score = Path("/proc/self/oom_score_adj")
+    try:
+        score.write_text(str(min(_WORST_OOM_SCORE, int(score.read_text()) + _OOM_SCORE_ADDED)))
+    except (OSError, ValueError):  # not Linux, or a sandbox without it
+        return
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from service.cpus import WAIT_POLITELY
@@ -17,6 +19,7 @@ from service.slots import SlotMemory
 
 _ROOT = Path(__file__).resolve().parent.parent  # where `service` and `model` are imported from
 _LAST_WORDS_SECONDS = 1.0  # a dead engine's unread answers are read for so long
+_STOPPED_SECONDS = 0.5  # a stopped engine that goes on by then was only looked at
 
 
 class EngineProcess:
@@ -26,6 +29,7 @@ class EngineProcess:
         """Watches over a process that runs; `start` makes one."""
         self._process = process
         self._doorbell = doorbell
+        self._on_stopped: Callable[[], None] = _do_nothing
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
         waiter = threading.Thread(
@@ -78,6 +82,10 @@ class EngineProcess:
         """
         return await self._doorbell.receive()
 
+    def watch_stops(self, on_stopped: Callable[[], None]) -> None:
+        """Has `on_stopped` called when the process was stopped (SIGSTOP) and does not go on."""
+        self._on_stopped = on_stopped
+
     def kill(self) -> None:
         """Kills it at once (a stopped or hanging one too); `receive` then ends."""
         self._process.kill()
@@ -94,17 +102,49 @@ class EngineProcess:
         return bool(done)
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            while _wait_for_stop(self._process.pid):
+                loop.call_soon_threadsafe(loop.call_later, _STOPPED_SECONDS, self._look_again)
         status = self._process.wait()
-        try:
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._on_exit, loop, status)
-        except RuntimeError:  # the loop is closed: nobody is left to be told
-            return
+
+    def _look_again(self) -> None:
+        """Some time after it was stopped."""
+        if not self._exited.done() and _is_stopped(self._process.pid):
+            self._on_stopped()
 
     def _on_exit(self, loop: asyncio.AbstractEventLoop, status: int) -> None:
         if not self._exited.done():
             self._exited.set_result(status)
         # Usually the end of file came already; not where a grandchild still holds the socket.
         loop.call_later(_LAST_WORDS_SECONDS, self._doorbell.abort)
+
+
+def _do_nothing() -> None:
+    """Until somebody wants to know."""
+
+
+def _wait_for_stop(pid: int) -> bool:
+    """Waits until a child is stopped (True) or ends (False), which is left for others to reap."""
+    if sys.platform != "linux":
+        return False
+    try:
+        change = os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+        if change is None or change.si_code not in {os.CLD_STOPPED, os.CLD_TRAPPED}:
+            return False
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)  # told once, it is not told again
+    except ChildProcessError:  # it ended and was reaped meanwhile
+        return False
+    return True
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state == "T"
 
 
 def _spawn(doorbell_fd: int, slots_fd: int, weights_fd: int | None) -> subprocess.Popen[bytes]:

@@ -35,10 +35,12 @@ FAKE_MODEL = ModelInfo(
 _MOST_DETECTIONS = 5
 _SAMPLE_STEP = 16  # pixels; the device should cost sleep, not work
 _SIDE = 0.25  # of a box, relative to the image
+_MEMORY_CHUNK_BYTES = 8 * 1024 * 1024
+_MOST_MEMORY_CHUNKS = 256  # where nothing kills it, the machine must not suffer
 
 
 class FakeFault(RuntimeError):
-    """The exception that an image of the error colour raises."""
+    """The exception that an image of the error colour raises, or any after a sticky one."""
 
 
 class FakeDevice:
@@ -51,6 +53,7 @@ class FakeDevice:
         self.model = FAKE_MODEL
         self.implementations: Mapping[str, str] = {"kernel": "fake"}
         self._spec = spec
+        self._lost = False  # as a CUDA context is after an illegal address
         time.sleep(spec.start_ms / 1000)
 
     def run(
@@ -62,7 +65,8 @@ class FakeDevice:
         """Takes its time; see `service.device.Device.run`.
 
         Raises:
-            FakeFault: for an image of the error colour.
+            FakeFault: for an image of the error colour, and for any image once there was one
+                of the sticky colour.
         """
         started = time.monotonic()
         self._meet_faults(images)
@@ -88,12 +92,26 @@ class FakeDevice:
             os.kill(os.getpid(), signal.SIGKILL)
         if _named(self._spec.hang_colour, colours):
             threading.Event().wait()
-        if _named(self._spec.error_colour, colours):
-            raise FakeFault("an image of the error colour")
+        if _named(self._spec.memory_colour, colours):
+            _take_memory_until_killed()
+        self._lost |= _named(self._spec.sticky_colour, colours)
+        if self._lost or _named(self._spec.error_colour, colours):
+            raise FakeFault(
+                "the fake device is lost" if self._lost else "an image of the error colour"
+            )
 
 
 def _named(colour: str | None, colours: set[str]) -> bool:
     return colour is not None and colour.lower() in colours
+
+
+def _take_memory_until_killed() -> None:
+    """Fills memory as a leak would, at most 2 GiB of it, and waits for the end."""
+    chunks = []
+    for _ in range(_MOST_MEMORY_CHUNKS):
+        chunks.append(np.ones(_MEMORY_CHUNK_BYTES, dtype=np.uint8))  # ones: every page is touched
+        time.sleep(0.001)
+    threading.Event().wait()
 
 
 def fake_detections(pixels: npt.NDArray[np.uint8], original_size: tuple[int, int]) -> Detections:

@@ -44,7 +44,9 @@ class Flight:
 
     def state(self) -> LaneState:
         """For the scheduler."""
-        return LaneState(len(self._items), self._idle_since, self._predicted_end())
+        return LaneState(
+            len(self._items), self._idle_since, self._predicted_end(), self.predicted_seconds
+        )
 
     @property
     def running(self) -> Batch | None:

@@ -13,11 +13,14 @@ from typing import Any, ClassVar, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.last_arrivals import has_unread
+
 _MAX_HEAD_BYTES = 64 * 1024  # of a request line with its headers
 _CONTINUE = b"HTTP/1.1 100 "
 _MAX_PIPELINED = 32  # requests that wait for the one at hand
 # A connection that is idle when the server closes may have a request on the wire already.
 _LAST_REQUEST_SECONDS = 0.2
+_LOOK_AGAIN_SECONDS = 0.005
 # A connection beyond the limit takes the place of one that has been idle for so long.
 _IDLE_SECONDS = 5.0
 # Beyond the limit and these, nobody is told anything any more.
@@ -179,7 +182,12 @@ class GuardedConnection(HttpToolsProtocol):
         return cycle.more_body and not self.pipeline and not cycle.response_started
 
     def _close_if_idle(self) -> None:
-        if not self._in_head and self._head_bytes == 0 and self._between_requests():
+        if self._in_head or self._head_bytes or not self._between_requests():
+            return
+        # On a busy machine timers ring before the loop has looked at its sockets.
+        if has_unread(self.transport.get_extra_info("socket")):
+            self.loop.call_later(_LOOK_AGAIN_SECONDS, self._close_if_idle)
+        else:
             self.transport.close()
 
     def _expect_head(self) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
 from service.http_connection import Door, GuardedConnection
+from service.last_arrivals import has_unread, take_no_more
 from service.settings import Settings
 
 _BACKLOG = 2048
+_LAST_CONNECTIONS_SECONDS = 1.0  # at most, for those that are made and not accepted yet
+_LOOK_AGAIN_SECONDS = 0.005
 _OTHER_DESCRIPTORS = 256  # beside connections: gRPC's, engines', log files
 
 
@@ -85,6 +90,10 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the door, then does as uvicorn does."""
         self._door.closing = True
+        take_no_more(self._listener)
+        end = time.monotonic() + _LAST_CONNECTIONS_SECONDS
+        while has_unread(self._listener) and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # libuv accepts one at each turn of the loop
         await super().shutdown(sockets)
 
 

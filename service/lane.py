@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from service.messages import BatchDone, BatchFailed
@@ -50,5 +51,5 @@ class LaneListener(Protocol):
     def batch_failed(self, batch: Batch, failed: BatchFailed) -> None:
         """No answer; the engine is well."""
 
-    def batches_lost(self, batches: tuple[Batch, ...]) -> None:
-        """The engine is dead and reaped; it ran the first of these and had the others staged."""
+    def batches_lost(self, running: Batch | None, staged: Sequence[Batch]) -> None:
+        """The engine is dead and reaped; `running` (if any) is suspect, `staged` never began."""

@@ -30,6 +30,8 @@ class FakeDeviceSpec:
     crash_colour: str | None = None
     error_colour: str | None = None
     hang_colour: str | None = None
+    sticky_colour: str | None = None
+    memory_colour: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ Sits inside the batcher, which asks `plan` after every event and acts on what it
   priority is as urgent at once as patience makes everything in the end: it goes before whatever
   waits a shorter time, and starves nobody.
 - A batch that must run again after a failure goes first, alone, as it was.
-- What has expired is dropped when a batch forms, never sent.
+- What has expired is dropped when a batch forms, never sent; so is what a busy engine could not
+  answer in time any more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from service.slots import SlotLease
@@ -71,6 +72,10 @@ class Batch:
         return len(self.jobs) * self.bucket[0] * self.bucket[1]
 
 
+def _unknown(_padded_pixels: int) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class LaneState:
     """What the scheduler needs to know of one engine; times are monotonic seconds."""
@@ -78,6 +83,7 @@ class LaneState:
     in_flight: int  # batches that it has not answered yet
     idle_since: float  # when it last had none
     busy_until: float  # when it is predicted to have none; -inf where nobody can tell
+    seconds: Callable[[int], float] = _unknown  # predicted, of a batch of so many padded pixels
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,9 @@ class Scheduler:
     def run_again(self, batches: Iterable[Batch]) -> None:
         """Puts batches before everything else, to run alone as they are."""
         for batch in batches:
-            self._again.append(batch)
-            self._next_expiry = min(self._next_expiry, *(job.deadline for job in batch.jobs))
+            if batch.jobs:  # else all its callers went away meanwhile
+                self._again.append(batch)
+                self._next_expiry = min(self._next_expiry, *(job.deadline for job in batch.jobs))
 
     def remove(self, job: Job) -> bool:
         """Takes a job out; False where it does not wait (it runs, or it ran)."""
@@ -188,10 +195,15 @@ class Scheduler:
             return Plan(expired=expired)
         if self._again:
             return Plan(self._again.popleft(), expired=expired)
-        bucket, wake_at = self._choose(now, lane, coming)
-        if bucket is None:
-            return Plan(wake_at=wake_at, expired=expired)
-        return Plan(self._form(bucket), expired=expired)
+        while self._queues:
+            bucket, wake_at = self._choose(now, lane, coming)
+            if bucket is None:
+                return Plan(wake_at=wake_at, expired=expired)
+            hopeless = self._drop_hopeless(bucket, now, lane)
+            if not hopeless:
+                return Plan(self._form(bucket), expired=expired)
+            expired += hopeless
+        return Plan(expired=expired)
 
     def _choose(self, now: float, lane: LaneState, coming: int) -> tuple[Bucket | None, float]:
         """The bucket whose turn it is, or None and when to ask again."""
@@ -217,6 +229,20 @@ class Scheduler:
 
     def _is_full(self, bucket: Bucket) -> bool:
         return len(self._queues[bucket].jobs) >= self.policy.capacity(bucket)
+
+    def _drop_hopeless(self, bucket: Bucket, now: float, lane: LaneState) -> tuple[Job, ...]:
+        """Takes out what a busy engine could not answer in time, not even if it went alone.
+
+        An idle engine tries it nevertheless: a prediction that was too high would else never be
+        corrected.
+        """
+        if not lane.in_flight:
+            return ()
+        end = max(now, lane.busy_until) + lane.seconds(bucket[0] * bucket[1])
+        hopeless = tuple(job for job in self._queues[bucket].jobs if job.deadline < end)
+        for job in hopeless:
+            self.remove(job)
+        return hopeless
 
     def _form(self, bucket: Bucket) -> Batch:
         queue = self._queues[bucket]

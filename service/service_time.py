@@ -6,7 +6,10 @@ miss its deadline, and tells clients when to come back.
 
 from __future__ import annotations
 
+import math
+
 _FORGET = 0.95  # weight of the past at each new batch: about the last twenty count
+_RATE_SECONDS = 1.0  # arrivals of about so long count
 _MIN_SPREAD = 1e-3  # below this relative variance of sizes, a slope cannot be told
 
 
@@ -22,6 +25,27 @@ class Average:
         """Takes in one value."""
         self._weight = self._weight * _FORGET + 1
         self.value += (value - self.value) / self._weight
+
+
+class ArrivalRate:
+    """How many come in a second: a count that forgets; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        """Nobody came yet."""
+        self._count = 0.0
+        self._at = 0.0
+
+    def note(self, now: float) -> None:
+        """One came."""
+        self._count = self._count * self._left(now) + 1
+        self._at = now
+
+    def per_second(self, now: float) -> float:
+        """The rate of late."""
+        return self._count * self._left(now) / _RATE_SECONDS
+
+    def _left(self, now: float) -> float:
+        return math.exp(min(0.0, self._at - now) / _RATE_SECONDS)
 
 
 class ServiceTime:

@@ -223,6 +223,12 @@ class Settings(BaseSettings):
     fake_hang_colour: str | None = Field(
         None, pattern=_COLOUR, description="fake engine: colour that never ends"
     )
+    fake_sticky_colour: str | None = Field(
+        None, pattern=_COLOUR, description="fake engine: colour after which every batch fails"
+    )
+    fake_memory_colour: str | None = Field(
+        None, pattern=_COLOUR, description="fake engine: colour that takes memory without end"
+    )
 
     @property
     def engine_devices(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@
 An engine that exits, hangs past its watchdog or talks nonsense is killed, reaped (only then are
 its slots safe) and replaced; what it had not answered goes back to the batcher, which decides. One
 that has loaded is ready when it has answered a canary, and gets another whenever it was silent
-for long.
+for long or failed a batch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextvars import Context
 
 import structlog
 
+from service.alarm import Alarm
 from service.canary import Canary
+from service.doubts import Doubts
 from service.engine_plan import EnginePlan, EngineStartError
 from service.engine_process import EngineProcess
 from service.flight import Flight, WrongTurn
@@ -41,7 +42,8 @@ from service.slots import SlotPool
 
 _REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
 _STOP_SECONDS = 5.0  # an idle engine ends at once
-_CANARY_RETRY_SECONDS = 1.0  # after one that failed
+_CANARY_RETRY_SECONDS = 0.5  # after one that failed
+_NO_FAULT_OF_A_BATCH = frozenset({"canary", "stopped"})  # reasons for an engine's end
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +69,7 @@ class Supervisor:
         self._plan = plan
         self._memory = pool.memory
         self._canary = Canary(pool, plan.model.config)
+        self._doubts = Doubts()
         self._metrics = metrics
         self._clock = clock
         self._restarts = RestartPolicy(plan.storm_restarts, plan.storm_window_seconds)
@@ -77,8 +80,8 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._engine: EngineProcess | None = None
         self._hello: Hello | None = None  # of the engine that runs, or the one that ran last
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._canary_timer: asyncio.TimerHandle | None = None
+        self._watchdog = Alarm()
+        self._next_canary = Alarm()
         self._ready = False
         self._stopping = False
         self._stuck = False
@@ -181,6 +184,7 @@ class Supervisor:
             OSError: where the system cannot start a process.
         """
         self._engine = engine = await EngineProcess.start(self._plan.start, self._memory)
+        engine.watch_stops(self._on_stopped)
         try:
             await self._greet(engine)
             while (message := await engine.receive()) is not None:
@@ -241,29 +245,43 @@ class Supervisor:
             self._take_canary(message)
         elif isinstance(message, BatchDone):
             self._restarts.worked()
-            self._canary.succeeded(self._clock())
+            self._on_success()
             self._flight.learn(batch, seconds)
             self._metrics.batch_seconds.observe(seconds)
             self._tell().batch_done(batch, message)
         else:
             self._metrics.batch_failures.labels(message.failure).inc()
-            self._tell().batch_failed(batch, message)
+            self._doubts.add(batch, message)
+            if not self._canary.under_way:
+                self._send_canary()
 
     def _take_canary(self, message: BatchDone | BatchFailed) -> None:
         """The end of a canary: the engine is ready, or it is one failure nearer to its end."""
         if isinstance(message, BatchDone) and self._canary.answered():
-            self._canary.succeeded(self._clock())
-            self._expect_silence(self._plan.canary_interval_seconds)
-            if not self._ready:
+            self._on_success()
+            self._next_canary.set(self._plan.canary_interval_seconds, self._on_silence)
+            if self._ready:
+                self._restarts.worked()  # unlike a first canary: it has lived for some time
+            else:
                 self._on_ready()
             return
         reason = message.reason if isinstance(message, BatchFailed) else "its slot holds no answer"
         _log.error("a canary failed", reason=reason)
-        if self._canary.failed() and self._engine is not None:
-            self._death_reason = "canary"
-            self._engine.kill()
+        if self._canary.failed():
+            self._kill("canary", "canaries fail again and again; killing the engine")
         else:
-            self._expect_silence(_CANARY_RETRY_SECONDS)
+            self._next_canary.set(_CANARY_RETRY_SECONDS, self._send_canary)
+        self._doubts.blame_device()
+        self._be_unready()
+
+    def _on_success(self) -> None:
+        """The device answered; batches that it failed before are judged by that."""
+        self._canary.succeeded(self._clock())
+        judgement = self._doubts.judge()
+        for batch, failed in judgement.failed:
+            self._tell().batch_failed(batch, failed)
+        if judgement.lost:
+            self._tell().batches_lost(judgement.lost[0], judgement.lost[1:])
 
     def _on_ready(self) -> None:
         self._ready = True
@@ -271,16 +289,15 @@ class Supervisor:
             self._first_ready.set_result(None)
         self._tell().lane_changed()
 
-    def _expect_silence(self, seconds: float) -> None:
-        """Looks again when the engine may have been silent for long."""
-        loop = asyncio.get_running_loop()
-        self._canary_timer = loop.call_later(max(0.0, seconds), self._on_silence)
-
     def _on_silence(self) -> None:
+        """Nothing was heard for some time, unless requests were answered meanwhile."""
+        if self._canary.under_way:  # whose end winds the timer anew
+            return
         silent = self._clock() - self._canary.last_success
         if self._flight or silent < self._plan.canary_interval_seconds:
             left = self._plan.canary_interval_seconds - silent
-            self._expect_silence(max(left, _CANARY_RETRY_SECONDS) if self._flight else left)
+            soonest = _CANARY_RETRY_SECONDS if self._flight else 0.0
+            self._next_canary.set(max(left, soonest), self._on_silence)
         else:
             self._send_canary()
 
@@ -289,25 +306,22 @@ class Supervisor:
 
     def _wind_watchdog(self) -> None:
         """Gives the batch that runs now its time."""
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
         if self._flight:
             plan, canary = self._plan, self._canary.owns(self._flight.running)
             seconds = plan.canary_timeout_seconds if canary else plan.watchdog_seconds
-            loop = asyncio.get_running_loop()
-            # Not in the context of the request that sent the batch: its log line is not that one's.
-            self._watchdog = loop.call_later(seconds, self._on_hang, seconds, context=Context())
+            self._watchdog.set(seconds, self._on_hang)
+        else:
+            self._watchdog.stop()
 
-    def _stop_timers(self) -> None:
-        for timer in (self._watchdog, self._canary_timer):
-            if timer is not None:
-                timer.cancel()
-        self._watchdog = self._canary_timer = None
+    def _on_hang(self) -> None:
+        self._kill("hang", "the engine hangs; killing it")
 
-    def _on_hang(self, seconds: float) -> None:
-        self._death_reason = "hang"
-        _log.error("the engine hangs; killing it", seconds=seconds)
+    def _on_stopped(self) -> None:
+        self._kill("stopped", "the engine was stopped and does not go on; killing it")
+
+    def _kill(self, reason: str, event: str) -> None:
+        _log.error(event)
+        self._death_reason = reason
         if self._engine is not None:
             self._engine.kill()
 
@@ -319,7 +333,11 @@ class Supervisor:
 
     def _retire(self) -> None:
         """No more batches to this engine."""
-        self._stop_timers()
+        self._watchdog.stop()
+        self._next_canary.stop()
+        self._be_unready()
+
+    def _be_unready(self) -> None:
         was_ready, self._ready = self._ready, False
         if was_ready:
             self._tell().lane_changed()
@@ -343,11 +361,24 @@ class Supervisor:
         """Gives back what the dead engine held, and waits before the next."""
         now = self._clock()
         self._metrics.engine_restarts.labels(self._death_reason).inc()
-        lost = tuple(b for b in self._flight.take_all(now) if not self._canary.owns(b))
+        running, staged = self._lost(now)
         delay = self._restarts.died(now)
-        if lost:
-            self._tell().batches_lost(lost)
+        if running or staged:
+            self._tell().batches_lost(running, staged)
         await asyncio.sleep(delay)
+
+    def _lost(self, now: float) -> tuple[Batch | None, list[Batch]]:
+        """The batch that may have been the engine's end, if any, and those that were not."""
+        judgement = self._doubts.judge()
+        failed = (*judgement.lost, *(batch for batch, _ in judgement.failed))
+        held = self._flight.take_all(now)
+        batches = [b for b in (*failed, *held) if not self._canary.owns(b)]
+        # What it failed comes first; else what it ran then, unless that was a canary, or it was
+        # ended for what no batch had done.
+        ran = bool(held) and not self._canary.owns(held[0])
+        if failed or (ran and self._death_reason not in _NO_FAULT_OF_A_BATCH):
+            return batches[0], batches[1:]
+        return None, batches
 
     def _tell(self) -> LaneListener:
         assert self._listener is not None, "begin() was not called"

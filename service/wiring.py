@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from model.weights_file import CheckpointError, ModelInfo, read_model_info, resolve_model
 from service.batcher import Batcher
@@ -40,16 +39,26 @@ class Spine:
     first_ready: asyncio.Future[None]  # fails with EngineStartError where it never will be
 
 
-def find_model(settings: Settings) -> tuple[Path | None, ModelInfo]:
-    """The weights file (None for the fake engine) and what it says of itself.
+def _hold_model(settings: Settings) -> tuple[HeldFile, ModelInfo]:
+    """The weights file (none for the fake engine), held, and what it says of itself.
+
+    Held first: another file that takes its place meanwhile must not be the one that is read.
 
     Raises:
         CheckpointError: for a model that is not there or cannot be used.
     """
     if settings.engine == "fake":
-        return None, FAKE_MODEL
+        return HeldFile(None), FAKE_MODEL
     path = resolve_model(settings.model, settings.model_cache_dir).resolve()
-    return path, read_model_info(path)
+    try:
+        file = HeldFile(path)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    try:
+        return file, read_model_info(file.engine_path)
+    except CheckpointError as error:
+        file.close()
+        raise CheckpointError(path, error.problem) from error
 
 
 def build_served_model(settings: Settings, metrics: Metrics) -> ServedModel:
@@ -58,11 +67,7 @@ def build_served_model(settings: Settings, metrics: Metrics) -> ServedModel:
     Raises:
         CheckpointError: for a model that is not there or cannot be used.
     """
-    path, model = find_model(settings)
-    try:
-        file = HeldFile(path)
-    except OSError as error:
-        raise CheckpointError(settings.model, f"cannot be read: {error.strerror}") from error
+    file, model = _hold_model(settings)
     devices = settings.engine_devices
     slots = settings.slots + settings.priority_slots + len(devices)  # the last are for canaries
     pool = SlotPool(SlotMemory.create(slot_layout(model.config, slots)), settings.priority_slots)
@@ -147,6 +152,8 @@ def _start_message(settings: Settings, file: HeldFile, layout: SlotLayout, devic
             crash_colour=settings.fake_crash_colour,
             error_colour=settings.fake_error_colour,
             hang_colour=settings.fake_hang_colour,
+            sticky_colour=settings.fake_sticky_colour,
+            memory_colour=settings.fake_memory_colour,
         ),
         log_level=settings.log_level,
         log_format=settings.log_format,

@@ -76,7 +76,7 @@ async def test_an_engine_that_dies_or_freezes_under_load_costs_no_answer(
         assert detector.ready
         assert detector.live
         assert value(detector, "slots_in_use") == 0
-        reason = "exit" if death is signal.SIGKILL else "hang"
+        reason = "exit" if death is signal.SIGKILL else "stopped"
         assert value(detector, "engine_restarts_total", reason=reason) == 1
         assert value(detector, "replayed_total")
 

@@ -55,8 +55,8 @@ class StandInLane:
         batcher.batch_failed(self.held.pop(0), BatchFailed(0, "no"))
 
     def die(self, batcher: Batcher) -> None:
-        lost, self.held = tuple(self.held), []
-        batcher.batches_lost(lost)
+        (running, *staged), self.held = self.held, []
+        batcher.batches_lost(running, staged)
 
 
 def answer_of(slot: int) -> Detections:

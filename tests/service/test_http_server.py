@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 from service import http_connection
 from service.http_server import HttpServer, listen
@@ -172,6 +175,60 @@ async def test_a_drain_answers_requests_under_way_and_closes_the_port() -> None:
         assert b"connection: close" in answer
         await client.close()
     await asyncio.wait_for(task, 20)
+
+
+def _read_all(client: socket.socket) -> bytes:
+    client.settimeout(20)
+    with client:
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_was_not_accepted_yet_when_the_port_closes_is_answered(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_end_with_connections_in_the_backlog())
+
+
+async def _end_with_connections_in_the_backlog() -> None:
+    bench, clients = Bench(), []
+
+    async def connect_and_end() -> None:
+        """The server's main loop; it never yields, so that nothing is accepted in it."""
+        for _ in range(20):
+            client = socket.create_connection(("127.0.0.1", bench.port))
+            client.sendall(GET)
+            clients.append(client)
+
+    bench.server.main_loop = connect_and_end  # type: ignore[method-assign]
+    await asyncio.wait_for(bench.server.run_until_drained(), 20)
+    answers = [await asyncio.to_thread(_read_all, client) for client in clients]
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", bench.port))
+
+
+def test_a_loop_that_was_held_up_reads_what_came_before_it_closes_idle_connections() -> None:
+    async def story() -> None:
+        bench = Bench()
+        task = asyncio.create_task(bench.server.run_until_drained())
+        idle = await bench.connect()
+        idle.send(GET)
+        await idle.read_answer()
+        bench.server.drain()
+        while not bench.server._door.closing:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
+        idle.send(GET)  # uvloop writes at once
+        time.sleep(0.5)  # the loop hangs; its timers are due before it looks at sockets
+        answer = await idle.read_until_closed()
+        assert answer.startswith(b"HTTP/1.1 200")
+        await idle.close()
+        await asyncio.wait_for(task, 20)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(story())
 
 
 async def test_a_request_that_was_on_the_wire_when_the_port_closed_is_answered() -> None:

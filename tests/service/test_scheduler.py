@@ -311,3 +311,39 @@ def test_every_image_leaves_exactly_once_in_any_order_of_events(seed: int) -> No
         assert all(item.deadline > now for item in (plan.batch.jobs if plan.batch else ()))
         assert len(scheduler) == len(waiting)
     assert left + len(waiting) == added
+
+
+def test_a_busy_engine_is_not_given_what_it_could_only_answer_late(job: JobMaker) -> None:
+    scheduler = Scheduler(BatchPolicy(max_batch_size=4))
+    late, good = job(0.0, deadline=1.4), job(0.0, deadline=3.0)
+    for each in (late, good):
+        scheduler.add(each)
+    busy = LaneState(1, 0.0, 1.0, lambda pixels: 0.5)
+    plan = scheduler.plan(1.0, busy)
+    assert plan.expired == (late,)
+    assert plan.batch is not None
+    assert plan.batch.jobs == (good,)
+
+
+def test_an_idle_engine_tries_what_it_would_probably_answer_late(job: JobMaker) -> None:
+    scheduler = Scheduler(BatchPolicy(max_batch_size=4))
+    late = job(0.0, deadline=1.4)
+    scheduler.add(late)
+    plan = scheduler.plan(1.0, LaneState(0, 0.0, 0.0, lambda pixels: 0.5))
+    assert plan.batch is not None
+    assert plan.batch.jobs == (late,)
+
+
+def test_where_all_are_hopeless_there_is_no_batch(job: JobMaker) -> None:
+    scheduler = Scheduler(BatchPolicy(max_batch_size=4))
+    jobs = tuple(job(0.0, deadline=1.4) for _ in range(6))
+    for each in jobs:
+        scheduler.add(each)
+    plan = scheduler.plan(1.0, LaneState(1, 0.0, 1.0, lambda pixels: 0.5))
+    assert (set(plan.expired), plan.batch, len(scheduler)) == (set(jobs), None, 0)
+
+
+def test_an_empty_batch_is_not_run_again() -> None:
+    scheduler = Scheduler(BatchPolicy())
+    scheduler.run_again([Batch(BUCKET, (), 1)])
+    assert scheduler.plan(0.0, LaneState(0, 0.0, 0.0)).batch is None

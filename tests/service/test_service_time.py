@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.service_time import ServiceTime
+from service.service_time import ArrivalRate, ServiceTime
 
 MEGA = 1_000_000
 
@@ -40,3 +40,12 @@ def test_a_prediction_is_never_negative() -> None:
     for pixels, seconds in [(1, 0.5), (2, 0.4), (3, 0.01), (8, 0.3)]:
         time.learn(pixels * MEGA, seconds)
     assert min(time.predict(pixels * MEGA) for pixels in range(20)) >= 0
+
+
+def test_arrivals_are_counted_and_forgotten() -> None:
+    rate = ArrivalRate()
+    assert rate.per_second(0.0) == 0.0
+    for number in range(1000):
+        rate.note(number * 0.02)
+    assert rate.per_second(20.0) == pytest.approx(50, rel=0.05)
+    assert rate.per_second(25.0) < 1
