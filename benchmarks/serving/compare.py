@@ -222,9 +222,7 @@ def main(arguments: Sequence[str]) -> int:
             for number in range(options.rounds):
                 rounds.append(run_round(servers, number, options))
                 print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            memory = {
-                each.contender.name: round(each.memory_bytes() / 2**20) for each in servers
-            }
+            memory = {each.contender.name: round(each.memory_bytes() / 2**20) for each in servers}
         finally:
             for server in servers:
                 server.stop()

@@ -15,6 +15,7 @@ from bentoml.validators import ContentType
 
 from benchmarks.serving.peers.work import CPUS, HOST, PORT, detect
 
+
 @bentoml.service(
     threads=CPUS * 4,
     workers=1,

@@ -42,7 +42,5 @@ if __name__ == "__main__":
     api = Detect(
         max_batch_size=MAX_BATCH_SIZE, batch_timeout=MAX_WAIT_MS / 1000, api_path="/detect"
     )
-    server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=CPUS, fast_queue=True
-    )
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=CPUS, fast_queue=True)
     server.run(host=HOST, port=PORT, log_level="error", generate_client_file=False)

@@ -19,9 +19,7 @@ from benchmarks.serving.peers.work import (
 )
 
 
-@serve.deployment(
-    num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1}
-)
+@serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
 class Detect:
     """Bytes in, bytes out."""
 
