@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from model import ops
 from tests.model.ops.attention_cases import KINDS, Case, Implementation, Kind, attend, random_case
 
 
@@ -41,6 +43,19 @@ def test_backward_operators_pass_opcheck(kind: Kind, of_reference_points: bool) 
     operator = getattr(torch.ops.lite_detr, f"{name}_backward").default
     arguments = (torch.randn(2, 5, 48), *_arguments(case), of_reference_points)
     torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.filterwarnings("default")  # torch's own tracing code warns
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("kind", KINDS)
+def test_tracing_for_torch_compile_finds_one_whole_graph(kind: Kind) -> None:
+    case = random_case(kind, channels=16, queries=5)
+
+    def attention(value: torch.Tensor) -> torch.Tensor:
+        return attend(ops, replace(case, value=value))
+
+    traced = torch.compile(attention, backend="eager", fullgraph=True)
+    assert torch.equal(traced(case.value), attention(case.value))
 
 
 @pytest.mark.parametrize("kind", KINDS)
