@@ -77,14 +77,17 @@ def test_every_mixture_of_types_gives_the_exact_output(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_have_the_types_of_their_inputs(compiled: Implementation, kind: Kind) -> None:
-    leaf = random_case(kind).mapped(torch.bfloat16, leaf=True)
+    # Places stay float32: those of bfloat16 often lie exactly on a pixel's centre, where the slope
+    # of a sample jumps and rounding decides between two right answers.
+    case = _narrowed(random_case(kind), {"value", "key", "query", "logits"})
+    leaf = replace(case, **{n: t.requires_grad_() for n, t in case.tensors().items()})  # type: ignore[arg-type]
     exact = leaf.mapped(torch.float64, leaf=True)
-    above = torch.randn(2, 11, 96).bfloat16()
+    above = torch.randn(2, 11, 96, generator=torch.Generator().manual_seed(1)).bfloat16()
     attend(compiled, leaf).backward(above)
     attend(reference, exact).backward(above.double())
     for name, tensor in leaf.tensors().items():
         assert tensor.grad is not None
-        assert tensor.grad.dtype == torch.bfloat16
+        assert tensor.grad.dtype == tensor.dtype
         right = exact.tensors()[name].grad
         assert right is not None
         assert_close(tensor.grad.float(), right, TOLERANCE)
