@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.geometry import (
@@ -55,6 +55,7 @@ def test_buckets_are_the_next_grid_size(height: int, width: int) -> None:
     assert 0 <= padded[1] - width < 64
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, st.integers(1, 900), st.integers(0, 900), st.sampled_from([1, 7, 32, 64]))
 def test_every_image_falls_into_a_listed_bucket(
     height: int, width: int, shortest: int, more: int, stride: int
