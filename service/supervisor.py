@@ -43,6 +43,7 @@ from service.slots import SlotPool
 _REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
 _STOP_SECONDS = 5.0  # an idle engine ends at once
 _CANARY_RETRY_SECONDS = 0.5  # after one that failed
+_MOMENT_SECONDS = 0.001  # rounding must not make it look again and again
 _NO_FAULT_OF_A_BATCH = frozenset({"canary", "stopped"})  # reasons for an engine's end
 
 _log = structlog.get_logger(__name__)
@@ -296,7 +297,7 @@ class Supervisor:
         silent = self._clock() - self._canary.last_success
         if self._flight or silent < self._plan.canary_interval_seconds:
             left = self._plan.canary_interval_seconds - silent
-            soonest = _CANARY_RETRY_SECONDS if self._flight else 0.0
+            soonest = _CANARY_RETRY_SECONDS if self._flight else _MOMENT_SECONDS
             self._next_canary.set(max(left, soonest), self._on_silence)
         else:
             self._send_canary()
