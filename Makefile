@@ -37,7 +37,7 @@ serve: $(RUNTIME) ## set up (first time) and serve on PORT; ARGS go to `lite-det
 	@exec $(BIN)/lite-detr serve $(SERVE_FLAGS)
 
 test: $(FULL) ## set up (first time) and run the tests; ARGS go to pytest
-	$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 $(ARGS)
 
 test-containers: $(FULL) ## build and run the images and the compose file; needs Docker (or CONTAINER=, COMPOSE=)
 	CONTAINER="$(CONTAINER)" COMPOSE="$(COMPOSE)" STAND_INS="$(STAND_INS)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" \

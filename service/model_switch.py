@@ -32,6 +32,7 @@ class ModelSwitch:
         setting: str,
         build: Callable[[], ServedModel],
         *,
+        first_ready: asyncio.Future[None],
         start_timeout_seconds: float,
     ) -> None:
         """Takes charge of what the detector serves, also of ending it.
@@ -40,11 +41,13 @@ class ModelSwitch:
             detector: which serves a model already.
             setting: how the settings name the model; a load may name it so too.
             build: makes the model anew from the file that the setting stands for.
+            first_ready: of what it serves already; nothing is changed before.
             start_timeout_seconds: for the engines of a load.
         """
         self._detector = detector
         self._setting = setting
         self._build = build
+        self._first_ready = first_ready
         self._start_timeout_seconds = start_timeout_seconds
         self._lock = asyncio.Lock()
         self._changing: ModelState | None = None
@@ -83,6 +86,7 @@ class ModelSwitch:
             UnknownModel: for a name that does not serve.
         """
         self._check_name(name)
+        await asyncio.wait([self._first_ready])
         async with self._lock:
             if not self._detector.loaded:
                 return
@@ -102,6 +106,7 @@ class ModelSwitch:
 
     async def _load(self) -> None:
         """Raises `ModelLoadFailed` with the reason where it cannot."""
+        await asyncio.wait([self._first_ready])
         async with self._lock:
             self._changing = "LOADING"
             try:

@@ -90,14 +90,15 @@ async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
     metrics = Metrics(settings.max_batch_size)
     served = build_served_model(settings, metrics)
     detector = Detector(served, metrics, _limits(settings))
+    first_ready = served.begin()
     control = ModelSwitch(
         detector,
         settings.model,
         lambda: build_served_model(settings, metrics),
+        first_ready=first_ready,
         start_timeout_seconds=settings.start_timeout_seconds,
     )
     _add_gauges(metrics, detector)
-    first_ready = served.begin()
     try:
         yield Spine(detector, control, first_ready)
     finally:

@@ -52,6 +52,7 @@ class Shortcut:
         ):
             await self._app(scope, receive, send)
             return
+        scope["endpoint"], scope["path_params"] = self._endpoint, {}  # as a router says it
         request = Request(scope, receive, send)
         try:
             response = await self._endpoint(request)

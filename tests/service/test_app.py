@@ -290,3 +290,14 @@ def test_guards_that_cannot_be_set_up_end_the_start(
     said = "".join(service.lines)
     assert f"Cannot guard the service: {words}" in said
     assert "Traceback" not in said
+
+
+def test_a_hangup_while_the_model_loads_waits_for_it(start: type[Service]) -> None:
+    service = start(fake_start_ms="1500")
+    assert service.url
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_until_ready()
+    service.said("model loaded")
+    assert _post(service.url, (1, 2, 3)).status_code == 200
+    service.process.send_signal(signal.SIGTERM)
+    assert service.end() == 0, service.lines

@@ -114,6 +114,7 @@ def test_each_serve_variable_reaches_its_setting(
             monkeypatch.setenv(f"LITE_DETR_{field.upper()}", path)
     faults = dict.fromkeys(("fake_crash_colour", "fake_error_colour", "fake_hang_colour"), "ff0000")
     choices = {"engine": "fake", "log_level": "debug", "log_format": "json", "model": "some.file"}
+    faults |= dict.fromkeys(("fake_sticky_colour", "fake_memory_colour"), "00ff00")
     value = (others | faults | choices).get(name)
     if value is None:
         value = int(getattr(Settings(), name)) + 1
