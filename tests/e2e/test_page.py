@@ -176,7 +176,7 @@ def test_a_chosen_photo_shows_its_boxes_scores_and_timings(page: Page, photo: Pa
     )
     assert drawn > 1000
     assert page.text("total").endswith(" ms")
-    assert page.text("timings").count(" ms") == 6
+    assert page.text("timings").count(" ms") == 7
     assert page.text("filename") == photo.name
     assert page.errors() == []
 
