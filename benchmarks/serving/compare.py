@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -213,7 +214,9 @@ def main(arguments: Sequence[str]) -> int:
         inside = ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable]
         inside += ["-m", "benchmarks.serving.compare", *arguments]
         os.environ[_INSIDE] = "1"
-        os.execv(unshare, [unshare, "-n", "-p", "-f", "--mount-proc", *inside])
+        os.execv(unshare, [unshare, "-n", "-p", "-f", "--kill-child", "--mount-proc", *inside])
+    # The first process of a namespace is ended by nothing that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; nothing is written"))
     document = conditions("benchmarks.serving.compare", arguments)
     with tempfile.TemporaryDirectory() as logs:
         servers, failures = start_all(options, Path(logs))
