@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
 from service.field_count import BrokenMessage, has_more_fields
-from service.grpc_status import MalformedMessage
+from service.grpc_status import MalformedMessage, Refusal
 from service.journal import Journal
 from service.request_scope import RequestScope
 from service.selection import PRIORITY_HEADER
@@ -33,6 +33,7 @@ _MARGIN_SHARE = 0.1  # of short deadlines
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Message = TypeVar("_Message", bound=Message)
+_Answer = TypeVar("_Answer")
 
 
 class GrpcService(Protocol):
@@ -57,7 +58,7 @@ class GrpcService(Protocol):
 
 
 class CallsUnderWay:
-    """Counts calls, so that a drain can wait for the last of them."""
+    """Answers calls and counts them, so that a drain can wait for the last of them."""
 
     def __init__(self) -> None:
         """Starts with none."""
@@ -79,6 +80,45 @@ class CallsUnderWay:
     async def wait_idle(self) -> None:
         """Returns when no call is under way."""
         await self._idle.wait()
+
+    async def answer(
+        self,
+        call: Call,
+        context: Context,
+        work: Awaitable[_Answer],
+        refuse: Callable[[Exception], Refusal],
+        note: Callable[[str], None],
+    ) -> _Answer:
+        """Awaits the work for a call and tells its failure as a status.
+
+        Args:
+            call: whose work it is.
+            context: gRPC's own.
+            work: makes the answer.
+            refuse: how an exception of the work is told.
+            note: is told how the call ended: "ok", "cancelled", or the code of an error.
+        """
+        outcome, status = "internal", grpc.StatusCode.OK
+        self.begin()
+        context.set_trailing_metadata(call.metadata)
+        try:
+            answer = await work
+            outcome = "ok"
+            return answer
+        except asyncio.CancelledError:
+            # gRPC cancels a call for both: a client that left and a deadline that passed.
+            outcome = "deadline_exceeded" if call.is_late else "cancelled"
+            late = grpc.StatusCode.DEADLINE_EXCEEDED
+            status = late if call.is_late else grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            refusal = refuse(error)
+            outcome, status = refusal.code, refusal.status
+        finally:
+            self.end()
+            call.scope.status = status.name
+            note(outcome)
+        await context.abort(refusal.status, refusal.detail, (*call.metadata, *refusal.metadata))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from service.cli.options import help_text, taught_option
-from service.cli.serve import settings_from_flags
+from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _MOST_SECONDS = 110.0
 _EPILOG = """[bold]Examples[/]
@@ -24,28 +24,8 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     *,
-    model: Annotated[
-        str | None,
-        taught_option(
-            "--model",
-            env_var="LITE_DETR_MODEL",
-            metavar="NAME|PATH",
-            default="default",
-            help="name of a model, or path of its weights file",
-            click_reads_env=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        taught_option(
-            "--device",
-            env_var="LITE_DETR_DEVICE",
-            metavar="DEVICE",
-            default="auto",
-            help="auto, cpu, cuda or cuda:N",
-            click_reads_env=False,
-        ),
-    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
     seconds: Annotated[
         float,
         taught_option(

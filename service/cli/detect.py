@@ -9,7 +9,7 @@ import typer
 
 from service.cli.options import help_text, split_list, taught_option
 from service.cli.photos import STDIN
-from service.cli.serve import settings_from_flags
+from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _EPILOG = """[bold]Examples[/]
 
@@ -86,28 +86,8 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
             help="keep only these classes",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        taught_option(
-            "--model",
-            env_var="LITE_DETR_MODEL",
-            metavar="NAME|PATH",
-            default="default",
-            help="name of a model, or path of its weights file",
-            click_reads_env=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        taught_option(
-            "--device",
-            env_var="LITE_DETR_DEVICE",
-            metavar="DEVICE",
-            default="auto",
-            help="auto, cpu, cuda or cuda:N",
-            click_reads_env=False,
-        ),
-    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Find objects in photos, offline: the same answers as the service gives.
 

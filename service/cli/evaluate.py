@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.cli.options import help_text, taught_option
-from service.cli.serve import settings_from_flags
+from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _EPILOG = """[bold]Examples[/]
 
@@ -46,28 +46,8 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             help="the folder that the file names in it start from",
         ),
     ],
-    model: Annotated[
-        str | None,
-        taught_option(
-            "--model",
-            env_var="LITE_DETR_MODEL",
-            metavar="NAME|PATH",
-            default="default",
-            help="name of a model, or path of its weights file",
-            click_reads_env=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        taught_option(
-            "--device",
-            env_var="LITE_DETR_DEVICE",
-            metavar="DEVICE",
-            default="auto",
-            help="auto, cpu, cuda or cuda:N",
-            click_reads_env=False,
-        ),
-    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
     batch_size: Annotated[
         int,
         taught_option(

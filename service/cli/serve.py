@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from service.cli.options import command_with_options, help_text, settings_options
+from service.cli.options import command_with_options, help_text, settings_options, taught_option
 from service.settings import Settings, SettingsError, load_settings
 
+# Of commands that work without a service: the settings of the same names, read by `Settings`.
+ModelOption = Annotated[
+    str | None,
+    taught_option(
+        "--model",
+        env_var="LITE_DETR_MODEL",
+        metavar="NAME|PATH",
+        default="default",
+        help="name of a model, or path of its weights file",
+        click_reads_env=False,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    taught_option(
+        "--device",
+        env_var="LITE_DETR_DEVICE",
+        metavar="DEVICE",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N",
+        click_reads_env=False,
+    ),
+]
 SERVE_OPTIONS = settings_options(Settings, short_flags={"http_port": ("--port", "-p")})
 
 _EPILOG = """[bold]Examples[/]

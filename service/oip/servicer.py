@@ -6,7 +6,6 @@ input instead of passing for a fault of the server.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -192,30 +191,16 @@ class InferenceService:
         self, call: Call, context: Context, work: Awaitable[_Answer], *, counted: bool = False
     ) -> _Answer:
         """Awaits the work for a call; tells its failure as a status and counts how it ended."""
-        outcome, status = "internal", grpc.StatusCode.OK
-        self._calls.begin()
-        context.set_trailing_metadata(call.metadata)
-        try:
-            answer = await work
-            outcome = "ok"
-            return answer
-        except asyncio.CancelledError:
-            # gRPC cancels a call for both: a client that left and a deadline that passed.
-            outcome = "deadline_exceeded" if call.is_late else "cancelled"
-            late = grpc.StatusCode.DEADLINE_EXCEEDED
-            status = late if call.is_late else grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
-            refusal = _refusal(error)
-            outcome, status = refusal.code, refusal.status
+
+        def refuse(error: Exception) -> Refusal:
             _log_unexpected(error, call.request_id)
-        finally:
-            self._calls.end()
-            call.scope.status = status.name
+            return _refusal(error)
+
+        def note(outcome: str) -> None:
             if counted:
                 self._detector.metrics.count_request(_PROTOCOL, outcome)
-        metadata = (*call.metadata, *refusal.metadata)
-        await context.abort(refusal.status, refusal.detail, metadata)
+
+        return await self._calls.answer(call, context, work, refuse, note)
 
 
 def _to_bytes(message: Message) -> bytes:

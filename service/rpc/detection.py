@@ -12,14 +12,13 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-import grpc
 import structlog
 
 from service.detector import Detector
 from service.errors import DetectionError, InvalidOptions, ShuttingDown
 from service.frames import FramePump
 from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
-from service.grpc_status import MalformedMessage, refusal_of
+from service.grpc_status import MalformedMessage, Refusal, refusal_of
 from service.journal import Journal
 from service.rpc.messages import (
     error_message,
@@ -89,29 +88,15 @@ class DetectionServicer:
 
     async def _answer(self, call: Call, context: Context, work: Awaitable[_Answer]) -> _Answer:
         """Awaits the work for a call; tells its failure as a status and counts how it ended."""
-        outcome, status = "internal", grpc.StatusCode.OK
-        self._calls.begin()
-        context.set_trailing_metadata(call.metadata)
-        try:
-            answer = await work
-            outcome = "ok"
-            return answer
-        except asyncio.CancelledError:
-            # gRPC cancels a call for both: a client that left and a deadline that passed.
-            outcome = "deadline_exceeded" if call.is_late else "cancelled"
-            late = grpc.StatusCode.DEADLINE_EXCEEDED
-            status = late if call.is_late else grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
-            refusal = refusal_of(error)
-            outcome, status = refusal.code, refusal.status
+
+        def refuse(error: Exception) -> Refusal:
             _log_unexpected(error, call.request_id)
-        finally:
-            self._calls.end()
-            call.scope.status = status.name
+            return refusal_of(error)
+
+        def note(outcome: str) -> None:
             self._detector.metrics.count_request(_PROTOCOL, outcome)
-        metadata = (*call.metadata, *refusal.metadata)
-        await context.abort(refusal.status, refusal.detail, metadata)
+
+        return await self._calls.answer(call, context, work, refuse, note)
 
     async def _detect_alone(self, data: bytes, call: Call) -> pb.DetectResponse:
         self._refuse_if_draining()
