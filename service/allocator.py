@@ -7,6 +7,7 @@ that was measured it cost a third of the CPU time of an answer (docs/benchmarks.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -14,7 +15,7 @@ _M_TRIM_THRESHOLD = -1  # <malloc.h>
 _M_MMAP_THRESHOLD = -3
 _MIB = 1024 * 1024
 # Kept at the end of each heap; a block above the second is the kernel's again when it is freed,
-# so that a photo of a hundred million pixels leaves nothing behind.
+# so that a large array leaves nothing behind.
 _TRIM_BYTES = 64 * _MIB
 _MMAP_BYTES = 32 * _MIB
 
@@ -35,3 +36,13 @@ def keep_freed_memory() -> bool:
         return False
     kept = mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES) and mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
     return bool(kept)
+
+
+def give_back_freed_memory() -> None:
+    """Hands every freed page of this process to the kernel; takes some 0.1 ms a freed MiB.
+
+    Pillow takes the memory of a large image in blocks of a MiB, too small for glibc to give back
+    one by one, and a single block in use at the end of a heap keeps all that lies before it.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # a C library that has no such call
+        ctypes.CDLL(None).malloc_trim(0)

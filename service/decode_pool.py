@@ -14,10 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from service.allocator import give_back_freed_memory
 from service.images import NeedsMemory
 from service.slots import SlotLease
 
 _Decoded = TypeVar("_Decoded")
+# What images have freed is kept for the next ones, and the kernel's again after this time: seldom
+# enough to cost nothing that could be measured, soon enough to leave nothing of a large image.
+_KEEP_FREED_SECONDS = 10
 
 
 class DecodePool:
@@ -34,6 +38,7 @@ class DecodePool:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._share_bytes = memory_bytes // 2 // threads
         self._large = MemoryBudget(memory_bytes - threads * self._share_bytes)
+        self._giving_back: asyncio.TimerHandle | None = None
 
     async def run(self, decode: Callable[[int | None], _Decoded], lease: SlotLease) -> _Decoded:
         """Decodes in a worker thread; the slot stays held until the thread is done with it.
@@ -44,6 +49,8 @@ class DecodePool:
             lease: of the slot that it writes to.
         """
         loop = asyncio.get_running_loop()
+        if self._giving_back is None:
+            self._giving_back = loop.call_later(_KEEP_FREED_SECONDS, self._give_back)
         # Log lines of the thread carry the names of the request, too.
         names = contextvars.copy_context()
         try:
@@ -58,7 +65,13 @@ class DecodePool:
 
     def close(self) -> None:
         """Ends the threads; what they have not begun is dropped."""
+        if self._giving_back is not None:
+            self._giving_back.cancel()
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _give_back(self) -> None:
+        self._giving_back = None
+        self._threads.submit(give_back_freed_memory)
 
     @staticmethod
     async def _finish(work: Future[_Decoded], lease: SlotLease) -> _Decoded:

@@ -51,3 +51,35 @@ def test_an_operators_own_choice_wins() -> None:
     kept, faults = _page_faults(MALLOC_MMAP_THRESHOLD_="65536")
     assert not kept
     assert faults > _ROUNDS * _PAGES_OF_A_BLOCK // 2
+
+
+_DECODE_A_LARGE_IMAGE = """
+import io, sys, threading, time
+from PIL import Image
+from service.allocator import give_back_freed_memory, keep_freed_memory
+
+def resident_mib():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+data = io.BytesIO()
+Image.new("RGB", (8000, 8000)).save(data, "PNG")
+kept = []
+
+def decode():
+    Image.open(io.BytesIO(data.getvalue())).load()
+    kept.append(bytearray(5000))  # lies behind the image in the heap
+
+keep_freed_memory()
+begun = resident_mib()
+thread = threading.Thread(target=decode)
+thread.start()
+thread.join()
+give_back_freed_memory()
+print(resident_mib() - begun)
+"""
+
+
+def test_nothing_is_left_of_a_large_image_that_was_freed() -> None:
+    command = [sys.executable, "-c", _DECODE_A_LARGE_IMAGE]
+    left = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(left) < 64, f"{left} MiB are left of 250"

@@ -102,8 +102,9 @@ async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
         await _until(lambda: load.versions[old])
         [before] = spine.detector.served.engine_pids
         middle = _put(weights, _with_seed(1))
+        others = _children()
         first = asyncio.create_task(spine.control.load("small"))
-        await _until(lambda: _engines_of_this_process() == 2)  # its file is held by then
+        await _until(lambda: _children() - others)  # its file is held by then
         new = _put(weights, _write_another_model)
         await spine.control.load(str(weights))
         await first
@@ -129,8 +130,10 @@ def _write_another_model(path: Path) -> None:
     save_checkpoint(path, weights_of(config, 6), config, names, score_threshold=0.1, name="another")
 
 
-def _engines_of_this_process() -> int:
-    return len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+def _children() -> set[int]:
+    """Processes that this one has started: engines, and what other tests have left running."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return {int(pid) for pid in children.split()}
 
 
 async def test_a_bad_file_leaves_the_old_model_serving(weights: Path) -> None:
@@ -193,13 +196,15 @@ async def test_a_replaced_engine_has_the_weights_that_serve_until_they_are_loade
 async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> None:
     async with _serving(weights) as spine:
         _put(weights, _with_seed(7))
+        others = _children()
         load = asyncio.create_task(spine.control.load("small"))
-        children = Path(f"/proc/self/task/{os.getpid()}/children")
-        await _until(lambda: _engines_of_this_process() == 2)
-        pids = [int(pid) for pid in children.read_text().split()]
+        await _until(lambda: _children() - others)
+        [loading] = _children() - others
+        [serving] = spine.detector.served.engine_pids
+    assert serving is not None
     with pytest.raises(asyncio.CancelledError):
         await load
-    assert all([await asyncio.to_thread(gone, pid) for pid in pids])
+    assert all([await asyncio.to_thread(gone, pid) for pid in (serving, loading)])
 
 
 @pytest.fixture

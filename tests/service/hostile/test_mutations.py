@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ SEED = 20_240_601
 CLIENTS = 4
 GOOD_EVERY = 25
 GOOD_KINDS = 40
-# glibc keeps what threads have freed: tens of megabytes that do not grow with the count.
+# Live objects lie scattered over glibc's heaps: tens of megabytes, whatever the count.
 SLACK_BYTES = 96 << 20
 
 Expected = dict[bytes, list[object]]  # answers to good pictures, got before any damaged one
@@ -68,7 +69,9 @@ def test_damaged_images_get_answers_and_leave_no_trace(service: Service) -> None
     seen = _send_all(service.url, list(islice(images, warm_up)), 0, expected)
     warm = service.rss_bytes()
     seen += _send_all(service.url, list(images), warm_up, expected)
-    grown = service.rss_bytes() - warm
+    deadline = time.monotonic() + 60  # what was freed is the kernel's again after ten seconds
+    while (grown := service.rss_bytes() - warm) > SLACK_BYTES and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert seen.total() == COUNT
     assert seen["200"] > COUNT / 20 and seen["400"] > COUNT / 4, seen
     assert set(seen) <= {"200", "400", "413", "415"}, seen
