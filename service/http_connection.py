@@ -7,6 +7,7 @@ are pipelined by the thousand would hold a connection and its memory for ever.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -58,6 +59,8 @@ class GuardedConnection(HttpToolsProtocol):
         self._unsent_bytes = 0
         self._progress = self._progress_before = 0
         self._idle_since = 0.0
+        self.lost = False
+        self.on_lost: Callable[[], None] | None = None  # see http_request.Connection
         self._crowded = False
         self._deaf = False
 
@@ -72,7 +75,10 @@ class GuardedConnection(HttpToolsProtocol):
         self._watch_sending()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clocks."""
+        """Stops the clocks, and tells whoever works for the client."""
+        self.lost = True
+        if self.on_lost is not None:
+            self.on_lost()
         self._head_arrived()
         if self._send_timer is not None:
             self._send_timer.cancel()
@@ -115,6 +121,7 @@ class GuardedConnection(HttpToolsProtocol):
         """The head is whole."""
         self._in_head = False
         self._head_arrived()
+        self.scope["state"]["connection"] = self
         if self._crowded:
             self.scope["state"]["crowded"] = True
         super().on_headers_complete()

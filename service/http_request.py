@@ -1,6 +1,6 @@
 """What the HTTP adapters share of a request: its body within limits, its deadline, its client.
 
-    client --body, chunk by chunk--> stream_body --> adapter --work--> unless_client_leaves
+    client --body, chunk by chunk--> receive_body --> adapter --work--> unless_client_leaves
 
 `RequestRefused` and `ClientGone` are the faults of the exchange itself; what is wrong with an
 image or an option is a `DetectionError` as everywhere.
@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from starlette.types import Message, Receive
+from starlette.types import Receive, Scope
 
 from service.errors import DeadlineExceeded, ImageTooLarge, InvalidOptions, Overloaded
 from service.settings import Settings
@@ -129,24 +129,36 @@ def parse_timeout_s(value: str | None) -> float | None:
     return timeout_ms / 1000
 
 
-async def stream_body(
+async def read_body(
     headers: Mapping[str, str],
     receive: Receive,
     limits: BodyLimits,
     deadline: float | None = None,
     account: BodyAccount | None = None,
-) -> AsyncIterator[bytes]:
-    """The body's chunks as they come.
+) -> bytes:
+    """The whole body; see `receive_body` for arguments and errors."""
+    chunks: list[bytes] = []
+    await receive_body(headers, receive, limits, chunks.append, deadline, account)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head and body, and their bounds
+    headers: Mapping[str, str],
+    receive: Receive,
+    limits: BodyLimits,
+    take: Callable[[bytes], object],
+    deadline: float | None = None,
+    account: BodyAccount | None = None,
+) -> None:
+    """Receives the body, chunk by chunk.
 
     Args:
         headers: of the request; a Content-Length that is too large is refused unread.
         receive: the ASGI channel.
         limits: a body without a length is refused as soon as it passes them.
+        take: is given the chunks as they come, of any size but zero.
         deadline: of the request, time.monotonic seconds.
         account: where the bytes are counted while the request lasts.
-
-    Yields:
-        Chunks of any size but zero.
 
     Raises:
         ImageTooLarge: for a body of more than `limits.max_bytes`.
@@ -159,20 +171,25 @@ async def stream_body(
     if announced is not None and announced > limits.max_bytes:
         raise _too_large(limits)
     num_bytes, more = 0, True
-    patience = _Patience(limits, deadline)
-    while more:
-        message = await patience.receive(receive, num_bytes)
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk: bytes = message.get("body", b"")
-        more = message.get("more_body", False)
-        num_bytes += len(chunk)
-        if num_bytes > limits.max_bytes:
-            raise _too_large(limits)
-        if account is not None:
-            account.take(len(chunk))
-        if chunk:
-            yield chunk
+    patience, loop = _Patience(limits, deadline), asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as timer:
+            while more:
+                timer.reschedule(loop.time() + patience.for_chunk_after(num_bytes))
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk: bytes = message.get("body", b"")
+                more = message.get("more_body", False)
+                num_bytes += len(chunk)
+                if num_bytes > limits.max_bytes:
+                    raise _too_large(limits)
+                if account is not None:
+                    account.take(len(chunk))
+                if chunk:
+                    take(chunk)
+    except TimeoutError:
+        raise patience.ended() from None
 
 
 class _Patience:
@@ -182,39 +199,46 @@ class _Patience:
         self._limits = limits
         self._started = time.monotonic()
         self._deadline = math.inf if deadline is None else deadline
+        self._reason = ""
 
-    async def receive(self, receive: Receive, num_bytes: int) -> Message:
-        """Receives the next message; `num_bytes` have come before.
-
-        Raises:
-            DeadlineExceeded: when the request's deadline comes first.
-            RequestRefused: when the pause is too long, or all of it took too long.
-        """
+    def for_chunk_after(self, num_bytes: int) -> float:
+        """Seconds, where `num_bytes` have come before."""
         limits, now = self._limits, time.monotonic()
         due = self._started + limits.max_pause_s + num_bytes / limits.min_bytes_per_s
-        waits = {
-            "deadline": self._deadline - now,
-            "pause": limits.max_pause_s,
-            "rate": due - now,
-        }
-        shortest = min(waits, key=waits.__getitem__)
-        try:
-            async with asyncio.timeout(waits[shortest]):
-                return await receive()
-        except TimeoutError:
-            if shortest == "deadline":
-                raise DeadlineExceeded(
-                    "the deadline passed while the request's body was being received"
-                ) from None
-            reason = (
-                f"paused for more than {limits.max_pause_s:g} s"
-                if shortest == "pause"
-                else f"came at less than {limits.min_bytes_per_s} bytes a second"
+        seconds, self._reason = min(
+            (self._deadline - now, "deadline"), (limits.max_pause_s, "pause"), (due - now, "rate")
+        )
+        return seconds
+
+    def ended(self) -> DeadlineExceeded | RequestRefused:
+        """What to raise when the wait was as long as that."""
+        if self._reason == "deadline":
+            return DeadlineExceeded(
+                "the deadline passed while the request's body was being received"
             )
-            raise RequestRefused(408, "body_timeout", f"the request's body {reason}") from None
+        reason = (
+            f"paused for more than {self._limits.max_pause_s:g} s"
+            if self._reason == "pause"
+            else f"came at less than {self._limits.min_bytes_per_s} bytes a second"
+        )
+        return RequestRefused(408, "body_timeout", f"the request's body {reason}")
 
 
-async def unless_client_leaves(work: Coroutine[Any, Any, _Answer], receive: Receive) -> _Answer:
+class Connection(Protocol):
+    """What our own server puts into a scope's state as `connection`: ASGI tells only who asks.
+
+    Attributes:
+        lost: whether the client is gone.
+        on_lost: called once when it goes; for the one request that is being answered.
+    """
+
+    lost: bool
+    on_lost: Callable[[], None] | None
+
+
+async def unless_client_leaves(
+    work: Coroutine[Any, Any, _Answer], scope: Scope, receive: Receive
+) -> _Answer:
     """Awaits `work`, and cancels it when the client closes its connection first.
 
     Only for a request whose body has been read whole.
@@ -224,16 +248,14 @@ async def unless_client_leaves(work: Coroutine[Any, Any, _Answer], receive: Rece
     """
     worker = asyncio.current_task()
     assert worker is not None, "requests are served by tasks"
-    watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
     left = False
 
-    def on_watcher_end(ended: asyncio.Task[None]) -> None:
+    def leave() -> None:
         nonlocal left
-        if not ended.cancelled():
-            left = True
-            worker.cancel()
+        left = True
+        worker.cancel()
 
-    watcher.add_done_callback(on_watcher_end)
+    stop_watching = _watch(scope, receive, leave)
     try:
         return await work
     except asyncio.CancelledError:
@@ -242,8 +264,24 @@ async def unless_client_leaves(work: Coroutine[Any, Any, _Answer], receive: Rece
             raise ClientGone from None
         raise
     finally:
-        watcher.remove_done_callback(on_watcher_end)
-        watcher.cancel()
+        stop_watching()
+
+
+def _watch(scope: Scope, receive: Receive, leave: Callable[[], None]) -> Callable[[], object]:
+    """Calls `leave` when the client goes, until the returned function is called."""
+    connection: Connection | None = scope.get("state", {}).get("connection")
+    if connection is None:  # another server than ours: only a task can wait for the message
+        watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
+        watcher.add_done_callback(lambda ended: None if ended.cancelled() else leave())
+        return watcher.cancel
+
+    def stop() -> None:
+        connection.on_lost = None
+
+    connection.on_lost = leave
+    if connection.lost:
+        leave()
+    return stop
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

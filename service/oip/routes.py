@@ -17,7 +17,7 @@ from service.http_request import (
     BodyLimits,
     BodyMemory,
     parse_timeout_s,
-    stream_body,
+    read_body,
     unless_client_leaves,
 )
 from service.oip.compression import inflate_body
@@ -140,8 +140,7 @@ class _RepositoryPaths:
         return json_response({})
 
     async def _body(self, request: Request) -> bytes:
-        chunks = stream_body(request.headers, request.receive, self._limits)
-        return b"".join([chunk async for chunk in chunks])
+        return await read_body(request.headers, request.receive, self._limits)
 
 
 class _Infer:
@@ -175,7 +174,7 @@ class _Infer:
             read_ms=(time.monotonic() - started) * 1000,
         )
         work = self._inference.run(asked, arrival, write_answer)
-        body, json_length = await unless_client_leaves(work, request.receive)
+        body, json_length = await unless_client_leaves(work, request.scope, request.receive)
         if json_length is None:
             return Response(body, media_type="application/json")
         headers = {HEADER_LENGTH: str(json_length)}
@@ -185,8 +184,7 @@ class _Infer:
         self, request: Request, deadline: float | None, account: BodyAccount
     ) -> InferRequest:
         headers = request.headers
-        chunks = stream_body(headers, request.receive, self._limits, deadline, account)
-        received = b"".join([chunk async for chunk in chunks])
+        received = await read_body(headers, request.receive, self._limits, deadline, account)
         encoding = headers.get("content-encoding", "")
         body = await inflate_body(received, encoding, self._limits.max_bytes)
         if body is not received:

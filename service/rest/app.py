@@ -12,12 +12,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.weights_file import ModelInfo
 from service.api_keys import KeyRing
 from service.detector import Detector
 from service.errors import DetectionError
-from service.http_request import BodyMemory, RequestRefused
+from service.http_request import BodyMemory, ClientGone, RequestRefused
 from service.journal import Journal
 from service.rest.detection import DetectEndpoint
 from service.rest.guard import ApiKeyGuard
@@ -26,8 +27,13 @@ from service.rest.middleware import REQUEST_ID_HEADER, RequestContext, request_i
 from service.rest.openapi import describe_api
 from service.rest.pages import page_routes
 from service.rest.probes import ProbeEndpoints
-from service.rest.problems import Problem, detection_problem, problem_response
-from service.rest.shortcut import ErrorAnswer, Shortcut
+from service.rest.problems import (
+    Problem,
+    detection_problem,
+    problem_response,
+    unexpected_problem,
+)
+from service.rest.shortcut import Endpoint, ErrorAnswer, Shortcut
 from service.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -60,7 +66,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
         return describe_api(model, settings)
 
     # Our routes read raw bodies and describe themselves: FastAPI's own description is not used.
-    app = FastAPI(
+    app = _Application(
         title="Lite DETR Serving", openapi_url=None, docs_url=None, redirect_slashes=False
     )
     app.openapi = lambda: describe(detector.model)  # type: ignore[method-assign]
@@ -82,34 +88,69 @@ def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
     for kind, answer in errors.items():
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    # The last one added is the outermost.
-    app.add_middleware(
-        Shortcut, path="/detect", method="POST", endpoint=detect.answer, errors=errors
-    )
+    app.add_exception_handler(Exception, _answer_unexpected)
+    app.layers = _layers(app.within_layers, detect.answer, errors, settings, keys, journal)
+    return app
+
+
+def _layers(  # noqa: PLR0913, PLR0917 - what the layers need, from the inside out
+    inner: ASGIApp,
+    detect: Endpoint,
+    errors: dict[type[Exception], ErrorAnswer],
+    settings: Settings,
+    keys: KeyRing | None,
+    journal: Journal | None,
+) -> ASGIApp:
+    """What lies around every request."""
+    app: ASGIApp = Shortcut(inner, path="/detect", method="POST", endpoint=detect, errors=errors)
     if keys is not None:
-        app.add_middleware(ApiKeyGuard, keys=keys)
+        app = ApiKeyGuard(app, keys)
     if settings.cors_origins is not None:  # before the guard: a preflight carries no key
-        app.add_middleware(
-            CORSMiddleware,
+        app = CORSMiddleware(
+            app,
             allow_origins=settings.cors_origins.split(","),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Server-Timing", "traceparent"],
         )
-    app.add_middleware(RequestContext, journal=journal or Journal())
-    app.add_middleware(LingeringClose)
-    return app
+    return LingeringClose(RequestContext(app, journal or Journal()))
+
+
+class _Silence(Response):
+    """The answer for a client that is gone."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Says nothing."""
+
+
+class _Application(FastAPI):
+    """FastAPI with layers outside its own, so that what they answer pays for none of those."""
+
+    layers: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, from the outermost layer inwards."""
+        await self.layers(scope, receive, send)
+
+    async def within_layers(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request that no layer answered."""
+        await super().__call__(scope, receive, send)
 
 
 async def _answer_detection_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, DetectionError)
-    return detection_problem(error, request_id_of(request.scope))
+    return detection_problem(error, _id_of(request))
 
 
 async def _answer_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestRefused)
     problem = Problem(error.status, error.code, error.detail)
-    return problem_response(problem, request_id_of(request.scope))
+    return problem_response(problem, _id_of(request))
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    """For what nobody meant to raise; it goes on to `RequestContext`, which logs it."""
+    return _Silence() if isinstance(error, ClientGone) else unexpected_problem(_id_of(request))
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -125,4 +166,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         _CODES.get(error.status_code, "http_error"),
         details.get(error.status_code, error.detail),
     )
-    return problem_response(problem, request_id_of(request.scope), error.headers)
+    return problem_response(problem, _id_of(request), error.headers)
+
+
+def _id_of(request: Request) -> str:
+    return request_id_of(request.scope)

@@ -32,13 +32,14 @@ from service.http_request import (
     ClientGone,
     RequestRefused,
     parse_timeout_s,
-    stream_body,
+    read_body,
+    receive_body,
     unless_client_leaves,
 )
 from service.images import ImageLimits
 from service.request_scope import StageMark, current_scope
 from service.rest.middleware import request_id_of
-from service.rest.multipart import UploadedFile, parse_form
+from service.rest.multipart import FormReader, UploadedFile
 from service.rest.problems import item_error
 from service.rest.query import (
     AnswerFormat,
@@ -100,7 +101,8 @@ class DetectEndpoint:
         try:
             with self._bodies.account() as account:
                 upload = await self._read(request, account)
-                response = await unless_client_leaves(self._respond(upload), request.receive)
+                work = self._respond(upload)
+                response = await unless_client_leaves(work, request.scope, request.receive)
             outcome = "ok"
             return response
         except (ClientGone, asyncio.CancelledError):
@@ -121,13 +123,15 @@ class DetectEndpoint:
         query = parse_query_string(query_string)
         content_type = request.headers.get("content-type", "")
         media_type = content_type.partition(";")[0].strip().lower()
-        chunks = stream_body(request.headers, request.receive, self._body_limits, deadline, account)
+        body = (request.headers, request.receive, self._body_limits)
         if media_type == _FORM_TYPE:
-            form = await parse_form(content_type, chunks, self._max_files)
+            reader = FormReader(content_type, self._max_files)
+            await receive_body(*body, reader.take, deadline, account)
+            form = reader.form()
             query = parse_query([*split_query_string(query_string), *form.fields])
             files = form.files
         elif media_type.startswith("image/") or media_type in _RAW_TYPES:
-            files = (UploadedFile("", b"".join([chunk async for chunk in chunks])),)
+            files = (UploadedFile("", await read_body(*body, deadline, account)),)
         else:
             raise UnsupportedImage(
                 f"Content-Type is {media_type!r}; send the image's own bytes as image/*, or "

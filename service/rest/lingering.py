@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MAX_PAUSE_S = 2.0  # between two chunks of a body that nobody wants
@@ -28,10 +28,10 @@ class LingeringClose:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = dict(scope["headers"])
         body_ended = not _has_body(headers)
         # A client that waits for "100 Continue" sends its body only once we ask for it.
-        body_held_back = "expect" in headers
+        body_held_back = b"expect" in headers
 
         async def watched_receive() -> Message:
             nonlocal body_ended, body_held_back
@@ -54,8 +54,8 @@ class LingeringClose:
         await self._app(scope, watched_receive, lingering_send)
 
 
-def _has_body(headers: Headers) -> bool:
-    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
 def _is_last(message: Message) -> bool:

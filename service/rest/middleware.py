@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import structlog
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http_request import ClientGone
 from service.journal import Journal
 from service.request_scope import RequestScope
-from service.rest.problems import Problem, problem_response
+from service.rest.problems import Problem, problem_response, unexpected_problem
 from service.trace_context import TRACEPARENT, TRACESTATE
 
 REQUEST_ID_HEADER = "X-Request-Id"
+_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
+_TRACEPARENT = TRACEPARENT.encode()
+_TRACESTATE = TRACESTATE.encode()
 # Asked every few seconds by machines: not worth a log line or a span.
 _PROBES = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
 
@@ -80,15 +82,15 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         path: str = scope["path"]
+        names = _names_given(scope)
         with self._journal.follow(
             "http",
             scope["method"],
             path=path,
-            request_id=headers.get(REQUEST_ID_HEADER),
-            traceparents=headers.getlist(TRACEPARENT),
-            tracestates=headers.getlist(TRACESTATE),
+            request_id=next(iter(names[_REQUEST_ID]), None),
+            traceparents=names[_TRACEPARENT],
+            tracestates=names[_TRACESTATE],
             quiet=path in _PROBES,
         ) as request:
             try:
@@ -120,9 +122,17 @@ class RequestContext:
         except Exception:
             _log.exception("unexpected error", request_id=request.request_id)
             if request.status is None:
-                problem = Problem(500, "internal", "An unexpected error.")
-                bare = problem_response(problem, request.request_id)
+                bare = unexpected_problem(request.request_id)
                 await bare(scope, receive, send_named)
+
+
+def _names_given(scope: Scope) -> dict[bytes, list[str]]:
+    """What a client calls its request, by header, in the order given."""
+    names: dict[bytes, list[str]] = {_REQUEST_ID: [], _TRACEPARENT: [], _TRACESTATE: []}
+    for name, value in scope["headers"]:
+        if name in names:
+            names[name].append(value.decode("latin-1"))
+    return names
 
 
 def _route(scope: Scope, path: str) -> str:

@@ -5,7 +5,6 @@ Unlike a general form parser it never writes to disk, and it stops at the first 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
@@ -45,32 +44,47 @@ class _Part:
     data: bytearray = field(default_factory=bytearray)
 
 
-async def parse_form(content_type: str, body: AsyncIterator[bytes], max_files: int) -> Form:
-    """Parses a multipart body.
+class FormReader:
+    """Parses one multipart body."""
 
-    Args:
-        content_type: the request's header, which names the boundary.
-        body: its chunks; whoever makes them bounds their sum.
-        max_files: in one form.
+    def __init__(self, content_type: str, max_files: int) -> None:
+        """Reads what the form is.
 
-    Returns:
-        The form.
+        Args:
+            content_type: the request's header, which names the boundary.
+            max_files: in one form.
 
-    Raises:
-        RequestRefused: for a body that is not well-formed.
-        InvalidOptions: for too many files or fields.
-    """
-    collector = _Collector(max_files)
-    parser = _parser(content_type, collector)
-    try:
-        async for chunk in body:
-            parser.write(chunk)
-        parser.finalize()
-    except (FormParserError, UnicodeDecodeError) as error:
-        raise _malformed(str(error)) from error
-    if not collector.ended:
-        raise _malformed("its closing boundary is missing")
-    return Form(tuple(collector.files), tuple(collector.fields))
+        Raises:
+            RequestRefused: where there is no usable boundary.
+        """
+        self._collector = _Collector(max_files)
+        self._parser = _parser(content_type, self._collector)
+
+    def take(self, chunk: bytes) -> None:
+        """Parses a part of the body; whoever brings them bounds their sum.
+
+        Raises:
+            RequestRefused: for a body that is not well-formed.
+            InvalidOptions: for too many files or fields.
+        """
+        try:
+            self._parser.write(chunk)
+        except (FormParserError, UnicodeDecodeError) as error:
+            raise _malformed(str(error)) from error
+
+    def form(self) -> Form:
+        """The whole form, when all of the body was taken.
+
+        Raises:
+            RequestRefused: for a body that is not well-formed.
+        """
+        try:
+            self._parser.finalize()
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+        if not self._collector.ended:
+            raise _malformed("its closing boundary is missing")
+        return Form(tuple(self._collector.files), tuple(self._collector.fields))
 
 
 def _parser(content_type: str, collector: _Collector) -> MultipartParser:

@@ -62,3 +62,8 @@ def problem_response(
         }
     )
     return Response(body, problem.status, headers, media_type=PROBLEM_MEDIA_TYPE)
+
+
+def unexpected_problem(request_id: str) -> Response:
+    """The bare 500 for what nobody meant to raise; the log has the rest."""
+    return problem_response(Problem(500, "internal", "An unexpected error."), request_id)

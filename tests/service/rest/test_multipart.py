@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import httpx
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidOptions
 from service.http_request import RequestRefused
-from service.rest.multipart import Form, parse_form
+from service.rest.multipart import Form, FormReader
 from tests.service.rest.conftest import MakePhoto
 
 TYPE = "multipart/form-data; boundary=cut"
@@ -28,12 +26,11 @@ def file_part(name: str, body: bytes) -> bytes:
 END = b"--cut--\r\n"
 
 
-async def parse(body: bytes, step: int = 1 << 20, content_type: str = TYPE) -> Form:
-    async def chunks() -> AsyncIterator[bytes]:
-        for start in range(0, len(body), step):
-            yield body[start : start + step]
-
-    return await parse_form(content_type, chunks(), max_files=3)
+def parse(body: bytes, step: int = 1 << 20, content_type: str = TYPE) -> Form:
+    reader = FormReader(content_type, max_files=3)
+    for start in range(0, len(body), step):
+        reader.take(body[start : start + step])
+    return reader.form()
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 1000])
@@ -41,14 +38,14 @@ async def test_a_form_in_crumbs_is_the_same_form(step: int) -> None:
     content = bytes(range(256)) * 3 + b"\r\n--cu"
     threshold = part('Content-Disposition: form-data; name="threshold"', b"0.5")
     body = file_part("a.jpg", content) + threshold + file_part("ü.jpg", b"") + END
-    form = await parse(body, step)
+    form = parse(body, step)
     assert [(file.name, file.data) for file in form.files] == [("a.jpg", content), ("ü.jpg", b"")]
     assert form.fields == (("threshold", "0.5"),)
 
 
 async def test_a_part_with_an_images_type_is_a_file_without_a_name() -> None:
     headers = 'Content-Disposition: form-data; name="photo"\r\nContent-Type: image/jpeg'
-    form = await parse(part(headers, b"abc") + END)
+    form = parse(part(headers, b"abc") + END)
     assert [(file.name, file.data) for file in form.files] == [("photo", b"abc")]
 
 
@@ -68,23 +65,23 @@ async def test_a_part_with_an_images_type_is_a_file_without_a_name() -> None:
 )
 async def test_a_broken_form_is_refused(body: bytes, content_type: str) -> None:
     with pytest.raises(RequestRefused, match="malformed") as caught:
-        await parse(body, content_type=content_type)
+        parse(body, content_type=content_type)
     assert caught.value.status == 400
 
 
 async def test_too_many_files_are_refused() -> None:
     with pytest.raises(InvalidOptions, match="more than the 3 files"):
-        await parse(file_part("a", b"abc") * 4 + END)
+        parse(file_part("a", b"abc") * 4 + END)
 
 
 async def test_too_many_fields_are_refused() -> None:
     with pytest.raises(InvalidOptions, match="more than 32 fields"):
-        await parse(part('Content-Disposition: form-data; name="a"', b"1") * 33 + END)
+        parse(part('Content-Disposition: form-data; name="a"', b"1") * 33 + END)
 
 
 async def test_a_long_field_is_taken_for_a_forgotten_file_name() -> None:
     with pytest.raises(InvalidOptions, match="give it a file name"):
-        await parse(part('Content-Disposition: form-data; name="a"', b"x" * 5000) + END)
+        parse(part('Content-Disposition: form-data; name="a"', b"x" * 5000) + END)
 
 
 @settings(max_examples=200, deadline=None)
@@ -92,7 +89,7 @@ async def test_a_long_field_is_taken_for_a_forgotten_file_name() -> None:
 async def test_any_body_is_a_form_or_refused(body: bytes, step: int) -> None:
     for candidate in (body, b"--cut\r\n" + body, file_part("a", body) + END):
         try:
-            form = await parse(candidate, step)
+            form = parse(candidate, step)
         except (RequestRefused, InvalidOptions):
             continue
         assert all(file.name is not None for file in form.files)
