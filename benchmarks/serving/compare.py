@@ -231,7 +231,9 @@ def main(arguments: Sequence[str]) -> int:
                 server.stop()
     summary = summarise(rounds)
     document["versions"] = {
-        each.name: version_of(each.package, each.python(options.venvs)) for each in CONTENDERS
+        each.name: version_of(each.package, each.python(options.venvs))
+        for each in CONTENDERS
+        if each.name in summary
     }
     document |= {"left_out": failures, "memory_mib": memory, "summary": summary, "rounds": rounds}
     shown = tables(summary, failures)
