@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from model.config import ModelConfig
 from model.geometry import resized_size
+from model.resize import resize_bilinear
 from service.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from service.formats import recognise
 from service.structure import MeteredFile, check_structure
@@ -105,9 +106,7 @@ def decode_image(
     picture, name = open_upright(data, limits, max_memory_bytes)
     width, height = picture.size
     new_height, new_width = resized_size(height, width, config.shortest_side, config.longest_side)
-    # reducing_gap=None: a plain bilinear pass over all pixels, the same here as in training.
-    resized = picture.resize((new_width, new_height), Image.Resampling.BILINEAR, reducing_gap=None)
-    pixels = np.array(resized, dtype=np.uint8, order="C")
+    pixels = resize_bilinear(picture, new_height, new_width)
     return DecodedImage(pixels=pixels, original_size=(height, width), format=name)
 
 

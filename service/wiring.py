@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from model import resize
 from model.weights_file import CheckpointError, ModelInfo, read_model_info, resolve_model
 from service.batcher import Batcher
 from service.cpus import usable_cpus
@@ -91,6 +92,8 @@ async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
     served = build_served_model(settings, metrics)
     detector = Detector(served, metrics, _limits(settings))
     first_ready = served.begin()
+    # Found or compiled before the first image needs it.
+    asyncio.get_running_loop().run_in_executor(None, resize.available)
     control = ModelSwitch(
         detector,
         settings.model,

@@ -17,6 +17,7 @@ from PIL import Image
 
 import service
 from model.detections import Detections
+from model.geometry import resized_size
 from service.fake_device import FAKE_MODEL, fake_detections
 from service.images import DecodedImage, ImageLimits, decode_image
 
@@ -52,6 +53,15 @@ def make_photos() -> tuple[Photo, ...]:
 def decode(data: bytes) -> DecodedImage:
     """The service's own decoding and resizing, for the fake device's model."""
     return decode_image(data, FAKE_MODEL.config, NO_LIMITS)
+
+
+def decode_with_pillow(data: bytes) -> Image.Image:
+    """The same with nothing but Pillow: what CPU times are told in multiples of."""
+    config = FAKE_MODEL.config
+    with Image.open(io.BytesIO(data)) as opened:
+        picture = opened.convert("RGB")
+    size = resized_size(picture.height, picture.width, config.shortest_side, config.longest_side)
+    return picture.resize(size[::-1], Image.Resampling.BILINEAR)
 
 
 def as_json(detections: Detections) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from model.ops.library import BuildError, load_library
-from model.ops.prebuilt import load_prebuilt
+from model.native.library import ATTENTION, BuildError
+from model.native.prebuilt import load_any
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -141,7 +141,7 @@ def _like(gradient: Tensor | None, of: Tensor | None) -> Tensor | None:
 
 def _load() -> None:
     try:
-        library = load_prebuilt() or load_library()
+        library = load_any(ATTENTION)
     except BuildError as error:
         warnings.warn(
             f"deformable attention runs in plain PyTorch, several times slower: {error}",

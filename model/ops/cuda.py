@@ -16,9 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from model.native.library import BuildError
 from model.ops import reference
 from model.ops.cpu import Inputs
-from model.ops.library import BuildError
 from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 
 _KERNEL = b"lite_detr_deform_attn"

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from model.config import VARIANTS, ModelConfig
-from model.ops.library import BuildError
+from model.native.library import BuildError
+from model.native.prebuilt import DIRECTORY
 from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
-from model.ops.prebuilt import DIRECTORY
 
 
 def variants_of(config: ModelConfig) -> set[Variant]:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import torch
 
-from model.ops.library import BuildError, cache_directory
-from model.ops.prebuilt import DIRECTORY
+from model.native.library import BuildError, cache_directory
+from model.native.prebuilt import DIRECTORY
 
 _SOURCES = Path(__file__).parent / "csrc"
 _PROGRAM = "deform_attn.cu"

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from model.config import ModelConfig
 from model.geometry import padded_size, resized_size
+from model.resize import resize_bilinear
 from model.training.ground_truth import AnnotatedPhoto
 from model.training.records import DataError
 
@@ -74,10 +75,9 @@ def _prepare(image_id: int, picture: Image.Image, config: ModelConfig) -> Batche
     start = time.perf_counter()
     width, height = picture.size
     size = resized_size(height, width, config.shortest_side, config.longest_side)
-    resized = picture.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=None)
     return BatchedPhoto(
         image_id,
-        np.array(resized, dtype=np.uint8, order="C"),
+        resize_bilinear(picture, *size),
         (height, width),
         padded_size(*size, config.bucket_stride),
         (time.perf_counter() - start) * 1000,

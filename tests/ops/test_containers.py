@@ -133,7 +133,7 @@ def test_alertmanager_is_found_by_its_name() -> None:
 
 def test_kernels_are_compiled_while_the_image_is_built() -> None:
     build, _, shipped = DOCKERFILE.read_text(encoding="utf-8").partition("AS runtime")
-    assert "-m model.ops.prebuilt" in build
+    assert "-m model.native.prebuilt" in build
     assert "g++" in build
     assert "g++" not in shipped
 

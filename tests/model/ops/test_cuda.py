@@ -12,8 +12,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model import ops
+from model.native.library import BuildError
 from model.ops import cpu, cuda, operators, reference
-from model.ops.library import BuildError
 from tests.model.ops import warp_host
 from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, attend, random_case
 

@@ -10,10 +10,10 @@ import torch
 
 from model import build_detector, deformable_attention
 from model.config import VARIANTS, ModelConfig
+from model.native.library import BuildError
 from model.ops import cuda_ahead, nvrtc
 from model.ops.cpu import Inputs
 from model.ops.cuda import _variant
-from model.ops.library import BuildError
 from model.ops.nvrtc import Variant, machine_code
 
 DEFAULT = VARIANTS["lite-dino-efficientnet-lite0"]

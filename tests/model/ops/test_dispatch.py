@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from model import ops
-from model.ops import cpu, library, operators, reference
+from model.native import library
+from model.ops import cpu, operators, reference
 from tests.model.ops.attention_cases import KINDS, Kind, attend, random_case
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks.kernels import sass
+from model.native.library import BuildError
 from model.ops import nvrtc
-from model.ops.library import BuildError
 from model.ops.nvrtc import Kind, Variant, machine_code
 
 HOPPER = (9, 0)

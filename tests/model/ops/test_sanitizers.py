@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.ops import library
+from model.native import library
 
 _HERE = Path(__file__).parent
 _SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -39,9 +39,17 @@ def test_kernels_touch_nothing_beyond_their_arrays(tmp_path: Path, target: str) 
         pytest.skip(f"this processor has no {wanted}")
     flags = [flag for flag in library._FLAGS if flag not in ("-O3", "-shared", "-fPIC")]
     march = [] if target == "baseline" else [f"-march={target}"]
-    sources = [str(path) for path in sorted(library._SOURCES.glob("*.cpp"))]
+    sources = [str(path) for path in sorted(library.ATTENTION.directory.glob("*.cpp"))]
     program = tmp_path / "sanitized"
-    command = [compiler, *flags, "-O1", *march, *_SANITIZE, f"-I{library._SOURCES}", *sources]
+    command = [
+        compiler,
+        *flags,
+        "-O1",
+        *march,
+        *_SANITIZE,
+        f"-I{library.ATTENTION.directory}",
+        *sources,
+    ]
     subprocess.run(
         [*command, str(_HERE / "sanitized.cpp"), "-o", str(program), "-ldl", "-lpthread"],
         check=True,

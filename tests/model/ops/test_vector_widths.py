@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.ops import cpu, library, operators, reference
+from model.native import library
+from model.ops import cpu, operators, reference
 from tests.model.ops.attention_cases import KINDS, assert_close, attend, gradients, random_case
 
 
@@ -21,10 +22,10 @@ def test_narrower_vectors_give_the_reference_output(
         pytest.skip("this processor has no AVX2")
     flags = () if target == "baseline" else (f"-march={target}",)
     monkeypatch.setattr(library, "_native_flags", lambda _processor: flags)
-    built = library.load_library(tmp_path)
+    built = library.load_library(library.ATTENTION, tmp_path)
     monkeypatch.setattr(cpu._Kernels, "tried", False)
     monkeypatch.setattr(cpu._Kernels, "library", None)
-    monkeypatch.setattr(cpu, "load_library", lambda: built)
+    monkeypatch.setattr(cpu, "load_any", lambda _sources: built)
     for kind in KINDS:
         for channels in (7, 16, 32, 64):
             case = random_case(kind, channels=channels, points=3)

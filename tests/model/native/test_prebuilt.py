@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.ops import cpu, library, operators, prebuilt, reference
+from model.native import library, prebuilt
+from model.native.library import ALL, ATTENTION, RESIZE
+from model.ops import cpu, operators, reference
+from tests.model.native.sources import changed_sources
 from tests.model.ops.attention_cases import KINDS, Kind, assert_close, gradients, random_case
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
@@ -28,12 +31,12 @@ def runnable() -> list[prebuilt.Level]:
 
 
 def test_checkout_has_none() -> None:
-    assert prebuilt.load_prebuilt() is None
+    assert prebuilt.load_prebuilt(ATTENTION) is None
 
 
 @needs_compiler
 def test_one_library_a_level_of_the_family(built: Path) -> None:
-    assert len(list(built.iterdir())) == len(prebuilt.levels()) > 0
+    assert len(list(built.iterdir())) == len(ALL) * len(prebuilt.levels()) > 0
 
 
 @needs_compiler
@@ -42,7 +45,7 @@ def test_best_level_that_the_processor_runs_is_taken(
 ) -> None:
     for level in runnable():
         monkeypatch.setattr(prebuilt, "_features", lambda level=level: level.needs)
-        loaded = prebuilt.load_prebuilt(built)
+        loaded = prebuilt.load_prebuilt(ATTENTION, built)
         assert loaded is not None
         assert f"-{level.name}-" in loaded._name
 
@@ -52,23 +55,19 @@ def test_processor_below_every_level_gets_none(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prebuilt, "_features", frozenset)
-    assert prebuilt.load_prebuilt(built) is None
+    assert prebuilt.load_prebuilt(ATTENTION, built) is None
 
 
 @needs_compiler
-def test_libraries_of_other_sources_are_passed_over(
-    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sources = Path(shutil.copytree(library._SOURCES, tmp_path / "csrc"))
-    (sources / "rows.h").write_text("// changed")
-    monkeypatch.setattr(library, "_SOURCES", sources)
-    assert prebuilt.load_prebuilt(built) is None
+def test_libraries_of_other_sources_are_passed_over(built: Path, tmp_path: Path) -> None:
+    assert prebuilt.load_prebuilt(RESIZE, built) is not None
+    assert prebuilt.load_prebuilt(changed_sources(tmp_path), built) is None
 
 
 def test_damaged_library_counts_as_none(tmp_path: Path) -> None:
     for level in prebuilt.levels():
-        prebuilt._path(level, tmp_path).write_bytes(b"cut short")
-    assert prebuilt.load_prebuilt(tmp_path) is None
+        prebuilt._path(ATTENTION, level, tmp_path).write_bytes(b"cut short")
+    assert prebuilt.load_prebuilt(ATTENTION, tmp_path) is None
 
 
 def test_machine_without_a_compiler_is_told(
@@ -87,7 +86,7 @@ def test_every_level_gives_the_numbers_of_the_reference(
     built: Path, monkeypatch: pytest.MonkeyPatch, level: prebuilt.Level, kind: Kind
 ) -> None:
     monkeypatch.setattr(prebuilt, "_features", lambda: level.needs)
-    monkeypatch.setattr(cpu, "load_prebuilt", lambda: prebuilt.load_prebuilt(built))
+    monkeypatch.setattr(cpu, "load_any", lambda sources: prebuilt.load_prebuilt(sources, built))
     monkeypatch.setattr(cpu, "_Kernels", type("_Kernels", (cpu._Kernels,), {"tried": False}))
     case = random_case(kind)
     output, grads = gradients(operators, case, torch.float32)

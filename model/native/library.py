@@ -1,4 +1,4 @@
-"""Builds the C++ of `csrc/` on the machine it runs on and keeps the result in the user's cache.
+"""Builds C++ sources on the machine it runs on and keeps the result in the user's cache.
 
 Sources -> system compiler -> one plain shared library (no torch or Python headers, so no tie to
 their versions). The file's name carries a hash of sources, compiler, flags and processor features,
@@ -14,9 +14,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-_SOURCES = Path(__file__).parent / "csrc"
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = (
     "-std=c++17",
@@ -34,10 +34,34 @@ class BuildError(Exception):
     """The library cannot be built or loaded here; the message says why."""
 
 
-def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
+@dataclass(frozen=True)
+class Sources:
+    """What one library is made of: every `.cpp` of a folder, and the `.h` beside them."""
+
+    name: str  # of the library
+    directory: Path
+    x86_flags: tuple[str, ...] = ()  # for the compiler, on that family, after all others
+
+    def read(self) -> bytes:
+        """Names and contents of all of them."""
+        files = (*self.directory.glob("*.h"), *self.directory.glob("*.cpp"))
+        return b"".join(
+            file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in sorted(files)
+        )
+
+
+_MODEL = Path(__file__).parents[1]
+ATTENTION = Sources("deform_attn", _MODEL / "ops" / "csrc")
+# Measured: a sixth slower where the compiler may use AVX-512.
+RESIZE = Sources("resize", _MODEL / "native" / "csrc", x86_flags=("-mno-avx512f",))
+ALL = (ATTENTION, RESIZE)
+
+
+def load_library(sources: Sources, cache_dir: Path | None = None) -> ctypes.CDLL:
     """The compiled kernels, built first when the cache has no build for this machine.
 
     Args:
+        sources: what to build.
         cache_dir: where builds are kept; default: `.cache/lite-detr/ops` of the user's home.
 
     Raises:
@@ -47,9 +71,10 @@ def load_library(cache_dir: Path | None = None) -> ctypes.CDLL:
     directory = cache_directory(cache_dir)
     processor = _processor_features()
     try:
-        return _built_and_loaded(compiler, (*_FLAGS, *_native_flags(processor)), directory)
+        flags = (*_FLAGS, *_native_flags(processor))
+        return _built_and_loaded(sources, compiler, flags, directory)
     except BuildError:  # a compiler older than the processor; plain code is better than none
-        return _built_and_loaded(compiler, _FLAGS, directory)
+        return _built_and_loaded(sources, compiler, _FLAGS, directory)
 
 
 def cache_directory(directory: Path | None = None) -> Path:
@@ -66,21 +91,13 @@ def cache_directory(directory: Path | None = None) -> Path:
     return directory
 
 
-def compile_library(flags: tuple[str, ...], path: Path) -> None:
-    """Compiles the kernels into `path` with further compiler flags, say of an architecture.
+def compile_library(sources: Sources, flags: tuple[str, ...], path: Path) -> None:
+    """Compiles sources into `path` with further compiler flags, say of an architecture.
 
     Raises:
         BuildError: without a compiler, or with a failing build.
     """
-    _compile(_find_compiler(), (*_FLAGS, *flags), path)
-
-
-def read_sources() -> bytes:
-    """Names and contents of everything that a build for CPUs is made of."""
-    return b"".join(
-        source.name.encode() + b"\0" + source.read_bytes() + b"\0"
-        for source in sorted((*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp")))
-    )
+    _compile(sources, _find_compiler(), (*_FLAGS, *flags), path)
 
 
 def _find_compiler() -> str:
@@ -90,14 +107,16 @@ def _find_compiler() -> str:
     return compiler
 
 
-def _built_and_loaded(compiler: str, flags: tuple[str, ...], directory: Path) -> ctypes.CDLL:
-    path = directory / f"deform_attn-{_fingerprint(compiler, flags)}.so"
+def _built_and_loaded(
+    sources: Sources, compiler: str, flags: tuple[str, ...], directory: Path
+) -> ctypes.CDLL:
+    path = directory / f"{sources.name}-{_fingerprint(sources, compiler, flags)}.so"
     if path.exists():
         try:
             return ctypes.CDLL(str(path))
         except OSError:  # damaged: built anew below
             path.unlink(missing_ok=True)
-    _compile(compiler, flags, path)
+    _compile(sources, compiler, flags, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -115,28 +134,35 @@ def _processor_features() -> str:
     return "\n".join((platform.machine(), *sorted(facts)))
 
 
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def _native_flags(processor: str) -> tuple[str, ...]:
-    if platform.machine() in ("x86_64", "AMD64"):
+    if _is_x86():
         wide = ("-mprefer-vector-width=512",) if "avx512f" in processor else ()
         return ("-march=native", *wide)
     return ("-mcpu=native",)
 
 
-def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(read_sources())
+def _fingerprint(sources: Sources, compiler: str, flags: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(sources.read())
     executable = Path(compiler).resolve()
     status = executable.stat()
     identity = (str(executable), str(status.st_size), str(status.st_mtime_ns))
-    digest.update("\0".join((*identity, *flags, _processor_features())).encode())
+    described = (*identity, *flags, *sources.x86_flags, _processor_features())
+    digest.update("\0".join(described).encode())
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> None:
-    sources = [str(source) for source in sorted(_SOURCES.glob("*.cpp"))]
+def _compile(sources: Sources, compiler: str, flags: tuple[str, ...], path: Path) -> None:
+    files = [str(file) for file in sorted(sources.directory.glob("*.cpp"))]
+    if _is_x86():
+        flags = (*flags, *sources.x86_flags)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as workplace:
             built = Path(workplace) / path.name
-            command = [compiler, *flags, *sources, "-o", str(built), "-ldl", "-lpthread"]
+            command = [compiler, *flags, *files, "-o", str(built), "-ldl", "-lpthread"]
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_BUILD_LIMIT_SECONDS, check=False
             )

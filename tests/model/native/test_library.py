@@ -10,10 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from model.ops import library
-from model.ops.library import BuildError, load_library
+from model.native import library
+from model.native.library import ATTENTION, BuildError, load_library
+from tests.model.native.sources import changed_sources
 
 SYMBOLS = ("lite_detr_deform_attn_forward", "lite_detr_deform_attn_backward")
+
+SOURCES = ATTENTION
 
 # Stand-ins for a compiler, which compile in no time: the real one is tested by test_cpu.py.
 COPYING = """#!/bin/sh
@@ -58,8 +61,8 @@ def test_second_load_takes_the_build_from_the_cache(
 ) -> None:
     log = _use_compiler(monkeypatch, tmp_path, COPYING, product)
     cache = tmp_path / "new" / "cache"
-    assert isinstance(load_library(cache), ctypes.CDLL)
-    load_library(cache)
+    assert isinstance(load_library(SOURCES, cache), ctypes.CDLL)
+    load_library(SOURCES, cache)
     assert _runs(log) == 1
     assert [file.suffix for file in cache.iterdir()] == [".so"]
 
@@ -68,17 +71,15 @@ def test_second_load_takes_the_build_from_the_cache(
 def test_change_of_what_a_build_depends_on_builds_anew(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, product: Path, changed: str
 ) -> None:
-    log = _use_compiler(monkeypatch, tmp_path, COPYING, product)
-    load_library(tmp_path / "cache")
+    log, sources = _use_compiler(monkeypatch, tmp_path, COPYING, product), SOURCES
+    load_library(sources, tmp_path / "cache")
     if changed == "compiler":
         _use_compiler(monkeypatch, tmp_path, COPYING + "# a later version\n", product)
     elif changed == "processor":
         monkeypatch.setattr(library, "_processor_features", lambda: "flags : something else")
     else:
-        sources = Path(shutil.copytree(library._SOURCES, tmp_path / "csrc"))
-        (sources / "rows.h").write_text("// changed")
-        monkeypatch.setattr(library, "_SOURCES", sources)
-    load_library(tmp_path / "cache")
+        sources = changed_sources(tmp_path)
+    load_library(sources, tmp_path / "cache")
     assert _runs(log) == 2
 
 
@@ -86,12 +87,12 @@ def test_damaged_build_is_replaced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, product: Path
 ) -> None:
     _use_compiler(monkeypatch, tmp_path, COPYING, product)
-    load_library(tmp_path / "cache")
+    load_library(SOURCES, tmp_path / "cache")
     (build,) = (tmp_path / "cache").iterdir()
     damaged = tmp_path / "other cache" / build.name  # elsewhere: this process has loaded the first
     damaged.parent.mkdir()
     damaged.write_bytes(b"cut short")
-    load_library(damaged.parent)
+    load_library(SOURCES, damaged.parent)
     assert damaged.read_bytes() == build.read_bytes()
 
 
@@ -101,7 +102,7 @@ def test_simultaneous_loads_leave_one_whole_build(
     _use_compiler(monkeypatch, tmp_path, COPYING, product)
     loaded: list[ctypes.CDLL] = []
     threads = [
-        threading.Thread(target=lambda: loaded.append(load_library(tmp_path / "cache")))
+        threading.Thread(target=lambda: loaded.append(load_library(SOURCES, tmp_path / "cache")))
         for _ in range(4)
     ]
     for thread in threads:
@@ -116,7 +117,7 @@ def test_compiler_without_native_flags_builds_plain_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, product: Path
 ) -> None:
     _use_compiler(monkeypatch, tmp_path, REFUSING_NATIVE, product)
-    assert isinstance(load_library(tmp_path / "cache"), ctypes.CDLL)
+    assert isinstance(load_library(SOURCES, tmp_path / "cache"), ctypes.CDLL)
 
 
 def test_failing_compiler_is_reported_with_its_message(
@@ -124,7 +125,7 @@ def test_failing_compiler_is_reported_with_its_message(
 ) -> None:
     _use_compiler(monkeypatch, tmp_path, FAILING, product)
     with pytest.raises(BuildError, match=r"ended with 3: cannot make sense of -std=c\+\+17"):
-        load_library(tmp_path / "cache")
+        load_library(SOURCES, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -133,7 +134,7 @@ def test_compiler_that_writes_nothing_is_reported(
 ) -> None:
     _use_compiler(monkeypatch, tmp_path, "#!/bin/sh\n", product)
     with pytest.raises(BuildError, match="building the kernels"):
-        load_library(tmp_path / "cache")
+        load_library(SOURCES, tmp_path / "cache")
 
 
 def test_product_that_is_no_library_is_reported(
@@ -143,13 +144,13 @@ def test_product_that_is_no_library_is_reported(
     text.write_text("no library")
     _use_compiler(monkeypatch, tmp_path, COPYING, text)
     with pytest.raises(BuildError, match="cannot load"):
-        load_library(tmp_path / "cache")
+        load_library(SOURCES, tmp_path / "cache")
 
 
 def test_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "shutil", SimpleNamespace(which=lambda _name: None))
     with pytest.raises(BuildError, match=r"no C\+\+ compiler found"):
-        load_library(tmp_path)
+        load_library(SOURCES, tmp_path)
 
 
 def test_cache_that_cannot_be_made_is_reported(
@@ -158,10 +159,10 @@ def test_cache_that_cannot_be_made_is_reported(
     _use_compiler(monkeypatch, tmp_path, COPYING, product)
     (tmp_path / "file").touch()
     with pytest.raises(BuildError, match="no place"):
-        load_library(tmp_path / "file" / "cache")
+        load_library(SOURCES, tmp_path / "file" / "cache")
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
 def test_real_build_offers_both_passes() -> None:
-    built = load_library()
+    built = load_library(ATTENTION)
     assert all(hasattr(built, symbol) for symbol in SYMBOLS)

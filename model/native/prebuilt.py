@@ -1,8 +1,8 @@
-"""Kernels compiled ahead, for machines without a compiler: `python -m model.ops.prebuilt`.
+"""Kernels compiled ahead, for machines without a compiler: `python -m model.native.prebuilt`.
 
-The recipe of the container images runs this once; it writes one library for each level of the
-processor's family into `compiled/`, beside the sources. `cpu.py` takes the best one that the
-processor at hand can run, before it thinks of compiling. A checkout has none and compiles for
+The recipe of the container images runs this once; it writes each library once for every level of
+the processor's family into `compiled/`. Who needs one takes the best that the processor at hand
+can run, before it thinks of compiling. A checkout has none and compiles for
 the very processor, as `library.py` tells.
 """
 
@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.ops.library import BuildError, compile_library, read_sources
+from model.native.library import ALL, BuildError, Sources, compile_library, load_library
 
 DIRECTORY = Path(__file__).parent / "compiled"
 
@@ -50,39 +50,51 @@ def levels() -> tuple[Level, ...]:
 
 
 def build_levels(directory: Path) -> list[Path]:
-    """Compiles the sources once for each level of this family, whatever the processor.
+    """Compiles everything once for each level of this family, whatever the processor.
 
     Args:
         directory: gets the libraries.
 
     Returns:
-        The libraries' paths, the best level first.
+        The libraries' paths, for each of them the best level first.
 
     Raises:
         BuildError: without a compiler, or where one build fails.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [_path(level, directory) for level in levels()]
-    for level, path in zip(levels(), paths, strict=True):
-        compile_library(level.flags, path)
-        path.chmod(0o755)  # built by one user, loaded by another
+    paths = []
+    for sources in ALL:
+        for level in levels():
+            paths.append(_path(sources, level, directory))
+            compile_library(sources, level.flags, paths[-1])
+            paths[-1].chmod(0o755)  # built by one user, loaded by another
     return paths
 
 
-def load_prebuilt(directory: Path | None = None) -> ctypes.CDLL | None:
+def load_any(sources: Sources) -> ctypes.CDLL:
+    """A library built ahead, or else one for this very machine, built first where need be.
+
+    Raises:
+        BuildError: where there is neither.
+    """
+    return load_prebuilt(sources) or load_library(sources)
+
+
+def load_prebuilt(sources: Sources, directory: Path | None = None) -> ctypes.CDLL | None:
     """The best library built ahead that this processor can run; None where there is none.
 
     Libraries of other sources than those at hand are passed over.
 
     Args:
-        directory: where they are; default: `compiled/` beside the sources.
+        sources: what it is to be made of.
+        directory: where they are; default: `compiled/` in this folder.
     """
     directory = directory or DIRECTORY
     if not directory.is_dir():
         return None
     features = _features()
     for level in levels():
-        path = _path(level, directory)
+        path = _path(sources, level, directory)
         if level.needs <= features and path.exists():
             try:
                 return ctypes.CDLL(str(path))
@@ -91,10 +103,10 @@ def load_prebuilt(directory: Path | None = None) -> ctypes.CDLL | None:
     return None
 
 
-def _path(level: Level, directory: Path) -> Path:
-    digest = hashlib.sha256(read_sources())
-    digest.update("\0".join(level.flags).encode())
-    return directory / f"deform_attn-{level.name}-{digest.hexdigest()[:16]}.so"
+def _path(sources: Sources, level: Level, directory: Path) -> Path:
+    digest = hashlib.sha256(sources.read())
+    digest.update("\0".join((*level.flags, *sources.x86_flags)).encode())
+    return directory / f"{sources.name}-{level.name}-{digest.hexdigest()[:16]}.so"
 
 
 def _features() -> frozenset[str]:

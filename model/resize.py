@@ -1,0 +1,91 @@
+"""Makes pictures as small or large as the network wants them: bilinear, averaging where it shrinks.
+
+The filter is as wide as the reduction, as that of Pillow's `resize`. The compiled kernel takes a
+quarter of Pillow's time, which decoding and resizing spend most of (docs/benchmarks.md). Where it
+cannot be had Pillow does the work; the two round differently, by one of 255 levels at most.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from model.native.library import RESIZE, BuildError
+from model.native.prebuilt import load_any
+
+_MIN_WIDTH = 4  # of what the kernel takes: it reads so many pixels at a time
+
+
+class _Kernel:
+    """The process's one loaded library."""
+
+    lock = threading.Lock()
+    tried = False
+    library: ctypes.CDLL | None = None
+
+
+def available() -> bool:
+    """Whether the kernel can be used here; the first call builds or loads it.
+
+    Where it cannot, one warning tells why.
+    """
+    if not _Kernel.tried:
+        with _Kernel.lock:
+            if not _Kernel.tried:
+                _load()
+    return _Kernel.library is not None
+
+
+def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Resizes a picture of mode RGB.
+
+    Args:
+        picture: of any size.
+        height: of the result, pixels.
+        width: of the result, pixels.
+
+    Returns:
+        The result, [height, width, 3], C-contiguous. A picture that has that size already is
+        copied as it is.
+
+    Raises:
+        ValueError: for another mode, or a size below 1.
+        MemoryError: where there is none left.
+    """
+    if picture.mode != "RGB" or min(height, width) < 1:
+        raise ValueError(f"cannot resize a picture of mode {picture.mode} to {height} x {width}")
+    if picture.width < _MIN_WIDTH or picture.size == (width, height) or not available():
+        # reducing_gap=None: a plain bilinear pass over all pixels.
+        resized = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=None)
+        return np.array(resized, dtype=np.uint8, order="C")
+    assert _Kernel.library is not None
+    source = picture.tobytes("raw", "RGBX")
+    result = np.empty((height, width, 3), dtype=np.uint8)
+    failed = _Kernel.library.lite_detr_resize(
+        source, picture.height, picture.width, height, width, result.ctypes.data
+    )
+    if failed:
+        raise MemoryError("no memory left for resizing a picture")
+    return result
+
+
+def _load() -> None:
+    try:
+        library = load_any(RESIZE)
+    except BuildError as error:
+        warnings.warn(
+            f"pictures are resized by Pillow, several times slower: {error}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    else:
+        function = library.lite_detr_resize
+        function.argtypes = (ctypes.c_char_p, *(ctypes.c_int64,) * 4, ctypes.c_void_p)
+        function.restype = ctypes.c_int
+        _Kernel.library = library
+    _Kernel.tried = True

@@ -1,0 +1,169 @@
+"""The resize of serving: beside Pillow's, beside its own arithmetic in numpy, and without C++."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from model import resize
+from model.native import prebuilt
+from model.native.library import RESIZE, BuildError
+from model.resize import resize_bilinear
+
+Pixels = npt.NDArray[np.uint8]
+ONE = 1 << 14  # the kernel's fixed point
+
+needs_kernel = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
+
+
+def noise(height: int, width: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def weights(source: int, target: int) -> npt.NDArray[np.int64]:
+    """The kernel's weights as a matrix [target, source]."""
+    scale = source / target
+    reach = max(1.0, scale)
+    places = np.arange(source) + 0.5
+    rows = np.zeros((target, source), dtype=np.int64)
+    for place in range(target):
+        center = (place + 0.5) * scale
+        begin = int(max(0.0, center - reach + 0.5))
+        end = min(source, int(center + reach + 0.5))
+        exact = np.maximum(0.0, 1.0 - np.abs(places[begin:end] - center) / reach)
+        # Halves go up, as lround's do.
+        whole = np.floor(exact / exact.sum() * ONE + 0.5).astype(np.int64)
+        whole[np.argmax(exact)] += ONE - whole.sum()
+        rows[place, begin:end] = whole
+    return rows
+
+
+def oracle(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The kernel's arithmetic, slowly: rows first, each pass rounded to 8 bits."""
+    down = np.einsum("yh,hwc->ywc", weights(pixels.shape[0], height), pixels.astype(np.int64))
+    narrow = (down + ONE // 2) >> 14
+    across = np.einsum("xw,ywc->yxc", weights(pixels.shape[1], width), narrow)
+    return np.asarray((across + ONE // 2) >> 14, dtype=np.uint8)
+
+
+sizes = st.integers(1, 90)
+
+
+@needs_kernel
+@settings(deadline=None, max_examples=150)
+@given(height=sizes, width=st.integers(4, 90), new_height=sizes, new_width=sizes)
+@example(height=1, width=4, new_height=1, new_width=1)
+@example(height=90, width=5, new_height=3, new_width=90)
+def test_result_is_that_of_its_arithmetic_and_next_to_pillows(
+    height: int, width: int, new_height: int, new_width: int
+) -> None:
+    pixels = noise(height, width)
+    picture = Image.fromarray(pixels)
+    resized = resize_bilinear(picture, new_height, new_width)
+    assert resized.shape == (new_height, new_width, 3)
+    assert resized.flags.c_contiguous
+    assert resized.flags.writeable
+    if (height, width) != (new_height, new_width):
+        np.testing.assert_array_equal(resized, oracle(pixels, new_height, new_width))
+    pillow = np.asarray(picture.resize((new_width, new_height), Image.Resampling.BILINEAR))
+    assert np.abs(resized.astype(int) - pillow).max() <= 1
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 255])
+@pytest.mark.parametrize("size", [(480, 640), (37, 41), (2000, 31)])
+def test_an_even_picture_stays_even(level: int, size: tuple[int, int]) -> None:
+    picture = Image.fromarray(np.full((*size, 3), level, dtype=np.uint8))
+    assert (resize_bilinear(picture, 55, 70) == level).all()
+
+
+def test_a_picture_of_that_size_is_copied() -> None:
+    pixels = noise(20, 30)
+    np.testing.assert_array_equal(resize_bilinear(Image.fromarray(pixels), 20, 30), pixels)
+
+
+@pytest.mark.parametrize("size", [(9, 1), (9, 3), (1, 1)])
+def test_a_picture_too_narrow_for_the_kernel_is_resized_all_the_same(
+    size: tuple[int, int],
+) -> None:
+    picture = Image.fromarray(noise(*size))
+    expected = np.asarray(picture.resize((6, 7), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize_bilinear(picture, 7, 6), expected)
+
+
+@pytest.mark.parametrize(("mode", "size"), [("L", (8, 8)), ("RGBA", (8, 8)), ("RGB", (0, 8))])
+def test_what_cannot_be_resized_is_named(mode: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode} to {size[0]} x {size[1]}"):
+        resize_bilinear(Image.new(mode, (9, 9)), *size)
+
+
+@needs_kernel
+def test_threads_do_not_disturb_one_another() -> None:
+    pictures = [Image.fromarray(noise(60 + number, 80, number)) for number in range(40)]
+    alone = [resize_bilinear(picture, 33, 44) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda picture: resize_bilinear(picture, 33, 44), pictures))
+    np.testing.assert_array_equal(alone, together)
+
+
+@pytest.fixture
+def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        resize, "_Kernel", type("_Kernel", (resize._Kernel,), {"tried": False, "library": None})
+    )
+
+
+@pytest.mark.usefixtures("not_loaded")
+def test_without_a_compiler_pillow_resizes_and_one_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_sources: object) -> None:
+        raise BuildError("no C++ compiler found")
+
+    monkeypatch.setattr(resize, "load_any", fail)
+    picture = Image.fromarray(noise(40, 50))
+    with pytest.warns(RuntimeWarning, match=r"resized by Pillow.*no C\+\+ compiler") as warned:
+        resized = resize_bilinear(picture, 20, 25)
+    resize_bilinear(picture, 21, 25)
+    assert len(warned) == 1
+    expected = np.asarray(picture.resize((25, 20), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resized, expected)
+
+
+@needs_kernel
+@pytest.mark.usefixtures("not_loaded")
+@pytest.mark.parametrize(
+    "level",
+    [level for level in prebuilt.levels() if level.needs <= prebuilt._features()],
+    ids=lambda level: level.name,
+)
+def test_every_level_of_processors_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: prebuilt.Level
+) -> None:
+    from model.native.library import compile_library
+
+    path = prebuilt._path(RESIZE, level, tmp_path)
+    compile_library(RESIZE, level.flags, path)
+    monkeypatch.setattr(prebuilt, "levels", lambda: (level,))
+    monkeypatch.setattr(
+        resize, "load_any", lambda sources: prebuilt.load_prebuilt(sources, tmp_path)
+    )
+    pixels = noise(77, 93)
+    resized = resize_bilinear(Image.fromarray(pixels), 31, 45)
+    assert resize._Kernel.library is not None
+    assert level.name in resize._Kernel.library._name
+    np.testing.assert_array_equal(resized, oracle(pixels, 31, 45))
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, model.resize as r; r.available(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
