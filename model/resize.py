@@ -1,8 +1,9 @@
 """Makes pictures as small or large as the network wants them: bilinear, averaging where it shrinks.
 
 The filter is as wide as the reduction, as that of Pillow's `resize`. The compiled kernel takes a
-quarter of Pillow's time, which decoding and resizing spend most of (docs/benchmarks.md). Where it
-cannot be had Pillow does the work; the two round differently, by one of 255 levels at most.
+quarter of Pillow's time for a small photo and half of it for one of 8 megapixels. For larger ones,
+and where it cannot be had, Pillow does the work; the two round differently, by one of 255 levels at
+most.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from model.native.library import RESIZE, BuildError
 from model.native.prebuilt import load_any
 
 _MIN_WIDTH = 4  # of what the kernel takes: it reads so many pixels at a time
+# Beyond, handing the pixels over takes longer than the kernel saves (benchmarks/kernels/resize.py).
+_MAX_PIXELS = 1 << 23
 
 
 class _Kernel:
@@ -59,7 +62,8 @@ def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArra
     """
     if picture.mode != "RGB" or min(height, width) < 1:
         raise ValueError(f"cannot resize a picture of mode {picture.mode} to {height} x {width}")
-    if picture.width < _MIN_WIDTH or picture.size == (width, height) or not available():
+    by_kernel = picture.width >= _MIN_WIDTH and picture.width * picture.height <= _MAX_PIXELS
+    if picture.size == (width, height) or not by_kernel or not available():
         # reducing_gap=None: a plain bilinear pass over all pixels.
         resized = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=None)
         return np.array(resized, dtype=np.uint8, order="C")

@@ -27,8 +27,9 @@ from service.formats import recognise
 from service.structure import MeteredFile, check_structure
 
 # What decoding takes at its peak, whatever the mode: the decoder's own buffers, the picture, and
-# its copy in RGB or turned upright. WebP's decoder keeps two canvases and hands out a third.
-_MEMORY_BYTES_PER_PIXEL = {"JPEG": 10, "PNG": 10, "WEBP": 20, "BMP": 10, "TIFF": 10, "GIF": 10}
+# its copy in RGB or turned upright, or two for resizing. WebP's decoder keeps two canvases and
+# hands out a third.
+_MEMORY_BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 12, "WEBP": 20, "BMP": 12, "TIFF": 12, "GIF": 12}
 # Pictures that need more than a plain conversion get it so many pixels at a time, in whole rows.
 _STRIP_PIXELS = 1 << 20
 _UINT8_MAX = 255
