@@ -15,7 +15,8 @@ _EPS = 1e-6
 def _frequencies(features: int, temperature: float, like: Tensor) -> Tensor:
     index = torch.arange(features, dtype=like.dtype, device=like.device)
     exponent = 2 * torch.div(index, 2, rounding_mode="floor") / features
-    return torch.as_tensor(temperature, dtype=like.dtype, device=like.device) ** exponent
+    # Filled on the device: a number that came from the host would make a GPU's stream wait.
+    return torch.full((), temperature, dtype=like.dtype, device=like.device) ** exponent
 
 
 def _interleaved_sine(angles: Tensor) -> Tensor:
@@ -60,5 +61,6 @@ def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
         [..., 2 * d_model].
     """
     frequencies = _frequencies(d_model // 2, _BOX_TEMPERATURE, boxes)
-    y_x_w_h = boxes[..., [1, 0, 2, 3]] * (2 * math.pi)
+    # Not by a list of indices: those would be copied to a GPU each time.
+    y_x_w_h = torch.cat((boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]), -1) * (2 * math.pi)
     return _interleaved_sine(y_x_w_h[..., None] / frequencies).flatten(-2)
