@@ -2,8 +2,8 @@
 
 The network runs on the `meta` device: shapes alone. Whatever needs a number from the device
 (`item`, `nonzero`, a copy to the host) fails there by itself. What the host would send to the
-device (a constant, a list of indices) is told by where it comes from: every tensor that an operation
-reads must be one of those given, or have been made by an operation before it.
+device (a constant, a list of indices) is told by where it comes from: every tensor that an
+operation reads must be one of those given, or have been made by an operation before it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+"""CUDA graphs, one for each bucket and batch size: recorded in the warm-up, replayed afterwards.
+
+A graph takes the launches of a batch (a thousand and more) off the host's hands. A batch that no
+graph was recorded for runs launch by launch and gets the same numbers. Recording is given up at
+the first failure, with one warning: it may make a start no worse than it was without graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import torch
+from torch import Tensor
+
+from service.device import BatchShape
+from service.gpu_card import Card
+
+_SCORE_BOUND = 1e-2  # scores of a replay against those of the same work launch by launch
+
+_log = structlog.get_logger(__name__)
+
+
+class CudaGraphs:
+    """The graphs of one model on one card.
+
+    Args:
+        card: where they are recorded.
+        most: of them; 0: none.
+    """
+
+    def __init__(self, card: Card, most: int) -> None:
+        self._card = card
+        self._most = most
+        self._given_up = False
+        self._kept: dict[BatchShape, Callable[[], Tensor]] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._kept)
+
+    def run(self, shape: BatchShape, work: Callable[[], Tensor]) -> Tensor:
+        """Asks the current stream for `work`, by a graph where there is one.
+
+        Returns:
+            float32 [B, K, 6] on the device; a graph's next replay writes it again.
+        """
+        return self._kept.get(shape, work)()
+
+    def record(self, shape: BatchShape, work: Callable[[], Tensor]) -> bool:
+        """Records a graph, checks it, and keeps it.
+
+        Args:
+            shape: of the batches that it is for.
+            work: what such a batch asks the card for, from static buffers; it never waits.
+
+        Returns:
+            Whether there is one now. No failure is raised; the first is told in the log.
+        """
+        if shape in self._kept:
+            return True
+        if self._given_up or len(self._kept) >= self._most:
+            return False
+        try:
+            if not self._card.has_room():
+                return self._give_up("the card's memory is nearly full")
+            with self._card.computing():
+                expected = work()  # kernels are loaded and plans made before anything is recorded
+                self._card.wait()
+                replay = self._card.record(work)
+                difference = _score_difference(replay(), expected)
+        except Exception as error:  # whatever cannot be recorded: it can still be run
+            return self._give_up(f"{type(error).__name__}: {error}", shape)
+        if not difference <= _SCORE_BOUND:  # NaN is no agreement
+            return self._give_up(f"a replay's scores are off by {difference:g}", shape)
+        self._kept[shape] = replay
+        return True
+
+    def _give_up(self, reason: str, shape: BatchShape | None = None) -> bool:
+        self._given_up = True
+        _log.warning(
+            "no more CUDA graphs are recorded; such batches run launch by launch, more slowly",
+            reason=reason,
+            recorded=len(self._kept),
+            padded=None if shape is None else shape.padded,
+            images=None if shape is None else shape.images,
+        )
+        return False
+
+
+def _score_difference(found: Tensor, expected: Tensor) -> float:
+    """Of two results [B, K, 6], waiting for both. Rows of near ties may change places."""
+    with torch.inference_mode():
+        return float((found[..., 0] - expected[..., 0]).abs().max())

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+from torch import Tensor
+
+from service.cuda_graphs import CudaGraphs
+from service.device import BatchShape
+from tests.service.standin_card import StandInCard
+
+ONE, TWO = BatchShape((64, 96), 1), BatchShape((64, 96), 2)
+
+
+def _work(shape: BatchShape) -> Callable[[], Tensor]:
+    return lambda: torch.full((shape.images, 3, 6), 0.5)
+
+
+def _recorded(graphs: CudaGraphs, *shapes: BatchShape) -> list[bool]:
+    return [graphs.record(shape, _work(shape)) for shape in shapes]
+
+
+def test_a_shape_is_recorded_once_and_replayed_from_then_on() -> None:
+    card = StandInCard()
+    graphs = CudaGraphs(card, most=8)
+    assert _recorded(graphs, ONE, TWO, ONE) == [True, True, True]
+    assert (len(graphs), card.recordings) == (2, 2)
+    checked = card.replays
+    graphs.run(ONE, _work(ONE))
+    assert card.replays == checked + 1
+
+
+def test_a_shape_without_a_graph_is_run_as_it_is() -> None:
+    card = StandInCard()
+    graphs = CudaGraphs(card, most=8)
+    assert graphs.run(ONE, _work(ONE)).shape == (1, 3, 6)
+    assert card.replays == card.recordings == 0
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_no_more_are_recorded_than_asked_for(most: int) -> None:
+    card = StandInCard()
+    graphs = CudaGraphs(card, most)
+    with capture_logs() as logs:
+        _recorded(graphs, ONE, TWO)
+    assert (len(graphs), card.recordings, logs) == (most, most, [])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ({"record_error": RuntimeError("operation not permitted")}, "not permitted"),
+        ({"record_error": torch.OutOfMemoryError("2 GiB short")}, "2 GiB short"),
+        ({"room": False}, "memory is nearly full"),
+        ({"replay_error": 0.5}, "off by 0.5"),
+        ({"replay_error": float("nan")}, "off by nan"),
+    ],
+)
+def test_a_failure_is_told_once_and_batches_run_without_graphs(
+    trouble: dict[str, object], reason: str
+) -> None:
+    card = StandInCard()
+    graphs = CudaGraphs(card, most=8)
+    assert _recorded(graphs, ONE) == [True]
+    for name, value in trouble.items():
+        setattr(card, name, value)
+    with capture_logs() as logs:
+        assert _recorded(graphs, TWO, BatchShape((96, 96), 1)) == [False, False]
+    (warning,) = logs
+    assert (warning["log_level"], warning["recorded"]) == ("warning", 1)
+    assert reason in warning["reason"]
+    torch.testing.assert_close(graphs.run(TWO, _work(TWO)), _work(TWO)())
