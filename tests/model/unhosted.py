@@ -48,7 +48,8 @@ class Unhosted(TorchDispatchMode):
 def to_meta(module: nn.Module) -> None:
     """Moves every tensor that a module keeps to the `meta` device, registered or not."""
     for part in module.modules():
-        for kept in (part._parameters, part._buffers, vars(part)):
+        places: tuple[dict[str, Any], ...] = (part._parameters, part._buffers, vars(part))
+        for kept in places:
             for name, value in list(kept.items()):
                 if isinstance(value, Tensor):
                     kept[name] = value.detach().to("meta")

@@ -115,8 +115,9 @@ class Bench:
         return self.slots[colour]
 
     def ring(self, *batches: RunBatch) -> list[Message | None]:
-        for message in (*batches, Stop()):
-            self.edge.send(message)
+        for batch in batches:
+            self.edge.send(batch)
+        self.edge.send(Stop())
         self.engine.run()
         return [self.edge.receive() for _ in batches]
 
