@@ -7,9 +7,9 @@ the first failure, with one warning: it may make a start no worse than it was wi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
-import structlog
 import torch
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from service.gpu_card import Card
 
 _SCORE_BOUND = 1e-2  # scores of a replay against those of the same work launch by launch
 
-_log = structlog.get_logger(__name__)
+# The standard library's, which ends in the same log: benchmarks run this on a bare GPU machine.
+_log = logging.getLogger(__name__)
 
 
 class CudaGraphs:
@@ -79,11 +80,13 @@ class CudaGraphs:
     def _give_up(self, reason: str, shape: BatchShape | None = None) -> bool:
         self._given_up = True
         _log.warning(
-            "no more CUDA graphs are recorded; such batches run launch by launch, more slowly",
-            reason=reason,
-            recorded=len(self._kept),
-            padded=None if shape is None else shape.padded,
-            images=None if shape is None else shape.images,
+            "no more CUDA graphs are recorded, other batches run launch by launch: %s",
+            reason,
+            extra={
+                "recorded": len(self._kept),
+                "padded": None if shape is None else shape.padded,
+                "images": None if shape is None else shape.images,
+            },
         )
         return False
 

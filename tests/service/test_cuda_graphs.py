@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from structlog.testing import capture_logs
 from torch import Tensor
 
 from service.cuda_graphs import CudaGraphs
@@ -40,12 +39,11 @@ def test_a_shape_without_a_graph_is_run_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 1])
-def test_no_more_are_recorded_than_asked_for(most: int) -> None:
+def test_no_more_are_recorded_than_asked_for(most: int, caplog: pytest.LogCaptureFixture) -> None:
     card = StandInCard()
     graphs = CudaGraphs(card, most)
-    with capture_logs() as logs:
-        _recorded(graphs, ONE, TWO)
-    assert (len(graphs), card.recordings, logs) == (most, most, [])
+    _recorded(graphs, ONE, TWO)
+    assert (len(graphs), card.recordings, caplog.records) == (most, most, [])
 
 
 @pytest.mark.parametrize(
@@ -59,16 +57,15 @@ def test_no_more_are_recorded_than_asked_for(most: int) -> None:
     ],
 )
 def test_a_failure_is_told_once_and_batches_run_without_graphs(
-    trouble: dict[str, object], reason: str
+    trouble: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     card = StandInCard()
     graphs = CudaGraphs(card, most=8)
     assert _recorded(graphs, ONE) == [True]
     for name, value in trouble.items():
         setattr(card, name, value)
-    with capture_logs() as logs:
-        assert _recorded(graphs, TWO, BatchShape((96, 96), 1)) == [False, False]
-    (warning,) = logs
-    assert (warning["log_level"], warning["recorded"]) == ("warning", 1)
-    assert reason in warning["reason"]
+    assert _recorded(graphs, TWO, BatchShape((96, 96), 1)) == [False, False]
+    (warning,) = caplog.records
+    assert (warning.levelname, vars(warning)["recorded"]) == ("WARNING", 1)
+    assert reason in warning.getMessage()
     torch.testing.assert_close(graphs.run(TWO, _work(TWO)), _work(TWO)())

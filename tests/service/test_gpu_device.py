@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from structlog.testing import capture_logs
 
 from model.geometry import padded_size
 from model.predictor import Predictor
@@ -93,13 +92,14 @@ def test_the_warm_up_records_what_it_runs_and_batches_replay_it(
     assert card.replays == replays + 1
 
 
-def test_a_card_that_records_nothing_serves(device: GpuDevice, card: StandInCard) -> None:
+def test_a_card_that_records_nothing_serves(
+    device: GpuDevice, card: StandInCard, caplog: pytest.LogCaptureFixture
+) -> None:
     card.record_error = RuntimeError("operation not permitted when stream is capturing")
     answer = device.run(_pictures(1), PADDED, [SIZE])
-    with capture_logs() as logs:
-        device.record(BatchShape(PADDED, 1))
-        device.record(BatchShape(PADDED, 1))
-    assert [entry["log_level"] for entry in logs] == ["warning"]
+    device.record(BatchShape(PADDED, 1))
+    device.record(BatchShape(PADDED, 1))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
     again = device.run(_pictures(1), PADDED, [SIZE])
     np.testing.assert_array_equal(again.detections[0].scores, answer.detections[0].scores)
 
