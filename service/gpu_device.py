@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.geometry import usual_buckets
 from service.device import BatchShape, BatchUnderWay, DeviceAnswer, OutOfDeviceMemory
 from service.gpu_card import Card, CudaCard
 from service.gpu_pipeline import GpuPipeline, PipelineLimits
@@ -100,13 +101,17 @@ class GpuDevice(TorchDevice):
         self._pipeline.record(shape)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
-        """The largest batch, then as `TorchDevice` has them.
+        """The largest batch, every size of usual buckets, then the other buckets.
 
         Graphs share their memory: what the first of them takes suffices for all that need less.
+        Where the time does not suffice for all shapes, a busy service misses full batches most.
         """
+        config = self.model.config
+        usual = usual_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
         shapes = super().shapes_to_warm(max_batch_size, max_batch_pixels)
         largest = max(shapes, key=_padded_pixels)
-        return [largest, *(shape for shape in shapes if shape != largest)]
+        ordered = sorted(shapes, key=lambda shape: shape.padded not in usual)
+        return [largest, *(shape for shape in ordered if shape != largest)]
 
 
 def _padded_pixels(shape: BatchShape) -> int:

@@ -117,6 +117,7 @@ class GpuPipeline:
         self._sets = [_Buffers(card, input_bytes, row_bytes) for _ in range(2)]
         self._input = card.memory(input_bytes)
         self.graphs = CudaGraphs(card, most_graphs)
+        card.wait()  # the buffers were made on neither of its streams
 
     def begin(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.geometry import padded_size
+from model.geometry import padded_size, usual_buckets
 from model.predictor import Predictor
 from service.device import BatchShape, OutOfDeviceMemory, OverlappingDevice
 from service.gpu_device import GpuDevice, GpuLimits, open_torch_device
@@ -67,14 +67,17 @@ def test_it_answers_as_a_plain_device(device: GpuDevice, weights: Path) -> None:
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
 
 
-def test_the_largest_batch_is_warmed_first_and_the_others_in_their_order(
+def test_the_largest_batch_is_warmed_first_and_then_full_batches_of_usual_buckets(
     device: GpuDevice,
 ) -> None:
-    plain = list(TorchDevice.shapes_to_warm(device, 2, LIMITS.max_batch_pixels))
+    plain = TorchDevice.shapes_to_warm(device, 2, LIMITS.max_batch_pixels)
     shapes = device.shapes_to_warm(2, LIMITS.max_batch_pixels)
     assert shapes[0].images * shapes[0].padded[0] * shapes[0].padded[1] == 2 * 384 * 512
-    plain.remove(shapes[0])
-    assert shapes[1:] == plain
+    assert sorted(shapes, key=str) == sorted(plain, key=str)
+    usual = usual_buckets(SMALL.shortest_side, SMALL.longest_side, SMALL.bucket_stride)
+    first = shapes[1 : 2 * len(usual)]
+    assert {shape.padded for shape in first} | {shapes[0].padded} == set(usual)
+    assert {shape.images for shape in first} == {1, 2}
 
 
 def test_the_warm_up_records_what_it_runs_and_batches_replay_it(
