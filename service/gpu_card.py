@@ -81,14 +81,15 @@ class CudaCard:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        torch.cuda.set_device(device)
-        self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._computing = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._device = torch.device("cuda", index)
+        torch.cuda.set_device(self._device)  # which takes no device without its number
+        self._copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._computing = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         # One pool for all graphs: they never run at the same time, so one may use the memory that
         # another needs only while it runs.
         self._pool = torch.cuda.graph_pool_handle()
-        torch.cuda.synchronize(device)  # weights were loaded on another stream
+        torch.cuda.synchronize(self._device)  # weights were loaded on another stream
 
     def pinned(self, num_bytes: int) -> Tensor:
         """See `Card`."""
