@@ -1,13 +1,15 @@
 """CUDA graphs, one for each bucket and batch size: recorded in the warm-up, replayed afterwards.
 
 A graph takes the launches of a batch (a thousand and more) off the host's hands. A batch that no
-graph was recorded for runs launch by launch and gets the same numbers. Recording is given up at
-the first failure, with one warning: it may make a start no worse than it was without graphs.
+graph was recorded for runs launch by launch and gets the same numbers. Where one finds no memory,
+only smaller ones are tried from then on; any other failure ends the recording. Either is told in
+one warning: graphs may make a start no worse than it was without them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import torch
@@ -33,7 +35,8 @@ class CudaGraphs:
     def __init__(self, card: Card, most: int) -> None:
         self._card = card
         self._most = most
-        self._given_up = False
+        self.given_up = False  # something but memory was missing
+        self._fits_below = math.inf  # padded pixels of a batch
         self._kept: dict[BatchShape, Callable[[], Tensor]] = {}
 
     def __len__(self) -> int:
@@ -60,35 +63,52 @@ class CudaGraphs:
         """
         if shape in self._kept:
             return True
-        if self._given_up or len(self._kept) >= self._most:
+        if self.given_up or len(self._kept) >= self._most or self._fits_below <= _pixels(shape):
             return False
         try:
             if not self._card.has_room():
-                return self._give_up("the card's memory is nearly full")
+                raise torch.OutOfMemoryError("the card's memory is nearly full")
             with self._card.computing():
                 expected = work()  # kernels are loaded and plans made before anything is recorded
                 self._card.wait()
                 replay = self._card.record(work)
                 difference = _score_difference(replay(), expected)
         except Exception as error:  # whatever cannot be recorded: it can still be run
-            return self._give_up(f"{type(error).__name__}: {error}", shape)
+            if not _is_about_memory(error):
+                self.given_up = True
+            return self._tell(shape, f"{type(error).__name__}: {error}")
         if not difference <= _SCORE_BOUND:  # NaN is no agreement
-            return self._give_up(f"a replay's scores are off by {difference:g}", shape)
+            self.given_up = True
+            return self._tell(shape, f"a replay's scores are off by {difference:g}")
         self._kept[shape] = replay
         return True
 
-    def _give_up(self, reason: str, shape: BatchShape | None = None) -> bool:
-        self._given_up = True
-        _log.warning(
-            "no more CUDA graphs are recorded, other batches run launch by launch: %s",
-            reason,
-            extra={
-                "recorded": len(self._kept),
-                "padded": None if shape is None else shape.padded,
-                "images": None if shape is None else shape.images,
-            },
-        )
+    def _tell(self, shape: BatchShape, reason: str) -> bool:
+        """Warns, where it is the first time or the last; returns False."""
+        if self.given_up or self._fits_below == math.inf:
+            _log.warning(
+                "batches of this shape%s have no CUDA graph and run launch by launch: %s",
+                " and all that follow" if self.given_up else " and larger ones",
+                reason,
+                extra={
+                    "recorded": len(self._kept),
+                    "padded": shape.padded,
+                    "images": shape.images,
+                },
+            )
+        self._fits_below = _pixels(shape)
         return False
+
+
+def _pixels(shape: BatchShape) -> int:
+    return shape.images * shape.padded[0] * shape.padded[1]
+
+
+def _is_about_memory(error: BaseException | None) -> bool:
+    """Also where ending the capture failed because of that."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__context__
+    return error is not None
 
 
 def _score_difference(found: Tensor, expected: Tensor) -> float:

@@ -50,13 +50,11 @@ def test_no_more_are_recorded_than_asked_for(most: int, caplog: pytest.LogCaptur
     ("trouble", "reason"),
     [
         ({"record_error": RuntimeError("operation not permitted")}, "not permitted"),
-        ({"record_error": torch.OutOfMemoryError("2 GiB short")}, "2 GiB short"),
-        ({"room": False}, "memory is nearly full"),
         ({"replay_error": 0.5}, "off by 0.5"),
         ({"replay_error": float("nan")}, "off by nan"),
     ],
 )
-def test_a_failure_is_told_once_and_batches_run_without_graphs(
+def test_a_failure_is_told_once_and_ends_it_and_batches_run_without_graphs(
     trouble: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     card = StandInCard()
@@ -69,3 +67,36 @@ def test_a_failure_is_told_once_and_batches_run_without_graphs(
     assert (warning.levelname, vars(warning)["recorded"]) == ("WARNING", 1)
     assert reason in warning.getMessage()
     torch.testing.assert_close(graphs.run(TWO, _work(TWO)), _work(TWO)())
+
+
+def _memory_error_at_the_end() -> RuntimeError:
+    """As torch's, where ending a capture fails because of what happened in it."""
+    error = RuntimeError("capture invalidated")
+    error.__context__ = torch.OutOfMemoryError("2 GiB short")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ({"record_error": torch.OutOfMemoryError("2 GiB short")}, "2 GiB short"),
+        ({"record_error": _memory_error_at_the_end()}, "capture invalidated"),
+        ({"room": False}, "memory is nearly full"),
+    ],
+)
+def test_without_memory_only_smaller_graphs_are_tried(
+    trouble: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = StandInCard()
+    graphs = CudaGraphs(card, most=8)
+    before = {name: getattr(card, name) for name in trouble}
+    for name, value in trouble.items():
+        setattr(card, name, value)
+    assert _recorded(graphs, BatchShape((64, 96), 4), BatchShape((64, 96), 3)) == [False, False]
+    for name, value in before.items():
+        setattr(card, name, value)
+    assert _recorded(graphs, BatchShape((64, 128), 3), TWO, ONE) == [False, True, True]
+    assert not graphs.given_up
+    (warning,) = caplog.records
+    assert "and larger ones" in warning.getMessage()
+    assert reason in warning.getMessage()
