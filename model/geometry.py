@@ -62,10 +62,6 @@ def reachable_buckets(
     Returns:
         (H, W) each, every one once; after the usual ones the less elongated come first.
     """
-    found: dict[tuple[int, int], None] = {}
-    for width, height in _USUAL_ASPECTS:
-        size = resized_size(height * _LARGE, width * _LARGE, shortest_side, longest_side)
-        found[padded_size(*size, stride)] = None
     others = set()
     for short in range(1, shortest_side + 1):
         # Where `short` was rounded to, the aspect is at least longest_side / (short + 0.5).
@@ -74,8 +70,19 @@ def reachable_buckets(
         for long in range(-(-lowest // stride), -(-longest_side // stride) + 1):
             bucket = padded_size(short, long * stride, stride)
             others |= {bucket, bucket[::-1]}
-    found |= dict.fromkeys(sorted(others, key=_elongation))
-    return tuple(found)
+    usual = usual_buckets(shortest_side, longest_side, stride)
+    return tuple(dict.fromkeys((*usual, *sorted(others, key=_elongation))))
+
+
+def usual_buckets(
+    shortest_side: int, longest_side: int, stride: int
+) -> tuple[tuple[int, int], ...]:
+    """The buckets of the aspects that people send most, the first of `reachable_buckets`."""
+    sizes = [
+        resized_size(height * _LARGE, width * _LARGE, shortest_side, longest_side)
+        for width, height in _USUAL_ASPECTS
+    ]
+    return tuple(dict.fromkeys(padded_size(*size, stride) for size in sizes))
 
 
 def _elongation(bucket: tuple[int, int]) -> tuple[float, int]:

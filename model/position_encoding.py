@@ -15,7 +15,8 @@ _EPS = 1e-6
 def _frequencies(features: int, temperature: float, like: Tensor) -> Tensor:
     index = torch.arange(features, dtype=like.dtype, device=like.device)
     exponent = 2 * torch.div(index, 2, rounding_mode="floor") / features
-    return torch.as_tensor(temperature, dtype=like.dtype, device=like.device) ** exponent
+    # Filled on the device: a number that came from the host would make a GPU's stream wait.
+    return torch.full((), temperature, dtype=like.dtype, device=like.device) ** exponent
 
 
 def _interleaved_sine(angles: Tensor) -> Tensor:
@@ -26,27 +27,30 @@ def _interleaved_sine(angles: Tensor) -> Tensor:
 def encode_cells(padding_mask: Tensor, d_model: int, dtype: torch.dtype) -> Tensor:
     """Position of every cell of a feature map (DINO: temperature 20, normalised by valid size).
 
+    Angles, sines and cosines are those of rows and of columns; cells only put them together.
+
     Args:
-        padding_mask: bool [B, H, W], True on padding.
+        padding_mask: bool [B, H, W], True on padding, which is right and bottom.
         d_model: features a cell; half for y, half for x.
         dtype: floating type of the result.
 
     Returns:
-        [B, H, W, d_model], y features first.
+        [B, H, W, d_model], y features first. Right of an image y is 0, below it x is.
     """
-    valid = (~padding_mask).to(dtype)
-    y = valid.cumsum(1)
-    x = valid.cumsum(2)
-    y = y / (y[:, -1:, :] + _EPS) * (2 * math.pi)
-    x = x / (x[:, :, -1:] + _EPS) * (2 * math.pi)
-    frequencies = _frequencies(d_model // 2, _CELL_TEMPERATURE, valid)
-    return torch.cat(
-        (
-            _interleaved_sine(y[..., None] / frequencies),
-            _interleaved_sine(x[..., None] / frequencies),
-        ),
-        dim=-1,
-    )
+    features = d_model // 2
+    rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
+    y, x = (_encode_axis(valid.to(dtype), features) for valid in (rows, columns))
+    zero = (torch.arange(features, device=padding_mask.device) % 2).to(dtype)  # sin 0, cos 0, ...
+    y = torch.where(columns[:, None, :, None], y[:, :, None], zero)
+    x = torch.where(rows[:, :, None, None], x[:, None], zero)
+    return torch.cat((y, x), dim=-1)
+
+
+def _encode_axis(valid: Tensor, features: int) -> Tensor:
+    """Places along one axis, [B, N] with 1 where an image is: [B, N, features]."""
+    place = valid.cumsum(1)
+    place = place / (place[:, -1:] + _EPS) * (2 * math.pi)
+    return _interleaved_sine(place[..., None] / _frequencies(features, _CELL_TEMPERATURE, valid))
 
 
 def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
@@ -60,5 +64,6 @@ def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
         [..., 2 * d_model].
     """
     frequencies = _frequencies(d_model // 2, _BOX_TEMPERATURE, boxes)
-    y_x_w_h = boxes[..., [1, 0, 2, 3]] * (2 * math.pi)
+    # Not by a list of indices: those would be copied to a GPU each time.
+    y_x_w_h = torch.cat((boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]), -1) * (2 * math.pi)
     return _interleaved_sine(y_x_w_h[..., None] / frequencies).flatten(-2)

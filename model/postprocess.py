@@ -35,20 +35,45 @@ def select_detections(
     Returns:
         One `Detections` an image, on the CPU, boxes clipped to the image.
     """
+    rows = best_pairs(pred_logits, pred_boxes, max_detections).cpu().numpy()
+    return to_detections(rows, original_sizes, duplicate_iou)
+
+
+def best_pairs(pred_logits: Tensor, pred_boxes: Tensor, max_detections: int) -> Tensor:
+    """The device's half of `select_detections`; on a GPU it waits for nothing.
+
+    Returns:
+        float32 [B, K, 6], best score first: score, class id (exact below 2^24), and the corners of
+        the box in 0..1 of the unpadded image.
+    """
     num_classes = pred_logits.shape[-1]
     flat = pred_logits.flatten(1).sigmoid()
-    count = min(max_detections, flat.shape[1])
-    scores, indices = flat.topk(count, dim=1)
+    scores, indices = flat.topk(min(max_detections, flat.shape[1]), dim=1)
     queries = torch.div(indices, num_classes, rounding_mode="floor")
     boxes = pred_boxes.gather(1, queries[..., None].expand(-1, -1, 4))
     half = boxes[..., 2:] / 2
     corners = torch.cat((boxes[..., :2] - half, boxes[..., :2] + half), dim=-1)
-    sizes = torch.tensor([(w, h, w, h) for h, w in original_sizes], dtype=corners.dtype)
-    pixels = corners.clamp(0, 1) * sizes.to(corners.device)[:, None]
-    columns = (scores.float().cpu(), (indices % num_classes).cpu(), pixels.float().cpu())
+    pair = torch.stack((scores.float(), (indices % num_classes).float()), dim=-1)
+    return torch.cat((pair, corners.clamp(0, 1).float()), dim=-1)
+
+
+def to_detections(
+    rows: npt.NDArray[np.float32],
+    original_sizes: Sequence[tuple[int, int]],
+    duplicate_iou: float = 1.0,
+) -> list[Detections]:
+    """The host's half of `select_detections`; keeps no view of `rows`.
+
+    Args:
+        rows: [B, K, 6] of `best_pairs`.
+        original_sizes: (H, W) in pixels of each image before the resize.
+        duplicate_iou: see `drop_duplicates`; 1 keeps all.
+    """
+    sizes = np.array([(w, h, w, h) for h, w in original_sizes], dtype=np.float32).reshape(-1, 1, 4)
+    pixels = rows[..., 2:] * sizes
     found = [
-        Detections(score.numpy(), label.numpy(), box.numpy())
-        for score, label, box in zip(*columns, strict=True)
+        Detections(image[:, 0].copy(), image[:, 1].astype(np.int64), boxes)
+        for image, boxes in zip(rows, pixels, strict=True)
     ]
     if duplicate_iou >= 1:
         return found

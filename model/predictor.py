@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.detections import Detections
 from model.outputs import DetectorOutput
-from model.postprocess import select_detections
+from model.postprocess import best_pairs, select_detections
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -123,6 +123,21 @@ class Predictor:
             output: DetectorOutput = self._detector(images, padding_mask)
         return output
 
+    def detect(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        """All of a batch that a GPU does, without waiting for anything: a CUDA graph can hold it.
+
+        Args:
+            pixels: uint8 [B, H, W, 3] on the device; what lies in the padding does not matter.
+            sizes: int32 [B, 2] on the device, (height, width) of each image in its bucket.
+
+        Returns:
+            float32 [B, K, 6] on the device; see `model.postprocess.best_pairs`.
+        """
+        with torch.inference_mode():
+            mask = padding_of(sizes, (pixels.shape[1], pixels.shape[2]))
+            output = self.forward(*self.normalise(pixels.permute(0, 3, 1, 2), mask))
+            return best_pairs(output.pred_logits, output.pred_boxes, self.config.max_detections)
+
     def postprocess(
         self, output: DetectorOutput, original_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
@@ -135,3 +150,18 @@ class Predictor:
                 self.config.max_detections,
                 self.config.duplicate_iou,
             )
+
+
+def padding_of(sizes: Tensor, padded: tuple[int, int]) -> Tensor:
+    """The padding mask of images of these sizes, made where the sizes are.
+
+    Args:
+        sizes: integers [B, 2], (height, width).
+        padded: (H, W) of the bucket.
+
+    Returns:
+        bool [B, H, W], True on padding.
+    """
+    below = torch.arange(padded[0], device=sizes.device) >= sizes[:, :1]
+    beside = torch.arange(padded[1], device=sizes.device) >= sizes[:, 1:]
+    return below[:, :, None] | beside[:, None, :]

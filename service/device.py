@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,11 @@ class Device(Protocol):
 
     name: str  # the device that was taken: "cpu", "cuda:0", "fake"
     model: ModelInfo
-    implementations: Mapping[str, str]  # which code does what; for logs and /v1/models
+
+    @property
+    def implementations(self) -> Mapping[str, str]:
+        """Which code does what, now that it is warm; for logs and /v1/models."""
+        ...
 
     def run(
         self,
@@ -72,4 +76,47 @@ class Device(Protocol):
 
     def is_broken(self, error: Exception) -> bool:
         """Whether after this error only a new process helps (a sticky CUDA error)."""
+        ...
+
+
+class BatchUnderWay(Protocol):
+    """A batch that an `OverlappingDevice` computes."""
+
+    def done(self) -> bool:
+        """Whether `finish` would not wait."""
+        ...
+
+    def finish(self) -> DeviceAnswer:
+        """Waits for the answer; called once.
+
+        Raises:
+            Exception: whatever went wrong.
+        """
+        ...
+
+
+@runtime_checkable
+class OverlappingDevice(Device, Protocol):
+    """A device that computes by itself while its host puts the next batch together (a GPU)."""
+
+    def begin(
+        self,
+        images: Iterable[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> BatchUnderWay:
+        """Starts a batch, behind the one that may be under way; see `Device.run`.
+
+        Args:
+            images: taken one by one, each valid until the next is asked for.
+            padded: (H, W) of their bucket.
+            original_sizes: (H, W) that boxes refer to, one an image.
+
+        Raises:
+            OutOfDeviceMemory: where half the batch may fit.
+        """
+        ...
+
+    def record(self, shape: BatchShape) -> None:
+        """Prepares for more batches of a shape that has just run in the warm-up; never fails."""
         ...

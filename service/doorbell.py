@@ -30,6 +30,11 @@ class MessageReader:
         """Starts with nothing."""
         self._bytes = bytearray()
 
+    @property
+    def holds_some(self) -> bool:
+        """Whether bytes wait here, of a whole message or a part."""
+        return bool(self._bytes)
+
     def feed(self, data: bytes) -> None:
         """Takes bytes in."""
         self._bytes += data
@@ -152,6 +157,13 @@ class EngineDoorbell:
                 return None
             self._reader.feed(data)
         return message
+
+    def rings_within(self, seconds: float) -> bool:
+        """Whether `receive` would have something to read, waiting for it so long at most."""
+        if self._reader.holds_some:
+            return True
+        ready, _, _ = select.select([self._socket], [], [], seconds)
+        return bool(ready)
 
     def wait_until_edge_is_gone(self) -> None:
         """Returns when the edge has closed its end or died; reads nothing (another thread may)."""

@@ -1,7 +1,7 @@
 """The engine process: owns the device and the model, runs the batches that the edge rings for.
 
-    doorbell --RunBatch--> main thread: slots -> Device.run -> slots
-    doorbell <--BatchDone / BatchFailed------------------------------------------/
+    doorbell --RunBatch--> main thread (`service.engine_loop`): slots -> Device -> slots
+    doorbell <--BatchDone / BatchFailed-------------------------------------------/
 
 Started by `service.engine_process` as `python -m service.engine`. It has no life of its own: when
 the edge is gone (end of file on the doorbell, or the kernel's parent-death signal) it ends, also
@@ -21,100 +21,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import structlog
 
-from model.detections import Detections
-from service.device import Device, OutOfDeviceMemory
+from service.device import Device
 from service.doorbell import EngineDoorbell
+from service.engine_loop import engine_of
 from service.fake_device import FakeDevice
 from service.logs import configure_logs
-from service.messages import (
-    BadMessage,
-    BatchDone,
-    BatchFailed,
-    Hello,
-    Message,
-    RunBatch,
-    Start,
-    StartFailed,
-)
+from service.messages import Hello, Start, StartFailed
 from service.slots import SlotMemory
 from service.warm_up import WarmUpLimits, warm_up
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_EXIT_BROKEN_DEVICE = 70
 _WORST_OOM_SCORE = 1000  # proc_pid_oom_score_adj(5)
 _OOM_SCORE_ADDED = 300  # thousandths of the memory that there is
 
 _log = structlog.get_logger(__name__)
-
-
-class Engine:
-    """Runs batches until it is told to stop."""
-
-    def __init__(self, device: Device, memory: SlotMemory, doorbell: EngineDoorbell) -> None:
-        """Takes what it works with."""
-        self._device = device
-        self._memory = memory
-        self._doorbell = doorbell
-
-    def run(self) -> None:
-        """Answers messages in order; returns on `Stop`, on nonsense and when the edge is gone."""
-        while isinstance(message := self._next_message(), RunBatch):
-            self._doorbell.send(self._run_batch(message))
-
-    def _next_message(self) -> Message | None:
-        try:
-            return self._doorbell.receive()
-        except BadMessage:
-            return None
-
-    def _run_batch(self, batch: RunBatch) -> BatchDone | BatchFailed:
-        """Runs one batch; what goes wrong is told, so that the edge can isolate the culprit."""
-        try:
-            return self._detect(batch)
-        except (OutOfDeviceMemory, MemoryError) as error:
-            return BatchFailed(batch.batch_id, str(error) or "no memory left", "out_of_memory")
-        except Exception as error:
-            _log.exception("batch failed", images=len(batch.slots), padded=batch.padded)
-            if self._device.is_broken(error):
-                _log.error("the device is lost; ending, to be replaced")
-                os._exit(_EXIT_BROKEN_DEVICE)
-            return BatchFailed(batch.batch_id, f"{type(error).__name__}: {error}")
-
-    def _detect(self, batch: RunBatch) -> BatchDone:
-        started = time.monotonic()
-        heads = [self._memory.read_header(slot, generation) for slot, generation in batch.slots]
-        views = [
-            self._memory.pixels(slot, head.size)
-            for (slot, _), head in zip(batch.slots, heads, strict=True)
-        ]
-        viewed = time.monotonic()
-        answer = self._device.run(views, batch.padded, [head.original_size for head in heads])
-        detected = time.monotonic()
-        for (slot, generation), found in zip(batch.slots, answer.detections, strict=True):
-            _check_finite(found)
-            self._memory.write_result(slot, generation, found)
-        written = time.monotonic()
-        return BatchDone(
-            batch.batch_id,
-            assemble_ms=(viewed - started) * 1000 + answer.assemble_ms,
-            forward_ms=answer.forward_ms,
-            postprocess_ms=(written - detected) * 1000 + answer.postprocess_ms,
-            copy_ms=answer.copy_ms,
-            started=started,
-        )
-
-
-def _check_finite(found: Detections) -> None:
-    """Refuses numbers that no client could use.
-
-    Raises:
-        ArithmeticError: for NaN or infinity; an error is better than a nonsense box.
-    """
-    if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
-        raise ArithmeticError("the network's output is not finite")
 
 
 def open_device(start: Start) -> Device:
@@ -126,9 +48,10 @@ def open_device(start: Start) -> Device:
     if start.engine == "fake":
         return FakeDevice(start.fake)
     # torch is loaded here and not above: a fake engine starts without it.
-    from service.torch_device import TorchDevice  # noqa: PLC0415
+    from service.gpu_device import GpuLimits, open_torch_device  # noqa: PLC0415
 
-    return TorchDevice(start.model_path, start.device, start.threads, start.precision)
+    limits = GpuLimits(start.max_batch_size, start.max_batch_pixels, start.max_cuda_graphs)
+    return open_torch_device(start.model_path, start.device, start.threads, start.precision, limits)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -175,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
             warm_up_left_out=warmed.left_out,
         )
     )
-    Engine(device, SlotMemory(start.layout, options.slots_fd), doorbell).run()
+    engine_of(device, SlotMemory(start.layout, options.slots_fd), doorbell).run()
     return 0
 
 

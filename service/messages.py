@@ -52,6 +52,7 @@ class Start:
     max_batch_pixels: int = 1
     warm_up_seconds: float | None = None  # None: by the device
     precision: str = "auto"
+    max_cuda_graphs: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from service.batcher import Batcher
 from service.engine_plan import HeldFile
 from service.slots import SlotPool
 from service.supervisor import Supervisor
+from service.types import EngineFacts
 
 
 class ServedModel:
@@ -61,6 +62,11 @@ class ServedModel:
     def engine_pids(self) -> tuple[int | None, ...]:
         """Process ids, in the order of the devices; None for one that is being replaced."""
         return tuple(engine.pid for engine in self.engines)
+
+    @property
+    def engine_facts(self) -> tuple[EngineFacts, ...]:
+        """What the engines compute with, in the order of the devices; without unready ones."""
+        return tuple(facts for engine in self.engines if (facts := engine.facts) is not None)
 
     def canary_age_seconds(self, clock: Callable[[], float] = time.monotonic) -> float:
         """Seconds since an engine last answered a batch; infinite where none ever did."""

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
         description="numbers the network computes in: auto is fp32; bf16 is quicker on CPUs that"
         " have AVX512-BF16 and less exact; fp16 on GPUs alone",
     )
+    max_cuda_graphs: int = Field(
+        512,
+        ge=0,
+        description="on a GPU: most CUDA graphs, one for each input shape and batch size that the "
+        "warm-up reaches; 0: none, every batch is launched kernel by kernel",
+    )
     warm_up_seconds: float | None = Field(
         None,
         ge=0,

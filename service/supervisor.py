@@ -39,6 +39,7 @@ from service.restarts import RestartPolicy
 from service.scheduler import Batch, LaneState
 from service.service_time import ServiceTime
 from service.slots import SlotPool
+from service.types import EngineFacts
 
 _REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
 _STOP_SECONDS = 5.0  # an idle engine ends at once
@@ -102,6 +103,15 @@ class Supervisor:
     def kernel(self) -> str:
         """Which attention implementation the engine runs; empty before the first is ready."""
         return "" if self._hello is None else self._hello.implementations.get("kernel", "")
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """What the engine computes with; None before the first is ready."""
+        if self._hello is None:
+            return None
+        said = self._hello.implementations
+        graphs = int(said.get("cuda_graphs", "0"))
+        return EngineFacts(self._hello.device, self.kernel, said.get("precision", ""), graphs)
 
     @property
     def last_success(self) -> float:

@@ -74,12 +74,17 @@ class TorchDevice:
         self.name = str(self._predictor.device)
         if self.name == "cpu":
             keep_freed_memory()
-        self.implementations: Mapping[str, str] = {
+        self._facts = {
             "kernel": implementation_name(self._predictor.device),
             "precision": resolve_precision(precision, self._predictor.device)[0],
             "torch": torch.__version__,
             "threads": str(torch.get_num_threads()),
         }
+
+    @property
+    def implementations(self) -> Mapping[str, str]:
+        """See `service.device.Device`."""
+        return self._facts
 
     def run(
         self,

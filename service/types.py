@@ -25,6 +25,16 @@ class DetectOptions:
 
 
 @dataclass(frozen=True)
+class EngineFacts:
+    """What an engine computes with."""
+
+    device: str  # the one that was taken: "cpu", "cuda:0"
+    kernel: str  # which attention implementation
+    precision: str  # numbers of the network: "fp32", "fp16", "bf16"; empty for the fake engine
+    cuda_graphs: int  # batch shapes that were recorded as CUDA graphs; 0 on a CPU
+
+
+@dataclass(frozen=True)
 class StageTimings:
     """Where the time of one request went, in milliseconds; the stages add up to the total."""
 

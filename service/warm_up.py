@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.device import BatchShape, Device, OutOfDeviceMemory
+from service.device import BatchShape, Device, OutOfDeviceMemory, OverlappingDevice
 
 # Where no setting says otherwise. On a CPU a shape's first run costs little more than its second.
 CPU_LIMIT_SECONDS = 5.0
@@ -76,4 +76,6 @@ def _run(device: Device, shape: BatchShape) -> bool:
         if shape.images == 1:
             raise
         return False
+    if isinstance(device, OverlappingDevice):
+        device.record(shape)
     return True

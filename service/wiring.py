@@ -165,6 +165,7 @@ def _start_message(settings: Settings, file: HeldFile, layout: SlotLayout, devic
         max_batch_pixels=settings.max_batch_pixels,
         warm_up_seconds=settings.warm_up_seconds,
         precision=settings.precision,
+        max_cuda_graphs=settings.max_cuda_graphs,
     )
 
 

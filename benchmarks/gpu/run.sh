@@ -5,8 +5,8 @@
 #
 # Without training it ends within 10 minutes: each part has a limit of its own, writes its own file,
 # and one that fails is told at the end and does not stop the others. Needs a Python with torch (CUDA),
-# numpy, pillow and safetensors; the part over HTTP also what the service needs (fastapi, uvicorn,
-# ...; without them it says so); training also scipy, zxing-cpp, opencv-python-headless,
+# numpy, pillow and safetensors; the parts over HTTP also what the service needs (fastapi, uvicorn,
+# ...; without them they say so); the tests also pytest; training also scipy, zxing-cpp, opencv-python-headless,
 # scikit-image, scikit-learn and rich. PYTHON names another interpreter; DEVICE=cpu tries the script
 # itself out, on small sizes.
 set -uo pipefail
@@ -30,34 +30,44 @@ if [ "$device" = cuda ]; then
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/device.txt" || exit 1
     small=()
     trial=()
+    engine_trial=()
 else
     small=(--small)
     trial=(--size 192 256 --batches 1 --repeats 1)
+    engine_trial=(--models default --precisions fp32 --size 192 256 --batches 1 2 --repeats 1)
 fi
 "$python" -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda)' | tee -a "$out/device.txt"
 date -u +%FT%TZ | tee -a "$out/device.txt"
 
 kernels=("$python" -m benchmarks.kernels.gpu)
 here=(--device "$device" "${small[@]}")
-part kernels_check 80 "${kernels[@]}" check --seconds 40 "${here[@]}" --json "$out/kernels_check.json"
-part kernels_promise 60 "${kernels[@]}" promise "${here[@]}" --json "$out/kernels_promise.json"
-part kernels_time 90 "${kernels[@]}" time --repeats 20 "${here[@]}" --json "$out/kernels_time.json"
+# First whether the numbers are right; the limits add up to 575 seconds.
+part kernels_check 50 "${kernels[@]}" check --seconds 30 "${here[@]}" --json "$out/kernels_check.json"
+part kernels_promise 45 "${kernels[@]}" promise "${here[@]}" --json "$out/kernels_promise.json"
+if [ "$device" = cuda ] && "$python" -c 'import pytest, pytest_asyncio, structlog' 2>/dev/null; then
+    part tests 35 "$python" -m pytest -q -m requires_cuda -p no:cacheprovider tests/service/test_gpu_device.py
+fi
+part pipeline 100 "$python" -m benchmarks.gpu.pipeline --device "$device" --seconds 80 "${engine_trial[@]}" \
+    --json "$out/pipeline.json"
+part kernels_time 50 "${kernels[@]}" time --repeats 20 "${here[@]}" --json "$out/kernels_time.json"
 if command -v compute-sanitizer >/dev/null && [ "$device" = cuda ]; then
     for tool in memcheck racecheck; do
-        part "sanitizer_$tool" 50 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            "${kernels[@]}" check --seconds 10 "${here[@]}" --json "$out/sanitizer_$tool.json"
+        part "sanitizer_$tool" 35 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            "${kernels[@]}" check --seconds 8 "${here[@]}" --json "$out/sanitizer_$tool.json"
     done
 fi
-part model_speed 100 "$python" -m benchmarks.gpu.model_speed --device "$device" "${trial[@]}" \
+part model_speed 55 "$python" -m benchmarks.gpu.model_speed --device "$device" "${trial[@]}" \
     --json "$out/model_speed.json"
 if [ "$device" = cuda ]; then
-    part batch_invariance 50 "$python" -m benchmarks.serving.batch_invariance --device cuda \
+    part batch_invariance 40 "$python" -m benchmarks.serving.batch_invariance --device cuda \
         --batches 100 --output "$out"
-    part model_timings 50 "$python" benchmarks/gpu/model_timings.py --batches 1 --repeats 5 \
+    part model_timings 20 "$python" benchmarks/gpu/model_timings.py --batches 1 --repeats 5 \
         --json "$out/model_timings.json"
 fi
-part service 70 "$python" -m benchmarks.gpu.service_throughput --device "$device" --seconds 15 \
-    --json "$out/service.json"
+# With CUDA graphs and without; a short warm-up leaves time to measure.
+service=("$python" -m benchmarks.gpu.service_throughput --device "$device" --seconds 12)
+part service 65 "${service[@]}" --json "$out/service.json" -- --warm-up-seconds 25
+part service_launched 45 "${service[@]}" --json "$out/service_launched.json" -- --warm-up-seconds 8 --max-cuda-graphs 0
 
 if [ "$minutes" -gt 0 ]; then
     part scenes 1800 "$python" -m model.training.codes.cache --out "$out.scenes" --count 60000 --seed 2 \

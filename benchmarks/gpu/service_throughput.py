@@ -1,9 +1,10 @@
 """The service over HTTP on a device: answers a second, from a real client on the same machine.
 
-python -m benchmarks.gpu.service_throughput [--device cuda] [--seconds 15] [--json FILE]
+python -m benchmarks.gpu.service_throughput [--device cuda] [--seconds 15] [--json FILE] [-- FLAGS]
 
-Starts `python -m service serve` with the model that comes with it, waits until it is ready, sends
-the sample photos over and over (closed loop), and ends it again.
+Starts `python -m service serve` with the model that comes with it (and FLAGS, for instance
+`--max-cuda-graphs 0`), waits until it is ready, sends the sample photos over and over (closed
+loop), and ends it again. What the engines say that they compute with stands in the result.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import http.client
 import importlib.util
 import itertools
+import json
 import signal
 import socket
 import statistics
@@ -42,6 +44,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("flags", nargs="*", help="of `serve`, after --")
     options = parser.parse_args()
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     results: dict[str, Any] = {"missing_packages": missing, "failures": []}
@@ -57,12 +60,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     port, grpc_port = _free_port(), _free_port()
     command = [sys.executable, "-m", "service", "serve", "--device", options.device]
     ports = ["--host", "127.0.0.1", "--port", str(port), "--grpc-port", str(grpc_port)]
-    server = subprocess.Popen([*command, *ports])
+    server = subprocess.Popen([*command, *ports, *options.flags])
+    engines: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     failures: list[str] = []
     try:
         if not _ready(port, server):
             return {"failures": ["the service did not become ready"]}
+        engines = _engines(port)
         for in_flight in options.in_flight:
             run = _closed_loop(port, in_flight, options.seconds / len(options.in_flight))
             runs.append(run)
@@ -74,7 +79,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             server.wait(_STOP_LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             server.kill()
-    return {"runs": runs, "failures": failures}
+    return {"flags": options.flags, "engines": engines, "runs": runs, "failures": failures}
 
 
 def _closed_loop(port: int, in_flight: int, seconds: float) -> dict[str, Any]:
@@ -113,6 +118,13 @@ def _closed_loop(port: int, in_flight: int, seconds: float) -> dict[str, Any]:
         "p99_ms": round(counted[int(0.99 * (len(counted) - 1))], 2) if counted else None,
         "other_statuses": sorted(set(others)),
     }
+
+
+def _engines(port: int) -> list[dict[str, Any]]:
+    """Device, kernel, precision and CUDA graphs of each engine."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as response:
+        engines: list[dict[str, Any]] = json.load(response)["models"][0]["engines"]
+    return engines
 
 
 def _free_port() -> int:

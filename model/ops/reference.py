@@ -91,8 +91,9 @@ def _locations(
     centres = references[..., :2]
     if references.shape[-1] == 4:  # noqa: PLR2004 - cxcywh
         return centres + offsets / offsets.shape[4] * references[..., 2:] * 0.5
-    sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-    return centres + offsets / sizes[:, None]
+    # Filled where they are used: copied from the host they would keep a GPU waiting.
+    sides = [offsets.new_full((1,), side) for shape in spatial_shapes for side in reversed(shape)]
+    return centres + offsets / torch.cat(sides).view(-1, 1, 2)
 
 
 def _sample(tokens: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor) -> Tensor:

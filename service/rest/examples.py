@@ -75,6 +75,9 @@ MODELS: dict[str, Any] = {
             "description": "Printed codes in photos.",
             "variant": "lite-dino-efficientnet-lite0",
             "kernel": "cpu",
+            "engines": [
+                {"device": "cpu", "kernel": "cpu", "precision": "fp32", "cuda_graphs": 0},
+            ],
             "default_threshold": 0.3,
             "classes": [{"id": 0, "name": "qr_code"}, {"id": 1, "name": "data_matrix"}],
             "input": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -49,6 +51,7 @@ class ProbeEndpoints:
             "description": model.description,
             "variant": model.config.name,
             "kernel": self._detector.kernel,
+            "engines": [asdict(facts) for facts in self._detector.served.engine_facts],
             "default_threshold": model.score_threshold,
             "classes": [
                 {"id": class_id, "name": name}

@@ -197,6 +197,17 @@ class Limits(_Schema):
     formats: list[str]
 
 
+class Engine(_Schema):
+    """What one engine computes with."""
+
+    device: str
+    kernel: str = Field(description="which deformable-attention implementation serves")
+    precision: str = Field(description="numbers of the network: fp32, bf16 or fp16")
+    cuda_graphs: int = Field(
+        ge=0, description="batch shapes that run as recorded CUDA graphs; 0: none, as on a CPU"
+    )
+
+
 class ModelEntry(_Schema):
     """A model that is served."""
 
@@ -205,6 +216,7 @@ class ModelEntry(_Schema):
     description: str
     variant: str = Field(description="the architecture")
     kernel: str = Field(description="which deformable-attention implementation serves")
+    engines: list[Engine] = Field(description="one a device; none before they are ready")
     default_threshold: Score
     classes: list[ClassName]
     input: InputRule

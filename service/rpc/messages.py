@@ -6,6 +6,8 @@ client reads over gRPC what it would have read from the JSON.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from service.detector import Detector
 from service.encoding import _rounded_columns as rounded_columns
 from service.encoding import label_name, timings_ms
@@ -69,6 +71,7 @@ def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelRespons
         description=model.description,
         variant=model.config.name,
         kernel=detector.kernel,
+        engines=[pb.Engine(**asdict(facts)) for facts in detector.served.engine_facts],
         default_threshold=model.score_threshold,
         classes=[
             pb.ClassName(id=class_id, name=name)

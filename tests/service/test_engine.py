@@ -18,7 +18,8 @@ from model.detections import Detections
 from model.weights_file import ModelInfo
 from service.device import BatchShape, Device, DeviceAnswer, OutOfDeviceMemory
 from service.doorbell import EngineDoorbell
-from service.engine import Engine, open_device
+from service.engine import open_device
+from service.engine_loop import Engine
 from service.engine_process import _spawn
 from service.fake_device import FAKE_MODEL, FakeDevice, fake_detections
 from service.messages import (

@@ -143,7 +143,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "version", "description", "variant", "kernel", "default_threshold", "classes", "input", "limits")
+    __slots__ = ("name", "version", "description", "variant", "kernel", "default_threshold", "classes", "input", "limits", "engines")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +153,7 @@ class GetModelResponse(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     description: str
@@ -162,7 +163,20 @@ class GetModelResponse(_message.Message):
     classes: _containers.RepeatedCompositeFieldContainer[ClassName]
     input: InputRule
     limits: Limits
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., variant: _Optional[str] = ..., kernel: _Optional[str] = ..., default_threshold: _Optional[float] = ..., classes: _Optional[_Iterable[_Union[ClassName, _Mapping]]] = ..., input: _Optional[_Union[InputRule, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    engines: _containers.RepeatedCompositeFieldContainer[Engine]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., variant: _Optional[str] = ..., kernel: _Optional[str] = ..., default_threshold: _Optional[float] = ..., classes: _Optional[_Iterable[_Union[ClassName, _Mapping]]] = ..., input: _Optional[_Union[InputRule, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ...) -> None: ...
+
+class Engine(_message.Message):
+    __slots__ = ("device", "kernel", "precision", "cuda_graphs")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    CUDA_GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    kernel: str
+    precision: str
+    cuda_graphs: int
+    def __init__(self, device: _Optional[str] = ..., kernel: _Optional[str] = ..., precision: _Optional[str] = ..., cuda_graphs: _Optional[int] = ...) -> None: ...
 
 class ClassName(_message.Message):
     __slots__ = ("id", "name")

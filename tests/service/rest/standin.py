@@ -16,7 +16,7 @@ from service.detector import Detector
 from service.errors import InvalidOptions
 from service.images import ImageLimits, decode_image
 from service.metrics import Metrics
-from service.types import DetectOptions, DetectResult, Priority, StageTimings
+from service.types import DetectOptions, DetectResult, EngineFacts, Priority, StageTimings
 
 CONFIG = VARIANTS["lite-dino-efficientnet-lite0"]
 MODEL = ModelInfo(
@@ -36,6 +36,16 @@ FOUND = (
 
 
 @dataclass
+class StandInServed:
+    """What a model in service says of its engines."""
+
+    engine_facts: tuple[EngineFacts, ...] = (
+        EngineFacts("cuda:0", "cuda", "fp16", 432),
+        EngineFacts("cuda:1", "reference", "fp16", 0),
+    )
+
+
+@dataclass
 class StandIn:
     """Offers what the REST adapter uses of a Detector."""
 
@@ -46,6 +56,7 @@ class StandIn:
     loaded: bool = True
     not_ready_reason: str = "the model is loading"
     kernel: str = "reference"
+    served: StandInServed = field(default_factory=StandInServed)
     metrics: Metrics = field(default_factory=Metrics)
     error: Exception | None = None  # raised in place of an answer
     hold: asyncio.Event | None = None  # awaited before an answer

@@ -52,6 +52,14 @@ async def test_the_model_tells_its_classes_and_rules(client: httpx.AsyncClient) 
     (entry,) = schemas.Models.model_validate_json(response.content).models
     assert (entry.name, entry.version, entry.kernel) == (MODEL.name, MODEL.version, "reference")
     assert entry.variant == CONFIG.name
+    assert [(engine.device, engine.kernel) for engine in entry.engines] == [
+        ("cuda:0", "cuda"),
+        ("cuda:1", "reference"),
+    ]
+    assert [(engine.precision, engine.cuda_graphs) for engine in entry.engines] == [
+        ("fp16", 432),
+        ("fp16", 0),
+    ]
     assert [(kind.id, kind.name) for kind in entry.classes][:2] == [
         (0, "qr_code"),
         (1, "data_matrix"),

@@ -221,6 +221,10 @@ async def test_the_model_is_described(caller: Caller, standin: StandIn) -> None:
     model = await caller.get_model(pb.GetModelRequest())
     assert (model.name, model.version) == ("stand-in", "0123456789ab")
     assert (model.default_threshold, model.kernel) == (0.5, "reference")
+    assert [(each.device, each.cuda_graphs) for each in model.engines] == [
+        ("cuda:0", 432),
+        ("cuda:1", 0),
+    ]
     assert [entry.name for entry in model.classes][:2] == ["qr_code", "data_matrix"]
     assert model.input.shortest_side == standin.model.config.shortest_side
     assert (model.limits.max_images, model.limits.max_message_bytes) == (4, 1 << 20)

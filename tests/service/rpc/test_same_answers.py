@@ -117,6 +117,9 @@ async def test_the_same_model_is_described(doors: Doors) -> None:
     for field in ("name", "version", "description", "variant", "kernel", "default_threshold"):
         assert getattr(model, field) == entry[field]
     assert [{"id": each.id, "name": each.name} for each in model.classes] == entry["classes"]
+    for engine, told in zip(model.engines, entry["engines"], strict=True):
+        assert {field: getattr(engine, field) for field in told} == told
+    assert [engine.kernel for engine in model.engines] == ["fake"]
     for field, size in entry["input"].items():
         assert getattr(model.input, field) == size
     assert list(model.limits.formats) == entry["limits"]["formats"]

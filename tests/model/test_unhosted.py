@@ -1,0 +1,109 @@
+"""What a CUDA graph is to hold keeps no GPU waiting: no number goes to the host, none comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model import VARIANTS, ModelConfig, build_detector, ops
+from model.inference import layers
+from model.inference.network import InferenceDetector
+from model.ops import operators, reference
+from model.postprocess import best_pairs, to_detections
+from model.predictor import Predictor, padding_of
+from tests.model import golden_case
+from tests.model.unhosted import FromTheHost, Unhosted, tensors_of, to_meta
+
+BUCKET = (256, 320)
+
+
+@pytest.fixture(params=[operators, reference], ids=["kernels", "reference"])
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """torch's own products, and our operators whatever the device; or what stands in for them."""
+    monkeypatch.setattr(layers, "onednn_takes", lambda _: False)
+    monkeypatch.setattr(ops, "_implementation", lambda *_: request.param)
+
+
+def _predictor_of_shapes(config: ModelConfig, dtype: torch.dtype) -> Predictor:
+    with torch.inference_mode():
+        network = InferenceDetector(build_detector(config).eval(), dtype).eval()
+    to_meta(network)
+    network.geometry._level_embed = network.geometry._level_embed.to("meta")
+    return Predictor(network, config, "meta")
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["lite-dino-r50-h3l1-2p1x3", "lite-dino-efficientnet-lite0"])
+def test_nothing_that_a_graph_holds_speaks_with_the_host(name: str, dtype: torch.dtype) -> None:
+    predictor = _predictor_of_shapes(VARIANTS[name], dtype)
+    pixels = torch.empty(3, *BUCKET, 3, dtype=torch.uint8, device="meta")
+    sizes = torch.empty(3, 2, dtype=torch.int32, device="meta")
+    network = predictor._detector
+    assert isinstance(network, InferenceDetector)
+    given = [pixels, sizes, predictor._mean, predictor._scale, network.geometry._level_embed]
+    with Unhosted([*given, *tensors_of(network)]) as watch:
+        found = predictor.detect(pixels, sizes)
+    assert found.shape == (3, VARIANTS[name].max_detections, 6)
+    assert found.dtype == torch.float32
+    assert any("topk" in operation for operation in watch.operations)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x[..., [1, 0, 2, 3]],
+        lambda x: x * torch.as_tensor(2.0, device=x.device),
+        lambda x: x + torch.tensor([1.0, 2.0, 3.0, 4.0], device=x.device),
+        lambda x: x + torch.tensor([1.0, 2.0, 3.0, 4.0]).to(x.device),
+        lambda x: x * x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+    ],
+)
+def test_what_a_graph_cannot_hold_is_noticed(compute: Callable[[Tensor], object]) -> None:
+    given = torch.empty(3, 4, device="meta")
+    errors = (FromTheHost, RuntimeError, NotImplementedError)
+    with pytest.raises(errors), torch.inference_mode(), Unhosted([given]):
+        compute(given)
+
+
+def test_a_padding_mask_follows_from_sizes() -> None:
+    mask = padding_of(torch.tensor([[2, 3], [4, 1]], dtype=torch.int32), (4, 5))
+    expected = np.ones((2, 4, 5), dtype=np.bool_)
+    expected[0, :2, :3] = expected[1, :4, :1] = False
+    np.testing.assert_array_equal(mask.numpy(), expected)
+
+
+def test_the_way_of_a_gpu_gives_the_detections_of_the_plain_way() -> None:
+    detector = build_detector(golden_case.CONFIG)
+    golden_case.fill_from_names(detector)
+    predictor = Predictor(detector, golden_case.CONFIG)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    (expected,) = predictor.predict([picture], (64, 128), [(100, 140)])
+    # What lies in the padding does not matter: a buffer keeps what an earlier batch left there.
+    pixels = torch.from_numpy(rng.integers(0, 256, (1, 64, 128, 3), dtype=np.uint8))
+    pixels[0, :50, :70] = torch.from_numpy(picture)
+    rows = predictor.detect(pixels, torch.tensor([[50, 70]], dtype=torch.int32)).numpy()
+    (found,) = to_detections(rows, [(100, 140)])
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+
+
+def test_detections_keep_no_hold_on_the_rows_that_they_were_made_of() -> None:
+    rows = best_pairs(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 0.5), 5).numpy()
+    found = to_detections(rows, [(10, 20), (30, 40)])
+    before = [(one.scores.copy(), one.labels.copy(), one.boxes_xyxy.copy()) for one in found]
+    rows[:] = -1.0
+    for one, (scores, labels, boxes) in zip(found, before, strict=True):
+        np.testing.assert_array_equal(one.scores, scores)
+        np.testing.assert_array_equal(one.labels, labels)
+        np.testing.assert_array_equal(one.boxes_xyxy, boxes)
