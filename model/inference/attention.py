@@ -111,6 +111,15 @@ def clear_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.masked_fill_(rows[..., None], 0.0)
 
 
+def overwrite_rows(x: Tensor, rows: Tensor, by: Tensor) -> Tensor:
+    """Writes `by` [d] over rows of [B, S, d] where bool [B, S] says so; `x` may be changed."""
+    if x.device.type == "cpu":
+        chosen = rows.flatten().nonzero()[:, 0]
+        x.view(-1, x.shape[-1]).index_copy_(0, chosen, by.expand(len(chosen), -1))
+        return x
+    return torch.where(rows[..., None], by, x)
+
+
 class SelfAttention(nn.Module):
     """`nn.MultiheadAttention` among queries, with q = k = x + position and v = x."""
 

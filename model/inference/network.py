@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.detector import LiteDETR
-from model.inference.attention import clear_rows
+from model.inference.attention import overwrite_rows
 from model.inference.backbone import fold_backbone
 from model.inference.geometry import Geometry, GeometryCache
 from model.inference.layers import Convolution, Norm, Product
@@ -27,7 +27,7 @@ class InferenceDetector(nn.Module):
 
     Args:
         detector: in evaluation mode, float32, on its device; it may be thrown away afterwards.
-        dtype: of backbone and encoder; query selection and decoder are float32.
+        dtype: of all but boxes, what refines them, and class scores, which are float32.
     """
 
     def __init__(self, detector: LiteDETR, dtype: torch.dtype = torch.float32) -> None:
@@ -41,8 +41,8 @@ class InferenceDetector(nn.Module):
         )
         self.geometry = GeometryCache(transformer.level_embed.detach().clone(), dtype)
         self.encoder = FastEncoder(transformer.encoder, dtype)
-        self.selection = QuerySelection(transformer)
-        content = transformer.tgt_embed.weight.detach().to(torch.float32, copy=True)
+        self.selection = QuerySelection(transformer, dtype)
+        content = transformer.tgt_embed.weight.detach().to(dtype, copy=True)
         self.register_buffer("content", content)
         self.decoder = FastDecoder(transformer.decoder, dtype)
 
@@ -89,21 +89,29 @@ class _Projection(nn.Module):
 
 
 class QuerySelection(nn.Module):
-    """Scores the tokens and makes boxes of the best; see `Transformer.propose`."""
+    """Scores the tokens and makes boxes of the best; see `Transformer.propose`.
 
-    def __init__(self, transformer: Transformer) -> None:
+    Args:
+        transformer: whose weights are taken.
+        dtype: of the tokens; scores and boxes are float32.
+    """
+
+    def __init__(self, transformer: Transformer, dtype: torch.dtype) -> None:
         super().__init__()
         exact = torch.float32
         self.num_queries = transformer.tgt_embed.num_embeddings
-        self.output = Product(transformer.enc_output, exact)
+        self.output = Product(transformer.enc_output, dtype)
         self.norm = Norm(transformer.enc_output_norm, exact)
         self.classes = Product(transformer.enc_out_class_embed, exact)
         self.boxes = FastMLP(transformer.enc_out_bbox_embed, exact)
+        # What becomes of a token of zeros, which stands for those that may not propose.
+        nothing = self.norm(transformer.enc_output.bias.detach().to(dtype).to(exact))
+        self.register_buffer("nothing", nothing)
 
     def forward(self, memory: Tensor, geometry: Geometry) -> Tensor:
         """[B, S, d] tokens -> boxes before the sigmoid, float32 [B, Q, 4], best token first."""
-        tokens = clear_rows(memory.to(torch.float32, copy=True), geometry.invalid)
-        tokens = self.norm(self.output(tokens))
+        tokens = self.norm(self.output(memory).to(torch.float32))
+        tokens = overwrite_rows(tokens, geometry.invalid, self.get_buffer("nothing"))
         selected = self.select(self.classes(tokens))
         base = gather_rows(geometry.proposal_logits, selected)
         return self.boxes(gather_rows(tokens, selected)) + base  # type: ignore[no-any-return]
