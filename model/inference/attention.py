@@ -89,17 +89,17 @@ class SampledSide(nn.Module):
         if keys[0] is not None:
             self.keys = Products([key for key in keys if key is not None], dtype)
 
-    def forward(self, tokens: Tensor, padding: Tensor) -> list[Sampled]:
-        """[B, S, d] tokens and their bool [B, S] padding: what each attention samples."""
+    def forward(self, tokens: Tensor, padding: Tensor | None) -> list[Sampled]:
+        """[B, S, d] tokens and their bool [B, S] padding, if any: what each attention samples."""
         values = [self._by_head(value, padding) for value in self.values(tokens)]
         keys: list[Tensor | None] = [None] * len(values)
         if self.keys is not None:
             keys = [self._by_head(key, padding) for key in self.keys(tokens)]
         return [Sampled(value, key) for value, key in zip(values, keys, strict=True)]
 
-    def _by_head(self, projected: Tensor, padding: Tensor) -> Tensor:
+    def _by_head(self, projected: Tensor, padding: Tensor | None) -> Tensor:
         """[B, S, d] -> [B, S, M, D], zero on padding."""
-        cleared = clear_rows(projected, padding)
+        cleared = projected if padding is None else clear_rows(projected, padding)
         return cleared.view(*cleared.shape[:2], self.num_heads, -1)
 
 
@@ -109,15 +109,6 @@ def clear_rows(x: Tensor, rows: Tensor) -> Tensor:
         x.view(-1, x.shape[-1]).index_fill_(0, rows.flatten().nonzero()[:, 0], 0.0)
         return x
     return x.masked_fill_(rows[..., None], 0.0)
-
-
-def overwrite_rows(x: Tensor, rows: Tensor, by: Tensor) -> Tensor:
-    """Writes `by` [d] over rows of [B, S, d] where bool [B, S] says so; `x` may be changed."""
-    if x.device.type == "cpu":
-        chosen = rows.flatten().nonzero()[:, 0]
-        x.view(-1, x.shape[-1]).index_copy_(0, chosen, by.expand(len(chosen), -1))
-        return x
-    return torch.where(rows[..., None], by, x)
 
 
 class SelfAttention(nn.Module):

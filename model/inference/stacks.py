@@ -160,7 +160,7 @@ class FastDecoder(nn.Module):
         all_sampled = self.sampled(memory, geometry.padding)
         for index, (layer, head) in enumerate(zip(self.layers, self.bbox_embed, strict=True)):
             by_level = boxes[:, :, None] * geometry.box_ratios
-            encoded = encode_boxes(by_level[:, :, 0], content.shape[-1])
+            encoded = encode_boxes(boxes * geometry.query_ratios, content.shape[-1])
             position = self.ref_point_head(encoded.to(self.dtype))
             x = layer(x, position, by_level, all_sampled[index], geometry)
             hidden = x.to(torch.float32)
