@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <deque>
 #include <type_traits>
 
 #include "head.h"
@@ -24,9 +23,6 @@ namespace {
 constexpr int64_t kReadsWorthACopy = 4;
 // Pieces of a head's queries are no smaller than this.
 constexpr int64_t kQueriesAPiece = 64;
-// Forward takes each step for so many queries at a time: the processor overlaps what does not depend
-// on one another, and a query's own steps all do. Their samples still fit the first cache.
-constexpr int64_t kQueriesATile = 2;
 
 thread_local Buffer<float> value_copy, key_copy, value_sums, key_sums;
 
@@ -87,19 +83,7 @@ class Attention {
     return p_.separate_keys() ? s.key_samples.data() : s.samples.data();
   }
 
-  // A head's inputs lie far apart, where the processor does not see the next ones coming.
-  void prefetch(int64_t at) const {
-    p_.offsets.prefetch(at * p_.offset_size(), p_.offset_size());
-    if (p_.key_aware())
-      p_.query.prefetch(at * rows_.channels(), rows_.channels());
-    else
-      p_.logits.prefetch(at * n_, n_);
-  }
-  void locate(int64_t image, int64_t q, int64_t head, State& s) const {
-    s.taps.locate(reference_of(image, q, s), offsets_of(index(image, q, head), s));
-  }
-  void score(const Slices& slices, int64_t at, State& s) const;
-  void combine(State& s, T* row) const;
+  void weigh(const Slices& slices, int64_t at, State& s) const;
   void differentiate(int64_t at, const Gradients& grads, State& s) const;
   void scatter(int64_t at, const Gradients& grads, State& s) const;
   void add_slope(const float* dots, int64_t i, State& s) const;
@@ -114,14 +98,15 @@ class Attention {
   float score_scale_;
 };
 
-// Samples of one query, whose taps are located already, and their scores before the softmax.
+// Samples of one query, whose taps are located already, and their weights.
 template <int D, typename T>
-void Attention<D, T>::score(const Slices& slices, int64_t at, State& s) const {
+void Attention<D, T>::weigh(const Slices& slices, int64_t at, State& s) const {
   slices.values.addresses(s.taps, s.value_rows.data());
   for (int64_t i = 0; i < n_; ++i)
     rows_.blend(corners<T>(s.value_rows, s, i), s.samples.data() + i * rows_.channels());
   if (!p_.key_aware()) {
     std::copy_n(p_.logits.floats(at * n_, n_, s.weights.data()), n_, s.weights.data());
+    softmax(s.weights.data(), score_scale_, n_);
     return;
   }
   if (p_.separate_keys()) {
@@ -130,6 +115,7 @@ void Attention<D, T>::score(const Slices& slices, int64_t at, State& s) const {
       rows_.blend(corners<T>(s.key_rows, s, i), s.key_samples.data() + i * rows_.channels());
   }
   rows_.dots(query_of(at, s), key_samples(s), n_, s.weights.data());
+  softmax(s.weights.data(), score_scale_, n_);
 }
 
 template <int D, typename T>
@@ -143,28 +129,18 @@ void Attention<D, T>::forward(int64_t image, int64_t head, int64_t first, int64_
   Slices slices{};
   slices.values = slice(p_.value, value_copy);
   if (p_.separate_keys()) slices.keys = slice(p_.key, key_copy);
-  std::deque<State> tile;
-  for (int64_t i = 0; i < kQueriesATile; ++i) tile.emplace_back(p_, levels_);
-  for (; first < last; first += kQueriesATile) {
-    const int64_t count = std::min(kQueriesATile, last - first);
-    for (int64_t q = first + kQueriesATile; q < std::min(first + 2 * kQueriesATile, last); ++q)
-      prefetch(index(image, q, head));
-    for (int64_t i = 0; i < count; ++i) locate(image, first + i, head, tile[i]);
-    for (int64_t i = 0; i < count; ++i) score(slices, index(image, first + i, head), tile[i]);
-    for (int64_t i = 0; i < count; ++i) softmax(tile[i].weights.data(), score_scale_, n_);
-    for (int64_t i = 0; i < count; ++i)
-      combine(tile[i], output + index(image, first + i, head) * rows_.channels());
-  }
-}
-
-// One query's output row from its samples and their weights.
-template <int D, typename T>
-void Attention<D, T>::combine(State& s, T* row) const {
-  if constexpr (std::is_same_v<T, float>) {
-    rows_.combine(s.weights.data(), s.samples.data(), n_, row);
-  } else {
-    rows_.combine(s.weights.data(), s.samples.data(), n_, s.output.data());
-    put_narrowed(s.output.data(), rows_.channels(), row);
+  State s(p_, levels_);
+  for (int64_t q = first; q < last; ++q) {
+    const int64_t at = index(image, q, head);
+    s.taps.locate(reference_of(image, q, s), offsets_of(at, s));
+    weigh(slices, at, s);
+    T* row = output + at * rows_.channels();
+    if constexpr (std::is_same_v<T, float>) {
+      rows_.combine(s.weights.data(), s.samples.data(), n_, row);
+    } else {
+      rows_.combine(s.weights.data(), s.samples.data(), n_, s.output.data());
+      put_narrowed(s.output.data(), rows_.channels(), row);
+    }
   }
 }
 
@@ -242,9 +218,8 @@ void Attention<D, T>::backward(int64_t image, int64_t head, const Gradients& gra
   State s(p_, levels_);
   for (int64_t q = 0; q < p_.queries; ++q) {
     const int64_t at = index(image, q, head);
-    locate(image, q, head, s);
-    score(slices, at, s);
-    softmax(s.weights.data(), score_scale_, n_);
+    s.taps.locate(reference_of(image, q, s), offsets_of(at, s));
+    weigh(slices, at, s);
     slices.value_sums.addresses(s.taps, s.value_sums.data());
     if (p_.separate_keys()) slices.key_sums.addresses(s.taps, s.key_sums.data());
     differentiate(at, grads, s);

@@ -20,13 +20,6 @@ struct Array {
     for (int64_t i = 0; i < count; ++i) buffer[i] = widened(narrow[i]);
     return buffer;
   }
-
-  // Tells the caches that those will be read soon.
-  void prefetch(int64_t first, int64_t count) const {
-    const int64_t size = bfloat16 ? sizeof(Bfloat16) : sizeof(float);
-    const char* bytes = static_cast<const char*>(data) + first * size;
-    for (int64_t i = 0; i < count * size; i += 64) __builtin_prefetch(bytes + i);
-  }
 };
 
 struct Problem {
