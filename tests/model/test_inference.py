@@ -18,6 +18,7 @@ from model.inference.geometry import real_tokens
 from model.inference.memory import keep_freed_memory
 from model.inference.network import InferenceDetector
 from model.inference.precision import resolve_precision
+from model.inference.winograd import WinogradConvolution
 from model.outputs import DetectorOutput
 from model.weights_file import resolve_model
 from tests.model import golden_case, reference_cases
@@ -122,6 +123,17 @@ def test_every_architecture_gives_what_its_detector_gives(
     images, mask = _batch((64, 200), (40, 50), padded=(64, 256))
     _assert_alike(seeded(config), images, mask, dtype)
     _assert_alike(seeded(config), images[:1], mask[:1], dtype)
+
+
+def test_a_residual_network_on_a_larger_map_gives_what_its_detector_gives() -> None:
+    """Large enough for Winograd's convolutions, at sides that are no multiples of their tiles."""
+    network = InferenceDetector(seeded(tiny(backbone="resnet50")))
+    taking = [part for part in network.modules() if isinstance(part, WinogradConvolution)]
+    assert len(taking) == 11 or not layers.onednn_takes(torch.device("cpu"))
+    images, mask = _batch((250, 500), padded=(264, 520))
+    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
+    images, mask = _batch((250, 500), (264, 100), padded=(264, 520))
+    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
 
 
 def test_the_shipped_model_gives_the_detections_of_its_detector() -> None:
