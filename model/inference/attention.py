@@ -89,17 +89,17 @@ class SampledSide(nn.Module):
         if keys[0] is not None:
             self.keys = Products([key for key in keys if key is not None], dtype)
 
-    def forward(self, tokens: Tensor, padding: Tensor) -> list[Sampled]:
-        """[B, S, d] tokens and their bool [B, S] padding: what each attention samples."""
+    def forward(self, tokens: Tensor, padding: Tensor | None) -> list[Sampled]:
+        """[B, S, d] tokens and their bool [B, S] padding, if any: what each attention samples."""
         values = [self._by_head(value, padding) for value in self.values(tokens)]
         keys: list[Tensor | None] = [None] * len(values)
         if self.keys is not None:
             keys = [self._by_head(key, padding) for key in self.keys(tokens)]
         return [Sampled(value, key) for value, key in zip(values, keys, strict=True)]
 
-    def _by_head(self, projected: Tensor, padding: Tensor) -> Tensor:
+    def _by_head(self, projected: Tensor, padding: Tensor | None) -> Tensor:
         """[B, S, d] -> [B, S, M, D], zero on padding."""
-        cleared = clear_rows(projected, padding)
+        cleared = projected if padding is None else clear_rows(projected, padding)
         return cleared.view(*cleared.shape[:2], self.num_heads, -1)
 
 

@@ -10,6 +10,7 @@ from model.backbone.efficientnet import TAPS, EfficientNetLite0, InvertedBottlen
 from model.backbone.norm import FrozenBatchNorm
 from model.backbone.resnet import BasicBlock, Bottleneck, ResNet
 from model.inference.layers import Activation, Convolution
+from model.inference.winograd import WinogradConvolution, winograd_takes
 
 Maps = tuple[Tensor, Tensor, Tensor]
 
@@ -34,7 +35,7 @@ def _fold(
     activation: Activation = "none",
     *,
     residual: bool = False,
-) -> Convolution:
+) -> nn.Module:
     """norm(layer(x)) as one convolution, folded in float64."""
     assert isinstance(layer, nn.Conv2d) and isinstance(norm, FrozenBatchNorm)
     exact = {
@@ -44,7 +45,10 @@ def _fold(
     scale = exact["weight"] / (exact["running_var"] + norm.eps).sqrt()
     shift = exact["bias"] - exact["running_mean"] * scale
     folded = {"scale": scale, "shift": shift}
-    return Convolution(layer, dtype, **folded, activation=activation, residual=residual)
+    convolution = Convolution(layer, dtype, **folded, activation=activation, residual=residual)
+    if not residual and activation != "relu6" and winograd_takes(layer, dtype):
+        return WinogradConvolution(convolution)
+    return convolution
 
 
 class _FoldedBlock(nn.Module):

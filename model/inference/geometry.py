@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,21 +27,28 @@ _MOST_KEPT_IMAGES = 1  # larger batches are of too many combinations of sizes
 class Geometry:
     """Everything about a batch's tokens but their content.
 
+    T tokens go through the stacks: all S of the padded maps, or where padding is `cropped` those of
+    the image alone. Nothing ever looks at padding, so leaving it out only saves time.
+
     Attributes:
-        spatial_shapes: (H, W) of each level.
-        position: [B, S, d], sine encoding plus level embedding, in the network's type.
-        padding: bool [B, S], True on padding.
-        reference_points: float32 [B, S, L, 2].
+        spatial_shapes: (H, W) of each level, of the T tokens.
+        position: [B, T, d], sine encoding plus level embedding, in the network's type.
+        padding: bool [B, T], True on padding; None: there is none.
+        reference_points: float32 [B, T, L, 2].
         box_ratios: float32 [B, 1, L, 4], unpadded share of each level, for boxes.
+        query_ratios: float32 [B, 1, 4], unpadded share of the finest padded level.
+        kept: int64 [T], the tokens among the S; None: they are all.
         invalid: bool [B, S], tokens that may not propose a box.
         proposal_logits: float32 [B, S, 4].
     """
 
     spatial_shapes: Shapes
     position: Tensor
-    padding: Tensor
+    padding: Tensor | None
     reference_points: Tensor
     box_ratios: Tensor
+    query_ratios: Tensor
+    kept: Tensor | None
     invalid: Tensor
     proposal_logits: Tensor
 
@@ -58,8 +65,7 @@ def make_geometry(padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> 
         All of it in float32.
     """
     positions, masks, ratios = [], [], []
-    for index, shape in enumerate(shapes):
-        mask = F.interpolate(padding_mask[None].float(), size=shape)[0].bool()
+    for index, mask in enumerate(_level_masks(padding_mask, shapes)):
         position = encode_cells(mask, level_embed.shape[-1], torch.float32)
         positions.append(position.flatten(1, 2) + level_embed[index])
         masks.append(mask.flatten(1))
@@ -68,15 +74,55 @@ def make_geometry(padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> 
         ratios.append(torch.stack((width, height), dim=-1))
     padding, valid_ratios = torch.cat(masks, 1), torch.stack(ratios, 1)
     anchors, valid = propose_boxes(padding, shapes, torch.float32)
+    box_ratios = valid_ratios.repeat(1, 1, 2)[:, None]
     return Geometry(
         spatial_shapes=shapes,
         position=torch.cat(positions, 1),
         padding=padding,
         reference_points=cell_reference_points(shapes, valid_ratios),
-        box_ratios=valid_ratios.repeat(1, 1, 2)[:, None],
+        box_ratios=box_ratios,
+        query_ratios=box_ratios[:, :, 0],
+        kept=None,
         invalid=~valid,
         proposal_logits=proposal_logits(anchors, valid),
     )
+
+
+def cropped(geometry: Geometry, padding_mask: Tensor) -> Geometry:
+    """The same without the tokens of padding, for one image.
+
+    A level's map becomes its unpadded rectangle. What is outside of a map is zero to attention, as
+    padding is; in the smaller maps the image's share is 1.
+
+    Args:
+        geometry: of all tokens, on the CPU.
+        padding_mask: bool [1, H, W] of the image, True on padding (right and bottom).
+    """
+    masks = _level_masks(padding_mask, geometry.spatial_shapes)
+    shapes = tuple((int((~m[0, :, 0]).sum()), int((~m[0, 0]).sum())) for m in masks)
+    kept = real_tokens(padding_mask, geometry.spatial_shapes)
+    whole = torch.ones(1, len(shapes), 4)
+    return replace(
+        geometry,
+        spatial_shapes=shapes,
+        position=geometry.position[:, kept],
+        padding=None,
+        reference_points=cell_reference_points(shapes, whole[..., :2]),
+        box_ratios=whole[:, None],
+        kept=None if shapes == geometry.spatial_shapes else kept,
+    )
+
+
+def real_tokens(padding_mask: Tensor, shapes: Shapes) -> Tensor:
+    """Which tokens of bool [1, H, W] padding are the image's: int64 [T]."""
+    masks = _level_masks(padding_mask, shapes)
+    return (~torch.cat([mask.flatten() for mask in masks])).nonzero()[:, 0]
+
+
+def _level_masks(padding_mask: Tensor, shapes: Shapes) -> list[Tensor]:
+    """The padding of each level, bool [B, H, W]."""
+    exact = padding_mask[None].float()
+    return [F.interpolate(exact, size=shape)[0].bool() for shape in shapes]
 
 
 class GeometryCache:
@@ -95,11 +141,13 @@ class GeometryCache:
         self._kept: OrderedDict[tuple[int, ...], Geometry] = OrderedDict()
 
     def of(self, padding_mask: Tensor, shapes: Shapes) -> Geometry:
-        """The geometry of a batch; see `make_geometry`."""
+        """The geometry of a batch; see `make_geometry`. One image on a CPU is `cropped`."""
         if padding_mask.device.type != "cpu" or len(padding_mask) > _MOST_KEPT_IMAGES:
             return self._make(padding_mask, shapes)
         key = (*padding_mask.shape, *_sizes(padding_mask))
-        found = self._kept.pop(key, None) or self._make(padding_mask, shapes)
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = cropped(self._make(padding_mask, shapes), padding_mask)
         self._kept[key] = found
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -107,8 +155,7 @@ class GeometryCache:
 
     def _make(self, padding_mask: Tensor, shapes: Shapes) -> Geometry:
         made = make_geometry(padding_mask, shapes, self._level_embed)
-        fields = {**vars(made), "position": made.position.to(self._dtype)}
-        return Geometry(**fields)
+        return replace(made, position=made.position.to(self._dtype))
 
 
 def _sizes(padding_mask: Tensor) -> Sequence[int]:

@@ -1,7 +1,7 @@
 """Encoder and decoder for inference: `model.encoder` and `model.decoder` with weights prepared.
 
-The encoder computes in the network's type. The decoder's few queries, its boxes and the query
-selection stay float32: they cost little, and boxes of half precision would be off by pixels.
+Both compute in the network's type. Boxes, what refines them and the class scores stay float32:
+boxes of half precision would be off by pixels.
 """
 
 from __future__ import annotations
@@ -126,17 +126,17 @@ class FastDecoder(nn.Module):
 
     Args:
         decoder: whose weights are taken.
-        memory_dtype: of the encoder's tokens; all else is float32.
+        dtype: of tokens and queries; boxes and both heads are float32.
     """
 
-    def __init__(self, decoder: Decoder, memory_dtype: torch.dtype) -> None:
+    def __init__(self, decoder: Decoder, dtype: torch.dtype) -> None:
         super().__init__()
         layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
-        exact = torch.float32
-        self.sampled = SampledSide([layer.cross_attn for layer in layers], memory_dtype)
-        self.layers = nn.ModuleList(_DecoderLayer(layer, exact) for layer in layers)
+        self.dtype, exact = dtype, torch.float32
+        self.sampled = SampledSide([layer.cross_attn for layer in layers], dtype)
+        self.layers = nn.ModuleList(_DecoderLayer(layer, dtype) for layer in layers)
         self.norm = Norm(decoder.norm, exact)
-        self.ref_point_head = FastMLP(decoder.ref_point_head, exact)
+        self.ref_point_head = FastMLP(decoder.ref_point_head, dtype)
         # Layers share their heads in DINO; what is shared is prepared once.
         made = {id(head): FastMLP(cast(MLP, head), exact) for head in decoder.bbox_embed}
         self.bbox_embed = nn.ModuleList(made[id(head)] for head in decoder.bbox_embed)
@@ -148,21 +148,23 @@ class FastDecoder(nn.Module):
         """Runs the layers.
 
         Args:
-            content: float32 [B, Q, d].
+            content: [B, Q, d].
             reference_logits: float32 [B, Q, 4], boxes before the sigmoid.
             memory: [B, S, d], the encoder's tokens.
             geometry: theirs.
 
         Returns:
-            Class logits [B, Q, C] and boxes [B, Q, 4], cxcywh 0..1.
+            Class logits [B, Q, C] and boxes [B, Q, 4], cxcywh 0..1; float32.
         """
         x, boxes = content, reference_logits.sigmoid()
         all_sampled = self.sampled(memory, geometry.padding)
         for index, (layer, head) in enumerate(zip(self.layers, self.bbox_embed, strict=True)):
             by_level = boxes[:, :, None] * geometry.box_ratios
-            position = self.ref_point_head(encode_boxes(by_level[:, :, 0], content.shape[-1]))
+            encoded = encode_boxes(boxes * geometry.query_ratios, content.shape[-1])
+            position = self.ref_point_head(encoded.to(self.dtype))
             x = layer(x, position, by_level, all_sampled[index], geometry)
-            last = index == len(self.layers) - 1
-            deltas = head(self.norm(x) if last else x)
-            boxes = (deltas + inverse_sigmoid(boxes)).sigmoid()
-        return self.class_embed(self.norm(x)), boxes
+            hidden = x.to(torch.float32)
+            if index == len(self.layers) - 1:
+                hidden = self.norm(hidden)
+            boxes = (head(hidden) + inverse_sigmoid(boxes)).sigmoid()
+        return self.class_embed(hidden), boxes

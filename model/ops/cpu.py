@@ -22,6 +22,14 @@ from model.native.prebuilt import load_any
 
 DTYPES = (torch.float32, torch.bfloat16)
 
+# Of the library; each takes a struct and what it writes.
+_FUNCTIONS = (
+    "lite_detr_deform_attn_forward",
+    "lite_detr_deform_attn_backward",
+    "lite_detr_winograd_spread",
+    "lite_detr_winograd_gather",
+)
+
 # Sampled floats that are worth waking one more thread.
 _FLOATS_A_THREAD = 1 << 17
 
@@ -80,7 +88,7 @@ def forward(inputs: Inputs) -> Tensor:
     output = inputs.value.new_empty(batch, inputs.sampling_offsets.shape[1], heads * channels)
     if output.numel() > 0:
         call = _Call(inputs)
-        _library().lite_detr_deform_attn_forward(ctypes.byref(call.problem), output.data_ptr())
+        library().lite_detr_deform_attn_forward(ctypes.byref(call.problem), output.data_ptr())
     return output.to(dtype)
 
 
@@ -123,7 +131,7 @@ def _backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool)
         grads = _Gradients(
             *map(_address, (grad_output, value, key, query, logits, shares, offsets))
         )
-        _library().lite_detr_deform_attn_backward(ctypes.byref(call.problem), ctypes.byref(grads))
+        library().lite_detr_deform_attn_backward(ctypes.byref(call.problem), ctypes.byref(grads))
     reference_points = None if shares is None else shares.sum(1)
     return InputGradients(value, reference_points, offsets, query, key, logits)
 
@@ -149,14 +157,19 @@ def _load() -> None:
             stacklevel=4,
         )
     else:
-        for name in ("lite_detr_deform_attn_forward", "lite_detr_deform_attn_backward"):
+        for name in _FUNCTIONS:
             function = getattr(library, name)
             function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p), None
         _Kernels.library = library
     _Kernels.tried = True
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The loaded kernels.
+
+    Raises:
+        RuntimeError: where they are not `available`.
+    """
     if not available():
         raise RuntimeError("the compiled CPU kernels are not available here")
     assert _Kernels.library is not None

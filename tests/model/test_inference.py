@@ -14,9 +14,12 @@ from model import ModelConfig, build_detector
 from model.checkpoint import load_detector
 from model.detector import LiteDETR
 from model.inference import layers
+from model.inference.geometry import real_tokens
 from model.inference.memory import keep_freed_memory
 from model.inference.network import InferenceDetector
 from model.inference.precision import resolve_precision
+from model.inference.winograd import WinogradConvolution
+from model.outputs import DetectorOutput
 from model.weights_file import resolve_model
 from tests.model import golden_case, reference_cases
 from tests.model.test_detector import CASES, needs_reference, seeded, tiny
@@ -49,6 +52,15 @@ def _batch(*sizes: tuple[int, int], padded: tuple[int, int]) -> tuple[Tensor, Te
     return images, mask
 
 
+def _as_given(output: DetectorOutput, levels: int, mask: Tensor) -> DetectorOutput:
+    """A detector's output as the inference network gives it: one image's memory has no padding."""
+    if len(mask) > 1:
+        return output
+    shapes = [tuple(-(-side // (8 << level)) for side in mask.shape[1:]) for level in range(levels)]
+    kept = real_tokens(mask, tuple(shapes))  # type: ignore[arg-type]
+    return replace(output, memory=output.memory[:, kept])
+
+
 def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
     """Memory, and, with the same query selection (near ties may swap), logits and boxes."""
     selections: list[Tensor] = []
@@ -59,7 +71,8 @@ def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch
     network = InferenceDetector(detector, dtype).eval()
     network.selection.select = lambda logits: selections[-1]  # type: ignore[method-assign,assignment]
     with torch.inference_mode():
-        expected = detector(images, mask)
+        levels = len(detector.transformer.level_embed)
+        expected = _as_given(detector(images, mask), levels, mask)
         for _ in range(2):  # the second time with what was remembered
             found = network(images, mask)
             assert found.memory.dtype == dtype
@@ -112,6 +125,17 @@ def test_every_architecture_gives_what_its_detector_gives(
     _assert_alike(seeded(config), images[:1], mask[:1], dtype)
 
 
+def test_a_residual_network_on_a_larger_map_gives_what_its_detector_gives() -> None:
+    """Large enough for Winograd's convolutions, at sides that are no multiples of their tiles."""
+    network = InferenceDetector(seeded(tiny(backbone="resnet50")))
+    taking = [part for part in network.modules() if isinstance(part, WinogradConvolution)]
+    assert len(taking) == 11 or not layers.onednn_takes(torch.device("cpu"))
+    images, mask = _batch((250, 500), padded=(264, 520))
+    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
+    images, mask = _batch((250, 500), (264, 100), padded=(264, 520))
+    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
+
+
 def test_the_shipped_model_gives_the_detections_of_its_detector() -> None:
     detector, _ = load_detector(resolve_model("default"))
     images, mask = _batch((200, 256), padded=(256, 256))
@@ -125,7 +149,8 @@ def test_images_of_other_sizes_are_not_given_remembered_positions() -> None:
         images, mask = _batch(size, padded=(64, 96))
         with torch.inference_mode():
             memory = network(images, mask).memory
-            torch.testing.assert_close(memory, detector(images, mask).memory, atol=1e-4, rtol=1e-4)
+            expected = _as_given(detector(images, mask), 4, mask).memory
+            torch.testing.assert_close(memory, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_detector_may_change_afterwards() -> None:
