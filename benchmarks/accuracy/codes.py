@@ -25,7 +25,6 @@ from arbez_peer import run_arbez_on
 from synthetic_set import NUM_SCENES, SEED, synthetic_set
 from threshold_sweep import choose_threshold, format_sweep, sweep
 
-from model.checkpoint import load_detector
 from model.predictor import Predictor
 from model.training.evaluation import (
     PhotoDetections,
@@ -37,6 +36,7 @@ from model.training.evaluation import (
 from model.training.ground_truth import GroundTruth
 from model.training.photo_rules import PhotoScores, format_photo_scores, judge_photos
 from model.weights_file import ModelInfo, default_cache_dir, resolve_model
+from service.torch_device import load_predictor
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def main() -> None:
     options = _parse()
     _use_cpus(options.threads)
     path = resolve_model(options.model)
-    detector, info = load_detector(path, options.device)
-    predictor = Predictor(detector, info.config, options.device)
+    predictor, info = load_predictor(path, options.device, options.threads, options.precision)
     _log(f"{path}: {info.name} {info.version}, {path.stat().st_size / 1e6:.1f} MB")
 
     annotations, folder = synthetic_set(options.cache_dir, options.scenes)
@@ -103,6 +102,7 @@ def _parse() -> argparse.Namespace:
         help="with --sweep: share of code-free scenes that may raise an alarm (default: any)",
     )
     parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument("--precision", default="auto", help="that the network computes in")
     parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="synthetic scenes")
     parser.add_argument("--device", default="cpu", help="torch device of our model")
     parser.add_argument("--threads", type=int, default=2, help="CPU cores for either detector")
