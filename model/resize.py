@@ -1,9 +1,10 @@
 """Makes pictures as small or large as the network wants them: bilinear, averaging where it shrinks.
 
 The filter is as wide as the reduction, as that of Pillow's `resize`. The compiled kernel takes a
-quarter of Pillow's time for a small photo and half of it for one of 8 megapixels. For larger ones,
-and where it cannot be had, Pillow does the work; the two round differently, by one of 255 levels at
-most.
+quarter of Pillow's time for a small photo and more than half of it for one of 8 megapixels. For
+larger ones, and where it cannot be had, Pillow does the work. Both give the same to the bit, but
+for shapes in which newer versions of Pillow do rows before columns: there they differ by one of 255
+levels at most.
 """
 
 from __future__ import annotations

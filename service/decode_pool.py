@@ -58,7 +58,7 @@ class DecodePool:
             return await self._finish(work, lease)
         except NeedsMemory as needs:
             taken = await self._large.take(needs.num_bytes)
-        work = self._threads.submit(names.run, decode, None)
+        work = self._threads.submit(names.run, _decode_large, decode)
         # Not before the thread has ended, though its request may have been given up long ago.
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._large.give_back, taken))
         return await self._finish(work, lease)
@@ -83,6 +83,14 @@ class DecodePool:
                 loop = asyncio.get_running_loop()
                 work.add_done_callback(lambda _: loop.call_soon_threadsafe(lease.release))
             raise
+
+
+def _decode_large(decode: Callable[[int | None], _Decoded]) -> _Decoded:
+    """Decodes with all the memory that it takes, and leaves none of that to this thread's heap."""
+    try:
+        return decode(None)
+    finally:
+        give_back_freed_memory()
 
 
 class MemoryBudget:

@@ -105,7 +105,7 @@ def load_prebuilt(sources: Sources, directory: Path | None = None) -> ctypes.CDL
 
 def _path(sources: Sources, level: Level, directory: Path) -> Path:
     digest = hashlib.sha256(sources.read())
-    digest.update("\0".join((*level.flags, *sources.x86_flags)).encode())
+    digest.update("\0".join((*level.flags, *sources.flags, *sources.x86_flags)).encode())
     return directory / f"{sources.name}-{level.name}-{digest.hexdigest()[:16]}.so"
 
 

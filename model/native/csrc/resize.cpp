@@ -1,9 +1,9 @@
-// Bilinear resize of 8-bit pictures with a filter as wide as the reduction, as Pillow's: the same
-// places and weights, and each of the two passes rounds to 8 bits. Rows come first, columns second;
-// weights are whole numbers of 2^-14 whose sum is exactly one, so that an even area stays as it is.
+// Bilinear resize of 8-bit pictures with a filter as wide as the reduction: to the bit what Pillow
+// gives where it does columns first. Weights are fixed point of 22 bits, columns come before rows,
+// and each of the two passes rounds to 8 bits.
 //
-// Pixels come with four bytes each (RGBX) and leave with three (RGB). Four rows of the result are
-// made at a time and lie interleaved between the passes: both work on whole vectors then.
+// Pixels come with four bytes each (RGBX) and leave with three (RGB). Four rows of the source go
+// through the first pass at a time, interleaved: both passes work on whole vectors then.
 
 #include <algorithm>
 #include <cmath>
@@ -18,9 +18,9 @@
 
 namespace {
 
-constexpr int kBits = 14;
+constexpr int kBits = 22;
 constexpr int32_t kHalf = 1 << (kBits - 1);
-constexpr int kRows = 4;             // of the result, at a time
+constexpr int kRows = 4;             // of the source, at a time
 constexpr int kPixels = 4;           // of one row, at a time
 constexpr int kLanes = 4 * kPixels;  // bytes of a vector
 
@@ -35,17 +35,22 @@ struct Filter {
         weights.resize(to * width);
         std::vector<double> exact(width);
         const double scale = static_cast<double>(from) / static_cast<double>(to);
+        const double narrow = 1.0 / reach(from, to);
         for (int64_t place = 0; place < to; ++place) {
             const double center = (static_cast<double>(place) + 0.5) * scale;
             const auto begin = static_cast<int64_t>(std::max(0.0, center - reach(from, to) + 0.5));
             const auto end = std::min(from, static_cast<int64_t>(center + reach(from, to) + 0.5));
+            double sum = 0.0;
             for (int64_t i = begin; i < end; ++i) {
-                const double far = std::fabs(static_cast<double>(i) - center + 0.5);
-                exact[i - begin] = std::max(0.0, 1.0 - far / reach(from, to));
+                const double far = std::fabs((static_cast<double>(i) - center + 0.5) * narrow);
+                exact[i - begin] = far < 1.0 ? 1.0 - far : 0.0;
+                sum += exact[i - begin];
             }
             first[place] = begin;
             count[place] = static_cast<int32_t>(end - begin);
-            round(exact.data(), count[place], &weights[place * width]);
+            for (int64_t i = 0; i < end - begin; ++i)
+                weights[place * width + i] =
+                    static_cast<int32_t>(0.5 + exact[i] / sum * (1 << kBits));
         }
     }
 
@@ -53,23 +58,9 @@ struct Filter {
     static double reach(int64_t from, int64_t to) {
         return std::max(1.0, static_cast<double>(from) / static_cast<double>(to));
     }
-
-    // To whole numbers; what rounding leaves over goes to the largest.
-    static void round(const double* exact, int32_t count, int32_t* weights) {
-        double sum = 0.0;
-        for (int32_t i = 0; i < count; ++i) sum += exact[i];
-        int32_t left = 1 << kBits, largest = 0;
-        for (int32_t i = 0; i < count; ++i) {
-            weights[i] = static_cast<int32_t>(std::lround(exact[i] / sum * (1 << kBits)));
-            left -= weights[i];
-            if (exact[i] > exact[largest]) largest = i;
-        }
-        weights[largest] += left;
-    }
 };
 
-// Sixteen sums of weight x byte. A weight fits 15 bits, so that a multiplication of 16-bit pairs
-// whose second half is zero does for one of 32 bits, in half its time.
+// Sixteen sums of weight x byte.
 #if defined(__AVX2__)
 class Sums {
   public:
@@ -90,7 +81,7 @@ class Sums {
 
   private:
     static __m256i plus(__m256i sums, __m256i bytes, __m256i weights) {
-        return _mm256_add_epi32(sums, _mm256_madd_epi16(bytes, weights));
+        return _mm256_add_epi32(sums, _mm256_mullo_epi32(bytes, weights));
     }
 
     __m256i low_ = _mm256_set1_epi32(kHalf), high_ = _mm256_set1_epi32(kHalf);
@@ -153,57 +144,68 @@ class Resize {
     Resize(const uint8_t* source, int64_t height, int64_t width, int64_t new_height,
            int64_t new_width, uint8_t* result)
         : source_(source),
+          height_(height),
           width_(width),
           new_height_(new_height),
           new_width_(new_width),
           result_(result),
-          rows_(height, new_height),
           columns_(width, new_width),
-          between_(width * kRows * 4) {}
+          rows_(height, new_height),
+          interleaved_(width * kRows * 4),
+          stride_((new_width + kPixels - 1) / kPixels * kLanes),
+          between_(height * stride_) {}
 
     void run() {
-        for (int64_t y = 0; y < new_height_; y += kRows) {
-            const int64_t rows = std::min<int64_t>(kRows, new_height_ - y);
-            down(y, rows);
+        for (int64_t y = 0; y < height_; y += kRows) {
+            const int64_t rows = std::min<int64_t>(kRows, height_ - y);
+            interleave(y, rows);
             across(y, rows);
         }
+        for (int64_t y = 0; y < new_height_; ++y) down(y);
     }
 
   private:
-    // Rows of the result that are still as wide as the source.
-    void down(int64_t y, int64_t rows) {
+    void interleave(int64_t y, int64_t rows) {
         Block block = {};
         for (int64_t x = 0; x < width_; x += kPixels) {
             const int64_t from = std::min(x, width_ - kPixels);  // the last ones overlap
             for (int64_t row = 0; row < rows; ++row)
-                weigh(source_ + (rows_.first[y + row] * width_ + from) * 4, width_ * 4,
-                      &rows_.weights[(y + row) * rows_.width], rows_.count[y + row],
-                      block.rows[row]);
-            store_transposed(block, between_.data() + from * kRows * 4);
+                std::memcpy(block.rows[row], source_ + ((y + row) * width_ + from) * 4, kLanes);
+            store_transposed(block, interleaved_.data() + from * kRows * 4);
         }
     }
 
-    // From those to rows of the result.
+    // Rows of the source, as wide as the result.
     void across(int64_t y, int64_t rows) {
-        // A fourth byte is the next pixel's to overwrite; the last one of a row has no next.
-        for (int64_t x = 0; x + 1 < new_width_; ++x) put<4>(x, y, rows);
-        put<3>(new_width_ - 1, y, rows);
+        uint8_t pixels[kLanes];
+        for (int64_t x = 0; x < new_width_; ++x) {
+            weigh(interleaved_.data() + columns_.first[x] * kRows * 4, kRows * 4,
+                  &columns_.weights[x * columns_.width], columns_.count[x], pixels);
+            for (int64_t row = 0; row < rows; ++row)
+                std::memcpy(between_.data() + (y + row) * stride_ + x * 4, pixels + row * 4, 4);
+        }
     }
 
-    template <size_t kBytes>
-    void put(int64_t x, int64_t y, int64_t rows) {
+    // A row of the result.
+    void down(int64_t y) {
         uint8_t pixels[kLanes];
-        weigh(between_.data() + columns_.first[x] * kRows * 4, kRows * 4,
-              &columns_.weights[x * columns_.width], columns_.count[x], pixels);
-        for (int64_t row = 0; row < rows; ++row)
-            std::memcpy(result_ + ((y + row) * new_width_ + x) * 3, pixels + row * 4, kBytes);
+        for (int64_t x = 0; x < new_width_; x += kPixels) {
+            weigh(between_.data() + rows_.first[y] * stride_ + x * 4, stride_,
+                  &rows_.weights[y * rows_.width], rows_.count[y], pixels);
+            uint8_t* into = result_ + (y * new_width_ + x) * 3;
+            const int64_t count = std::min<int64_t>(kPixels, new_width_ - x);
+            for (int64_t pixel = 0; pixel < count; ++pixel)
+                std::memcpy(into + pixel * 3, pixels + pixel * 4, 3);
+        }
     }
 
     const uint8_t* const source_;
-    const int64_t width_, new_height_, new_width_;
+    const int64_t height_, width_, new_height_, new_width_;
     uint8_t* const result_;
-    const Filter rows_, columns_;
-    std::vector<uint8_t> between_;  // [width][kRows][4]
+    const Filter columns_, rows_;
+    std::vector<uint8_t> interleaved_;  // [width][kRows][4]
+    const int64_t stride_;              // bytes of a row between the passes
+    std::vector<uint8_t> between_;      // [height][stride]
 };
 
 }  // namespace
