@@ -63,7 +63,11 @@ class CudaGraphs:
         """
         if shape in self._kept:
             return True
-        if self.given_up or len(self._kept) >= self._most or self._fits_below <= _pixels(shape):
+        if (
+            self.given_up
+            or len(self._kept) >= self._most
+            or self._fits_below <= shape.padded_pixels
+        ):
             return False
         try:
             if not self._card.has_room():
@@ -96,12 +100,8 @@ class CudaGraphs:
                     "images": shape.images,
                 },
             )
-        self._fits_below = _pixels(shape)
+        self._fits_below = shape.padded_pixels
         return False
-
-
-def _pixels(shape: BatchShape) -> int:
-    return shape.images * shape.padded[0] * shape.padded[1]
 
 
 def _is_about_memory(error: BaseException | None) -> bool:

@@ -31,6 +31,11 @@ class BatchShape:
     padded: tuple[int, int]  # (H, W) of the bucket
     images: int
 
+    @property
+    def padded_pixels(self) -> int:
+        """Of all its images, padding included."""
+        return self.images * self.padded[0] * self.padded[1]
+
 
 class OutOfDeviceMemory(Exception):
     """The batch did not fit; a smaller one may."""

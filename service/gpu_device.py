@@ -109,13 +109,9 @@ class GpuDevice(TorchDevice):
         config = self.model.config
         usual = usual_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
         shapes = super().shapes_to_warm(max_batch_size, max_batch_pixels)
-        largest = max(shapes, key=_padded_pixels)
+        largest = max(shapes, key=lambda shape: shape.padded_pixels)
         ordered = sorted(shapes, key=lambda shape: shape.padded not in usual)
         return [largest, *(shape for shape in ordered if shape != largest)]
-
-
-def _padded_pixels(shape: BatchShape) -> int:
-    return shape.images * shape.padded[0] * shape.padded[1]
 
 
 def open_torch_device(
