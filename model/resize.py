@@ -10,14 +10,13 @@ levels at most.
 from __future__ import annotations
 
 import ctypes
-import threading
-import warnings
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.native.library import RESIZE, BuildError
+from model.native.lazy import LazyLibrary
+from model.native.library import RESIZE
 from model.native.prebuilt import load_any
 
 _MIN_WIDTH = 4  # of what the kernel takes: it reads so many pixels at a time
@@ -25,24 +24,12 @@ _MIN_WIDTH = 4  # of what the kernel takes: it reads so many pixels at a time
 _MAX_PIXELS = 1 << 23
 
 
-class _Kernel:
-    """The process's one loaded library."""
-
-    lock = threading.Lock()
-    tried = False
-    library: ctypes.CDLL | None = None
-
-
 def available() -> bool:
     """Whether the kernel can be used here; the first call builds or loads it.
 
     Where it cannot, one warning tells why.
     """
-    if not _Kernel.tried:
-        with _Kernel.lock:
-            if not _Kernel.tried:
-                _load()
-    return _Kernel.library is not None
+    return _kernel.available()
 
 
 def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -68,10 +55,10 @@ def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArra
         # reducing_gap=None: a plain bilinear pass over all pixels.
         resized = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=None)
         return np.array(resized, dtype=np.uint8, order="C")
-    assert _Kernel.library is not None
+    assert _kernel.library is not None
     source = picture.tobytes("raw", "RGBX")
     result = np.empty((height, width, 3), dtype=np.uint8)
-    failed = _Kernel.library.lite_detr_resize(
+    failed = _kernel.library.lite_detr_resize(
         source, picture.height, picture.width, height, width, result.ctypes.data
     )
     if failed:
@@ -79,18 +66,12 @@ def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArra
     return result
 
 
-def _load() -> None:
-    try:
-        library = load_any(RESIZE)
-    except BuildError as error:
-        warnings.warn(
-            f"pictures are resized by Pillow, several times slower: {error}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    else:
-        function = library.lite_detr_resize
-        function.argtypes = (ctypes.c_char_p, *(ctypes.c_int64,) * 4, ctypes.c_void_p)
-        function.restype = ctypes.c_int
-        _Kernel.library = library
-    _Kernel.tried = True
+def _load() -> ctypes.CDLL:
+    library = load_any(RESIZE)
+    function = library.lite_detr_resize
+    function.argtypes = (ctypes.c_char_p, *(ctypes.c_int64,) * 4, ctypes.c_void_p)
+    function.restype = ctypes.c_int
+    return library
+
+
+_kernel = LazyLibrary(_load, "pictures are resized by Pillow, several times slower")

@@ -9,15 +9,14 @@ its own. The backward pass recomputes the samples, so nothing but the inputs is 
 from __future__ import annotations
 
 import ctypes
-import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from model.native.library import ATTENTION, BuildError
+from model.native.lazy import LazyLibrary
+from model.native.library import ATTENTION
 from model.native.prebuilt import load_any
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -59,24 +58,12 @@ class InputGradients:
     logits: Tensor | None
 
 
-class _Kernels:
-    """The process's one loaded library."""
-
-    lock = threading.Lock()
-    tried = False
-    library: ctypes.CDLL | None = None
-
-
 def available() -> bool:
     """Whether the kernels can be used here; the first call builds or loads them.
 
     Where they cannot, one warning tells why.
     """
-    if not _Kernels.tried:
-        with _Kernels.lock:
-            if not _Kernels.tried:
-                _load()
-    return _Kernels.library is not None
+    return _kernels.available()
 
 
 def forward(inputs: Inputs) -> Tensor:
@@ -147,21 +134,15 @@ def _like(gradient: Tensor | None, of: Tensor | None) -> Tensor | None:
     return None if gradient is None or of is None else gradient.to(of.dtype)
 
 
-def _load() -> None:
-    try:
-        library = load_any(ATTENTION)
-    except BuildError as error:
-        warnings.warn(
-            f"deformable attention runs in plain PyTorch, several times slower: {error}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    else:
-        for name in _FUNCTIONS:
-            function = getattr(library, name)
-            function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p), None
-        _Kernels.library = library
-    _Kernels.tried = True
+def _load() -> ctypes.CDLL:
+    library = load_any(ATTENTION)
+    for name in _FUNCTIONS:
+        function = getattr(library, name)
+        function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p), None
+    return library
+
+
+_kernels = LazyLibrary(_load, "deformable attention runs in plain PyTorch, several times slower")
 
 
 def library() -> ctypes.CDLL:
@@ -172,8 +153,8 @@ def library() -> ctypes.CDLL:
     """
     if not available():
         raise RuntimeError("the compiled CPU kernels are not available here")
-    assert _Kernels.library is not None
-    return _Kernels.library
+    assert _kernels.library is not None
+    return _kernels.library
 
 
 class _Array(ctypes.Structure):

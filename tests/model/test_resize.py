@@ -127,9 +127,8 @@ def test_threads_do_not_disturb_one_another() -> None:
 
 @pytest.fixture
 def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        resize, "_Kernel", type("_Kernel", (resize._Kernel,), {"tried": False, "library": None})
-    )
+    monkeypatch.setattr(resize._kernel, "tried", False)
+    monkeypatch.setattr(resize._kernel, "library", None)
 
 
 @pytest.mark.usefixtures("not_loaded")
@@ -169,8 +168,8 @@ def test_every_level_of_processors_gives_the_same(
     )
     pixels = noise(77, 93)
     resized = resize_bilinear(Image.fromarray(pixels), 31, 45)
-    assert resize._Kernel.library is not None
-    assert level.name in resize._Kernel.library._name
+    assert resize._kernel.library is not None
+    assert level.name in resize._kernel.library._name
     np.testing.assert_array_equal(resized, oracle(pixels, 31, 45))
 
 

@@ -89,8 +89,8 @@ def test_unknown_implementation_is_refused() -> None:
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "shutil", SimpleNamespace(which=lambda _name: None))
-    monkeypatch.setattr(cpu._Kernels, "tried", False)
-    monkeypatch.setattr(cpu._Kernels, "library", None)
+    monkeypatch.setattr(cpu._kernels, "tried", False)
+    monkeypatch.setattr(cpu._kernels, "library", None)
 
 
 @pytest.mark.usefixtures("no_compiler")

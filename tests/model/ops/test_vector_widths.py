@@ -23,8 +23,8 @@ def test_narrower_vectors_give_the_reference_output(
     flags = () if target == "baseline" else (f"-march={target}",)
     monkeypatch.setattr(library, "_native_flags", lambda _processor: flags)
     built = library.load_library(library.ATTENTION, tmp_path)
-    monkeypatch.setattr(cpu._Kernels, "tried", False)
-    monkeypatch.setattr(cpu._Kernels, "library", None)
+    monkeypatch.setattr(cpu._kernels, "tried", False)
+    monkeypatch.setattr(cpu._kernels, "library", None)
     monkeypatch.setattr(cpu, "load_any", lambda _sources: built)
     for kind in KINDS:
         for channels in (7, 16, 32, 64):
@@ -37,4 +37,4 @@ def test_narrower_vectors_give_the_reference_output(
             narrow = case.mapped(torch.bfloat16)
             rounded = attend(reference, narrow.mapped(torch.float64))
             assert_close(attend(operators, narrow).float(), rounded, 2e-2)
-    assert cpu._Kernels.library is built
+    assert cpu._kernels.library is built

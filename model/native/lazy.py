@@ -1,0 +1,41 @@
+"""A compiled library that is loaded, or built, when somebody first needs it."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import warnings
+from collections.abc import Callable
+
+from model.native.library import BuildError
+
+
+class LazyLibrary:
+    """One library of this process.
+
+    Args:
+        load: finds or builds it, and declares its functions.
+        without: what happens where that fails; the one warning begins with it.
+    """
+
+    def __init__(self, load: Callable[[], ctypes.CDLL], without: str) -> None:
+        self._load = load
+        self._without = without
+        self._lock = threading.Lock()
+        self.tried = False
+        self.library: ctypes.CDLL | None = None
+
+    def available(self) -> bool:
+        """Whether it can be used here; the first call loads it. Where it cannot, a warning says."""
+        if not self.tried:
+            with self._lock:
+                if not self.tried:
+                    self._try()
+        return self.library is not None
+
+    def _try(self) -> None:
+        try:
+            self.library = self._load()
+        except BuildError as error:
+            warnings.warn(f"{self._without}: {error}", RuntimeWarning, stacklevel=5)
+        self.tried = True
