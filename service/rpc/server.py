@@ -26,6 +26,10 @@ _MAX_METADATA_BYTES = 16 * 1024
 _KEEPALIVE_TIMEOUT_MS = 20_000  # a probe that is not answered within this ends the connection
 _MIN_PING_INTERVAL_MS = 10_000  # clients that probe more often are told to calm down
 _LARGEST_OPTION = 2**31 - 1
+# Calls that wait to be taken up. Above gRPC's own 1000 it cancels calls at random, anyone's: one
+# client that opens and resets calls in a flood would harm its neighbours. These take a second.
+_MAX_PENDING_CALLS = 20_000
+_MIN_STREAMS = 100  # of one connection, as HTTP/2 recommends
 # Calls that gRPC has not handed over when its server stops end as CANCELLED, which tells a client
 # nothing. For this long before, new ones are told that the service shuts down.
 _REFUSING_SECONDS = 0.2
@@ -157,6 +161,10 @@ def _channel_arguments(options: RpcOptions) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", max_message),
         ("grpc.max_send_message_length", max_message),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+        # A client holds back what is above this, where more calls would be refused in any case.
+        ("grpc.max_concurrent_streams", max(options.max_concurrent_calls, _MIN_STREAMS)),
         # Images are compressed already; a compressed message could only be a bomb.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),

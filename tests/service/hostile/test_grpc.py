@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, cast
@@ -107,7 +106,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def test_streams_opened_and_reset_in_a_flood_do_not_stop_the_service(
+def test_streams_opened_and_reset_in_a_flood_harm_no_neighbour(
     service: Service, channel: grpc.Channel
 ) -> None:
     before = service.rss_bytes()
@@ -129,21 +128,8 @@ def test_streams_opened_and_reset_in_a_flood_do_not_stop_the_service(
             for stream in range(1, 20_001, 2):
                 reset = _frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
                 flood.sendall(_frame(HEADERS, 4, stream, block) + reset)
-        # While the flood is worked off, gRPC itself turns other calls away too.
-        _answered_again(channel)
+        assert _detects(channel)
     assert service.rss_bytes() - before < 96 << 20
-
-
-def _answered_again(channel: grpc.Channel) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            assert _detects(channel)
-        except grpc.RpcError as refused:
-            assert time.monotonic() < deadline, refused
-            time.sleep(0.2)
-        else:
-            return
 
 
 def test_rubbish_on_the_port_is_dropped(service: Service, channel: grpc.Channel) -> None:
