@@ -124,7 +124,10 @@ def _start(contender: Contender, port: int, options: argparse.Namespace, logs: P
     if contender.name == SERVICE:
         flags = ("--engine", "fake", "--fake-base-ms", base, "--fake-per-image-ms", per_image)
         return Server.start(contender, service_command(port, *flags), {}, log, port)
+    device = logs / f"{contender.name}.device"
+    device.touch()
     environment = {"PEER_PORT": str(port), "PEER_BASE_MS": base, "PEER_PER_IMAGE_MS": per_image}
+    environment["PEER_DEVICE"] = str(device)
     command = peer_command(contender, options.venvs)
     return Server.start(contender, command, environment, log, port)
 

@@ -1,4 +1,4 @@
-"""LitServe: a batching worker a CPU, each a process that decodes and has a fake device."""
+"""LitServe: a batching worker a CPU, each a process that decodes; they take turns on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mosec: a batching worker a CPU, each a process that decodes and has a fake device of its own.
+"""mosec: a batching worker a CPU, each a process that decodes; they take turns on the device.
 
 One stage rather than two: handing decoded pixels from a stage to the next costs more than it wins.
 """

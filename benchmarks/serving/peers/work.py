@@ -1,14 +1,18 @@
 """What every peer does with an image: the service's own decoding and the same fake device.
 
-One fake device a process, one batch at a time on it, as on a real one.
+There is one device, whatever number of processes a peer starts: one batch at a time is on it, as
+on the one GPU of a machine whose processes take turns. A file lock keeps the turns.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import orjson
 
@@ -30,15 +34,27 @@ _device = FakeDevice(
         per_image_ms=float(os.environ.get("PEER_PER_IMAGE_MS", "1")),
     )
 )
-_one_at_a_time = threading.Lock()
+_one_thread = threading.Lock()
+_turns = Path(os.environ.get("PEER_DEVICE", os.devnull)).open("r+b")  # noqa: SIM115 - as long as the process lives
 decoders = ThreadPoolExecutor(CPUS, thread_name_prefix="decode")
+
+
+@contextmanager
+def _turn_on_the_device() -> Iterator[None]:
+    """Waits until no other thread or process of this peer is on the device."""
+    with _one_thread:
+        fcntl.lockf(_turns, fcntl.LOCK_EX)  # unlike flock, not shared by forks
+        try:
+            yield
+        finally:
+            fcntl.lockf(_turns, fcntl.LOCK_UN)
 
 
 def run_device(images: Sequence[DecodedImage]) -> list[bytes]:
     """Runs decoded images as one batch; an encoded answer for each."""
     pixels = [image.pixels for image in images]
     sizes = [image.original_size for image in images]
-    with _one_at_a_time:
+    with _turn_on_the_device():
         answer = _device.run(pixels, PADDED, sizes)
     return [orjson.dumps({"detections": as_json(found)}) for found in answer.detections]
 
