@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -32,8 +32,7 @@ from service.types import Priority
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class EngineAnswer:
+class EngineAnswer(NamedTuple):
     """What an engine found in one image, and the times of its batch in milliseconds."""
 
     detections: Detections
@@ -44,8 +43,7 @@ class EngineAnswer:
     started: float = 0.0  # when the engine began with the batch, monotonic seconds
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """How long an image would take, in seconds; zeros where nothing was learned yet."""
 
     wait: float  # until its batch begins

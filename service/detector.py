@@ -11,6 +11,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -53,8 +54,7 @@ class DetectorLimits:
     canary_max_age_seconds: float
 
 
-@dataclass(frozen=True)
-class _Request:
+class _Request(NamedTuple):
     """One image with what is asked of it; times are monotonic seconds."""
 
     served: ServedModel
@@ -67,8 +67,7 @@ class _Request:
     read_ms: float
 
 
-@dataclass(frozen=True)
-class _Decoded:
+class _Decoded(NamedTuple):
     """An image that lies in its slot."""
 
     image: SlotImage

@@ -9,6 +9,7 @@ import asyncio
 import select
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from service.messages import (
@@ -63,6 +64,7 @@ class EdgeDoorbell(asyncio.Protocol):
         self._reader = MessageReader()
         self._received: deque[Message | BadMessage] = deque()
         self._wake: asyncio.Future[None] | None = None
+        self._take: Callable[[Message], None] | None = None
         self._transport: asyncio.Transport | None = None
         self._gone = False
 
@@ -86,14 +88,25 @@ class EdgeDoorbell(asyncio.Protocol):
             BadMessage: for bytes that are no message.
         """
         while not self._received and not self._gone:
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
-        if not self._received:
-            return None
-        message = self._received.popleft()
-        if isinstance(message, BadMessage):
-            raise message
-        return message
+            await self._be_woken()
+        return self._next() if self._received else None
+
+    async def listen(self, take: Callable[[Message], None]) -> None:
+        """Hands each message to `take` within the very callback that brings it.
+
+        Returns once the engine is gone.
+
+        Raises:
+            BadMessage: for bytes that are no message.
+            Exception: whatever `take` raises; it is given nothing more then.
+        """
+        self._take = take
+        try:
+            self._deliver()
+            while not self._gone:
+                await self._be_woken()
+        finally:
+            self._take = None
 
     def abort(self) -> None:
         """Closes at once."""
@@ -112,17 +125,42 @@ class EdgeDoorbell(asyncio.Protocol):
                 self._received.append(message)
         except BadMessage as error:
             self._received.append(error)
-        self._awake()
+        try:
+            self._deliver()
+        except Exception as error:  # for `listen` to raise
+            self._awake(error)
+        else:
+            if self._received:
+                self._awake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's: the engine is gone."""
         self._gone = True
         self._awake()
 
-    def _awake(self) -> None:
+    def _deliver(self) -> None:
+        while self._take is not None and self._received:
+            self._take(self._next())
+
+    def _next(self) -> Message:
+        message = self._received.popleft()
+        if isinstance(message, BadMessage):
+            raise message
+        return message
+
+    async def _be_woken(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
+
+    def _awake(self, error: Exception | None = None) -> None:
         wake, self._wake = self._wake, None
-        if wake is not None and not wake.done():
+        if wake is None or wake.done():
+            return
+        if error is None:
             wake.set_result(None)
+        else:
+            self._take = None
+            wake.set_exception(error)
 
 
 class EngineDoorbell:

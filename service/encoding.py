@@ -6,7 +6,7 @@ Plain columns go straight to orjson: validating models would cost ten times the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from service.types import DetectResult, StageTimings
 _SCORE_DECIMALS = 4
 _BOX_DECIMALS = 2  # of a pixel
 _TIMING_DECIMALS = 3  # of a millisecond
-_STAGES = tuple(stage.name for stage in fields(StageTimings))
 _GAP_LABEL = "N/A"  # class ids that a data set leaves out
 
 
@@ -104,7 +103,8 @@ def encode_coco(
 
 def timings_ms(timings: StageTimings) -> dict[str, float]:
     """Milliseconds by stage, rounded, in the order of the stages."""
-    return {stage: round(float(getattr(timings, stage)), _TIMING_DECIMALS) for stage in _STAGES}
+    stages = zip(timings._fields, timings, strict=True)
+    return {stage: round(float(duration), _TIMING_DECIMALS) for stage, duration in stages}
 
 
 def label_name(label_names: Sequence[str], class_id: int) -> str:

@@ -82,6 +82,15 @@ class EngineProcess:
         """
         return await self._doorbell.receive()
 
+    async def listen(self, take: Callable[[Message], None]) -> None:
+        """Hands each message to `take` as it comes; returns once the engine is gone.
+
+        Raises:
+            BadMessage: where it talks nonsense.
+            Exception: whatever `take` raises; it is given nothing more then.
+        """
+        await self._doorbell.listen(take)
+
     def watch_stops(self, on_stopped: Callable[[], None]) -> None:
         """Has `on_stopped` called when the process was stopped (SIGSTOP) and does not go on."""
         self._on_stopped = on_stopped

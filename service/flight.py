@@ -37,6 +37,7 @@ class Flight:
         self._last_id = 0
         self._idle_since = now
         self._service_time = service_time or ServiceTime()
+        self._state: LaneState | None = None  # until something changes
 
     def __len__(self) -> int:
         """How many batches are in flight."""
@@ -44,9 +45,11 @@ class Flight:
 
     def state(self) -> LaneState:
         """For the scheduler."""
-        return LaneState(
-            len(self._items), self._idle_since, self._predicted_end(), self.predicted_seconds
-        )
+        if self._state is None:
+            self._state = LaneState(
+                len(self._items), self._idle_since, self._predicted_end(), self.predicted_seconds
+            )
+        return self._state
 
     @property
     def running(self) -> Batch | None:
@@ -55,6 +58,7 @@ class Flight:
 
     def add(self, batch: Batch, now: float) -> int:
         """Notes a batch that is sent; returns its id."""
+        self._state = None
         self._last_id += 1
         self._items.append(_Item(self._last_id, batch, now))
         return self._last_id
@@ -70,6 +74,7 @@ class Flight:
         """
         if not self._items or self._items[0].batch_id != batch_id:
             raise WrongTurn(f"an answer to batch {batch_id}, which is not its turn")
+        self._state = None
         item = self._items.popleft()
         if self._items:
             self._items[0].began_at = now
@@ -79,10 +84,12 @@ class Flight:
 
     def learn(self, batch: Batch, seconds: float) -> None:
         """Takes in how long a batch that went well took."""
+        self._state = None
         self._service_time.learn(batch.padded_pixels, seconds)
 
     def take_all(self, now: float) -> tuple[Batch, ...]:
         """The batches that will not be answered; none is in flight afterwards."""
+        self._state = None
         lost = tuple(item.batch for item in self._items)
         self._items.clear()
         self._idle_since = now

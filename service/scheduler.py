@@ -24,6 +24,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from service.slots import SlotLease
 from service.types import Priority
@@ -76,8 +77,7 @@ def _unknown(_padded_pixels: int) -> float:
     return 0.0
 
 
-@dataclass(frozen=True)
-class LaneState:
+class LaneState(NamedTuple):
     """What the scheduler needs to know of one engine; times are monotonic seconds."""
 
     in_flight: int  # batches that it has not answered yet
@@ -86,8 +86,7 @@ class LaneState:
     seconds: Callable[[int], float] = _unknown  # predicted, of a batch of so many padded pixels
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What to do now: send `batch`, or look again at `wake_at` or at the next event."""
 
     batch: Batch | None = None

@@ -22,6 +22,7 @@ import os
 import struct
 import tempfile
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +67,7 @@ class SlotLayout:
         return self.count * self.stride
 
 
-@dataclass(frozen=True)
-class SlotImage:
+class SlotImage(NamedTuple):
     """What a slot's header says of its image; sizes are (height, width) in pixels."""
 
     size: tuple[int, int]  # resized, as it lies in the slot

@@ -198,8 +198,7 @@ class Supervisor:
         engine.watch_stops(self._on_stopped)
         try:
             await self._greet(engine)
-            while (message := await engine.receive()) is not None:
-                self._take(message)
+            await engine.listen(self._take)
         except TimeoutError:
             self._death_reason = "start_timeout"
         except (BadMessage, WrongTurn) as error:

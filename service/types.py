@@ -1,9 +1,10 @@
-"""What crosses rooms on the way of a request: options in, result out, all frozen."""
+"""What crosses rooms on the way of a request: options in, result out, none to be changed."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from model.detections import Detections
 
@@ -34,8 +35,7 @@ class EngineFacts:
     cuda_graphs: int  # batch shapes that were recorded as CUDA graphs; 0 on a CPU
 
 
-@dataclass(frozen=True)
-class StageTimings:
+class StageTimings(NamedTuple):
     """Where the time of one request went, in milliseconds; the stages add up to the total."""
 
     read: float  # receiving the body, measured by the adapter

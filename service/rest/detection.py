@@ -21,7 +21,6 @@ from service.encoding import (
     encode_answer,
     encode_answers,
     encode_coco,
-    timings_ms,
 )
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
 from service.http_request import (
@@ -50,7 +49,7 @@ from service.rest.query import (
 )
 from service.selection import PRIORITY_HEADER, parse_priority
 from service.settings import Settings
-from service.types import DetectResult, Priority
+from service.types import DetectResult, Priority, StageTimings
 
 _FORM_TYPE = "multipart/form-data"
 # Besides image/*: what clients say that know no better ("" = nothing, the last = bare curl).
@@ -58,6 +57,10 @@ _RAW_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-
 _MAX_DRAWINGS = 2  # at once: each holds a full-size picture and a core
 _LARGE_DRAWING_PIXELS = 25_000_000  # of these one at a time
 _FILES_IN_FLIGHT = 4  # of one form: enough to fill a batch, too few to crowd out other clients
+
+_SERVER_TIMING = b", ".join(
+    stage.encode() + b";dur=%.3f" for stage in (*StageTimings._fields, "encode")
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -224,5 +227,4 @@ def _json(body: bytes) -> Response:
 
 
 def _server_timing(result: DetectResult, encode_ms: float) -> bytes:
-    stages = timings_ms(result.timings) | {"encode": round(encode_ms, 3)}
-    return ", ".join([f"{stage};dur={duration}" for stage, duration in stages.items()]).encode()
+    return _SERVER_TIMING % (*result.timings, encode_ms)

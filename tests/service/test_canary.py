@@ -130,6 +130,10 @@ class StandInEngine:
     async def receive(self) -> Message | None:
         return await self.words.get()
 
+    async def listen(self, take: Callable[[Message], None]) -> None:
+        while (message := await self.words.get()) is not None:
+            take(message)
+
     def kill(self) -> None:
         self.killed = True
         self.words.put_nowait(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -91,7 +90,7 @@ async def test_options_select(detector: Detector) -> None:
 
 async def test_timings_add_up_to_the_total(detector: Detector) -> None:
     timings = (await detect(detector, solid_png((1, 2, 3)), read_ms=12.5)).timings
-    stages = dataclasses.asdict(timings)
+    stages = timings._asdict()
     total = stages.pop("total")
     assert timings.read == 12.5
     assert min(stages.values()) >= 0
@@ -182,8 +181,7 @@ async def test_a_cancelled_request_is_counted_and_its_neighbours_are_answered(
 
 async def test_every_stage_of_an_answer_is_measured(detector: Detector) -> None:
     await detect(detector, solid_png((1, 2, 3)), read_ms=1.0)
-    for field in dataclasses.fields(StageTimings):
-        stage = field.name
+    for stage in StageTimings._fields:
         assert value(detector, "stage_seconds_count", stage=stage)
     assert value(detector, "images_total", outcome="ok")
     assert value(detector, "ready") == value(detector, "live") == 1
@@ -203,7 +201,7 @@ async def test_the_stages_of_an_answer_add_up_to_its_total(detector: Detector) -
     pictures = [solid_png((number, 7, 7)) for number in range(12)]
     results = await asyncio.gather(*(detect(detector, data, read_ms=1.5) for data in pictures))
     for result in results:
-        timings = dataclasses.asdict(result.timings)
+        timings = result.timings._asdict()
         total = timings.pop("total")
         assert total > 1.5
         assert sum(timings.values()) == pytest.approx(total)

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import fields
 
 import pytest
 from prometheus_client.metrics_core import Metric
@@ -57,7 +56,7 @@ def test_every_stage_has_a_histogram_in_seconds(metrics: Metrics, stage: str) ->
 
 
 def test_all_stages_of_an_image_are_noted_in_one_call(metrics: Metrics) -> None:
-    timings = {field.name: float(n + 1) for n, field in enumerate(fields(StageTimings))}
+    timings = {stage: float(n + 1) for n, stage in enumerate(StageTimings._fields)}
     metrics.observe_timings(StageTimings(**timings))
     assert timings.keys() == set(STAGES) - {"encode"}
     for stage, milliseconds in timings.items():

@@ -68,7 +68,7 @@ def test_an_idle_engine_waits_for_images_being_decoded(scheduler: Scheduler, job
 
 def test_the_wait_counts_only_while_the_engine_idles(scheduler: Scheduler, job: JobMaker) -> None:
     scheduler.add(job(at=1.0))
-    lane = replace(IDLE, idle_since=3.0)
+    lane = IDLE._replace(idle_since=3.0)
     assert scheduler.plan(3.005, lane, coming=1).wake_at == pytest.approx(3.010)
 
 

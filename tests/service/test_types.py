@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from service.metrics import STAGES
 from service.types import DetectOptions, DetectResult, StageTimings
 
 
-@pytest.mark.parametrize("record", [DetectOptions, DetectResult, StageTimings])
+@pytest.mark.parametrize("record", [DetectOptions, DetectResult])
 def test_what_crosses_rooms_is_frozen(record: type) -> None:
     assert record.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
@@ -18,5 +16,6 @@ def test_options_default_to_the_models_own() -> None:
 
 
 def test_every_timed_stage_has_a_histogram() -> None:
-    stages = {field.name for field in dataclasses.fields(StageTimings)}
-    assert stages == set(STAGES) - {"encode"}  # the adapter alone knows how long encoding took
+    assert set(StageTimings._fields) == set(STAGES) - {
+        "encode"
+    }  # the adapter alone knows how long encoding took
