@@ -1,10 +1,10 @@
 """Makes pictures as small or large as the network wants them: bilinear, averaging where it shrinks.
 
 The filter is as wide as the reduction, as that of Pillow's `resize`. The compiled kernel takes a
-quarter of Pillow's time for a small photo and more than half of it for one of 8 megapixels. For
-larger ones, and where it cannot be had, Pillow does the work. Both give the same to the bit, but
-for shapes in which newer versions of Pillow do rows before columns: there they differ by one of 255
-levels at most.
+fraction of Pillow's time, and reads the pixels where they lie. For pictures that lie in several
+blocks (`model.picture_memory`), and where it cannot be had, Pillow does the work. Both give the
+same to the bit, but for shapes in which newer versions of Pillow do rows before columns: there they
+differ by one of 255 levels at most.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from PIL import Image
 from model.native.lazy import LazyLibrary
 from model.native.library import RESIZE
 from model.native.prebuilt import load_any
+from model.picture_memory import samples_of
 
 _MIN_WIDTH = 4  # of what the kernel takes: it reads so many pixels at a time
-# Beyond, handing the pixels over takes longer than the kernel saves (benchmarks/kernels/resize.py).
-_MAX_PIXELS = 1 << 23
 
 
 def available() -> bool:
@@ -50,16 +49,22 @@ def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArra
     """
     if picture.mode != "RGB" or min(height, width) < 1:
         raise ValueError(f"cannot resize a picture of mode {picture.mode} to {height} x {width}")
-    by_kernel = picture.width >= _MIN_WIDTH and picture.width * picture.height <= _MAX_PIXELS
-    if picture.size == (width, height) or not by_kernel or not available():
-        # reducing_gap=None: a plain bilinear pass over all pixels.
-        resized = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=None)
-        return np.array(resized, dtype=np.uint8, order="C")
+    if picture.size != (width, height) and picture.width >= _MIN_WIDTH and available():
+        with samples_of(picture) as samples:
+            if samples is not None:
+                return _by_kernel(samples, picture.height, picture.width, height, width)
+    # reducing_gap=None: a plain bilinear pass over all pixels.
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=None)
+    return np.array(resized, dtype=np.uint8, order="C")
+
+
+def _by_kernel(
+    samples: int, source_height: int, source_width: int, height: int, width: int
+) -> npt.NDArray[np.uint8]:
     assert _kernel.library is not None
-    source = picture.tobytes("raw", "RGBX")
     result = np.empty((height, width, 3), dtype=np.uint8)
     failed = _kernel.library.lite_detr_resize(
-        source, picture.height, picture.width, height, width, result.ctypes.data
+        samples, source_height, source_width, height, width, result.ctypes.data
     )
     if failed:
         raise MemoryError("no memory left for resizing a picture")
@@ -69,7 +74,7 @@ def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArra
 def _load() -> ctypes.CDLL:
     library = load_any(RESIZE)
     function = library.lite_detr_resize
-    function.argtypes = (ctypes.c_char_p, *(ctypes.c_int64,) * 4, ctypes.c_void_p)
+    function.argtypes = (ctypes.c_void_p, *(ctypes.c_int64,) * 4, ctypes.c_void_p)
     function.restype = ctypes.c_int
     return library
 

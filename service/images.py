@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from model.config import ModelConfig
 from model.geometry import resized_size
+from model.picture_memory import keep_pictures_whole
 from model.resize import resize_bilinear
 from service.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from service.formats import recognise
@@ -210,6 +211,7 @@ def _prepare_pillow() -> tuple[ModuleType, ...]:
     )
 
     Image.MAX_IMAGE_PIXELS = None
+    keep_pictures_whole()
     # Odd metadata in a stranger's photo is no news for our operator.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
