@@ -46,7 +46,8 @@ class Selection:
         """The detections that were asked for, best score first."""
         keep = detections.scores >= np.float32(self.threshold)
         if self.class_ids is None:  # scores fall: what passes comes first
-            return detections.keep(slice(min(int(np.count_nonzero(keep)), self.max_detections)))
+            count = min(int(np.count_nonzero(keep)), self.max_detections)
+            return detections if count == len(detections) else detections.keep(slice(count))
         keep &= np.isin(detections.labels, list(self.class_ids))
         return detections.keep(keep.nonzero()[0][: self.max_detections])
 

@@ -42,6 +42,10 @@ _CHANNELS = 3
 _PAGE = 4096
 
 
+_Column = npt.NDArray[np.float32]
+_ResultColumns = tuple[_Column, _Column, _Column]
+
+
 @dataclass(frozen=True)
 class SlotLayout:
     """Sizes that the edge and its engines agree on."""
@@ -105,6 +109,7 @@ class SlotMemory:
         self._stride = layout.stride
         self._result_offset = layout.result_offset
         self._map = mmap.mmap(fd, layout.total_bytes)
+        self._results: dict[int, _ResultColumns] = {}
         self._bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
 
     @classmethod
@@ -124,6 +129,7 @@ class SlotMemory:
             return
         os.close(self.fd)
         self.fd = -1
+        self._results.clear()
         self._bytes = np.empty(0, dtype=np.uint8)
         try:
             self._map.close()
@@ -203,10 +209,14 @@ class SlotMemory:
     def _result_start(self, slot: int) -> int:
         return slot * self._stride + self._result_offset
 
-    def _columns(
-        self, slot: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Views of scores [max], labels [max] and boxes [max, 4]."""
+    def _columns(self, slot: int) -> _ResultColumns:
+        """Views of scores [max], labels [max] and boxes [max, 4]; kept, for numpy is slow."""
+        columns = self._results.get(slot)
+        if columns is None:
+            columns = self._results[slot] = self._make_columns(slot)
+        return columns
+
+    def _make_columns(self, slot: int) -> _ResultColumns:
         rows = self.layout.max_detections
         start = self._result_start(slot) + _RESULT_HEADER_BYTES
         columns = self._bytes[start : start + 4 * _COLUMNS * rows].view(np.float32)

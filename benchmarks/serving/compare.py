@@ -10,6 +10,9 @@ addresses. All servers run all the time; in each round each of them, in changing
 - one request at a time, for the latency without queueing;
 - an open loop at 70 % of the best peer's throughput in this round, for the latency under load.
 
+The service has glibc keep the memory of images that it decoded for the next ones, which saves page
+faults; peers run as they come, or with `--keep-memory` are given the same.
+
 CPU time is that of the server's whole process tree, told as a multiple of decoding and resizing
 the same images alone, measured just before and after. Figures are medians over the rounds.
 """
@@ -128,6 +131,8 @@ def _start(contender: Contender, port: int, options: argparse.Namespace, logs: P
     device.touch()
     environment = {"PEER_PORT": str(port), "PEER_BASE_MS": base, "PEER_PER_IMAGE_MS": per_image}
     environment["PEER_DEVICE"] = str(device)
+    if options.keep_memory:
+        environment["PEER_KEEPS_MEMORY"] = "1"
     command = peer_command(contender, options.venvs)
     return Server.start(contender, command, environment, log, port)
 
@@ -209,6 +214,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--in-flight", type=int, default=16)
     parser.add_argument("--base-ms", type=float, default=1.0)
     parser.add_argument("--per-image-ms", type=float, default=1.0)
+    parser.add_argument("--keep-memory", action="store_true", help="for the peers, too")
     parser.add_argument("--only", default="", help="names of peers, parted by commas")
     parser.add_argument("--name", default="peers", help="of the report's files")
     options = parser.parse_args(arguments)

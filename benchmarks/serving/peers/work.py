@@ -17,6 +17,7 @@ from pathlib import Path
 import orjson
 
 from benchmarks.serving.photos import as_json, decode
+from service.allocator import keep_freed_memory
 from service.fake_device import FAKE_MODEL, FakeDevice
 from service.images import DecodedImage
 from service.messages import FakeDeviceSpec
@@ -28,6 +29,8 @@ HOST = "127.0.0.1"
 PORT = int(os.environ.get("PEER_PORT", "0"))
 CPUS = len(os.sched_getaffinity(0))
 
+if os.environ.get("PEER_KEEPS_MEMORY"):
+    keep_freed_memory()  # as the service does
 _device = FakeDevice(
     FakeDeviceSpec(
         base_ms=float(os.environ.get("PEER_BASE_MS", "1")),
