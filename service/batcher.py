@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from typing import NamedTuple
 
 import structlog
@@ -28,6 +29,11 @@ from service.scheduler import Batch, Bucket, Job, LaneState, Scheduler
 from service.service_time import ArrivalRate
 from service.slots import StaleSlot
 from service.types import Priority
+
+# libuv counts whole milliseconds: of less than half a one its timers ring at once, and would do so
+# again and again until it has passed.
+_TIMER_SECONDS = 0.001
+_OF_NO_REQUEST = Context()  # what is logged from a timer carries no request's names
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +84,7 @@ class Batcher:
         self._coming = 0
         self._typical_bucket: Bucket | None = None  # that of the last batch
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf  # when it rings, by the clock
 
     @property
     def ready(self) -> bool:
@@ -133,7 +140,8 @@ class Batcher:
             self._coming -= 1
             if not self._coming and self._scheduler:
                 # Soon, not now: the image that was expected is about to be submitted.
-                asyncio.get_running_loop().call_soon(self._pump)
+                loop = asyncio.get_running_loop()
+                loop.call_soon(self._pump, context=_OF_NO_REQUEST)
 
     async def run(self, job: Job) -> EngineAnswer:
         """Runs one image and waits for its answer.
@@ -209,7 +217,6 @@ class Batcher:
 
     def _pump(self) -> None:
         """Gives every engine what the scheduler has for it."""
-        self._cancel_timer()
         wake_at = math.inf
         hungry = [lane for lane in self._lanes if lane.ready]
         while hungry:
@@ -229,9 +236,20 @@ class Batcher:
             else:
                 self._note(plan.batch)
                 lane.send(plan.batch)
-        if wake_at < math.inf:
-            delay = max(0.0, wake_at - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
+        self._pump_again_at(wake_at)
+
+    def _pump_again_at(self, when: float) -> None:
+        if self._timer is not None and when == self._timer_at:
+            return
+        self._cancel_timer()
+        if when < math.inf:
+            loop, delay = asyncio.get_running_loop(), max(_TIMER_SECONDS, when - self._clock())
+            self._timer = loop.call_later(delay, self._on_timer, context=_OF_NO_REQUEST)
+            self._timer_at = when
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._pump()
 
     def _note(self, batch: Batch) -> None:
         self._metrics.batch_size.observe(len(batch.jobs))
