@@ -11,13 +11,13 @@ import asyncio
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import structlog
 
 from model.geometry import padded_size
 from model.weights_file import ModelInfo
 from service.admission import Admission
+from service.answering import ImageInSlot, ImageRequest, make_result
 from service.batcher import EngineAnswer
 from service.decode_pool import DecodePool
 from service.errors import (
@@ -30,9 +30,8 @@ from service.errors import (
 )
 from service.images import ImageLimits, decode_image
 from service.metrics import Metrics
-from service.request_scope import ImageNote, ImageTimes, current_scope
 from service.scheduler import Job
-from service.selection import Selection, resolve_options
+from service.selection import resolve_options
 from service.served_model import ServedModel
 from service.slots import SlotImage, SlotLease
 from service.types import DetectOptions, DetectResult, Priority, StageTimings
@@ -52,32 +51,6 @@ class DetectorLimits:
     decode_threads: int
     decode_memory_bytes: int
     canary_max_age_seconds: float
-
-
-class _Request(NamedTuple):
-    """One image with what is asked of it; times are monotonic seconds."""
-
-    served: ServedModel
-    data: bytes
-    selection: Selection
-    request_id: str
-    started: float
-    deadline: float
-    priority: Priority
-    read_ms: float
-
-
-class _Decoded(NamedTuple):
-    """An image that lies in its slot."""
-
-    image: SlotImage
-    started: float  # monotonic seconds, as all times here
-    ended: float
-
-    @property
-    def decode_ms(self) -> float:
-        """What decoding took."""
-        return (self.ended - self.started) * 1000
 
 
 class Detector:
@@ -198,7 +171,7 @@ class Detector:
         timings: StageTimings | None = None
         try:
             latest = started + self._limits.request_timeout_ms / 1000
-            request = _Request(
+            request = ImageRequest(
                 served=self._served,
                 data=data,
                 selection=resolve_options(options, self.model),
@@ -269,11 +242,11 @@ class Detector:
         self._draining = self._refusing = True
         self._decoders.close()
 
-    async def _detect(self, request: _Request) -> DetectResult:
+    async def _detect(self, request: ImageRequest) -> DetectResult:
         with request.served.in_use():
             return await self._detect_admitted(request, self._admit(request))
 
-    async def _detect_admitted(self, request: _Request, lease: SlotLease) -> DetectResult:
+    async def _detect_admitted(self, request: ImageRequest, lease: SlotLease) -> DetectResult:
         seconds = request.deadline - request.started
         self._active += 1
         self._all_answered.clear()
@@ -287,9 +260,9 @@ class Detector:
             self._active -= 1
             if not self._active:
                 self._all_answered.set()
-        return self._result(request, decoded, answer)
+        return make_result(request, decoded, answer)
 
-    def _admit(self, request: _Request) -> SlotLease:
+    def _admit(self, request: ImageRequest) -> SlotLease:
         """Lets a request in, or says why not; the lease is its permit.
 
         Raises:
@@ -304,7 +277,9 @@ class Detector:
         left = request.deadline - request.started
         return self._admission.admit(request.served, left, request.priority)
 
-    async def _run(self, request: _Request, lease: SlotLease) -> tuple[_Decoded, EngineAnswer]:
+    async def _run(
+        self, request: ImageRequest, lease: SlotLease
+    ) -> tuple[ImageInSlot, EngineAnswer]:
         batcher = request.served.batcher
         with batcher.expecting():
             decode = partial(self._decode_into_slot, request, lease)
@@ -322,8 +297,8 @@ class Detector:
         return decoded, await batcher.run(job)
 
     def _decode_into_slot(
-        self, request: _Request, lease: SlotLease, max_memory_bytes: int | None
-    ) -> _Decoded:
+        self, request: ImageRequest, lease: SlotLease, max_memory_bytes: int | None
+    ) -> ImageInSlot:
         started = time.monotonic()
         config = request.served.info.config
         decoded = decode_image(request.data, config, self._limits.images, max_memory_bytes)
@@ -331,55 +306,7 @@ class Detector:
         padded = padded_size(height, width, config.bucket_stride)
         image = SlotImage((height, width), padded, decoded.original_size)
         lease.write_image(decoded.pixels, image)
-        return _Decoded(image, started, time.monotonic())
-
-    def _result(self, request: _Request, decoded: _Decoded, answer: EngineAnswer) -> DetectResult:
-        select_started = time.monotonic()
-        kept = request.selection.apply(answer.detections)
-        now = time.monotonic()
-        postprocess_ms = answer.postprocess_ms + (now - select_started) * 1000
-        in_engine = answer.assemble_ms + answer.copy_ms + answer.forward_ms
-        worked = decoded.decode_ms + in_engine + postprocess_ms
-        queue_ms = max(0.0, (now - request.started) * 1000 - worked)
-        height, width = decoded.image.original_size
-        model = request.served.info
-        result = DetectResult(
-            model_name=model.name,
-            model_version=model.version,
-            width=width,
-            height=height,
-            label_names=model.labels,
-            detections=kept,
-            timings=StageTimings(
-                read=request.read_ms,
-                decode=decoded.decode_ms,
-                queue=queue_ms,
-                assemble=answer.assemble_ms,
-                copy=answer.copy_ms,
-                forward=answer.forward_ms,
-                postprocess=postprocess_ms,
-                total=request.read_ms + queue_ms + worked,
-            ),
-            request_id=request.request_id,
-        )
-        scope = current_scope()
-        if scope is not None and scope.detailed:
-            times = ImageTimes(
-                accepted=request.started,
-                decode=(decoded.started, decoded.ended),
-                engine_started=answer.started,
-                engine_ms={
-                    "assemble": answer.assemble_ms,
-                    "copy": answer.copy_ms,
-                    "forward": answer.forward_ms,
-                    "postprocess": answer.postprocess_ms,
-                },
-                select=(select_started, now),
-            )
-            num_bytes, size = len(request.data), (width, height)
-            note = ImageNote(request.request_id, num_bytes, size, result.timings, times)
-            scope.note_image(note)
-        return result
+        return ImageInSlot(image, started, time.monotonic())
 
     def _count_error(self, error: DetectionError, request_id: str) -> None:
         self.metrics.images.labels(error.code).inc()

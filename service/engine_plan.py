@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.weights_file import ModelInfo
-from service.messages import Start
+from service.messages import BadMessage, Hello, Message, Start, StartFailed
 
 
 class EngineStartError(RuntimeError):
@@ -33,7 +33,28 @@ class EnginePlan:
     storm_window_seconds: float
     weights_name: str  # the file as people know it
 
-    def in_words(self, reason: str) -> str:
+    def accept(self, message: Message) -> Hello:
+        """Takes an engine's first word.
+
+        Returns:
+            The greeting of an engine that runs the right model.
+
+        Raises:
+            EngineStartError: where it cannot start, or runs something else.
+            BadMessage: where it says neither.
+        """
+        if isinstance(message, StartFailed):
+            raise EngineStartError(self._in_words(message.reason))
+        if not isinstance(message, Hello):
+            raise BadMessage(f"expected Hello, got {type(message).__name__}")
+        if message.model_version != self.model.version:
+            raise EngineStartError(
+                f"the weights file changed: the engine loaded version {message.model_version}, "
+                f"the service knows {self.model.version}"
+            )
+        return message
+
+    def _in_words(self, reason: str) -> str:
         """What an engine said, with the file's own name in it."""
         path = self.start.model_path
         return reason.replace(path, self.weights_name) if path else reason

@@ -31,7 +31,6 @@ from service.messages import (
     Hello,
     Message,
     RunBatch,
-    StartFailed,
     Stop,
 )
 from service.metrics import Metrics
@@ -214,33 +213,24 @@ class Supervisor:
         """Waits until the engine is warm and runs the right model; sends its first canary.
 
         Raises:
-            EngineStartError: where it cannot start, or runs something else.
+            EngineStartError, BadMessage: see `EnginePlan.accept`.
             TimeoutError: where it takes too long.
         """
         async with asyncio.timeout(self._plan.start_timeout_seconds):
             message = await engine.receive()
         if message is None:
             return
-        if isinstance(message, StartFailed):
-            raise EngineStartError(self._plan.in_words(message.reason))
-        if not isinstance(message, Hello):
-            raise BadMessage(f"expected Hello, got {type(message).__name__}")
-        if message.model_version != self._plan.model.version:
-            raise EngineStartError(
-                f"the weights file changed: the engine loaded version {message.model_version}, "
-                f"the service knows {self._plan.model.version}"
-            )
+        self._hello = hello = self._plan.accept(message)
         _log.info(
             "engine ready",
-            pid=message.pid,
-            device=message.device,
-            load_seconds=round(message.load_seconds, 3),
-            warm_up_seconds=round(message.warm_up_seconds, 3),
-            warm_up_shapes=message.warm_up_shapes,
-            warm_up_left_out=message.warm_up_left_out,
-            **message.implementations,
+            pid=hello.pid,
+            device=hello.device,
+            load_seconds=round(hello.load_seconds, 3),
+            warm_up_seconds=round(hello.warm_up_seconds, 3),
+            warm_up_shapes=hello.warm_up_shapes,
+            warm_up_left_out=hello.warm_up_left_out,
+            **hello.implementations,
         )
-        self._hello = message
         self._flight = Flight(self._clock(), self._service_time)
         self._canary.reset()
         self._send_canary()
