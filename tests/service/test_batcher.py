@@ -343,3 +343,43 @@ async def test_what_a_dead_engine_held_goes_to_another(bench: Bench) -> None:
     while second.held:
         second.answer(bench.batcher)
     await asyncio.gather(*tasks)
+
+
+class TimerLoop:
+    """An event loop that only notes the timers that are set, and never rings one."""
+
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+        self._loop = asyncio.get_running_loop()
+
+    def call_later(self, delay: float, *_: object, **__: object) -> asyncio.TimerHandle:
+        self.delays.append(delay)
+        return self._loop.call_later(60, lambda: None)
+
+    def create_future(self) -> asyncio.Future[object]:
+        return self._loop.create_future()
+
+
+@pytest.mark.parametrize("soon", [0.0002, 0.0104])
+async def test_a_timer_is_set_once_for_a_time_and_never_for_less_than_a_millisecond(
+    monkeypatch: pytest.MonkeyPatch, bench: Bench, soon: float
+) -> None:
+    class BusyLane(StandInLane):
+        @property
+        def state(self) -> LaneState:
+            return LaneState(1, 0.0, end)
+
+    now = 5.0
+    end, policy = now + soon, BatchPolicy(stage_lead_ms=0.0)
+    lane = BusyLane(bench.pool)
+    bench.batcher = Batcher(Scheduler(policy), [lane], bench.metrics, clock=lambda: now)
+    loop = TimerLoop()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
+    tasks = [asyncio.ensure_future(bench.batcher.run(bench.job(now))) for _ in range(3)]
+    await asyncio.sleep(0)
+    monkeypatch.undo()
+    assert loop.delays == [pytest.approx(max(soon, 0.001))]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    bench.batcher.close()
