@@ -21,7 +21,7 @@ from lite_detr_client.errors import (
 from lite_detr_client.grpc_client import GrpcClient
 from lite_detr_client.http_client import HttpClient
 from lite_detr_client.inputs import Caller, DetectOptions, ImageSource
-from lite_detr_client.results import Answer, Box, Detection, Model, Timings
+from lite_detr_client.results import Answer, Box, Detection, Engine, Model, Timings
 from lite_detr_client.retries import RetryPolicy
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "DeadlineExceeded",
     "DetectOptions",
     "Detection",
+    "Engine",
     "Forbidden",
     "GrpcClient",
     "HttpClient",

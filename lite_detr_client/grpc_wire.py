@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from lite_detr_client.errors import Failure, ServiceError, service_error
 from lite_detr_client.inputs import Caller, DetectOptions
 from lite_detr_client.pb import detection_pb2 as pb
-from lite_detr_client.results import Answer, Box, Detection, Model, Timings
+from lite_detr_client.results import Answer, Box, Detection, Engine, Model, Timings
 
 _REQUEST_ID_KEY = "x-request-id"
 _CODE_KEY = "lite-detr-code"
@@ -157,6 +157,10 @@ def read_model(response: pb.GetModelResponse) -> Model:
         max_images=limits.max_images,
         max_detections=limits.max_detections,
         formats=tuple(limits.formats),
+        engines=tuple(
+            Engine(item.device, item.kernel, item.precision, item.cuda_graphs)
+            for item in response.engines
+        ),
     )
 
 

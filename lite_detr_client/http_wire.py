@@ -17,12 +17,13 @@ from lite_detr_client.errors import (
     service_error,
 )
 from lite_detr_client.inputs import DetectOptions
-from lite_detr_client.results import Answer, Box, Detection, Model, Timings
+from lite_detr_client.results import Answer, Box, Detection, Engine, Model, Timings
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _REQUEST_ID_HEADER = "X-Request-Id"
 _OK = 200
 _STAGES = tuple(field.name for field in fields(Timings))
+_ENGINE_FACTS = tuple(field.name for field in fields(Engine))
 # The service ends a call at its deadline and says so; the client listens for that a bit longer.
 _GRACE_S = 0.5
 # What stands between client and service (proxies, balancers) answers without a code.
@@ -241,4 +242,9 @@ def _model(body: dict[str, Any]) -> Model:
         max_images=limits["max_files"],
         max_detections=limits["max_detections"],
         formats=tuple(limits["formats"]),
+        # An older service tells of no engines, and a newer one may tell more of each.
+        engines=tuple(
+            Engine(**{fact: item[fact] for fact in _ENGINE_FACTS})
+            for item in entry.get("engines", ())
+        ),
     )

@@ -53,6 +53,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """What one engine of the service computes with."""
+
+    device: str  # such as "cpu" or "cuda:0"
+    kernel: str  # which attention implementation
+    precision: str  # numbers of the network: "fp32", "bf16", "fp16"
+    cuda_graphs: int  # batch shapes that run as recorded CUDA graphs; 0 on a CPU
+
+
+@dataclass(frozen=True)
 class Model:
     """Which model is served, and what a request may hold."""
 
@@ -68,3 +78,4 @@ class Model:
     max_images: int  # in one batch
     max_detections: int
     formats: tuple[str, ...]
+    engines: tuple[Engine, ...] = ()  # one a device; of an older service, or unready ones: none

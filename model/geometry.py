@@ -13,6 +13,7 @@ FloatArray = npt.NDArray[np.floating]
 
 # Width : height of what people send most; cameras, screens and their crops.
 _USUAL_ASPECTS = ((4, 3), (3, 4), (1, 1), (3, 2), (2, 3), (16, 9), (9, 16))
+_FINEST_STRIDE = 8  # of every backbone
 _LARGE = 1000  # pixels a unit of an aspect: larger than any network's input
 
 
@@ -47,6 +48,12 @@ def resized_size(height: int, width: int, shortest_side: int, longest_side: int)
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     """The bucket of a resized image: its sides rounded up to multiples of `stride`."""
     return -(-height // stride) * stride, -(-width // stride) * stride
+
+
+def level_shapes(height: int, width: int, levels: int) -> tuple[tuple[int, int], ...]:
+    """(H, W) of the network's feature maps of a padded image: strides 8, 16, 32 and so on."""
+    strides = [_FINEST_STRIDE << level for level in range(levels)]
+    return tuple((-(-height // stride), -(-width // stride)) for stride in strides)
 
 
 def reachable_buckets(

@@ -38,7 +38,10 @@ class ModelEntry:
 
 
 class ModelControl(Protocol):
-    """Who can change what is served."""
+    """Who can change what is served.
+
+    Calls queue behind one another. A caller that goes away stops neither a load nor an unload.
+    """
 
     def index(self) -> tuple[ModelEntry, ...]:
         """The models there are: one."""
@@ -46,7 +49,7 @@ class ModelControl(Protocol):
     async def load(self, name: str) -> None:
         """Loads a model's weights file anew and swaps it in; returns when it serves.
 
-        Loading what serves already is a reload. Calls queue behind one another.
+        Loading what serves already is a reload.
 
         Args:
             name: of the model that serves, or as the setting `model` names it.

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 
 from model.geometry import usual_buckets
-from service.device import BatchShape, BatchUnderWay, DeviceAnswer, OutOfDeviceMemory
+from service.device import BatchShape, BatchUnderWay, DeviceAnswer
 from service.gpu_card import Card, CudaCard
 from service.gpu_pipeline import GpuPipeline, PipelineLimits
 from service.slots import largest_bucket_pixels
-from service.torch_device import TorchDevice, pick_device
+from service.torch_device import TorchDevice, memory_told, pick_device
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,8 @@ class GpuDevice(TorchDevice):
         Raises:
             OutOfDeviceMemory: where half the batch may fit.
         """
-        try:
+        with memory_told(self._pipeline.wait):  # its copy may be under way yet
             return self._pipeline.begin(images, padded, original_sizes)
-        except torch.OutOfMemoryError as error:
-            self._pipeline.wait()  # its copy may be under way yet
-            torch.cuda.empty_cache()
-            raise OutOfDeviceMemory(str(error)) from error
-        except MemoryError as error:
-            raise OutOfDeviceMemory("the host has no memory left") from error
 
     def record(self, shape: BatchShape) -> None:
         """Records a CUDA graph; see `service.cuda_graphs`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -14,7 +14,9 @@ import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
+from service.errors import ShuttingDown
 from service.field_count import BrokenMessage, has_more_fields
+from service.frames import FramePump
 from service.grpc_status import MalformedMessage, Refusal
 from service.journal import Journal
 from service.request_scope import RequestScope
@@ -22,6 +24,7 @@ from service.selection import PRIORITY_HEADER
 from service.trace_context import TRACEPARENT, TRACESTATE
 
 _MOST_FIELDS = 10_000  # of one message, those in it included
+_RECONNECT_SECONDS = 1
 
 REQUEST_ID_KEY = "x-request-id"
 PRIORITY_KEY = PRIORITY_HEADER.lower()
@@ -58,11 +61,13 @@ class GrpcService(Protocol):
 
 
 class CallsUnderWay:
-    """Answers calls and counts them, so that a drain can wait for the last of them."""
+    """Answers a service's calls and counts them, so that a drain can wait for the last of them."""
 
     def __init__(self) -> None:
         """Starts with none."""
         self._count = 0
+        self._draining = False
+        self._streams: set[FramePump[bytes, Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -76,6 +81,24 @@ class CallsUnderWay:
         self._count -= 1
         if not self._count:
             self._idle.set()
+
+    def begin_drain(self) -> None:
+        """From now on nothing is accepted; streams end after the messages that were read."""
+        self._draining = True
+        for stream in self._streams:
+            stream.stop_reading()
+
+    def refuse_if_draining(self) -> None:
+        """To be called before work is accepted.
+
+        Raises:
+            ShuttingDown: once a drain has begun.
+        """
+        if self._draining:
+            raise ShuttingDown(
+                "the service is shutting down; what it had taken before is answered",
+                retry_after_seconds=_RECONNECT_SECONDS,
+            )
 
     async def wait_idle(self) -> None:
         """Returns when no call is under way."""
@@ -119,6 +142,37 @@ class CallsUnderWay:
             call.scope.status = status.name
             note(outcome)
         await context.abort(refusal.status, refusal.detail, (*call.metadata, *refusal.metadata))
+
+    async def answer_stream(
+        self,
+        messages: AsyncIterator[bytes],
+        call: Call,
+        context: Context,
+        answer: Callable[[int, bytes], Coroutine[Any, Any, Message]],
+        in_flight: int,
+    ) -> None:
+        """The work for a stream of messages: answers each, in their order.
+
+        Args:
+            messages: of the client.
+            call: the stream as a whole.
+            context: gRPC's own.
+            answer: turns a message and its index into an answer; tells errors as answers.
+            in_flight: most messages that are read and not yet answered.
+
+        Raises:
+            ShuttingDown: when the service drains; what was read is answered by then.
+        """
+        self.refuse_if_draining()
+        await context.send_initial_metadata(call.metadata)
+        if not self._draining:  # a drain may have begun meanwhile
+            pump = FramePump(answer, context.write, in_flight)
+            self._streams.add(pump)
+            try:
+                await pump.run(messages)
+            finally:
+                self._streams.discard(pump)
+        self.refuse_if_draining()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@ r"""The model control of a running service: loads, reloads and unloads, one at a
     load: build -> start engines -> warm and proven: swap -> the old ones finish, then end
                         \-> cannot start: the new ones end, the old ones serve on
 
-For the time of a load both models are in memory.
+For the time of a load both models are in memory. Each change is a task of its own, which the end
+of the service alone cuts short: whoever asked for it may leave.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class ModelSwitch:
         self._start_timeout_seconds = start_timeout_seconds
         self._lock = asyncio.Lock()
         self._changing: ModelState | None = None
+        self._old: set[ServedModel] = set()  # swapped out, and not ended yet
+        self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def index(self) -> tuple[ModelEntry, ...]:
@@ -64,8 +67,6 @@ class ModelSwitch:
 
     async def load(self, name: str) -> None:
         """Loads the weights file anew and swaps the model in; see `ModelControl.load`.
-
-        A caller that goes away does not stop it.
 
         Raises:
             UnknownModel: for another name.
@@ -86,23 +87,23 @@ class ModelSwitch:
             UnknownModel: for a name that does not serve.
         """
         self._check_name(name)
-        await asyncio.wait([self._first_ready])
-        async with self._lock:
-            if not self._detector.loaded:
-                return
-            self._changing = "UNLOADING"
-            try:
-                await self._retire(self._detector.unload())
-            finally:
-                self._changing = None
-        _log.info("model unloaded", model=self._detector.model.name)
+        await asyncio.shield(self._in_background(self._unload()))
 
     async def stop(self) -> None:
-        """Ends every engine; whoever still waits is answered with `ShuttingDown`."""
+        """Ends every engine; whoever still waits is answered with `ShuttingDown`.
+
+        Changes under way end with it, and who asked for them gets `asyncio.CancelledError`.
+        """
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._detector.served.stop()
+        await asyncio.gather(*(served.stop() for served in (*self._old, self._detector.served)))
+
+    def free(self) -> None:
+        """Gives slots and files back after `stop`, when no thread decodes into a slot any more."""
+        for served in (*self._old, self._detector.served):
+            served.free()
 
     async def _load(self) -> None:
         """Raises `ModelLoadFailed` with the reason where it cannot."""
@@ -110,6 +111,8 @@ class ModelSwitch:
         async with self._lock:
             self._changing = "LOADING"
             try:
+                if self._stopping:
+                    raise ModelLoadFailed("the service is shutting down")
                 served = await self._start()
             except ModelLoadFailed as error:
                 _log.error("the model cannot be loaded", error=str(error))
@@ -119,8 +122,21 @@ class ModelSwitch:
             was_loaded = self._detector.loaded
             before = self._detector.swap(served)
             if was_loaded:
+                self._old.add(before)
                 self._in_background(self._retire(before))
         _log.info("model loaded", model=served.info.name, version=served.info.version)
+
+    async def _unload(self) -> None:
+        await asyncio.wait([self._first_ready])
+        async with self._lock:
+            if self._stopping or not self._detector.loaded:
+                return
+            self._changing = "UNLOADING"
+            try:
+                await self._retire(self._detector.unload())
+            finally:
+                self._changing = None
+        _log.info("model unloaded", model=self._detector.model.name)
 
     async def _start(self) -> ServedModel:
         """A new model whose engines are ready.
@@ -129,30 +145,44 @@ class ModelSwitch:
             ModelLoadFailed: where there is none to be had.
         """
         try:
-            served = await asyncio.to_thread(self._build)
+            served = await self._built()
         except CheckpointError as error:
             raise ModelLoadFailed(str(error)) from error
         try:
             async with asyncio.timeout(self._start_timeout_seconds):
                 await served.begin()
         except EngineStartError as error:
-            await served.close()
+            await _close(served)
             raise ModelLoadFailed(str(error)) from error
         except TimeoutError:
-            await served.close()
+            await _close(served)
             waited = f"{self._start_timeout_seconds:g} s"
             raise ModelLoadFailed(f"its engines were not ready within {waited}") from None
         except BaseException:
-            await served.close()
+            await _close(served)
             raise
         return served
 
-    async def _retire(self, served: ServedModel) -> None:
-        """Ends a model when its last request is answered, or at once where all ends."""
+    async def _built(self) -> ServedModel:
+        """A new model, made in a thread; given back where nobody waits for it any more.
+
+        Raises:
+            CheckpointError: for a model that is not there or cannot be used.
+        """
+        building = asyncio.ensure_future(asyncio.to_thread(self._build))
         try:
-            await served.unused()
-        finally:
-            await served.close()
+            return await asyncio.shield(building)
+        except asyncio.CancelledError:
+            await asyncio.wait([building])
+            if building.exception() is None:
+                building.result().free()
+            raise
+
+    async def _retire(self, served: ServedModel) -> None:
+        """Ends a model when its last request is answered, unless `stop` comes before."""
+        await served.unused()
+        await _close(served)
+        self._old.discard(served)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that goes on whoever asked for it, until `stop`."""
@@ -171,3 +201,13 @@ class ModelSwitch:
         known = self._detector.model.name
         if name not in {known, self._setting}:
             raise UnknownModel(f"there is no model {name!r} here; {known!r} is served")
+
+
+async def _close(served: ServedModel) -> None:
+    """Ends a model whole, also where its task is cancelled meanwhile: no engine may stay behind."""
+    closing = asyncio.ensure_future(served.close())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await asyncio.wait([closing])
+        raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,28 @@ def pick_device(device: str) -> str:
     return device
 
 
+@contextmanager
+def memory_told(wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Tells memory that ran out while a batch runs as a device does.
+
+    Args:
+        wait: until the device uses no memory of the batch any more.
+
+    Raises:
+        OutOfDeviceMemory: where half the batch may fit.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        wait()
+        torch.cuda.empty_cache()
+        raise OutOfDeviceMemory(str(error)) from error
+    except MemoryError as error:
+        raise OutOfDeviceMemory("the host has no memory left") from error
+
+
 class TorchDevice:
-    """Runs a model with torch."""
+    """Runs a model with torch, one batch at a time: engines on a CPU, offline commands anywhere."""
 
     def __init__(
         self, path: Path | str, device: str, threads: int, precision: str = "auto"
@@ -99,16 +120,11 @@ class TorchDevice:
         """
         detections: list[Detections] = []
         seconds = np.zeros(4)
-        try:
+        with memory_told():
             for part in self._predictor.portions(len(images)):
                 found, taken = self._run_together(images[part], padded, original_sizes[part])
                 detections += found
                 seconds += taken
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise OutOfDeviceMemory(str(error)) from error
-        except MemoryError as error:
-            raise OutOfDeviceMemory("the host has no memory left") from error
         assemble_ms, copy_ms, forward_ms, postprocess_ms = (seconds * 1000).tolist()
         return DeviceAnswer(detections, assemble_ms, forward_ms, postprocess_ms, copy_ms)
 

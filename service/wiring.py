@@ -108,7 +108,7 @@ async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
         first_ready.cancel()
         await control.stop()
         detector.close()
-        detector.served.free()
+        control.free()
 
 
 @asynccontextmanager

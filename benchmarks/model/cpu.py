@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from benchmarks.model.plain import plain_pytorch
 from benchmarks.serving.batch_invariance import random_r50_detector
 from model.checkpoint import load_detector
-from model.geometry import padded_size, resized_size
+from model.geometry import level_shapes, padded_size, resized_size
 from model.inference.geometry import real_tokens
 from model.inference.memory import keep_freed_memory
 from model.inference.network import InferenceDetector
@@ -42,6 +42,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _SIDES = ("plain", "fp32", "bf16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STRIDE = 64
+_LEVELS = 4
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,6 @@ def runner_of(detector: nn.Module, side: str) -> Callable[[Tensor, Tensor], Tens
             return detector(images, mask).memory  # type: ignore[no-any-return]
 
     return run
-
-
-def level_shapes(mask: Tensor) -> tuple[tuple[int, int], ...]:
-    """(H, W) of the default model's four levels for a bucket."""
-    height, width = mask.shape[1:]
-    return tuple((-(-height // s), -(-width // s)) for s in (8, 16, 32, 64))
 
 
 class Worker:
@@ -144,7 +139,8 @@ def work(model: str, side: str) -> None:
     if model == "default":  # the full network in float64 would take minutes; see precision.py
         exact = copy.deepcopy(detector).double()(images.double(), mask).memory
         if exact.shape != memory.shape:  # one image in service has no tokens of padding
-            exact = exact[:, real_tokens(mask, level_shapes(mask))]
+            height, width = mask.shape[1:]
+            exact = exact[:, real_tokens(mask, level_shapes(height, width, _LEVELS))]
         error = float((memory.double() - exact).abs().max())
     run(images, mask)
     print(json.dumps(((peak - resident) / 2**20, error)), flush=True)

@@ -28,14 +28,15 @@ class Dialect:
     read: Callable[[dict[bytes, bytes], bytes], Found]
 
 
-def _post(path: str, body: bytes, headers: dict[str, str]) -> bytes:
+def post_request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """Head and body of a POST as they go on the wire."""
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _raw_request(data: bytes, path: str) -> bytes:
-    return _post(path, data, {"Content-Type": "image/jpeg"})
+    return post_request(path, data, {"Content-Type": "image/jpeg"})
 
 
 def _read_json(_headers: dict[bytes, bytes], body: bytes) -> Found:
@@ -45,7 +46,7 @@ def _read_json(_headers: dict[bytes, bytes], body: bytes) -> Found:
 def _base64_request(data: bytes, path: str) -> bytes:
     """A JSON object with the image as base64."""
     body = orjson.dumps({"image": base64.b64encode(data).decode()})
-    return _post(path, body, {"Content-Type": "application/json"})
+    return post_request(path, body, {"Content-Type": "application/json"})
 
 
 def _triton_request(data: bytes, path: str) -> bytes:
@@ -64,7 +65,7 @@ def _triton_request(data: bytes, path: str) -> bytes:
     }
     head = json.dumps(asked).encode()
     headers = {"Content-Type": "application/octet-stream", _JSON_LENGTH: str(len(head))}
-    return _post(path, head + tensor, headers)
+    return post_request(path, head + tensor, headers)
 
 
 def _read_triton(headers: dict[bytes, bytes], body: bytes) -> Found:
@@ -82,7 +83,7 @@ def _oip_request(data: bytes, path: str) -> bytes:
         "data": [base64.b64encode(data).decode()],
     }
     body = orjson.dumps({"inputs": [tensor]})
-    return _post(path, body, {"Content-Type": "application/json"})
+    return post_request(path, body, {"Content-Type": "application/json"})
 
 
 def _read_oip(_headers: dict[bytes, bytes], body: bytes) -> Found:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import os
 import tempfile
 import time
@@ -21,8 +20,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from benchmarks.serving.open_loop import OpenLoop, Outcome
+from benchmarks.serving.dialects import post_request
+from benchmarks.serving.load import percentile
+from benchmarks.serving.load_loop import Exchange, Load, schedule
 from benchmarks.serving.pictures import flat_png
 from benchmarks.serving.running import ROOT, RunningService, run_service
 
@@ -31,6 +33,9 @@ FACTOR = 5
 BASE_MS, PER_IMAGE_MS, MAX_BATCH_SIZE = 40, 40, 4
 CAPACITY = MAX_BATCH_SIZE / (BASE_MS + PER_IMAGE_MS * MAX_BATCH_SIZE) * 1000  # images a second
 _WARM_UP_SECONDS = 3.0
+_MOST_CONNECTIONS = 4096  # no request is to wait for another's
+_SEED = 7
+_ACCEPTED = frozenset({HTTPStatus.OK, HTTPStatus.GATEWAY_TIMEOUT})
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,26 @@ class Row:
 
 async def measure(service: RunningService, image: bytes, deadline_ms: float, seconds: float) -> Row:
     """Floods the service."""
-    await OpenLoop(service.url, image, 10_000).run(CAPACITY / 2, _WARM_UP_SECONDS)
-    flood = OpenLoop(service.url, image, deadline_ms)
+    await _load(service, image, 10_000, CAPACITY / 2, _WARM_UP_SECONDS)
     sizes = [service.resident_bytes()]
     sampler = asyncio.create_task(_sample(service, sizes))
-    outcomes = await flood.run(FACTOR * CAPACITY, seconds)
+    exchanges = await _load(service, image, deadline_ms, FACTOR * CAPACITY, seconds)
     sampler.cancel()
     sizes.append(service.resident_bytes())
-    return _row(deadline_ms, seconds, outcomes, sizes)
+    return _row(deadline_ms, seconds, exchanges, sizes)
+
+
+async def _load(
+    service: RunningService, image: bytes, timeout_ms: float, rate: float, seconds: float
+) -> list[Exchange]:
+    """Requests that give the service so much time, at a mean rate and for so long."""
+    headers = {"Content-Type": "image/png", "X-Request-Timeout-Ms": f"{timeout_ms:g}"}
+    port = urlsplit(service.url).port
+    assert port is not None
+    load = Load(port, [post_request("/detect", image, headers)], _MOST_CONNECTIONS)
+    await load.run_open(schedule(rate, seconds, "poisson", _SEED))
+    load.close()
+    return load.exchanges
 
 
 async def _sample(service: RunningService, sizes: list[int]) -> None:
@@ -71,34 +88,33 @@ async def _sample(service: RunningService, sizes: list[int]) -> None:
         sizes.append(service.resident_bytes())
 
 
-def _row(deadline_ms: float, seconds: float, outcomes: list[Outcome], sizes: list[int]) -> Row:
-    statuses = Counter(outcome.status for outcome in outcomes)
-    accepted = sorted(one.seconds for one in outcomes if one.status in {200, 504})
-    refusals = sorted(one.seconds for one in outcomes if one.status == HTTPStatus.TOO_MANY_REQUESTS)
+def _row(
+    deadline_ms: float, seconds: float, exchanges: Sequence[Exchange], sizes: Sequence[int]
+) -> Row:
+    statuses = Counter(one.status for one in exchanges)
+    accepted = [one.latency_ms for one in exchanges if one.status in _ACCEPTED]
+    refusals = [one.latency_ms for one in exchanges if one.status == HTTPStatus.TOO_MANY_REQUESTS]
     in_time = sum(
-        one.status == HTTPStatus.OK and one.seconds * 1000 <= deadline_ms for one in outcomes
+        one.status == HTTPStatus.OK and one.latency_ms <= deadline_ms for one in exchanges
     )
+    lags = [one.lag_ms for one in exchanges if one.sent]
     mib = 1024 * 1024
     return Row(
         deadline_ms=deadline_ms,
-        offered_per_s=round(len(outcomes) / seconds, 1),
+        offered_per_s=round(len(exchanges) / seconds, 1),
         goodput_share=round(in_time / seconds / CAPACITY, 3),
         answered=statuses[200],
         in_time=in_time,
         refused=statuses[429],
         expired=statuses[504],
-        other=len(outcomes) - statuses[200] - statuses[429] - statuses[504],
-        accepted_p99_ms=round(_quantile(accepted, 0.99) * 1000, 1),
-        refusal_p50_ms=round(_quantile(refusals, 0.5) * 1000, 1),
-        generator_lag_p99_ms=round(_quantile(sorted(one.lag for one in outcomes), 0.99) * 1000, 1),
+        other=len(exchanges) - statuses[200] - statuses[429] - statuses[504],
+        accepted_p99_ms=round(percentile(accepted, 0.99), 1),
+        refusal_p50_ms=round(percentile(refusals, 0.5), 1),
+        generator_lag_p99_ms=round(percentile(lags, 0.99), 1),
         start_mib=round(sizes[0] / mib, 1),
         end_mib=round(sizes[-1] / mib, 1),
         peak_mib=round(max(sizes) / mib, 1),
     )
-
-
-def _quantile(values: list[float], share: float) -> float:
-    return values[int(share * (len(values) - 1))] if values else math.nan
 
 
 def _markdown(rows: Sequence[Row], seconds: float, load: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Mapping
 
 from service.control import (
@@ -25,7 +24,6 @@ class Repository:
         """Takes `settings.model_control` as the rule."""
         self._control = control
         self._allowed = settings.model_control == "explicit"
-        self._running: set[asyncio.Future[None]] = set()
 
     def index(self, *, ready_only: bool) -> tuple[ModelEntry, ...]:
         """The models there are."""
@@ -44,7 +42,7 @@ class Repository:
                 f"parameter {shown(next(iter(parameters)))} is not supported: a model is "
                 f"loaded from its own weights file as it is"
             )
-        await self._change(self._control.load(name))
+        await _told(self._control.load(name))
 
     async def unload(self, name: str, parameters: Mapping[str, object]) -> None:
         """Unloads a model; what it had accepted is answered first.
@@ -56,7 +54,7 @@ class Repository:
         unknown = [key for key in parameters if key != _UNLOAD_DEPENDENTS]
         if unknown:
             raise malformed(f"unknown parameter {shown(unknown[0])}")
-        await self._change(self._control.unload(name))
+        await _told(self._control.unload(name))
 
     def _check_allowed(self) -> None:
         if not self._allowed:
@@ -66,16 +64,18 @@ class Repository:
                 "model_control=none",
             )
 
-    async def _change(self, work: Awaitable[None]) -> None:
-        """Carries a change through, also when the client who asked for it leaves."""
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        try:
-            await asyncio.shield(task)
-        except UnknownModel as error:
-            raise OipRefused(UNKNOWN_MODEL, str(error)) from error
-        except ModelLoadFailed as error:
-            raise OipRefused(LOAD_FAILED, str(error)) from error
-        except ModelControlError as error:
-            raise OipRefused(CONTROL_OFF, str(error)) from error
+
+async def _told(change: Awaitable[None]) -> None:
+    """Awaits a change and tells its failure as the protocol does.
+
+    Raises:
+        OipRefused: where it did not work.
+    """
+    try:
+        await change
+    except UnknownModel as error:
+        raise OipRefused(UNKNOWN_MODEL, str(error)) from error
+    except ModelLoadFailed as error:
+        raise OipRefused(LOAD_FAILED, str(error)) from error
+    except ModelControlError as error:
+        raise OipRefused(CONTROL_OFF, str(error)) from error

@@ -18,8 +18,7 @@ from google.protobuf.message import Message
 
 from service.control import ModelControl
 from service.detector import Detector
-from service.errors import DetectionError, ShuttingDown
-from service.frames import FramePump
+from service.errors import DetectionError
 from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
 from service.grpc_status import MalformedMessage, Refusal, refusal_of
 from service.journal import Journal
@@ -40,12 +39,10 @@ from service.settings import Settings
 
 _PROTOCOL = "oip_grpc"  # in metrics
 _IN_FLIGHT = 8  # of one stream
-_RECONNECT_SECONDS = 1
 _PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 _NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 _Answer = TypeVar("_Answer")
-_Frames = FramePump[bytes, pb.ModelStreamInferResponse]
 
 _log = structlog.get_logger(__name__)
 
@@ -74,9 +71,7 @@ class InferenceService:
         self._inference = Inference(detector, self._model)
         self._descriptions = Descriptions(detector, self._model, Repository(control, settings))
         self._max_images = settings.max_files
-        self._streams: set[_Frames] = set()
         self._calls = CallsUnderWay()
-        self._draining = False
 
     @property
     def name(self) -> str:
@@ -105,9 +100,7 @@ class InferenceService:
 
     def begin_drain(self) -> None:
         """Refuses new images, and ends streams after the requests that were read."""
-        self._draining = True
-        for stream in self._streams:
-            stream.stop_reading()
+        self._calls.begin_drain()
 
     async def wait_idle(self) -> None:
         """Returns when no call is under way."""
@@ -118,7 +111,7 @@ class InferenceService:
         with self._open("ModelInfer", context) as call:
 
             async def infer() -> pb.ModelInferResponse:
-                self._refuse_if_draining()
+                self._calls.refuse_if_draining()
                 return await self._infer(data, call, answer_message)
 
             return await self._answer(call, context, infer(), counted=True)
@@ -146,11 +139,7 @@ class InferenceService:
     async def _infer_frames(
         self, frames: AsyncIterator[bytes], call: Call, context: Context
     ) -> None:
-        """Answers request after request.
-
-        Raises:
-            ShuttingDown: when the service drains; what was read is answered by then.
-        """
+        """Answers request after request."""
 
         async def answer(_index: int, data: bytes) -> pb.ModelStreamInferResponse:
             try:
@@ -159,15 +148,7 @@ class InferenceService:
                 _log_unexpected(error, call.request_id)
                 return _failure(data, error)
 
-        self._refuse_if_draining()
-        await context.send_initial_metadata(call.metadata)
-        pump = _Frames(answer, context.write, _IN_FLIGHT)
-        self._streams.add(pump)
-        try:
-            await pump.run(frames)
-        finally:
-            self._streams.discard(pump)
-        self._refuse_if_draining()
+        await self._calls.answer_stream(frames, call, context, answer, _IN_FLIGHT)
 
     async def _infer(
         self, data: bytes, call: Call, encode: Callable[[InferRequest, InferAnswer], _Answer]
@@ -179,13 +160,6 @@ class InferenceService:
         priority = parse_priority(call.priority)
         arrival = Arrival(call.request_id, started, call.deadline, priority)
         return await self._inference.run(request, arrival, encode)
-
-    def _refuse_if_draining(self) -> None:
-        if self._draining:
-            raise ShuttingDown(
-                "the service is shutting down; what it had taken before is answered",
-                retry_after_seconds=_RECONNECT_SECONDS,
-            )
 
     async def _answer(
         self, call: Call, context: Context, work: Awaitable[_Answer], *, counted: bool = False

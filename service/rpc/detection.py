@@ -15,8 +15,7 @@ from typing import TypeVar
 import structlog
 
 from service.detector import Detector
-from service.errors import DetectionError, InvalidOptions, ShuttingDown
-from service.frames import FramePump
+from service.errors import DetectionError, InvalidOptions
 from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
 from service.grpc_status import MalformedMessage, Refusal, refusal_of
 from service.journal import Journal
@@ -32,11 +31,9 @@ from service.selection import parse_priority
 from service.trace_context import sane_request_id
 
 _PROTOCOL = "grpc"  # in metrics
-_RECONNECT_SECONDS = 1
 _SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
 _Answer = TypeVar("_Answer")
-_Frames = FramePump[bytes, pb.DetectOutcome]
 
 _log = structlog.get_logger(__name__)
 
@@ -49,8 +46,6 @@ class DetectionServicer:
         self._detector = detector
         self._journal = journal
         self._options = options
-        self._streams: set[_Frames] = set()
-        self._draining = False
         self._calls = CallsUnderWay()
 
     async def detect(self, data: bytes, context: Context) -> pb.DetectResponse:
@@ -75,9 +70,7 @@ class DetectionServicer:
 
     def begin_drain(self) -> None:
         """Refuses new images, and ends streams after the frames that were read."""
-        self._draining = True
-        for stream in self._streams:
-            stream.stop_reading()
+        self._calls.begin_drain()
 
     async def wait_idle(self) -> None:
         """Returns when no call is under way."""
@@ -99,14 +92,14 @@ class DetectionServicer:
         return await self._calls.answer(call, context, work, refuse, note)
 
     async def _detect_alone(self, data: bytes, call: Call) -> pb.DetectResponse:
-        self._refuse_if_draining()
+        self._calls.refuse_if_draining()
         request = parse_message(pb.DetectRequest, data)
         request_id = sane_request_id(request.request_id) or call.request_id
         call.scope.request_id = request_id  # for the log
         return await self._detect(request, request_id, call)
 
     async def _detect_all(self, data: bytes, call: Call) -> pb.DetectBatchResponse:
-        self._refuse_if_draining()
+        self._calls.refuse_if_draining()
         requests = parse_message(pb.DetectBatchRequest, data).requests
         most = self._options.max_images
         if not 1 <= len(requests) <= most:
@@ -126,11 +119,7 @@ class DetectionServicer:
     async def _detect_frames(
         self, frames: AsyncIterator[bytes], call: Call, context: Context
     ) -> None:
-        """Answers frame after frame.
-
-        Raises:
-            ShuttingDown: when the service drains; what was read is answered by then.
-        """
+        """Answers frame after frame."""
 
         async def answer(index: int, data: bytes) -> pb.DetectOutcome:
             try:
@@ -139,22 +128,8 @@ class DetectionServicer:
                 return _failure(index, error, f"{call.request_id}-{index + 1}")
             return await self._outcome(index, request, call)
 
-        self._refuse_if_draining()
-        await context.send_initial_metadata(call.metadata)
-        pump = _Frames(answer, context.write, self._options.images_in_flight)
-        self._streams.add(pump)
-        try:
-            await pump.run(frames)
-        finally:
-            self._streams.discard(pump)
-        self._refuse_if_draining()
-
-    def _refuse_if_draining(self) -> None:
-        if self._draining:
-            raise ShuttingDown(
-                "the service is shutting down; what it had taken before is answered",
-                retry_after_seconds=_RECONNECT_SECONDS,
-            )
+        most = self._options.images_in_flight
+        await self._calls.answer_stream(frames, call, context, answer, most)
 
     async def _describe(self, data: bytes) -> pb.GetModelResponse:
         parse_message(pb.GetModelRequest, data)

@@ -18,6 +18,7 @@ from lite_detr_client import (
     ConnectionFailed,
     DeadlineExceeded,
     DetectOptions,
+    Engine,
     GrpcClient,
     HttpClient,
     ImageTooLarge,
@@ -183,6 +184,7 @@ def test_the_model_is_described(service: Service) -> None:
         assert model == rpc.model()
     assert (model.name, model.kernel) == ("fake", "fake")
     assert model.classes[0] == FAKE_MODEL.labels[0]
+    assert model.engines == (Engine("fake", "fake", "", 0),)
 
 
 def test_readiness_is_told(client: HttpClient | GrpcClient) -> None:
@@ -200,7 +202,8 @@ async def test_the_asynchronous_clients_do_all_of_it(
         assert _same(answer, outcome)
     assert isinstance(outcomes[3], InvalidImage)
     assert await async_client.detect_batch([]) == []
-    assert (await async_client.model()).name == "fake"
+    model = await async_client.model()
+    assert (model.name, [engine.kernel for engine in model.engines]) == ("fake", ["fake"])
     assert await async_client.ready()
     with pytest.raises(DeadlineExceeded):
         await async_client.detect(images[0], timeout_s=1e-4)

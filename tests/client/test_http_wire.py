@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from lite_detr_client import (
     ConnectionFailed,
     DeadlineExceeded,
     DetectOptions,
+    Engine,
     HttpClient,
     ImageTooLarge,
     NotReady,
@@ -29,6 +31,22 @@ ANSWER = {
         ("read", "decode", "queue", "assemble", "copy", "forward", "postprocess", "total"), 0.5
     ),
     "request_id": "r",
+}
+ENTRY = {
+    "name": "m",
+    "version": "v",
+    "description": "",
+    "variant": "x",
+    "kernel": "cuda",
+    "default_threshold": 0.5,
+    "classes": [{"id": 0, "name": "a"}],
+    "limits": {
+        "max_body_bytes": 1,
+        "max_image_pixels": 2,
+        "max_files": 3,
+        "max_detections": 4,
+        "formats": ["png"],
+    },
 }
 ONCE = RetryPolicy(attempts=1)
 SOON = RetryPolicy(attempts=3, first_pause_s=0)
@@ -91,6 +109,45 @@ def test_an_unknown_status_is_named() -> None:
 def test_an_answer_of_another_service_is_told(body: str) -> None:
     with pytest.raises(UnreadableAnswer):
         client(lambda _: httpx.Response(200, text=body)).detect(b"image")
+
+
+@pytest.mark.parametrize(
+    ("told", "engines"),
+    [
+        ({}, ()),  # an older service
+        ({"engines": []}, ()),
+        (
+            {
+                "engines": [
+                    {"device": "cuda:0", "kernel": "cuda", "precision": "fp16", "cuda_graphs": 432},
+                    {"device": "cpu", "kernel": "cpu", "precision": "fp32", "cuda_graphs": 0},
+                ]
+            },
+            (Engine("cuda:0", "cuda", "fp16", 432), Engine("cpu", "cpu", "fp32", 0)),
+        ),
+        (
+            {"engines": [asdict(Engine("cpu", "cpu", "bf16", 0)) | {"of a newer service": 1}]},
+            (Engine("cpu", "cpu", "bf16", 0),),
+        ),
+    ],
+    ids=["untold", "unready", "two", "more"],
+)
+async def test_engines_are_read_where_they_are_told(
+    told: dict[str, object], engines: tuple[Engine, ...]
+) -> None:
+    def respond(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"models": [ENTRY | told]})
+
+    assert client(respond).model().engines == engines
+    transport = httpx.MockTransport(respond)
+    async with AsyncHttpClient("http://service", retries=ONCE, transport=transport) as http:
+        assert (await http.model()).engines == engines
+
+
+@pytest.mark.parametrize("models", [[], [ENTRY | {"engines": [{"device": "cpu"}]}]])
+def test_a_model_that_is_half_told_is_unreadable(models: list[dict[str, object]]) -> None:
+    with pytest.raises(UnreadableAnswer):
+        client(lambda _: httpx.Response(200, json={"models": models})).model()
 
 
 def test_a_busy_service_is_asked_again_when_it_said() -> None:

@@ -12,6 +12,7 @@ import torch
 from model import VARIANTS, ModelConfig, build_detector
 from model.detections import Detections
 from model.detector import LiteDETR
+from model.geometry import level_shapes
 from model.postprocess import select_detections
 from tests.model import golden_case, reference_cases
 
@@ -137,6 +138,18 @@ def test_padding_and_neighbours_leave_an_image_alone(changes: dict[str, object])
     together = detector(batch, mask)
     torch.testing.assert_close(together.pred_logits[:1], alone.pred_logits)
     torch.testing.assert_close(together.pred_boxes[:1], alone.pred_boxes)
+
+
+@pytest.mark.parametrize("levels", [3, 5])
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_level_shapes_are_those_of_the_feature_maps(backbone: str, levels: int) -> None:
+    config = tiny(backbone=backbone, num_feature_levels=levels, high_level_scales=2)
+    detector = build_detector(config).eval()
+    for size in ((128, 192), (97, 130)):
+        images, mask = torch.zeros(1, 3, *size), torch.zeros(1, *size, dtype=torch.bool)
+        with torch.inference_mode():
+            shapes = detector._levels(images, mask).spatial_shapes
+        assert level_shapes(*size, levels) == shapes
 
 
 def test_low_level_tokens_change_once_a_block() -> None:

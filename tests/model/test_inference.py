@@ -13,6 +13,7 @@ from torch import Tensor
 from model import ModelConfig, build_detector
 from model.checkpoint import load_detector
 from model.detector import LiteDETR
+from model.geometry import level_shapes
 from model.inference import layers
 from model.inference.geometry import real_tokens
 from model.inference.memory import keep_freed_memory
@@ -56,8 +57,8 @@ def _as_given(output: DetectorOutput, levels: int, mask: Tensor) -> DetectorOutp
     """A detector's output as the inference network gives it: one image's memory has no padding."""
     if len(mask) > 1:
         return output
-    shapes = [tuple(-(-side // (8 << level)) for side in mask.shape[1:]) for level in range(levels)]
-    kept = real_tokens(mask, tuple(shapes))  # type: ignore[arg-type]
+    height, width = mask.shape[1:]
+    kept = real_tokens(mask, level_shapes(height, width, levels))
     return replace(output, memory=output.memory[:, kept])
 
 

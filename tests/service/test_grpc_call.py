@@ -3,12 +3,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from google.protobuf.message import Message
 
+from service.errors import ShuttingDown
 from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
 from service.grpc_status import MalformedMessage
 from service.journal import Journal
@@ -100,3 +103,70 @@ async def test_a_drain_waits_for_the_last_call() -> None:
     assert not waiting.done()
     calls.end()
     await waiting
+
+
+@dataclass
+class StreamTransport(Transport):
+    """Offers what `answer_stream` asks of gRPC's context."""
+
+    calls: CallsUnderWay = field(default_factory=CallsUnderWay)
+    drains: bool = False  # while its first metadata are sent
+    written: list[Message] = field(default_factory=list)
+
+    async def send_initial_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        assert dict(metadata)["x-request-id"]
+        if self.drains:
+            self.calls.begin_drain()
+
+    async def write(self, message: Message) -> None:
+        self.written.append(message)
+
+    async def run(self, messages: AsyncIterator[bytes]) -> None:
+        async def answer(index: int, data: bytes) -> pb.DetectRequest:
+            return pb.DetectRequest(request_id=f"{index}", image=data)
+
+        with opened(self) as call:
+            await self.calls.answer_stream(messages, call, self.as_context(), answer, 2)
+
+
+async def test_a_stream_is_answered_message_by_message() -> None:
+    async def messages() -> AsyncIterator[bytes]:
+        for data in (b"a", b"b", b"c"):
+            yield data
+
+    transport = StreamTransport()
+    await transport.run(messages())
+    assert transport.written == [
+        pb.DetectRequest(request_id=f"{index}", image=data)
+        for index, data in enumerate((b"a", b"b", b"c"))
+    ]
+
+
+async def test_a_drain_ends_a_stream_after_what_was_read() -> None:
+    transport = StreamTransport()
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield b"a"
+        transport.calls.begin_drain()
+        await asyncio.Event().wait()
+
+    with pytest.raises(ShuttingDown):
+        await transport.run(messages())
+    assert len(transport.written) == 1
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before", "while it opens"])
+async def test_a_stream_that_meets_a_drain_is_refused_unread(early: bool) -> None:
+    transport = StreamTransport(drains=not early)
+    read: list[bytes] = []
+
+    async def messages() -> AsyncIterator[bytes]:
+        read.append(b"")
+        yield b""
+
+    if early:
+        transport.calls.begin_drain()
+    with pytest.raises(ShuttingDown, match="what it had taken before is answered"):
+        await transport.run(messages())
+    assert not read
+    assert not transport.written

@@ -207,6 +207,19 @@ async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> N
     assert all([await asyncio.to_thread(gone, pid) for pid in (serving, loading)])
 
 
+async def test_leaving_during_an_unload_leaves_no_engine_behind(weights: Path) -> None:
+    async with _serving(weights) as spine:
+        [serving] = spine.detector.served.engine_pids
+        with spine.detector.served.in_use():
+            unload = asyncio.create_task(spine.control.unload("small"))
+            await _until(lambda: not spine.detector.loaded)
+            await spine.control.stop()
+    assert serving is not None
+    with pytest.raises(asyncio.CancelledError):
+        await unload
+    assert await asyncio.to_thread(gone, serving)
+
+
 @pytest.fixture
 def start() -> Iterator[type[WatchedService]]:
     services: list[WatchedService] = []

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from fastapi import FastAPI
 
+from service.control import ModelControl
 from service.oip import InferenceService, oip_routes
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.tensors import pack_elements
@@ -35,7 +36,7 @@ def build_app(standin: StandIn, control: StandInControl | None = None) -> FastAP
 
 @asynccontextmanager
 async def standing(
-    standin: StandIn, control: StandInControl | None = None
+    standin: StandIn, control: ModelControl | None = None
 ) -> AsyncIterator[RpcServer]:
     detector = standin.as_detector()
     service = InferenceService(detector, control or StandInControl("stand-in"), standing_settings())
@@ -56,6 +57,11 @@ class OipCaller:
         self.live = self._unary("ServerLive", pb.ServerLiveRequest, pb.ServerLiveResponse)
         self.load = self._unary(
             "RepositoryModelLoad", pb.RepositoryModelLoadRequest, pb.RepositoryModelLoadResponse
+        )
+        self.unload = self._unary(
+            "RepositoryModelUnload",
+            pb.RepositoryModelUnloadRequest,
+            pb.RepositoryModelUnloadResponse,
         )
         self.raw: Any = channel.unary_unary(PREFIX + "ModelInfer")
         self.stream: Any = channel.stream_stream(

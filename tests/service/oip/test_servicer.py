@@ -18,11 +18,11 @@ from service.rpc import RpcServer
 from service.rpc.health import HEALTH_SERVICE
 from service.rpc.pb import detection_pb2
 from service.types import Priority
-from tests.service.oip.served import StandInControl
 from tests.service.oip.standing import OipCaller, asking, infer_request, standing
 from tests.service.pictures import solid_png
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import calling, trailing
+from tests.service.standin_models import engine_of, switching, until
 
 SERVICE = "inference.GRPCInferenceService"
 PHOTO = solid_png((0, 128, 128), 200, 100)
@@ -221,19 +221,36 @@ async def test_a_stop_ends_a_stream_after_what_was_read(
 
 
 async def test_a_load_goes_on_when_its_client_leaves(standin: StandIn) -> None:
-    control = StandInControl("stand-in", loaded=False, hold=asyncio.Event())
-    assert control.hold is not None
-    async with standing(standin, control) as server, asking(server) as caller:
-        call = caller.load(pb.RepositoryModelLoadRequest(model_name="stand-in"))
-        waiting = asyncio.ensure_future(call)
-        while not control.asked:
-            await asyncio.sleep(0.01)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        control.hold.set()
-        while not control.loaded:
-            await asyncio.sleep(0.01)
+    async with (
+        switching() as house,
+        standing(standin, house.control) as server,
+        asking(server) as caller,
+    ):
+        call = caller.load(pb.RepositoryModelLoadRequest(model_name="fake"))
+        engine = await engine_of(house.models, 2)
+        await _leave(call, server)
+        engine.start()
+        await until(lambda: house.version == "2")
+
+
+async def test_an_unload_goes_on_when_its_client_leaves(standin: StandIn) -> None:
+    async with (
+        switching() as house,
+        standing(standin, house.control) as server,
+        asking(server) as caller,
+    ):
+        with house.detector.served.in_use():
+            call = caller.unload(pb.RepositoryModelUnloadRequest(model_name="fake"))
+            await until(lambda: not house.detector.loaded)
+            await _leave(call, server)
+        await until(lambda: house.models.engines[0].ended)
+
+
+async def _leave(call: grpc.aio.Call, server: RpcServer) -> None:
+    """Until the server has ended the call, too."""
+    call.cancel()
+    [service] = server._extra_services
+    await service.wait_idle()
 
 
 async def test_one_port_serves_both_services_and_names_them(server: RpcServer) -> None:
