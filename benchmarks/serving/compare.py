@@ -4,7 +4,8 @@
     python -m benchmarks.serving.compare --venvs FOLDER [--rounds 5] [--only pytriton,mosec]
 
 Runs in network and process namespaces of its own where it may, as some peers listen on all
-addresses. All servers run all the time; in each round each of them, in changing order, gets
+addresses. Each round starts all servers anew (after some ten thousand requests mosec was seen to
+answer no more); each of them, in changing order, then gets
 
 - saturation: a closed loop of requests, for the most throughput and the CPU time of an answer;
 - one request at a time, for the latency without queueing;
@@ -97,27 +98,32 @@ def measure(server: Server, photos: Sequence[Any], *load: str) -> Figures:
 
 
 def start_all(options: argparse.Namespace, logs: Path) -> tuple[list[Server], dict[str, str]]:
-    """Starts the contenders one after the other.
+    """Starts the contenders, all at once.
 
     Returns:
         Those that run, and why the others do not.
     """
     wanted = options.only.split(",") if options.only else [each.name for each in CONTENDERS]
     chosen = [each for each in CONTENDERS if each.name in (SERVICE, *wanted)]
-    servers: list[Server] = []
+    started: list[Server] = []
     failures: dict[str, str] = {}
-    photo = make_photos()[0]
     for contender, port in zip(chosen, free_ports(len(chosen)), strict=True):
         try:
-            server = _start(contender, port, options, logs)
-            servers.append(server)
-            server.wait_until_it_answers(photo, _START_SECONDS)
-            run_load(server, "--in-flight", "16", "--seconds", "1")  # warm
-            print(f"{contender.name} answers", file=sys.stderr, flush=True)
+            started.append(_start(contender, port, options, logs))
         except CannotStart as error:
             failures[contender.name] = str(error)
-            print(f"{contender.name} is left out: {error}", file=sys.stderr, flush=True)
-            servers = [each for each in servers if each.contender is not contender]
+    servers, photo = [], make_photos()[0]
+    for server in started:
+        try:
+            server.wait_until_it_answers(photo, _START_SECONDS)
+            servers.append(server)
+        except CannotStart as error:
+            failures[server.contender.name] = str(error)
+            server.stop()
+    for server in servers:
+        run_load(server, "--in-flight", "16", "--seconds", "1")  # warm
+    for name, reason in failures.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr, flush=True)
     return servers, failures
 
 
@@ -162,9 +168,14 @@ def run_round(
 
 
 def summarise(rounds: Sequence[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, Figures]]:
-    """Medians over the rounds; ratios are medians of each round's own ratio to this service."""
+    """Medians over the rounds; ratios are medians of each round's own ratio to this service.
+
+    What was not answered rightly is the sum. Who was missing in a round is left out.
+    """
     summary: dict[str, dict[str, Figures]] = {}
     for name in rounds[0]:
+        if any(name not in one for one in rounds):
+            continue
         summary[name] = {}
         for load in rounds[0][name]:
             keys = rounds[0][name][load]
@@ -174,6 +185,8 @@ def summarise(rounds: Sequence[dict[str, dict[str, Figures]]]) -> dict[str, dict
             for key in ("throughput", "p50_ms", "p99_ms", "cpu_ms"):
                 ratios = [one[name][load][key] / one[SERVICE][load][key] for one in rounds]
                 figures[f"{key}_to_service"] = statistics.median(ratios)
+            for key in ("wrong", "not_answered"):
+                figures[key] = sum(one[name][load][key] for one in rounds)
             summary[name][load] = figures
     return summary
 
@@ -227,17 +240,18 @@ def main(arguments: Sequence[str]) -> int:
     # The first process of a namespace is ended by nothing that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; nothing is written"))
     document = conditions("benchmarks.serving.compare", arguments)
-    with tempfile.TemporaryDirectory() as logs:
-        servers, failures = start_all(options, Path(logs))
-        try:
-            rounds = []
-            for number in range(options.rounds):
+    rounds, memory, failures = [], {}, {}
+    for number in range(options.rounds):
+        with tempfile.TemporaryDirectory() as logs:
+            servers, failed = start_all(options, Path(logs))
+            failures |= failed
+            try:
                 rounds.append(run_round(servers, number, options))
-                print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            memory = {each.contender.name: round(each.memory_bytes() / 2**20) for each in servers}
-        finally:
-            for server in servers:
-                server.stop()
+                memory = {one.contender.name: round(one.memory_bytes() / 2**20) for one in servers}
+            finally:
+                for server in servers:
+                    server.stop()
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     summary = summarise(rounds)
     document["versions"] = {
         each.name: version_of(each.package, each.python(options.venvs))
