@@ -5,7 +5,7 @@
 
 Runs in network and process namespaces of its own where it may, as some peers listen on all
 addresses. Each round starts all servers anew (after some ten thousand requests mosec was seen to
-answer no more); each of them, in changing order, then gets
+answer no more); each of them, in changing order and with all others stopped, then gets
 
 - saturation: a closed loop of requests, for the most throughput and the CPU time of an answer;
 - one request at a time, for the latency without queueing;
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,10 @@ from benchmarks.serving.photos import decode_with_pillow, make_photos
 from benchmarks.serving.report import conditions, table, version_of, write
 
 _LOAD_SHARE = 0.7
+_WARM = ("--in-flight", "16", "--seconds", "1")
 _BARE_ROUNDS = 1  # times all photos
 _START_SECONDS = 180.0
+_NOT_RIGHT = ("wrong", "refused", "failed")  # what became of a request that got no right answer
 _INSIDE = "LITE_DETR_BENCH_INSIDE"
 
 Figures = dict[str, float]
@@ -81,7 +83,6 @@ def measure(server: Server, photos: Sequence[Any], *load: str) -> Figures:
     cpu = server.cpu_seconds() - cpu
     bare = (bare + measure_bare(photos)) / 2
     cpu_ms = cpu * 1000 / max(1, report["right"])
-    bad = report["wrong"] + report["failed"] + report["refused"]
     return {
         "throughput": report["goodput"],
         "cpu_ms": cpu_ms,
@@ -92,7 +93,8 @@ def measure(server: Server, photos: Sequence[Any], *load: str) -> Figures:
         "p99_ms": report["p99_ms"],
         "right": report["right"],
         "wrong": report["wrong"],
-        "not_answered": bad - report["wrong"],
+        "refused": report["refused"],
+        "failed": report["failed"],
         "load_cpu_ms": report["load_cpu_seconds"] * 1000 / max(1, report["sent"]),
     }
 
@@ -121,7 +123,7 @@ def start_all(options: argparse.Namespace, logs: Path) -> tuple[list[Server], di
             failures[server.contender.name] = str(error)
             server.stop()
     for server in servers:
-        run_load(server, "--in-flight", "16", "--seconds", "1")  # warm
+        run_load(server, *_WARM)
     for name, reason in failures.items():
         print(f"{name} is left out: {reason}", file=sys.stderr, flush=True)
     return servers, failures
@@ -152,19 +154,30 @@ def run_round(
     order = [*servers[turn:], *servers[:turn]]
     seconds = str(options.seconds)
     found: dict[str, dict[str, Figures]] = {each.contender.name: {} for each in order}
-    for server in order:
+    for server in _one_after_the_other(order):
         load = ("--in-flight", str(options.in_flight), "--seconds", seconds)
         found[server.contender.name]["saturation"] = measure(server, photos, *load)
-    for server in order:
+    for server in _one_after_the_other(order):
         load = ("--in-flight", "1", "--seconds", str(options.seconds / 2))
         found[server.contender.name]["single"] = measure(server, photos, *load)
     peers = [each for name, each in found.items() if name != SERVICE] or list(found.values())
     rate = _LOAD_SHARE * max(each["saturation"]["throughput"] for each in peers)
-    for server in order:
+    for server in _one_after_the_other(order):
         load = ("--rate", f"{rate:.2f}", "--seconds", seconds, "--seed", str(number + 1))
         figures = measure(server, photos, *load)
         found[server.contender.name]["open"] = figures | {"rate": rate}
     return found
+
+
+def _one_after_the_other(servers: Sequence[Server]) -> Iterator[Server]:
+    """Each server while all others are stopped, warm again after its own stop."""
+    for server in servers:
+        server.pause()
+    for server in servers:
+        server.resume()
+        run_load(server, *_WARM)
+        yield server
+        server.pause()
 
 
 def summarise(rounds: Sequence[dict[str, dict[str, Figures]]]) -> dict[str, dict[str, Figures]]:
@@ -185,7 +198,7 @@ def summarise(rounds: Sequence[dict[str, dict[str, Figures]]]) -> dict[str, dict
             for key in ("throughput", "p50_ms", "p99_ms", "cpu_ms"):
                 ratios = [one[name][load][key] / one[SERVICE][load][key] for one in rounds]
                 figures[f"{key}_to_service"] = statistics.median(ratios)
-            for key in ("wrong", "not_answered"):
+            for key in _NOT_RIGHT:
                 figures[key] = sum(one[name][load][key] for one in rounds)
             summary[name][load] = figures
     return summary
@@ -194,11 +207,10 @@ def summarise(rounds: Sequence[dict[str, dict[str, Figures]]]) -> dict[str, dict
 def tables(summary: dict[str, dict[str, Figures]], failures: dict[str, str]) -> list[str]:
     """The report's tables."""
     columns = ["", "answers/s", "of ours", "CPU x bare", "single p50, ms", "of ours"]
-    columns += ["p50 at 70 %, ms", "p99 at 70 %, ms", "of ours", "CPU x bare at 70 %", "bad"]
+    columns += ["p50 at 70 %, ms", "p99 at 70 %, ms", "of ours", "CPU x bare at 70 %", *_NOT_RIGHT]
     rows = []
     for name, loads in summary.items():
         full, single, steady = loads["saturation"], loads["single"], loads["open"]
-        bad = sum(load["wrong"] + load["not_answered"] for load in loads.values())
         rows.append(
             [
                 name,
@@ -211,7 +223,7 @@ def tables(summary: dict[str, dict[str, Figures]], failures: dict[str, str]) -> 
                 f"{steady['p99_ms']:.0f}",
                 f"{steady['p99_ms_to_service']:.2f}",
                 f"{steady['cpu_ratio']:.2f}",
-                f"{bad:.0f}",
+                *(f"{sum(load[key] for load in loads.values()):.0f}" for key in _NOT_RIGHT),
             ]
         )
     left_out = [f"Left out: {name}: {reason}\n" for name, reason in failures.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -112,9 +113,9 @@ class Server:
 
     @property
     def last_words(self) -> str:
-        """The last line of its log."""
+        """The last lines of its log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else "it said nothing"
+        return " / ".join(lines[-3:])[-300:] if lines else "it said nothing"
 
     def cpu_seconds(self) -> float:
         """User and system time of the whole tree so far, ended children included."""
@@ -130,8 +131,17 @@ class Server:
         stats = (_stat(pid) for pid in pids)
         return sum(int(stat[21]) * _PAGE for stat in stats if stat)
 
+    def pause(self) -> None:
+        """Stops the tree where it stands: some servers are busy even when nobody asks them."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets the tree go on."""
+        self._signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Ends the tree: first asked, then made to."""
+        self.resume()
         pids = process_tree(self.process.pid)
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -142,6 +152,11 @@ class Server:
         for pid in pids[1:]:
             if _stat(pid):
                 os.kill(pid, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in process_tree(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _answers(self, photo: Photo) -> bool:
         dialect = DIALECTS[self.contender.dialect]
