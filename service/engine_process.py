@@ -106,9 +106,11 @@ class EngineProcess:
             False where it is still there after the timeout, stuck in the kernel.
         """
         done, _ = await asyncio.wait([self._exited], timeout=timeout_seconds)
-        if done:
-            self._doorbell.abort()
         return bool(done)
+
+    def hang_up(self) -> None:
+        """Closes our end of the doorbell, when nothing more is expected of the engine."""
+        self._doorbell.abort()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told

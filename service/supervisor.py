@@ -206,8 +206,11 @@ class Supervisor:
         finally:
             self._retire()
             engine.kill()
-            await self._reap(engine)
-            self._engine = None
+            try:
+                await self._reap(engine)
+            finally:  # also where `stop` cuts the wait short
+                engine.hang_up()
+                self._engine = None
 
     async def _greet(self, engine: EngineProcess) -> None:
         """Waits until the engine is warm and runs the right model; sends its first canary.

@@ -105,6 +105,7 @@ class StandInEngine:
     pid: int
     exit_status: int = -9
     killed: bool = False
+    hung_up: bool = False
     rung: list[RunBatch] = field(default_factory=list)
     on_stopped: Callable[[], None] = lambda: None
     words: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
@@ -139,7 +140,12 @@ class StandInEngine:
         self.words.put_nowait(None)
 
     async def reap(self, timeout_seconds: float) -> bool:
+        if self.does == "linger":
+            await asyncio.sleep(60)
         return True
+
+    def hang_up(self) -> None:
+        self.hung_up = True
 
 
 class Bench:
@@ -229,6 +235,20 @@ def test_an_engine_is_ready_when_its_first_canary_is_answered(tell: Teller) -> N
         await asyncio.sleep(0.1)
         assert bench.supervisor.ready
         assert bench.told == [("ready", None)]
+
+    tell(story)
+
+
+def test_a_stop_hangs_up_on_an_engine_that_does_not_go_away(tell: Teller) -> None:
+    async def story(bench: Bench) -> None:
+        bench.does = "linger"
+        await asyncio.sleep(0.1)
+        [engine] = bench.engines
+        engine.kill()
+        await asyncio.sleep(0.1)
+        assert not engine.hung_up
+        await bench.supervisor.stop()
+        assert engine.hung_up
 
     tell(story)
 
