@@ -31,44 +31,50 @@ def available() -> bool:
     return _kernel.available()
 
 
-def resize_bilinear(picture: Image.Image, height: int, width: int) -> npt.NDArray[np.uint8]:
+def resize_bilinear(
+    picture: Image.Image, height: int, width: int, out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
     """Resizes a picture of mode RGB.
 
     Args:
         picture: of any size.
         height: of the result, pixels.
         width: of the result, pixels.
+        out: where the result is written, [height, width, 3] and C-contiguous; None: a new array.
 
     Returns:
         The result, [height, width, 3], C-contiguous. A picture that has that size already is
         copied as it is.
 
     Raises:
-        ValueError: for another mode, or a size below 1.
+        ValueError: for another mode, a size below 1, or an `out` of another shape or layout.
         MemoryError: where there is none left.
     """
     if picture.mode != "RGB" or min(height, width) < 1:
         raise ValueError(f"cannot resize a picture of mode {picture.mode} to {height} x {width}")
+    if out is None:
+        out = np.empty((height, width, 3), dtype=np.uint8)
+    elif out.shape != (height, width, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"a result of {height} x {width} pixels cannot be written to that array")
     if picture.size != (width, height) and picture.width >= _MIN_WIDTH and available():
         with samples_of(picture) as samples:
             if samples is not None:
-                return _by_kernel(samples, picture.height, picture.width, height, width)
+                _by_kernel(samples, picture.size, out)
+                return out
     # reducing_gap=None: a plain bilinear pass over all pixels.
     resized = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=None)
-    return np.array(resized, dtype=np.uint8, order="C")
+    out[...] = np.asarray(resized)
+    return out
 
 
-def _by_kernel(
-    samples: int, source_height: int, source_width: int, height: int, width: int
-) -> npt.NDArray[np.uint8]:
+def _by_kernel(samples: int, source_size: tuple[int, int], out: npt.NDArray[np.uint8]) -> None:
     assert _kernel.library is not None
-    result = np.empty((height, width, 3), dtype=np.uint8)
+    width, height = source_size
     failed = _kernel.library.lite_detr_resize(
-        samples, source_height, source_width, height, width, result.ctypes.data
+        samples, height, width, *out.shape[:2], out.ctypes.data
     )
     if failed:
         raise MemoryError("no memory left for resizing a picture")
-    return result
 
 
 def _load() -> ctypes.CDLL:

@@ -219,7 +219,7 @@ class Batcher:
         """Gives every engine what the scheduler has for it."""
         wake_at = math.inf
         hungry = [lane for lane in self._lanes if lane.ready]
-        while hungry:
+        while hungry and self._scheduler:
             # An idle engine before one that would only stage, and that before one with more.
             lane = hungry[0] if len(hungry) == 1 else min(hungry, key=_load)
             plan = self._scheduler.plan(self._clock(), lane.state, self._coming)
@@ -234,8 +234,8 @@ class Batcher:
                 wake_at = min(wake_at, plan.wake_at)
                 hungry.remove(lane)
             else:
-                self._note(plan.batch)
                 lane.send(plan.batch)
+                self._note(plan.batch)
         self._pump_again_at(wake_at)
 
     def _pump_again_at(self, when: float) -> None:

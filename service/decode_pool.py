@@ -75,14 +75,25 @@ class DecodePool:
 
     @staticmethod
     async def _finish(work: Future[_Decoded], lease: SlotLease) -> _Decoded:
+        """Awaits a thread; `asyncio.wrap_future` would do, in several times the steps."""
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(_wake, over))
         try:
-            return await asyncio.wrap_future(work)
+            await over
         except asyncio.CancelledError:
             if not work.cancel():
                 lease.retain()
-                loop = asyncio.get_running_loop()
                 work.add_done_callback(lambda _: loop.call_soon_threadsafe(lease.release))
             raise
+        if work.cancelled():  # `close` dropped it
+            raise asyncio.CancelledError
+        return work.result()
+
+
+def _wake(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 def _decode_large(decode: Callable[[int | None], _Decoded]) -> _Decoded:

@@ -168,7 +168,6 @@ class Detector:
             DetectionError: one subclass for each thing that can go wrong (`service.errors`).
         """
         started = time.monotonic()
-        timings: StageTimings | None = None
         try:
             latest = started + self._limits.request_timeout_ms / 1000
             request = ImageRequest(
@@ -182,21 +181,19 @@ class Detector:
                 read_ms=read_ms,
             )
             result = await self._detect(request)
-            timings = result.timings
         except asyncio.CancelledError:
             self.metrics.cancelled.inc()
-            self.metrics.images.labels("cancelled").inc()
+            self._count_failure("cancelled", started)
             raise
         except DetectionError as error:
-            self._count_error(error, request_id)
+            self._count_failure(error.code, started)
+            self._tell_of(error, request_id)
             raise
         except Exception:
-            self.metrics.images.labels("internal").inc()
+            self._count_failure("internal", started)
             raise
-        finally:
-            self.metrics.statistics.note_image(time.monotonic() - started, timings)
-        self.metrics.images.labels("ok").inc()
-        self.metrics.observe_timings(result.timings)
+        # The caller's task goes on first, and sends the answer.
+        asyncio.get_running_loop().call_soon(self._count_answer, result.timings)
         return result
 
     def swap(self, served: ServedModel) -> ServedModel:
@@ -301,15 +298,25 @@ class Detector:
     ) -> ImageInSlot:
         started = time.monotonic()
         config = request.served.info.config
-        decoded = decode_image(request.data, config, self._limits.images, max_memory_bytes)
+        decoded = decode_image(
+            request.data, config, self._limits.images, max_memory_bytes, lease.pixels
+        )
         height, width = decoded.pixels.shape[:2]
         padded = padded_size(height, width, config.bucket_stride)
         image = SlotImage((height, width), padded, decoded.original_size)
-        lease.write_image(decoded.pixels, image)
+        lease.describe(image)
         return ImageInSlot(image, started, time.monotonic())
 
-    def _count_error(self, error: DetectionError, request_id: str) -> None:
-        self.metrics.images.labels(error.code).inc()
+    def _count_answer(self, timings: StageTimings) -> None:
+        self.metrics.images.labels("ok").inc()
+        self.metrics.statistics.note_answer(timings)
+        self.metrics.observe_timings(timings)
+
+    def _count_failure(self, outcome: str, started: float) -> None:
+        self.metrics.images.labels(outcome).inc()
+        self.metrics.statistics.note_failure(time.monotonic() - started)
+
+    def _tell_of(self, error: DetectionError, request_id: str) -> None:
         if isinstance(error, Overloaded | NotReady | ShuttingDown):
             self.metrics.refused.labels(error.code).inc()
         elif isinstance(error, DeadlineExceeded):

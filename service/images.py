@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +25,7 @@ from model.picture_memory import keep_pictures_whole
 from model.resize import resize_bilinear
 from service.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from service.formats import recognise
-from service.structure import MeteredFile, check_structure
+from service.structure import check_structure, open_in_memory
 
 # What decoding takes at its peak, whatever the mode: the decoder's own buffers, the picture, and
 # its copy in RGB or turned upright, or two for resizing. WebP's decoder keeps two canvases and
@@ -87,6 +87,7 @@ def decode_image(
     config: ModelConfig,
     limits: ImageLimits,
     max_memory_bytes: int | None = None,
+    place: Callable[[tuple[int, int]], npt.NDArray[np.uint8]] | None = None,
 ) -> DecodedImage:
     """Decodes an encoded image and resizes it for the model.
 
@@ -95,6 +96,8 @@ def decode_image(
         config: whose input rule (`shortest_side`, `longest_side`) applies.
         limits: checked by the byte count and the header, before decoding.
         max_memory_bytes: that decoding may take; None: as it needs.
+        place: gives the array [h, w, 3] that the resized pixels are written to, by their (h, w);
+            None: a new one.
 
     Returns:
         The resized pixels; with them the size that boxes refer to.
@@ -107,8 +110,8 @@ def decode_image(
     """
     picture, name = open_upright(data, limits, max_memory_bytes)
     width, height = picture.size
-    new_height, new_width = resized_size(height, width, config.shortest_side, config.longest_side)
-    pixels = resize_bilinear(picture, new_height, new_width)
+    new_size = resized_size(height, width, config.shortest_side, config.longest_side)
+    pixels = resize_bilinear(picture, *new_size, None if place is None else place(new_size))
     return DecodedImage(pixels=pixels, original_size=(height, width), format=name)
 
 
@@ -137,7 +140,7 @@ def open_upright(
     check_structure(name, data, limits.max_jpeg_scans)
     _prepare_pillow()
     with _broken_means_invalid(name):
-        picture: Image.Image = Image.open(MeteredFile(data), formats=(name,))
+        picture: Image.Image = Image.open(open_in_memory(name, data), formats=(name,))
         _check_pixel_count(picture.size, limits)
         num_bytes = picture.width * picture.height * _MEMORY_BYTES_PER_PIXEL[name]
         if max_memory_bytes is not None and num_bytes > max_memory_bytes:

@@ -261,9 +261,16 @@ class SlotLease:
 
     def write_image(self, pixels: npt.NDArray[np.uint8], image: SlotImage) -> None:
         """Copies resized pixels [h, w, 3] into the slot and describes them (any thread)."""
-        memory = self._pool.memory
-        np.copyto(memory.pixels(self.slot, image.size), pixels)
-        memory.write_header(self.slot, self.generation, image)
+        np.copyto(self.pixels(image.size), pixels)
+        self.describe(image)
+
+    def pixels(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Where the resized pixels go, [h, w, 3] (any thread); see `SlotMemory.pixels`."""
+        return self._pool.memory.pixels(self.slot, size)
+
+    def describe(self, image: SlotImage) -> None:
+        """Says what the slot's pixels are, once they are there (any thread)."""
+        self._pool.memory.write_header(self.slot, self.generation, image)
 
     def read_result(self) -> Detections:
         """Copies the engine's answer out of the slot."""

@@ -74,16 +74,12 @@ class Statistics:
         """Batches that engines ran."""
         return sum(batch.compute_infer.count for batch in self.batches.values())
 
-    def note_image(self, seconds: float, timings: StageTimings | None) -> None:
-        """Counts an image that is over.
+    def note_failure(self, seconds: float) -> None:
+        """Counts an image without an answer, so many seconds after the Detector got it."""
+        self.fail.add(seconds * 1000)
 
-        Args:
-            seconds: since the Detector got it.
-            timings: of its answer; None where it has none.
-        """
-        if timings is None:
-            self.fail.add(seconds * 1000)
-            return
+    def note_answer(self, timings: StageTimings) -> None:
+        """Counts an image that was answered."""
         self.success.add(timings.total)
         self.queue.add(timings.queue)
         self.compute_input.add(timings.decode + timings.assemble + timings.copy)
@@ -95,7 +91,9 @@ class Statistics:
         self, images: int, assemble_ms: float, forward_ms: float, postprocess_ms: float
     ) -> None:
         """Counts a batch that an engine answered."""
-        totals = self.batches.setdefault(images, BatchTotals())
+        totals = self.batches.get(images)
+        if totals is None:
+            totals = self.batches[images] = BatchTotals()
         totals.compute_input.add(assemble_ms)
         totals.compute_infer.add(forward_ms)
         totals.compute_output.add(postprocess_ms)

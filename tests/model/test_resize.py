@@ -110,6 +110,32 @@ def test_a_picture_too_narrow_for_the_kernel_is_resized_all_the_same(
     np.testing.assert_array_equal(resize_bilinear(picture, 7, 6), expected)
 
 
+@pytest.mark.parametrize("source", [(60, 80), (33, 44), (9, 3)], ids=["kernel", "copy", "Pillow"])
+def test_the_result_goes_where_it_is_wanted(source: tuple[int, int]) -> None:
+    """Into part of a larger memory, as a slot is, and nowhere beside it."""
+    picture = Image.fromarray(noise(*source))
+    memory = np.full(33 * 44 * 3 + 20, 7, dtype=np.uint8)
+    place = memory[10:-10].reshape(33, 44, 3)
+    assert resize_bilinear(picture, 33, 44, place) is place
+    np.testing.assert_array_equal(place, resize_bilinear(picture, 33, 44))
+    assert (memory[:10] == 7).all()
+    assert (memory[-10:] == 7).all()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        np.empty((33, 43, 3), np.uint8),
+        np.empty((33, 44, 3), np.int8),
+        np.empty((33, 88, 3), np.uint8)[:, ::2],
+    ],
+    ids=["shape", "type", "layout"],
+)
+def test_a_place_that_does_not_fit_is_refused(place: npt.NDArray[np.generic]) -> None:
+    with pytest.raises(ValueError, match="33 x 44 pixels cannot be written"):
+        resize_bilinear(Image.fromarray(noise(60, 80)), 33, 44, place)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("mode", "size"), [("L", (8, 8)), ("RGBA", (8, 8)), ("RGB", (0, 8))])
 def test_what_cannot_be_resized_is_named(mode: str, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"mode {mode} to {size[0]} x {size[1]}"):

@@ -26,8 +26,8 @@ def test_it_starts_at_zero() -> None:
 def test_an_answer_counts_in_every_stage() -> None:
     statistics = Statistics()
     before = time.time() * 1000
-    statistics.note_image(0.5, TIMINGS)
-    statistics.note_image(0.5, TIMINGS)
+    statistics.note_answer(TIMINGS)
+    statistics.note_answer(TIMINGS)
     assert statistics.success == Total(2, 42 * NS)
     assert statistics.queue == Total(2, 6 * NS)
     assert statistics.compute_input == Total(2, 12 * NS)
@@ -40,7 +40,7 @@ def test_an_answer_counts_in_every_stage() -> None:
 
 def test_a_failure_counts_its_time_and_nothing_else() -> None:
     statistics = Statistics()
-    statistics.note_image(0.25, None)
+    statistics.note_failure(0.25)
     assert statistics.fail == Total(1, 250 * NS)
     assert statistics.success == Total()
 
