@@ -100,7 +100,7 @@ def _check_jpeg(data: bytes | memoryview, max_scans: int) -> None:
 
 
 def _count_scan_marks(data: bytes | memoryview) -> int:
-    """`data.count(b"\xff\xda")` in a third of the time."""
+    """How often the mark of a scan stands in a file; `bytes.count` takes three times as long."""
     samples = np.frombuffer(data, dtype=np.uint8)
     count = 0
     for start in range(0, len(samples), _PIECE_BYTES):

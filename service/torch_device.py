@@ -23,6 +23,8 @@ from model.weights_file import ModelInfo
 from service.cpus import usable_cpus
 from service.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
 
+_NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no exception for it
+
 
 def load_predictor(
     path: Path | str, device: str = "auto", threads: int = 0, precision: str = "auto"
@@ -80,8 +82,10 @@ def memory_told(wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         wait()
         torch.cuda.empty_cache()
         raise OutOfDeviceMemory(str(error)) from error
-    except MemoryError as error:
-        raise OutOfDeviceMemory("the host has no memory left") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
+            raise OutOfDeviceMemory("the host has no memory left") from error
+        raise
 
 
 class TorchDevice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,17 +76,32 @@ def test_the_way_to_a_gpu_takes_time_of_its_own(weights: Path) -> None:
     assert answer.forward_ms > 0
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no room")])
+def _fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda *_: _fail(MemoryError()),
+        lambda *_: _fail(torch.OutOfMemoryError("no room")),
+        lambda *_: torch.empty(1 << 55),  # more than any machine has
+    ],
+    ids=["python", "gpu", "cpu"],
+)
 def test_memory_that_ran_out_is_told_apart(
-    weights: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    weights: Path, monkeypatch: pytest.MonkeyPatch, forward: Callable[..., object]
 ) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
-
-    def refuse(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(device._predictor, "forward", refuse)
+    monkeypatch.setattr(device._predictor, "forward", forward)
     with pytest.raises(OutOfDeviceMemory):
+        device.run([_picture(1)], (384, 512), [SIZE])
+
+
+def test_any_other_failure_stays_what_it_is(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    monkeypatch.setattr(device._predictor, "forward", lambda *_: _fail(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
         device.run([_picture(1)], (384, 512), [SIZE])
 
 
