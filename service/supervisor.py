@@ -1,12 +1,11 @@
 """Keeps one engine alive: starts it, rings it, watches it, replaces it.
 
-    batcher --send--> Supervisor --RunBatch--> engine process
-    batcher <--batch_done / batch_failed / batches_lost / lane_changed-- Supervisor
+    batcher --send--> Supervisor --> EngineSession (one a life) --> engine process
+    batcher <--lane_changed-- Supervisor
 
 An engine that exits, hangs past its watchdog or talks nonsense is killed, reaped (only then are
 its slots safe) and replaced; what it had not answered goes back to the batcher, which decides. One
-that has loaded is ready when it has answered a canary, and gets another whenever it was silent
-for long or failed a batch.
+that has loaded is ready when it has answered a canary.
 """
 
 from __future__ import annotations
@@ -17,22 +16,13 @@ from collections.abc import Callable
 
 import structlog
 
-from service.alarm import Alarm
 from service.canary import Canary
-from service.doubts import Doubts
 from service.engine_plan import EnginePlan, EngineStartError
 from service.engine_process import EngineProcess
-from service.flight import Flight, WrongTurn
+from service.engine_session import EngineSession
+from service.flight import WrongTurn
 from service.lane import LaneListener
-from service.messages import (
-    BadMessage,
-    BatchDone,
-    BatchFailed,
-    Hello,
-    Message,
-    RunBatch,
-    Stop,
-)
+from service.messages import BadMessage, Hello, Stop
 from service.metrics import Metrics
 from service.restarts import RestartPolicy
 from service.scheduler import Batch, LaneState
@@ -42,9 +32,6 @@ from service.types import EngineFacts
 
 _REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
 _STOP_SECONDS = 5.0  # an idle engine ends at once
-_CANARY_RETRY_SECONDS = 0.5  # after one that failed
-_MOMENT_SECONDS = 0.001  # rounding must not make it look again and again
-_NO_FAULT_OF_A_BATCH = frozenset({"canary", "stopped"})  # reasons for an engine's end
 
 _log = structlog.get_logger(__name__)
 
@@ -70,19 +57,16 @@ class Supervisor:
         self._plan = plan
         self._memory = pool.memory
         self._canary = Canary(pool, plan.model.config)
-        self._doubts = Doubts()
         self._metrics = metrics
         self._clock = clock
         self._restarts = RestartPolicy(plan.storm_restarts, plan.storm_window_seconds)
         self._service_time = ServiceTime()
-        self._flight = Flight(clock(), self._service_time)
         self._listener: LaneListener | None = None
         self._first_ready: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._engine: EngineProcess | None = None
+        self._session: EngineSession | None = None  # of that engine, once it is loaded
         self._hello: Hello | None = None  # of the engine that runs, or the one that ran last
-        self._watchdog = Alarm()
-        self._next_canary = Alarm()
         self._ready = False
         self._stopping = False
         self._stuck = False
@@ -124,12 +108,12 @@ class Supervisor:
 
     @property
     def state(self) -> LaneState:
-        """For the scheduler."""
-        return self._flight.state()
+        """For the scheduler; only while `ready`."""
+        return self._at_work.state
 
     def predicted_seconds(self, padded_pixels: int) -> float:
         """How long one batch of so many padded pixels takes; 0 where nobody can tell."""
-        return self._flight.predicted_seconds(padded_pixels)
+        return self._service_time.predict(padded_pixels)
 
     def begin(self, listener: LaneListener) -> asyncio.Future[None]:
         """Starts the engine and keeps one running until `stop`.
@@ -151,7 +135,7 @@ class Supervisor:
             return
         if self._engine is not None:
             self._engine.send(Stop())
-        idle = self._ready and not self._flight
+        idle = self._ready and len(self._at_work) == 0
         done, _ = await asyncio.wait([task], timeout=_STOP_SECONDS if idle else 0)
         if not done:
             if self._engine is not None:
@@ -162,17 +146,38 @@ class Supervisor:
             self._first_ready.cancel()
 
     def send(self, batch: Batch) -> None:
-        """Hands a batch to the engine, behind what it holds already."""
-        assert self._ready, "batches are for a ready engine"
-        self._ring(batch)
+        """Hands a batch to the engine, behind what it holds already; only while `ready`."""
+        self._at_work.send(batch)
 
-    def _ring(self, batch: Batch) -> None:
-        assert self._engine is not None, "batches are for an engine"
-        batch_id = self._flight.add(batch, self._clock())
-        slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
-        self._engine.send(RunBatch(batch_id, batch.bucket, slots))
-        if len(self._flight) == 1:
-            self._wind_watchdog()
+    def batch_answered(self) -> None:
+        """The engine did what it is there for."""
+        self._restarts.worked()
+
+    def canary_answered(self) -> None:
+        """The engine can take batches."""
+        if self._ready:
+            self._restarts.worked()  # unlike a first canary: it has lived for some time
+            return
+        self._ready = True
+        if self._first_ready is not None and not self._first_ready.done():
+            self._first_ready.set_result(None)
+        self._tell().lane_changed()
+
+    def canary_failed(self) -> None:
+        """The engine should take none until the next canary is answered."""
+        self._be_unready()
+
+    def end_engine(self, reason: str, event: str) -> None:
+        """Kills the engine: a reason for metrics, an event for the log."""
+        _log.error(event)
+        self._death_reason = reason
+        if self._engine is not None:
+            self._engine.kill()
+
+    @property
+    def _at_work(self) -> EngineSession:
+        assert self._session is not None, "batches are for a ready engine"
+        return self._session
 
     async def _run(self) -> None:
         while not self._stopping:
@@ -196,8 +201,10 @@ class Supervisor:
         self._engine = engine = await EngineProcess.start(self._plan.start, self._memory)
         engine.watch_stops(self._on_stopped)
         try:
-            await self._greet(engine)
-            await engine.listen(self._take)
+            if await self._greet(engine):
+                self._session = self._make_session(engine)
+                self._session.begin()
+                await engine.listen(self._session.take)
         except TimeoutError:
             self._death_reason = "start_timeout"
         except (BadMessage, WrongTurn) as error:
@@ -212,8 +219,8 @@ class Supervisor:
                 engine.hang_up()
                 self._engine = None
 
-    async def _greet(self, engine: EngineProcess) -> None:
-        """Waits until the engine is warm and runs the right model; sends its first canary.
+    async def _greet(self, engine: EngineProcess) -> bool:
+        """Waits until the engine is warm and runs the right model; False where it is gone.
 
         Raises:
             EngineStartError, BadMessage: see `EnginePlan.accept`.
@@ -222,7 +229,7 @@ class Supervisor:
         async with asyncio.timeout(self._plan.start_timeout_seconds):
             message = await engine.receive()
         if message is None:
-            return
+            return False
         self._hello = hello = self._plan.accept(message)
         _log.info(
             "engine ready",
@@ -234,99 +241,22 @@ class Supervisor:
             warm_up_left_out=hello.warm_up_left_out,
             **hello.implementations,
         )
-        self._flight = Flight(self._clock(), self._service_time)
-        self._canary.reset()
-        self._send_canary()
+        return True
 
-    def _take(self, message: Message) -> None:
-        """One answer of the engine; it answers in the order that it was rung."""
-        if not isinstance(message, BatchDone | BatchFailed):
-            raise BadMessage(f"{type(message).__name__} out of turn")
-        batch, seconds = self._flight.answered(message.batch_id, self._clock())
-        self._wind_watchdog()
-        if self._canary.owns(batch):
-            self._take_canary(message)
-        elif isinstance(message, BatchDone):
-            self._restarts.worked()
-            self._on_success()
-            self._flight.learn(batch, seconds)
-            self._metrics.batch_seconds.observe(seconds)
-            self._tell().batch_done(batch, message)
-        else:
-            self._metrics.batch_failures.labels(message.failure).inc()
-            self._doubts.add(batch, message)
-            if not self._canary.under_way:
-                self._send_canary()
-
-    def _take_canary(self, message: BatchDone | BatchFailed) -> None:
-        """The end of a canary: the engine is ready, or it is one failure nearer to its end."""
-        if isinstance(message, BatchDone) and self._canary.answered():
-            self._on_success()
-            self._next_canary.set(self._plan.canary_interval_seconds, self._on_silence)
-            if self._ready:
-                self._restarts.worked()  # unlike a first canary: it has lived for some time
-            else:
-                self._on_ready()
-            return
-        reason = message.reason if isinstance(message, BatchFailed) else "its slot holds no answer"
-        _log.error("a canary failed", reason=reason)
-        if self._canary.failed():
-            self._kill("canary", "canaries fail again and again; killing the engine")
-        else:
-            self._next_canary.set(_CANARY_RETRY_SECONDS, self._send_canary)
-        self._doubts.blame_device()
-        self._be_unready()
-
-    def _on_success(self) -> None:
-        """The device answered; batches that it failed before are judged by that."""
-        self._canary.succeeded(self._clock())
-        judgement = self._doubts.judge()
-        for batch, failed in judgement.failed:
-            self._tell().batch_failed(batch, failed)
-        if judgement.lost:
-            self._tell().batches_lost(judgement.lost[0], judgement.lost[1:])
-
-    def _on_ready(self) -> None:
-        self._ready = True
-        if self._first_ready is not None and not self._first_ready.done():
-            self._first_ready.set_result(None)
-        self._tell().lane_changed()
-
-    def _on_silence(self) -> None:
-        """Nothing was heard for some time, unless requests were answered meanwhile."""
-        if self._canary.under_way:  # whose end winds the timer anew
-            return
-        silent = self._clock() - self._canary.last_success
-        if self._flight or silent < self._plan.canary_interval_seconds:
-            left = self._plan.canary_interval_seconds - silent
-            soonest = _CANARY_RETRY_SECONDS if self._flight else _MOMENT_SECONDS
-            self._next_canary.set(max(left, soonest), self._on_silence)
-        else:
-            self._send_canary()
-
-    def _send_canary(self) -> None:
-        self._ring(self._canary.make_batch(self._clock()))
-
-    def _wind_watchdog(self) -> None:
-        """Gives the batch that runs now its time."""
-        if self._flight:
-            plan, canary = self._plan, self._canary.owns(self._flight.running)
-            seconds = plan.canary_timeout_seconds if canary else plan.watchdog_seconds
-            self._watchdog.set(seconds, self._on_hang)
-        else:
-            self._watchdog.stop()
-
-    def _on_hang(self) -> None:
-        self._kill("hang", "the engine hangs; killing it")
+    def _make_session(self, engine: EngineProcess) -> EngineSession:
+        return EngineSession(
+            engine,
+            self._plan,
+            self._canary,
+            self._service_time,
+            self._metrics,
+            owner=self,
+            listener=self._tell(),
+            clock=self._clock,
+        )
 
     def _on_stopped(self) -> None:
-        self._kill("stopped", "the engine was stopped and does not go on; killing it")
-
-    def _kill(self, reason: str, event: str) -> None:
-        _log.error(event)
-        self._death_reason = reason
-        if self._engine is not None:
-            self._engine.kill()
+        self.end_engine("stopped", "the engine was stopped and does not go on; killing it")
 
     def _on_start_error(self, error: EngineStartError) -> None:
         self._death_reason = "start_failed"
@@ -336,8 +266,8 @@ class Supervisor:
 
     def _retire(self) -> None:
         """No more batches to this engine."""
-        self._watchdog.stop()
-        self._next_canary.stop()
+        if self._session is not None:
+            self._session.stop()
         self._be_unready()
 
     def _be_unready(self) -> None:
@@ -357,31 +287,17 @@ class Supervisor:
                 pid=engine.pid,
                 exit_status=engine.exit_status,
                 reason=self._death_reason,
-                batches=len(self._flight),
+                batches=0 if self._session is None else len(self._session),
             )
 
     async def _mourn(self) -> None:
         """Gives back what the dead engine held, and waits before the next."""
-        now = self._clock()
         self._metrics.engine_restarts.labels(self._death_reason).inc()
-        running, staged = self._lost(now)
-        delay = self._restarts.died(now)
-        if running or staged:
-            self._tell().batches_lost(running, staged)
+        delay = self._restarts.died(self._clock())
+        session, self._session = self._session, None
+        if session is not None:
+            session.lose(self._death_reason)
         await asyncio.sleep(delay)
-
-    def _lost(self, now: float) -> tuple[Batch | None, list[Batch]]:
-        """The batch that may have been the engine's end, if any, and those that were not."""
-        judgement = self._doubts.judge()
-        failed = (*judgement.lost, *(batch for batch, _ in judgement.failed))
-        held = self._flight.take_all(now)
-        batches = [b for b in (*failed, *held) if not self._canary.owns(b)]
-        # What it failed comes first; else what it ran then, unless that was a canary, or it was
-        # ended for what no batch had done.
-        ran = bool(held) and not self._canary.owns(held[0])
-        if failed or (ran and self._death_reason not in _NO_FAULT_OF_A_BATCH):
-            return batches[0], batches[1:]
-        return None, batches
 
     def _tell(self) -> LaneListener:
         assert self._listener is not None, "begin() was not called"

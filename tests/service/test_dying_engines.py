@@ -140,15 +140,20 @@ async def test_a_poison_image_costs_its_sender_alone_an_error(
     colour = random_colours(1)
     for client in (HttpClient(service.url), GrpcClient(service.grpc_address)):
         neighbours = [HttpClient(service.url) for _ in range(7)]
-        sent = [neighbour.detect(colour()) for neighbour in neighbours]
-        culprit, *others = await asyncio.gather(client.detect(POISON), *sent)
-        assert culprit.outcome in {"500", "INTERNAL"}, culprit
-        assert {other.outcome for other in others} <= {"ok", "503"}, others
-        # Those refused came when an engine was dead already; most were there before.
-        assert count(others)["ok"] >= 1
+        answered = 0
+        for _ in range(5):
+            sent = [neighbour.detect(colour()) for neighbour in neighbours]
+            culprit, *others = await asyncio.gather(client.detect(POISON), *sent)
+            assert culprit.outcome in {"500", "INTERNAL"}, culprit
+            # Those refused came when the engines were dead already: on a busy machine all of them.
+            assert {other.outcome for other in others} <= {"ok", "503"}, others
+            answered = count(others)["ok"]
+            await asyncio.to_thread(service.until, lambda: service.health("/readyz") == 200)
+            if answered:
+                break
+        assert answered
         for neighbour in neighbours:
             neighbour.close()
-        await asyncio.to_thread(service.until, lambda: service.health("/readyz") == 200)
         result = client.close()
         if result is not None:
             await result
