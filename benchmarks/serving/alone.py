@@ -180,6 +180,7 @@ def _rows(edge: dict[str, Any], drain: dict[str, Any], model: dict[str, Any] | N
     rows = [
         ("added beyond decode and resize, p50", "<= 2 ms", _ms(edge, "added_p50_ms")),
         ("the same where one comes every 100 ms", "", _ms(edge, "added_seldom_p50_ms")),
+        ("beside it: decoding and resizing with Pillow alone", "", f"{edge['bare_ms']:.2f} ms"),
         (
             "CPU of an answer, x decoding and resizing with Pillow alone",
             "<= 1.15",

@@ -3,13 +3,15 @@
 // and each of the two passes rounds to 8 bits.
 //
 // Pixels come with four bytes each (RGBX) and leave with three (RGB). Four rows of the source go
-// through the first pass at a time, interleaved: both passes work on whole vectors then.
+// through the first pass at a time, interleaved: both passes work on whole vectors then. What lies
+// between the passes is no more than the rows that the next row of the result is made of.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #if defined(__AVX2__)
@@ -24,39 +26,59 @@ constexpr int kRows = 4;             // of the source, at a time
 constexpr int kPixels = 4;           // of one row, at a time
 constexpr int kLanes = 4 * kPixels;  // bytes of a vector
 
-// Which places of the source each place of the result is made of, and their weights.
-struct Filter {
-    std::vector<int64_t> first;
-    std::vector<int32_t> count, weights;
-    size_t width;  // weights of one place
+constexpr int64_t up_to_multiple(int64_t count, int64_t of) { return (count + of - 1) / of * of; }
 
-    Filter(int64_t from, int64_t to)
-        : first(to), count(to), width(2 * static_cast<size_t>(std::ceil(reach(from, to))) + 1) {
-        weights.resize(to * width);
-        std::vector<double> exact(width);
-        const double scale = static_cast<double>(from) / static_cast<double>(to);
-        const double narrow = 1.0 / reach(from, to);
-        for (int64_t place = 0; place < to; ++place) {
-            const double center = (static_cast<double>(place) + 0.5) * scale;
-            const auto begin = static_cast<int64_t>(std::max(0.0, center - reach(from, to) + 0.5));
-            const auto end = std::min(from, static_cast<int64_t>(center + reach(from, to) + 0.5));
-            double sum = 0.0;
-            for (int64_t i = begin; i < end; ++i) {
-                const double far = std::fabs((static_cast<double>(i) - center + 0.5) * narrow);
-                exact[i - begin] = far < 1.0 ? 1.0 - far : 0.0;
-                sum += exact[i - begin];
-            }
-            first[place] = begin;
-            count[place] = static_cast<int32_t>(end - begin);
-            for (int64_t i = 0; i < end - begin; ++i)
-                weights[place * width + i] =
-                    static_cast<int32_t>(0.5 + exact[i] / sum * (1 << kBits));
-        }
+// Which places of the source each place of the result is made of, and their weights. All have the
+// same number of them, some of weight 0; the last place comes again up to a multiple of kPixels.
+struct Filter {
+    int64_t taps = 0;
+    std::vector<int64_t> first;
+    std::vector<int32_t> weights;  // [places][taps]
+
+    Filter(int64_t from, int64_t to) : first(up_to_multiple(to, kPixels)) {
+        for (int64_t place = 0; place < to; ++place)
+            taps = std::max(taps, end(from, to, place) - begin(from, to, place));
+        weights.resize(first.size() * taps);
+        std::vector<double> exact(taps);
+        for (int64_t place = 0; place < static_cast<int64_t>(first.size()); ++place)
+            weigh(from, to, place, exact);
     }
 
   private:
-    static double reach(int64_t from, int64_t to) {
-        return std::max(1.0, static_cast<double>(from) / static_cast<double>(to));
+    static double scale(int64_t from, int64_t to) {
+        return static_cast<double>(from) / static_cast<double>(to);
+    }
+
+    static double reach(int64_t from, int64_t to) { return std::max(1.0, scale(from, to)); }
+
+    static double center(int64_t from, int64_t to, int64_t place) {
+        return (static_cast<double>(place) + 0.5) * scale(from, to);
+    }
+
+    static int64_t begin(int64_t from, int64_t to, int64_t place) {
+        return static_cast<int64_t>(
+            std::max(0.0, center(from, to, place) - reach(from, to) + 0.5));
+    }
+
+    static int64_t end(int64_t from, int64_t to, int64_t place) {
+        return std::min(from,
+                        static_cast<int64_t>(center(from, to, place) + reach(from, to) + 0.5));
+    }
+
+    void weigh(int64_t from, int64_t to, int64_t index, std::vector<double>& exact) {
+        const int64_t place = std::min(index, to - 1), after = end(from, to, place);
+        const int64_t before = begin(from, to, place);
+        const double middle = center(from, to, place), narrow = 1.0 / reach(from, to);
+        double sum = 0.0;
+        for (int64_t i = before; i < after; ++i) {
+            const double far = std::fabs((static_cast<double>(i) - middle + 0.5) * narrow);
+            exact[i - before] = far < 1.0 ? 1.0 - far : 0.0;
+            sum += exact[i - before];
+        }
+        first[index] = std::min(before, from - taps);
+        int32_t* into = &weights[index * taps + before - first[index]];
+        for (int64_t i = 0; i < after - before; ++i)
+            into[i] = static_cast<int32_t>(0.5 + exact[i] / sum * (1 << kBits));
     }
 };
 
@@ -109,33 +131,47 @@ class Sums {
 };
 #endif
 
-// Places lie `stride` bytes apart, sixteen bytes of each are weighed.
-inline void weigh(const uint8_t* at, size_t stride, const int32_t* weights, int32_t count,
-                  void* result) {
+// Sixteen bytes at each of several places, weighed. kTaps: how many, where that is known ahead.
+template <int kTaps, typename At>
+inline void weigh(int64_t taps, const int32_t* weights, At at, void* result) {
     Sums sums;
-    for (int32_t i = 0; i < count; ++i) sums.add(at + i * stride, weights[i]);
+    for (int64_t i = 0; i < (kTaps ? kTaps : taps); ++i) sums.add(at(i), weights[i]);
     sums.store(result);
 }
 
-// Four pixels of four rows each: [row][pixel] to [pixel][row].
+// Four vectors of four pixels each: [row][pixel] to [pixel][row], or back.
 struct Block {
     alignas(kLanes) uint8_t rows[kRows][kLanes];
 };
 
-inline void store_transposed(const Block& block, uint8_t* to) {
+inline Block transposed(const Block& block) {
+    Block result;
 #if defined(__AVX2__)
     const auto* rows = reinterpret_cast<const __m128i*>(&block);
     const __m128i a = _mm_unpacklo_epi32(rows[0], rows[1]), b = _mm_unpackhi_epi32(rows[0], rows[1]);
     const __m128i c = _mm_unpacklo_epi32(rows[2], rows[3]), d = _mm_unpackhi_epi32(rows[2], rows[3]);
-    auto* pixels = reinterpret_cast<__m128i*>(to);
-    _mm_storeu_si128(pixels + 0, _mm_unpacklo_epi64(a, c));
-    _mm_storeu_si128(pixels + 1, _mm_unpackhi_epi64(a, c));
-    _mm_storeu_si128(pixels + 2, _mm_unpacklo_epi64(b, d));
-    _mm_storeu_si128(pixels + 3, _mm_unpackhi_epi64(b, d));
+    auto* pixels = reinterpret_cast<__m128i*>(&result);
+    pixels[0] = _mm_unpacklo_epi64(a, c);
+    pixels[1] = _mm_unpackhi_epi64(a, c);
+    pixels[2] = _mm_unpacklo_epi64(b, d);
+    pixels[3] = _mm_unpackhi_epi64(b, d);
 #else
     for (int row = 0; row < kRows; ++row)
         for (int pixel = 0; pixel < kPixels; ++pixel)
-            std::memcpy(to + (pixel * kRows + row) * 4, block.rows[row] + pixel * 4, 4);
+            std::memcpy(result.rows[pixel] + row * 4, block.rows[row] + pixel * 4, 4);
+#endif
+    return result;
+}
+
+// The first three of each four bytes; what follows them in `rgb` is of no meaning.
+inline void drop_fourth(const uint8_t* pixels, uint8_t* rgb) {
+#if defined(__AVX2__)
+    const __m128i kept = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(pixels));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(rgb), _mm_shuffle_epi8(bytes, kept));
+#else
+    for (int pixel = 0; pixel < kPixels; ++pixel)
+        std::memcpy(rgb + pixel * 3, pixels + pixel * 4, 3);
 #endif
 }
 
@@ -152,50 +188,101 @@ class Resize {
           columns_(width, new_width),
           rows_(height, new_height),
           interleaved_(width * kRows * 4),
-          stride_((new_width + kPixels - 1) / kPixels * kLanes),
-          between_(height * stride_) {}
+          stride_(up_to_multiple(new_width, kPixels) * 4),
+          kept_(up_to_multiple(rows_.taps + 2 * kRows - 2, kRows)),
+          between_(kept_ * stride_),
+          places_(rows_.taps) {}
 
     void run() {
-        for (int64_t y = 0; y < height_; y += kRows) {
-            const int64_t rows = std::min<int64_t>(kRows, height_ - y);
-            interleave(y, rows);
-            across(y, rows);
+        int64_t ready = 0;  // rows that are as wide as the result
+        for (int64_t y = 0; y < new_height_; ++y) {
+            for (; ready < rows_.first[y] + rows_.taps; ready += kRows) {
+                interleave(ready);
+                with_taps(columns_.taps, [&](auto taps) { across<taps()>(ready); });
+            }
+            with_taps(rows_.taps, [&](auto taps) { down<taps()>(y); });
         }
-        for (int64_t y = 0; y < new_height_; ++y) down(y);
     }
 
   private:
-    void interleave(int64_t y, int64_t rows) {
-        Block block = {};
-        for (int64_t x = 0; x < width_; x += kPixels) {
-            const int64_t from = std::min(x, width_ - kPixels);  // the last ones overlap
-            for (int64_t row = 0; row < rows; ++row)
-                std::memcpy(block.rows[row], source_ + ((y + row) * width_ + from) * 4, kLanes);
-            store_transposed(block, interleaved_.data() + from * kRows * 4);
+    // Calls with the number of taps as a constant, where there are few; else with 0.
+    template <typename Call>
+    static void with_taps(int64_t taps, Call call) {
+        switch (taps) {
+            case 2: return call(std::integral_constant<int, 2>());
+            case 3: return call(std::integral_constant<int, 3>());
+            case 4: return call(std::integral_constant<int, 4>());
+            case 5: return call(std::integral_constant<int, 5>());
+            case 6: return call(std::integral_constant<int, 6>());
+            default: return call(std::integral_constant<int, 0>());
         }
     }
 
-    // Rows of the source, as wide as the result.
-    void across(int64_t y, int64_t rows) {
-        uint8_t pixels[kLanes];
-        for (int64_t x = 0; x < new_width_; ++x) {
-            weigh(interleaved_.data() + columns_.first[x] * kRows * 4, kRows * 4,
-                  &columns_.weights[x * columns_.width], columns_.count[x], pixels);
-            for (int64_t row = 0; row < rows; ++row)
-                std::memcpy(between_.data() + (y + row) * stride_ + x * 4, pixels + row * 4, 4);
+    uint8_t* between(int64_t row) { return between_.data() + row % kept_ * stride_; }
+
+    void interleave(int64_t y) {
+        const uint8_t* rows[kRows];  // below the last one it comes again
+        for (int64_t row = 0; row < kRows; ++row)
+            rows[row] = source_ + std::min(y + row, height_ - 1) * width_ * 4;
+        Block block;
+        for (int64_t x = 0; x < width_; x += kPixels) {
+            const int64_t from = std::min(x, width_ - kPixels);  // the last ones overlap
+            for (int row = 0; row < kRows; ++row)
+                std::memcpy(block.rows[row], rows[row] + from * 4, kLanes);
+            const Block pixels = transposed(block);
+            std::memcpy(interleaved_.data() + from * kRows * 4, &pixels, sizeof pixels);
+        }
+    }
+
+    // Four rows of the source, as wide as the result.
+    template <int kTaps>
+    void across(int64_t y) {
+        uint8_t* rows[kRows];
+        for (int row = 0; row < kRows; ++row) rows[row] = between(y + row);
+        const int64_t taps = columns_.taps;
+        Block block;
+        for (int64_t x = 0; x < stride_ / 4; x += kPixels) {
+            for (int64_t pixel = 0; pixel < kPixels; ++pixel) {
+                const uint8_t* at = interleaved_.data() + columns_.first[x + pixel] * kRows * 4;
+                weigh<kTaps>(
+                    taps, &columns_.weights[(x + pixel) * (kTaps ? kTaps : taps)],
+                    [at](int64_t i) { return at + i * kRows * 4; }, block.rows[pixel]);
+            }
+            const Block pixels = transposed(block);
+            for (int row = 0; row < kRows; ++row)
+                std::memcpy(rows[row] + x * 4, pixels.rows[row], kLanes);
         }
     }
 
     // A row of the result.
+    template <int kTaps>
     void down(int64_t y) {
-        uint8_t pixels[kLanes];
-        for (int64_t x = 0; x < new_width_; x += kPixels) {
-            weigh(between_.data() + rows_.first[y] * stride_ + x * 4, stride_,
-                  &rows_.weights[y * rows_.width], rows_.count[y], pixels);
-            uint8_t* into = result_ + (y * new_width_ + x) * 3;
-            const int64_t count = std::min<int64_t>(kPixels, new_width_ - x);
-            for (int64_t pixel = 0; pixel < count; ++pixel)
-                std::memcpy(into + pixel * 3, pixels + pixel * 4, 3);
+        const int64_t taps = rows_.taps;
+        for (int64_t i = 0; i < taps; ++i) places_[i] = between(rows_.first[y] + i);
+        const uint8_t* const* places = places_.data();
+        const int32_t* weights = &rows_.weights[y * taps];
+        // Copies that no write to the result can change, as the compiler must fear of the others.
+        const uint8_t* few_places[kTaps + 1];
+        int32_t few_weights[kTaps + 1];
+        if (kTaps) {
+            std::copy_n(places, kTaps, few_places);
+            std::copy_n(weights, kTaps, few_weights);
+            places = few_places;
+            weights = few_weights;
+        }
+        uint8_t* into = result_ + y * new_width_ * 3;
+        const uint8_t* const end = result_ + new_height_ * new_width_ * 3;
+        alignas(kLanes) uint8_t pixels[kLanes];
+        for (int64_t x = 0; x < new_width_; x += kPixels, into += kPixels * 3) {
+            weigh<kTaps>(
+                taps, weights, [places, x](int64_t i) { return places[i] + x * 4; }, pixels);
+            if (into + kLanes <= end) {
+                drop_fourth(pixels, into);  // a little beyond the row: the next one comes later
+            } else {
+                uint8_t rgb[kLanes];
+                drop_fourth(pixels, rgb);
+                std::memcpy(into, rgb, std::min<int64_t>(kPixels, new_width_ - x) * 3);
+            }
         }
     }
 
@@ -205,7 +292,9 @@ class Resize {
     const Filter columns_, rows_;
     std::vector<uint8_t> interleaved_;  // [width][kRows][4]
     const int64_t stride_;              // bytes of a row between the passes
-    std::vector<uint8_t> between_;      // [height][stride]
+    const int64_t kept_;                // rows between the passes
+    std::vector<uint8_t> between_;      // [kept][stride]
+    std::vector<const uint8_t*> places_;
 };
 
 }  // namespace
