@@ -21,15 +21,26 @@ _POINTWISE: dict[Activation, tuple[str, list[float], str]] = {
     "relu": ("relu", [], ""),
     "relu6": ("hardtanh", [0.0, 6.0], ""),
 }
-_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_convolution_pointwise_")
+_OPERATORS = (
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_convolution_pointwise_",
+    "_is_mkldnn_bf16_supported",
+)
 
 
-def onednn_takes(device: torch.device) -> bool:
-    """Whether oneDNN's fused products can be used there."""
+def onednn_takes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's fused products can be used there; in bfloat16 not every processor has them.
+
+    Args:
+        device: that computes.
+        dtype: float32 or bfloat16.
+    """
     return (
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+        and (dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )
 
 
@@ -49,7 +60,7 @@ class Product(nn.Module):
         weight, bias = layer.weight.detach(), layer.bias.detach()
         self.activation = activation
         self.bias = bias.to(dtype, copy=True)
-        self.packed = onednn_takes(weight.device)
+        self.packed = onednn_takes(weight.device, dtype)
         self.weight: Any = weight.to(dtype, copy=True)
         if self.packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
@@ -87,7 +98,7 @@ class Products(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
         super().__init__()
         alike = len({layer.out_features for layer in layers}) == 1
-        self.merged = alike and not onednn_takes(layers[0].weight.device)
+        self.merged = alike and not onednn_takes(layers[0].weight.device, dtype)
         if self.merged:
             weights = torch.stack([layer.weight.detach().t() for layer in layers])
             biases = torch.stack([layer.bias.detach() for layer in layers])[:, None]
@@ -140,7 +151,7 @@ class Convolution(nn.Module):
         self.activation = activation
         self.where: tuple[Any, ...] = (list(layer.padding), list(layer.stride))
         self.where += (list(layer.dilation), layer.groups)
-        self.fused = onednn_takes(weight.device)
+        self.fused = onednn_takes(weight.device, dtype)
         self.product: Product | None = None
         pointwise = layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1
         if self.fused and pointwise and not residual:

@@ -25,7 +25,7 @@ def winograd_takes(layer: nn.Conv2d, dtype: torch.dtype) -> bool:
         kind == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
         and dtype == torch.float32
         and all(c <= _MOST_CHANNELS and c % winograd.CHANNELS == 0 for c in channels)
-        and onednn_takes(layer.weight.device)
+        and onednn_takes(layer.weight.device, dtype)
         and winograd.available()
     )
 

@@ -34,10 +34,11 @@ _FIELDS = ("memory", "pred_logits", "pred_boxes")
 @pytest.fixture(params=["onednn", "torch"])
 def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to multiply: a CPU's, and the one of every other device."""
+    dtype = request.node.callspec.params.get("dtype", torch.float32)
     if request.param == "torch":
-        monkeypatch.setattr(layers, "onednn_takes", lambda _: False)
-    elif not layers.onednn_takes(torch.device("cpu")):
-        pytest.skip("this torch has no oneDNN")
+        monkeypatch.setattr(layers, "onednn_takes", lambda *_: False)
+    elif not layers.onednn_takes(torch.device("cpu"), dtype):
+        pytest.skip(f"oneDNN has no products of {dtype} here")
 
 
 both_products = pytest.mark.usefixtures("_products")
@@ -130,7 +131,7 @@ def test_a_residual_network_on_a_larger_map_gives_what_its_detector_gives() -> N
     """Large enough for Winograd's convolutions, at sides that are no multiples of their tiles."""
     network = InferenceDetector(seeded(tiny(backbone="resnet50")))
     taking = [part for part in network.modules() if isinstance(part, WinogradConvolution)]
-    assert len(taking) == 11 or not layers.onednn_takes(torch.device("cpu"))
+    assert len(taking) == 11 or not layers.onednn_takes(torch.device("cpu"), torch.float32)
     images, mask = _batch((250, 500), padded=(264, 520))
     _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
     images, mask = _batch((250, 500), (264, 100), padded=(264, 520))

@@ -24,7 +24,7 @@ BUCKET = (256, 320)
 @pytest.fixture(params=[operators, reference], ids=["kernels", "reference"])
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """torch's own products, and our operators whatever the device; or what stands in for them."""
-    monkeypatch.setattr(layers, "onednn_takes", lambda _: False)
+    monkeypatch.setattr(layers, "onednn_takes", lambda *_: False)
     monkeypatch.setattr(ops, "_implementation", lambda *_: request.param)
 
 
