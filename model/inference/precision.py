@@ -1,8 +1,9 @@
 """Which number type the inference network computes in.
 
 `auto` is float32: the only one whose accuracy is that of the trained model by construction.
-bfloat16 takes about 0.6 of the time on a CPU with AVX512-BF16 (benchmarks/results/model), but
-moves the encoder's output by about 1 % of its deviation: to be chosen by who has checked it.
+bfloat16 takes about 0.6 of the time on a CPU with AVX512-BF16 (benchmarks/results/model), and ten
+times as long on one without AVX-512. It moves the encoder's output by about 1 % of its deviation:
+to be chosen by who has checked it.
 """
 
 from __future__ import annotations
