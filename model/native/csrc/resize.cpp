@@ -31,47 +31,42 @@ constexpr int64_t up_to_multiple(int64_t count, int64_t of) { return (count + of
 // Which places of the source each place of the result is made of, and their weights. All have the
 // same number of them, some of weight 0; the last place comes again up to a multiple of kPixels.
 struct Filter {
+    const int64_t from, to;
+    const double scale, reach;
     int64_t taps = 0;
     std::vector<int64_t> first;
     std::vector<int32_t> weights;  // [places][taps]
 
-    Filter(int64_t from, int64_t to) : first(up_to_multiple(to, kPixels)) {
-        for (int64_t place = 0; place < to; ++place)
-            taps = std::max(taps, end(from, to, place) - begin(from, to, place));
+    Filter(int64_t from, int64_t to)
+        : from(from),
+          to(to),
+          scale(static_cast<double>(from) / static_cast<double>(to)),
+          reach(std::max(1.0, scale)),
+          first(up_to_multiple(to, kPixels)) {
+        for (int64_t place = 0; place < to; ++place) taps = std::max(taps, end(place) - begin(place));
         weights.resize(first.size() * taps);
         std::vector<double> exact(taps);
         for (int64_t place = 0; place < static_cast<int64_t>(first.size()); ++place)
-            weigh(from, to, place, exact);
+            weigh(place, exact);
     }
 
   private:
-    static double scale(int64_t from, int64_t to) {
-        return static_cast<double>(from) / static_cast<double>(to);
+    double center(int64_t place) const { return (static_cast<double>(place) + 0.5) * scale; }
+
+    int64_t begin(int64_t place) const {
+        return static_cast<int64_t>(std::max(0.0, center(place) - reach + 0.5));
     }
 
-    static double reach(int64_t from, int64_t to) { return std::max(1.0, scale(from, to)); }
-
-    static double center(int64_t from, int64_t to, int64_t place) {
-        return (static_cast<double>(place) + 0.5) * scale(from, to);
+    int64_t end(int64_t place) const {
+        return std::min(from, static_cast<int64_t>(center(place) + reach + 0.5));
     }
 
-    static int64_t begin(int64_t from, int64_t to, int64_t place) {
-        return static_cast<int64_t>(
-            std::max(0.0, center(from, to, place) - reach(from, to) + 0.5));
-    }
-
-    static int64_t end(int64_t from, int64_t to, int64_t place) {
-        return std::min(from,
-                        static_cast<int64_t>(center(from, to, place) + reach(from, to) + 0.5));
-    }
-
-    void weigh(int64_t from, int64_t to, int64_t index, std::vector<double>& exact) {
-        const int64_t place = std::min(index, to - 1), after = end(from, to, place);
-        const int64_t before = begin(from, to, place);
-        const double middle = center(from, to, place), narrow = 1.0 / reach(from, to);
+    void weigh(int64_t index, std::vector<double>& exact) {
+        const int64_t place = std::min(index, to - 1), before = begin(place), after = end(place);
+        const double narrow = 1.0 / reach;
         double sum = 0.0;
         for (int64_t i = before; i < after; ++i) {
-            const double far = std::fabs((static_cast<double>(i) - middle + 0.5) * narrow);
+            const double far = std::fabs((static_cast<double>(i) - center(place) + 0.5) * narrow);
             exact[i - before] = far < 1.0 ? 1.0 - far : 0.0;
             sum += exact[i - before];
         }
@@ -131,11 +126,11 @@ class Sums {
 };
 #endif
 
-// Sixteen bytes at each of several places, weighed. kTaps: how many, where that is known ahead.
-template <int kTaps, typename At>
+// Sixteen bytes at each of several places, weighed.
+template <typename At>
 inline void weigh(int64_t taps, const int32_t* weights, At at, void* result) {
     Sums sums;
-    for (int64_t i = 0; i < (kTaps ? kTaps : taps); ++i) sums.add(at(i), weights[i]);
+    for (int64_t i = 0; i < taps; ++i) sums.add(at(i), weights[i]);
     sums.store(result);
 }
 
@@ -239,13 +234,13 @@ class Resize {
     void across(int64_t y) {
         uint8_t* rows[kRows];
         for (int row = 0; row < kRows; ++row) rows[row] = between(y + row);
-        const int64_t taps = columns_.taps;
+        const int64_t taps = kTaps ? kTaps : columns_.taps;
         Block block;
         for (int64_t x = 0; x < stride_ / 4; x += kPixels) {
             for (int64_t pixel = 0; pixel < kPixels; ++pixel) {
                 const uint8_t* at = interleaved_.data() + columns_.first[x + pixel] * kRows * 4;
-                weigh<kTaps>(
-                    taps, &columns_.weights[(x + pixel) * (kTaps ? kTaps : taps)],
+                weigh(
+                    taps, &columns_.weights[(x + pixel) * taps],
                     [at](int64_t i) { return at + i * kRows * 4; }, block.rows[pixel]);
             }
             const Block pixels = transposed(block);
@@ -257,7 +252,7 @@ class Resize {
     // A row of the result.
     template <int kTaps>
     void down(int64_t y) {
-        const int64_t taps = rows_.taps;
+        const int64_t taps = kTaps ? kTaps : rows_.taps;
         for (int64_t i = 0; i < taps; ++i) places_[i] = between(rows_.first[y] + i);
         const uint8_t* const* places = places_.data();
         const int32_t* weights = &rows_.weights[y * taps];
@@ -274,8 +269,7 @@ class Resize {
         const uint8_t* const end = result_ + new_height_ * new_width_ * 3;
         alignas(kLanes) uint8_t pixels[kLanes];
         for (int64_t x = 0; x < new_width_; x += kPixels, into += kPixels * 3) {
-            weigh<kTaps>(
-                taps, weights, [places, x](int64_t i) { return places[i] + x * 4; }, pixels);
+            weigh(taps, weights, [places, x](int64_t i) { return places[i] + x * 4; }, pixels);
             if (into + kLanes <= end) {
                 drop_fourth(pixels, into);  // a little beyond the row: the next one comes later
             } else {
