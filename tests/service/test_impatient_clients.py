@@ -33,9 +33,30 @@ def service() -> Iterator[WatchedService]:
     service.kill()
 
 
+@pytest.fixture(scope="module")
+def slow_service() -> Iterator[WatchedService]:
+    """Twenty images a second: a queue that a busy machine's clients still keep full."""
+    service = WatchedService(
+        grpc_port=0,
+        fake_base_ms=100,
+        fake_per_image_ms=0,
+        max_batch_size=2,
+        slots=16,
+        priority_slots=4,
+    )
+    service.wait_until_ready()
+    yield service
+    service.kill()
+
+
 @pytest.fixture(autouse=True)
-def _everything_is_free_afterwards(service: WatchedService) -> Iterator[None]:
+def _everything_is_free_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
+    for name in {"service", "slow_service"} & set(request.fixturenames):
+        _is_free(request.getfixturevalue(name))
+
+
+def _is_free(service: WatchedService) -> None:
     service.until(lambda: service.meter("slots_in_use") == 0)
     assert service.meter("queue_depth") == 0
     assert service.health("/readyz") == 200
@@ -118,12 +139,13 @@ async def test_who_leaves_while_queued_never_reaches_the_engine(
 
 
 async def test_what_would_be_late_is_refused_at_once_and_never_runs(
-    service: WatchedService,
+    slow_service: WatchedService,
 ) -> None:
     flood = Flood()
-    flood.add_http(service.url, 40)  # some five batches are always before a newcomer
-    await flood.answered(120)
-    hasty_http, hasty_grpc = HttpClient(service.url), GrpcClient(service.grpc_address)
+    flood.add_http(slow_service.url, 14)  # some five batches are always before a newcomer
+    await flood.answered(30)
+    hasty_http = HttpClient(slow_service.url)
+    hasty_grpc = GrpcClient(slow_service.grpc_address)
     replies: list[Reply] = []
     for number in range(10):
         reply = await hasty_http.detect((number, 1, 30), X_Request_Timeout_Ms="45")
@@ -166,21 +188,21 @@ async def test_a_deadline_that_passed_while_queued_costs_the_engine_nothing(
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 async def test_high_priority_has_places_of_its_own_and_is_answered_sooner(
-    service: WatchedService, protocol: str
+    slow_service: WatchedService, protocol: str
 ) -> None:
     flood = Flood()
-    flood.add_http(service.url, 64)  # more than there are places
-    await flood.answered(100)
+    flood.add_http(slow_service.url, 20)  # more than there are places
+    await flood.answered(30)
     known = len(flood.replies)
     replies = []
-    http, rpc = HttpClient(service.url), GrpcClient(service.grpc_address)
+    http, rpc = HttpClient(slow_service.url), GrpcClient(slow_service.grpc_address)
     for number in range(12):
         colour = (number, 7, 40)
         if protocol == "http":
             replies.append(await http.detect(colour, X_Request_Priority="high"))
         else:
             replies.append(await rpc.detect(colour, metadata=(("x-request-priority", "high"),)))
-    await flood.answered(50)
+    await flood.answered(20)
     usual = flood.replies[known:]
     outcomes = await flood.stop()
     assert {reply.outcome for reply in replies} == {"ok"}
