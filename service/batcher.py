@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from service.scheduler import Batch, Bucket, Job, LaneState, Scheduler
 from service.service_time import ArrivalRate
 from service.slots import StaleSlot
 from service.types import Priority
+from service.users import Users
 
 # libuv counts whole milliseconds: of less than half a one its timers ring at once, and would do so
 # again and again until it has passed.
@@ -81,7 +81,7 @@ class Batcher:
         self._answers: dict[Job, asyncio.Future[EngineAnswer]] = {}
         self._abandoned: set[Job] = set()  # nobody waits for them, but an engine holds them
         self._arrivals = ArrivalRate()
-        self._coming = 0
+        self._coming = Users(when_gone=self._pump_soon)
         self._typical_bucket: Bucket | None = None  # that of the last batch
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # when it rings, by the clock
@@ -102,9 +102,14 @@ class Batcher:
         return next((lane.kernel for lane in self._lanes if lane.kernel), "")
 
     @property
+    def idle(self) -> bool:
+        """Whether no image is on its way: none is decoded, waits or is with an engine."""
+        return not (self._coming.count or self._answers or self._abandoned)
+
+    @property
     def coming(self) -> int:
         """Images that are being decoded, or wait for a thread that does."""
-        return self._coming
+        return self._coming.count
 
     @property
     def queue_depth(self) -> int:
@@ -119,7 +124,7 @@ class Batcher:
         now = self._clock()
         first = min(lanes, key=lambda lane: lane.state.busy_until)
         running = max(0.0, first.state.busy_until - now)
-        before = self._scheduler.count_before(priority) + self._coming
+        before = self._scheduler.count_before(priority) + self._coming.count
         bucket, capacity = self._typical_bucket, self._scheduler.policy.capacity
         pixels, most = bucket[0] * bucket[1], capacity(bucket)
         # It joins the last of the batches that form of what waits; the others run before.
@@ -130,18 +135,9 @@ class Batcher:
         images = min(most, rest + 1 + round(joining))
         return Prediction(wait, first.predicted_seconds(images * pixels))
 
-    @contextmanager
-    def expecting(self) -> Iterator[None]:
-        """Says that an image is being decoded: an idle engine may wait for it a little."""
-        self._coming += 1
-        try:
-            yield
-        finally:
-            self._coming -= 1
-            if not self._coming and self._scheduler:
-                # Soon, not now: the image that was expected is about to be submitted.
-                loop = asyncio.get_running_loop()
-                loop.call_soon(self._pump, context=_OF_NO_REQUEST)
+    def expecting(self) -> Users:
+        """Says that an image is being decoded, in a `with` statement: an idle engine may wait."""
+        return self._coming
 
     async def run(self, job: Job) -> EngineAnswer:
         """Runs one image and waits for its answer.
@@ -222,7 +218,7 @@ class Batcher:
         while hungry and self._scheduler:
             # An idle engine before one that would only stage, and that before one with more.
             lane = hungry[0] if len(hungry) == 1 else min(hungry, key=_load)
-            plan = self._scheduler.plan(self._clock(), lane.state, self._coming)
+            plan = self._scheduler.plan(self._clock(), lane.state, self._coming.count)
             for job in plan.expired:
                 self._fail(
                     job,
@@ -237,6 +233,12 @@ class Batcher:
                 lane.send(plan.batch)
                 self._note(plan.batch)
         self._pump_again_at(wake_at)
+
+    def _pump_soon(self) -> None:
+        """Nobody is expected any more: what waited for company goes without it."""
+        if self._scheduler:
+            # Soon, not now: the image that was expected is about to be submitted.
+            asyncio.get_running_loop().call_soon(self._pump, context=_OF_NO_REQUEST)
 
     def _pump_again_at(self, when: float) -> None:
         if self._timer is not None and when == self._timer_at:

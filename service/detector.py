@@ -35,6 +35,7 @@ from service.selection import resolve_options
 from service.served_model import ServedModel
 from service.slots import SlotImage, SlotLease
 from service.types import DetectOptions, DetectResult, Priority, StageTimings
+from service.users import Users
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
@@ -78,9 +79,7 @@ class Detector:
         self._decoders = DecodePool(limits.decode_threads, limits.decode_memory_bytes)
         self._draining = False
         self._refusing = False
-        self._active = 0
-        self._all_answered = asyncio.Event()
-        self._all_answered.set()
+        self._accepted = Users()
 
     @property
     def model(self) -> ModelInfo:
@@ -139,7 +138,7 @@ class Detector:
     @property
     def active(self) -> int:
         """Images accepted and not yet answered."""
-        return self._active
+        return self._accepted.count
 
     async def detect(  # noqa: PLR0913 - what a request carries, by keyword
         self,
@@ -229,9 +228,9 @@ class Detector:
         self._draining = self._refusing = True
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._all_answered.wait()
+                await self._accepted.gone()
         except TimeoutError:
-            return self._active
+            return self._accepted.count
         return 0
 
     def close(self) -> None:
@@ -241,22 +240,16 @@ class Detector:
 
     async def _detect(self, request: ImageRequest) -> DetectResult:
         with request.served.in_use():
-            return await self._detect_admitted(request, self._admit(request))
-
-    async def _detect_admitted(self, request: ImageRequest, lease: SlotLease) -> DetectResult:
-        seconds = request.deadline - request.started
-        self._active += 1
-        self._all_answered.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                decoded, answer = await self._run(request, lease)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {seconds * 1000:.0f} ms") from None
-        finally:
-            lease.release()
-            self._active -= 1
-            if not self._active:
-                self._all_answered.set()
+            lease = self._admit(request)
+            seconds = request.deadline - request.started
+            with self._accepted:
+                try:
+                    async with asyncio.timeout(seconds):
+                        decoded, answer = await self._run(request, lease)
+                except TimeoutError:
+                    raise DeadlineExceeded(f"no answer within {seconds * 1000:.0f} ms") from None
+                finally:
+                    lease.release()
         return make_result(request, decoded, answer)
 
     def _admit(self, request: ImageRequest) -> SlotLease:

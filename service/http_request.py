@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from starlette.types import Receive, Scope
 
@@ -73,14 +72,9 @@ class BodyMemory:
         self._max_bytes = max_bytes
         self._held_bytes = 0
 
-    @contextmanager
-    def account(self) -> Iterator[BodyAccount]:
-        """What one request holds; it is free again when the request ends."""
-        account = BodyAccount(self)
-        try:
-            yield account
-        finally:
-            self._held_bytes -= account.held_bytes
+    def account(self) -> BodyAccount:
+        """What one request holds, in a `with` statement at whose end it is free again."""
+        return BodyAccount(self)
 
     def take(self, num_bytes: int) -> None:
         """Counts bytes that have come.
@@ -94,13 +88,25 @@ class BodyMemory:
             )
         self._held_bytes += num_bytes
 
+    def give_back(self, num_bytes: int) -> None:
+        """Counts bytes that are held no more."""
+        self._held_bytes -= num_bytes
 
-@dataclass
+
+@dataclass(slots=True)
 class BodyAccount:
     """The bytes that one request holds."""
 
     memory: BodyMemory
     held_bytes: int = 0
+
+    def __enter__(self) -> Self:
+        """Begins with nothing."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Gives everything back."""
+        self.memory.give_back(self.held_bytes)
 
     def take(self, num_bytes: int) -> None:
         """Counts bytes that have come.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from model.weights_file import ModelInfo
 from service.batcher import Batcher
@@ -17,6 +16,7 @@ from service.engine_plan import HeldFile
 from service.slots import SlotPool
 from service.supervisor import Supervisor
 from service.types import EngineFacts
+from service.users import Users
 
 
 class ServedModel:
@@ -44,9 +44,7 @@ class ServedModel:
         self.batcher = batcher
         self.engines = tuple(engines)
         self._file = file
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._users = Users()
 
     def begin(self) -> asyncio.Future[None]:
         """Starts the engines.
@@ -72,21 +70,13 @@ class ServedModel:
         """Seconds since an engine last answered a batch; infinite where none ever did."""
         return clock() - max(engine.last_success for engine in self.engines)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keeps the engines for as long as a request needs them."""
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
+    def in_use(self) -> Users:
+        """Keeps the engines for as long as a request needs them, in a `with` statement."""
+        return self._users
 
     async def unused(self) -> None:
         """Returns when no request needs it."""
-        await self._unused.wait()
+        await self._users.gone()
 
     async def close(self) -> None:
         """Ends it for good, when no request uses it any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -104,7 +104,8 @@ class DetectEndpoint:
         try:
             with self._bodies.account() as account:
                 upload = await self._read(request, account)
-                work = self._respond(upload)
+                alone = len(upload.files) == 1
+                work = self._respond_one(upload) if alone else self._respond_all(upload)
                 response = await unless_client_leaves(work, request.scope, request.receive)
             outcome = "ok"
             return response
@@ -151,9 +152,7 @@ class DetectEndpoint:
         request_id = request_id_of(request.scope)
         return _Upload(files, query, request_id, deadline, priority, read_ms)
 
-    async def _respond(self, upload: _Upload) -> Response:
-        if len(upload.files) == 1:
-            return await self._respond_one(upload)
+    async def _respond_all(self, upload: _Upload) -> Response:
         outcomes = await self._detect_all(upload)
         if upload.query.answer_format is AnswerFormat.COCO:
             answered = next((each.result for each in outcomes if each.result), None)
@@ -190,8 +189,10 @@ class DetectEndpoint:
         )
         return Response(drawn.data, media_type=drawn.media_type)
 
-    async def _detect(self, file: UploadedFile, upload: _Upload, request_id: str) -> DetectResult:
-        return await self._detector.detect(
+    def _detect(
+        self, file: UploadedFile, upload: _Upload, request_id: str
+    ) -> Awaitable[DetectResult]:
+        return self._detector.detect(
             file.data,
             upload.query.options,
             request_id=request_id,

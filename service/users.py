@@ -1,0 +1,42 @@
+"""How many need something at the moment, and who is told when nobody does any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+class Users:
+    """A count: each `with` statement is one more while it lasts; event loop thread only.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, when_gone: Callable[[], object] | None = None) -> None:
+        """Nobody is there yet.
+
+        Args:
+            when_gone: called whenever the last one leaves.
+        """
+        self.count = 0
+        self._when_gone = when_gone
+        self._gone = asyncio.Event()
+
+    def __enter__(self) -> None:
+        """One more."""
+        self.count += 1
+
+    def __exit__(self, *exc: object) -> None:
+        """One less."""
+        self.count -= 1
+        if not self.count:
+            self._gone.set()
+            if self._when_gone is not None:
+                self._when_gone()
+
+    async def gone(self) -> None:
+        """Returns when nobody is there."""
+        while self.count:
+            self._gone.clear()
+            await self._gone.wait()
