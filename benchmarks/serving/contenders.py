@@ -187,16 +187,10 @@ def peer_command(contender: Contender, venvs: Path) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, each with a free neighbour above it."""
-    sockets, ports = [], []
-    while len(ports) < count:
-        one = socket.create_server((HOST, 0))
-        sockets.append(one)
-        if all(abs(one.getsockname()[1] - port) > 1 for port in ports):
-            ports.append(one.getsockname()[1])
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in held]
 
 
 def process_tree(root: int) -> list[int]:

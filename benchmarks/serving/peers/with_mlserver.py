@@ -39,7 +39,7 @@ async def _serve() -> None:
     settings = Settings(
         host=HOST,
         http_port=PORT,
-        grpc_port=PORT + 1,
+        grpc_port=0,  # asked over HTTP alone
         metrics_endpoint=None,
         parallel_workers=0,
         debug=False,
