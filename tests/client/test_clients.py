@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lite_detr_client import (
@@ -31,11 +32,13 @@ from lite_detr_client import (
 )
 from service.fake_device import FAKE_MODEL
 from tests.repository import ROOT
-from tests.service.pictures import solid_png
+from tests.service.pictures import encode_png, solid_png
 
 EVERYTHING = DetectOptions(threshold=0.0)
 ONCE = RetryPolicy(attempts=1)
 POISON = solid_png((255, 0, 0))
+# As large as the service takes, and noise: its decoding takes some ten milliseconds on any machine.
+SLOW = encode_png(np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), dtype=np.uint8))
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def test_a_message_above_the_limit_is_told_as_such(service: Service) -> None:
 
 def test_a_deadline_that_is_too_short_is_told(client: HttpClient | GrpcClient) -> None:
     with pytest.raises(DeadlineExceeded):
-        client.detect(solid_png((1, 2, 3)), timeout_s=1e-4)
+        client.detect(SLOW, timeout_s=0.001)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -206,7 +209,7 @@ async def test_the_asynchronous_clients_do_all_of_it(
     assert (model.name, [engine.kernel for engine in model.engines]) == ("fake", ["fake"])
     assert await async_client.ready()
     with pytest.raises(DeadlineExceeded):
-        await async_client.detect(images[0], timeout_s=1e-4)
+        await async_client.detect(SLOW, timeout_s=0.001)
 
 
 async def test_nobody_there_is_told_by_all_four() -> None:
