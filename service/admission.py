@@ -62,13 +62,11 @@ class Admission:
             )
         if seconds_left <= 0:
             raise DeadlineExceeded("the deadline had passed when the image was here")
-        # Where nothing is before it an image is always tried: a prediction that was too high once
-        # would else keep everybody out and never be corrected.
-        if served.batcher.idle:
-            return served.pool.acquire(priority)
         prediction = served.batcher.predict(priority)
         wait = self._decode_wait_seconds(served) + prediction.wait
         needed = wait + prediction.run
+        # Where nothing is before it an image is always tried: a prediction that was too high once
+        # would else keep everybody out and never be corrected.
         if wait > 0 and needed > seconds_left * _SHARE_PREDICTED:
             raise Overloaded(
                 f"the answer would come in about {needed * 1000:.0f} ms, after the deadline in "

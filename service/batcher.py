@@ -102,11 +102,6 @@ class Batcher:
         return next((lane.kernel for lane in self._lanes if lane.kernel), "")
 
     @property
-    def idle(self) -> bool:
-        """Whether no image is on its way: none is decoded, waits or is with an engine."""
-        return not (self._coming.count or self._answers or self._abandoned)
-
-    @property
     def coming(self) -> int:
         """Images that are being decoded, or wait for a thread that does."""
         return self._coming.count

@@ -22,6 +22,7 @@ from service.journal import Journal
 from service.request_scope import RequestScope
 from service.selection import PRIORITY_HEADER
 from service.trace_context import TRACEPARENT, TRACESTATE
+from service.users import Users
 
 _MOST_FIELDS = 10_000  # of one message, those in it included
 _RECONNECT_SECONDS = 1
@@ -65,22 +66,9 @@ class CallsUnderWay:
 
     def __init__(self) -> None:
         """Starts with none."""
-        self._count = 0
+        self._answering = Users()
         self._draining = False
         self._streams: set[FramePump[bytes, Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def begin(self) -> None:
-        """A call came."""
-        self._count += 1
-        self._idle.clear()
-
-    def end(self) -> None:
-        """A call is over."""
-        self._count -= 1
-        if not self._count:
-            self._idle.set()
 
     def begin_drain(self) -> None:
         """From now on nothing is accepted; streams end after the messages that were read."""
@@ -102,7 +90,7 @@ class CallsUnderWay:
 
     async def wait_idle(self) -> None:
         """Returns when no call is under way."""
-        await self._idle.wait()
+        await self._answering.gone()
 
     async def answer(
         self,
@@ -122,10 +110,10 @@ class CallsUnderWay:
             note: is told how the call ended: "ok", "cancelled", or the code of an error.
         """
         outcome, status = "internal", grpc.StatusCode.OK
-        self.begin()
         context.set_trailing_metadata(call.metadata)
         try:
-            answer = await work
+            with self._answering:
+                answer = await work
             outcome = "ok"
             return answer
         except asyncio.CancelledError:
@@ -138,7 +126,6 @@ class CallsUnderWay:
             refusal = refuse(error)
             outcome, status = refusal.code, refusal.status
         finally:
-            self.end()
             call.scope.status = status.name
             note(outcome)
         await context.abort(refusal.status, refusal.detail, (*call.metadata, *refusal.metadata))

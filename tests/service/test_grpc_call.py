@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from service.errors import ShuttingDown
 from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
-from service.grpc_status import MalformedMessage
+from service.grpc_status import MalformedMessage, refusal_of
 from service.journal import Journal
 from service.request_scope import current_scope
 from service.rpc.pb import detection_pb2 as pb
@@ -31,6 +31,9 @@ class Transport:
 
     def invocation_metadata(self) -> tuple[tuple[str, Any], ...] | None:
         return self.metadata
+
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        assert dict(metadata)["x-request-id"]
 
     def as_context(self) -> Context:
         return cast(Context, self)
@@ -95,14 +98,26 @@ def test_a_message_that_is_none_is_refused_by_its_type() -> None:
 async def test_a_drain_waits_for_the_last_call() -> None:
     calls = CallsUnderWay()
     await calls.wait_idle()
-    calls.begin()
-    calls.begin()
-    calls.end()
+    outcomes: list[str] = []
+    works = [asyncio.get_running_loop().create_future() for _ in range(2)]
+
+    async def call_for(work: asyncio.Future[str]) -> str:
+        transport = Transport()
+        with opened(transport) as call:
+            return await calls.answer(
+                call, transport.as_context(), work, refusal_of, outcomes.append
+            )
+
+    first, last = (asyncio.create_task(call_for(work)) for work in works)
+    await asyncio.sleep(0)
+    works[0].set_result("first")
+    assert await first == "first"
     waiting = asyncio.create_task(calls.wait_idle())
     await asyncio.sleep(0)
     assert not waiting.done()
-    calls.end()
-    await waiting
+    last.cancel()
+    await asyncio.wait_for(waiting, 1)
+    assert outcomes == ["ok", "cancelled"]
 
 
 @dataclass

@@ -25,25 +25,17 @@ BASE_MS = 40  # of a batch, with eight images or with one
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[WatchedService]:
-    service = WatchedService(
-        grpc_port=0, fake_base_ms=BASE_MS, fake_per_image_ms=0, slots=48, priority_slots=8
-    )
-    service.wait_until_ready()
-    yield service
-    service.kill()
+    yield from _running(fake_base_ms=BASE_MS, slots=48, priority_slots=8)
 
 
 @pytest.fixture(scope="module")
 def slow_service() -> Iterator[WatchedService]:
     """Twenty images a second: a queue that a busy machine's clients still keep full."""
-    service = WatchedService(
-        grpc_port=0,
-        fake_base_ms=100,
-        fake_per_image_ms=0,
-        max_batch_size=2,
-        slots=16,
-        priority_slots=4,
-    )
+    yield from _running(fake_base_ms=100, max_batch_size=2, slots=16, priority_slots=4)
+
+
+def _running(**settings: object) -> Iterator[WatchedService]:
+    service = WatchedService(grpc_port=0, fake_per_image_ms=0, **settings)
     service.wait_until_ready()
     yield service
     service.kill()
