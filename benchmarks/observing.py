@@ -14,10 +14,10 @@ import sys
 import timeit
 from collections.abc import Callable, Sequence
 
-from service.journal import Journal
-from service.logs import configure_logs
-from service.metrics import Metrics
-from service.request_scope import ImageNote, ImageTimes
+from service.observability.logs import configure_logs
+from service.observability.metrics import Metrics
+from service.observability.request_log import Journal
+from service.observability.request_scope import ImageNote, ImageTimes
 from service.types import StageTimings
 
 _REQUESTS = 2000  # in a turn
@@ -77,7 +77,7 @@ def _spans() -> Journal | None:
             SpanExportResult,
         )
 
-        from service.telemetry import Telemetry  # noqa: PLC0415
+        from service.observability.tracing import Telemetry  # noqa: PLC0415
     except ImportError:
         return None
 

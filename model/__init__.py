@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from model.config import VARIANTS, ModelConfig
 
 if TYPE_CHECKING:
-    from model.detector import build_detector
+    from model.network.detector import build_detector
 
 __all__ = ["VARIANTS", "ModelConfig", "build_detector"]
 
@@ -19,7 +19,7 @@ __all__ = ["VARIANTS", "ModelConfig", "build_detector"]
 def __getattr__(name: str) -> Any:
     """Imports the network's builder when it is first asked for."""
     if name == "build_detector":
-        from model.detector import build_detector  # noqa: PLC0415
+        from model.network.detector import build_detector  # noqa: PLC0415
 
         return build_detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.detections import Detections
-from model.outputs import DetectorOutput
+from model.network.outputs import DetectorOutput
 from model.postprocess import best_pairs, select_detections
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -1,5 +1,5 @@
 """The detection service: an asyncio edge (HTTP, gRPC) in front of engine processes.
 
-Nothing here imports torch except `service.engine` and what only it loads; see each module's first
-lines for its place on the way of a request.
+Only `service.engine` imports torch; each module's first lines say where it stands on the path of a
+request.
 """

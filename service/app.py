@@ -22,21 +22,21 @@ from typing import Any, Protocol
 import structlog
 import uvloop
 
-from model.weights_file import CheckpointError
-from service.access import Access
-from service.allocator import keep_freed_memory
-from service.api_keys import KeyFileError
-from service.engine_plan import EngineStartError
-from service.http_request import BodyMemory
-from service.http_server import HttpServer, listen
-from service.journal import Journal, TracingUnavailable, open_journal
-from service.logs import configure_logs
+from model.weights.info import CheckpointError
+from service.access.access import Access
+from service.access.api_keys import KeyFileError
+from service.access.tls import TlsFileError
+from service.build import Spine, open_spine
+from service.images.allocator import keep_freed_memory
+from service.observability.logs import configure_logs
+from service.observability.request_log import Journal, TracingUnavailable, open_journal
 from service.oip import InferenceService, oip_routes
 from service.rest import create_app, create_metrics_app, guard_metrics
 from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
-from service.tls import TlsFileError
-from service.wiring import Spine, open_spine
+from service.supervision.spec import EngineStartError
+from service.transport.http_body import BodyMemory
+from service.transport.http_server import HttpServer, listen
 
 _EXIT_FAILED = 1
 _EXIT_SIGNALLED = 128  # plus the signal's number, as shells do

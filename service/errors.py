@@ -14,43 +14,21 @@ table is whole. Anything that is not a `DetectionError` is a bug: logged whole, 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 
-
-class DetectionError(Exception):
-    """A request that gets an error for an answer.
-
-    Attributes:
-        code: stable, machine-readable name of the error.
-        detail: one sentence for the person who sent the request.
-        retry_after_seconds: when trying again is worth it; None where it is not.
-    """
-
-    code: ClassVar[str] = "detection_error"
-
-    def __init__(self, detail: str, *, retry_after_seconds: int | None = None) -> None:
-        """Keeps the sentence that the client will read."""
-        super().__init__(detail)
-        self.detail = detail
-        self.retry_after_seconds = retry_after_seconds
-
-
-class InvalidImage(DetectionError):
-    """The bytes are no image, or a broken one."""
-
-    code = "invalid_image"
-
-
-class UnsupportedImage(DetectionError):
-    """The bytes are a file of a kind that is not accepted."""
-
-    code = "unsupported_image"
-
-
-class ImageTooLarge(DetectionError):
-    """Too many bytes or pixels."""
-
-    code = "image_too_large"
+__all__ = [
+    "DeadlineExceeded",
+    "DetectionError",
+    "ImageTooLarge",
+    "InferenceFailed",
+    "InvalidImage",
+    "InvalidOptions",
+    "NotReady",
+    "Overloaded",
+    "ShuttingDown",
+    "UnsupportedImage",
+    "all_error_types",
+]
 
 
 class InvalidOptions(DetectionError):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from model.detections import Detections
 
+_TIMING_DECIMALS = 3  # of a millisecond
+
 
 class Priority(enum.IntEnum):
     """Who goes first where images wait; neither level starves the other."""
@@ -46,6 +48,11 @@ class StageTimings(NamedTuple):
     forward: float  # normalisation and the network, for the whole batch
     postprocess: float  # top-k, boxes to pixels, selection by the options
     total: float
+
+    def rounded(self) -> dict[str, float]:
+        """Milliseconds by stage, rounded to microseconds, in the order of the stages."""
+        stages = zip(self._fields, self, strict=True)
+        return {stage: round(float(duration), _TIMING_DECIMALS) for stage, duration in stages}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.built_archives import build, contents_of_wheel, copy_of_the_project, names_in_sdist
-from tests.repository import ROOT
+from tests.support.built_archives import (
+    build,
+    contents_of_wheel,
+    copy_of_the_project,
+    names_in_sdist,
+)
+from tests.support.repository import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Files of the packages that are for builders of the client's own distribution alone.

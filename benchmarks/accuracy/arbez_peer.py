@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from model.detections import Detections
-from model.training.evaluation import PhotoDetections
-from model.training.ground_truth import GroundTruth
-from model.training.photo_batches import read_upright
+from model.evaluation.batches import read_upright
+from model.evaluation.evaluate import PhotoDetections
+from model.evaluation.ground_truth import GroundTruth
 
 SCORE_THRESHOLD = 0.3  # its default of 0.25 finds the same codes on the photos
 

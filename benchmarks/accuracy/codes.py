@@ -25,18 +25,18 @@ from arbez_peer import run_arbez_on
 from synthetic_set import NUM_SCENES, SEED, synthetic_set
 from threshold_sweep import choose_threshold, format_sweep, sweep
 
-from model.predictor import Predictor
-from model.training.evaluation import (
+from model.evaluation.evaluate import (
     PhotoDetections,
     Scores,
     evaluate_coco,
     format_scores,
     run_detector_on,
 )
-from model.training.ground_truth import GroundTruth
-from model.training.photo_rules import PhotoScores, format_photo_scores, judge_photos
-from model.weights_file import ModelInfo, default_cache_dir, resolve_model
-from service.torch_device import load_predictor
+from model.evaluation.ground_truth import GroundTruth
+from model.evaluation.photo_rules import PhotoScores, format_photo_scores, judge_photos
+from model.predictor import Predictor
+from model.weights.info import ModelInfo, default_cache_dir, resolve_model
+from service.engine.torch_device import load_predictor
 
 
 @dataclass(frozen=True)

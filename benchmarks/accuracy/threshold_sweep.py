@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.training.evaluation import PhotoDetections
-from model.training.ground_truth import GroundTruth
-from model.training.photo_rules import judge_photos
+from model.evaluation.evaluate import PhotoDetections
+from model.evaluation.ground_truth import GroundTruth
+from model.evaluation.photo_rules import judge_photos
 
 _STEPS = range(10, 91, 2)  # hundredths
 

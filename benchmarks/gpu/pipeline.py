@@ -26,14 +26,14 @@ import torch
 
 from benchmarks.gpu.report import write
 from model import VARIANTS, build_detector
-from model.checkpoint import load_detector
 from model.detections import Detections
 from model.inference.network import InferenceDetector
 from model.predictor import Predictor
-from model.weights_file import resolve_model
-from service.device import BatchShape, DeviceAnswer
-from service.gpu_card import Card, CudaCard
-from service.gpu_pipeline import GpuPipeline, PipelineLimits
+from model.weights.checkpoint import load_detector
+from model.weights.info import resolve_model
+from service.engine.cuda_card import Card, CudaCard
+from service.engine.device import BatchShape, DeviceAnswer
+from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
 
 _R50 = "lite-dino-r50-h3l1-2p1x3"  # with random weights
 _BUCKETS = {_R50: (832, 1088), "default": (384, 512)}
@@ -219,7 +219,7 @@ def _sizes(pictures: Pictures) -> list[tuple[int, int]]:
 def _card(device: torch.device) -> Card:
     if device.type == "cuda":
         return CudaCard(device)
-    from tests.service.standin_card import StandInCard  # noqa: PLC0415 - tries the script out
+    from tests.support.standin_card import StandInCard  # noqa: PLC0415 - tries the script out
 
     return StandInCard()
 

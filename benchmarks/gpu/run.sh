@@ -45,7 +45,7 @@ here=(--device "$device" "${small[@]}")
 part kernels_check 50 "${kernels[@]}" check --seconds 30 "${here[@]}" --json "$out/kernels_check.json"
 part kernels_promise 45 "${kernels[@]}" promise "${here[@]}" --json "$out/kernels_promise.json"
 if [ "$device" = cuda ] && "$python" -c 'import pytest, pytest_asyncio, structlog' 2>/dev/null; then
-    part tests 35 "$python" -m pytest -q -m requires_cuda -p no:cacheprovider tests/service/test_gpu_device.py
+    part tests 35 "$python" -m pytest -q -m requires_cuda -p no:cacheprovider tests/service/engine/test_gpu_device.py
 fi
 part pipeline 100 "$python" -m benchmarks.gpu.pipeline --device "$device" --seconds 80 "${engine_trial[@]}" \
     --json "$out/pipeline.json"

@@ -25,10 +25,10 @@ from PIL import Image
 
 from benchmarks.serving.photos import decode, decode_with_pillow, make_photos
 from model.geometry import resized_size
-from model.picture_memory import keep_pictures_whole
-from model.resize import available, resize_bilinear
-from service.allocator import keep_freed_memory
-from service.fake_device import FAKE_MODEL
+from model.images.pixel_memory import keep_pictures_whole
+from model.images.resize import available, resize_bilinear
+from service.engine.fake_device import FAKE_MODEL
+from service.images.allocator import keep_freed_memory
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LARGE = ((1920, 1440), (3264, 2448), (4000, 3000))  # width, height, pixels

@@ -30,12 +30,12 @@ from torch import Tensor, nn
 
 from benchmarks.model.plain import plain_pytorch
 from benchmarks.serving.batch_invariance import random_r50_detector
-from model.checkpoint import load_detector
 from model.geometry import level_shapes, padded_size, resized_size
 from model.inference.geometry import real_tokens
 from model.inference.memory import keep_freed_memory
 from model.inference.network import InferenceDetector
-from model.weights_file import resolve_model
+from model.weights.checkpoint import load_detector
+from model.weights.info import resolve_model
 from service.cpus import usable_cpus
 
 _ROOT = Path(__file__).resolve().parents[2]

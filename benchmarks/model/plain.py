@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbone.norm import FrozenBatchNorm
+from model.network.backbone.norm import FrozenBatchNorm
 
 
 def separate_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm) -> Tensor:
@@ -68,8 +68,8 @@ def _sampled(tokens: Tensor, shapes: Sequence[tuple[int, int]], locations: Tenso
 def plain_pytorch() -> Iterator[None]:
     """Within, detectors compute as the baseline does."""
     with (
-        mock.patch("model.backbone.resnet.conv_bn", separate_norm),
-        mock.patch("model.backbone.efficientnet.conv_bn", separate_norm),
-        mock.patch("model.deformable_attention.key_aware_deform_attn", key_aware_formula),
+        mock.patch("model.network.backbone.resnet.conv_bn", separate_norm),
+        mock.patch("model.network.backbone.efficientnet.conv_bn", separate_norm),
+        mock.patch("model.network.deformable_attention.key_aware_deform_attn", key_aware_formula),
     ):
         yield

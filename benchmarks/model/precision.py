@@ -25,7 +25,7 @@ from model.inference.network import InferenceDetector
 from model.inference.precision import resolve_precision
 from model.postprocess import select_detections
 from service.cpus import usable_cpus
-from tests.model import reference_cases
+from tests.support import reference_cases
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SCORE, _BOX = 0.02, 0.01  # of a twin; the box relative to the image

@@ -35,7 +35,7 @@ from benchmarks.serving.contenders import (
 )
 from benchmarks.serving.photos import make_photos
 from benchmarks.serving.report import conditions, table, version_of, write
-from model.weights_file import resolve_model
+from model.weights.info import resolve_model
 from service.cpus import WAIT_POLITELY, usable_cpus
 
 _ZERO = ("--engine", "fake", "--fake-base-ms", "0", "--fake-per-image-ms", "0")

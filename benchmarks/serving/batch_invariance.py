@@ -29,13 +29,13 @@ from torch import nn
 
 from model import VARIANTS, build_detector
 from model.detections import Detections
-from model.detector import LiteDETR
 from model.geometry import padded_size, resized_size
 from model.inference.network import InferenceDetector
+from model.network.detector import LiteDETR
 from model.predictor import Predictor
-from model.weights_file import resolve_model
+from model.weights.info import resolve_model
 from service.cpus import usable_cpus
-from service.torch_device import load_predictor
+from service.engine.torch_device import load_predictor
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SAMPLES = _ROOT / "service" / "rest" / "static" / "samples"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks.serving.photos import NO_LIMITS, make_photos
 from model.geometry import padded_size
-from service.images import decode_image
-from service.torch_device import TorchDevice
+from model.images.decode import decode_image
+from service.engine.torch_device import TorchDevice
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,8 +18,8 @@ from PIL import Image
 import service
 from model.detections import Detections
 from model.geometry import resized_size
-from service.fake_device import FAKE_MODEL, fake_detections
-from service.images import DecodedImage, ImageLimits, decode_image
+from model.images.decode import DecodedImage, ImageLimits, decode_image
+from service.engine.fake_device import FAKE_MODEL, fake_detections
 
 SIZE = (640, 480)  # width, height
 _QUALITY = 90

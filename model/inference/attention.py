@@ -1,4 +1,4 @@
-"""Deformable attention for inference: `model.deformable_attention` with its weights prepared."""
+"""Deformable attention for inference: attention modules with their weights prepared."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.deformable_attention import DeformableAttention
 from model.inference.geometry import Shapes
 from model.inference.layers import Product, Products, as_linear
+from model.network.deformable_attention import DeformableAttention
 from model.ops import key_aware_deform_attn, ms_deform_attn
 
 

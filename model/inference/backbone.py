@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbone.efficientnet import TAPS, EfficientNetLite0, InvertedBottleneck
-from model.backbone.norm import FrozenBatchNorm
-from model.backbone.resnet import BasicBlock, Bottleneck, ResNet
 from model.inference.layers import Activation, Convolution
 from model.inference.winograd import WinogradConvolution, winograd_takes
+from model.network.backbone.efficientnet import TAPS, EfficientNetLite0, InvertedBottleneck
+from model.network.backbone.norm import FrozenBatchNorm
+from model.network.backbone.resnet import BasicBlock, Bottleneck, ResNet
 
 Maps = tuple[Tensor, Tensor, Tensor]
 

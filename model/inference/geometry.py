@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.encoder import cell_reference_points
-from model.position_encoding import encode_cells
-from model.query_selection import proposal_logits, propose_boxes
+from model.network.encoder import cell_reference_points
+from model.network.position_encoding import encode_cells
+from model.network.query_selection import proposal_logits, propose_boxes
 
 Shapes = tuple[tuple[int, int], ...]
 _KEPT = 4  # sizes that are remembered; one of a full-size model holds about 20 MB

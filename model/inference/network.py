@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.detector import LiteDETR
 from model.inference.backbone import fold_backbone
 from model.inference.geometry import Geometry, GeometryCache, Shapes
 from model.inference.layers import Convolution, Norm, Product
 from model.inference.stacks import FastDecoder, FastEncoder, FastMLP
-from model.outputs import DetectorOutput
-from model.transformer import Transformer, gather_rows
+from model.network.detector import LiteDETR
+from model.network.outputs import DetectorOutput
+from model.network.transformer import Transformer, gather_rows
 
 
 class InferenceDetector(nn.Module):

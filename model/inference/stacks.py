@@ -1,4 +1,4 @@
-"""Encoder and decoder for inference: `model.encoder` and `model.decoder` with weights prepared.
+"""Encoder and decoder for inference: `model.network`'s stacks with weights prepared.
 
 Both compute in the network's type. Boxes, what refines them and the class scores stay float32:
 boxes of half precision would be off by pixels.
@@ -11,13 +11,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.decoder import MLP, Decoder, DecoderLayer
-from model.encoder import EncoderLayer, InterleavedEncoder
 from model.inference.attention import QuerySide, Sampled, SampledSide, SelfAttention
 from model.inference.geometry import Geometry
 from model.inference.layers import Norm, Product
-from model.position_encoding import encode_boxes
-from model.query_selection import inverse_sigmoid
+from model.network.decoder import MLP, Decoder, DecoderLayer
+from model.network.encoder import EncoderLayer, InterleavedEncoder
+from model.network.position_encoding import encode_boxes
+from model.network.query_selection import inverse_sigmoid
 
 
 class FeedForward(nn.Module):

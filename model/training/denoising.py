@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.outputs import DenoisingQueries
+from model.network.outputs import DenoisingQueries
 from model.training.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from model.training.targets import Matches, Targets
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import save_checkpoint
-from model.detector import LiteDETR
+from model.network.detector import LiteDETR
 from model.training.data import Batch, BatchPlanner, make_loader
 from model.training.ema import ExponentialAverage
 from model.training.matcher import NonFiniteError
@@ -28,6 +27,7 @@ from model.training.schedule import learning_rate_factor, run_progress
 from model.training.start import build_start, open_source
 from model.training.state import Position, Run, load_state, save_state
 from model.training.stopping import StopRequest
+from model.weights.checkpoint import save_checkpoint
 
 STATE_FILE = "last.pt"
 MODEL_FILE = "model.safetensors"

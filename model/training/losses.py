@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.outputs import TrainingOutput
+from model.network.outputs import TrainingOutput
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou
 from model.training.denoising import DenoisingBatch
 from model.training.dense_assignment import assign_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from model.detector import LiteDETR
+from model.network.detector import LiteDETR
 from model.training.data import Batch, normalise
 from model.training.denoising import make_denoising
 from model.training.losses import Losses, LossWeights, detection_losses

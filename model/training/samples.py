@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.detector import LiteDETR
+from model.network.detector import LiteDETR
 from model.postprocess import select_detections
 from model.training.augment import fit
 from model.training.data import collate, normalise

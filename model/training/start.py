@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from model.backbone import freeze_stages, load_pretrained
 from model.config import VARIANTS, ModelConfig
-from model.detector import LiteDETR, build_detector
 from model.labels import COCO_LABELS, CODE_LABELS
+from model.network.backbone import freeze_stages, load_pretrained
+from model.network.detector import LiteDETR, build_detector
 from model.training.options import TrainOptions
 from model.training.records import (
     CacheSource,

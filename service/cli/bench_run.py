@@ -32,9 +32,9 @@ from model.ops.workloads import (
     random_inputs,
 )
 from model.predictor import Predictor
-from model.weights_file import resolve_model
+from model.weights.info import resolve_model
+from service.engine.torch_device import load_predictor
 from service.settings import Settings
-from service.torch_device import load_predictor
 
 _KERNELS_SHARE = 0.5  # of the time
 _MOST_TURNS = 50

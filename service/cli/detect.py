@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from service.cli.inputs import STDIN
 from service.cli.options import help_text, split_list, taught_option
-from service.cli.photos import STDIN
 from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _EPILOG = """[bold]Examples[/]

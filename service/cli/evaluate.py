@@ -91,10 +91,10 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
     settings = settings_from_flags({"model": model, "device": device})
-    from model.training.evaluation import evaluate, format_scores  # noqa: PLC0415
-    from model.weights_file import resolve_model  # noqa: PLC0415
-    from service.images import ImageLimits, open_upright  # noqa: PLC0415
-    from service.torch_device import pick_device  # noqa: PLC0415
+    from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
+    from model.images.decode import ImageLimits, open_upright  # noqa: PLC0415
+    from model.weights.info import resolve_model  # noqa: PLC0415
+    from service.engine.torch_device import pick_device  # noqa: PLC0415
 
     limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from model.weights_file import CheckpointError
+from model.weights.info import CheckpointError
 from service.errors import DetectionError
 
 DEBUG_VARIABLE = "LITE_DETR_DEBUG"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from service.api_keys import KeyRing, Scope, key_line, new_key
+from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.cli.failure import CommandFailed
 
 _PRIVATE = 0o600  # hashes of strong keys betray nothing, but names and scopes are nobody's business

@@ -10,18 +10,18 @@ import traceback
 from collections.abc import Callable
 
 from model.geometry import padded_size
-from model.weights_file import resolve_model
-from service.cli.photos import NoPhoto, Photo
-from service.device import Device, DeviceAnswer
-from service.encoding import FileOutcome, ItemError
+from model.images.decode import DecodedImage, ImageLimits, decode_image
+from model.weights.info import resolve_model
+from service.cli.inputs import NoPhoto, Photo
+from service.core.encoding import FileOutcome, ItemError
+from service.core.selection import resolve_options
+from service.engine.device import Device, DeviceAnswer
+from service.engine.fake_device import FakeDevice
 from service.errors import DetectionError, InferenceFailed, InvalidImage
-from service.fake_device import FakeDevice
-from service.images import DecodedImage, ImageLimits, decode_image
-from service.messages import FakeDeviceSpec
+from service.ipc.messages import FakeDeviceSpec
+from service.ipc.slots import largest_bucket_pixels
 from service.rest.problems import item_error
-from service.selection import resolve_options
 from service.settings import Settings
-from service.slots import largest_bucket_pixels
 from service.types import DetectOptions, DetectResult, StageTimings
 
 
@@ -34,7 +34,7 @@ def open_device(settings: Settings) -> Device:
     """
     if settings.engine == "fake":
         return FakeDevice(FakeDeviceSpec(settings.fake_base_ms, settings.fake_per_image_ms))
-    from service.torch_device import TorchDevice  # noqa: PLC0415
+    from service.engine.torch_device import TorchDevice  # noqa: PLC0415
 
     path = resolve_model(settings.model, settings.model_cache_dir)
     return TorchDevice(path, settings.device, settings.engine_threads, settings.precision)

@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.cli.answers import PictureSaver, print_table
+from model.images.decode import ImageLimits
 from service.cli.failure import debugging
+from service.cli.inputs import Photo, find_photos
 from service.cli.offline import OfflineDetector, open_device
-from service.cli.photos import Photo, find_photos
-from service.encoding import FileOutcome, encode_answer_list, encode_coco
+from service.cli.results import PictureSaver, print_table
+from service.core.encoding import FileOutcome, encode_answer_list, encode_coco
 from service.errors import InvalidOptions
-from service.images import ImageLimits
 from service.settings import Settings
 from service.types import DetectOptions
 

@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
 @weights_app.command("list")
 def list_models(cache_dir: CacheDir = None) -> None:
     """Show the models that `serve --model NAME` takes, and those that can be pulled."""
-    from model.weights_summary import known_models  # noqa: PLC0415
+    from model.weights.summary import known_models  # noqa: PLC0415
 
     models = known_models(cache_dir)
     width = max((len(known.name) for known in models), default=0)
@@ -97,7 +97,7 @@ def pull_model(
 
     A cut download goes on where it stopped; nothing is left half-written.
     """
-    from model.conversion import pull  # noqa: PLC0415
+    from model.weights.conversion import pull  # noqa: PLC0415
 
     with _progress_bar(name) as progress:
         path = pull(
@@ -167,7 +167,7 @@ def convert_checkpoint(  # noqa: PLR0913 - a command's flags
 ) -> None:
     """Turn an official checkpoint into a weights file that `serve --model PATH` takes."""
     names = None if labels is None else _read_labels(labels)
-    from model.conversion import SCORE_THRESHOLD, convert  # noqa: PLC0415
+    from model.weights.conversion import SCORE_THRESHOLD, convert  # noqa: PLC0415
 
     info = convert(
         source,
@@ -195,8 +195,8 @@ def inspect_model(
     cache_dir: CacheDir = None,
 ) -> None:
     """Tell what is in a weights file: network, classes, input rule, size, SHA-256."""
-    from model.weights_file import resolve_model  # noqa: PLC0415
-    from model.weights_summary import describe  # noqa: PLC0415
+    from model.weights.info import resolve_model  # noqa: PLC0415
+    from model.weights.summary import describe  # noqa: PLC0415
 
     typer.echo(describe(resolve_model(model, cache_dir)))
 

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from service.detector import Detector
-from service.grpc_call import parse_message
+from service.core.detector import Detector
 from service.oip.messages import described, index_message, parameter_values
 from service.oip.models import ServedModel
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.repository import Repository
 from service.oip.server import server_metadata
+from service.transport.grpc_call import parse_message
 
 _Request = TypeVar("_Request", bound=Message)
 

@@ -16,10 +16,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import DetectionError
-from service.http_request import ClientGone, RequestRefused
-from service.http_status import error_kind, retry_after_s
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.oip.errors import WRONG_METHOD, OipRefused
+from service.transport.http_body import ClientGone, RequestRefused
+from service.transport.http_status import error_kind, retry_after_s
 
 PROTOCOL = "oip_http"  # in metrics
 _NO_STORE = {"Cache-Control": "no-store"}

@@ -1,6 +1,7 @@
 """What the protocol itself can refuse, and how that is told: one table for HTTP and gRPC.
 
-What the Detector refuses is told as everywhere (`service.http_status`, `service.grpc_status`).
+Errors of the Detector use the tables of every adapter (`service.transport.http_status`,
+`service.transport.grpc_status`).
 """
 
 from __future__ import annotations

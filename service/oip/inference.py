@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from service.detector import Detector
+from service.core.detector import Detector
 from service.errors import DetectionError
+from service.observability.trace_context import sane_request_id
 from service.oip.models import ServedModel
 from service.oip.request import InferRequest
 from service.oip.tensors import INPUT, OutputTensor, output_tensors
-from service.trace_context import sane_request_id
 from service.types import DetectResult, Priority
 
 _Encoded = TypeVar("_Encoded")

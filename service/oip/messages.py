@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from service.control import ModelEntry
+from service.core.model_control import ModelEntry
 from service.oip.errors import malformed
 from service.oip.inference import InferAnswer
 from service.oip.parameters import read_parameters

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.weights_file import ModelInfo
-from service.detector import Detector
+from model.weights.info import ModelInfo
+from service.core.detector import Detector
 from service.errors import NotReady
+from service.observability.statistics import Total
 from service.oip.errors import UNKNOWN_MODEL, OipRefused
 from service.oip.tensors import INPUT, OUTPUTS, TensorSpec
 from service.settings import Settings
-from service.statistics import Total
 from service.types import Priority
 
 _PLATFORM = "lite_detr"

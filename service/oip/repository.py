@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 
-from service.control import (
+from service.core.model_control import (
     ModelControl,
     ModelControlError,
     ModelEntry,

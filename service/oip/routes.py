@@ -9,17 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service.control import ModelControl
-from service.detector import Detector
-from service.http_request import (
-    TIMEOUT_HEADER,
-    BodyAccount,
-    BodyLimits,
-    BodyMemory,
-    parse_timeout_s,
-    read_body,
-    unless_client_leaves,
-)
+from service.core.detector import Detector
+from service.core.model_control import ModelControl
+from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.oip.compression import inflate_body
 from service.oip.endpoints import Endpoint, json_response, request_id_of
 from service.oip.errors import NOT_ALIVE, NOT_READY, UNKNOWN_PATH, OipRefused
@@ -36,8 +28,16 @@ from service.oip.wire import (
     read_request,
     write_answer,
 )
-from service.selection import PRIORITY_HEADER, parse_priority
 from service.settings import Settings
+from service.transport.http_body import (
+    TIMEOUT_HEADER,
+    BodyAccount,
+    BodyLimits,
+    BodyMemory,
+    parse_timeout_s,
+    read_body,
+    unless_client_leaves,
+)
 
 
 def oip_routes(

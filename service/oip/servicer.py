@@ -16,12 +16,11 @@ import structlog
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
-from service.control import ModelControl
-from service.detector import Detector
+from service.core.detector import Detector
+from service.core.model_control import ModelControl
+from service.core.selection import parse_priority
 from service.errors import DetectionError
-from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
-from service.grpc_status import MalformedMessage, Refusal, refusal_of
-from service.journal import Journal
+from service.observability.request_log import Journal
 from service.oip.descriptions import Descriptions, Method
 from service.oip.errors import OipRefused
 from service.oip.inference import Arrival, InferAnswer, Inference
@@ -34,8 +33,9 @@ from service.oip.models import ServedModel
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.repository import Repository
 from service.oip.request import InferRequest
-from service.selection import parse_priority
 from service.settings import Settings
+from service.transport.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
+from service.transport.grpc_status import MalformedMessage, Refusal, refusal_of
 
 _PROTOCOL = "oip_grpc"  # in metrics
 _IN_FLIGHT = 8  # of one stream

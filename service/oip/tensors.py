@@ -4,7 +4,7 @@
 
 M is the request's `max_detections`, or the model's own. Row i of an image is a detection while
 i < num_detections; the rest is padding: 0 in boxes and scores, -1 in class_ids, "" in class_names.
-Numbers are rounded by `service.encoding`: what HTTP's JSON says, these say too.
+Numbers are rounded by `service.core.encoding`: what HTTP's JSON says, these say too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.encoding import _rounded_columns as rounded_columns
-from service.encoding import label_name
+from service.core.encoding import _rounded_columns as rounded_columns
+from service.core.encoding import label_name
 from service.oip.errors import malformed
 from service.types import DetectResult
 

@@ -14,12 +14,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from model.weights_file import ModelInfo
-from service.api_keys import KeyRing
-from service.detector import Detector
+from model.weights.info import ModelInfo
+from service.access.api_keys import KeyRing
+from service.core.detector import Detector
 from service.errors import DetectionError
-from service.http_request import BodyMemory, ClientGone, RequestRefused
-from service.journal import Journal
+from service.observability.request_log import Journal
 from service.rest.detection import DetectEndpoint
 from service.rest.guard import ApiKeyGuard
 from service.rest.lingering import LingeringClose
@@ -35,6 +34,7 @@ from service.rest.problems import (
 )
 from service.rest.shortcut import Endpoint, ErrorAnswer, Shortcut
 from service.settings import Settings
+from service.transport.http_body import BodyMemory, ClientGone, RequestRefused
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 

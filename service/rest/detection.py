@@ -13,17 +13,31 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.detector import Detector
-from service.drawing import draw_answer
-from service.encoding import (
+from model.images.decode import ImageLimits
+from service.core.detector import Detector
+from service.core.encoding import (
     FileOutcome,
     ItemError,
     encode_answer,
     encode_answers,
     encode_coco,
 )
+from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
-from service.http_request import (
+from service.images.drawing import draw_answer
+from service.observability.request_scope import StageMark, current_scope
+from service.rest.middleware import request_id_of
+from service.rest.multipart import FormReader, UploadedFile
+from service.rest.problems import item_error
+from service.rest.query import (
+    AnswerFormat,
+    DetectQuery,
+    parse_query,
+    parse_query_string,
+    split_query_string,
+)
+from service.settings import Settings
+from service.transport.http_body import (
     TIMEOUT_HEADER,
     BodyAccount,
     BodyLimits,
@@ -35,20 +49,6 @@ from service.http_request import (
     receive_body,
     unless_client_leaves,
 )
-from service.images import ImageLimits
-from service.request_scope import StageMark, current_scope
-from service.rest.middleware import request_id_of
-from service.rest.multipart import FormReader, UploadedFile
-from service.rest.problems import item_error
-from service.rest.query import (
-    AnswerFormat,
-    DetectQuery,
-    parse_query,
-    parse_query_string,
-    split_query_string,
-)
-from service.selection import PRIORITY_HEADER, parse_priority
-from service.settings import Settings
 from service.types import DetectResult, Priority, StageTimings
 
 _FORM_TYPE = "multipart/form-data"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.errors import DetectionError
-from service.http_status import ERROR_KINDS
+from service.transport.http_status import ERROR_KINDS
 
 _REQUEST_ID = "5b0e4f5c0e9a4d6f8a7a3c1d2e4f6a8b"
 _MODEL = {"name": "lite-dino-codes", "version": "3f2a9c71d0be"}

@@ -15,9 +15,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api_keys import Forbidden, KeyRing, Unauthenticated, presented_key
-from service.api_keys import Scope as KeyScope
-from service.journal import Journal
+from service.access.api_keys import Forbidden, KeyRing, Unauthenticated, presented_key
+from service.access.api_keys import Scope as KeyScope
+from service.observability.request_log import Journal
 from service.rest.middleware import RequestContext, request_id_of
 from service.rest.problems import Problem, problem_response
 

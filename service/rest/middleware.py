@@ -10,11 +10,11 @@ from collections.abc import Iterable
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http_request import ClientGone
-from service.journal import Journal
-from service.request_scope import RequestScope
+from service.observability.request_log import Journal
+from service.observability.request_scope import RequestScope
+from service.observability.trace_context import TRACEPARENT, TRACESTATE
 from service.rest.problems import Problem, problem_response, unexpected_problem
-from service.trace_context import TRACEPARENT, TRACESTATE
+from service.transport.http_body import ClientGone
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()

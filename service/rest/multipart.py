@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import InvalidOptions
-from service.http_request import RequestRefused
+from service.transport.http_body import RequestRefused
 
 _MAX_FIELD_BYTES = 4096  # of a value that is not a file
 _MAX_FIELDS = 32

@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from model.weights_file import ModelInfo
-from service.http_request import TIMEOUT_HEADER
+from model.weights.info import ModelInfo
+from service.core.selection import PRIORITY_HEADER
 from service.rest import examples, schemas
 from service.rest.middleware import REQUEST_ID_HEADER
 from service.rest.problems import PROBLEM_MEDIA_TYPE
 from service.rest.query import AnswerFormat
-from service.selection import PRIORITY_HEADER
 from service.settings import Settings
+from service.transport.http_body import TIMEOUT_HEADER
 
 _IMAGE_TYPES = (
     "image/jpeg",

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.detector import Detector
-from service.formats import SUPPORTED_FORMATS
-from service.metrics import Metrics
+from model.images.formats import SUPPORTED_FORMATS
+from service.core.detector import Detector
+from service.observability.metrics import Metrics
 from service.rest.middleware import request_id_of
 from service.rest.problems import Problem, problem_response
 from service.settings import Settings

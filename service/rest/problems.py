@@ -1,4 +1,4 @@
-"""Errors -> problem+json (RFC 9457) answers; their statuses stand in `service.http_status`."""
+"""Errors -> problem+json responses (RFC 9457); statuses are in `service.transport.http_status`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from http import HTTPStatus
 import orjson
 from starlette.responses import Response
 
-from service.encoding import ItemError
+from service.core.encoding import ItemError
 from service.errors import DetectionError
-from service.http_status import error_kind, retry_after_s
+from service.transport.http_status import error_kind, retry_after_s
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 

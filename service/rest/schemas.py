@@ -1,6 +1,6 @@
 """The JSON that the REST adapter answers with, as models: for the API's description alone.
 
-Answers are encoded by `service.encoding` without these; tests hold the two to one another.
+Answers are encoded by `service.core.encoding` without these; tests hold the two to one another.
 """
 
 from __future__ import annotations

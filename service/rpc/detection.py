@@ -14,11 +14,11 @@ from typing import TypeVar
 
 import structlog
 
-from service.detector import Detector
+from service.core.detector import Detector
+from service.core.selection import parse_priority
 from service.errors import DetectionError, InvalidOptions
-from service.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
-from service.grpc_status import MalformedMessage, Refusal, refusal_of
-from service.journal import Journal
+from service.observability.request_log import Journal
+from service.observability.trace_context import sane_request_id
 from service.rpc.messages import (
     error_message,
     model_message,
@@ -27,8 +27,8 @@ from service.rpc.messages import (
 )
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
-from service.selection import parse_priority
-from service.trace_context import sane_request_id
+from service.transport.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
+from service.transport.grpc_status import MalformedMessage, Refusal, refusal_of
 
 _PROTOCOL = "grpc"  # in metrics
 _SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name

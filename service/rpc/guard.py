@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from service.api_keys import Forbidden, KeyRing, Scope, Unauthenticated, presented_key
+from service.access.api_keys import Forbidden, KeyRing, Scope, Unauthenticated, presented_key
 
 _OPEN = frozenset(
     {

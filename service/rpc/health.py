@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc_health.v1 import health_pb2
 
-from service.detector import Detector
-from service.grpc_call import Context
+from service.core.detector import Detector
+from service.transport.grpc_call import Context
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _WATCH_SECONDS = 0.25  # between two looks

@@ -1,6 +1,6 @@
 """Protobuf messages <-> what crosses rooms: bytes in, messages out, HTTP's very numbers.
 
-Scores, boxes and timings are rounded by `service.encoding`, and travel as doubles, so that a
+Scores, boxes and timings are rounded by `service.core.encoding`, and travel as doubles, so that a
 client reads over gRPC what it would have read from the JSON.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from service.detector import Detector
-from service.encoding import _rounded_columns as rounded_columns
-from service.encoding import label_name, timings_ms
-from service.formats import SUPPORTED_FORMATS
-from service.grpc_status import Refusal
+from model.images.formats import SUPPORTED_FORMATS
+from service.core.detector import Detector
+from service.core.encoding import _rounded_columns as rounded_columns
+from service.core.encoding import label_name
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
+from service.transport.grpc_status import Refusal
 from service.types import DetectOptions, DetectResult
 
 _GAP_LABEL = "N/A"  # class ids that a data set leaves out
@@ -45,7 +45,7 @@ def result_message(result: DetectResult) -> pb.DetectResponse:
             )
             for score, class_id, box in columns
         ],
-        timings_ms=pb.Timings(**timings_ms(result.timings)),
+        timings_ms=pb.Timings(**result.timings.rounded()),
         request_id=result.request_id,
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.api_keys import KeyRing
-from service.tls import TlsFiles
+from service.access.api_keys import KeyRing
+from service.access.tls import TlsFiles
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.detector import Detector
-from service.grpc_call import GrpcService
-from service.journal import Journal
+from service.core.detector import Detector
+from service.observability.request_log import Journal
 from service.rpc.detection import DetectionServicer
 from service.rpc.guard import ApiKeyInterceptor
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
 from service.rpc.reflection import JoinedPools
+from service.transport.grpc_call import GrpcService
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 

@@ -10,12 +10,12 @@ import sys
 
 import uvloop
 
-from service.http_server import HttpServer, listen
-from service.logs import configure_logs
+from service.build import open_detector
+from service.observability.logs import configure_logs
 from service.rest import create_app
 from service.rpc import RpcOptions, RpcServer
-from service.wiring import open_detector
-from tests.service.fake_spine import fake_settings
+from service.transport.http_server import HttpServer, listen
+from tests.support.fake_service import fake_settings
 
 
 async def serve() -> None:

@@ -30,9 +30,9 @@ from lite_detr_client import (
     ServiceError,
     UnsupportedImage,
 )
-from service.fake_device import FAKE_MODEL
-from tests.repository import ROOT
-from tests.service.pictures import encode_png, solid_png
+from service.engine.fake_device import FAKE_MODEL
+from tests.support.pictures import encode_png, solid_png
+from tests.support.repository import ROOT
 
 EVERYTHING = DetectOptions(threshold=0.0)
 ONCE = RetryPolicy(attempts=1)

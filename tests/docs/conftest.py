@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import Block
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 _PATIENCE_SECONDS = 300
 _NOT_LINKED = {".git", ".venv", "runs", "build", "dist"}

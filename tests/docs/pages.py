@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 PAGES = (
     "README.md",

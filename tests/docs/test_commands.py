@@ -11,7 +11,7 @@ import pytest
 
 from tests.docs.conftest import Reader
 from tests.docs.pages import Block, blocks
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 BLOCKS = tuple(blocks())
 COMMANDS = tuple(block for block in BLOCKS if block.language in ("sh", "python"))

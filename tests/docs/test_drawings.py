@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from PIL import Image
 
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 IMAGES = ROOT / "docs" / "images"
 

@@ -13,7 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.service.running import DEFAULTS, Service
+from tests.support.running import DEFAULTS, Service
 
 EXAMPLES = 50
 # What no schema can say: that bytes are to be an image (it expects 2xx for any), and that a

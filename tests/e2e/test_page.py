@@ -24,7 +24,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from service.api_keys import Scope, key_line, new_key
+from service.access.api_keys import Scope, key_line, new_key
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.weights_file import DEFAULT_MODEL_PATH
+from model.weights.info import DEFAULT_MODEL_PATH
 
 zxingcpp = pytest.importorskip("zxingcpp", reason="zxing-cpp (the train extra) reads the codes")
 

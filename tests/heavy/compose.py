@@ -19,7 +19,7 @@ from tests.heavy.containers import EXPECTED, PHOTO
 from tests.heavy.findings import RESULTS, Findings
 from tests.ops.queries import rules_of
 from tests.ops.real_prometheus import free_port
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 PROJECT = "lite-detr-check"
 STAND_INS = os.environ.get("STAND_INS") == "1"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 IMAGE = "lite-detr:cpu"
 _PATIENCE_SECONDS = 180

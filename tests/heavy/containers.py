@@ -15,7 +15,7 @@ from lite_detr_client import GrpcClient
 from tests.heavy.container_engine import IMAGE, ContainerEngine, wait_until
 from tests.heavy.findings import RESULTS, Findings
 from tests.ops.real_prometheus import free_port
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 PHOTO = ROOT / "docs" / "samples" / "codes.jpg"
 EXPECTED = {

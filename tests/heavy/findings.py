@@ -8,7 +8,7 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 

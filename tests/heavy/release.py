@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.built_archives import build, copy_of_the_project
 from tests.heavy.findings import RESULTS, Findings
-from tests.repository import ROOT
+from tests.support.built_archives import build, copy_of_the_project
+from tests.support.repository import ROOT
 
 SAMPLES = ROOT / "docs" / "samples"
 PATIENCE_SECONDS = 180

@@ -9,10 +9,10 @@ from torch import nn
 
 from model import build_detector
 from model.detections import Detections
-from model.outputs import DetectorOutput
+from model.network.outputs import DetectorOutput
 from model.postprocess import drop_duplicates, select_detections
 from model.predictor import Predictor
-from tests.model import golden_case
+from tests.support import golden_case
 
 
 def test_best_query_class_pairs_come_first_in_pixels_of_the_original() -> None:

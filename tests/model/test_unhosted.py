@@ -15,8 +15,8 @@ from model.inference.network import InferenceDetector
 from model.ops import operators, reference
 from model.postprocess import best_pairs, to_detections
 from model.predictor import Predictor, padding_of
-from tests.model import golden_case
-from tests.model.unhosted import FromTheHost, Unhosted, tensors_of, to_meta
+from tests.support import golden_case
+from tests.support.unhosted import FromTheHost, Unhosted, tensors_of, to_meta
 
 BUCKET = (256, 320)
 

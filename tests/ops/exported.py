@@ -8,13 +8,13 @@ from functools import cache
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.detector import Detector
-from service.gpu_metrics import GpuCollector
-from service.journal import Journal
+from service.build import open_detector
+from service.core.detector import Detector
+from service.observability.gpu_metrics import GpuCollector
+from service.observability.request_log import Journal
 from service.settings import Settings
 from service.types import DetectOptions
-from service.wiring import open_detector
-from tests.service.pictures import solid_png
+from tests.support.pictures import solid_png
 
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 _OF_HISTOGRAMS = {"le"}
@@ -50,7 +50,7 @@ async def _render() -> str:
     async with open_detector(settings) as detector:
         metrics = detector.metrics
         if not any(family.name.startswith("lite_detr_device_") for family in _collected(detector)):
-            GpuCollector(metrics.registry, "tests.service.nvml_standin")
+            GpuCollector(metrics.registry, "tests.support.nvml_standin")
         with Journal().follow("http", "POST"):
             await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
             metrics.count_request("http", "ok")

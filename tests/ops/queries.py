@@ -9,7 +9,7 @@ from typing import Any
 import promql_parser
 import yaml
 
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 RULES = ROOT / "docker" / "prometheus"
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "lite-detr.json"

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.ops.shrunk_rules import RULE_FILES, shrunk, shrunk_rules
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 ALERTMANAGER_FILE = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
 _PATIENCE_SECONDS = 60

@@ -14,7 +14,7 @@ import pytest
 
 from service.settings import ENV_PREFIX, Settings
 from tests.ops.queries import load_yaml
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 OURS = ("detector", "detector-gpu")

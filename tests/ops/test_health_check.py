@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.ops.real_prometheus import free_port
-from tests.repository import ROOT
-from tests.service.certificates import Authority
+from tests.support.certificates import Authority
+from tests.support.repository import ROOT
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from service.metrics import STAGES
+from service.observability.metrics import STAGES
 from tests.ops.exported import Family, exported_families
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 TEXT = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
 # name | labels, or a dash | meaning

@@ -9,10 +9,10 @@ import subprocess
 import pytest
 
 from service.errors import all_error_types
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from tests.ops.exported import exported_series
 from tests.ops.queries import RULES, metrics_of, rules_of
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 RULE_FILES = ("recording.rules.yml", "alerts.rules.yml")
 OF_PROMETHEUS = {"up"}

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.pictures import solid_png
-from tests.service.running import DEFAULTS, Service
+from tests.support.pictures import solid_png
+from tests.support.running import DEFAULTS, Service
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 UNSAMPLED_ID = "1bf7651916cd43dd8448eb211c80319c"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.repository import ROOT
-from tests.service.pictures import solid_png
+from tests.support.pictures import solid_png
+from tests.support.repository import ROOT
 
 FAULT, FAULT_HEX = (9, 8, 7), "090807"
 GOOD = solid_png((10, 20, 30))

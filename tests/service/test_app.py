@@ -22,11 +22,11 @@ from lite_detr_client import (
     RetryPolicy,
     ServiceError,
 )
-from service.api_keys import Scope, key_line, new_key
-from service.http_server import listen
-from tests.service.certificates import Authority
-from tests.service.pictures import solid_png
-from tests.service.running import DEFAULTS, Service, gone
+from service.access.api_keys import Scope, key_line, new_key
+from service.transport.http_server import listen
+from tests.support.certificates import Authority
+from tests.support.pictures import solid_png
+from tests.support.running import DEFAULTS, Service, gone
 
 HANG, HANG_HEX = (9, 8, 7), "090807"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.metrics import STAGES
+from service.observability.metrics import STAGES
 from service.types import DetectOptions, DetectResult, StageTimings
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import orjson
 
 from benchmarks.serving.photos import as_json, decode
-from service.allocator import keep_freed_memory
-from service.fake_device import FAKE_MODEL, FakeDevice
-from service.images import DecodedImage
-from service.messages import FakeDeviceSpec
+from model.images.decode import DecodedImage
+from service.engine.fake_device import FAKE_MODEL, FakeDevice
+from service.images.allocator import keep_freed_memory
+from service.ipc.messages import FakeDeviceSpec
 
 MAX_BATCH_SIZE = 8
 MAX_WAIT_MS = 2.0

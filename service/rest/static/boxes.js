@@ -1,6 +1,6 @@
 // Draws boxes over the photo and tells which one lies under the pointer.
 
-// As in service/drawing.py, so that a class has one colour everywhere.
+// As in service/images/drawing.py, so that a class has one colour everywhere.
 const CLASS_COLOURS = [
   "#ffb000", "#35c2ff", "#ff6e8a", "#3ddc84", "#c79bff",
   "#ffe14d", "#ff8f3f", "#7fe0d4", "#f48be0", "#b6d94c",

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from model import build_detector, deformable_attention
+from model import build_detector
 from model.config import VARIANTS, ModelConfig
 from model.native.library import BuildError
+from model.network import deformable_attention
 from model.ops import cuda_ahead, nvrtc
 from model.ops.cpu import Inputs
 from model.ops.cuda import _variant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from model.outputs import DenoisingQueries
+from model.network.outputs import DenoisingQueries
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou
 from model.training.denoising import DenoisingBatch, make_denoising
 from model.training.targets import Targets, pad_targets

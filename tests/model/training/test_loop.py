@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import load_detector
 from model.postprocess import select_detections
 from model.training import loop as loop_room
 from model.training.data import collate, normalise
@@ -23,6 +22,7 @@ from model.training.records import CacheSource, Picture
 from model.training.report import read_log
 from model.training.start import build_start, draw_code_scene, load_fitting, open_source
 from model.training.state import TrainingStateError
+from model.weights.checkpoint import load_detector
 from tests.model.training.tiny import (
     LABELS,
     quick_detector,

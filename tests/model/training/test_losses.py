@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.outputs import TrainingOutput
+from model.network.outputs import TrainingOutput
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from model.training.dense_assignment import assign_tokens
 from model.training.losses import (

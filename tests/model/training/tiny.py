@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.detector import LiteDETR, build_detector
+from model.network.detector import LiteDETR, build_detector
 from model.training.loop import Trainer
 from model.training.options import TrainOptions
 from model.training.records import PictureSource

@@ -13,9 +13,9 @@ import tritonclient.grpc
 import tritonclient.http
 
 from model.detections import Detections
-from service.encoding import _rounded_columns as rounded_columns
-from service.fake_device import FAKE_MODEL, fake_detections
-from service.images import ImageLimits, decode_image
+from model.images.decode import ImageLimits, decode_image
+from service.core.encoding import _rounded_columns as rounded_columns
+from service.engine.fake_device import FAKE_MODEL, fake_detections
 
 MODEL = "fake"
 NAMES = ("num_detections", "boxes", "scores", "class_ids", "class_names")

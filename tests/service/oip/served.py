@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from service.control import ModelEntry, ModelLoadFailed, UnknownModel
-from service.detector import Detector
-from service.http_server import HttpServer, listen
+from service.build import open_detector
+from service.core.detector import Detector
+from service.core.model_control import ModelEntry, ModelLoadFailed, UnknownModel
 from service.oip import InferenceService, oip_routes
 from service.rest import create_app
 from service.rpc import RpcServer
 from service.settings import Settings
-from service.wiring import open_detector
-from tests.service.fake_spine import fake_settings, value
+from service.transport.http_server import HttpServer, listen
 from tests.service.rpc.caller import rpc_options
+from tests.support.fake_service import fake_settings, value
 
 _Answer = TypeVar("_Answer")
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from fastapi import FastAPI
 
-from service.control import ModelControl
+from service.core.model_control import ModelControl
 from service.oip import InferenceService, oip_routes
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.tensors import pack_elements

@@ -11,11 +11,11 @@ import tritonclient.http
 from google.protobuf.json_format import MessageToDict, ParseDict
 from tritonclient.utils import InferenceServerException
 
-from service.fake_device import FAKE_MODEL
+from service.engine.fake_device import FAKE_MODEL
 from service.oip.tensors import OUTPUTS
 from tests.service.oip.asking import MODEL, http_client, input_of
 from tests.service.oip.served import Served, served
-from tests.service.pictures import solid_png
+from tests.support.pictures import solid_png
 
 Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin
 VERSION = FAKE_MODEL.version

@@ -27,7 +27,7 @@ from tests.service.oip.asking import (
 )
 from tests.service.oip.conftest import ERROR_COLOUR, LIMIT
 from tests.service.oip.served import Served
-from tests.service.pictures import encode_png, solid_png
+from tests.support.pictures import encode_png, solid_png
 
 Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin
 EVERYTHING = {"threshold": "0"}

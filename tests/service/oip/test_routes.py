@@ -14,8 +14,8 @@ from service.oip.wire import HEADER_LENGTH
 from service.types import Priority
 from tests.service.oip.served import StandInControl
 from tests.service.oip.standing import build_app
-from tests.service.pictures import solid_png
 from tests.service.rest.standin import MODEL, StandIn
+from tests.support.pictures import solid_png
 
 PHOTO = solid_png((0, 128, 128), 200, 100)
 PATH = f"/v2/models/{MODEL.name}/infer"

@@ -19,10 +19,10 @@ from service.rpc.health import HEALTH_SERVICE
 from service.rpc.pb import detection_pb2
 from service.types import Priority
 from tests.service.oip.standing import OipCaller, asking, infer_request, standing
-from tests.service.pictures import solid_png
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import calling, trailing
-from tests.service.standin_models import engine_of, switching, until
+from tests.support.pictures import solid_png
+from tests.support.standin_models import engine_of, switching, until
 
 SERVICE = "inference.GRPCInferenceService"
 PHOTO = solid_png((0, 128, 128), 200, 100)

@@ -10,7 +10,7 @@ import tritonclient.grpc.aio
 
 from tests.service.oip.asking import MODEL, assert_answers, grpc_input
 from tests.service.oip.served import Served
-from tests.service.pictures import solid_png
+from tests.support.pictures import solid_png
 
 EVERYTHING = {"threshold": "0"}
 

@@ -16,7 +16,7 @@ import pytest
 from tests.service.oip.asking import MODEL, NAMES, expected_of
 from tests.service.oip.conftest import LIMIT
 from tests.service.oip.served import Served
-from tests.service.pictures import solid_png
+from tests.support.pictures import solid_png
 
 PHOTO = solid_png((100, 100, 103))
 ELEMENT = struct.pack("<I", len(PHOTO)) + PHOTO

@@ -10,12 +10,12 @@ import numpy as np
 
 from model.config import VARIANTS
 from model.detections import Detections
+from model.images.decode import ImageLimits, decode_image
 from model.labels import CODE_LABELS
-from model.weights_file import ModelInfo
-from service.detector import Detector
+from model.weights.info import ModelInfo
+from service.core.detector import Detector
 from service.errors import InvalidOptions
-from service.images import ImageLimits, decode_image
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.types import DetectOptions, DetectResult, EngineFacts, Priority, StageTimings
 
 CONFIG = VARIANTS["lite-dino-efficientnet-lite0"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.drawing import CLASS_COLOURS
 from service.errors import InferenceFailed, Overloaded
+from service.images.drawing import CLASS_COLOURS
 from service.rest import schemas
 from tests.service.rest.conftest import MakePhoto
 from tests.service.rest.standin import StandIn

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import make_asgi_app
 
-from service.api_keys import KeyRing, Scope, key_line, new_key
+from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.rest import create_app, guard_metrics
 from service.rest.guard import scope_needed
 from service.settings import load_settings

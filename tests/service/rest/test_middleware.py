@@ -12,8 +12,8 @@ import pytest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.journal import Journal
-from service.request_scope import RequestScope
+from service.observability.request_log import Journal
+from service.observability.request_scope import RequestScope
 from service.rest import create_app
 from service.settings import Settings
 from tests.service.rest.conftest import MakePhoto

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidOptions
-from service.http_request import RequestRefused
 from service.rest.multipart import Form, FormReader
+from service.transport.http_body import RequestRefused
 from tests.service.rest.conftest import MakePhoto
 
 TYPE = "multipart/form-data; boundary=cut"

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.drawing import CLASS_COLOURS
+from service.images.drawing import CLASS_COLOURS
 from service.rest import create_app, pages, schemas
 from service.settings import load_settings
 from tests.service.rest.conftest import MakePhoto

@@ -15,8 +15,8 @@ from service.errors import (
     ShuttingDown,
     all_error_types,
 )
-from service.http_status import ERROR_KINDS, error_kind
 from service.rest import schemas
+from service.transport.http_status import ERROR_KINDS, error_kind
 from tests.service.rest.conftest import MakePhoto
 from tests.service.rest.standin import StandIn
 

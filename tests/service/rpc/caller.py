@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from service.detector import Detector
+from service.core.detector import Detector
 from service.rpc import RpcOptions, RpcServer
 from service.rpc.pb import detection_pb2 as pb
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.rpc import RpcServer
-from tests.service.pictures import solid_png
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import Caller, calling, serving
+from tests.support.pictures import solid_png
 
 
 @pytest.fixture

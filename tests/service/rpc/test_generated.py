@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 PACKAGES = {
     "service/rpc/pb": "detection_pb2",

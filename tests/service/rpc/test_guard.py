@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.api_keys import KeyRing, Scope, key_line, new_key
+from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.rpc.guard import scope_needed
 from service.rpc.pb import detection_pb2 as pb
 from tests.service.rest.standin import StandIn

@@ -16,13 +16,13 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 from PIL import Image
 
+from service.build import open_detector
 from service.rest import create_app
 from service.rpc.messages import result_message
 from service.rpc.pb import detection_pb2 as pb
-from service.wiring import open_detector
-from tests.service.fake_spine import EVERYTHING, assert_is_answer_to, fake_settings, value
-from tests.service.pictures import encode_png, solid_png
 from tests.service.rpc.caller import Caller, calling, serving, trailing
+from tests.support.fake_service import EVERYTHING, assert_is_answer_to, fake_settings, value
+from tests.support.pictures import encode_png, solid_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -1,0 +1,1 @@
+"""COCO metrics and the accuracy reports built on them."""

@@ -1,0 +1,71 @@
+"""COCO scores as a record, and the forms in which people and programs read them.
+
+Last station of evaluation: `model.evaluation.evaluate` fills them in.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """COCO scores of one class, 0..1; None where no box of it is annotated."""
+
+    name: str
+    num_boxes: int
+    ap: float | None
+    ap50: float | None
+    ar_100: float | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """COCO scores, 0..1; None where nothing of that kind is annotated.
+
+    `ap` is the mean over IoU 0.50:0.95 and classes; areas are COCO's (small below 32 x 32 pixels
+    of the photo, large from 96 x 96); `ar_N` is the recall with at most N detections a photo.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar_1: float | None
+    ar_10: float | None
+    ar_100: float | None
+    per_class: tuple[ClassScores, ...]  # those with annotated boxes, in category order
+    num_images: int
+    num_boxes: int
+    milliseconds_per_image: float  # mean, from decoded photo to detections
+
+    def to_json(self) -> str:
+        """The scores as one JSON object, fields as named here."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def format_scores(scores: Scores) -> str:
+    """The scores as a table for people, in Markdown."""
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    rows = ["| class | boxes | AP | AP50 | AR@100 |", "|---|---:|---:|---:|---:|"]
+    rows += [
+        f"| {row.name} | {row.num_boxes} | {cell(row.ap)} | {cell(row.ap50)} | {cell(row.ar_100)} |"
+        for row in scores.per_class
+    ]
+    rows.append(
+        f"| **all** | {scores.num_boxes} | {cell(scores.ap)} | {cell(scores.ap50)} "
+        f"| {cell(scores.ar_100)} |"
+    )
+    more = (
+        f"AP75 {cell(scores.ap75)}; AP small {cell(scores.ap_small)}, medium "
+        f"{cell(scores.ap_medium)}, large {cell(scores.ap_large)}; AR@1 {cell(scores.ar_1)}, "
+        f"AR@10 {cell(scores.ar_10)}, AR@100 {cell(scores.ar_100)}",
+        f"{scores.num_images} images, {scores.milliseconds_per_image:.0f} ms an image",
+    )
+    return "\n".join([*rows, "", *more])

@@ -1,0 +1,133 @@
+"""What a file is, by its first bytes: used by `images` before a decoder sees them."""
+
+from __future__ import annotations
+
+from model.images.errors import InvalidImage, UnsupportedImage
+
+SUPPORTED_FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
+
+_ACCEPTED = ", ".join(SUPPORTED_FORMATS)
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+)
+_FOREIGN_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript document"),
+    (b"8BPS", "a Photoshop document"),
+    (b"\x00\x00\x01\x00", "a Windows icon"),
+    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 codestream"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    (b"#?RADIANCE", "a Radiance HDR image"),
+    (b"qoif", "a QOI image"),
+    (b"DDS ", "a DirectDraw surface"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip-compressed data"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed data"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+)
+_ISO_MEDIA_BRANDS = {
+    b"avif": "an AVIF image",
+    b"avis": "an AVIF image sequence",
+    b"heic": "a HEIC image",
+    b"heix": "a HEIC image",
+    b"heim": "a HEIC image",
+    b"heis": "a HEIC image",
+    b"hevc": "a HEIC image sequence",
+    b"mif1": "a HEIF image",
+    b"msf1": "a HEIF image sequence",
+    b"crx ": "a Canon raw photo",
+}
+_RIFF_KINDS = {b"AVI ": "an AVI video", b"WAVE": "a WAV sound"}
+_BMP_HEADER_BYTES = 26
+_MIN_TEXT_BYTES = 8
+_LONGEST_UTF8_BYTES = 4
+_TEXT_KINDS = (
+    ("<!doctype html", "an HTML page"),
+    ("<html", "an HTML page"),
+    ("<?xml", "an XML document"),
+    ("data:image/", "a data: URL (send the image's own bytes)"),
+    ("http://", "a web address (send the image's own bytes)"),
+    ("https://", "a web address (send the image's own bytes)"),
+    ("{", "JSON (send the image's own bytes)"),
+    ("[", "JSON (send the image's own bytes)"),
+)
+
+
+def recognise(head: bytes, num_bytes: int) -> str:
+    """Names the decoder for a file by its content.
+
+    Args:
+        head: its first bytes; some thousand are plenty.
+        num_bytes: how long the whole file is.
+
+    Returns:
+        One of "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF" (Pillow's names).
+
+    Raises:
+        UnsupportedImage: for a file of another kind, which the message names.
+        InvalidImage: for bytes of no known kind.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, name in _MAGIC:
+        if head.startswith(magic) and (name != "BMP" or _is_bmp(head)):
+            return name
+    looks_like = _foreign_kind(head)
+    if looks_like is not None:
+        raise UnsupportedImage(f"this looks like {looks_like}; accepted are {_ACCEPTED}")
+    raise InvalidImage(
+        f"the {num_bytes} bytes are not an image of a known format; accepted are {_ACCEPTED}"
+    )
+
+
+def _is_bmp(head: bytes) -> bool:
+    """Asks for a real header size too: plain English text can open with "BM"."""
+    return len(head) >= _BMP_HEADER_BYTES and head[15:18] == b"\x00\x00\x00"
+
+
+def _foreign_kind(head: bytes) -> str | None:
+    for magic, kind in _FOREIGN_MAGIC:
+        if head.startswith(magic):
+            return kind
+    if head[4:8] == b"ftyp":
+        return _ISO_MEDIA_BRANDS.get(head[8:12], "an MP4 or QuickTime file")
+    if head[:4] == b"RIFF":
+        return _RIFF_KINDS.get(head[8:12], "a RIFF file that is not WebP")
+    return _text_kind(head)
+
+
+def _text_kind(head: bytes) -> str | None:
+    """What kind of text, or None where the bytes are no text."""
+    text = _as_text(head)
+    if text is None:
+        return None
+    start = text.lstrip().lower()
+    if "<svg" in start:
+        return "an SVG drawing"
+    return next((kind for prefix, kind in _TEXT_KINDS if start.startswith(prefix)), "text")
+
+
+def _as_text(head: bytes) -> str | None:
+    if len(head) < _MIN_TEXT_BYTES:
+        return None
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # A cut through the last character is the fault of our reading only the head.
+        if error.start < len(head) - _LONGEST_UTF8_BYTES:
+            return None
+        text = head[: error.start].decode("utf-8-sig")
+    printable = all(char >= " " or char in "\t\n\r\f" for char in text)
+    return text if printable else None

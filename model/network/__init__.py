@@ -1,0 +1,1 @@
+"""The network: backbone, encoder, decoder and their layers."""

@@ -1,0 +1,108 @@
+"""ResNet-18 and ResNet-50 with torchvision's parameter names and frozen normalisation."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.network.backbone.norm import FrozenBatchNorm, conv_bn
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class _Downsample(nn.Sequential):
+    """1x1 convolution and normalisation on the shortcut (names `0` and `1`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_bn(x, self[0], self[1])  # type: ignore[arg-type]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv(inputs, width, 3, stride), FrozenBatchNorm(width)
+        self.conv2, self.bn2 = _conv(width, width, 3), FrozenBatchNorm(width)
+        self.downsample = _shortcut(inputs, width * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, width, H / stride, W / stride]."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(conv_bn(x, self.conv1, self.bn1), inplace=True)
+        return F.relu(conv_bn(x, self.conv2, self.bn2) + shortcut, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided), 1x1 convolutions (ResNet-50)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1, self.bn1 = _conv(inputs, width, 1), FrozenBatchNorm(width)
+        self.conv2, self.bn2 = _conv(width, width, 3, stride), FrozenBatchNorm(width)
+        self.conv3, self.bn3 = _conv(width, outputs, 1), FrozenBatchNorm(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 4 * width, H / stride, W / stride]."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(conv_bn(x, self.conv1, self.bn1), inplace=True)
+        x = F.relu(conv_bn(x, self.conv2, self.bn2), inplace=True)
+        return F.relu(conv_bn(x, self.conv3, self.bn3) + shortcut, inplace=True)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> _Downsample | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return _Downsample(_conv(inputs, outputs, 1, stride), FrozenBatchNorm(outputs))
+
+
+class ResNet(nn.Module):
+    """The four stages; the last three are returned.
+
+    Args:
+        name: "resnet18" or "resnet50".
+    """
+
+    BLOCKS: ClassVar[dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]]] = {
+        "resnet18": (BasicBlock, (2, 2, 2, 2)),
+        "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    }
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        block, depths = self.BLOCKS[name]
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = FrozenBatchNorm(64)
+        inputs = 64
+        for index, depth in enumerate(depths):
+            width, blocks = 64 * 2**index, []
+            for position in range(depth):
+                stride = 2 if index > 0 and position == 0 else 1
+                blocks.append(block(inputs, width, stride))
+                inputs = width * block.expansion
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+        self.channels = (inputs // 4, inputs // 2, inputs)
+
+    def stages(self) -> list[nn.Module]:
+        """Stem and stages, finest first."""
+        layers = [self.get_submodule(f"layer{index}") for index in range(1, 5)]
+        return [self.conv1, *layers]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, 3, H, W] -> maps of strides 8, 16, 32."""
+        x = F.relu(conv_bn(images, self.conv1, self.bn1), inplace=True)
+        x = F.max_pool2d(x, 3, 2, padding=1)
+        x = self.get_submodule("layer1")(x)
+        c3 = self.get_submodule("layer2")(x)
+        c4 = self.get_submodule("layer3")(c3)
+        return c3, c4, self.get_submodule("layer4")(c4)

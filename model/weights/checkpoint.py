@@ -1,0 +1,165 @@
+"""Weights files to networks and back: strict, atomic, deterministic.
+
+Last step of a model's way in (`load_detector`, used by the engine and offline commands) and of
+its way out (`save_checkpoint`, used by training and conversion). The file is safetensors, which
+holds numbers only: reading one runs no code. `load_official` reads the published pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as encode_tensors
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.network.detector import LiteDETR
+from model.weights.facts import ArchitectureFacts
+from model.weights.header import CheckpointError, WeightsHeader, read_header
+from model.weights.info import FORMAT_TAG, ModelInfo, read_model_info
+from model.weights.names import Skeleton, build_network, check_finite, check_names, listed
+from model.weights.official import OfficialCheckpoint, load_official
+
+__all__ = [
+    "CheckpointError",
+    "OfficialCheckpoint",
+    "load_detector",
+    "load_official",
+    "save_checkpoint",
+]
+
+_FLOATING_DTYPES = ("F16", "F32")  # what save_checkpoint writes; widened to float32 on loading
+_ALIGNMENT_BYTES = 8  # the format wants tensors to start on such a boundary
+
+
+def load_detector(path: Path | str, device: str = "cpu") -> tuple[LiteDETR, ModelInfo]:
+    """Loads a network from a weights file.
+
+    Args:
+        path: a safetensors file that `save_checkpoint` wrote.
+        device: a torch device that the network is moved to.
+
+    Returns:
+        The network in float32 and in evaluation mode, and what its file says about it.
+
+    Raises:
+        CheckpointError: for a file that is not exactly the weights of the architecture it
+            declares: tensors missing, extra, of another shape or dtype, or not finite.
+    """
+    path = Path(path)
+    info = read_model_info(path)
+    header = read_header(path)
+    shapes = {name: entry.shape for name, entry in header.tensors.items()}
+    if differing := ArchitectureFacts.of(shapes, path).contradictions(info.config):
+        raise CheckpointError(path, f"its config contradicts its tensors: {listed(differing)}")
+    detector = build_network(info.config, path)
+    skeleton = Skeleton.of(detector)
+    check_names(path, expected=skeleton.tensors, present=header.tensors)
+    skeleton.check_shapes(path, shapes)
+    _check_dtypes(path, skeleton, header)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            owned = {name: file.get_tensor(name) for name in header.tensors}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}") from error
+    check_finite(path, owned)
+    detector.load_state_dict(skeleton.spread(owned), strict=True)
+    return detector.to(device).eval(), info
+
+
+def save_checkpoint(  # noqa: PLR0913 - options, by keyword
+    path: Path | str,
+    state_dict: Mapping[str, Tensor],
+    config: ModelConfig,
+    labels: Sequence[str],
+    *,
+    score_threshold: float,
+    name: str,
+    description: str = "",
+    half: bool = False,
+) -> None:
+    """Writes a weights file; equal inputs give equal bytes.
+
+    Shared tensors are stored once. The file appears whole or not at all, and what was written
+    is read back before it takes its place.
+
+    Args:
+        path: the file to write; its folder must exist.
+        state_dict: the network's tensors, on any device; shared ones under one name or all.
+        config: the architecture that they belong to.
+        labels: one class name an output; "N/A" where an id has no class.
+        score_threshold: 0..1, the working threshold where a request names none.
+        name: the model's name.
+        description: what the model finds and where it comes from, in a sentence.
+        half: stores float16 instead of float32.
+
+    Raises:
+        CheckpointError: where the tensors do not fit the architecture, are not finite (or not
+            in float16), or the file cannot be written.
+    """
+    path = Path(path)
+    skeleton = Skeleton.of(build_network(config, path))
+    owned = skeleton.owned(path, state_dict)
+    skeleton.check_fit(path, owned)
+    check_finite(path, owned)
+    dtype = torch.float16 if half else torch.float32
+    stored = {
+        key: tensor.detach()
+        .to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        .clone(memory_format=torch.contiguous_format)
+        for key, tensor in sorted(owned.items())
+    }
+    check_finite(path, stored)
+    metadata = {
+        "format": FORMAT_TAG,
+        "config": json.dumps(config.to_dict(), sort_keys=True),
+        "labels": json.dumps(list(labels)),
+        "score_threshold": repr(float(score_threshold)),
+        "name": name,
+        "description": description,
+    }
+    _write_checked(path, _encode(stored, metadata))
+
+
+def _encode(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The file as bytes; the library orders metadata at random, so it is put in here."""
+    encoded = encode_tensors(tensors)
+    length = int.from_bytes(encoded[:8], "little")
+    header = {"__metadata__": metadata, **json.loads(encoded[8 : 8 + length])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    return len(text).to_bytes(8, "little") + text + encoded[8 + length :]
+
+
+def _write_checked(path: Path, data: bytes) -> None:
+    """Writes beside the target, reads the description back, then renames over the target."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        read_model_info(part)
+        part.replace(path)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be written: {error.strerror}") from error
+    except CheckpointError as error:
+        raise CheckpointError(path, f"would be unreadable: {error.problem}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_dtypes(path: Path, skeleton: Skeleton, header: WeightsHeader) -> None:
+    """Refuses numbers of a kind that this project never writes."""
+    wrong = []
+    for key, tensor in skeleton.tensors.items():
+        allowed = _FLOATING_DTYPES if tensor.is_floating_point() else ("I64",)
+        if header.tensors[key].dtype not in allowed:
+            wrong.append(f"{key} is {header.tensors[key].dtype}, not {' or '.join(allowed)}")
+    if wrong:
+        raise CheckpointError(path, f"tensors of another dtype: {listed(wrong)}")

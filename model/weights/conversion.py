@@ -1,0 +1,122 @@
+"""Published checkpoints to weights files of ours: the last step before `serve --model NAME`.
+
+`pull` = `release_files.download` + `convert`. What comes out carries its config and class names,
+so nothing about the official code needs to be known from there on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from model.labels import COCO_LABELS
+from model.weights.checkpoint import save_checkpoint
+from model.weights.header import CheckpointError, file_sha256
+from model.weights.info import ModelInfo, default_cache_dir, read_model_info
+from model.weights.official import load_official
+from model.weights.releases import Progress, download, release_url
+
+SCORE_THRESHOLD = 0.3  # a working threshold that suits DINO's scores on COCO
+
+
+def pull(  # noqa: PLR0913 - options, by keyword
+    name: str,
+    cache_dir: Path | None = None,
+    *,
+    base_url: str | None = None,
+    sha256: str | None = None,
+    half: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Path:
+    """Downloads a published variant and converts it, unless that was done before.
+
+    Args:
+        name: a name in `release_files.RELEASES`.
+        cache_dir: where pulled models are kept; `default_cache_dir()` where None.
+        base_url: a mirror of the release; the official address where None.
+        sha256: of the official file; another one is refused.
+        half: keeps float16 instead of float32.
+        progress: called with (bytes here, bytes in all or None).
+        report: called with lines for the user: what was downloaded, its SHA-256, what was made.
+
+    Returns:
+        The safetensors file, which `resolve_model(name)` finds from now on.
+
+    Raises:
+        CheckpointError: where the file cannot be had (`DownloadError`) or is not the variant.
+    """
+    say = report or (lambda _line: None)
+    url = release_url(name, base_url)
+    folder = cache_dir or default_cache_dir()
+    target = folder / f"{name}.safetensors"
+    if target.is_file() and _is_sound(target, sha256):
+        say(f"{name} is already here: {target}")
+        return target
+    downloaded = download(url, folder, sha256=sha256, progress=progress)
+    say(f"SHA-256 of {downloaded.path.name}: {downloaded.sha256}")
+    try:
+        info = convert(downloaded.path, target, name, half=half)
+    finally:
+        downloaded.path.unlink(missing_ok=True)  # ours is enough; a bad one must not stay
+    say(f"{info.name}, version {info.version}: {target}")
+    return target
+
+
+def convert(  # noqa: PLR0913 - options, by keyword
+    source: Path | str,
+    target: Path | str,
+    variant: str | None = None,
+    *,
+    high_level_scales: int | None = None,
+    ema: bool = False,
+    labels: Sequence[str] | None = None,
+    score_threshold: float = SCORE_THRESHOLD,
+    half: bool = False,
+) -> ModelInfo:
+    """Makes a weights file of ours from an official checkpoint.
+
+    Args:
+        source: the official `.pth` file.
+        target: the safetensors file to write.
+        variant: a name in `VARIANTS` that it must be; recognised from the weights where None.
+        high_level_scales: enc_scale, where neither the file nor `variant` tells it.
+        ema: takes the averaged weights.
+        labels: one class name an output; COCO's where None and the network has 91 outputs.
+        score_threshold: 0..1, the working threshold.
+        half: stores float16 instead of float32.
+
+    Returns:
+        What the new file says about itself.
+
+    Raises:
+        CheckpointError: where the source is refused or the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    official = load_official(source, variant, high_level_scales=high_level_scales, ema=ema)
+    config = official.config
+    if labels is None and config.num_classes != len(COCO_LABELS):
+        raise CheckpointError(
+            source,
+            f"has {config.num_classes} classes, which are not COCO's: give their names (--labels)",
+        )
+    save_checkpoint(
+        target,
+        official.state_dict,
+        config,
+        COCO_LABELS if labels is None else labels,
+        score_threshold=score_threshold,
+        name=config.name,
+        description=f"converted from {source.name}, SHA-256 {file_sha256(source)}",
+        half=half,
+    )
+    return read_model_info(target)
+
+
+def _is_sound(target: Path, sha256: str | None) -> bool:
+    """Whether a pulled file can be read and, where a checksum is given, was made from that."""
+    try:
+        info = read_model_info(target)
+    except CheckpointError:
+        return False
+    return sha256 is None or sha256.strip().lower() in info.description

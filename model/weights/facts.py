@@ -1,0 +1,145 @@
+"""What the shapes of a state dict say about the network that they belong to (torch-free).
+
+Between a weights file's header and building anything: a config that disagrees with its own
+tensors is refused before memory is spent on it, and an official checkpoint, which carries no
+config, is recognised. MODEL.md, section 1, lists what weights tell and what they do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from model.config import ModelConfig
+from model.weights.header import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_ENCODER = "transformer.encoder.layers"
+_DECODER = "transformer.decoder.layers"
+
+
+@dataclass(frozen=True)
+class ArchitectureFacts:
+    """The fields of `ModelConfig` that shapes decide, under the same names."""
+
+    num_classes: int
+    d_model: int
+    num_feature_levels: int
+    interleaved: bool
+    encoder_layers: int
+    encoder_blocks: int | None  # None where the encoder is not interleaved: nothing tells
+    encoder_feedforward: int
+    key_aware: bool
+    separate_keys: bool
+    decoder_layers: int
+    decoder_feedforward: int
+    num_queries: int
+    encoder_offsets: int  # outputs of an encoder layer's sampling_offsets
+    decoder_offsets: int
+
+    @classmethod
+    def of(cls, shapes: Shapes, path: Path) -> ArchitectureFacts:
+        """Reads the facts from names and shapes.
+
+        Args:
+            shapes: name -> shape, under official names.
+            path: the file that they are from, named in errors.
+
+        Raises:
+            CheckpointError: where a telling tensor is missing or of another rank, or layers
+                are of kinds that no config describes.
+        """
+        encoder_layers, decoder_layers = _depth(shapes, _ENCODER), _depth(shapes, _DECODER)
+        blocks = _block_count(shapes, encoder_layers, path)
+        plain = _layers_with(shapes, r"(?:self|cross)_attn\.attention_weights\.weight")
+        if len(plain) not in (0, encoder_layers + decoder_layers):
+            raise CheckpointError(
+                path, "mixes key-aware and plain attention, which is not supported"
+            )
+        level_embed = _shape(shapes, "transformer.level_embed", 2, path)
+        return cls(
+            num_classes=_shape(shapes, "class_embed.0.weight", 2, path)[0],
+            d_model=level_embed[1],
+            num_feature_levels=level_embed[0],
+            interleaved=blocks > 0,
+            encoder_layers=encoder_layers,
+            encoder_blocks=blocks or None,
+            encoder_feedforward=_shape(shapes, f"{_ENCODER}.0.linear1.weight", 2, path)[0],
+            key_aware=not plain,
+            separate_keys=f"{_ENCODER}.0.self_attn.key_proj.weight" in shapes,
+            decoder_layers=decoder_layers,
+            decoder_feedforward=_shape(shapes, f"{_DECODER}.0.linear1.weight", 2, path)[0],
+            num_queries=_shape(shapes, "transformer.tgt_embed.weight", 2, path)[0],
+            encoder_offsets=_offsets(shapes, f"{_ENCODER}.0.self_attn", path),
+            decoder_offsets=_offsets(shapes, f"{_DECODER}.0.cross_attn", path),
+        )
+
+    def contradictions(self, config: ModelConfig) -> list[str]:
+        """What differs between these facts and a config, one phrase a field."""
+        levels = 1 if config.same_loc else config.num_feature_levels
+        per_point = config.num_heads * 2
+        encoder_offsets = levels * config.encoder_points * per_point
+        decoder_offsets = config.num_feature_levels * config.decoder_points * per_point
+        differing = [
+            f"{field.name} is {getattr(self, field.name)} in the weights, "
+            f"not {getattr(config, field.name)}"
+            for field in fields(self)
+            if hasattr(config, field.name)
+            and getattr(self, field.name) not in (None, getattr(config, field.name))
+        ]
+        if self.encoder_offsets != encoder_offsets:
+            differing.append(
+                f"the encoder's sampling offsets are {self.encoder_offsets} in the weights, not "
+                f"{encoder_offsets} (num_heads, encoder_points, same_loc)"
+            )
+        if self.decoder_offsets != decoder_offsets:
+            differing.append(
+                f"the decoder's sampling offsets are {self.decoder_offsets} in the weights, not "
+                f"{decoder_offsets} (num_heads, decoder_points)"
+            )
+        return differing
+
+
+def _depth(shapes: Shapes, stem: str) -> int:
+    """How many layers stand under a stem: `stem.0`, `stem.1`, ..."""
+    pattern = re.compile(rf"{re.escape(stem)}\.(\d+)\.")
+    return len({match[1] for name in shapes if (match := pattern.match(name))})
+
+
+def _layers_with(shapes: Shapes, suffix: str) -> set[str]:
+    """The layers, encoder's or decoder's, that have a parameter of this name."""
+    pattern = re.compile(rf"(transformer\.(?:en|de)coder\.layers\.\d+)\.{suffix}")
+    return {match[1] for name in shapes if (match := pattern.fullmatch(name))}
+
+
+def _block_count(shapes: Shapes, encoder_layers: int, path: Path) -> int:
+    """Blocks of an interleaved encoder: each one's last layer has the small FFN; 0 for none."""
+    found = _layers_with(shapes, r"linear12\.weight")
+    last = sorted(int(layer.rsplit(".", 1)[1]) for layer in found)
+    if not last:
+        return 0
+    per_block = encoder_layers // len(last)
+    if last != [index * per_block + per_block - 1 for index in range(len(last))] or (
+        encoder_layers % len(last)
+    ):
+        raise CheckpointError(
+            path, f"its encoder's blocks end at layers {last}, which is no regular interleaving"
+        )
+    return len(last)
+
+
+def _offsets(shapes: Shapes, attention: str, path: Path) -> int:
+    """Outputs of a sampling_offsets layer: heads x levels x points x 2."""
+    return _shape(shapes, f"{attention}.sampling_offsets.weight", 2, path)[0]
+
+
+def _shape(shapes: Shapes, name: str, rank: int, path: Path) -> tuple[int, ...]:
+    """The shape of a tensor that must be there."""
+    if name not in shapes:
+        raise CheckpointError(path, f"tensors are missing: {name}")
+    if len(shapes[name]) != rank:
+        raise CheckpointError(path, f"{name} is {list(shapes[name])}, which has not rank {rank}")
+    return shapes[name]

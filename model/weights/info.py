@@ -1,0 +1,174 @@
+"""What a weights file says about itself, read without torch and without trusting the file.
+
+First step of a model's way in: name -> path (`resolve_model`) -> `ModelInfo` (`read_model_info`);
+`model.weights.checkpoint` then reads the tensors. The serving edge stops here: it needs the classes
+and the input rule, not the numbers. A file is safetensors with our metadata, all of them strings:
+`format`, `config` (JSON), `labels` (JSON), `score_threshold`, `name`, `description`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from model.config import VARIANTS, BackboneName, ModelConfig
+from model.weights.header import CheckpointError, file_sha256, parse_json, read_header
+
+__all__ = [
+    "DEFAULT_MODEL_PATH",
+    "FORMAT_TAG",
+    "CheckpointError",
+    "ModelInfo",
+    "default_cache_dir",
+    "read_model_info",
+    "resolve_model",
+]
+
+FORMAT_TAG = "lite-detr/1"
+DEFAULT_MODEL_PATH = Path(__file__).parent / "default.safetensors"
+
+_MAX_CONFIG_NUMBER = 2**16
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the service tells about a model, and what it needs to run one."""
+
+    name: str
+    version: str  # the first 12 hex digits of the file's SHA-256
+    config: ModelConfig
+    labels: tuple[str, ...]  # one for each of config.num_classes; "N/A" where an id has no class
+    score_threshold: float  # 0..1; the working threshold where a request names none
+    description: str
+
+
+def default_cache_dir() -> Path:
+    """Where pulled models are kept when no other folder is given: ~/.cache/lite-detr.
+
+    Raises:
+        CheckpointError: where the user has no home folder.
+    """
+    try:
+        return Path.home() / ".cache" / "lite-detr"
+    except RuntimeError as error:
+        raise CheckpointError(
+            "~/.cache/lite-detr", "this user has no home folder: name a cache folder"
+        ) from error
+
+
+def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
+    """Finds the weights file that a name or a path stands for.
+
+    Args:
+        name_or_path: "default" or "" for the embedded model, the name of a pulled variant, or
+            the path of a safetensors file.
+        cache_dir: where pulled models are kept; `default_cache_dir()` where None.
+
+    Returns:
+        The path of an existing file.
+
+    Raises:
+        CheckpointError: where there is no such file; the message says how to get it.
+    """
+    if name_or_path in ("", "default"):
+        if not DEFAULT_MODEL_PATH.is_file():
+            raise CheckpointError(
+                DEFAULT_MODEL_PATH, "the embedded default model is missing: reinstall the package"
+            )
+        return DEFAULT_MODEL_PATH
+    if name_or_path in VARIANTS:
+        pulled = (cache_dir or default_cache_dir()) / f"{name_or_path}.safetensors"
+        if not pulled.is_file():
+            raise CheckpointError(
+                pulled, f"not downloaded yet: run `lite-detr weights pull {name_or_path}` first"
+            )
+        return pulled
+    path = Path(name_or_path)
+    try:
+        path = path.expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError):  # a name too long for a file; a user who does not exist
+        found = False
+    if not found:
+        names = ", ".join(("default", *VARIANTS))
+        raise CheckpointError(name_or_path, f"is neither a weights file nor a model name ({names})")
+    return path
+
+
+def read_model_info(path: Path | str) -> ModelInfo:
+    """Reads what a weights file says about itself.
+
+    Args:
+        path: a safetensors file that this project wrote.
+
+    Returns:
+        The model's identity, architecture, class names and working threshold.
+
+    Raises:
+        CheckpointError: for a file that is missing, truncated, of another format, or whose
+            header contradicts itself.
+    """
+    path = Path(path)
+    metadata = read_header(path).metadata
+    tag = metadata.get("format")
+    if tag != FORMAT_TAG:
+        raise CheckpointError(
+            path, f"its format tag is {tag!r}, not {FORMAT_TAG!r}: not a Lite DETR weights file"
+        )
+    missing = [
+        key for key in ("config", "labels", "score_threshold", "name") if key not in metadata
+    ]
+    if missing:
+        raise CheckpointError(path, f"its metadata lacks {', '.join(missing)}")
+    config = _parse_config(path, metadata["config"])
+    return ModelInfo(
+        name=metadata["name"],
+        version=file_sha256(path)[:12],
+        config=config,
+        labels=_parse_labels(path, metadata["labels"], config.num_classes),
+        score_threshold=_parse_threshold(path, metadata["score_threshold"]),
+        description=metadata.get("description", ""),
+    )
+
+
+def _parse_config(path: Path, text: str) -> ModelConfig:
+    """The architecture, refused where a field is unknown, of another type or impossible."""
+    values = parse_json(path, "config", text)
+    if not isinstance(values, dict):
+        raise CheckpointError(path, "its config is not a JSON object")
+    for field, value in values.items():
+        if type(value) is int and not 1 <= value <= _MAX_CONFIG_NUMBER:
+            raise CheckpointError(path, f"its config has an impossible {field} ({value})")
+    backbone = values.get("backbone", ModelConfig.backbone)
+    if backbone not in get_args(BackboneName):
+        known = ", ".join(get_args(BackboneName))
+        raise CheckpointError(path, f"its backbone {backbone!r} is not known here ({known})")
+    try:
+        return ModelConfig.from_dict(values)
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from error
+
+
+def _parse_labels(path: Path, text: str, num_classes: int) -> tuple[str, ...]:
+    """Class names: as many as the network has outputs."""
+    labels = parse_json(path, "labels", text)
+    if not isinstance(labels, list) or not all(isinstance(v, str) and v for v in labels):
+        raise CheckpointError(path, "its labels are not a list of names")
+    if len(labels) != num_classes:
+        raise CheckpointError(
+            path, f"it has {len(labels)} labels for a network of {num_classes} classes"
+        )
+    return tuple(labels)
+
+
+def _parse_threshold(path: Path, text: str) -> float:
+    """A score in 0..1."""
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not 0.0 <= threshold <= 1.0:  # also false for NaN
+        raise CheckpointError(path, f"its score_threshold {text!r} is not a number in 0..1")
+    return threshold

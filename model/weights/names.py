@@ -1,0 +1,178 @@
+"""Names of a network's tensors: which stand for the same tensor, and whether a file fits.
+
+Between a weights file and `load_state_dict`. The official network registers its shared heads
+several times (`bbox_embed.0..5`, `transformer.decoder.bbox_embed.0..5`, ...), so a state dict
+repeats them. The network's own structure says which names belong together; nothing here knows
+the names by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.network.detector import LiteDETR, build_detector
+from model.weights.header import CheckpointError
+
+_NAMES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The tensors that a network has; only their shapes and dtypes are used."""
+
+    tensors: dict[str, Tensor]  # owner's name -> the network's own tensor
+    aliases: dict[str, tuple[str, ...]]  # owner's name -> all names of that tensor, owner first
+
+    @classmethod
+    def of(cls, detector: nn.Module) -> Skeleton:
+        """Takes the structure of a network; the owner of a shared tensor is its shortest name."""
+        named = detector.state_dict(keep_vars=True)
+        groups: dict[int, list[str]] = {}
+        for name, tensor in named.items():
+            groups.setdefault(id(tensor), []).append(name)
+        ordered = [tuple(sorted(names, key=lambda n: (len(n), n))) for names in groups.values()]
+        return cls(
+            tensors={names[0]: named[names[0]] for names in ordered},
+            aliases={names[0]: names for names in ordered},
+        )
+
+    def owned(self, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Takes each tensor of a state dict once, under its owner's name.
+
+        Args:
+            path: the file that the tensors come from or go to, named in errors.
+            tensors: a state dict; of a shared tensor at least one name.
+
+        Raises:
+            CheckpointError: for names that are missing or not the network's, and where two
+                names of one tensor disagree.
+        """
+        owned = {}
+        for owner, names in self.aliases.items():
+            present = [name for name in names if name in tensors]
+            for name in present[1:]:
+                if not _same(tensors[name], tensors[present[0]]):
+                    raise CheckpointError(
+                        path, f"{present[0]} and {name} should be one tensor but differ"
+                    )
+            if present:
+                owned[owner] = tensors[present[0]]
+        extra = set(tensors) - self.names()
+        check_names(path, expected=self.tensors, present={*owned, *extra})
+        return owned
+
+    def names(self) -> set[str]:
+        """Every name that a full state dict of this network has."""
+        return {name for names in self.aliases.values() for name in names}
+
+    def spread(self, owned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `owned`: every tensor under each of its names, sharing memory."""
+        return {name: owned[owner] for owner, names in self.aliases.items() for name in names}
+
+    def check_fit(self, path: Path, owned: Mapping[str, Tensor]) -> None:
+        """Refuses tensors of another shape or kind (floating or integer) than the network's.
+
+        Raises:
+            CheckpointError: naming the first tensors that differ.
+        """
+        self.check_shapes(path, {name: tuple(tensor.shape) for name, tensor in owned.items()})
+        wrong = [
+            f"{name} is {owned[name].dtype}, not {tensor.dtype}"
+            for name, tensor in self.tensors.items()
+            if owned[name].is_floating_point() != tensor.is_floating_point()
+            or owned[name].is_complex()
+        ]
+        if wrong:
+            raise CheckpointError(path, f"tensors of another dtype: {listed(wrong)}")
+
+    def check_shapes(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuses shapes that differ from the network's.
+
+        Args:
+            path: named in the error.
+            shapes: owner's name -> shape, for exactly the names of `tensors`.
+
+        Raises:
+            CheckpointError: naming the first tensors that differ.
+        """
+        wrong = [
+            f"{name} is {list(shapes[name])}, not {list(tensor.shape)}"
+            for name, tensor in self.tensors.items()
+            if tuple(tensor.shape) != shapes[name]
+        ]
+        if wrong:
+            raise CheckpointError(path, f"tensors of another shape: {listed(wrong)}")
+
+
+def build_network(config: ModelConfig, path: Path) -> LiteDETR:
+    """Builds a network whose weights are to be replaced.
+
+    The caller's random numbers go on as if this had not been (training exports as it runs).
+
+    Args:
+        config: the architecture.
+        path: the file that asked for it, named in errors.
+
+    Raises:
+        CheckpointError: where no network can have this architecture.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build_detector(config)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(path, f"its config cannot be built: {error}") from error
+
+
+def check_names(path: Path, *, expected: Iterable[str], present: Iterable[str]) -> None:
+    """Refuses names that are missing or too many.
+
+    Raises:
+        CheckpointError: naming the first of them.
+    """
+    expected, present = set(expected), set(present)
+    problems = []
+    if missing := expected - present:
+        problems.append(f"tensors are missing: {listed(sorted(missing))}")
+    if extra := present - expected:
+        problems.append(f"tensors are not this network's: {listed(sorted(extra))}")
+    if problems:
+        raise CheckpointError(path, "; ".join(problems))
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses NaN and infinity.
+
+    Raises:
+        CheckpointError: naming the first tensors that hold one.
+    """
+    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if bad:
+        raise CheckpointError(path, f"tensors hold NaN or infinity: {listed(bad)}")
+
+
+def listed(items: list[str]) -> str:
+    """The first few of a list and how many more there are."""
+    shown = ", ".join(items[:_NAMES_SHOWN])
+    more = len(items) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors are one, or equal in everything."""
+    return left is right or (left.dtype == right.dtype and torch.equal(left, right))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite."""
+    if not tensor.is_floating_point():
+        return True
+    # One bad element spoils the sum, and a sum is many times faster than a test of each; only
+    # a sum that overflows by itself needs the exact test.
+    total = tensor.detach().sum(dtype=torch.float32 if tensor.element_size() < 4 else None)  # noqa: PLR2004
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())

@@ -1,0 +1,96 @@
+"""What `lite-detr weights list` and `inspect` print (torch-free)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from model.config import VARIANTS, ModelConfig
+from model.labels import NO_CLASS
+from model.weights.header import file_sha256, read_header
+from model.weights.info import DEFAULT_MODEL_PATH, default_cache_dir, read_model_info
+from model.weights.releases import RELEASES, release_url
+
+_LABELS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that `serve --model NAME` takes or could take."""
+
+    name: str
+    state: Literal["embedded", "pulled", "to pull"]
+    path: Path  # where the file is or will be
+    url: str | None  # where it can be pulled from
+
+
+def known_models(cache_dir: Path | None = None) -> tuple[KnownModel, ...]:
+    """The embedded default, the published variants, and whatever else is in the cache folder.
+
+    Args:
+        cache_dir: where pulled models are kept; `default_cache_dir()` where None.
+    """
+    folder = cache_dir or default_cache_dir()
+    models = []
+    if DEFAULT_MODEL_PATH.is_file():
+        models.append(KnownModel("default", "embedded", DEFAULT_MODEL_PATH, None))
+    for name in VARIANTS:
+        path = folder / f"{name}.safetensors"
+        url = release_url(name) if name in RELEASES else None
+        if path.is_file():
+            models.append(KnownModel(name, "pulled", path, url))
+        elif url:
+            models.append(KnownModel(name, "to pull", path, url))
+    return tuple(models)
+
+
+def describe(path: Path | str) -> str:
+    """What a weights file is, in lines of `key: value`.
+
+    Raises:
+        CheckpointError: for a file that is not a weights file of ours.
+    """
+    path = Path(path)
+    info = read_model_info(path)
+    tensors = read_header(path).tensors.values()
+    kinds = Counter(entry.dtype for entry in tensors)
+    numbers = sum(math.prod(entry.shape) for entry in tensors)
+    labels = [label for label in info.labels if label != NO_CLASS]
+    shown = ", ".join(labels[:_LABELS_SHOWN])
+    more = len(labels) - _LABELS_SHOWN
+    lines = {
+        "file": str(path),
+        "name": info.name,
+        "version": info.version,
+        "description": info.description or "none",
+        "network": _describe_network(info.config),
+        "classes": f"{len(labels)}: {shown}" + (f" and {more} more" if more > 0 else ""),
+        "input": f"shortest side {info.config.shortest_side}, "
+        f"longest at most {info.config.longest_side} pixels",
+        "score threshold": f"{info.score_threshold:g}",
+        "numbers": f"{numbers / 1e6:.1f} million in {sum(kinds.values())} tensors "
+        f"({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())})",
+        "size": f"{path.stat().st_size / 1e6:.1f} MB",
+        "SHA-256": file_sha256(path),
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+
+
+def _describe_network(config: ModelConfig) -> str:
+    """The architecture in a phrase."""
+    attention = "key-aware" if config.key_aware else "plain"
+    encoder = f"{config.encoder_layers} encoder layers"
+    if config.interleaved:
+        low = config.num_feature_levels - config.high_level_scales
+        per_block = config.encoder_layers // config.encoder_blocks
+        encoder = (
+            f"encoder H{config.high_level_scales}L{low}-({per_block}+1)x{config.encoder_blocks}"
+        )
+    return (
+        f"{config.backbone}, {encoder}, {config.decoder_layers} decoder layers, "
+        f"d_model {config.d_model}, {config.num_queries} queries, {attention} attention"
+    )

@@ -1,0 +1,1 @@
+"""Dynamic batching: which images run together, and when."""

@@ -1,0 +1,1 @@
+"""One call from an encoded image to its detections, whatever the protocol."""

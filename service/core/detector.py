@@ -1,0 +1,319 @@
+"""The spine: one call from an encoded image to its detections, whatever protocol it came by.
+
+    admit -> slot -> decode (threads) -> batcher (engine) -> select -> DetectResult
+
+Adapters (REST, gRPC, ...) parse, call `Detector.detect` and encode; every rule is here or below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from model.geometry import padded_size
+from model.images.decode import ImageLimits, decode_image
+from model.weights.info import ModelInfo
+from service.batching.batcher import EngineAnswer
+from service.batching.scheduler import Job
+from service.core.admission import Admission
+from service.core.request import ImageInSlot, ImageRequest, make_result
+from service.core.selection import resolve_options
+from service.core.served_model import ServedModel
+from service.errors import (
+    DeadlineExceeded,
+    DetectionError,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    ShuttingDown,
+)
+from service.images.pool import DecodePool
+from service.ipc.slots import SlotImage, SlotLease
+from service.observability.metrics import Metrics
+from service.types import DetectOptions, DetectResult, Priority, StageTimings
+from service.usage import Users
+
+_NOT_READY_RETRY_SECONDS = 2
+_DRAINING_RETRY_SECONDS = 5
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class DetectorLimits:
+    """What one request may weigh and how long it may take."""
+
+    images: ImageLimits
+    request_timeout_ms: float
+    decode_threads: int
+    decode_memory_bytes: int
+    canary_max_age_seconds: float
+
+
+class Detector:
+    """Detects in images; adapters hold one and share it."""
+
+    def __init__(
+        self,
+        served: ServedModel,
+        metrics: Metrics,
+        limits: DetectorLimits,
+    ) -> None:
+        """Starts ready as soon as an engine is.
+
+        Args:
+            served: the model that serves, until `swap`.
+            metrics: where it is counted.
+            limits: of a request.
+        """
+        self.metrics = metrics
+        self._served = served
+        self._loaded = True
+        self._limits = limits
+        self._admission = Admission(limits.decode_threads)
+        metrics.describe_model(served.info)
+        self._decoders = DecodePool(limits.decode_threads, limits.decode_memory_bytes)
+        self._draining = False
+        self._refusing = False
+        self._accepted = Users()
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that serves, or that served last where it was unloaded."""
+        return self._served.info
+
+    @property
+    def served(self) -> ServedModel:
+        """The model that serves with its engines, for its owner and for gauges."""
+        return self._served
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there is a model to serve; false between `unload` and the next `swap`."""
+        return self._loaded
+
+    @property
+    def ready(self) -> bool:
+        """Whether a balancer should send requests here."""
+        return not self.not_ready_reason
+
+    @property
+    def live(self) -> bool:
+        """False where only a restart of the whole service can help."""
+        return self._served.batcher.live or not self._loaded
+
+    @property
+    def not_ready_reason(self) -> str:
+        """Why `ready` is false, for people; empty where it is true."""
+        if self._draining:
+            return "the service is shutting down"
+        if not self._loaded:
+            return "no model is loaded"
+        if not self._served.batcher.ready:
+            return "the model is being loaded"
+        age = self.canary_age_seconds
+        if age > self._limits.canary_max_age_seconds:
+            return f"no engine has answered for {age:.0f} s"
+        return ""
+
+    @property
+    def kernel(self) -> str:
+        """Which attention implementation serves; empty before the engine is ready."""
+        return self._served.batcher.kernel
+
+    @property
+    def canary_age_seconds(self) -> float:
+        """Seconds since an engine last answered anything; infinite where none ever did."""
+        return self._served.canary_age_seconds()
+
+    @property
+    def predicted_wait_seconds(self) -> float:
+        """How long an image that came now would wait, as far as those before can tell."""
+        return self._admission.predicted_wait_seconds(self._served)
+
+    @property
+    def active(self) -> int:
+        """Images accepted and not yet answered."""
+        return self._accepted.count
+
+    async def detect(  # noqa: PLR0913 - what a request carries, by keyword
+        self,
+        data: bytes,
+        options: DetectOptions,
+        *,
+        request_id: str,
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        read_ms: float = 0.0,
+    ) -> DetectResult:
+        """Detects in one encoded image.
+
+        Args:
+            data: the image file.
+            options: what is asked for.
+            request_id: for logs and the answer.
+            deadline: monotonic seconds; may only shorten the service's own timeout.
+            priority: who goes first where images wait.
+            read_ms: what the adapter spent on receiving the body, for the timings.
+
+        Returns:
+            The detections in pixels of the image as a person sees it.
+
+        Raises:
+            DetectionError: one subclass for each thing that can go wrong (`service.errors`).
+        """
+        started = time.monotonic()
+        try:
+            latest = started + self._limits.request_timeout_ms / 1000
+            request = ImageRequest(
+                served=self._served,
+                data=data,
+                selection=resolve_options(options, self.model),
+                request_id=request_id,
+                started=started,
+                deadline=latest if deadline is None else min(deadline, latest),
+                priority=priority,
+                read_ms=read_ms,
+            )
+            result = await self._detect(request)
+        except asyncio.CancelledError:
+            self.metrics.cancelled.inc()
+            self._count_failure("cancelled", started)
+            raise
+        except DetectionError as error:
+            self._count_failure(error.code, started)
+            self._tell_of(error, request_id)
+            raise
+        except Exception:
+            self._count_failure("internal", started)
+            raise
+        # The caller's task goes on first, and sends the answer.
+        asyncio.get_running_loop().call_soon(self._count_answer, result.timings)
+        return result
+
+    def swap(self, served: ServedModel) -> ServedModel:
+        """Serves another model from now on; requests under way stay with the one before.
+
+        Returns:
+            The one before; its owner closes it when it is `unused`.
+        """
+        before, self._served = self._served, served
+        self._loaded = True
+        self.metrics.describe_model(served.info)
+        return before
+
+    def unload(self) -> ServedModel:
+        """Serves nothing from now on, until `swap`.
+
+        Returns:
+            What served; its owner closes it when it is `unused`.
+        """
+        self._loaded = False
+        return self._served
+
+    def begin_drain(self) -> None:
+        """Ready no more; requests are still taken, as balancers need a moment to notice."""
+        self._draining = True
+
+    async def drain(self, timeout_seconds: float) -> int:
+        """Refuses new images and waits for those accepted.
+
+        Returns:
+            How many are still unanswered; 0 unless the time ran out.
+        """
+        self._draining = self._refusing = True
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._accepted.gone()
+        except TimeoutError:
+            return self._accepted.count
+        return 0
+
+    def close(self) -> None:
+        """Ends the worker threads; nothing is detected afterwards."""
+        self._draining = self._refusing = True
+        self._decoders.close()
+
+    async def _detect(self, request: ImageRequest) -> DetectResult:
+        with request.served.in_use():
+            lease = self._admit(request)
+            seconds = request.deadline - request.started
+            with self._accepted:
+                try:
+                    async with asyncio.timeout(seconds):
+                        decoded, answer = await self._run(request, lease)
+                except TimeoutError:
+                    raise DeadlineExceeded(f"no answer within {seconds * 1000:.0f} ms") from None
+                finally:
+                    lease.release()
+        return make_result(request, decoded, answer)
+
+    def _admit(self, request: ImageRequest) -> SlotLease:
+        """Lets a request in, or says why not; the lease is its permit.
+
+        Raises:
+            ShuttingDown, NotReady, DeadlineExceeded, Overloaded: as their names say.
+        """
+        if self._refusing:
+            raise ShuttingDown(
+                "the service is shutting down", retry_after_seconds=_DRAINING_RETRY_SECONDS
+            )
+        if not self._loaded:
+            raise NotReady("no model is loaded", retry_after_seconds=_NOT_READY_RETRY_SECONDS)
+        left = request.deadline - request.started
+        return self._admission.admit(request.served, left, request.priority)
+
+    async def _run(
+        self, request: ImageRequest, lease: SlotLease
+    ) -> tuple[ImageInSlot, EngineAnswer]:
+        batcher = request.served.batcher
+        with batcher.expecting():
+            decode = partial(self._decode_into_slot, request, lease)
+            decoded = await self._decoders.run(decode, lease)
+        self._admission.learn_decode(decoded.decode_ms / 1000)
+        height, width = decoded.image.size
+        job = Job(
+            lease=lease,
+            bucket=decoded.image.padded,
+            enqueued_at=time.monotonic(),
+            deadline=request.deadline,
+            image_pixels=height * width,
+            priority=request.priority,
+        )
+        return decoded, await batcher.run(job)
+
+    def _decode_into_slot(
+        self, request: ImageRequest, lease: SlotLease, max_memory_bytes: int | None
+    ) -> ImageInSlot:
+        started = time.monotonic()
+        config = request.served.info.config
+        decoded = decode_image(
+            request.data, config, self._limits.images, max_memory_bytes, lease.pixels
+        )
+        height, width = decoded.pixels.shape[:2]
+        padded = padded_size(height, width, config.bucket_stride)
+        image = SlotImage((height, width), padded, decoded.original_size)
+        lease.describe(image)
+        return ImageInSlot(image, started, time.monotonic())
+
+    def _count_answer(self, timings: StageTimings) -> None:
+        self.metrics.images.labels("ok").inc()
+        self.metrics.statistics.note_answer(timings)
+        self.metrics.observe_timings(timings)
+
+    def _count_failure(self, outcome: str, started: float) -> None:
+        self.metrics.images.labels(outcome).inc()
+        self.metrics.statistics.note_failure(time.monotonic() - started)
+
+    def _tell_of(self, error: DetectionError, request_id: str) -> None:
+        if isinstance(error, Overloaded | NotReady | ShuttingDown):
+            self.metrics.refused.labels(error.code).inc()
+        elif isinstance(error, DeadlineExceeded):
+            self.metrics.expired.inc()
+        # What clients do wrong, and floods of refusals, are for the metrics; our failures are not.
+        tell = _log.warning if isinstance(error, InferenceFailed) else _log.debug
+        tell("not detected", code=error.code, detail=error.detail, request_id=request_id)

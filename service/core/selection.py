@@ -1,0 +1,88 @@
+"""What a request wants of its detections: options checked at admission, applied at the end."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.detections import Detections
+from model.weights.info import ModelInfo
+from service.errors import InvalidOptions
+from service.types import DetectOptions, Priority
+
+_GAP_LABEL = "N/A"  # stands where a data set's ids have a gap; nothing is ever of that class
+PRIORITY_HEADER = "X-Request-Priority"  # over gRPC it is metadata, in small letters
+_LONGEST_NAME = 100  # that is looked at to find a similar one
+_MOST_NAMES = 20  # more would bury the message
+
+
+def parse_priority(value: object) -> Priority:
+    """Reads the priority of a request, as every protocol's header has it; None: the usual one.
+
+    Raises:
+        InvalidOptions: for anything but the name of a priority.
+    """
+    if value is None:
+        return Priority.NORMAL
+    try:
+        return Priority[str(value).strip().upper()]
+    except KeyError:
+        known = " or ".join(priority.name.lower() for priority in Priority)
+        raise InvalidOptions(f"{PRIORITY_HEADER} is {value!r}; it takes {known}") from None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Options with the model's defaults filled in."""
+
+    threshold: float
+    max_detections: int
+    class_ids: frozenset[int] | None  # None: all
+
+    def apply(self, detections: Detections) -> Detections:
+        """The detections that were asked for, best score first."""
+        keep = detections.scores >= np.float32(self.threshold)
+        if self.class_ids is None:  # scores fall: what passes comes first
+            count = min(int(np.count_nonzero(keep)), self.max_detections)
+            return detections if count == len(detections) else detections.keep(slice(count))
+        keep &= np.isin(detections.labels, list(self.class_ids))
+        return detections.keep(keep.nonzero()[0][: self.max_detections])
+
+
+def resolve_options(options: DetectOptions, model: ModelInfo) -> Selection:
+    """Checks a request's options against the model.
+
+    Raises:
+        InvalidOptions: for a threshold outside 0..1, a count outside 1..the model's own, or a
+            label that the model does not know; the message names those it knows.
+    """
+    threshold = model.score_threshold if options.threshold is None else options.threshold
+    if math.isnan(threshold) or not 0.0 <= threshold <= 1.0:
+        raise InvalidOptions(f"threshold must be within 0..1, not {threshold}")
+    most = model.config.max_detections
+    count = most if options.max_detections is None else options.max_detections
+    if not 1 <= count <= most:
+        raise InvalidOptions(f"max_detections must be within 1..{most}, not {count}")
+    return Selection(threshold, count, _class_ids(options.labels, model))
+
+
+def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[int] | None:
+    if labels is None:
+        return None
+    known = {name: index for index, name in enumerate(model.labels) if name != _GAP_LABEL}
+    unknown = [name for name in labels if name not in known]
+    if unknown:
+        raise InvalidOptions(_unknown_label(unknown[0], list(known), model.name))
+    return frozenset(known[name] for name in labels)
+
+
+def _unknown_label(name: str, known: list[str], model_name: str) -> str:
+    name = name[:_LONGEST_NAME]  # comparing costs more than its length
+    names = ", ".join(known[:_MOST_NAMES])
+    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"the model {model_name} has no label {name!r}{hint}; it knows {names}{more}"

@@ -1,0 +1,1 @@
+"""The engine process: owns torch, the model and one device."""

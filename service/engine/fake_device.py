@@ -1,0 +1,141 @@
+"""A device that sleeps: `--engine fake`, so that scheduling and bad days can be tested exactly.
+
+Takes base + per_image x n milliseconds for n images and answers with detections that are a pure
+function of each image's pixels, so that a caller can tell its own answer from a neighbour's. An
+image whose top left pixel has the colour of a fault meets that fault.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from model.config import VARIANTS
+from model.detections import Detections
+from model.labels import CODE_LABELS
+from model.weights.info import ModelInfo
+from service.engine.device import BatchShape, DeviceAnswer
+from service.ipc.messages import FakeDeviceSpec
+
+FAKE_MODEL = ModelInfo(
+    name="fake",
+    version="000000000000",
+    config=VARIANTS["lite-dino-efficientnet-lite0"],
+    labels=CODE_LABELS,
+    score_threshold=0.5,
+    description="A sleeping device: its detections are a function of the pixels, not of the scene.",
+)
+
+_MOST_DETECTIONS = 5
+_SAMPLE_STEP = 16  # pixels; the device should cost sleep, not work
+_SIDE = 0.25  # of a box, relative to the image
+_MEMORY_CHUNK_BYTES = 8 * 1024 * 1024
+_MOST_MEMORY_CHUNKS = 256  # where nothing kills it, the machine must not suffer
+
+
+class FakeFault(RuntimeError):
+    """The exception that an image of the error colour raises, or any after a sticky one."""
+
+
+class FakeDevice:
+    """Sleeps, then answers with `fake_detections`."""
+
+    name = "fake"
+
+    def __init__(self, spec: FakeDeviceSpec) -> None:
+        """Takes `spec.start_ms` to be there."""
+        self.model = FAKE_MODEL
+        self.implementations: Mapping[str, str] = {"kernel": "fake"}
+        self._spec = spec
+        self._lost = False  # as a CUDA context is after an illegal address
+        time.sleep(spec.start_ms / 1000)
+
+    def run(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> DeviceAnswer:
+        """Takes its time; see `service.engine.device.Device.run`.
+
+        Raises:
+            FakeFault: for an image of the error colour, and for any image once there was one
+                of the sticky colour.
+        """
+        started = time.monotonic()
+        self._meet_faults(images)
+        answers = [
+            fake_detections(image, size) for image, size in zip(images, original_sizes, strict=True)
+        ]
+        budget = (self._spec.base_ms + self._spec.per_image_ms * len(images)) / 1000
+        time.sleep(max(0.0, started + budget - time.monotonic()))
+        forward_ms = (time.monotonic() - started) * 1000
+        return DeviceAnswer(answers, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        """None: sleeping is as slow the first time as any other."""
+        return ()
+
+    def is_broken(self, error: Exception) -> bool:
+        """A fake device never breaks: what breaks, here, is the whole process."""
+        return False
+
+    def _meet_faults(self, images: Sequence[npt.NDArray[np.uint8]]) -> None:
+        colours = {image[0, 0].tobytes().hex() for image in images}
+        if _named(self._spec.crash_colour, colours):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if _named(self._spec.hang_colour, colours):
+            threading.Event().wait()
+        if _named(self._spec.memory_colour, colours):
+            _take_memory_until_killed()
+        self._lost |= _named(self._spec.sticky_colour, colours)
+        if self._lost or _named(self._spec.error_colour, colours):
+            raise FakeFault(
+                "the fake device is lost" if self._lost else "an image of the error colour"
+            )
+
+
+def _named(colour: str | None, colours: set[str]) -> bool:
+    return colour is not None and colour.lower() in colours
+
+
+def _take_memory_until_killed() -> None:
+    """Fills memory as a leak would, at most 2 GiB of it, and waits for the end."""
+    chunks = []
+    for _ in range(_MOST_MEMORY_CHUNKS):
+        chunks.append(np.ones(_MEMORY_CHUNK_BYTES, dtype=np.uint8))  # ones: every page is touched
+        time.sleep(0.001)
+    threading.Event().wait()
+
+
+def fake_detections(pixels: npt.NDArray[np.uint8], original_size: tuple[int, int]) -> Detections:
+    """The answer of the fake device for one image.
+
+    Args:
+        pixels: uint8 [h, w, 3], resized.
+        original_size: (H, W) that boxes refer to.
+
+    Returns:
+        One to five detections whose number, classes and places follow from the mean colour of
+        a sample of the pixels and the size; best score first.
+    """
+    sample = pixels[::_SAMPLE_STEP, ::_SAMPLE_STEP]
+    red, green, blue = (float(mean) for mean in sample.mean(axis=(0, 1)))
+    count = 1 + round(red + green + blue) % _MOST_DETECTIONS
+    rows = np.arange(count, dtype=np.float32)
+    left = np.full(count, red / 255 * (1 - _SIDE), dtype=np.float32)
+    top = np.full(count, green / 255 * (1 - _SIDE), dtype=np.float32)
+    boxes = np.stack((left, top, left + _SIDE, top + _SIDE), axis=-1)
+    height, width = original_size
+    scale = np.array((width, height, width, height), dtype=np.float32)
+    return Detections(
+        scores=(0.95 - 0.1 * rows).astype(np.float32),
+        labels=(round(blue) + rows.astype(np.int64)) % len(FAKE_MODEL.labels),
+        boxes_xyxy=boxes * scale,
+    )

@@ -1,0 +1,117 @@
+"""The engine's GPU: a `TorchDevice` whose batches overlap and run as CUDA graphs.
+
+warm-up: run a shape launch by launch, record its graph
+serving: begin batch n+1 while the card computes batch n
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.geometry import usual_buckets
+from service.engine.cuda_card import Card, CudaCard
+from service.engine.device import BatchShape, BatchUnderWay, DeviceAnswer
+from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
+from service.engine.torch_device import TorchDevice, memory_told, pick_device
+from service.ipc.slots import largest_bucket_pixels
+
+
+@dataclass(frozen=True)
+class GpuLimits:
+    """What the engine may be sent, and how much may be recorded; see the settings so named."""
+
+    max_batch_size: int
+    max_batch_pixels: int
+    max_cuda_graphs: int
+
+
+class GpuDevice(TorchDevice):
+    """Runs a model on a GPU.
+
+    Args:
+        path: see `load_predictor`, also for what is raised.
+        device: "cuda" or "cuda:N".
+        threads: see `load_predictor`.
+        precision: see `load_predictor`.
+        limits: of the batches to come.
+        open_card: makes the card of a device.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a device is told
+        self,
+        path: Path | str,
+        device: str,
+        threads: int,
+        precision: str,
+        limits: GpuLimits,
+        *,
+        open_card: Callable[[torch.device], Card] = CudaCard,
+    ) -> None:
+        super().__init__(path, device, threads, precision)
+        most_pixels = max(limits.max_batch_pixels, largest_bucket_pixels(self.model.config))
+        self._pipeline = GpuPipeline(
+            self._predictor,
+            open_card(self._predictor.device),
+            PipelineLimits(limits.max_batch_size, most_pixels),
+            limits.max_cuda_graphs,
+        )
+
+    @property
+    def implementations(self) -> Mapping[str, str]:
+        """Says also how many batch shapes have a CUDA graph."""
+        return {**self._facts, "cuda_graphs": str(len(self._pipeline.graphs))}
+
+    def run(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> DeviceAnswer:
+        """Detects in one batch and waits for it; see `service.engine.device.Device.run`."""
+        return self.begin(images, padded, original_sizes).finish()
+
+    def begin(
+        self,
+        images: Iterable[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> BatchUnderWay:
+        """Starts a batch; see `service.engine.device.OverlappingDevice.begin`.
+
+        Raises:
+            OutOfDeviceMemory: where half the batch may fit.
+        """
+        with memory_told(self._pipeline.wait):  # its copy may be under way yet
+            return self._pipeline.begin(images, padded, original_sizes)
+
+    def record(self, shape: BatchShape) -> None:
+        """Records a CUDA graph; see `service.engine.cuda_graphs`."""
+        self._pipeline.record(shape)
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        """The largest batch, every size of usual buckets, then the other buckets.
+
+        Graphs share their memory: what the first of them takes suffices for all that need less.
+        Where the time does not suffice for all shapes, a busy service misses full batches most.
+        """
+        config = self.model.config
+        usual = usual_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
+        shapes = super().shapes_to_warm(max_batch_size, max_batch_pixels)
+        largest = max(shapes, key=lambda shape: shape.padded_pixels)
+        ordered = sorted(shapes, key=lambda shape: shape.padded not in usual)
+        return [largest, *(shape for shape in ordered if shape != largest)]
+
+
+def open_torch_device(
+    path: Path | str, device: str, threads: int, precision: str, limits: GpuLimits
+) -> TorchDevice:
+    """The device that a setting names, as an engine runs it; see `load_predictor`."""
+    if pick_device(device).startswith("cuda"):
+        return GpuDevice(path, device, threads, precision, limits)
+    return TorchDevice(path, device, threads, precision)

@@ -1,0 +1,134 @@
+"""The engine process: owns the device and the model, runs the batches that the edge rings for.
+
+    doorbell --RunBatch--> main thread (`service.engine.loop`): slots -> Device -> slots
+    doorbell <--BatchDone / BatchFailed-------------------------------------------/
+
+Started by `service.supervision.process` as `python -m service.engine.main`. It ends with
+the edge (end of file on the doorbell, or the kernel's parent-death signal), also in the middle of a
+batch. Signals of the terminal are the edge's business and ignored here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from service.engine.device import Device
+from service.engine.fake_device import FakeDevice
+from service.engine.loop import engine_of
+from service.engine.warm_up import WarmUpLimits, warm_up
+from service.ipc.doorbell import EngineDoorbell
+from service.ipc.messages import Hello, Start, StartFailed
+from service.ipc.slots import SlotMemory
+from service.observability.logs import configure_logs
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_WORST_OOM_SCORE = 1000  # proc_pid_oom_score_adj(5)
+_OOM_SCORE_ADDED = 300  # thousandths of the memory that there is
+
+_log = structlog.get_logger(__name__)
+
+
+def open_device(start: Start) -> Device:
+    """Makes the device that the edge asked for.
+
+    Raises:
+        Exception: whatever keeps it from loading; the edge is told.
+    """
+    if start.engine == "fake":
+        return FakeDevice(start.fake)
+    # torch is loaded here and not above: a fake engine starts without it.
+    from service.engine.gpu_device import GpuLimits, open_torch_device  # noqa: PLC0415
+
+    limits = GpuLimits(start.max_batch_size, start.max_batch_pixels, start.max_cuda_graphs)
+    return open_torch_device(start.model_path, start.device, start.threads, start.precision, limits)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs an engine on descriptors that the edge handed down.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog="service.engine.main", description=__doc__)
+    parser.add_argument("--doorbell-fd", type=int, required=True)
+    parser.add_argument("--slots-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process id of the edge")
+    options = parser.parse_args(arguments)
+    _live_and_die_with(options.parent)
+    _die_before_the_edge()
+    doorbell = EngineDoorbell(socket.socket(fileno=options.doorbell_fd))
+    start = doorbell.receive()
+    if not isinstance(start, Start):
+        return 1
+    configure_logs(start.log_level, start.log_format)
+    threading.Thread(target=_end_with_edge, args=(doorbell,), daemon=True).start()
+    load_started = time.monotonic()
+    try:
+        device = open_device(start)
+        load_seconds = time.monotonic() - load_started
+        warmed = warm_up(
+            device,
+            WarmUpLimits(start.warm_up_seconds, start.max_batch_size, start.max_batch_pixels),
+        )
+    except Exception as error:
+        _log.exception("the engine cannot start")
+        doorbell.send(StartFailed(f"{type(error).__name__}: {error}"))
+        return 1
+    doorbell.send(
+        Hello(
+            pid=os.getpid(),
+            model_name=device.model.name,
+            model_version=device.model.version,
+            device=device.name,
+            implementations=dict(device.implementations),
+            load_seconds=load_seconds,
+            warm_up_seconds=warmed.seconds,
+            warm_up_shapes=warmed.shapes,
+            warm_up_left_out=warmed.left_out,
+        )
+    )
+    engine_of(device, SlotMemory(start.layout, options.slots_fd), doorbell).run()
+    return 0
+
+
+def _end_with_edge(doorbell: EngineDoorbell) -> None:
+    """Ends the process when the edge is gone, also in the middle of a batch."""
+    doorbell.wait_until_edge_is_gone()
+    os._exit(0)
+
+
+def _live_and_die_with(parent: int) -> None:
+    """Ends with the edge however the edge ends, and leaves the terminal's signals to it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(0)
+
+
+def _die_before_the_edge() -> None:
+    """Where memory runs out, the kernel shall end an engine, which is replaced, and not the edge.
+
+    Without this it may take either: the slots that both map count for both.
+    """
+    score = Path("/proc/self/oom_score_adj")
+    try:
+        score.write_text(str(min(_WORST_OOM_SCORE, int(score.read_text()) + _OOM_SCORE_ADDED)))
+    except (OSError, ValueError):  # not Linux, or a sandbox without it
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

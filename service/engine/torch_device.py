@@ -1,0 +1,180 @@
+"""The real device: a `Predictor` on a CPU or a GPU. Loaded by engine processes alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.detections import Detections
+from model.geometry import reachable_buckets
+from model.inference.memory import keep_freed_memory
+from model.inference.network import InferenceDetector
+from model.inference.precision import resolve_precision
+from model.ops import implementation_name
+from model.predictor import Predictor
+from model.weights.checkpoint import load_detector
+from model.weights.info import ModelInfo
+from service.cpus import usable_cpus
+from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
+
+_NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no exception for it
+
+
+def load_predictor(
+    path: Path | str, device: str = "auto", threads: int = 0, precision: str = "auto"
+) -> tuple[Predictor, ModelInfo]:
+    """Loads a weights file for inference, for the engine and for offline commands.
+
+    Args:
+        path: the weights file.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        threads: of torch on the CPU; 0 = as many as this process may use.
+        precision: see `model.inference.precision`.
+
+    Returns:
+        The predictor, and what the file says about itself.
+
+    Raises:
+        CheckpointError: for a file that cannot be used.
+        RuntimeError: for a device that is not there or does not have that precision.
+    """
+    torch.set_num_threads(threads or usable_cpus())
+    chosen = pick_device(device)
+    _, dtype = resolve_precision(precision, chosen)
+    detector, info = load_detector(path, chosen)
+    with torch.inference_mode():
+        network = InferenceDetector(detector, dtype).eval()
+    return Predictor(network, info.config, chosen), info
+
+
+def pick_device(device: str) -> str:
+    """The torch device for a setting.
+
+    Raises:
+        RuntimeError: where a GPU was asked for and there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"device={device}: torch finds no CUDA GPU here")
+    return device
+
+
+@contextmanager
+def memory_told(wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Tells memory that ran out while a batch runs as a device does.
+
+    Args:
+        wait: until the device uses no memory of the batch any more.
+
+    Raises:
+        OutOfDeviceMemory: where half the batch may fit.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        wait()
+        torch.cuda.empty_cache()
+        raise OutOfDeviceMemory(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
+            raise OutOfDeviceMemory("the host has no memory left") from error
+        raise
+
+
+class TorchDevice:
+    """Runs a model with torch, one batch at a time: engines on a CPU, offline commands anywhere."""
+
+    def __init__(
+        self, path: Path | str, device: str, threads: int, precision: str = "auto"
+    ) -> None:
+        """Loads the model; see `load_predictor` for arguments and errors."""
+        self._predictor, self.model = load_predictor(path, device, threads, precision)
+        self.name = str(self._predictor.device)
+        if self.name == "cpu":
+            keep_freed_memory()
+        self._facts = {
+            "kernel": implementation_name(self._predictor.device),
+            "precision": resolve_precision(precision, self._predictor.device)[0],
+            "torch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+        }
+
+    @property
+    def implementations(self) -> Mapping[str, str]:
+        """See `service.engine.device.Device`."""
+        return self._facts
+
+    def run(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> DeviceAnswer:
+        """Detects in one batch; see `service.engine.device.Device.run`.
+
+        Raises:
+            OutOfDeviceMemory: where half the batch may fit.
+        """
+        detections: list[Detections] = []
+        seconds = np.zeros(4)
+        with memory_told():
+            for part in self._predictor.portions(len(images)):
+                found, taken = self._run_together(images[part], padded, original_sizes[part])
+                detections += found
+                seconds += taken
+        assemble_ms, copy_ms, forward_ms, postprocess_ms = (seconds * 1000).tolist()
+        return DeviceAnswer(detections, assemble_ms, forward_ms, postprocess_ms, copy_ms)
+
+    def _run_together(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> tuple[list[Detections], tuple[float, float, float, float]]:
+        """One portion of a batch, and the seconds of its four steps."""
+        predictor, started = self._predictor, time.monotonic()
+        host = predictor.stack(images, padded)
+        assembled = time.monotonic()
+        batch = predictor.copy(*host)
+        copied = assembled if predictor.device.type == "cpu" else self._synchronised()
+        output = predictor.forward(*predictor.normalise(*batch))
+        computed = self._synchronised()
+        found = predictor.postprocess(output, original_sizes)
+        steps = (started, assembled, copied, computed, time.monotonic())
+        assemble, copy, forward, postprocess = np.diff(steps).tolist()
+        return found, (assemble, copy, forward, postprocess)
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        """Every bucket of the model, alone and then in every batch size that runs as one."""
+        config = self.model.config
+        buckets = reachable_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
+        most = max_batch_size if self._predictor.runs_batches_whole else 1
+        return [
+            BatchShape(bucket, images)
+            for images in range(1, most + 1)
+            for bucket in buckets
+            if images == 1 or images * bucket[0] * bucket[1] <= max_batch_pixels
+        ]
+
+    def is_broken(self, error: Exception) -> bool:
+        """Whether the CUDA context is lost: then every later call fails too, health included."""
+        if not self.name.startswith("cuda"):
+            return False
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
+
+    def _synchronised(self) -> float:
+        """The time when the device has done what was asked of it so far, monotonic seconds."""
+        if self._predictor.device.type == "cuda":
+            torch.cuda.synchronize(self._predictor.device)
+        return time.monotonic()

@@ -1,0 +1,1 @@
+"""Decoding threads and their memory, and drawing of results."""

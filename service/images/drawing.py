@@ -1,0 +1,197 @@
+"""The answer as a picture: boxes and labels drawn on the original photo at its full size.
+
+Used by the adapters for `format=image` and by the offline command for `--save`; CPU-bound and
+pure, so callers run it in a worker thread.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from model.detections import Detections
+from model.images.decode import ImageLimits, open_upright
+
+# Told apart by colour-blind people too, and bright enough for black text; the page of
+# `service/rest` uses the same list, so that a class has one colour everywhere.
+CLASS_COLOURS = (
+    "#ffb000",
+    "#35c2ff",
+    "#ff6e8a",
+    "#3ddc84",
+    "#c79bff",
+    "#ffe14d",
+    "#ff8f3f",
+    "#7fe0d4",
+    "#f48be0",
+    "#b6d94c",
+)
+_INK = "#101418"  # text and the casing that sets a box off from a ground of its own colour
+_LOSSY_FORMATS = frozenset({"JPEG", "WEBP"})
+_JPEG_QUALITY = 92
+
+# Sizes as parts of the picture's long side, with floors in pixels.
+_LINES_PER_SIDE, _MIN_LINE = 320, 1
+_LETTERS_PER_SIDE, _MIN_LETTER = 48, 11
+_SMALLEST_LETTER = 7  # below this a label is a smudge, and the box goes without
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Rect = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """An encoded picture and its media type ("image/jpeg" or "image/png")."""
+
+    data: bytes
+    media_type: str
+
+
+def draw_answer(
+    data: bytes | memoryview,
+    detections: Detections,
+    label_names: Sequence[str],
+    limits: ImageLimits,
+) -> DrawnImage:
+    """Draws an answer on the photo it was made from.
+
+    Args:
+        data: the encoded photo.
+        detections: boxes in pixels of the photo as a person sees it.
+        label_names: indexed by class id.
+        limits: as for `images.decode_image`.
+
+    Returns:
+        A picture of the photo's full size: JPEG for a lossy photo, else PNG.
+
+    Raises:
+        InvalidImage: as `images.open_upright`; so are UnsupportedImage and ImageTooLarge.
+    """
+    picture, source_format = open_upright(data, limits)
+    draw_detections(picture, detections, label_names)
+    encoded = io.BytesIO()
+    if source_format in _LOSSY_FORMATS:
+        picture.save(encoded, "JPEG", quality=_JPEG_QUALITY)
+        return DrawnImage(encoded.getvalue(), "image/jpeg")
+    # A low level: photos gain little from more and take seconds.
+    picture.save(encoded, "PNG", compress_level=1)
+    return DrawnImage(encoded.getvalue(), "image/png")
+
+
+def draw_detections(
+    picture: Image.Image, detections: Detections, label_names: Sequence[str]
+) -> None:
+    """Draws boxes with class names and scores into an RGB picture, in place.
+
+    Args:
+        picture: mode RGB, of the size that the boxes refer to.
+        detections: best first; the best are drawn last, over the others.
+        label_names: indexed by class id.
+    """
+    canvas = ImageDraw.Draw(picture)
+    long_side = max(picture.size)
+    line = max(_MIN_LINE, round(long_side / _LINES_PER_SIDE))
+    boxes = [_pixel_box(box, picture.size) for box in detections.boxes_xyxy.tolist()]
+    classes = detections.labels.tolist()
+    for box, class_id in zip(reversed(boxes), reversed(classes), strict=True):
+        _draw_box(canvas, box, class_colour(class_id), line)
+    labels = _LabelWriter(canvas, picture.size)
+    for box, class_id, score in zip(boxes, classes, detections.scores.tolist(), strict=True):
+        name = label_names[class_id] if 0 <= class_id < len(label_names) else str(class_id)
+        labels.write(f"{name} {score:.2f}", box, class_colour(class_id))
+
+
+def class_colour(class_id: int) -> str:
+    """The colour of a class, "#rrggbb"."""
+    return CLASS_COLOURS[class_id % len(CLASS_COLOURS)]
+
+
+def _pixel_box(box: Sequence[float], size: tuple[int, int]) -> _Rect:
+    """A box on whole pixels inside the picture, at least one pixel large."""
+    width, height = size
+    left = min(max(round(min(box[0], box[2])), 0), width - 1)
+    top = min(max(round(min(box[1], box[3])), 0), height - 1)
+    right = min(max(round(max(box[0], box[2])), left + 1), width)
+    bottom = min(max(round(max(box[1], box[3])), top + 1), height)
+    return left, top, right, bottom
+
+
+def _draw_box(canvas: ImageDraw.ImageDraw, box: _Rect, colour: str, line: int) -> None:
+    left, top, right, bottom = box
+    casing = max(1, line // 3)
+    canvas.rectangle(
+        (left - casing, top - casing, right - 1 + casing, bottom - 1 + casing),
+        outline=_INK,
+        width=line + 2 * casing,
+    )
+    canvas.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
+
+
+class _LabelWriter:
+    """Writes labels into one picture, each where it hides no earlier one."""
+
+    def __init__(self, canvas: ImageDraw.ImageDraw, picture_size: tuple[int, int]) -> None:
+        self._canvas = canvas
+        self._picture_size = picture_size
+        self._taken: list[_Rect] = []
+        self._fonts: dict[int, _Font] = {}  # by letter size; each takes milliseconds to make
+
+    def write(self, text: str, box: _Rect, colour: str) -> None:
+        """Writes a box's label, smaller where the picture is too narrow, or not at all."""
+        size = max(_MIN_LETTER, round(max(self._picture_size) / _LETTERS_PER_SIDE))
+        while size >= _SMALLEST_LETTER:
+            wide, high = self._plate_size(text, size)
+            if wide <= self._picture_size[0] and high <= self._picture_size[1]:
+                place = _place_label(box, (wide, high), self._picture_size, self._taken)
+                self._taken.append(place)
+                self._write_at(place, text, size, colour)
+                return
+            size -= 1
+
+    def _write_at(self, place: _Rect, text: str, size: int, colour: str) -> None:
+        left, top, right, bottom = place
+        self._canvas.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+        anchor = (left + _label_pad(size), (top + bottom) / 2)
+        self._canvas.text(anchor, text, fill=_INK, font=self._font(size), anchor="lm")
+
+    def _plate_size(self, text: str, size: int) -> tuple[int, int]:
+        pad = 2 * _label_pad(size)
+        width = self._canvas.textlength(text, font=self._font(size))
+        return round(width) + pad, round(size * 1.15) + pad
+
+    def _font(self, size: int) -> _Font:
+        if size not in self._fonts:
+            self._fonts[size] = ImageFont.load_default(size)
+        return self._fonts[size]
+
+
+def _label_pad(letter_size: int) -> int:
+    return max(1, letter_size // 5)
+
+
+def _place_label(
+    box: _Rect, label_size: tuple[int, int], picture_size: tuple[int, int], taken: list[_Rect]
+) -> _Rect:
+    """Above the box, else below, else inside it; the first that is free, or the first."""
+    (left, top, right, bottom), (wide, high) = box, label_size
+    candidates = []
+    for x, y in (
+        (left, top - high),
+        (left, bottom),
+        (left, top),
+        (right - wide, top - high),
+        (right - wide, bottom),
+        (left, bottom - high),
+    ):
+        x_inside = min(max(x, 0), picture_size[0] - wide)
+        y_inside = min(max(y, 0), picture_size[1] - high)
+        candidates.append((x_inside, y_inside, x_inside + wide, y_inside + high))
+    free = (place for place in candidates if not any(_overlap(place, other) for other in taken))
+    return next(free, candidates[0])
+
+
+def _overlap(one: _Rect, other: _Rect) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,351 @@
+"""Shared-memory slots: how pixels reach the engine and detections come back, without a copy more.
+
+A fixed number of slots lives in one anonymous memory file. The edge maps it, passes its descriptor
+to each engine, and the kernel frees it when the last of them is gone: nothing can leak, whoever is
+killed. A slot holds one image from its decoding to its answer:
+
+    header   generation, h, w, padded H, W, original H, W      written by the edge
+    image    uint8 [h, w, 3] RGB, resized, without padding      written by the edge
+    result   generation, count, then float32 columns:           written by the engine
+             scores [max_detections], labels [...], boxes_xyxy [..., 4]
+
+Having no free slot is the back-pressure (`Overloaded`). Each lease of a slot has a generation of
+its own, which travels with every batch; an engine that holds an old one neither reads nor writes,
+and a result of an old one is not taken. A killed engine's slots are leased anew only after the
+process is reaped (`service.supervision.supervisor`), so not even a write in progress meets the
+next owner.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.config import ModelConfig
+from model.detections import Detections
+from model.geometry import padded_size
+from service.errors import Overloaded
+from service.types import Priority
+
+_HEADER = struct.Struct("=7q")
+_HEADER_BYTES = 64  # a cache line: the header and spare room
+_RESULT_HEADER = struct.Struct("=2q")
+_RESULT_HEADER_BYTES = 64
+_COLUMNS = 6  # score, label, four corners
+_CHANNELS = 3
+_PAGE = 4096
+
+
+_Column = npt.NDArray[np.float32]
+_ResultColumns = tuple[_Column, _Column, _Column]
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """Sizes that the edge and its engines agree on."""
+
+    count: int  # slots
+    image_bytes: int  # of the image area: the largest resized image fits
+    max_detections: int  # rows of the result area
+
+    @property
+    def result_offset(self) -> int:
+        """Where a slot's result begins, in bytes from the slot."""
+        return _HEADER_BYTES + -(-self.image_bytes // 64) * 64
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one slot to the next: whole pages, so that unused ones cost nothing."""
+        result_bytes = _RESULT_HEADER_BYTES + 4 * _COLUMNS * self.max_detections
+        return -(-(self.result_offset + result_bytes) // _PAGE) * _PAGE
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the memory file."""
+        return self.count * self.stride
+
+
+class SlotImage(NamedTuple):
+    """What a slot's header says of its image; sizes are (height, width) in pixels."""
+
+    size: tuple[int, int]  # resized, as it lies in the slot
+    padded: tuple[int, int]  # its bucket
+    original_size: tuple[int, int]  # as a person sees it; boxes refer to it
+
+
+def largest_bucket_pixels(config: ModelConfig) -> int:
+    """Padded pixels of the largest image that the input rule of a model lets through."""
+    height, width = padded_size(config.shortest_side, config.longest_side, config.bucket_stride)
+    return height * width
+
+
+def slot_layout(config: ModelConfig, count: int) -> SlotLayout:
+    """The layout for a model's images and results."""
+    return SlotLayout(
+        count=count,
+        image_bytes=largest_bucket_pixels(config) * _CHANNELS,
+        max_detections=config.max_detections,
+    )
+
+
+class SlotMemory:
+    """The mapped memory file; both sides read and write slots through it."""
+
+    def __init__(self, layout: SlotLayout, fd: int) -> None:
+        """Maps the file.
+
+        Args:
+            layout: of the file behind `fd`.
+            fd: a descriptor of it; it becomes this object's to close.
+        """
+        self.layout = layout
+        self.fd = fd
+        self._stride = layout.stride
+        self._result_offset = layout.result_offset
+        self._map = mmap.mmap(fd, layout.total_bytes)
+        self._results: dict[int, _ResultColumns] = {}
+        self._bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+
+    @classmethod
+    def create(cls, layout: SlotLayout) -> SlotMemory:
+        """Makes the memory file: in RAM where the system can, else unlinked at birth."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("lite-detr-slots", os.MFD_CLOEXEC)
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, layout.total_bytes)
+        return cls(layout, fd)
+
+    def close(self) -> None:
+        """Unmaps the memory. Arrays handed out before keep it mapped until they are gone."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
+        self._results.clear()
+        self._bytes = np.empty(0, dtype=np.uint8)
+        try:
+            self._map.close()
+        except BufferError:  # someone still looks at pixels; the map goes with the last view
+            return
+
+    def write_header(self, slot: int, generation: int, image: SlotImage) -> None:
+        """Describes the image of a slot (edge)."""
+        sizes = *image.size, *image.padded, *image.original_size
+        _HEADER.pack_into(self._map, slot * self._stride, generation, *sizes)
+
+    def read_header(self, slot: int, generation: int) -> SlotImage:
+        """Reads what a slot holds (engine).
+
+        Raises:
+            StaleSlot: where the slot belongs to another lease by now.
+        """
+        self._check_index(slot)
+        found, *sizes = _HEADER.unpack_from(self._map, slot * self._stride)
+        if found != generation:
+            raise StaleSlot(slot, generation, found)
+        return SlotImage((sizes[0], sizes[1]), (sizes[2], sizes[3]), (sizes[4], sizes[5]))
+
+    def clear_header(self, slot: int, generation: int) -> None:
+        """Gives a slot to a new lease: whoever holds an older generation finds it stale."""
+        _HEADER.pack_into(self._map, slot * self._stride, generation, 0, 0, 0, 0, 0, 0)
+
+    def pixels(self, slot: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The image area as uint8 [h, w, 3], a view.
+
+        Raises:
+            ValueError: where an image of that size does not fit.
+        """
+        num_bytes = size[0] * size[1] * _CHANNELS
+        if num_bytes > self.layout.image_bytes:
+            raise ValueError(f"an image of {size} pixels does not fit a slot")
+        start = slot * self._stride + _HEADER_BYTES
+        return self._bytes[start : start + num_bytes].reshape(*size, _CHANNELS)
+
+    def write_result(self, slot: int, generation: int, detections: Detections) -> None:
+        """Puts an answer into a slot (engine); rows beyond `max_detections` are cut.
+
+        Raises:
+            StaleSlot: where the slot belongs to another lease by now; nothing is written.
+        """
+        self.read_header(slot, generation)
+        count = min(len(detections), self.layout.max_detections)
+        scores, labels, boxes = self._columns(slot)
+        scores[:count] = detections.scores[:count]
+        labels[:count] = detections.labels[:count]
+        boxes[:count] = detections.boxes_xyxy[:count]
+        _RESULT_HEADER.pack_into(self._map, self._result_start(slot), generation, count)
+
+    def read_result(self, slot: int, generation: int) -> Detections:
+        """Copies an answer out of a slot (edge).
+
+        Raises:
+            StaleSlot: where the result is not of this lease.
+            ValueError: where the count is impossible.
+        """
+        found, count = _RESULT_HEADER.unpack_from(self._map, self._result_start(slot))
+        if found != generation:
+            raise StaleSlot(slot, generation, found)
+        if not 0 <= count <= self.layout.max_detections:
+            raise ValueError(f"slot {slot} claims {count} detections")
+        scores, labels, boxes = self._columns(slot)
+        return Detections(
+            scores=scores[:count].copy(),
+            labels=labels[:count].astype(np.int64),
+            boxes_xyxy=boxes[:count].copy(),
+        )
+
+    def _check_index(self, slot: int) -> None:
+        if not 0 <= slot < self.layout.count:
+            raise ValueError(f"there is no slot {slot}")
+
+    def _result_start(self, slot: int) -> int:
+        return slot * self._stride + self._result_offset
+
+    def _columns(self, slot: int) -> _ResultColumns:
+        """Views of scores [max], labels [max] and boxes [max, 4]; kept, for numpy is slow."""
+        columns = self._results.get(slot)
+        if columns is None:
+            columns = self._results[slot] = self._make_columns(slot)
+        return columns
+
+    def _make_columns(self, slot: int) -> _ResultColumns:
+        rows = self.layout.max_detections
+        start = self._result_start(slot) + _RESULT_HEADER_BYTES
+        columns = self._bytes[start : start + 4 * _COLUMNS * rows].view(np.float32)
+        return columns[:rows], columns[rows : 2 * rows], columns[2 * rows :].reshape(rows, 4)
+
+
+class StaleSlot(RuntimeError):
+    """A slot was asked for by a lease that is over."""
+
+    def __init__(self, slot: int, expected: int, found: int) -> None:
+        """Names the slot and both generations."""
+        super().__init__(f"slot {slot} is of generation {found}, not {expected}")
+
+
+class SlotLease:
+    """One request's hold on one slot.
+
+    Counts who needs the slot: the request itself, a thread that decodes into it, the batcher
+    while the engine may touch it. The last to release frees it. Event loop thread only.
+    """
+
+    __slots__ = ("_holders", "_pool", "generation", "slot")
+
+    def __init__(self, pool: SlotPool, slot: int, generation: int) -> None:
+        """Begins with one holder, the request; `SlotPool.acquire` makes leases."""
+        self.slot = slot
+        self.generation = generation
+        self._pool = pool
+        self._holders = 1
+
+    def retain(self) -> None:
+        """Adds a holder."""
+        assert self._holders > 0, "a freed slot cannot be held"
+        self._holders += 1
+
+    def release(self) -> None:
+        """Takes a holder away; without any the slot is free."""
+        assert self._holders > 0, "a slot was freed twice"
+        self._holders -= 1
+        if self._holders == 0:
+            self._pool._free(self.slot)
+
+    def write_image(self, pixels: npt.NDArray[np.uint8], image: SlotImage) -> None:
+        """Copies resized pixels [h, w, 3] into the slot and describes them (any thread)."""
+        np.copyto(self.pixels(image.size), pixels)
+        self.describe(image)
+
+    def pixels(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Where the resized pixels go, [h, w, 3] (any thread); see `SlotMemory.pixels`."""
+        return self._pool.memory.pixels(self.slot, size)
+
+    def describe(self, image: SlotImage) -> None:
+        """Says what the slot's pixels are, once they are there (any thread)."""
+        self._pool.memory.write_header(self.slot, self.generation, image)
+
+    def read_result(self) -> Detections:
+        """Copies the engine's answer out of the slot."""
+        return self._pool.memory.read_result(self.slot, self.generation)
+
+
+class SlotPool:
+    """Hands out slots (edge, event loop thread only)."""
+
+    def __init__(self, memory: SlotMemory, kept_for_high: int = 0) -> None:
+        """Starts with every slot free.
+
+        Args:
+            memory: the slots.
+            kept_for_high: so many of them are for requests of high priority alone.
+        """
+        self.memory = memory
+        self._kept_for_high = kept_for_high
+        self._reserved = 0
+        # Last in, first out: under light load the same few slots stay in use, so the pages of
+        # the others are never touched and cost no memory.
+        self._free_slots = list(range(memory.layout.count - 1, -1, -1))
+        self._generation = 0
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are leased."""
+        return self.count - len(self._free_slots)
+
+    @property
+    def count(self) -> int:
+        """How many slots there are for requests, of either priority."""
+        return self.memory.layout.count - self._reserved
+
+    def acquire(
+        self, priority: Priority = Priority.NORMAL, retry_after_seconds: int = 1
+    ) -> SlotLease:
+        """Leases a slot.
+
+        Args:
+            priority: of the request.
+            retry_after_seconds: told to the client where there is none.
+
+        Raises:
+            Overloaded: where every slot that the request may have is in use.
+        """
+        kept = 0 if priority is Priority.HIGH else self._kept_for_high
+        if len(self._free_slots) <= kept:
+            raise Overloaded(
+                f"all {self.count - kept} places are taken; try again later",
+                retry_after_seconds=retry_after_seconds,
+            )
+        lease = SlotLease(self, self._free_slots.pop(), 0)
+        self.renew(lease)
+        return lease
+
+    def reserve(self) -> SlotLease:
+        """Leases a slot for good, for the service's own images; it is not among `count`."""
+        lease = SlotLease(self, self._free_slots.pop(0), 0)
+        self._reserved += 1
+        self.renew(lease)
+        return lease
+
+    def renew(self, lease: SlotLease) -> None:
+        """Gives a lease a new generation: what was written under the old one is stale."""
+        self._generation += 1
+        lease.generation = self._generation
+        self.memory.clear_header(lease.slot, self._generation)
+
+    def close(self) -> None:
+        """Gives the memory back; no lease is usable afterwards."""
+        self.memory.close()
+
+    def _free(self, slot: int) -> None:
+        if self.memory.fd >= 0:
+            self.memory.clear_header(slot, 0)
+            self._free_slots.append(slot)

@@ -1,0 +1,83 @@
+"""Log lines: JSON on stderr (text on a terminal), the same for our code and for libraries.
+
+Call `configure_logs` once a process. A line that is written while a request is under way carries
+the request's id and that of its trace, whoever writes it; so does whatever is bound with
+`structlog.contextvars`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import orjson
+import structlog
+from structlog.typing import EventDict
+
+from service.observability.request_scope import current_scope
+
+# Their routine lines say what the service says itself, or say it for each request.
+_QUIET = ("uvicorn.access", "uvicorn.error", "asyncio", "PIL", "multipart", "python_multipart")
+
+
+def configure_logs(level: str, log_format: str) -> None:
+    """Routes structlog and the standard library's logging to stderr, in one format.
+
+    Args:
+        level: "debug", "info", "warning" or "error".
+        log_format: "json", "console" or "auto" (console on a terminal).
+    """
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        _add_names,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    if console:
+        last: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    else:
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _add_names(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Names the request; looked up when a line is written, so that silence costs nothing."""
+    scope = current_scope()
+    if scope is not None:
+        event.setdefault("request_id", scope.request_id)
+        event.setdefault("trace_id", scope.trace.trace_id)
+    return event
+
+
+def _to_json(event: Any, **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()

@@ -1,0 +1,1 @@
+"""Keeps engine processes alive: starts, watches and replaces them."""

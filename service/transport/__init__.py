@@ -1,0 +1,1 @@
+"""HTTP and gRPC servers: what every adapter of a protocol shares."""

@@ -1,0 +1,119 @@
+"""uvicorn, run by us: our signals, connections within bounds, and a drain that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from service.settings import Settings
+from service.transport.http_connection import Door, GuardedConnection
+from service.transport.last_arrivals import has_unread, take_no_more
+
+_BACKLOG = 2048
+_LAST_CONNECTIONS_SECONDS = 1.0  # at most, for those that are made and not accepted yet
+_LOOK_AGAIN_SECONDS = 0.005
+_OTHER_DESCRIPTORS = 256  # beside connections: gRPC's, engines', log files
+
+
+class HttpServer(uvicorn.Server):
+    """One listening socket and an ASGI application behind it."""
+
+    def __init__(
+        self,
+        app: Any,
+        settings: Settings,
+        listener: socket.socket,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Prepares a server.
+
+        Args:
+            app: an ASGI application.
+            settings: its limits and timeouts.
+            listener: bound and listening; closed by the server when it drains.
+            tls: set where it speaks HTTPS; connections made later use what it holds then.
+        """
+        self._door = Door(
+            head_timeout_seconds=settings.header_timeout_seconds,
+            send_timeout_seconds=settings.send_timeout_seconds,
+            max_connections=settings.max_connections,
+        )
+        _allow_descriptors(settings.max_connections + _OTHER_DESCRIPTORS)
+        self._listener = listener
+        protocol = type("_Connection", (GuardedConnection,), {"door": self._door})
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=settings.keep_alive_timeout_seconds,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
+            )
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._listener.getsockname()[1])
+
+    async def run_until_drained(self) -> None:
+        """Serves until `drain` is called and every request that came before is answered."""
+        await self.serve(sockets=[self._listener])
+
+    def drain(self) -> None:
+        """Takes no new connection, lets every open one finish its request, then ends."""
+        self.should_exit = True
+
+    def give_up(self) -> None:
+        """Ends without waiting for requests that are still open."""
+        self.should_exit = self.force_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals alone: `service.app` handles them."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the door, then does as uvicorn does."""
+        self._door.closing = True
+        take_no_more(self._listener)
+        end = time.monotonic() + _LAST_CONNECTIONS_SECONDS
+        while has_unread(self._listener) and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # libuv accepts one at each turn of the loop
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Binds and listens, so that a taken port is told before anything is started.
+
+    Args:
+        host: an address or a name.
+        port: 0 picks a free one.
+
+    Raises:
+        OSError: where that is not possible.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _allow_descriptors(count: int) -> None:
+    """Lets this process open so many files, as far as the system lets it say so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

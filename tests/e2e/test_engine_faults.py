@@ -1,0 +1,219 @@
+"""The spine with real processes when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from service.build import open_detector, open_spine
+from service.core.detector import Detector
+from service.engine.fake_device import FAKE_MODEL
+from service.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    ShuttingDown,
+)
+from service.supervision.spec import EngineStartError
+from service.types import DetectResult
+from tests.support.fake_service import assert_is_answer_to, detect, fake_settings, value
+from tests.support.pictures import solid_png
+
+POISON = (250, 1, 2)
+POISON_HEX = "fa0102"
+
+
+async def _until(holds: object, timeout_seconds: float = 30.0) -> None:
+    assert callable(holds)
+    async with asyncio.timeout(timeout_seconds):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def _engine_pid(detector: Detector) -> int:
+    [pid] = detector.served.engine_pids
+    assert pid is not None
+    return pid
+
+
+def _pictures(count: int) -> list[bytes]:
+    return [solid_png((number, 255 - number, 7), 64, 48) for number in range(count)]
+
+
+async def _detect_all(
+    detector: Detector, pictures: list[bytes]
+) -> list[DetectResult | BaseException]:
+    return await asyncio.gather(
+        *(detect(detector, data) for data in pictures), return_exceptions=True
+    )
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_engine_that_dies_or_freezes_under_load_costs_no_answer(
+    death: signal.Signals,
+) -> None:
+    settings = fake_settings(slots=40, fake_per_image_ms=4, watchdog_seconds=1.5)
+    async with open_detector(settings) as detector:
+        pictures = _pictures(40)
+        answers = asyncio.create_task(_detect_all(detector, pictures))
+        await _until(lambda: value(detector, "images_total", outcome="ok"))
+        os.kill(_engine_pid(detector), death)
+        await _until(lambda: not detector.ready)
+        assert "loaded" in detector.not_ready_reason
+        with pytest.raises(NotReady) as refusal:
+            await detect(detector, pictures[0])
+        assert refusal.value.retry_after_seconds
+        for data, result in zip(pictures, await answers, strict=True):
+            assert isinstance(result, DetectResult), result
+            assert_is_answer_to(data, result)
+        assert detector.ready
+        assert detector.live
+        assert value(detector, "slots_in_use") == 0
+        reason = "exit" if death is signal.SIGKILL else "stopped"
+        assert value(detector, "engine_restarts_total", reason=reason) == 1
+        assert value(detector, "replayed_total")
+
+
+@pytest.mark.parametrize("fault", ["crash", "error"])
+async def test_a_poison_image_fails_alone(fault: str) -> None:
+    settings = fake_settings(**{f"fake_{fault}_colour": POISON_HEX}, max_wait_ms=200)
+    async with open_detector(settings) as detector:
+        pictures = _pictures(7)
+        pictures.insert(3, solid_png(POISON))
+        results = await _detect_all(detector, pictures)
+        for number, (data, result) in enumerate(zip(pictures, results, strict=True)):
+            if number == 3:
+                assert isinstance(result, InferenceFailed)
+            else:
+                assert isinstance(result, DetectResult), result
+                assert_is_answer_to(data, result)
+        await _until(lambda: detector.ready)
+        assert detector.live
+        assert value(detector, "slots_in_use") == 0
+
+
+async def test_an_image_that_hangs_the_engine_is_given_up() -> None:
+    settings = fake_settings(fake_hang_colour=POISON_HEX, watchdog_seconds=0.5)
+    async with open_detector(settings) as detector:
+        with pytest.raises(InferenceFailed):
+            await detect(detector, solid_png(POISON))
+        await _until(lambda: detector.ready)
+        assert value(detector, "engine_restarts_total", reason="hang") == 2
+
+
+async def test_restarts_without_end_fail_liveness() -> None:
+    settings = fake_settings(fake_crash_colour=POISON_HEX, storm_restarts=2)
+    async with open_detector(settings) as detector:
+        with pytest.raises(InferenceFailed):
+            await detect(detector, solid_png(POISON))
+        assert not detector.live
+
+
+async def test_beyond_the_slots_requests_are_told_to_come_back() -> None:
+    settings = fake_settings(slots=4, fake_base_ms=30)
+    async with open_detector(settings) as detector:
+        pictures = _pictures(12)
+        results = await _detect_all(detector, pictures)
+        assert all(isinstance(result, DetectResult) for result in results[:4])
+        for refusal in results[4:]:
+            assert isinstance(refusal, Overloaded)
+            assert refusal.retry_after_seconds
+        assert value(detector, "refused_total", reason="overloaded") == 8
+        assert_is_answer_to(pictures[9], await detect(detector, pictures[9]))
+
+
+async def test_an_answer_later_than_its_deadline_is_not_waited_for() -> None:
+    settings = fake_settings(fake_base_ms=400, request_timeout_ms=10_000)
+    async with open_detector(settings) as detector:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await detect(detector, solid_png((1, 1, 1)), deadline=started + 0.2)
+        assert value(detector, "slots_in_use") == 1  # the engine has it
+        await _until(lambda: value(detector, "slots_in_use") == 0)
+        assert value(detector, "engine_restarts_total", reason="exit") is None
+
+
+async def test_expired_and_cancelled_work_never_reaches_the_engine() -> None:
+    settings = fake_settings(fake_base_ms=300, max_batch_size=1)
+    async with open_detector(settings) as detector:
+        pictures = _pictures(6)
+        first = [asyncio.create_task(detect(detector, data)) for data in pictures[:2]]
+        await _until(lambda: value(detector, "batch_size_count") == 2)
+        deadline = time.monotonic() + 0.1
+        late = [asyncio.create_task(detect(detector, pictures[2], deadline=deadline))]
+        gone = [asyncio.create_task(detect(detector, data)) for data in pictures[3:]]
+        await _until(lambda: value(detector, "queue_depth") == 4)
+        for task in gone:
+            task.cancel()
+        results = await asyncio.gather(*first, *late, *gone, return_exceptions=True)
+        kinds = [DetectResult] * 2 + [DeadlineExceeded] + [asyncio.CancelledError] * 3
+        assert [type(result) for result in results] == kinds
+        assert value(detector, "batch_size_count") == 2
+        assert (value(detector, "expired_total"), value(detector, "cancelled_total")) == (1, 3)
+        assert value(detector, "slots_in_use") == 0
+
+
+async def test_a_drain_answers_what_was_accepted_and_refuses_the_rest() -> None:
+    async with open_detector(fake_settings(fake_base_ms=20)) as detector:
+        pictures = _pictures(20)
+        tasks = [asyncio.create_task(detect(detector, data)) for data in pictures]
+        await asyncio.sleep(0)
+        detector.begin_drain()
+        assert not detector.ready
+        assert_is_answer_to(pictures[0], await detect(detector, pictures[0]))
+        drained = asyncio.create_task(detector.drain(30))
+        await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await detect(detector, pictures[0])
+        assert await drained == 0
+        for data, task in zip(pictures, tasks, strict=True):
+            assert_is_answer_to(data, task.result())
+
+
+async def test_a_drain_that_takes_too_long_says_how_many_are_left() -> None:
+    async with open_detector(fake_settings(fake_hang_colour=POISON_HEX)) as detector:
+        task = asyncio.create_task(detect(detector, solid_png(POISON)))
+        await _until(lambda: value(detector, "batch_size_count") == 1)
+        assert await detector.drain(0.01) == 1
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_before_the_engine_is_warm_requests_are_refused_and_leaving_is_quick() -> None:
+    async with open_spine(fake_settings(fake_start_ms=60_000)) as spine:
+        assert not spine.detector.ready
+        assert spine.detector.live
+        with pytest.raises(NotReady):
+            await detect(spine.detector, solid_png((1, 2, 3)))
+        await _until(lambda: spine.detector.served.engine_pids[0] is not None)
+
+
+async def test_an_engine_that_is_not_warm_in_time_is_replaced() -> None:
+    settings = fake_settings(fake_start_ms=60_000, start_timeout_seconds=0.05, storm_restarts=2)
+    async with open_spine(settings) as spine:
+        await _until(lambda: not spine.detector.live)
+        assert value(spine.detector, "engine_restarts_total", reason="start_timeout")
+
+
+async def test_no_engine_outlives_its_edge() -> None:
+    async with open_detector(fake_settings()) as detector:
+        pid = _engine_pid(detector)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_an_engine_that_says_it_cannot_start_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.build.FAKE_MODEL", replace(FAKE_MODEL, version="f" * 12))
+    with pytest.raises(EngineStartError, match="version 000000000000"):
+        async with open_detector(fake_settings()):
+            pass

@@ -1,0 +1,289 @@
+"""A running service whose weights file is replaced: swapped in whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model.weights.checkpoint import load_detector, save_checkpoint
+from model.weights.info import read_model_info, resolve_model
+from service.build import Spine, open_spine
+from service.core.detector import Detector
+from service.core.model_control import ModelLoadFailed, UnknownModel
+from service.errors import NotReady
+from tests.support.fake_service import detect, fake_settings, value
+from tests.support.live_load import HttpClient
+from tests.support.pictures import solid_png
+from tests.support.running import gone
+from tests.support.small_weights import LABELS, SMALL, weights_of, write_small
+from tests.support.watched_service import WatchedService
+
+PICTURE = solid_png((90, 120, 150), 64, 48)
+
+
+def _put(path: Path, write: Callable[[Path], object]) -> str:
+    """Another file in its place, by rename; returns its version."""
+    fresh = path.with_name("fresh.safetensors")
+    write(fresh)
+    version = read_model_info(fresh).version
+    fresh.rename(path)
+    return version
+
+
+def _put_bytes(path: Path, data: bytes) -> None:
+    fresh = path.with_name("fresh.safetensors")
+    fresh.write_bytes(data)
+    fresh.rename(path)
+
+
+def _with_seed(seed: int) -> Callable[[Path], object]:
+    return lambda path: write_small(path, seed=seed)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "small.safetensors"
+    write_small(path, seed=0)
+    return path
+
+
+@asynccontextmanager
+async def _serving(weights: Path, **overrides: object) -> AsyncIterator[Spine]:
+    settings = fake_settings(engine="torch", model=str(weights), device="cpu", **overrides)
+    async with open_spine(settings) as spine:
+        await spine.first_ready
+        yield spine
+
+
+async def _until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(150):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+class Load:
+    """Detects without end and notes which version answered."""
+
+    def __init__(self, detector: Detector, clients: int = 4) -> None:
+        self.versions: Counter[str] = Counter()
+        self.order: list[str] = []
+        self._detector = detector
+        self._stop = False
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(clients)]
+
+    async def _work(self) -> None:
+        while not self._stop:
+            result = await detect(self._detector, PICTURE)
+            self.versions[result.model_version] += 1
+            self.order.append(result.model_version)
+
+    async def stop(self) -> None:
+        """Raises what any request met."""
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+
+
+async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
+    weights: Path,
+) -> None:
+    """Two loads at once, the last of them of another name, shape and labels."""
+    old = read_model_info(weights).version
+    async with _serving(weights) as spine:
+        load = Load(spine.detector)
+        await _until(lambda: load.versions[old])
+        [before] = spine.detector.served.engine_pids
+        middle = _put(weights, _with_seed(1))
+        others = _children()
+        first = asyncio.create_task(spine.control.load("small"))
+        await _until(lambda: _children() - others)  # its file is held by then
+        new = _put(weights, _write_another_model)
+        await spine.control.load(str(weights))
+        await first
+        await _until(lambda: load.versions[new] > 3)
+        await load.stop()
+        assert list(dict.fromkeys(load.order)) in ([old, middle, new], [old, new])
+        first_new = load.order.index(new)
+        # Those under way were answered by the one before: one a client at most.
+        assert sum(version != new for version in load.order[first_new:]) <= 4
+        assert before is not None
+        assert await asyncio.to_thread(gone, before)
+        result = await detect(spine.detector, solid_png((1, 2, 3), 400, 300))
+        assert (result.model_name, result.model_version) == ("another", new)
+        assert result.label_names == ("CAT", "DOG", "BIRD")
+        info = {"name": "another", "version": new, "variant": "small"}
+        assert value(spine.detector, "model_info", **info) == 1
+
+
+def _write_another_model(path: Path) -> None:
+    sides = {"shortest_side": SMALL.shortest_side // 2, "longest_side": SMALL.longest_side // 2}
+    config = replace(SMALL, **sides)  # type: ignore[arg-type]
+    names = [label.upper() for label in LABELS]
+    save_checkpoint(path, weights_of(config, 6), config, names, score_threshold=0.1, name="another")
+
+
+def _children() -> set[int]:
+    """Processes that this one has started: engines, and what other tests have left running."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return {int(pid) for pid in children.split()}
+
+
+async def test_a_bad_file_leaves_the_old_model_serving(weights: Path) -> None:
+    old, data = read_model_info(weights).version, weights.read_bytes()
+    bad_files = {
+        "truncated": data[: len(data) // 2],
+        "no model": b"GIF89a" * 1000,
+        "not finite": data[:-4] + b"\x00\x00\xc0\x7f",  # the header is right: the engine sees it
+        "missing": None,
+    }
+    async with _serving(weights) as spine:
+        pids = spine.detector.served.engine_pids
+        for bad in bad_files.values():
+            if bad is None:
+                weights.unlink()
+            else:
+                _put_bytes(weights, bad)
+            with pytest.raises(ModelLoadFailed) as failure:
+                await spine.control.load("small")
+            assert weights.name in str(failure.value)
+            assert "/proc/" not in str(failure.value)
+            assert (await detect(spine.detector, PICTURE)).model_version == old
+            assert spine.detector.served.engine_pids == pids
+            assert spine.detector.ready
+            [entry] = spine.control.index()
+            assert (entry.version, entry.state) == (old, "READY")
+        new = _put(weights, _with_seed(2))
+        await spine.control.load("small")
+        assert (await detect(spine.detector, PICTURE)).model_version == new
+
+
+async def test_a_replaced_engine_has_the_weights_that_serve_until_they_are_loaded_anew(
+    weights: Path,
+) -> None:
+    old = read_model_info(weights).version
+    async with _serving(weights) as spine:
+        [engine] = spine.detector.served.engine_pids
+        assert engine is not None
+        new = _put(weights, _with_seed(3))
+        os.kill(engine, signal.SIGKILL)
+        await _until(lambda: not spine.detector.ready)
+        await _until(lambda: spine.detector.ready)
+        under_way = asyncio.create_task(detect(spine.detector, PICTURE))
+        await _until(lambda: spine.detector.active)
+        await spine.control.unload("small")
+        assert (await under_way).model_version == old
+        with pytest.raises(NotReady, match="no model is loaded"):
+            await detect(spine.detector, PICTURE)
+        assert (spine.detector.ready, spine.detector.live) == (False, True)
+        assert spine.control.index()[0].state == "UNAVAILABLE"
+        assert spine.detector.served.engine_pids == (None,)
+        await spine.control.unload("small")  # once more changes nothing
+        await spine.control.load("small")
+        assert (await detect(spine.detector, PICTURE)).model_version == new
+        assert spine.detector.ready
+        with pytest.raises(UnknownModel, match="'small' is served"):
+            await spine.control.load("large")
+
+
+async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> None:
+    async with _serving(weights) as spine:
+        _put(weights, _with_seed(7))
+        others = _children()
+        load = asyncio.create_task(spine.control.load("small"))
+        await _until(lambda: _children() - others)
+        [loading] = _children() - others
+        [serving] = spine.detector.served.engine_pids
+    assert serving is not None
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    assert all([await asyncio.to_thread(gone, pid) for pid in (serving, loading)])
+
+
+async def test_leaving_during_an_unload_leaves_no_engine_behind(weights: Path) -> None:
+    async with _serving(weights) as spine:
+        [serving] = spine.detector.served.engine_pids
+        with spine.detector.served.in_use():
+            unload = asyncio.create_task(spine.control.unload("small"))
+            await _until(lambda: not spine.detector.loaded)
+            await spine.control.stop()
+    assert serving is not None
+    with pytest.raises(asyncio.CancelledError):
+        await unload
+    assert await asyncio.to_thread(gone, serving)
+
+
+@pytest.fixture
+def start() -> Iterator[type[WatchedService]]:
+    services: list[WatchedService] = []
+
+    def start_one(**settings: object) -> WatchedService:
+        services.append(WatchedService(**settings))
+        return services[-1]
+
+    yield start_one  # type: ignore[misc]
+    for service in services:
+        service.kill()
+
+
+async def test_a_signal_loads_the_default_model_anew_under_load(
+    start: type[WatchedService], tmp_path: Path
+) -> None:
+    """The shipped model over HTTP; then a bad file, then the end in the middle of a load."""
+    path = tmp_path / "served.safetensors"
+    shutil.copy(resolve_model("default"), path)
+    old = read_model_info(path).version
+
+    def write(target: Path) -> None:
+        detector, info = load_detector(path)
+        save_checkpoint(
+            target, detector.state_dict(), info.config, info.labels, score_threshold=0.9, name="x"
+        )
+
+    service = start(engine="torch", model=path, device="cpu", engine_threads=1)
+    service.wait_until_ready()
+    client = HttpClient(service.url)
+    versions: list[str] = []
+
+    async def ask_until(version: str) -> None:
+        while not versions or versions[-1] != version:
+            reply = await client.detect((90, 120, 150))
+            assert reply.version, reply  # no error in between
+            versions.append(reply.version)
+
+    await ask_until(old)
+    new = await asyncio.to_thread(_put, path, write)
+    service.process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(150):
+        await ask_until(new)
+    assert set(versions) == {old, new}
+    _put_bytes(path, path.read_bytes()[:5000])
+    service.process.send_signal(signal.SIGHUP)
+    told = await asyncio.to_thread(service.said, "the model cannot be loaded")
+    assert path.name in told.string
+    await ask_until(new)
+    await asyncio.to_thread(
+        _put, path, lambda target: shutil.copy(resolve_model("default"), target)
+    )
+    service.process.send_signal(signal.SIGHUP)
+    await asyncio.to_thread(service.said, "reload asked for", times=3)
+    service.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(service.end) == 0, service.lines
+    client.close()
+
+
+async def test_a_signal_during_the_first_load_does_no_harm(start: type[WatchedService]) -> None:
+    service = start(fake_start_ms=2500)
+    service.said("listens on")
+    service.process.send_signal(signal.SIGHUP)
+    await asyncio.to_thread(service.said, "model loaded")
+    assert service.health("/readyz") == 200
+    service.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(service.end) == 0, service.lines

@@ -1,0 +1,209 @@
+"""The inference network gives what the detector gives, on every reference case and part by part."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model import ModelConfig, build_detector
+from model.geometry import level_shapes
+from model.inference import layers
+from model.inference.geometry import real_tokens
+from model.inference.memory import keep_freed_memory
+from model.inference.network import InferenceDetector
+from model.inference.precision import resolve_precision
+from model.inference.winograd import WinogradConvolution
+from model.network.detector import LiteDETR
+from model.network.outputs import DetectorOutput
+from model.weights.checkpoint import load_detector
+from model.weights.info import resolve_model
+from tests.model.network.test_detector import CASES, needs_reference, seeded, tiny
+from tests.support import golden_case, reference_cases
+
+# Root-mean-square differences of memory (whose deviation is about 1), logits and boxes. Narrow
+# networks of random weights amplify rounding; those of the reference cases are held to 1e-4.
+TOLERANCES = {torch.float32: (1e-4, 1e-3, 1e-4), torch.bfloat16: (0.1, 0.5, 0.05)}
+_FIELDS = ("memory", "pred_logits", "pred_boxes")
+
+
+@pytest.fixture(params=["onednn", "torch"])
+def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to multiply: a CPU's, and the one of every other device."""
+    dtype = request.node.callspec.params.get("dtype", torch.float32)
+    if request.param == "torch":
+        monkeypatch.setattr(layers, "onednn_takes", lambda *_: False)
+    elif not layers.onednn_takes(torch.device("cpu"), dtype):
+        pytest.skip(f"oneDNN has no products of {dtype} here")
+
+
+both_products = pytest.mark.usefixtures("_products")
+
+
+def _batch(*sizes: tuple[int, int], padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.zeros(len(sizes), 3, *padded)
+    mask = torch.ones(len(sizes), *padded, dtype=torch.bool)
+    for index, (height, width) in enumerate(sizes):
+        images[index, :, :height, :width] = torch.randn(3, height, width, generator=generator)
+        mask[index, :height, :width] = False
+    return images, mask
+
+
+def _as_given(output: DetectorOutput, levels: int, mask: Tensor) -> DetectorOutput:
+    """A detector's output as the inference network gives it: one image's memory has no padding."""
+    if len(mask) > 1:
+        return output
+    height, width = mask.shape[1:]
+    kept = real_tokens(mask, level_shapes(height, width, levels))
+    return replace(output, memory=output.memory[:, kept])
+
+
+def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
+    """Memory, and, with the same query selection (near ties may swap), logits and boxes."""
+    selections: list[Tensor] = []
+    select = detector.transformer.select_queries
+    detector.transformer.select_queries = lambda logits: (  # type: ignore[method-assign]
+        selections.append(select(logits)) or selections[-1]  # type: ignore[func-returns-value]
+    )
+    network = InferenceDetector(detector, dtype).eval()
+    network.selection.select = lambda logits: selections[-1]  # type: ignore[method-assign,assignment]
+    with torch.inference_mode():
+        levels = len(detector.transformer.level_embed)
+        expected = _as_given(detector(images, mask), levels, mask)
+        for _ in range(2):  # the second time with what was remembered
+            found = network(images, mask)
+            assert found.memory.dtype == dtype
+            for field, bound in zip(_FIELDS, TOLERANCES[dtype], strict=True):
+                difference = getattr(found, field).float() - getattr(expected, field)
+                assert difference.square().mean().sqrt() <= bound, field
+
+
+@needs_reference
+@pytest.mark.parametrize("name", CASES)
+def test_every_reference_case_is_reproduced(name: str) -> None:
+    case = reference_cases.load_case(name)
+    detector = build_detector(reference_cases.config_of(case.meta)).eval()
+    detector.load_state_dict(reference_cases.weights_of(case.meta), strict=True)
+    images, mask = reference_cases.batch_of(case.arrays, torch.float32)
+    for dtype in TOLERANCES:
+        _assert_alike(copy.deepcopy(detector), images, mask, dtype)
+    with torch.inference_mode():
+        memory = InferenceDetector(detector)(images, mask).memory
+    official = torch.from_numpy(case.arrays["memory"])
+    torch.testing.assert_close(memory, official, atol=1e-4, rtol=0)
+
+
+@both_products
+@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny(),
+        tiny(backbone="efficientnet_lite0"),
+        tiny(key_aware=False),
+        tiny(separate_keys=True),
+        tiny(same_loc=True),
+        tiny(high_level_scales=2),
+        tiny(high_level_scales=4),
+        tiny(interleaved=False, key_aware=False),
+        tiny(encoder_layers=4, encoder_blocks=2),
+        tiny(encoder_points=2),
+        tiny(num_feature_levels=5),
+        tiny(num_queries=500),
+        replace(golden_case.CONFIG, num_feature_levels=3, high_level_scales=2),
+    ],
+    ids=lambda config: config.name,
+)
+def test_every_architecture_gives_what_its_detector_gives(
+    config: ModelConfig, dtype: torch.dtype
+) -> None:
+    images, mask = _batch((64, 200), (40, 50), padded=(64, 256))
+    _assert_alike(seeded(config), images, mask, dtype)
+    _assert_alike(seeded(config), images[:1], mask[:1], dtype)
+
+
+def test_a_residual_network_on_a_larger_map_gives_what_its_detector_gives() -> None:
+    """Large enough for Winograd's convolutions, at sides that are no multiples of their tiles."""
+    network = InferenceDetector(seeded(tiny(backbone="resnet50")))
+    taking = [part for part in network.modules() if isinstance(part, WinogradConvolution)]
+    assert len(taking) == 11 or not layers.onednn_takes(torch.device("cpu"), torch.float32)
+    images, mask = _batch((250, 500), padded=(264, 520))
+    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
+    images, mask = _batch((250, 500), (264, 100), padded=(264, 520))
+    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
+
+
+def test_the_shipped_model_gives_the_detections_of_its_detector() -> None:
+    detector, _ = load_detector(resolve_model("default"))
+    images, mask = _batch((200, 256), padded=(256, 256))
+    _assert_alike(detector, images, mask, torch.float32)
+
+
+def test_images_of_other_sizes_are_not_given_remembered_positions() -> None:
+    detector = seeded(tiny())
+    network = InferenceDetector(detector).eval()
+    for size in ((64, 96), (50, 96), (64, 90), (64, 96), (10, 10), (1, 1), (63, 1), (50, 96)):
+        images, mask = _batch(size, padded=(64, 96))
+        with torch.inference_mode():
+            memory = network(images, mask).memory
+            expected = _as_given(detector(images, mask), 4, mask).memory
+            torch.testing.assert_close(memory, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_detector_may_change_afterwards() -> None:
+    detector = seeded(tiny())
+    images, mask = _batch((64, 96), padded=(64, 96))
+    network = InferenceDetector(detector).eval()
+    with torch.inference_mode():
+        before = network(images, mask).pred_logits.clone()
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.zero_()
+    with torch.inference_mode():
+        np.testing.assert_array_equal(network(images, mask).pred_logits, before)
+
+
+def test_inputs_are_left_unchanged() -> None:
+    images, mask = _batch((50, 90), padded=(64, 96))
+    copies = images.clone(), mask.clone()
+    with torch.inference_mode():
+        InferenceDetector(seeded(tiny()))(images, mask)
+    assert torch.equal(images, copies[0]) and torch.equal(mask, copies[1])
+
+
+def test_an_unknown_backbone_is_refused() -> None:
+    detector = seeded(tiny())
+    detector.backbone[0].body = torch.nn.Identity()
+    with pytest.raises(TypeError, match="Identity"):
+        InferenceDetector(detector)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("auto", "cpu", ("fp32", torch.float32)),
+        ("auto", "cuda:1", ("fp32", torch.float32)),
+        ("bf16", "cpu", ("bf16", torch.bfloat16)),
+        ("fp16", "cuda", ("fp16", torch.float16)),
+    ],
+)
+def test_a_precision_names_a_type(
+    precision: str, device: str, expected: tuple[str, torch.dtype]
+) -> None:
+    assert resolve_precision(precision, device) == expected
+
+
+def test_a_precision_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="fp8"):
+        resolve_precision("fp8", "cpu")
+    with pytest.raises(RuntimeError, match="fp16 needs a GPU"):
+        resolve_precision("fp16", "cpu")
+
+
+def test_keeping_freed_memory_says_whether_it_could() -> None:
+    assert keep_freed_memory() in (True, False)

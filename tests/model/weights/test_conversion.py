@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from model import VARIANTS
+from model.weights.checkpoint import load_detector
+from model.weights.conversion import pull
+from model.weights.info import CheckpointError, resolve_model
+from model.weights.releases import RELEASES
+from tests.support.release_server import Release, serve
+from tests.support.small_weights import SMALL_R50, weights_of, write_official
+
+NAME = SMALL_R50.name
+FILE = "small_r50.pth"
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("official") / FILE
+    return write_official(path, weights_of(SMALL_R50), enc_scale=2).read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _release(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, NAME, SMALL_R50)
+    monkeypatch.setitem(RELEASES, NAME, FILE)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_pulling_leaves_one_file_that_serves_by_name(official: bytes, tmp_path: Path) -> None:
+    lines: list[str] = []
+    sha256 = hashlib.sha256(official).hexdigest()
+    with serve(Release(official)) as release:
+        base_url = f"{release.url}/release"
+        path = pull(NAME, tmp_path, base_url=base_url, sha256=sha256, report=lines.append)
+        assert names_in(tmp_path) == {f"{NAME}.safetensors"}
+        assert resolve_model(NAME, tmp_path) == path
+        assert load_detector(path)[1].config == SMALL_R50
+        assert lines[0] == f"SHA-256 of {FILE}: {sha256}"
+        again = pull(NAME, tmp_path, base_url=base_url, sha256=sha256, report=lines.append)
+        assert again == path
+        assert "already here" in lines[-1]
+    assert release.asked == [(f"/release/{FILE}", None)]
+
+
+def test_a_pulled_file_of_another_checksum_is_pulled_again(official: bytes, tmp_path: Path) -> None:
+    with serve(Release(official)) as release:
+        path = pull(NAME, tmp_path, base_url=release.url)
+        with pytest.raises(CheckpointError, match="has SHA-256"):
+            pull(NAME, tmp_path, base_url=release.url, sha256="00" * 32)
+        assert names_in(tmp_path) == {path.name}
+        path.write_bytes(b"damaged")
+        pull(NAME, tmp_path, base_url=release.url)
+        assert load_detector(path)[1].name == NAME
+    assert len(release.asked) == 3
+
+
+def test_what_is_no_checkpoint_is_not_kept(tmp_path: Path) -> None:
+    page = Release(b"<html>please sign in</html>")
+    with serve(page), pytest.raises(CheckpointError, match=FILE):
+        pull(NAME, tmp_path, base_url=page.url)
+    assert names_in(tmp_path) == set()
+
+
+def test_a_variant_without_a_release_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no release file"):
+        pull("dino-r50-4scale", tmp_path)

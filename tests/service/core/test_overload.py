@@ -1,0 +1,134 @@
+"""Floods in virtual time: the rules alone decide here, not how fast this machine is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.types import Priority
+from tests.support.simulated_service import Device, SimulatedService, Tally, with_service
+from tests.support.virtual_time import run_in_virtual_time
+
+SECONDS = 8.0
+FAST = Device(0.005, 0.002, max_batch_size=8, jitter=0.2)  # 21 ms a full batch
+SLOW = Device(0.010, 0.010, max_batch_size=4, jitter=0.2)  # 50 ms
+LARGE = Device(0.020, 0.010, max_batch_size=8, jitter=0.2)  # 100 ms
+
+
+def _tell(
+    device: Device, story: Callable[[SimulatedService], Awaitable[None]], **options: int
+) -> None:
+    run_in_virtual_time(with_service(device, story, **options))
+
+
+def _goodput(tally: Tally, device: Device, engines: int = 1) -> float:
+    return tally.outcomes["ok"] / SECONDS / (device.capacity * engines)
+
+
+def _p99(tally: Tally) -> float:
+    return sorted(tally.latencies)[int(0.99 * tally.accepted)]
+
+
+@pytest.mark.parametrize(
+    ("device", "timeout"),
+    [(FAST, 0.1), (FAST, 0.25), (SLOW, 0.1), (SLOW, 0.25), (LARGE, 0.25), (LARGE, 1.0)],
+)
+def test_five_times_the_capacity_costs_no_goodput(device: Device, timeout: float) -> None:
+    async def story(service: SimulatedService) -> None:
+        await service.flood(0.5 * device.capacity, 2, 10.0)  # it has an idea of its engine by then
+        tally = await service.flood(5 * device.capacity, SECONDS, timeout)
+        assert _goodput(tally, device) >= 0.9
+        # Who is let in gets an answer in time; who is not is told at once; nobody is forgotten.
+        assert tally.outcomes["ok"] >= 0.99 * tally.accepted
+        assert _p99(tally) < timeout
+        assert tally.accepted + tally.outcomes["overloaded"] == tally.outcomes.total()
+        assert (service.served.pool.in_use, service.served.batcher.queue_depth) == (0, 0)
+
+    _tell(device, story)
+
+
+def test_two_engines_share_a_flood(device: Device = FAST) -> None:
+    async def story(service: SimulatedService) -> None:
+        tally = await service.flood(10 * device.capacity, SECONDS, 0.1)
+        assert _goodput(tally, device, engines=2) >= 0.9
+        first, second = (sum(lane.sizes) for lane in service.lanes)
+        assert 0.8 <= first / second <= 1.25
+
+    _tell(device, story, engines=2)
+
+
+def test_below_the_capacity_nobody_is_refused() -> None:
+    async def story(service: SimulatedService) -> None:
+        tally = await service.flood(0.5 * FAST.capacity, SECONDS, 0.25)
+        assert set(tally.outcomes) == {"ok"}
+
+    _tell(FAST, story)
+
+
+def test_after_a_flood_everything_is_as_before() -> None:
+    async def story(service: SimulatedService) -> None:
+        await service.flood(5 * FAST.capacity, SECONDS, 0.1)
+        tally = await service.flood(0.5 * FAST.capacity, SECONDS, 0.25)
+        assert set(tally.outcomes) == {"ok"}
+
+    _tell(FAST, story)
+
+
+def test_an_engine_that_was_away_for_a_second_does_not_work_for_the_late() -> None:
+    async def story(service: SimulatedService) -> None:
+        (lane,) = service.lanes
+        flood = asyncio.create_task(service.flood(5 * FAST.capacity, SECONDS, 0.25))
+        await asyncio.sleep(3)
+        lane.ready = False
+        await asyncio.sleep(1)
+        lane.ready = True
+        service.served.batcher.lane_changed()
+        tally = await flood
+        assert tally.outcomes["ok"] / (SECONDS - 1) >= 0.9 * FAST.capacity
+        assert tally.outcomes["not_ready"]
+
+    _tell(FAST, story)
+
+
+def test_a_prediction_that_was_far_too_high_does_not_keep_everybody_out() -> None:
+    async def story(service: SimulatedService) -> None:
+        (lane,) = service.lanes
+        learn = lane._flight._service_time.learn
+        for _ in range(20):
+            learn(64 * 64, 30.0)
+        tally = await service.flood(0.5 * FAST.capacity, 4 * SECONDS, 0.25)
+        last = tally.latencies[-20:]
+        assert tally.outcomes["ok"] > 0
+        assert len(last) == 20
+        assert lane.predicted_seconds(64 * 64) < 1.0
+
+    _tell(FAST, story)
+
+
+def test_high_priority_has_places_of_its_own_and_goes_first() -> None:
+    async def story(service: SimulatedService) -> None:
+        many = asyncio.create_task(service.flood(5 * SLOW.capacity, SECONDS, 30.0))
+        few = await service.flood(0.1 * SLOW.capacity, SECONDS, 30.0, Priority.HIGH)
+        usual = await many
+        assert set(few.outcomes) == {"ok"}
+        assert usual.outcomes["overloaded"]
+        assert usual.outcomes["ok"] >= 0.8 * SECONDS * SLOW.capacity
+        middle = len(few.latencies) // 2
+        fewest = sorted(usual.latencies)[len(usual.latencies) // 10]
+        assert sorted(few.latencies)[middle] < fewest
+
+    _tell(SLOW, story, slots=32, kept=8)
+
+
+def test_a_flood_of_high_priority_starves_nobody() -> None:
+    async def story(service: SimulatedService) -> None:
+        many = asyncio.create_task(service.flood(1.5 * SLOW.capacity, SECONDS, 30.0, Priority.HIGH))
+        usual = await service.flood(0.1 * SLOW.capacity, SECONDS, 30.0)
+        await many
+        answered = usual.outcomes["ok"]
+        assert answered == usual.accepted > 0
+        assert max(usual.latencies) < 5  # patience is one second; then first come, first served
+
+    _tell(SLOW, story, slots=64, kept=32)

@@ -1,0 +1,166 @@
+"""The engine's GPU: on a card that is none everywhere, on a real one where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.geometry import padded_size, usual_buckets
+from model.predictor import Predictor
+from service.engine.device import BatchShape, OutOfDeviceMemory, OverlappingDevice
+from service.engine.gpu_device import GpuDevice, GpuLimits, open_torch_device
+from service.engine.torch_device import TorchDevice, load_predictor
+from service.engine.warm_up import WarmUpLimits, warm_up
+from tests.support.small_weights import SMALL, write_small
+from tests.support.standin_card import StandInCard
+
+LIMITS = GpuLimits(max_batch_size=2, max_batch_pixels=2 * 384 * 512, max_cuda_graphs=512)
+SIZE = (384, 512)
+PADDED = padded_size(*SIZE, SMALL.bucket_stride)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    write_small(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def card() -> StandInCard:
+    return StandInCard()
+
+
+@pytest.fixture
+def device(weights: Path, card: StandInCard, monkeypatch: pytest.MonkeyPatch) -> GpuDevice:
+    monkeypatch.setattr(Predictor, "runs_batches_whole", property(lambda _: True))
+    return GpuDevice(weights, "cpu", 1, "auto", LIMITS, open_card=lambda _: card)
+
+
+def _pictures(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, (count, *SIZE, 3), dtype=np.uint8))
+
+
+def test_it_overlaps_and_a_cpu_does_not(device: GpuDevice, weights: Path) -> None:
+    assert isinstance(device, OverlappingDevice)
+    assert not isinstance(TorchDevice(weights, "cpu", 1), OverlappingDevice)
+    assert type(open_torch_device(weights, "cpu", 1, "auto", LIMITS)) is TorchDevice
+
+
+def test_it_answers_as_a_plain_device(device: GpuDevice, weights: Path) -> None:
+    pictures, sizes = _pictures(2), [(768, 1024), SIZE]
+    found = device.run(pictures, PADDED, sizes).detections
+    expected = load_predictor(weights, "cpu", 1)[0].predict(pictures, PADDED, sizes)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+
+
+def test_the_largest_batch_is_warmed_first_and_then_full_batches_of_usual_buckets(
+    device: GpuDevice,
+) -> None:
+    plain = TorchDevice.shapes_to_warm(device, 2, LIMITS.max_batch_pixels)
+    shapes = device.shapes_to_warm(2, LIMITS.max_batch_pixels)
+    assert shapes[0].images * shapes[0].padded[0] * shapes[0].padded[1] == 2 * 384 * 512
+    assert sorted(shapes, key=str) == sorted(plain, key=str)
+    usual = usual_buckets(SMALL.shortest_side, SMALL.longest_side, SMALL.bucket_stride)
+    first = shapes[1 : 2 * len(usual)]
+    assert {shape.padded for shape in first} | {shapes[0].padded} == set(usual)
+    assert {shape.images for shape in first} == {1, 2}
+
+
+def test_the_warm_up_records_what_it_runs_and_batches_replay_it(
+    device: GpuDevice, card: StandInCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = [BatchShape(PADDED, 2), BatchShape(PADDED, 1), BatchShape((128, 512), 1)]
+    monkeypatch.setattr(GpuDevice, "shapes_to_warm", lambda *_: shapes)
+    assert device.implementations["cuda_graphs"] == "0"
+    assert warm_up(device, WarmUpLimits(600, 2, LIMITS.max_batch_pixels)).shapes == 3
+    assert device.implementations["cuda_graphs"] == "3"
+    replays = card.replays
+    device.run(_pictures(2), PADDED, [SIZE, SIZE])
+    assert card.replays == replays + 1
+    device.run([_pictures(1)[0][:96, :256]], (128, 256), [(96, 256)])  # a shape without a graph
+    assert card.replays == replays + 1
+
+
+def test_a_card_that_records_nothing_serves(
+    device: GpuDevice, card: StandInCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    card.record_error = RuntimeError("operation not permitted when stream is capturing")
+    answer = device.run(_pictures(1), PADDED, [SIZE])
+    device.record(BatchShape(PADDED, 1))
+    device.record(BatchShape(PADDED, 1))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    again = device.run(_pictures(1), PADDED, [SIZE])
+    np.testing.assert_array_equal(again.detections[0].scores, answer.detections[0].scores)
+
+
+def test_memory_that_ran_out_is_told_apart_and_holds_no_buffer(
+    device: GpuDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device._predictor, "detect", refuse)
+        for _ in range(3):
+            with pytest.raises(OutOfDeviceMemory):
+                device.run(_pictures(1), PADDED, [SIZE])
+    assert len(device.run(_pictures(1), PADDED, [SIZE]).detections) == 1
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def gpu(weights: Path, request: pytest.FixtureRequest) -> GpuDevice:
+    return GpuDevice(weights, "cuda", 1, request.param, LIMITS)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.requires_cuda
+@needs_gpu
+def test_a_replay_on_a_gpu_gives_what_its_launches_give(gpu: GpuDevice) -> None:
+    pictures = _pictures(2)
+    launched = gpu.run(pictures, PADDED, [SIZE, SIZE])
+    gpu.record(BatchShape(PADDED, 2))
+    assert int(gpu.implementations["cuda_graphs"]) >= 1
+    replayed = gpu.run(pictures, PADDED, [SIZE, SIZE])
+    for ours, theirs in zip(replayed.detections, launched.detections, strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-3)
+
+
+@pytest.mark.requires_cuda
+@needs_gpu
+def test_overlapping_batches_on_a_gpu_get_the_answers_of_batches_alone(gpu: GpuDevice) -> None:
+    pictures = _pictures(6)
+    alone = [gpu.run([picture], PADDED, [SIZE]).detections[0] for picture in pictures]
+    gpu.record(BatchShape(PADDED, 1))
+    under_way, found = None, []
+    for picture in pictures:
+        following = gpu.begin([picture], PADDED, [SIZE])
+        if under_way is not None:
+            found.append(under_way.finish().detections[0])
+        under_way = following
+    assert under_way is not None
+    found.append(under_way.finish().detections[0])
+    for ours, theirs in zip(found, alone, strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-3)
+
+
+@pytest.mark.requires_cuda
+@needs_gpu
+def test_the_way_to_a_gpu_takes_time_of_its_own(gpu: GpuDevice) -> None:
+    answer = gpu.run(_pictures(1), PADDED, [SIZE])
+    assert min(answer.copy_ms, answer.assemble_ms, answer.forward_ms) > 0

@@ -1,0 +1,171 @@
+"""Buffers and streams of the GPU's pipeline, on a card that is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from model import build_detector
+from model.detections import Detections
+from model.postprocess import to_detections
+from model.predictor import Predictor
+from service.engine.device import BatchShape
+from service.engine.gpu_pipeline import BatchLayout, GpuPipeline, PipelineLimits, fill
+from tests.support import golden_case
+from tests.support.standin_card import StandInCard
+
+PADDED = (64, 128)
+Pictures = list[npt.NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    detector = build_detector(golden_case.CONFIG)
+    golden_case.fill_from_names(detector)
+    return Predictor(detector, golden_case.CONFIG)
+
+
+@pytest.fixture
+def card() -> StandInCard:
+    return StandInCard()
+
+
+@pytest.fixture
+def pipeline(predictor: Predictor, card: StandInCard) -> GpuPipeline:
+    return GpuPipeline(predictor, card, PipelineLimits(2, 2 * 64 * 128), most_graphs=4)
+
+
+def _pictures(seed: int, *sizes: tuple[int, int]) -> Pictures:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def _sizes(pictures: Pictures) -> list[tuple[int, int]]:
+    return [(picture.shape[0], picture.shape[1]) for picture in pictures]
+
+
+def _alone(predictor: Predictor, pictures: Pictures) -> list[Detections]:
+    """What the same batch gets with buffers of its own."""
+    layout = BatchLayout(BatchShape(PADDED, len(pictures)))
+    buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
+    fill(buffer, layout, pictures)
+    rows = predictor.detect(layout.pixels(buffer), layout.sizes(buffer))
+    return to_detections(rows.numpy(), _sizes(pictures))
+
+
+def test_sizes_and_pixels_share_a_buffer_and_do_not_overlap() -> None:
+    layout = BatchLayout(BatchShape((8, 16), 3))
+    buffer = torch.zeros(layout.num_bytes + 7, dtype=torch.uint8)
+    layout.sizes(buffer)[:] = -1
+    assert layout.pixels(buffer).shape == (3, 8, 16, 3)
+    assert not layout.pixels(buffer).any()
+    layout.pixels(buffer)[:] = 255
+    assert (layout.sizes(buffer) == -1).all()
+    assert not buffer[layout.num_bytes :].any()
+
+
+def test_a_buffer_takes_images_and_leaves_their_padding() -> None:
+    layout = BatchLayout(BatchShape((8, 16), 2))
+    buffer = torch.full((layout.num_bytes,), 7, dtype=torch.uint8)
+    pictures = _pictures(0, (8, 16), (5, 3))
+    fill(buffer, layout, iter(pictures))
+    assert layout.sizes(buffer).tolist() == [[8, 16], [5, 3]]
+    np.testing.assert_array_equal(layout.pixels(buffer)[1, :5, :3].numpy(), pictures[1])
+    assert (layout.pixels(buffer)[1, 5:] == 7).all()
+
+
+@pytest.mark.parametrize("sizes", [[(9, 16), (1, 1)], [(8, 17), (1, 1)], [(1, 1)], [(1, 1)] * 3])
+def test_images_that_do_not_fit_are_refused(sizes: list[tuple[int, int]]) -> None:
+    layout = BatchLayout(BatchShape((8, 16), 2))
+    with pytest.raises(ValueError, match=r"does not fit|argument"):
+        fill(torch.zeros(layout.num_bytes, dtype=torch.uint8), layout, _pictures(0, *sizes))
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["launched", "replayed"])
+def test_overlapping_batches_get_the_answers_of_batches_alone(
+    pipeline: GpuPipeline, predictor: Predictor, card: StandInCard, recorded: bool
+) -> None:
+    batches = [
+        _pictures(seed, *sizes)
+        for seed, sizes in enumerate([[(64, 128), (40, 50)], [(50, 70)], [(33, 128), (64, 9)]] * 2)
+    ]
+    if recorded:
+        for pictures in batches[:2]:
+            pipeline.begin(pictures, PADDED, _sizes(pictures)).finish()
+            assert pipeline.record(BatchShape(PADDED, len(pictures)))
+    checked, under_way, answers = card.replays, None, []
+    for pictures in batches:
+        following = pipeline.begin(iter(pictures), PADDED, _sizes(pictures))
+        if under_way is not None:
+            answers.append(under_way.finish())
+        under_way = following
+    assert under_way is not None
+    answers.append(under_way.finish())
+    assert card.replays - checked == (len(batches) if recorded else 0)
+    for pictures, answer in zip(batches, answers, strict=True):
+        for found, expected in zip(answer.detections, _alone(predictor, pictures), strict=True):
+            np.testing.assert_array_equal(found.scores, expected.scores)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+            np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+
+
+def test_the_copy_has_a_stream_of_its_own_and_the_host_waits_once(
+    pipeline: GpuPipeline, card: StandInCard
+) -> None:
+    pictures = _pictures(0, (64, 128))
+    answer = pipeline.begin(pictures, PADDED, [(64, 128)]).finish()
+    assert card.notes == [
+        "copy: event 1",  # the copy begins
+        "copy: event 2",
+        "compute: wait for event 2",
+        "compute: event 3",  # the network begins
+        "compute: event 4",
+        "compute: event 5",  # the rows are with the host
+    ]
+    assert card.syncs == 1
+    assert (answer.copy_ms, answer.forward_ms) == (0.25, 0.25)
+    assert answer.postprocess_ms >= 0.25
+    assert answer.assemble_ms > 0
+
+
+def test_buffers_are_used_in_turn_and_only_two_batches_fit(
+    pipeline: GpuPipeline, card: StandInCard
+) -> None:
+    first, second = _pictures(0, (64, 128)), _pictures(1, (64, 128))
+    one = pipeline.begin(first, PADDED, [(64, 128)])
+    two = pipeline.begin(second, PADDED, [(64, 128)])
+    hosts = [buffer for buffer in card.buffers[:-1] if buffer.numel() == card.buffers[-1].numel()]
+    pixels = [BatchLayout(BatchShape(PADDED, 1)).pixels(host)[0].numpy() for host in hosts]
+    held = {image.tobytes() for image in pixels}
+    assert held == {first[0].tobytes(), second[0].tobytes()}
+    with pytest.raises(AssertionError, match="two batches"):
+        pipeline.begin(first, PADDED, [(64, 128)])
+    one.finish()
+    pipeline.begin(first, PADDED, [(64, 128)]).finish()
+    two.finish()
+
+
+def test_a_batch_is_done_when_the_card_is(pipeline: GpuPipeline, card: StandInCard) -> None:
+    card.busy = True
+    batch = pipeline.begin(_pictures(0, (64, 128)), PADDED, [(64, 128)])
+    assert not batch.done()
+    card.busy = False
+    assert batch.done()
+    card.lost = True
+    assert batch.done()
+    with pytest.raises(RuntimeError, match="illegal"):
+        batch.finish()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "padded"), [([(64, 128)] * 3, PADDED), ([(8, 8)], (65, 512)), ([(65, 8)], PADDED)]
+)
+def test_a_batch_beyond_the_limits_is_refused_and_holds_nothing(
+    pipeline: GpuPipeline, sizes: list[tuple[int, int]], padded: tuple[int, int]
+) -> None:
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"beyond|fit"):
+            pipeline.begin(_pictures(0, *sizes), padded, sizes)
+    pipeline.begin(_pictures(0, (8, 8)), PADDED, [(8, 8)]).finish()

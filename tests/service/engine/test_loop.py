@@ -1,0 +1,247 @@
+"""An engine whose device computes by itself: batches overlap, answers keep their order."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
+from service.engine.fake_device import FAKE_MODEL, fake_detections
+from service.engine.loop import Engine, OverlappingEngine, engine_of
+from service.engine import loop as engine_loop
+from service.ipc.doorbell import EngineDoorbell
+from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Stop
+from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
+from tests.service.engine.test_main import StandInDevice
+
+LAYOUT = SlotLayout(count=6, image_bytes=64 * 64 * 3, max_detections=8)
+SIZE = (48, 64)
+
+
+@dataclass
+class UnderWay:
+    """A batch of `LazyDevice`."""
+
+    device: LazyDevice
+    name: int  # the colour of its first image
+    answer: DeviceAnswer
+    looks_left: int
+
+    def done(self) -> bool:
+        self.looks_left -= 1
+        return self.looks_left < 0
+
+    def finish(self) -> DeviceAnswer:
+        self.device.journal.append(f"finish {self.name}")
+        if self.name in self.device.failing:
+            raise RuntimeError("illegal memory access")
+        return self.answer
+
+
+@dataclass
+class LazyDevice:
+    """Each batch is done at the look after so many; colours name batches."""
+
+    name: str = "cuda:0"
+    looks: int = 10**9  # the first batch then waits for a second one, however long that takes
+    journal: list[str] = field(default_factory=list)
+    failing: set[int] = field(default_factory=set)
+    refused: dict[int, Exception] = field(default_factory=dict)
+    broken: bool = False
+    model = FAKE_MODEL
+    implementations: dict[str, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> DeviceAnswer:
+        return self.begin(images, padded, original_sizes).finish()
+
+    def begin(
+        self,
+        images: Iterable[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> UnderWay:
+        found, names = [], []
+        for image, size in zip(images, original_sizes, strict=True):
+            names.append(int(image[0, 0, 0]))
+            self.journal.append(f"take {names[-1]}")
+            found.append(fake_detections(image, size))
+        if names[0] in self.refused:
+            raise self.refused[names[0]]
+        answer = DeviceAnswer(found, assemble_ms=1.0, forward_ms=3.0, postprocess_ms=0.5)
+        return UnderWay(self, names[0], answer, self.looks)
+
+    def record(self, shape: BatchShape) -> None:
+        self.journal.append(f"record {shape.images}")
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        return ()
+
+    def is_broken(self, error: Exception) -> bool:
+        return self.broken
+
+
+class Bench:
+    """An overlapping engine in this process; batches are named by their images' colour."""
+
+    def __init__(self) -> None:
+        self.device = LazyDevice()
+        self.pool = SlotPool(SlotMemory.create(LAYOUT))
+        ours, theirs = socket.socketpair()
+        ours.settimeout(10)
+        self.sockets = (ours, theirs)
+        self.edge = EngineDoorbell(ours)
+        self.engine = engine_of(self.device, self.pool.memory, EngineDoorbell(theirs))
+        self.slots: dict[int, tuple[int, int]] = {}
+
+    def batch(self, *colours: int) -> RunBatch:
+        return RunBatch(colours[0], (64, 64), tuple(self._lease(colour) for colour in colours))
+
+    def _lease(self, colour: int) -> tuple[int, int]:
+        lease = self.pool.acquire()
+        pixels = np.full((*SIZE, 3), colour, dtype=np.uint8)
+        lease.write_image(pixels, SlotImage(SIZE, (64, 64), (96, 128)))
+        self.slots[colour] = (lease.slot, lease.generation)
+        return self.slots[colour]
+
+    def ring(self, *batches: RunBatch) -> list[Message | None]:
+        for batch in batches:
+            self.edge.send(batch)
+        self.edge.send(Stop())
+        self.engine.run()
+        return [self.edge.receive() for _ in batches]
+
+    def assert_answered(self, *colours: int) -> None:
+        for colour in colours:
+            found = self.pool.memory.read_result(*self.slots[colour])
+            expected = fake_detections(np.full((*SIZE, 3), colour, np.uint8), (96, 128))
+            np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.pool.close()
+    for end in bench.sockets:
+        end.close()
+
+
+def test_only_a_device_that_computes_by_itself_overlaps(bench: Bench) -> None:
+    assert isinstance(bench.engine, OverlappingEngine)
+    plain = engine_of(StandInDevice(), bench.pool.memory, bench.edge)
+    assert type(plain) is Engine
+
+
+def test_the_next_batch_is_taken_before_the_one_before_has_ended(bench: Bench) -> None:
+    answers = bench.ring(bench.batch(10), bench.batch(20), bench.batch(30))
+    assert bench.device.journal == [
+        *("take 10", "take 20", "finish 10"),
+        *("take 30", "finish 20", "finish 30"),
+    ]
+    assert [answer.batch_id for answer in answers if isinstance(answer, BatchDone)] == [10, 20, 30]
+    bench.assert_answered(10, 20, 30)
+
+
+def test_an_answer_does_not_wait_for_the_next_batch_to_be_put_together(bench: Bench) -> None:
+    bench.device.looks = 2  # done while the second batch is being taken
+    bench.ring(bench.batch(10), bench.batch(20, 21, 22))
+    journal = bench.device.journal
+    assert journal.index("finish 10") < journal.index("take 22")
+    bench.assert_answered(10, 20, 21, 22)
+
+
+def test_a_batch_that_is_done_is_answered_though_nothing_more_comes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_loop, "_LOOK_SECONDS", 1e-6)
+    bench.device.looks = 5
+    before = time.monotonic()
+    bench.edge.send(bench.batch(10))
+    monkeypatch.setattr(bench.engine, "_next_message", _once(bench.engine))
+    bench.engine.run()
+    done = bench.edge.receive()
+    assert isinstance(done, BatchDone)
+    assert done.started <= time.monotonic()
+    assert done.started > before - 1
+    assert (done.assemble_ms, done.forward_ms) == (1.0, 3.0)
+
+
+def _once(engine: Engine) -> object:
+    """Its first message, and then none."""
+    first = engine._next_message
+    left = [first]
+
+    def next_message() -> Message | None:
+        return left.pop()() if left else None
+
+    return next_message
+
+
+def test_a_batch_that_fails_at_its_end_fails_alone(bench: Bench) -> None:
+    bench.device.failing = {20}
+    first, second, third = bench.ring(bench.batch(10), bench.batch(20), bench.batch(30))
+    assert isinstance(first, BatchDone)
+    assert second == BatchFailed(20, "RuntimeError: illegal memory access", "error")
+    assert isinstance(third, BatchDone)
+    bench.assert_answered(10, 30)
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (OutOfDeviceMemory("2 GiB short"), BatchFailed(20, "2 GiB short", "out_of_memory")),
+        (ValueError("odd"), BatchFailed(20, "ValueError: odd", "error")),
+    ],
+)
+def test_a_batch_that_cannot_begin_is_answered_in_its_turn(
+    bench: Bench, error: Exception, failed: BatchFailed
+) -> None:
+    bench.device.refused = {20: error}
+    first, second, third = bench.ring(bench.batch(10), bench.batch(20), bench.batch(30))
+    assert isinstance(first, BatchDone)
+    assert second == failed
+    assert isinstance(third, BatchDone)
+    bench.assert_answered(10, 30)
+
+
+def test_a_stale_slot_fails_its_batch_alone(bench: Bench) -> None:
+    stale = bench.batch(20)
+    ((slot, generation),) = stale.slots
+    answers = bench.ring(bench.batch(10), RunBatch(20, (64, 64), ((slot, generation - 1),)))
+    assert isinstance(answers[0], BatchDone)
+    assert isinstance(answers[1], BatchFailed)
+    assert "StaleSlot" in answers[1].reason
+
+
+def test_a_lost_device_ends_the_process_after_the_answer_that_is_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.device.refused = {20: RuntimeError("illegal memory access")}
+    bench.device.broken = True
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(SystemExit):
+        bench.ring(bench.batch(10), bench.batch(20))
+    assert isinstance(bench.edge.receive(), BatchDone)
+    bench.assert_answered(10)
+
+
+def test_the_end_of_the_edge_ends_the_engine(bench: Bench) -> None:
+    bench.edge.send(bench.batch(10))
+    bench.sockets[0].shutdown(socket.SHUT_WR)
+    bench.engine.run()
+    assert isinstance(bench.edge.receive(), BatchDone)

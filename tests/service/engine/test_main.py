@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from model.detections import Detections
+from model.weights.info import ModelInfo
+from service.engine.device import BatchShape, Device, DeviceAnswer, OutOfDeviceMemory
+from service.engine.fake_device import FAKE_MODEL, FakeDevice, fake_detections
+from service.engine.loop import Engine
+from service.engine.main import open_device
+from service.ipc.doorbell import EngineDoorbell
+from service.ipc.messages import (
+    BatchDone,
+    BatchFailed,
+    FakeDeviceSpec,
+    Hello,
+    Message,
+    RunBatch,
+    Start,
+    StartFailed,
+    Stop,
+    encode_message,
+)
+from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
+from service.supervision.process import _spawn
+
+ROOT = Path(__file__).resolve().parents[3]
+LAYOUT = SlotLayout(count=4, image_bytes=64 * 64 * 3, max_detections=8)
+START = Start(
+    engine="fake",
+    model_path="",
+    device="cpu",
+    threads=1,
+    layout=LAYOUT,
+    fake=FakeDeviceSpec(0, 0),
+    log_level="warning",
+    log_format="json",
+)
+
+
+@dataclass
+class StandInDevice:
+    """Answers each image like the fake device, or does what a test wants."""
+
+    name: str = "stand-in"
+    model: ModelInfo = FAKE_MODEL
+    implementations: Mapping[str, str] = field(default_factory=dict)
+    error: Exception | None = None
+    score: float = 0.5
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def run(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> DeviceAnswer:
+        self.sizes += [image.shape for image in images]
+        if self.error is not None:
+            raise self.error
+        found = [fake_detections(i, s) for i, s in zip(images, original_sizes, strict=True)]
+        scored = [Detections(f.scores * 0 + self.score, f.labels, f.boxes_xyxy) for f in found]
+        return DeviceAnswer(scored, 0.5, 2.0, 0.25, copy_ms=0.125)
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        return ()
+
+    def is_broken(self, error: Exception) -> bool:
+        return False
+
+
+class Bench:
+    """An engine in this very process, with both ends of its doorbell."""
+
+    def __init__(self, device: Device) -> None:
+        self.pool = SlotPool(SlotMemory.create(LAYOUT))
+        ours, theirs = socket.socketpair()
+        ours.settimeout(10)
+        self.sockets = (ours, theirs)
+        self.edge = EngineDoorbell(ours)
+        self.engine = Engine(device, self.pool.memory, EngineDoorbell(theirs))
+
+    def ring(self, *messages: Message) -> list[Message | None]:
+        for message in (*messages, Stop()):
+            self.edge.send(message)
+        self.engine.run()
+        return [self.edge.receive() for _ in messages]
+
+    def close(self) -> None:
+        self.pool.close()
+        for end in self.sockets:
+            end.close()
+
+
+@pytest.fixture
+def device() -> StandInDevice:
+    return StandInDevice()
+
+
+@pytest.fixture
+def bench(device: StandInDevice) -> Iterator[Bench]:
+    bench = Bench(device)
+    yield bench
+    bench.close()
+
+
+def _lease(bench: Bench, colour: int) -> tuple[int, int]:
+    lease = bench.pool.acquire()
+    pixels = np.full((48, 64, 3), colour, dtype=np.uint8)
+    lease.write_image(pixels, SlotImage((48, 64), (64, 64), (96, 128)))
+    return lease.slot, lease.generation
+
+
+def test_a_batchs_answers_lie_in_the_slots_of_its_images(bench: Bench) -> None:
+    slots = (_lease(bench, 10), _lease(bench, 200))
+    before = time.monotonic()
+    (done,) = bench.ring(RunBatch(5, (64, 64), slots))
+    assert isinstance(done, BatchDone)
+    assert (done.batch_id, done.copy_ms, done.forward_ms) == (5, 0.125, 2.0)
+    assert before <= done.started <= time.monotonic()
+    assert done.assemble_ms >= 0.5
+    assert done.postprocess_ms >= 0.25
+    for (slot, generation), colour in zip(slots, (10, 200), strict=True):
+        expected = fake_detections(np.full((48, 64, 3), colour, np.uint8), (96, 128))
+        found = bench.pool.memory.read_result(slot, generation)
+        np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+
+
+def test_an_exception_is_told_and_the_engine_goes_on(bench: Bench, device: StandInDevice) -> None:
+    device.error = ValueError("bad tensor")
+    (failed,) = bench.ring(RunBatch(1, (64, 64), (_lease(bench, 1),)))
+    assert failed == BatchFailed(1, "ValueError: bad tensor", "error")
+    device.error = None
+    (done,) = bench.ring(RunBatch(2, (64, 64), (_lease(bench, 1),)))
+    assert isinstance(done, BatchDone)
+
+
+def test_memory_that_ran_out_is_told_apart(bench: Bench, device: StandInDevice) -> None:
+    device.error = OutOfDeviceMemory("2 GiB short")
+    (failed,) = bench.ring(RunBatch(1, (64, 64), (_lease(bench, 1),)))
+    assert failed == BatchFailed(1, "2 GiB short", "out_of_memory")
+
+
+def test_a_slot_of_another_generation_fails_the_batch_and_stays_untouched(
+    bench: Bench, device: StandInDevice
+) -> None:
+    slot, generation = _lease(bench, 1)
+    (failed,) = bench.ring(RunBatch(1, (64, 64), ((slot, generation - 1),)))
+    assert isinstance(failed, BatchFailed)
+    assert "StaleSlot" in failed.reason
+    assert device.sizes == []
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_a_failure(
+    bench: Bench, device: StandInDevice, score: float
+) -> None:
+    device.score = score
+    (failed,) = bench.ring(RunBatch(1, (64, 64), (_lease(bench, 1),)))
+    assert isinstance(failed, BatchFailed)
+    assert "not finite" in failed.reason
+
+
+def test_an_engines_threads_do_not_spin_unless_the_operator_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    _spawn(0, 0, None)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    _spawn(0, 0, None)
+    assert [env["OMP_WAIT_POLICY"] for env in started] == ["passive", "active"]
+
+
+def test_the_fake_engine_needs_no_torch() -> None:
+    assert isinstance(open_device(START), FakeDevice)
+    script = "import sys, service.engine.main, service.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+class RealEngine:
+    """`python -m service.engine.main` with this test as its edge."""
+
+    def __init__(self, start: Start | None = START, parent: int | None = None) -> None:
+        self.memory = SlotMemory.create(LAYOUT)
+        self.ours, theirs = socket.socketpair()
+        self.ours.settimeout(60)
+        fds = (theirs.fileno(), self.memory.fd)
+        command = [sys.executable, "-m", "service.engine.main", "--doorbell-fd", str(fds[0])]
+        command += ["--slots-fd", str(fds[1]), "--parent", str(parent or os.getpid())]
+        self.process = subprocess.Popen(command, cwd=ROOT, pass_fds=fds)
+        theirs.close()
+        self.edge = EngineDoorbell(self.ours)
+        if start is not None:
+            self.edge.send(start)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self.ours.close()
+        self.memory.close()
+
+
+@pytest.fixture
+def engines() -> Iterator[list[RealEngine]]:
+    engines: list[RealEngine] = []
+    yield engines
+    for engine in engines:
+        engine.close()
+
+
+def test_an_engine_says_hello_ignores_the_terminal_and_ends_with_its_edge(
+    engines: list[RealEngine],
+) -> None:
+    engine = RealEngine()
+    engines.append(engine)
+    hello = engine.edge.receive()
+    assert isinstance(hello, Hello)
+    assert (hello.pid, hello.model_name) == (engine.process.pid, "fake")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        engine.process.send_signal(number)
+    engine.edge.send(RunBatch(1, (64, 64), ()))
+    assert isinstance(engine.edge.receive(), BatchDone)
+    engine.ours.shutdown(socket.SHUT_RDWR)
+    assert engine.process.wait(20) == 0
+
+
+def test_an_engine_that_cannot_load_says_why(engines: list[RealEngine]) -> None:
+    impossible = FakeDeviceSpec(start_ms=-1)
+    engine = RealEngine(replace(START, fake=impossible))
+    engines.append(engine)
+    failed = engine.edge.receive()
+    assert isinstance(failed, StartFailed)
+    assert failed.reason.startswith("ValueError")
+    assert engine.process.wait(20) == 1
+
+
+def test_an_engine_whose_edge_is_gone_already_ends(engines: list[RealEngine]) -> None:
+    orphan, nonsense = RealEngine(parent=1), RealEngine(start=None)
+    engines += [orphan, nonsense]
+    nonsense.ours.sendall(encode_message(Stop()))
+    assert orphan.process.wait(30) == 0
+    assert nonsense.process.wait(30) == 1

@@ -1,0 +1,151 @@
+"""The real device, with a small network of random weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.geometry import padded_size
+from model.images.decode import ImageLimits, decode_image
+from service.build import open_detector
+from service.engine.device import OutOfDeviceMemory
+from service.engine.torch_device import TorchDevice, load_predictor, pick_device
+from service.types import DetectOptions
+from tests.support.fake_service import fake_settings
+from tests.support.pictures import encode_png
+from tests.support.small_weights import SMALL, write_small
+
+SIZE = (384, 512)
+SAMPLES = Path(__file__).resolve().parents[3] / "service" / "rest" / "static" / "samples"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    write_small(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def _picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def test_a_device_says_what_it_is(weights: Path) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    assert (device.name, device.model.name, torch.get_num_threads()) == ("cpu", "small", 1)
+    assert device.implementations["kernel"] in {"cpu", "reference"}
+    assert not device.is_broken(RuntimeError("anything"))
+
+
+def test_a_device_answers_as_its_predictor(weights: Path) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    predictor, _ = load_predictor(weights, "cpu", threads=1)
+    padded = padded_size(*SIZE, SMALL.bucket_stride)
+    images = [_picture(1), _picture(2)]
+    answer = device.run(images, padded, [(768, 1024), SIZE])
+    expected = predictor.predict(images, padded, [(768, 1024), SIZE])
+    assert answer.forward_ms > 0
+    for found, wanted in zip(answer.detections, expected, strict=True):
+        np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
+
+
+def test_nothing_is_copied_where_the_host_is_the_device(weights: Path) -> None:
+    answer = TorchDevice(weights, "cpu", threads=1).run([_picture(1)], (384, 512), [SIZE])
+    assert answer.copy_ms == 0.0
+    assert answer.assemble_ms > 0
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_way_to_a_gpu_takes_time_of_its_own(weights: Path) -> None:
+    answer = TorchDevice(weights, "cuda", threads=1).run([_picture(1)], (384, 512), [SIZE])
+    assert answer.copy_ms > 0
+    assert answer.assemble_ms > 0
+    assert answer.forward_ms > 0
+
+
+def _fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda *_: _fail(MemoryError()),
+        lambda *_: _fail(torch.OutOfMemoryError("no room")),
+        lambda *_: torch.empty(1 << 55),  # more than any machine has
+    ],
+    ids=["python", "gpu", "cpu"],
+)
+def test_memory_that_ran_out_is_told_apart(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, forward: Callable[..., object]
+) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    monkeypatch.setattr(device._predictor, "forward", forward)
+    with pytest.raises(OutOfDeviceMemory):
+        device.run([_picture(1)], (384, 512), [SIZE])
+
+
+def test_any_other_failure_stays_what_it_is(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    monkeypatch.setattr(device._predictor, "forward", lambda *_: _fail(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        device.run([_picture(1)], (384, 512), [SIZE])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(RuntimeError, match="device=cuda:1"):
+        pick_device("cuda:1")
+
+
+async def test_the_default_model_answers_a_photo_among_a_crowd_as_alone() -> None:
+    settings = fake_settings(engine="torch", model="default", device="cpu", max_wait_ms=200)
+    photos = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))]
+    everything = DetectOptions(threshold=0.0)
+    async with open_detector(settings) as detector:
+        alone = [await detector.detect(data, everything, request_id="r") for data in photos]
+        crowd = await asyncio.gather(
+            *(detector.detect(data, everything, request_id="r") for data in photos * 3)
+        )
+    assert len(crowd) == 3 * len(alone) > 0
+    for result, expected in zip(crowd, alone * 3, strict=True):
+        assert len(expected.detections) > 0
+        np.testing.assert_array_equal(result.detections.scores, expected.detections.scores)
+        np.testing.assert_array_equal(result.detections.boxes_xyxy, expected.detections.boxes_xyxy)
+
+
+async def test_the_service_answers_as_the_model_does_offline(weights: Path) -> None:
+    settings = fake_settings(
+        engine="torch", model=str(weights), device="cpu", engine_threads=1, max_wait_ms=1000
+    )
+    pictures = [encode_png(_picture(seed)) for seed in range(3)]
+    everything = DetectOptions(threshold=0.0)
+    async with open_detector(settings) as detector:
+        results = await asyncio.gather(
+            *(detector.detect(data, everything, request_id="r") for data in pictures)
+        )
+        assert detector.kernel in {"cpu", "reference"}
+    predictor, info = load_predictor(weights, "cpu", threads=1)
+    limits = ImageLimits(10**9, 10**9)
+    for data, result in zip(pictures, results, strict=True):
+        decoded = decode_image(data, info.config, limits)
+        height, width = decoded.pixels.shape[:2]
+        padded = padded_size(height, width, info.config.bucket_stride)
+        (alone,) = predictor.predict([decoded.pixels], padded, [decoded.original_size])
+        assert result.model_version == info.version
+        np.testing.assert_allclose(result.detections.scores, alone.scores, atol=1e-5)
+        np.testing.assert_allclose(result.detections.boxes_xyxy, alone.boxes_xyxy, atol=0.05)

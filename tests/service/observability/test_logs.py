@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from service.observability.logs import configure_logs
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+def test_a_line_is_json_with_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    structlog.get_logger("service.test").info("engine ready", pid=7)
+    (line,) = _lines(capsys)
+    assert (line["event"], line["pid"], line["level"]) == ("engine ready", 7, "info")
+    assert line["logger"] == "service.test"
+    assert line["timestamp"].endswith("Z")
+
+
+def test_libraries_are_logged_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    logging.getLogger("some.library").warning("odd: %s", 3, extra={"request_id": "abc"})
+    logging.getLogger("uvicorn.error").warning("protocol trouble")
+    library, server = _lines(capsys)
+    assert (library["event"], library["request_id"]) == ("odd: 3", "abc")
+    assert server["logger"] == "uvicorn.error"
+
+
+def test_the_request_id_that_is_bound_stands_on_every_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logs("info", "json")
+    with structlog.contextvars.bound_contextvars(request_id="r-1"):
+        structlog.get_logger("a").info("ours")
+        logging.getLogger("b").warning("theirs")
+    assert [line["request_id"] for line in _lines(capsys)] == ["r-1", "r-1"]
+
+
+def test_an_exception_is_logged_whole_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    try:
+        raise ValueError("deep trouble")
+    except ValueError:
+        structlog.get_logger("a").exception("failed")
+        logging.getLogger("b").exception("failed too")
+    for line in _lines(capsys):
+        assert "ValueError: deep trouble" in line["exception"]
+
+
+def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("warning", "json")
+    structlog.get_logger("a").info("quiet")
+    logging.getLogger("b").info("quiet")
+    assert _lines(capsys) == []
+
+
+def test_text_for_people_where_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "console")
+    structlog.get_logger("a").info("engine ready", pid=7)
+    text = capsys.readouterr().err
+    assert "engine ready" in text
+    assert "pid=7" in text

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import structlog
+
+from service.build import open_detector
+from service.core.detector import Detector
+from service.observability.logs import configure_logs
+from service.observability.metrics import Metrics
+from service.observability.request_log import Journal
+from service.observability.request_scope import ImageTimes, RequestScope, current_scope
+from service.rest import create_app
+from service.types import DetectOptions
+from tests.support.fake_service import fake_settings
+from tests.support.pictures import solid_png
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def _follow(journal: Journal, **names: Any) -> AbstractContextManager[RequestScope]:
+    return journal.follow("http", "POST", path="/detect", **names)
+
+
+def test_every_line_of_a_request_names_it_and_its_trace(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logs("info", "json")
+    with _follow(Journal(), request_id="order-7", traceparents=[TRACEPARENT]):
+        structlog.get_logger("a").info("ours")
+        logging.getLogger("b").warning("theirs")
+    structlog.get_logger("a").info("afterwards")
+    ours, theirs, afterwards = _lines(capsys)
+    assert (ours["request_id"], ours["trace_id"]) == ("order-7", TRACE_ID)
+    assert (theirs["request_id"], theirs["trace_id"]) == ("order-7", TRACE_ID)
+    assert "request_id" not in afterwards
+
+
+def test_a_line_may_name_one_image_of_a_request(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    with _follow(Journal(), request_id="order-7"):
+        structlog.get_logger("a").info("third", request_id="order-7-3")
+    (line,) = _lines(capsys)
+    assert line["request_id"] == "order-7-3"
+    assert line["trace_id"]
+
+
+async def test_requests_at_the_same_time_keep_their_names_apart() -> None:
+    journal = Journal()
+
+    async def one(number: int) -> None:
+        with _follow(journal, request_id=f"r-{number}") as scope:
+            await asyncio.sleep(0)
+            assert current_scope() is scope
+            assert scope.request_id == f"r-{number}"
+
+    await asyncio.gather(*(one(number) for number in range(20)))
+    assert current_scope() is None
+
+
+def test_a_request_that_fails_is_closed_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    with pytest.raises(ZeroDivisionError), _follow(Journal(log_requests=True)):
+        _ = 1 / 0
+    assert current_scope() is None
+    (line,) = _lines(capsys)
+    assert (line["event"], line["status"]) == ("request", None)
+
+
+def test_probes_are_not_worth_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    with _follow(Journal(log_requests=True), quiet=True):
+        pass
+    assert _lines(capsys) == []
+
+
+def test_the_line_of_a_request_tells_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    with _follow(Journal(log_requests=True), request_id="r", traceparents=[TRACEPARENT]) as scope:
+        scope.status, scope.route = 429, "/detect"
+        Metrics().count_request("http", "overloaded")
+    (line,) = _lines(capsys)
+    expected = {
+        "event": "request",
+        "logger": "service.access.access",
+        "transport": "http",
+        "method": "POST",
+        "route": "/detect",
+        "protocol": "http",
+        "status": 429,
+        "outcome": "overloaded",
+        "request_id": "r",
+        "trace_id": TRACE_ID,
+    }
+    assert expected.items() <= line.items()
+    assert line["duration_ms"] >= 0
+
+
+@pytest.fixture
+def scopes(monkeypatch: pytest.MonkeyPatch) -> list[RequestScope]:
+    """Every scope that a journal closes, in order."""
+    closed: list[RequestScope] = []
+
+    def keep(scope: RequestScope) -> dict[str, Any]:
+        closed.append(scope)
+        return {}
+
+    monkeypatch.setattr("service.observability.request_log._line", keep)
+    return closed
+
+
+async def _detect_over_http(detector: Detector, num_files: int) -> None:
+    import httpx
+
+    app = create_app(detector, fake_settings(), journal=Journal(log_requests=True))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        files = [("f", (f"{n}.png", solid_png((n, 2, 3)))) for n in range(num_files)]
+        response = await client.post("/detect", files=files)
+        assert response.status_code == 200, response.text
+
+
+async def test_images_are_noted_with_their_sizes_and_times(scopes: list[RequestScope]) -> None:
+    async with open_detector(fake_settings()) as detector:
+        await _detect_over_http(detector, 1)
+    (scope,) = scopes
+    assert (scope.images, scope.num_bytes) == (1, len(solid_png((0, 2, 3))))
+    assert (scope.route, scope.status, scope.outcome) == ("/detect", 200, "ok")
+    assert scope.encode_seconds > 0
+    assert scope.last_image is not None
+    assert scope.last_image.size == (64, 48)
+
+
+async def test_marks_of_an_image_tile_its_time_and_agree_with_its_timings(
+    scopes: list[RequestScope],
+) -> None:
+    async with open_detector(fake_settings(fake_per_image_ms=3)) as detector:
+        await _detect_over_http(detector, 1)
+    image = scopes[0].last_image
+    assert image is not None
+    marks, timings = image.times.marks(), image.timings
+    for before, after in itertools.pairwise(marks):
+        assert after.started == pytest.approx(before.ended)
+    for stage in ("decode", "queue", "assemble", "copy", "forward", "postprocess"):
+        seconds = sum(mark.ended - mark.started for mark in marks if mark.stage == stage)
+        assert seconds * 1000 == pytest.approx(getattr(timings, stage), abs=0.5), stage
+
+
+async def test_several_images_of_a_request_are_counted(scopes: list[RequestScope]) -> None:
+    async with open_detector(fake_settings()) as detector:
+        await _detect_over_http(detector, 3)
+    assert scopes[0].images == 3
+
+
+async def test_nothing_is_noted_where_nobody_wants_it() -> None:
+    async with open_detector(fake_settings()) as detector:
+        with _follow(Journal(), traceparents=[TRACEPARENT]) as scope:
+            await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
+    assert (scope.images, scope.last_image) == (0, None)
+
+
+def test_waiting_is_what_lies_between_the_stages() -> None:
+    times = ImageTimes(
+        accepted=1.0,
+        decode=(1.25, 2.0),
+        engine_started=3.0,
+        engine_ms={"assemble": 500.0, "copy": 0.0, "forward": 1000.0},
+        select=(5.0, 5.5),
+    )
+    assert [(mark.stage, mark.started, mark.ended) for mark in times.marks()] == [
+        ("queue", 1.0, 1.25),
+        ("decode", 1.25, 2.0),
+        ("queue", 2.0, 3.0),
+        ("assemble", 3.0, 3.5),
+        ("forward", 3.5, 4.5),
+        ("queue", 4.5, 5.0),
+        ("postprocess", 5.0, 5.5),
+    ]

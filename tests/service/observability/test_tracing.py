@@ -1,0 +1,249 @@
+"""Traces as a collector receives them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from lite_detr_client import GrpcClient
+from service.observability.metrics import Metrics
+from service.observability.request_log import Journal, TracingUnavailable, open_journal
+from tests.support.fake_service import fake_settings
+from tests.support.pictures import solid_png
+from tests.support.repository import ROOT
+from tests.support.running import DEFAULTS, Service
+
+pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel is missing")
+
+from tests.support.otlp_receiver import Receiver, attributes, receiving
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+PARENT_ID = "b7ad6b7169203331"
+SAMPLED = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
+UNSAMPLED = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-00"}
+SERVER, ERROR = 2, 2  # SpanKind and StatusCode of the protocol
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENDPOINT", "TRACES_ENDPOINT", "PROTOCOL", "TRACES_PROTOCOL"):
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def journal(receiver: Receiver) -> Iterator[Journal]:
+    journal = open_journal(fake_settings(otlp_endpoint=receiver.url))
+    yield journal
+    journal.close()
+
+
+def _follow(journal: Journal, status: int = 200, outcome: str = "ok", **names: Any) -> str:
+    """One request; returns the traceparent that its client is told."""
+    with journal.follow("http", "POST", path="/detect", **names) as scope:
+        scope.status, scope.route = status, "/detect"
+        Metrics().count_request("http", outcome)
+    return scope.trace.traceparent
+
+
+def test_a_request_is_a_server_span_below_its_clients(journal: Journal, receiver: Receiver) -> None:
+    told = _follow(journal, traceparents=[SAMPLED["traceparent"]], request_id="order-7")
+    journal.close()
+    (span,) = receiver.spans
+    assert (span.name, span.kind) == ("POST /detect", SERVER)
+    assert span.trace_id.hex() == TRACE_ID
+    assert span.parent_span_id.hex() == PARENT_ID
+    assert told == f"00-{TRACE_ID}-{span.span_id.hex()}-01"
+    assert attributes(span) == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "http.route": "/detect",
+        "url.path": "/detect",
+        "url.scheme": "http",
+        "lite_detr.outcome": "ok",
+        "lite_detr.request_id": "order-7",
+    }
+    assert receiver.paths == ["/v1/traces"]
+    assert receiver.resources[0]["service.name"] == "lite-detr"
+
+
+def test_a_client_that_does_not_sample_is_not_recorded(
+    journal: Journal, receiver: Receiver
+) -> None:
+    assert _follow(journal, traceparents=[UNSAMPLED["traceparent"]]).endswith("-00")
+    journal.close()
+    assert receiver.spans == []
+
+
+def test_a_request_outside_of_any_trace_is_recorded_in_one_of_ours(
+    journal: Journal, receiver: Receiver
+) -> None:
+    told = _follow(journal)
+    journal.close()
+    (span,) = receiver.spans
+    assert told == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-03"
+    assert span.parent_span_id == b""
+
+
+def test_a_failure_of_ours_is_an_error_and_a_clients_is_not(
+    journal: Journal, receiver: Receiver
+) -> None:
+    _follow(journal, 500, "inference_failed")
+    _follow(journal, 422, "invalid_options")
+    journal.close()
+    ours, theirs = receiver.spans
+    assert (ours.status.code, attributes(ours)["error.type"]) == (ERROR, "inference_failed")
+    assert theirs.status.code != ERROR
+
+
+def test_probes_are_not_worth_a_span(journal: Journal, receiver: Receiver) -> None:
+    with journal.follow("http", "GET", path="/healthz", quiet=True):
+        pass
+    journal.close()
+    assert receiver.spans == []
+
+
+def test_opentelemetrys_own_variables_do_without_a_setting(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "codes-eu")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    journal = open_journal(fake_settings())
+    assert _follow(journal).endswith("-02")
+    journal.close()
+    assert receiver.spans == []
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    journal = open_journal(fake_settings())
+    _follow(journal, traceparents=[UNSAMPLED["traceparent"]])
+    journal.close()
+    assert receiver.resources[0]["service.name"] == "codes-eu"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")]
+)
+def test_opentelemetrys_own_variables_switch_it_off(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    journal = open_journal(fake_settings(otlp_endpoint=receiver.url))
+    assert _follow(journal).endswith("-02")
+    journal.close()
+    assert receiver.spans == []
+
+
+def test_a_protocol_that_is_not_spoken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    with pytest.raises(TracingUnavailable, match="OTEL_EXPORTER_OTLP_PROTOCOL=grpc"):
+        open_journal(fake_settings())
+
+
+def test_without_the_extra_the_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "service.observability.tracing", None)
+    with pytest.raises(TracingUnavailable, match=r"otlp_endpoint .*lite-detr-service\[otel\]"):
+        open_journal(fake_settings(otlp_endpoint="http://127.0.0.1:4318"))
+
+
+def test_nothing_of_opentelemetry_is_loaded_unless_asked_for() -> None:
+    program = """
+import sys
+import service.app
+from service.observability.request_log import open_journal
+from service.settings import load_settings
+open_journal(load_settings(engine="fake"))
+ours = ("opentelemetry.sdk", "opentelemetry.exporter")  # others may load the bare interface
+loaded = [name for name in sys.modules if name.startswith(ours)]
+sys.exit(str(loaded) if loaded else 0)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_a_served_image_is_traced_through_its_stages_and_sent_at_the_drain(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # only the drain sends
+    settings = {"otlp_endpoint": receiver.url, "grpc_port": "0", "fake_per_image_ms": "20"}
+    service = Service(**(DEFAULTS | settings))
+    try:
+        service.wait_until_ready()
+        port = int(service.said(r"gRPC: \S+:(\d+)")[1])
+        photo = solid_png((1, 2, 3))
+        response = httpx.post(f"{service.url}/detect", content=photo, headers=SAMPLED, timeout=60)
+        timings = response.json()["timings_ms"]
+        with GrpcClient(f"127.0.0.1:{port}", timeout_s=60) as client:
+            client.detect(photo)
+        httpx.get(f"{service.url}/readyz", headers=SAMPLED, timeout=60)
+        assert receiver.spans == []
+        service.process.terminate()
+        assert service.end() == 0, service.lines
+    finally:
+        service.kill()
+    http, grpc = (
+        [span for span in receiver.spans if span.trace_id == root.trace_id]
+        for root in sorted(
+            (span for span in receiver.spans if span.kind == SERVER),
+            key=lambda span: span.start_time_unix_nano,
+        )
+    )
+    assert _tree(http) == {
+        "POST /detect": "",
+        "read": "POST /detect",
+        "detect": "POST /detect",
+        "encode": "POST /detect",
+        **dict.fromkeys(("decode", "queue", "assemble", "forward", "postprocess"), "detect"),
+    }
+    for stage in ("decode", "queue", "forward", "postprocess"):
+        ms = sum(_ms(span) for span in http if span.name == stage)
+        assert ms == pytest.approx(timings[stage], abs=0.5), stage
+    (root,) = [span for span in http if span.kind == SERVER]
+    assert response.headers["traceparent"] == f"00-{TRACE_ID}-{root.span_id.hex()}-01"
+    for span in http:
+        assert root.start_time_unix_nano - 10**6 <= span.start_time_unix_nano
+        assert span.end_time_unix_nano <= root.end_time_unix_nano + 10**6
+    method = "litedetr.v1.DetectionService/Detect"
+    assert _tree(grpc).items() >= {method: "", "detect": method, "forward": "detect"}.items()
+    (call,) = [span for span in grpc if span.kind == SERVER]
+    assert (
+        attributes(call).items()
+        >= {
+            "rpc.system.name": "grpc",
+            "rpc.method": method,
+            "rpc.response.status_code": "OK",
+            "lite_detr.outcome": "ok",
+        }.items()
+    )
+
+
+def _tree(spans: list[Any]) -> dict[str, str]:
+    """Name of the parent span, by a span's own name; empty for what is none of these."""
+    names = {span.span_id: span.name for span in spans}
+    return {span.name: names.get(span.parent_span_id, "") for span in spans}
+
+
+def _ms(span: Any) -> float:
+    return float(span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
+
+
+def test_a_collector_that_is_away_costs_no_answer() -> None:
+    service = Service(**(DEFAULTS | {"otlp_endpoint": "http://127.0.0.1:9"}))
+    try:
+        service.wait_until_ready()
+        response = httpx.post(f"{service.url}/detect", content=solid_png((1, 2, 3)), timeout=60)
+        assert response.status_code == 200
+        service.process.terminate()
+        assert service.end() == 0, service.lines
+    finally:
+        service.kill()

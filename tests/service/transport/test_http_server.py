@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+
+from service.transport import http_connection
+from service.transport.http_server import HttpServer, listen
+from tests.support.fake_service import fake_settings
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
+
+
+class Application:
+    """Answers "hello" once the test lets it."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.requests = 0
+        self.crowded: list[bool] = []
+        self.body = b"hello"
+
+    async def __call__(self, scope: dict[str, Any], receive: object, send: Send) -> None:
+        self.requests += 1
+        self.crowded.append(scope["state"].get("crowded", False))
+        await self.may_answer.wait()
+        headers = [(b"content-length", b"%d" % len(self.body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+class Client:
+    """A bare connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    def stop_reading(self) -> None:
+        transport = self._writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+
+    async def read_slowly(self) -> int:
+        """Some megabytes a second until the answer is whole; how many bytes came."""
+        num_bytes = 0
+        async with asyncio.timeout(60):
+            while num_bytes < 24 << 20 and (chunk := await self._reader.read(1 << 16)):
+                num_bytes += len(chunk)
+                await asyncio.sleep(0.02)
+        return num_bytes
+
+    async def read_until_closed(self) -> bytes:
+        async with asyncio.timeout(20):
+            return await self._reader.read()
+
+    async def read_answer(self) -> bytes:
+        async with asyncio.timeout(20):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            return head + await self._reader.readexactly(5)
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+class Bench:
+    def __init__(self, **overrides: Any) -> None:
+        self.app = Application()
+        self.server = HttpServer(self.app, fake_settings(**overrides), listen("127.0.0.1", 0))
+        self.port = self.server.port
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+
+
+@asynccontextmanager
+async def _serving(**overrides: Any) -> AsyncIterator[Bench]:
+    bench = Bench(**overrides)
+    task = asyncio.create_task(bench.server.run_until_drained())
+    try:
+        yield bench
+    finally:
+        bench.app.may_answer.set()
+        bench.server.drain()
+        await asyncio.wait_for(task, 30)
+
+
+async def test_requests_are_answered_on_one_connection() -> None:
+    async with _serving() as bench:
+        client = await bench.connect()
+        for _ in range(3):
+            client.send(GET)
+            answer = await client.read_answer()
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"uvicorn" not in answer
+        await client.close()
+
+
+@pytest.mark.parametrize("trickle", [b"", b"GET / HTTP/1.1\r\nx-slow: ", b"\r\n"])
+async def test_a_client_that_does_not_finish_its_head_is_let_go(trickle: bytes) -> None:
+    async with _serving(header_timeout_seconds=0.2) as bench:
+        client = await bench.connect()
+        client.send(trickle)
+        answer = await client.read_until_closed()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
+        assert bench.app.requests == 0
+        await client.close()
+
+
+async def test_the_second_head_on_a_connection_is_watched_too() -> None:
+    async with _serving(header_timeout_seconds=0.2) as bench:
+        client = await bench.connect()
+        client.send(GET)
+        await client.read_answer()
+        client.send(b"GET / HTTP/1.1\r\nx-slow: ")
+        assert (await client.read_until_closed()).startswith(b"HTTP/1.1 408")
+        await client.close()
+
+
+async def test_a_request_that_takes_longer_than_a_head_may_is_not_cut() -> None:
+    async with _serving(header_timeout_seconds=0.1) as bench:
+        bench.app.may_answer.clear()
+        client = await bench.connect()
+        client.send(GET)
+        await asyncio.sleep(0.4)
+        bench.app.may_answer.set()
+        assert (await client.read_answer()).startswith(b"HTTP/1.1 200")
+        await client.close()
+
+
+async def test_a_head_without_end_is_refused() -> None:
+    async with _serving() as bench:
+        client = await bench.connect()
+        client.send(b"GET / HTTP/1.1\r\nx-filler: " + b"y" * (64 * 1024))
+        assert (await client.read_until_closed()).startswith(b"HTTP/1.1 431")
+        await client.close()
+
+
+async def test_a_drain_answers_requests_under_way_and_closes_the_port() -> None:
+    bench = Bench()
+    task = asyncio.create_task(bench.server.run_until_drained())
+    bench.app.may_answer.clear()
+    clients = [await bench.connect() for _ in range(5)]
+    for client in clients:
+        client.send(GET)
+    while bench.app.requests < 5:
+        await asyncio.sleep(0.005)
+    bench.server.drain()
+    # Reset: it was still in the backlog when the port closed.
+    with pytest.raises((ConnectionRefusedError, ConnectionResetError)):
+        while True:
+            await (await bench.connect()).close()
+            await asyncio.sleep(0.01)
+    bench.app.may_answer.set()
+    for client in clients:
+        answer = await client.read_until_closed()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        await client.close()
+    await asyncio.wait_for(task, 20)
+
+
+def _read_all(client: socket.socket) -> bytes:
+    client.settimeout(20)
+    with client:
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_was_not_accepted_yet_when_the_port_closes_is_answered(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_end_with_connections_in_the_backlog())
+
+
+async def _end_with_connections_in_the_backlog() -> None:
+    bench, clients = Bench(), []
+
+    async def connect_and_end() -> None:
+        """The server's main loop; it never yields, so that nothing is accepted in it."""
+        for _ in range(20):
+            client = socket.create_connection(("127.0.0.1", bench.port))
+            client.sendall(GET)
+            clients.append(client)
+
+    bench.server.main_loop = connect_and_end  # type: ignore[method-assign]
+    await asyncio.wait_for(bench.server.run_until_drained(), 20)
+    answers = [await asyncio.to_thread(_read_all, client) for client in clients]
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", bench.port))
+
+
+def test_a_loop_that_was_held_up_reads_what_came_before_it_closes_idle_connections() -> None:
+    async def story() -> None:
+        bench = Bench()
+        task = asyncio.create_task(bench.server.run_until_drained())
+        idle = await bench.connect()
+        idle.send(GET)
+        await idle.read_answer()
+        bench.server.drain()
+        while not bench.server._door.closing:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
+        idle.send(GET)  # uvloop writes at once
+        time.sleep(0.5)  # the loop hangs; its timers are due before it looks at sockets
+        answer = await idle.read_until_closed()
+        assert answer.startswith(b"HTTP/1.1 200")
+        await idle.close()
+        await asyncio.wait_for(task, 20)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(story())
+
+
+async def test_a_request_that_was_on_the_wire_when_the_port_closed_is_answered() -> None:
+    bench = Bench()
+    task = asyncio.create_task(bench.server.run_until_drained())
+    idle, fresh = await bench.connect(), await bench.connect()
+    idle.send(GET)
+    await idle.read_answer()
+    bench.server.drain()
+    while not bench.server._door.closing:
+        await asyncio.sleep(0.001)
+    for client in (idle, fresh):
+        client.send(GET)
+        answer = await client.read_until_closed()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        await client.close()
+    await asyncio.wait_for(task, 20)
+
+
+async def test_a_request_over_a_connection_too_many_is_marked_and_its_last() -> None:
+    async with _serving(max_connections=2) as bench:
+        clients = [await bench.connect() for _ in range(3)]
+        for client in clients:
+            client.send(GET)
+            await client.read_answer()
+        assert bench.app.crowded == [False, False, True]
+        assert await clients[2].read_until_closed() == b""
+        for client in clients:
+            await client.close()
+
+
+async def test_a_new_connection_takes_the_place_of_a_long_idle_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_connection, "_IDLE_SECONDS", 0.0)
+    async with _serving(max_connections=2) as bench:
+        clients = [await bench.connect() for _ in range(2)]
+        for client in clients:
+            client.send(GET)
+            await client.read_answer()
+        newest = await bench.connect()
+        newest.send(GET)
+        assert (await newest.read_answer()).startswith(b"HTTP/1.1 200")
+        assert await clients[0].read_until_closed() == b""
+        clients[1].send(GET)
+        assert (await clients[1].read_answer()).startswith(b"HTTP/1.1 200")
+        assert bench.app.crowded == [False] * 4
+        for client in (*clients, newest):
+            await client.close()
+
+
+async def test_connections_far_beyond_the_limit_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_connection, "_SPARE_CONNECTIONS", 1)
+    async with _serving(max_connections=1) as bench:
+        clients = [await bench.connect() for _ in range(3)]
+        with contextlib.suppress(ConnectionError):
+            assert await clients[2].read_until_closed() == b""
+        for client in clients:
+            await client.close()
+
+
+async def test_pipelined_requests_are_answered_in_turn_up_to_a_bound() -> None:
+    async with _serving() as bench:
+        client = await bench.connect()
+        client.send(GET * 5000)
+        answers = await client.read_until_closed()
+        assert 1 <= answers.count(b"HTTP/1.1 200") <= 64
+        assert answers.count(b"HTTP/1.1 ") == answers.count(b"hello")
+        await client.close()
+
+
+async def test_answers_to_good_requests_go_before_the_refusal_of_a_bad_one() -> None:
+    async with _serving() as bench:
+        bench.app.may_answer.clear()
+        client = await bench.connect()
+        client.send(GET + b"no such thing\r\n\r\n")
+        while not bench.app.requests:
+            await asyncio.sleep(0.005)
+        bench.app.may_answer.set()
+        assert (await client.read_until_closed()).startswith(b"HTTP/1.1 200")
+        await client.close()
+
+
+async def test_a_head_without_end_is_refused_behind_another_request_too() -> None:
+    async with _serving() as bench:
+        bench.app.may_answer.clear()
+        client = await bench.connect()
+        client.send(GET)
+        client.send(b"GET / HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):
+            for number in range(2000):
+                client.send(b"x-filler-%d: %b\r\n" % (number, b"y" * 1000))
+                await client.drain()
+        bench.app.may_answer.set()
+        with contextlib.suppress(ConnectionError):
+            assert b"HTTP/1.1 200" not in (await client.read_until_closed())[20:]
+        assert bench.app.requests == 1
+        await client.close()
+
+
+async def test_a_client_that_never_reads_its_answer_is_let_go() -> None:
+    async with _serving(send_timeout_seconds=0.2) as bench:
+        bench.app.body = b"x" * (32 << 20)
+        client = await bench.connect()
+        client.stop_reading()
+        client.send(GET)
+        while not bench.app.requests:
+            await asyncio.sleep(0.005)
+        while bench.server.server_state.connections:
+            await asyncio.sleep(0.02)
+        await client.close()
+
+
+async def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
+    async with _serving(send_timeout_seconds=2) as bench:
+        bench.app.body = b"x" * (24 << 20)
+        client = await bench.connect()
+        client.send(GET)
+        assert await client.read_slowly() >= 24 << 20
+        await client.close()
+
+
+def test_a_taken_port_is_told_at_once() -> None:
+    with listen("127.0.0.1", 0) as first, pytest.raises(OSError, match="in use"):
+        listen("127.0.0.1", first.getsockname()[1])

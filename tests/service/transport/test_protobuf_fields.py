@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.oip.pb import grpc_service_pb2 as pb
+from service.oip.tensors import pack_elements
+from service.transport.protobuf_fields import BrokenMessage, has_more_fields
+
+
+def _count(message: Message) -> int:
+    """Fields of a parsed message and of all messages in it; entries of a map are messages."""
+    count = 0
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            # Always written whole: key and value.
+            count += sum(3 + _count(entry) for entry in value.values())
+            continue
+        items: list[Any] = list(value) if field.is_repeated else [value]
+        if field.is_packed:
+            count += 1
+            continue
+        count += len(items)
+        if field.message_type is not None:
+            count += sum(map(_count, items))
+    return count
+
+
+def request() -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(
+        model_name="fake",
+        inputs=[pb.ModelInferRequest.InferInputTensor(name="IMAGE", shape=[3, 500])],
+        outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="boxes")],
+        raw_input_contents=[pack_elements([bytes(1000)])],
+    )
+    message.parameters["threshold"].double_param = 0.5
+    message.parameters["timeout"].int64_param = -1
+    message.inputs[0].contents.bytes_contents.extend([b"", b"a", b""])
+    return message
+
+
+def test_every_field_counts_those_in_messages_within_included() -> None:
+    message = request()
+    data, count = message.SerializeToString(), _count(message)
+    assert count > 15
+    assert not has_more_fields(data, message.DESCRIPTOR, count)
+    assert has_more_fields(data, message.DESCRIPTOR, count - 1)
+
+
+def test_nothing_has_no_fields() -> None:
+    assert not has_more_fields(b"", pb.ModelInferRequest.DESCRIPTOR, 0)
+
+
+def test_fields_that_are_not_known_count_too() -> None:
+    unknown = b"\x98\x06\x07" * 5  # field 99
+    assert has_more_fields(unknown, pb.ModelInferRequest.DESCRIPTOR, 4)
+    assert not has_more_fields(unknown, pb.ModelInferRequest.DESCRIPTOR, 5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff",
+        b"\x0a",
+        b"\x0a\x05ab",
+        b"\x09\x00",
+        b"\x0d\x00",
+        b"\x0b\x0c",
+        b"\x0e\x00",
+        b"\x80" * 11 + b"\x00",
+        b"\x2a\x02\x0a\x05",  # an input whose name goes beyond it
+        b"\x0a" + b"\xff" * 9 + b"\x01",
+    ],
+)
+def test_bytes_that_are_no_message_are_told(data: bytes) -> None:
+    with pytest.raises(BrokenMessage):
+        has_more_fields(data, pb.ModelInferRequest.DESCRIPTOR, 100)
+
+
+@given(st.binary(max_size=200))
+def test_whatever_protobuf_reads_can_be_counted(data: bytes) -> None:
+    message = pb.ModelInferRequest()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return
+    try:
+        has_more_fields(data, message.DESCRIPTOR, 10)
+    except BrokenMessage as error:
+        assert "wire type" in str(error)  # groups, which no message of ours has
+
+
+@given(st.data())
+def test_a_message_that_is_cut_short_never_makes_trouble(draw: st.DataObject) -> None:
+    whole = request().SerializeToString()
+    end = draw.draw(st.integers(0, len(whole)))
+    try:
+        has_more_fields(whole[:end], pb.ModelInferRequest.DESCRIPTOR, 1000)
+    except BrokenMessage:
+        assert end < len(whole)

@@ -1,0 +1,39 @@
+"""Jobs and batches for tests of the scheduling rooms."""
+
+from __future__ import annotations
+
+import math
+
+from service.batching.scheduler import Batch, Bucket, Job
+from service.ipc.slots import SlotLayout, SlotMemory, SlotPool
+from service.types import Priority
+
+BUCKET: Bucket = (64, 64)
+OTHER_BUCKET: Bucket = (64, 128)
+
+
+def small_pool(count: int = 32) -> SlotPool:
+    layout = SlotLayout(count=count, image_bytes=64 * 128 * 3, max_detections=4)
+    return SlotPool(SlotMemory.create(layout))
+
+
+class JobMaker:
+    """Makes jobs, each with a slot of its own."""
+
+    def __init__(self, pool: SlotPool | None = None) -> None:
+        self.pool = pool or small_pool(256)
+
+    def __call__(
+        self,
+        at: float = 0.0,
+        bucket: Bucket = BUCKET,
+        deadline: float = math.inf,
+        priority: Priority = Priority.NORMAL,
+    ) -> Job:
+        return Job(self.pool.acquire(), bucket, at, deadline, priority=priority)
+
+    def many(self, count: int, at: float = 0.0, bucket: Bucket = BUCKET) -> list[Job]:
+        return [self(at, bucket) for _ in range(count)]
+
+    def batch(self, count: int, deaths: int = 0) -> Batch:
+        return Batch(BUCKET, tuple(self.many(count)), deaths)

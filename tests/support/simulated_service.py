@@ -1,0 +1,176 @@
+"""The real queues, rules and admission before a simulated engine, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.detections import Detections
+from service.batching.batcher import Batcher
+from service.batching.scheduler import Batch, BatchPolicy, Job, LaneState, Scheduler
+from service.core.admission import Admission
+from service.core.served_model import ServedModel
+from service.engine.fake_device import FAKE_MODEL
+from service.errors import DetectionError
+from service.ipc.messages import BatchDone
+from service.ipc.slots import SlotImage
+from service.observability.metrics import Metrics
+from service.supervision.in_flight import Flight
+from service.supervision.spec import HeldFile
+from service.types import Priority
+from tests.support.jobs import BUCKET, small_pool
+
+NOTHING = Detections(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+
+
+@dataclass(frozen=True)
+class Device:
+    """Takes base + per_image x n seconds for n images, give or take the jitter."""
+
+    base: float
+    per_image: float
+    max_batch_size: int = 8
+    jitter: float = 0.0  # relative, uniform
+
+    def seconds(self, images: int) -> float:
+        return self.base + self.per_image * images
+
+    @property
+    def capacity(self) -> float:
+        """Images a second in full batches."""
+        return self.max_batch_size / self.seconds(self.max_batch_size)
+
+
+class SimulatedLane:
+    """An engine that takes its time on the loop's clock."""
+
+    live, kernel, last_success = True, "none", 0.0
+
+    def __init__(self, service: SimulatedService, number: int) -> None:
+        self.ready = True
+        self.sizes: list[int] = []
+        self.busy_seconds = 0.0
+        self._service = service
+        self._random = random.Random(number)
+        self._batches: asyncio.Queue[tuple[int, Batch]] = asyncio.Queue()
+        self._flight = Flight(service.now)
+
+    @property
+    def state(self) -> LaneState:
+        return self._flight.state()
+
+    def send(self, batch: Batch) -> None:
+        self._batches.put_nowait((self._flight.add(batch, self._service.now), batch))
+
+    def predicted_seconds(self, padded_pixels: int) -> float:
+        return self._flight.predicted_seconds(padded_pixels)
+
+    async def run(self) -> None:
+        device = self._service.device
+        while True:
+            batch_id, batch = await self._batches.get()
+            noise = 1 + device.jitter * self._random.uniform(-1, 1)
+            seconds = device.seconds(len(batch.jobs)) * noise
+            await asyncio.sleep(seconds)
+            self.busy_seconds += seconds
+            self.sizes.append(len(batch.jobs))
+            memory = self._service.served.pool.memory
+            for job in batch.jobs:
+                memory.write_result(job.lease.slot, job.lease.generation, NOTHING)
+            _, took = self._flight.answered(batch_id, self._service.now)
+            self._flight.learn(batch, took)
+            self._service.served.batcher.batch_done(batch, BatchDone(batch_id, 0.0, 0.0, 0.0))
+
+
+@dataclass
+class Tally:
+    """What became of the requests, as their clients saw it."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)  # "ok", "late" or an error's code
+    latencies: list[float] = field(default_factory=list)  # of all that were accepted, seconds
+
+    @property
+    def accepted(self) -> int:
+        return len(self.latencies)
+
+
+class SimulatedService:
+    """As `service.core.detector` does: admit, decode, batch, answer."""
+
+    def __init__(self, device: Device, *, engines: int = 1, slots: int = 64, kept: int = 0) -> None:
+        self.device = device
+        self._loop = asyncio.get_running_loop()
+        pool = small_pool(slots + kept)
+        pool._kept_for_high = kept
+        self.lanes = [SimulatedLane(self, number) for number in range(engines)]
+        policy = BatchPolicy(max_batch_size=device.max_batch_size)
+        batcher = Batcher(Scheduler(policy), self.lanes, Metrics(), self._loop.time)
+        self.served = ServedModel(FAKE_MODEL, pool, batcher, [], HeldFile(None))
+        self.admission = Admission(decode_threads=2)
+        self._threads = asyncio.Semaphore(2)
+        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes]
+
+    @property
+    def now(self) -> float:
+        return self._loop.time()
+
+    async def detect(self, timeout: float, priority: Priority = Priority.NORMAL) -> None:
+        deadline = self.now + timeout
+        lease = self.admission.admit(self.served, timeout, priority)
+        try:
+            async with asyncio.timeout_at(deadline):
+                with self.served.batcher.expecting():
+                    async with self._threads:
+                        await asyncio.sleep(0.001)
+                self.admission.learn_decode(0.001)
+                lease.write_image(np.zeros((1, 1, 3), np.uint8), SlotImage((1, 1), BUCKET, (1, 1)))
+                await self.served.batcher.run(Job(lease, BUCKET, self.now, deadline, 1, priority))
+        finally:
+            lease.release()
+
+    async def call(self, tally: Tally, timeout: float, priority: Priority) -> None:
+        """One client, who notes what it got."""
+        began, accepted = self.now, True
+        try:
+            await self.detect(timeout, priority)
+            outcome = "ok"
+        except DetectionError as error:
+            outcome, accepted = error.code, error.code not in {"overloaded", "not_ready"}
+        except TimeoutError:
+            outcome = "late"
+        tally.outcomes[outcome] += 1
+        if accepted:
+            tally.latencies.append(self.now - began)
+
+    async def flood(
+        self, rate: float, seconds: float, timeout: float, priority: Priority = Priority.NORMAL
+    ) -> Tally:
+        """Open-loop arrivals: they come at random, however long answers take."""
+        tally, rng = Tally(), random.Random(7)
+        tasks, end = [], self.now + seconds
+        while self.now < end:
+            tasks.append(asyncio.create_task(self.call(tally, timeout, priority)))
+            await asyncio.sleep(rng.expovariate(rate))
+        await asyncio.gather(*tasks)
+        return tally
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.served.close()
+
+
+async def with_service(
+    device: Device, story: Callable[[SimulatedService], Awaitable[None]], **options: int
+) -> None:
+    service = SimulatedService(device, **options)
+    try:
+        await story(service)
+    finally:
+        await service.close()

@@ -1,0 +1,191 @@
+"""Models whose engines are stand-ins without a process, behind a real `Detector` and `ModelSwitch`.
+
+The test says when an engine is ready, that it cannot start, or when it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+from model.images.decode import ImageLimits
+from service.batching.batcher import Batcher
+from service.batching.lane import LaneListener
+from service.batching.scheduler import Batch, BatchPolicy, LaneState, Scheduler
+from service.core.detector import Detector, DetectorLimits
+from service.core.model_switch import ModelSwitch
+from service.core.served_model import ServedModel
+from service.engine.fake_device import FAKE_MODEL
+from service.observability.metrics import Metrics
+from service.supervision.spec import EngineStartError, HeldFile
+from service.supervision.supervisor import Supervisor
+from service.types import EngineFacts
+from tests.support.jobs import small_pool
+
+SETTING = "/models/latest.safetensors"
+_LIMITS = DetectorLimits(ImageLimits(10**6, 10**6), 1000.0, 1, 10**6, float("inf"))
+
+
+class StandInEngine:
+    """What a served model asks of its engine; see `service.supervision.supervisor`."""
+
+    live, kernel, last_success, pid = True, "none", 0.0, None
+    facts: EngineFacts | None = None
+    state = LaneState(0, 0.0, float("-inf"))
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.ready = False
+        self.ended = False
+        self.may_end = asyncio.Event()
+        self._note = note
+        self._stopping = False
+        self._first_ready: asyncio.Future[None] | None = None
+
+    def begin(self, _listener: LaneListener) -> asyncio.Future[None]:
+        self._note("begins")
+        self._first_ready = asyncio.get_running_loop().create_future()
+        return self._first_ready
+
+    @property
+    def begun(self) -> bool:
+        return self._first_ready is not None
+
+    def start(self) -> None:
+        assert self._first_ready is not None
+        self.ready = True
+        self._first_ready.set_result(None)
+
+    def refuse(self, reason: str) -> None:
+        assert self._first_ready is not None
+        self._first_ready.set_exception(EngineStartError(reason))
+
+    async def stop(self) -> None:
+        """As the real one: who comes second does not wait."""
+        if self._stopping:
+            return
+        self._stopping = True
+        await self.may_end.wait()
+        self.ready, self.ended = False, True
+        self._note("ended")
+        if self._first_ready is not None:
+            self._first_ready.cancel()
+
+    def send(self, batch: Batch) -> None:
+        raise AssertionError("nobody detects here")
+
+    def predicted_seconds(self, padded_pixels: int) -> float:
+        return 0.0
+
+
+class Models:
+    """Builds models, versions "1", "2" and so on, and remembers what became of them."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []  # such as "2 begins", "1 ended"
+        self.served: list[ServedModel] = []
+        self.engines: list[StandInEngine] = []
+        self.failure: Exception | None = None  # of the next builds
+        self.may_build = threading.Event()
+        self.may_build.set()
+        self.ends_at_once = True  # the engines of the next builds
+        self.starting = 0  # builds that were begun
+        self._metrics = Metrics()
+
+    def build(self) -> ServedModel:
+        """Called in a thread."""
+        self.starting += 1
+        assert self.may_build.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        version = str(len(self.served) + 1)
+        engine = StandInEngine(lambda event: self.events.append(f"{version} {event}"))
+        if self.ends_at_once:
+            engine.may_end.set()
+        batcher = Batcher(Scheduler(BatchPolicy(max_batch_size=4)), [engine], self._metrics)
+        info = replace(FAKE_MODEL, version=version)
+        engines = [cast(Supervisor, engine)]
+        served = ServedModel(info, small_pool(2), batcher, engines, HeldFile(None))
+        self.engines.append(engine)
+        self.served.append(served)
+        return served
+
+    def nothing_is_left(self) -> bool:
+        """Whether every engine that began has ended, and no slots are kept."""
+        engines = all(engine.ended for engine in self.engines if engine.begun)
+        return engines and all(served.pool.memory.fd < 0 for served in self.served)
+
+
+class House:
+    """A switch over models, the first of which serves already."""
+
+    def __init__(self, models: Models, start_timeout_seconds: float) -> None:
+        self.models = models
+        first = models.build()
+        self.detector = Detector(first, Metrics(), _LIMITS)
+        self.first_ready = first.begin()
+        self.control = ModelSwitch(
+            self.detector,
+            SETTING,
+            models.build,
+            first_ready=self.first_ready,
+            start_timeout_seconds=start_timeout_seconds,
+        )
+
+    @property
+    def version(self) -> str:
+        return self.detector.model.version
+
+    @property
+    def state(self) -> str:
+        [entry] = self.control.index()
+        return entry.state
+
+    async def close(self) -> None:
+        """As `service.build.open_spine` does on leaving."""
+        self.first_ready.cancel()
+        await self.control.stop()
+        self.detector.close()
+        self.control.free()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def settle() -> None:
+    """Lets everybody go on who can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def engine_of(models: Models, version: int) -> StandInEngine:
+    """Of a model, once it has begun."""
+    await until(lambda: len(models.engines) >= version and models.engines[version - 1].begun)
+    return models.engines[version - 1]
+
+
+@asynccontextmanager
+async def switching(
+    *, start_timeout_seconds: float = 10.0, ready: bool = True, **models: Any
+) -> AsyncIterator[House]:
+    """A house that is closed at the end, whatever the test has left under way."""
+    house = House(Models(), start_timeout_seconds)
+    if ready:
+        house.models.engines[0].start()
+        await house.first_ready
+    for name, value in models.items():
+        setattr(house.models, name, value)
+    try:
+        yield house
+    finally:
+        house.models.may_build.set()
+        for engine in house.models.engines:
+            engine.may_end.set()
+        await house.close()
+        assert house.models.nothing_is_left()

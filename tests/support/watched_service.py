@@ -1,0 +1,65 @@
+"""A running service that bad days are made for: its engines, meters and words, as they change."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import httpx
+
+from tests.support.running import DEFAULTS, Service
+
+
+class WatchedService(Service):
+    """Settings may be of any type; those that are not given are the defaults of tests."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**{name: str(value) for name, value in (DEFAULTS | settings).items()})
+
+    def said(self, pattern: str, timeout_seconds: float = 60, *, times: int = 1) -> re.Match[str]:
+        """Waits until a line of that kind was said so many times; the last of them."""
+
+        def found() -> list[re.Match[str]]:
+            return [match for line in self.lines if (match := re.search(pattern, line))]
+
+        with self._changed:
+            enough = self._changed.wait_for(lambda: len(found()) >= times, timeout_seconds)
+            assert enough, "".join(self.lines)
+            return found()[times - 1]
+
+    def count(self, pattern: str) -> int:
+        """How many lines of that kind were said."""
+        with self._changed:
+            return sum(re.search(pattern, line) is not None for line in self.lines)
+
+    def engine_pids(self, engines: int = 1) -> list[int]:
+        """Of the engines that serve, the newest last; waits for so many to be there."""
+
+        def serving() -> list[int]:
+            ready, over = (
+                [int(match[1]) for line in self.lines if (match := re.search(pattern, line))]
+                for pattern in (r'"pid":(\d+).*engine ready', r'"pid":(\d+).*engine gone')
+            )
+            return [pid for pid in ready if pid not in over]
+
+        with self._changed:
+            enough = self._changed.wait_for(lambda: len(serving()) == engines, 60)
+            assert enough, "".join(self.lines)
+            return serving()
+
+    def health(self, path: str) -> int:
+        return httpx.get(f"{self.url}{path}", timeout=60).status_code
+
+    def meter(self, name: str) -> float | None:
+        """A meter with its labels in the name; None where nothing was counted yet."""
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        found = re.search(rf"^lite_detr_{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return None if found is None else float(found[1])
+
+    def until(self, holds: Callable[[], bool], timeout_seconds: float = 60) -> None:
+        """Waits until something holds; fails with what the service said."""
+        end = time.monotonic() + timeout_seconds
+        while not holds():
+            assert time.monotonic() < end, "".join(self.lines)
+            time.sleep(0.02)

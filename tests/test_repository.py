@@ -1,0 +1,167 @@
+"""The house itself: one set-up for everybody, exact versions, and files that stay true."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tomllib
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support.repository import ROOT
+
+LOCK = ROOT / "requirements" / "lock.txt"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def locked() -> dict[str, str]:
+    lines = LOCK.read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): number for name, number in pins}
+
+
+def declared() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    texts = [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]
+    return [Requirement(text) for text in texts]
+
+
+def test_lock_pins_exact_versions_and_says_nothing_else() -> None:
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        assert re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+        assert "://" not in line
+
+
+@pytest.mark.parametrize("requirement", declared(), ids=lambda requirement: requirement.name)
+def test_lock_satisfies_the_project(requirement: Requirement) -> None:
+    number = locked()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(number), f"{requirement}: locked {number}; run make lock"
+
+
+def test_torch_is_pinned_exactly() -> None:
+    [torch] = [requirement for requirement in declared() if requirement.name == "torch"]
+    assert str(torch.specifier) == f"=={locked()['torch']}"
+    assert installed_version("torch").split("+")[0] == locked()["torch"]
+
+
+def test_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text
+    assert "Version 2.0" in text
+    assert PROJECT["license"] == "Apache-2.0"
+
+
+def test_ci_runs_lint_and_tests() -> None:
+    ci = ROOT / ".ci" / "run"
+    text = ci.read_text(encoding="utf-8")
+    assert ci.stat().st_mode & stat.S_IXUSR
+    assert "set -euo pipefail" in text
+    assert "make lint" in text
+    assert "make test" in text
+
+
+def make_dry_run(*arguments: str, home: Path = ROOT, **variables: str) -> str:
+    """What make would do, without doing it."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    environment = {"PATH": os.environ["PATH"], **variables}
+    done = subprocess.run(
+        ["make", "-n", *arguments],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_plain_make_explains_the_targets() -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("serve", "test", "lint", "format", "clean", "help"):
+        assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what make reads, where nothing is installed."""
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_make_serve_sets_up_first_with_pinned_versions(checkout: Path) -> None:
+    plan = make_dry_run("serve", home=checkout)
+    assert plan.index("make_venv.sh") < plan.index("pip install") < plan.index("lite-detr serve")
+    assert "-c requirements/lock.txt -e ." in plan
+    assert "[train,dev]" not in plan
+
+
+def test_make_test_installs_everything_and_runs_pytest(checkout: Path) -> None:
+    plan = make_dry_run("test", home=checkout)
+    assert "-e '.[train,dev]'" in plan
+    assert plan.index("pip install") < plan.index("-m pytest")
+
+
+def test_second_make_serve_installs_nothing(checkout: Path) -> None:
+    stamps = checkout / ".venv"
+    stamps.mkdir()
+    for name in (".made", ".runtime-installed"):
+        (stamps / name).touch()
+    assert "pip install" not in make_dry_run("serve", home=checkout)
+
+
+def test_make_serve_passes_its_variables_on(checkout: Path) -> None:
+    plan = make_dry_run(
+        "serve", "PORT=9000", "HOST=0.0.0.0", "MODEL=a b.safetensors", home=checkout
+    )
+    assert '--port "9000"' in plan
+    assert '--host "0.0.0.0"' in plan
+    assert '--model "a b.safetensors"' in plan
+
+
+def test_host_of_the_shell_is_not_the_address_to_listen_on(checkout: Path) -> None:
+    assert "--host" not in make_dry_run("serve", home=checkout, HOST="my-laptop")
+
+
+@pytest.mark.parametrize("has_old_python", [True, False])
+def test_machine_without_a_fitting_python_is_told(has_old_python: bool, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    if has_old_python:
+        old = tools / "python3"
+        old.write_text("#!/bin/sh\nexit 1\n")
+        old.chmod(0o755)
+    done = subprocess.run(
+        [shutil.which("sh") or "sh", str(ROOT / "requirements/make_venv.sh"), str(tmp_path / "v")],
+        env={"PATH": str(tools)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no Python >= 3.11" in done.stderr
+
+
+def test_readme_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make serve" in text
+    assert "make test" in text
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
