@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from service.engine import loop as engine_loop
 from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
 from service.engine.fake_device import FAKE_MODEL, fake_detections
 from service.engine.loop import Engine, OverlappingEngine, engine_of
-from service.engine import loop as engine_loop
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Stop
 from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
