@@ -1,7 +1,7 @@
 """The score card of the code detector: our model, and `arbez` beside it, by the same rules.
 
-    python benchmarks/accuracy/codes.py --photos DIR --arbez
-    python benchmarks/accuracy/codes.py --sweep
+    python -m benchmarks.accuracy.codes --photos DIR --arbez
+    python -m benchmarks.accuracy.codes --sweep
 
 DIR holds `photos.json` (COCO format) and `photos/`. Prints Markdown; `--json FILE` keeps all
 numbers. The working threshold is chosen by `--sweep`, which looks at the synthetic set alone:
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arbez_peer import SCORE_THRESHOLD as ARBEZ_THRESHOLD
-from arbez_peer import run_arbez_on
-from synthetic_set import NUM_SCENES, SEED, synthetic_set
-from threshold_sweep import choose_threshold, format_sweep, sweep
 
+from benchmarks.accuracy.arbez_peer import SCORE_THRESHOLD as ARBEZ_THRESHOLD
+from benchmarks.accuracy.arbez_peer import run_arbez_on
+from benchmarks.accuracy.synthetic_set import NUM_SCENES, SEED, synthetic_set
+from benchmarks.accuracy.threshold_sweep import choose_threshold, format_sweep, sweep
 from model.evaluation.evaluate import (
     PhotoDetections,
     Scores,

@@ -1,6 +1,6 @@
 """Times whole models on a device, and checks them against float64 on the CPU.
 
-python benchmarks/gpu/model_timings.py --json FILE
+python -m benchmarks.gpu.model_timings --json FILE
 """
 
 from __future__ import annotations

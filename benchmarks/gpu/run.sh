@@ -61,7 +61,7 @@ part model_speed 55 "$python" -m benchmarks.gpu.model_speed --device "$device" "
 if [ "$device" = cuda ]; then
     part batch_invariance 40 "$python" -m benchmarks.serving.batch_invariance --device cuda \
         --batches 100 --output "$out"
-    part model_timings 20 "$python" benchmarks/gpu/model_timings.py --batches 1 --repeats 5 \
+    part model_timings 20 "$python" -m benchmarks.gpu.model_timings --batches 1 --repeats 5 \
         --json "$out/model_timings.json"
 fi
 # With CUDA graphs and without; a short warm-up leaves time to measure.
@@ -72,7 +72,7 @@ part service_launched 45 "${service[@]}" --json "$out/service_launched.json" -- 
 if [ "$minutes" -gt 0 ]; then
     part scenes 1800 "$python" -m model.training.codes.cache --out "$out.scenes" --count 60000 --seed 2 \
         --workers "$(nproc)" --max-side 512
-    part training $((minutes * 60 + 300)) "$python" benchmarks/gpu/train_default.py --cache "$out.scenes" \
+    part training $((minutes * 60 + 300)) "$python" -m benchmarks.gpu.train_default --cache "$out.scenes" \
         --output "$out.run" --minutes "$minutes"
     cp -f "$out.run/model.safetensors" "$out.run/log.jsonl" "$out.run/loss.png" "$out/"
 fi

@@ -1,6 +1,6 @@
 """Goes on training the default model, as `lite-detr train` would, without the command line.
 
-python benchmarks/gpu/train_default.py --cache SCENES --output RUN --minutes 8
+python -m benchmarks.gpu.train_default --cache SCENES --output RUN --minutes 8
 """
 
 from __future__ import annotations

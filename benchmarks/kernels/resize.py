@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from benchmarks.serving.photos import decode, decode_with_pillow, make_photos
+from benchmarks.serving.images import decode, decode_with_pillow, make_photos
 from model.geometry import resized_size
 from model.images.pixel_memory import keep_pictures_whole
 from model.images.resize import available, resize_bilinear

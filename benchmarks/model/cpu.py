@@ -2,11 +2,11 @@
 
     OMP_WAIT_POLICY=passive python -m benchmarks.model.cpu [--repeats 3] [--output FOLDER]
 
-The baseline is `benchmarks.model.plain`. Each side has a process of its own, with the allocator
-as it would have it (see `model.inference.memory`), and the sides take turns; a ratio is the median
-of the rounds' ratios. "CPU" is the process's CPU time, which a busy machine disturbs less than the
-clock. The peak is what the first image takes beyond the loaded network. Weights of the full
-network are random: time does not depend on them. Writes cpu.json and cpu.md.
+The baseline is `benchmarks.model.plain_pytorch`. Each side has a process of its own, with the
+allocator as it would have it (see `model.inference.memory`), and the sides take turns; a ratio is
+the median of the rounds' ratios. "CPU" is the process's CPU time, which a busy machine disturbs
+less than the clock. The peak is what the first image takes beyond the loaded network. Weights of
+the full network are random: time does not depend on them. Writes cpu.json and cpu.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.model.plain import plain_pytorch
+from benchmarks.model.plain_pytorch import plain_pytorch
 from benchmarks.serving.batch_invariance import random_r50_detector
 from model.geometry import level_shapes, padded_size, resized_size
 from model.inference.geometry import real_tokens

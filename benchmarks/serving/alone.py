@@ -24,8 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.compare import measure, measure_bare, run_load
-from benchmarks.serving.contenders import (
+from benchmarks.report import conditions, table, version_of, write
+from benchmarks.serving.images import make_photos
+from benchmarks.serving.peer_comparison import measure, measure_bare, run_load
+from benchmarks.serving.servers import (
     CONTENDERS,
     HOST,
     SERVICE,
@@ -33,8 +35,6 @@ from benchmarks.serving.contenders import (
     free_ports,
     service_command,
 )
-from benchmarks.serving.photos import make_photos
-from benchmarks.serving.report import conditions, table, version_of, write
 from model.weights.info import resolve_model
 from service.cpus import WAIT_POLITELY, usable_cpus
 

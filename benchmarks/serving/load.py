@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 
 import uvloop
 
-from benchmarks.serving.dialects import DIALECTS, Dialect
+from benchmarks.serving.images import Photo, make_photos
 from benchmarks.serving.load_loop import Exchange, Load, schedule
-from benchmarks.serving.photos import Photo, make_photos
+from benchmarks.serving.wire_formats import DIALECTS, Dialect
 
 _MOST_CONNECTIONS = 256
 _OK = 200

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.serving.photos import NO_LIMITS, make_photos
+from benchmarks.serving.images import NO_LIMITS, make_photos
 from model.geometry import padded_size
 from model.images.decode import decode_image
 from service.engine.torch_device import TorchDevice

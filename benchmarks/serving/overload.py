@@ -22,11 +22,11 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.serving.dialects import post_request
 from benchmarks.serving.load import percentile
 from benchmarks.serving.load_loop import Exchange, Load, schedule
 from benchmarks.serving.pictures import flat_png
-from benchmarks.serving.running import ROOT, RunningService, run_service
+from benchmarks.serving.service_process import ROOT, RunningService, run_service
+from benchmarks.serving.wire_formats import post_request
 
 RESULT = ROOT / "benchmarks" / "results" / "serving" / "overload"
 FACTOR = 5

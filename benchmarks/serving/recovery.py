@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from benchmarks.serving.running import ROOT, RunningService, run_service
+from benchmarks.serving.service_process import ROOT, RunningService, run_service
 
 RESULT = ROOT / "benchmarks" / "results" / "serving" / "recovery"
 _PHOTO = ROOT / "docs" / "samples" / "codes.jpg"

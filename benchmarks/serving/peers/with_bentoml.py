@@ -13,7 +13,7 @@ import bentoml
 import orjson
 from bentoml.validators import ContentType
 
-from benchmarks.serving.peers.work import CPUS, HOST, PORT, detect
+from benchmarks.serving.peers.detection import CPUS, HOST, PORT, detect
 
 
 @bentoml.service(

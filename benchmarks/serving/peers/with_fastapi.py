@@ -6,7 +6,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from benchmarks.serving.peers.work import HOST, PORT, detect
+from benchmarks.serving.peers.detection import HOST, PORT, detect
 
 app = FastAPI()
 

@@ -7,7 +7,7 @@ import base64
 import litserve
 from fastapi import Response
 
-from benchmarks.serving.peers.work import CPUS, HOST, MAX_BATCH_SIZE, MAX_WAIT_MS, PORT, detect
+from benchmarks.serving.peers.detection import CPUS, HOST, MAX_BATCH_SIZE, MAX_WAIT_MS, PORT, detect
 
 
 class Detect(litserve.LitAPI):

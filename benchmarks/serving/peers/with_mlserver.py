@@ -8,7 +8,7 @@ import base64
 from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-from benchmarks.serving.peers.work import (
+from benchmarks.serving.peers.detection import (
     HOST,
     MAX_BATCH_SIZE,
     MAX_WAIT_MS,

@@ -9,7 +9,7 @@ import sys
 
 from mosec import Server, Worker
 
-from benchmarks.serving.peers.work import CPUS, HOST, MAX_BATCH_SIZE, MAX_WAIT_MS, PORT, detect
+from benchmarks.serving.peers.detection import CPUS, HOST, MAX_BATCH_SIZE, MAX_WAIT_MS, PORT, detect
 
 
 class Detect(Worker):

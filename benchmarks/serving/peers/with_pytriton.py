@@ -12,7 +12,7 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from benchmarks.serving.peers.work import CPUS, HOST, MAX_BATCH_SIZE, MAX_WAIT_MS, PORT, detect
+from benchmarks.serving.peers.detection import CPUS, HOST, MAX_BATCH_SIZE, MAX_WAIT_MS, PORT, detect
 
 
 @batch

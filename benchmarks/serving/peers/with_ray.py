@@ -10,7 +10,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.serving.peers.work import (
+from benchmarks.serving.peers.detection import (
     HOST,
     MAX_BATCH_SIZE,
     MAX_WAIT_MS,

@@ -1,6 +1,6 @@
 """Takes the project's sample photos.
 
-    python benchmarks/accuracy/make_samples.py
+    python -m benchmarks.accuracy.generate_samples
 
 Everything on them is drawn here, so they are ours to give away. Each photo comes with a JSON file
 of its codes: class, payload and box (xyxy in pixels). They go to docs/samples and, for the page
@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import zxingcpp
 from PIL import Image
-from sample_studio import materials, prints
-from sample_studio.camera import (
+
+from benchmarks.accuracy.sample_renderer import materials, prints
+from benchmarks.accuracy.sample_renderer.scene import (
     Box,
     Camera,
     Photo,

@@ -1,6 +1,6 @@
 """What it costs to observe a request: microseconds of the edge's one core, by what is switched on.
 
-    python benchmarks/observing.py
+    python -m benchmarks.serving.observability
 
 Each line does for one request of one image all that its row says and nothing else (no decoding, no
 network); rows are measured in turns, several times, and the best turn of each counts. Log lines go

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import zxingcpp
 from PIL import Image, ImageDraw, ImageFont
 
-from .camera import Print, PrintedCode
+from .scene import Print, PrintedCode
 
 _PIXELS_PER_CM = 80
 _INK = (32, 31, 34)

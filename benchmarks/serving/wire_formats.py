@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.serving.photos import Found, read_found
+from benchmarks.serving.images import Found, read_found
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
 

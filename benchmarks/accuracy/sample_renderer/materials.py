@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .camera import Colour, Print
+from .scene import Colour, Print
 
 _PIXELS_PER_CM = 40
 

@@ -1,7 +1,7 @@
 """This service beside its peers: the same decoding and fake device behind each, in one run.
 
     sh benchmarks/serving/peers/install.sh FOLDER
-    python -m benchmarks.serving.compare --venvs FOLDER [--rounds 5] [--only pytriton,mosec]
+    python -m benchmarks.serving.peer_comparison --venvs FOLDER [--rounds 5] [--only pytriton,mosec]
 
 Runs in network and process namespaces of its own where it may, as some peers listen on all
 addresses. Each round starts all servers anew (after some ten thousand requests mosec was seen to
@@ -34,7 +34,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.contenders import (
+from benchmarks.report import conditions, table, version_of, write
+from benchmarks.serving.images import decode_with_pillow, make_photos
+from benchmarks.serving.servers import (
     CONTENDERS,
     SERVICE,
     CannotStart,
@@ -44,8 +46,6 @@ from benchmarks.serving.contenders import (
     peer_command,
     service_command,
 )
-from benchmarks.serving.photos import decode_with_pillow, make_photos
-from benchmarks.serving.report import conditions, table, version_of, write
 
 _LOAD_SHARE = 0.7
 _WARM = ("--in-flight", "16", "--seconds", "1")
@@ -246,12 +246,12 @@ def main(arguments: Sequence[str]) -> int:
     options.venvs = options.venvs.resolve()
     if _INSIDE not in os.environ and (unshare := shutil.which("unshare")) and os.geteuid() == 0:
         inside = ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable]
-        inside += ["-m", "benchmarks.serving.compare", *arguments]
+        inside += ["-m", "benchmarks.serving.peer_comparison", *arguments]
         os.environ[_INSIDE] = "1"
         os.execv(unshare, [unshare, "-n", "-p", "-f", "--kill-child", "--mount-proc", *inside])
     # The first process of a namespace is ended by nothing that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; nothing is written"))
-    document = conditions("benchmarks.serving.compare", arguments)
+    document = conditions("benchmarks.serving.peer_comparison", arguments)
     rounds, memory, failures = [], {}, {}
     for number in range(options.rounds):
         with tempfile.TemporaryDirectory() as logs:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.serving.dialects import DIALECTS
-from benchmarks.serving.photos import Photo
+from benchmarks.serving.images import Photo
+from benchmarks.serving.wire_formats import DIALECTS
 
 HOST = "127.0.0.1"
 SERVICE = "lite-detr-serving"
@@ -33,7 +33,7 @@ class Contender:
         package: whose version is reported.
         venv: under the folder of virtual environments; "" for the one that runs this.
         path: that images are posted to.
-        dialect: of `benchmarks.serving.dialects`.
+        dialect: of `benchmarks.serving.wire_formats`.
     """
 
     name: str

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.serving.photos import as_json, decode
+from benchmarks.serving.images import as_json, decode
 from model.images.decode import DecodedImage
 from service.engine.fake_device import FAKE_MODEL, FakeDevice
 from service.images.allocator import keep_freed_memory

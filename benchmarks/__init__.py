@@ -1,0 +1,1 @@
+"""Measurements of accuracy and speed, run by hand: `python -m benchmarks.FOLDER.MODULE`."""

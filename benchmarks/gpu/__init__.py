@@ -1,0 +1,1 @@
+"""Measurements that need a GPU; `run.sh` runs all of them."""

@@ -1,0 +1,1 @@
+"""The attention and resize kernels by themselves."""

@@ -1,0 +1,1 @@
+"""The service over HTTP, alone and compared with other inference servers."""

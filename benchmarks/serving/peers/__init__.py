@@ -1,0 +1,1 @@
+"""One adapter for each inference server that this service is compared with."""
