@@ -1,4 +1,4 @@
-"""A typed client of Lite DETR Serving: sync and async, over HTTP and gRPC; needs no torch."""
+"""A typed Python client of Lite DETR Serving: sync and async, HTTP and gRPC, without torch."""
 
 from lite_detr_client.async_grpc_client import AsyncGrpcClient
 from lite_detr_client.async_http_client import AsyncHttpClient
@@ -10,19 +10,23 @@ from lite_detr_client.errors import (
     InferenceFailed,
     InvalidImage,
     InvalidOptions,
+    InvalidResponse,
     NotReady,
     Overloaded,
     ServiceError,
     ShuttingDown,
     Unauthenticated,
-    UnreadableAnswer,
     UnsupportedImage,
 )
 from lite_detr_client.grpc_client import GrpcClient
 from lite_detr_client.http_client import HttpClient
 from lite_detr_client.inputs import Caller, DetectOptions, ImageSource
-from lite_detr_client.results import Answer, Box, Detection, Engine, Model, Timings
+from lite_detr_client.results import Box, Detection, DetectionResult, Engine, Model, Timings
 from lite_detr_client.retries import RetryPolicy
+
+# Names of version 0.1.0.
+Answer = DetectionResult
+UnreadableAnswer = InvalidResponse
 
 __all__ = [
     "Answer",
@@ -34,6 +38,7 @@ __all__ = [
     "DeadlineExceeded",
     "DetectOptions",
     "Detection",
+    "DetectionResult",
     "Engine",
     "Forbidden",
     "GrpcClient",
@@ -43,6 +48,7 @@ __all__ = [
     "InferenceFailed",
     "InvalidImage",
     "InvalidOptions",
+    "InvalidResponse",
     "Model",
     "NotReady",
     "Overloaded",

@@ -1,4 +1,4 @@
-"""The gRPC client for asyncio."""
+"""Asynchronous gRPC client, for asyncio."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from lite_detr_client import grpc_wire as wire
 from lite_detr_client.errors import ServiceError
 from lite_detr_client.inputs import (
-    ANYBODY,
+    ANONYMOUS,
     MODEL_DEFAULTS,
     Caller,
     DetectOptions,
@@ -21,7 +21,7 @@ from lite_detr_client.inputs import (
     read_image,
 )
 from lite_detr_client.pb import detection_pb2 as pb
-from lite_detr_client.results import Answer, Model
+from lite_detr_client.results import DetectionResult, Model
 from lite_detr_client.retries import Attempts, RetryPolicy, retry_async
 
 _Request = TypeVar("_Request", bound=Message)
@@ -29,7 +29,7 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class AsyncGrpcClient:
-    """Keeps a channel to one service; tasks of one event loop may share it."""
+    """Asynchronous gRPC client of one service. Tasks of one event loop may share it."""
 
     def __init__(
         self,
@@ -37,17 +37,17 @@ class AsyncGrpcClient:
         *,
         timeout_s: float | None = 30.0,
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-        caller: Caller = ANYBODY,
+        caller: Caller = ANONYMOUS,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """Connects at the first call; to be made in the event loop that will use it.
+        """Connects at the first call. Create it in the event loop that uses it.
 
         Args:
-            target: of the service, such as localhost:8001.
-            timeout_s: for each call that names no other; None: the service's own alone.
-            retries: how often and when a call is tried again.
-            caller: API key and priority.
-            credentials: for TLS; None: plain text.
+            target: address of the service, such as localhost:8001.
+            timeout_s: default timeout of a call, retries included; None: only the service's limit.
+            retries: how often and when a failed call is retried.
+            caller: API key and priority, sent with every call.
+            credentials: TLS credentials; None: no TLS.
         """
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, wire.CHANNEL_OPTIONS)
@@ -64,22 +64,22 @@ class AsyncGrpcClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-    ) -> Answer:
-        """Detects in one image.
+    ) -> DetectionResult:
+        """Detects objects in one image.
 
         Args:
             image: the bytes of an image file, or its path.
-            options: what is asked for.
-            timeout_s: for the whole call, retries included; None: the client's own.
-            request_id: for the service's logs.
+            options: threshold, maximum number of detections and labels.
+            timeout_s: timeout of the call, retries included; None: the client's default.
+            request_id: sent to the service, which logs it; None: the service generates one.
 
         Raises:
-            ServiceError: of the class that says what went wrong.
-            OSError: for a file that cannot be read.
+            ServiceError: one of its subclasses, by cause.
+            OSError: if the file cannot be read.
         """
         data = await asyncio.to_thread(read_image, image)
         request = wire.detect_request(data, options, request_id)
-        return wire.read_answer(await self._call(wire.DETECT, request, timeout_s, request_id))
+        return wire.read_result(await self._call(wire.DETECT, request, timeout_s, request_id))
 
     async def detect_batch(
         self,
@@ -88,15 +88,15 @@ class AsyncGrpcClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-    ) -> list[Answer | ServiceError]:
-        """Detects in several images; what spoils one leaves its neighbours be.
+    ) -> list[DetectionResult | ServiceError]:
+        """Detects objects in several images; one failure does not affect the others.
 
         Returns:
-            One outcome an image, in their order. Failed images are not tried again.
+            One result or error per image, in order. Failed images are not retried.
 
         Raises:
-            ServiceError: where the call as a whole failed.
-            OSError: for a file that cannot be read.
+            ServiceError: if the whole call failed.
+            OSError: if the file cannot be read.
         """
         data = [await asyncio.to_thread(read_image, image) for image in images]
         if not data:
@@ -112,31 +112,31 @@ class AsyncGrpcClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-    ) -> AsyncIterator[Answer | ServiceError]:
-        """Detects in the frames of a video as they come.
+    ) -> AsyncIterator[DetectionResult | ServiceError]:
+        """Detects objects in the frames of a video as they arrive.
 
         Args:
-            frames: asked for the next one whenever the service takes it.
-            options: what is asked for, of each.
-            timeout_s: for the whole stream; None: no bound.
-            request_id: of the stream.
+            frames: iterated as fast as the service accepts frames.
+            options: threshold, maximum number of detections and labels, for each frame.
+            timeout_s: timeout of the whole stream; None: no limit.
+            request_id: sent to the service, which logs it.
 
         Yields:
-            One outcome a frame, in their order; a frame that fails does not end the stream.
+            One result or error per frame, in order. A failed frame does not end the stream.
 
         Raises:
-            ServiceError: where the stream as a whole failed; it is not tried again.
-            Exception: what `frames` raised, when the frames before it are answered.
+            ServiceError: if the whole stream failed; streams are not retried.
+            Exception: raised by `frames`, after the results of the frames before it.
         """
-        failures: list[Exception] = []
+        frame_errors: list[Exception] = []
 
         async def requests() -> AsyncIterator[pb.DetectRequest]:
             try:
                 async for frame in frames:
                     data = await asyncio.to_thread(read_image, frame)
                     yield wire.detect_request(data, options)
-            except Exception as error:  # in gRPC's task, where nobody would see it
-                failures.append(error)
+            except Exception as error:  # raised in a task of gRPC, which would hide it
+                frame_errors.append(error)
 
         method = wire.DETECT_STREAM
         open_stream = self._channel.stream_stream(
@@ -151,24 +151,26 @@ class AsyncGrpcClient:
             raise wire.rpc_error(error) from error
         finally:
             stream.cancel()
-        if failures:
-            raise failures[0]
+        if frame_errors:
+            raise frame_errors[0]
 
     async def model(self, *, timeout_s: float | None = None) -> Model:
-        """Which model is served.
+        """Returns the served model: name, classes, limits and engines.
 
         Raises:
-            ServiceError: where that cannot be told.
+            ServiceError: one of its subclasses, by cause.
         """
         request = wire.GET_MODEL.request()
         return wire.read_model(await self._call(wire.GET_MODEL, request, timeout_s, None))
 
     async def ready(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the service takes requests; asked once, an unreachable one is not ready."""
+        """Whether the service accepts requests. Not retried; False if it cannot be reached."""
         check: Any = self._channel.unary_unary(wire.HEALTH_CHECK)
-        left_s = self._timeout_s if timeout_s is None else timeout_s
+        remaining_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            return bool(await check(wire.HEALTH_REQUEST, timeout=left_s) == wire.HEALTH_SERVING)
+            return bool(
+                await check(wire.HEALTH_REQUEST, timeout=remaining_s) == wire.HEALTH_SERVING
+            )
         except grpc.aio.AioRpcError:
             return False
 
@@ -177,7 +179,7 @@ class AsyncGrpcClient:
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
-        """The client itself."""
+        """Returns the client."""
         return self
 
     async def __aexit__(
@@ -186,7 +188,7 @@ class AsyncGrpcClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes it."""
+        """Closes the client."""
         await self.close()
 
     async def _call(
@@ -201,9 +203,9 @@ class AsyncGrpcClient:
         )
         metadata = wire.call_metadata(self._caller, request_id)
 
-        async def attempt(left_s: float | None) -> _Response:
+        async def attempt(remaining_s: float | None) -> _Response:
             try:
-                return await send(request, timeout=left_s, metadata=metadata)
+                return await send(request, timeout=remaining_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 raise wire.rpc_error(error) from error
 

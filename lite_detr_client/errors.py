@@ -1,4 +1,4 @@
-"""What can go wrong: one class for each code of the service, and for an unreachable one."""
+"""Errors of the client: one class per error code of the service, and for failed connections."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Failure:
-    """What was said about a failed call, whatever protocol it came by."""
+    """Details of a failed call, the same for HTTP and gRPC."""
 
-    code: str  # stable, for programs
-    detail: str  # for people
-    status: str = ""  # the protocol's own: "429", "RESOURCE_EXHAUSTED"; empty without an answer
+    code: str  # stable identifier, for programs
+    detail: str  # one sentence, for people
+    status: str = ""  # HTTP or gRPC status: "429", "RESOURCE_EXHAUSTED"; empty without a response
     request_id: str | None = None
     retry_after_s: float | None = None
 
 
 class ServiceError(Exception):
-    """A call, or one image of several, that got no detections.
+    """Base class of all errors: a call, or one image of a batch, failed.
 
     Attributes:
-        failure: what was said about it.
-        retryable: whether the same call may succeed a little later.
+        failure: the details.
+        retryable: whether the same call may succeed later.
     """
 
     code_of_class: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
 
     def __init__(self, failure: Failure) -> None:
-        """Keeps what was said."""
+        """Stores the details."""
         super().__init__(failure)
         self.failure = failure
 
@@ -39,84 +39,84 @@ class ServiceError(Exception):
 
     @property
     def code(self) -> str:
-        """Stable name of the error, for programs."""
+        """Stable identifier of the error, for programs."""
         return self.failure.code
 
     @property
     def detail(self) -> str:
-        """One sentence for people."""
+        """One sentence that describes the error, for people."""
         return self.failure.detail
 
     @property
     def request_id(self) -> str | None:
-        """What the service called the request; for a look into its logs."""
+        """ID of the request, as in the logs of the service."""
         return self.failure.request_id
 
     @property
     def retry_after_s(self) -> float | None:
-        """When trying again is worth it, where the service said so."""
+        """Seconds to wait before a retry, if the service sent them."""
         return self.failure.retry_after_s
 
 
 class InvalidImage(ServiceError):
-    """The bytes are no image, or a broken one."""
+    """The data is not an image, or the image is damaged."""
 
     code_of_class = "invalid_image"
 
 
 class UnsupportedImage(ServiceError):
-    """The bytes are a file of a kind that is not accepted."""
+    """The file format is not supported."""
 
     code_of_class = "unsupported_image"
 
 
 class ImageTooLarge(ServiceError):
-    """Too many bytes or pixels."""
+    """The image has too many bytes or pixels."""
 
     code_of_class = "image_too_large"
 
 
 class InvalidOptions(ServiceError):
-    """A threshold, count or label that the model does not have."""
+    """The threshold, the maximum number of detections or a label is invalid."""
 
     code_of_class = "invalid_options"
 
 
 class Overloaded(ServiceError):
-    """More requests are on their way than the service takes."""
+    """The service has too many requests in flight."""
 
     code_of_class = "overloaded"
     retryable = True
 
 
 class NotReady(ServiceError):
-    """The model is being loaded, or its engine replaced."""
+    """The model is loading, or its engine is being replaced."""
 
     code_of_class = "not_ready"
     retryable = True
 
 
 class ShuttingDown(ServiceError):
-    """The service drains; another one may take the request."""
+    """The service is shutting down; another instance may accept the request."""
 
     code_of_class = "shutting_down"
     retryable = True
 
 
 class DeadlineExceeded(ServiceError):
-    """The time for the call ran out."""
+    """The call did not finish within its timeout."""
 
     code_of_class = "deadline_exceeded"
 
 
 class Unauthenticated(ServiceError):
-    """No API key, or one that the service does not know."""
+    """The API key is missing or unknown."""
 
     code_of_class = "unauthenticated"
 
 
 class Forbidden(ServiceError):
-    """The API key does not open what was asked for."""
+    """The API key lacks the required scope."""
 
     code_of_class = "forbidden"
 
@@ -128,14 +128,14 @@ class InferenceFailed(ServiceError):
 
 
 class ConnectionFailed(ServiceError):
-    """No service was reached, or it vanished before its answer."""
+    """The service could not be reached, or the connection closed before its response."""
 
     code_of_class = "connection_failed"
     retryable = True
 
 
-class UnreadableAnswer(ServiceError):
-    """What answered does not speak as the service does."""
+class InvalidResponse(ServiceError):
+    """The response is not one of this service."""
 
     code_of_class = "unreadable_answer"
 
@@ -146,5 +146,5 @@ _BY_CODE: dict[str, type[ServiceError]] = {
 
 
 def service_error(failure: Failure) -> ServiceError:
-    """The error of the class that its code belongs to; codes of newer services get the base."""
+    """Returns an error of the class for the code; `ServiceError` itself for unknown codes."""
     return _BY_CODE.get(failure.code, ServiceError)(failure)

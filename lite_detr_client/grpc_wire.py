@@ -1,4 +1,4 @@
-"""gRPC on the wire: messages sent by either gRPC client, and their answers and errors read."""
+"""gRPC messages and errors, shared by both gRPC clients."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from google.protobuf.message import Message
 from lite_detr_client.errors import Failure, ServiceError, service_error
 from lite_detr_client.inputs import Caller, DetectOptions
 from lite_detr_client.pb import detection_pb2 as pb
-from lite_detr_client.results import Answer, Box, Detection, Engine, Model, Timings
+from lite_detr_client.results import Box, Detection, DetectionResult, Engine, Model, Timings
 
 _REQUEST_ID_KEY = "x-request-id"
 _CODE_KEY = "lite-detr-code"
 _RETRY_DELAY_KEY = "retry-delay-ms"
 
-# How errors of the transport itself are named: they come without a code.
+# Error codes for statuses that gRPC itself sets, which have no code.
 _CODES_BY_STATUS = {
     grpc.StatusCode.UNAVAILABLE: "connection_failed",
-    grpc.StatusCode.CANCELLED: "connection_failed",  # by a server that ends, not by the caller
+    grpc.StatusCode.CANCELLED: "connection_failed",  # by the server, not the caller
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
     grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
     grpc.StatusCode.PERMISSION_DENIED: "forbidden",
 }
-_TOO_LARGE = "larger than max"  # gRPC's words for a message above the server's limit
+_TOO_LARGE = "larger than max"  # part of gRPC's error text for a message above the server's limit
 _STATUS_NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", -1),  # the service has its own limits
     ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),  # notices a connection that died in the middle of a call
+    ("grpc.keepalive_time_ms", 60_000),  # detects a lost connection during a call
     ("grpc.keepalive_timeout_ms", 20_000),
-    # A service that was restarted is found again soon.
+    # Reconnect soon after a restart of the service.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -51,7 +51,7 @@ _Response = TypeVar("_Response", bound=Message)
 
 @dataclass(frozen=True)
 class Method(Generic[_Request, _Response]):
-    """A method of the service, for either kind of channel."""
+    """A gRPC method of the service with its message types."""
 
     name: str
     request: type[_Request]
@@ -59,7 +59,7 @@ class Method(Generic[_Request, _Response]):
 
     @property
     def path(self) -> str:
-        """As the transport calls it."""
+        """Full name of the method, as sent to the server."""
         return f"/litedetr.v1.DetectionService/{self.name}"
 
 
@@ -72,7 +72,7 @@ GET_MODEL = Method("GetModel", pb.GetModelRequest, pb.GetModelResponse)
 def detect_request(
     image: bytes, options: DetectOptions, request_id: str | None = None
 ) -> pb.DetectRequest:
-    """One image with what is asked of it."""
+    """Returns the request message for one image."""
     return pb.DetectRequest(
         image=image,
         options=pb.DetectOptions(
@@ -85,22 +85,22 @@ def detect_request(
 
 
 def batch_request(images: Iterable[bytes], options: DetectOptions) -> pb.DetectBatchRequest:
-    """Several images with what is asked of each."""
+    """Returns the request message for several images with the same options."""
     return pb.DetectBatchRequest(requests=[detect_request(image, options) for image in images])
 
 
 def call_metadata(caller: Caller, request_id: str | None) -> tuple[tuple[str, str | bytes], ...]:
-    """What travels beside a request."""
+    """Returns the metadata of a call."""
     metadata = {name.lower(): value for name, value in caller.headers().items()}
     if request_id is not None:
         metadata[_REQUEST_ID_KEY] = request_id
     return tuple(metadata.items())
 
 
-def read_answer(response: pb.DetectResponse) -> Answer:
-    """The answer for one image."""
+def read_result(response: pb.DetectResponse) -> DetectionResult:
+    """Reads the result of one image."""
     timings = response.timings_ms
-    return Answer(
+    return DetectionResult(
         model_name=response.model.name,
         model_version=response.model.version,
         width=response.image.width,
@@ -120,10 +120,10 @@ def read_answer(response: pb.DetectResponse) -> Answer:
     )
 
 
-def read_outcome(outcome: pb.DetectOutcome) -> Answer | ServiceError:
-    """What became of one image of several."""
+def read_outcome(outcome: pb.DetectOutcome) -> DetectionResult | ServiceError:
+    """Reads the result or the error of one image."""
     if outcome.HasField("response"):
-        return read_answer(outcome.response)
+        return read_result(outcome.response)
     error = outcome.error
     return service_error(
         Failure(
@@ -136,13 +136,13 @@ def read_outcome(outcome: pb.DetectOutcome) -> Answer | ServiceError:
     )
 
 
-def read_outcomes(outcomes: Sequence[pb.DetectOutcome]) -> list[Answer | ServiceError]:
-    """What became of each image of a batch, in their order."""
+def read_outcomes(outcomes: Sequence[pb.DetectOutcome]) -> list[DetectionResult | ServiceError]:
+    """Reads one result or error per image, in order."""
     return [read_outcome(outcome) for outcome in outcomes]
 
 
 def read_model(response: pb.GetModelResponse) -> Model:
-    """The model that is served."""
+    """Reads the description of the served model."""
     limits = response.limits
     return Model(
         name=response.name,
@@ -165,24 +165,26 @@ def read_model(response: pb.GetModelResponse) -> Model:
 
 
 def rpc_error(error: Any) -> ServiceError:
-    """What became of a call that ended with an error.
+    """Converts an error of gRPC.
 
     Args:
-        error: a grpc.RpcError that is a call too, or a grpc.aio.AioRpcError: both have code(),
-            details() and trailing_metadata().
+        error: a grpc.RpcError or grpc.aio.AioRpcError; both have code(), details() and
+            trailing_metadata().
     """
     status, detail = error.code(), error.details() or ""
-    told = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
-    code = told.get(_CODE_KEY) or _CODES_BY_STATUS.get(status, status.name.lower())
-    if _CODE_KEY not in told and _TOO_LARGE in detail:
+    metadata = {
+        key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)
+    }
+    code = metadata.get(_CODE_KEY) or _CODES_BY_STATUS.get(status, status.name.lower())
+    if _CODE_KEY not in metadata and _TOO_LARGE in detail:
         code = "image_too_large"
-    delay_ms = told.get(_RETRY_DELAY_KEY, "")
+    delay_ms = metadata.get(_RETRY_DELAY_KEY, "")
     return service_error(
         Failure(
             code=code,
             detail=detail,
             status=status.name,
-            request_id=told.get(_REQUEST_ID_KEY),
+            request_id=metadata.get(_REQUEST_ID_KEY),
             retry_after_s=int(delay_ms) / 1000 if delay_ms.isdecimal() else None,
         )
     )

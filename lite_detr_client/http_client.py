@@ -1,4 +1,4 @@
-"""The HTTP client for plain code."""
+"""Synchronous HTTP client."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import httpx
 from lite_detr_client import http_wire
 from lite_detr_client.errors import ServiceError
 from lite_detr_client.inputs import (
-    ANYBODY,
+    ANONYMOUS,
     MODEL_DEFAULTS,
     Caller,
     DetectOptions,
     ImageSource,
     read_image,
 )
-from lite_detr_client.results import Answer, Model
+from lite_detr_client.results import DetectionResult, Model
 from lite_detr_client.retries import Attempts, RetryPolicy, retry
 
 _Result = TypeVar("_Result")
 
 
 class HttpClient:
-    """Keeps connections to one service; threads may share it."""
+    """Synchronous HTTP client of one service. It may be shared between threads."""
 
     def __init__(  # noqa: PLR0913 - options, by keyword
         self,
@@ -35,19 +35,19 @@ class HttpClient:
         *,
         timeout_s: float | None = 30.0,
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-        caller: Caller = ANYBODY,
+        caller: Caller = ANONYMOUS,
         tls: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Connects at the first call.
 
         Args:
-            url: of the service, such as http://localhost:8000.
-            timeout_s: for each call that names no other; None: the service's own alone.
-            retries: how often and when a call is tried again.
-            caller: API key and priority.
-            tls: for https with an authority or a client certificate of your own.
-            transport: of httpx, for tests and special networks.
+            url: base URL of the service, such as http://localhost:8000.
+            timeout_s: default timeout of a call, retries included; None: only the service's limit.
+            retries: how often and when a failed call is retried.
+            caller: API key and priority, sent with every call.
+            tls: SSL context for https, for a private CA or a client certificate.
+            transport: httpx transport, for tests and special networks.
         """
         self._http = httpx.Client(
             base_url=url, headers=caller.headers(), verify=tls or True, transport=transport
@@ -62,18 +62,18 @@ class HttpClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-    ) -> Answer:
-        """Detects in one image.
+    ) -> DetectionResult:
+        """Detects objects in one image.
 
         Args:
             image: the bytes of an image file, or its path.
-            options: what is asked for.
-            timeout_s: for the whole call, retries included; None: the client's own.
-            request_id: for the service's logs.
+            options: threshold, maximum number of detections and labels.
+            timeout_s: timeout of the call, retries included; None: the client's default.
+            request_id: sent to the service, which logs it; None: the service generates one.
 
         Raises:
-            ServiceError: of the class that says what went wrong.
-            OSError: for a file that cannot be read.
+            ServiceError: one of its subclasses, by cause.
+            OSError: if the file cannot be read.
         """
         call = http_wire.detect_call(read_image(image), options, request_id)
         return self._call(call, http_wire.read_detect, timeout_s)
@@ -85,15 +85,15 @@ class HttpClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-    ) -> list[Answer | ServiceError]:
-        """Detects in several images; what spoils one leaves its neighbours be.
+    ) -> list[DetectionResult | ServiceError]:
+        """Detects objects in several images; one failure does not affect the others.
 
         Returns:
-            One outcome an image, in their order. Failed images are not tried again.
+            One result or error per image, in order. Failed images are not retried.
 
         Raises:
-            ServiceError: where the call as a whole failed.
-            OSError: for a file that cannot be read.
+            ServiceError: if the whole call failed.
+            OSError: if the file cannot be read.
         """
         call = http_wire.batch_call([read_image(image) for image in images], options, request_id)
         if not call.files:
@@ -102,18 +102,18 @@ class HttpClient:
         return self._call(call, read, timeout_s)
 
     def model(self, *, timeout_s: float | None = None) -> Model:
-        """Which model is served.
+        """Returns the served model: name, classes, limits and engines.
 
         Raises:
-            ServiceError: where that cannot be told.
+            ServiceError: one of its subclasses, by cause.
         """
         return self._call(http_wire.MODEL_CALL, http_wire.read_model, timeout_s)
 
     def ready(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the service takes requests; asked once, an unreachable one is not ready."""
+        """Whether the service accepts requests. Not retried; False if it cannot be reached."""
         try:
-            left_s = self._timeout_s if timeout_s is None else timeout_s
-            return self._send(http_wire.READY_CALL, http_wire.read_ready, left_s)
+            remaining_s = self._timeout_s if timeout_s is None else timeout_s
+            return self._send(http_wire.READY_CALL, http_wire.read_ready, remaining_s)
         except ServiceError:
             return False
 
@@ -122,7 +122,7 @@ class HttpClient:
         self._http.close()
 
     def __enter__(self) -> Self:
-        """The client itself."""
+        """Returns the client."""
         return self
 
     def __exit__(
@@ -131,7 +131,7 @@ class HttpClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes it."""
+        """Closes the client."""
         self.close()
 
     def _call(
@@ -141,16 +141,16 @@ class HttpClient:
         timeout_s: float | None,
     ) -> _Result:
         attempts = Attempts(self._retries, self._timeout_s if timeout_s is None else timeout_s)
-        return retry(attempts, lambda left_s: self._send(call, read, left_s))
+        return retry(attempts, lambda remaining_s: self._send(call, read, remaining_s))
 
     def _send(
         self,
         call: http_wire.HttpCall,
         read: Callable[[httpx.Response], _Result],
-        left_s: float | None,
+        remaining_s: float | None,
     ) -> _Result:
         try:
-            response = self._http.send(call.build(self._http, left_s))
+            response = self._http.send(call.build(self._http, remaining_s))
         except httpx.HTTPError as error:
             raise http_wire.transport_error(error) from error
         return read(response)

@@ -1,4 +1,4 @@
-"""HTTP on the wire: requests to be sent by either HTTP client, and their answers read."""
+"""HTTP requests and responses, shared by both HTTP clients."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lite_detr_client.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     Failure,
+    InvalidResponse,
     ServiceError,
-    UnreadableAnswer,
     service_error,
 )
 from lite_detr_client.inputs import DetectOptions
-from lite_detr_client.results import Answer, Box, Detection, Engine, Model, Timings
+from lite_detr_client.results import Box, Detection, DetectionResult, Engine, Model, Timings
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _REQUEST_ID_HEADER = "X-Request-Id"
 _OK = 200
 _STAGES = tuple(field.name for field in fields(Timings))
-_ENGINE_FACTS = tuple(field.name for field in fields(Engine))
-# The service ends a call at its deadline and says so; the client listens for that a bit longer.
-_GRACE_S = 0.5
-# What stands between client and service (proxies, balancers) answers without a code.
+_ENGINE_FIELDS = tuple(field.name for field in fields(Engine))
+# At the deadline the service sends an error; the client waits this much longer for it.
+_GRACE_PERIOD_S = 0.5
+# Responses of proxies and load balancers have no code.
 _CODES_BY_STATUS = {
     401: "unauthenticated",
     403: "forbidden",
@@ -37,12 +37,12 @@ _CODES_BY_STATUS = {
     504: "deadline_exceeded",
 }
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class HttpCall:
-    """One request, as often as it is sent."""
+    """One call; each attempt builds a request from it."""
 
     method: str
     path: str
@@ -52,12 +52,12 @@ class HttpCall:
     files: tuple[tuple[str, tuple[str, bytes, str]], ...] = ()
 
     def build(
-        self, client: httpx.Client | httpx.AsyncClient, left_s: float | None
+        self, client: httpx.Client | httpx.AsyncClient, remaining_s: float | None
     ) -> httpx.Request:
-        """The request with so many seconds left for it."""
+        """Builds the request of one attempt, with `remaining_s` seconds until the deadline."""
         headers = dict(self.headers)
-        if left_s is not None:
-            headers[_TIMEOUT_HEADER] = f"{max(1.0, left_s * 1000):.0f}"
+        if remaining_s is not None:
+            headers[_TIMEOUT_HEADER] = f"{max(1.0, remaining_s * 1000):.0f}"
         return client.build_request(
             self.method,
             self.path,
@@ -65,13 +65,13 @@ class HttpCall:
             headers=headers,
             content=self.content,
             files=self.files or None,
-            timeout=patience_s(left_s),
+            timeout=response_timeout_s(remaining_s),
         )
 
 
-def patience_s(left_s: float | None) -> float | None:
-    """How long to listen for an answer when so many seconds are left for the call."""
-    return None if left_s is None else left_s + _GRACE_S
+def response_timeout_s(remaining_s: float | None) -> float | None:
+    """Returns the seconds to wait for a response; None: no limit."""
+    return None if remaining_s is None else remaining_s + _GRACE_PERIOD_S
 
 
 MODEL_CALL = HttpCall("GET", "/v1/models")
@@ -79,13 +79,13 @@ READY_CALL = HttpCall("GET", "/readyz")
 
 
 def detect_call(image: bytes, options: DetectOptions, request_id: str | None) -> HttpCall:
-    """POST /detect with one image."""
+    """Returns the call `POST /detect` with one image as the body."""
     headers = _id_header(request_id) | {"Content-Type": "application/octet-stream"}
     return HttpCall("POST", "/detect", _params(options), headers, content=image)
 
 
 def batch_call(images: Sequence[bytes], options: DetectOptions, request_id: str | None) -> HttpCall:
-    """POST /detect with a form of images."""
+    """Returns the call `POST /detect` with images as a multipart form."""
     files = tuple(
         ("file", (str(number), image, "application/octet-stream"))
         for number, image in enumerate(images)
@@ -93,29 +93,30 @@ def batch_call(images: Sequence[bytes], options: DetectOptions, request_id: str 
     return HttpCall("POST", "/detect", _params(options), _id_header(request_id), files=files)
 
 
-def read_detect(response: httpx.Response) -> Answer:
-    """The answer for one image.
+def read_detect(response: httpx.Response) -> DetectionResult:
+    """Reads the result of one image.
 
     Raises:
-        ServiceError: where it is none.
+        ServiceError: if the call failed.
     """
-    return _read(response, _answer)
+    return _read(response, _result)
 
 
-def read_batch(response: httpx.Response, count: int) -> list[Answer | ServiceError]:
-    """One outcome an image, in their order.
+def read_batch(response: httpx.Response, count: int) -> list[DetectionResult | ServiceError]:
+    """Reads one result or error per image, in order.
 
     Args:
-        response: of the service.
-        count: of the images in the form; one alone is answered as if it had come without a form.
+        response: the response.
+        count: number of images in the form. The response to a form with one image has the format of
+            a single result.
 
     Raises:
-        ServiceError: where the call as a whole failed.
+        ServiceError: if the whole call failed.
     """
 
-    def outcomes(body: dict[str, Any]) -> list[Answer | ServiceError]:
+    def outcomes(body: dict[str, Any]) -> list[DetectionResult | ServiceError]:
         if count == 1:
-            return [_answer(body)]
+            return [_result(body)]
         ids = [f"{body['request_id']}-{number}" for number in range(1, len(body["results"]) + 1)]
         return [_outcome(item, each) for item, each in zip(body["results"], ids, strict=True)]
 
@@ -128,23 +129,23 @@ def read_batch(response: httpx.Response, count: int) -> list[Answer | ServiceErr
 
 
 def read_model(response: httpx.Response) -> Model:
-    """The model that is served.
+    """Reads the description of the served model.
 
     Raises:
-        ServiceError: where the answer tells of none.
+        ServiceError: if the call failed.
     """
     return _read(response, _model)
 
 
 def read_ready(response: httpx.Response) -> bool:
-    """Whether requests are welcome."""
+    """Reads whether the service accepts requests."""
     return response.status_code == _OK
 
 
 def transport_error(error: httpx.HTTPError | TimeoutError) -> ServiceError:
-    """What became of a request that got no answer."""
-    late = isinstance(error, httpx.TimeoutException | TimeoutError)
-    kind = DeadlineExceeded if late else ConnectionFailed
+    """Converts an error of httpx."""
+    timed_out = isinstance(error, httpx.TimeoutException | TimeoutError)
+    kind = DeadlineExceeded if timed_out else ConnectionFailed
     return kind(Failure(kind.code_of_class, str(error) or type(error).__name__))
 
 
@@ -162,15 +163,15 @@ def _id_header(request_id: str | None) -> dict[str, str]:
     return {} if request_id is None else {_REQUEST_ID_HEADER: request_id}
 
 
-def _read(response: httpx.Response, read: Callable[[dict[str, Any]], _Answer]) -> _Answer:
+def _read(response: httpx.Response, read: Callable[[dict[str, Any]], _Result]) -> _Result:
     if response.status_code != _OK:
         raise service_error(_problem(response))
     try:
         return read(response.json())
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        detail = f"the answer is not one of this service: {type(error).__name__}"
-        raise UnreadableAnswer(
-            Failure(UnreadableAnswer.code_of_class, detail, str(response.status_code))
+        detail = f"the response is not one of this service: {type(error).__name__}"
+        raise InvalidResponse(
+            Failure(InvalidResponse.code_of_class, detail, str(response.status_code))
         ) from error
 
 
@@ -180,10 +181,10 @@ def _problem(response: httpx.Response) -> Failure:
         body = response.json()
     except ValueError:
         body = {}
-    told = body if isinstance(body, dict) else {}
+    problem = body if isinstance(body, dict) else {}
     return Failure(
-        code=str(told.get("code") or _CODES_BY_STATUS.get(status, f"http_{status}")),
-        detail=str(told.get("detail") or response.reason_phrase),
+        code=str(problem.get("code") or _CODES_BY_STATUS.get(status, f"http_{status}")),
+        detail=str(problem.get("detail") or response.reason_phrase),
         status=str(status),
         request_id=response.headers.get(_REQUEST_ID_HEADER),
         retry_after_s=_seconds(response.headers.get("Retry-After")),
@@ -191,13 +192,13 @@ def _problem(response: httpx.Response) -> Failure:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Retry-After in seconds; its other form, a date, is not worth a clock of our own."""
+    """Reads Retry-After in seconds; its other form, a date, is ignored."""
     return float(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
-def _outcome(item: dict[str, Any], request_id: str) -> Answer | ServiceError:
+def _outcome(item: dict[str, Any], request_id: str) -> DetectionResult | ServiceError:
     if "error" not in item:
-        return _answer(item)
+        return _result(item)
     error = item["error"]
     return service_error(
         Failure(
@@ -210,8 +211,8 @@ def _outcome(item: dict[str, Any], request_id: str) -> Answer | ServiceError:
     )
 
 
-def _answer(body: dict[str, Any]) -> Answer:
-    return Answer(
+def _result(body: dict[str, Any]) -> DetectionResult:
+    return DetectionResult(
         model_name=body["model"]["name"],
         model_version=body["model"]["version"],
         width=body["image"]["width"],
@@ -220,7 +221,7 @@ def _answer(body: dict[str, Any]) -> Answer:
             Detection(item["label"], item["class_id"], item["score"], Box(**item["box"]))
             for item in body["detections"]
         ),
-        # A newer service may time more stages than this client knows.
+        # Stages that only a newer service has are ignored.
         timings_ms=Timings(**{stage: body["timings_ms"][stage] for stage in _STAGES}),
         request_id=body["request_id"],
     )
@@ -242,9 +243,9 @@ def _model(body: dict[str, Any]) -> Model:
         max_images=limits["max_files"],
         max_detections=limits["max_detections"],
         formats=tuple(limits["formats"]),
-        # An older service tells of no engines, and a newer one may tell more of each.
+        # Missing from older services; newer ones may have more fields.
         engines=tuple(
-            Engine(**{fact: item[fact] for fact in _ENGINE_FACTS})
+            Engine(**{name: item[name] for name in _ENGINE_FIELDS})
             for item in entry.get("engines", ())
         ),
     )

@@ -1,4 +1,4 @@
-"""What a caller hands in: images and options."""
+"""Inputs of a call: images, options, and who is calling."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """What is asked of the detections; None stands for the model's own default."""
+    """Which detections to return. None: the default of the model."""
 
-    threshold: float | None = None  # 0..1; the lowest score that is kept
-    max_detections: int | None = None  # the best ones are kept
-    labels: tuple[str, ...] | None = None  # class names; detections of others are dropped
+    threshold: float | None = None  # 0..1; lowest score to return
+    max_detections: int | None = None  # the ones with the best scores
+    labels: tuple[str, ...] | None = None  # only detections of these classes
 
 
 MODEL_DEFAULTS = DetectOptions()
@@ -24,13 +24,13 @@ MODEL_DEFAULTS = DetectOptions()
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, and how urgently: goes with every call of a client."""
+    """API key and priority, sent with every call of a client."""
 
-    api_key: str | None = None  # where the service asks for one; keep it to TLS
-    priority: Literal["high", "normal"] | None = None  # None: the service's own default
+    api_key: str | None = None  # if the service requires one; send it over TLS only
+    priority: Literal["high", "normal"] | None = None  # None: the default of the service
 
     def headers(self) -> dict[str, str]:
-        """As HTTP sends it; gRPC sends the same in small letters."""
+        """Returns the HTTP headers; gRPC sends the same with lower-case names."""
         headers = {}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -39,17 +39,17 @@ class Caller:
         return headers
 
 
-ANYBODY = Caller()
+ANONYMOUS = Caller()
 
 
 def read_image(image: ImageSource) -> bytes:
-    """The bytes of an image file.
+    """Returns the bytes of an image file.
 
     Args:
-        image: those bytes, or the path of the file.
+        image: the bytes, or the path of the file.
 
     Raises:
-        OSError: for a file that cannot be read.
+        OSError: if the file cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()

@@ -1,4 +1,4 @@
-"""What the service answers, as frozen records; the same whatever protocol it came by."""
+"""Results of the service as frozen dataclasses, the same for HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Box:
-    """Corners in pixels of the image as a person sees it; the origin is the top left corner."""
+    """Corners of a box in pixels, after EXIF rotation; the origin is the top left corner."""
 
     xmin: float
     ymin: float
@@ -17,7 +17,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Detection:
-    """One object that was found."""
+    """One detected object."""
 
     label: str
     class_id: int
@@ -27,25 +27,25 @@ class Detection:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went inside the service, in milliseconds."""
+    """Time spent in each stage inside the service, in milliseconds."""
 
     read: float  # receiving the image
-    decode: float  # from the file's bytes to resized pixels
-    queue: float  # waiting, of every kind
-    assemble: float  # putting the batch together
-    copy: float  # the batch to the device; 0 where the host is the device
+    decode: float  # decoding and resizing
+    queue: float  # all waiting
+    assemble: float  # assembling the batch
+    copy: float  # copying the batch to the device; 0 on a CPU
     forward: float  # the network, for the whole batch
-    postprocess: float  # from the network's output to detections
+    postprocess: float  # from the output of the network to detections
     total: float
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was found in one image."""
+class DetectionResult:
+    """Detections in one image."""
 
     model_name: str
     model_version: str
-    width: int  # of the image as a person sees it (EXIF orientation applied), pixels
+    width: int  # of the image after EXIF rotation, pixels
     height: int
     detections: tuple[Detection, ...]  # best score first
     timings_ms: Timings
@@ -54,23 +54,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Engine:
-    """What one engine of the service computes with."""
+    """Device, kernel and precision of one engine of the service."""
 
     device: str  # such as "cpu" or "cuda:0"
-    kernel: str  # which attention implementation
-    precision: str  # numbers of the network: "fp32", "bf16", "fp16"
-    cuda_graphs: int  # batch shapes that run as recorded CUDA graphs; 0 on a CPU
+    kernel: str  # name of the attention implementation
+    precision: str  # of the network: "fp32", "bf16", "fp16"
+    cuda_graphs: int  # number of recorded CUDA graphs; 0 on a CPU
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which model is served, and what a request may hold."""
+    """The served model and the limits of a request."""
 
     name: str
     version: str
     description: str
     variant: str  # the architecture
-    kernel: str  # which attention implementation serves; empty until an engine is ready
+    kernel: str  # name of the attention implementation; empty until an engine is ready
     default_threshold: float
     classes: dict[int, str]  # names by class id
     max_request_bytes: int
@@ -78,4 +78,4 @@ class Model:
     max_images: int  # in one batch
     max_detections: int
     formats: tuple[str, ...]
-    engines: tuple[Engine, ...] = ()  # one a device; of an older service, or unready ones: none
+    engines: tuple[Engine, ...] = ()  # empty while none is ready, and from older services

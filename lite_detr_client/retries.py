@@ -1,4 +1,4 @@
-"""How often and when a call is tried again, within the time that it has."""
+"""Retries: how often and when a failed call is retried within its timeout."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from typing import TypeVar
 
 from lite_detr_client.errors import DeadlineExceeded, Failure, ServiceError
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Growing pauses between attempts, with jitter so that clients do not come back as one."""
+    """Exponential backoff with jitter."""
 
-    attempts: int = 4  # the first one included; 1 never tries again
+    attempts: int = 4  # the first one included; 1: no retries
     first_pause_s: float = 0.1
-    growth: float = 2.0  # from pause to pause
-    longest_pause_s: float = 5.0  # unless the service asks for more
+    growth: float = 2.0  # factor from pause to pause
+    longest_pause_s: float = 5.0  # unless the service requests a longer one
 
-    def pause_s(self, failures: int, asked_s: float | None, chance: float) -> float:
-        """How long to wait before the next attempt.
+    def pause_s(self, failures: int, requested_s: float | None, chance: float) -> float:
+        """Returns the seconds to wait before the next attempt.
 
         Args:
-            failures: attempts so far, from 1.
-            asked_s: what the service asked for.
-            chance: 0..1, for the jitter.
+            failures: failed attempts so far, at least 1.
+            requested_s: the pause that the service requested (`Retry-After`).
+            chance: random number in 0..1, for the jitter.
 
         Returns:
-            Half to the whole of a pause that grows; or what was asked for and up to half a
-            pause more.
+            Between half of the pause and all of it; with `requested_s`, that plus up to half of
+            the pause.
         """
         pause = min(self.longest_pause_s, self.first_pause_s * self.growth ** (failures - 1))
-        least = pause / 2 if asked_s is None else asked_s
+        least = pause / 2 if requested_s is None else requested_s
         return least + chance * pause / 2
 
 
 class Attempts:
-    """The attempts of one call."""
+    """The attempts of one call: counts them and keeps the deadline."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Attempts:
         """Starts the clock.
 
         Args:
-            policy: how often and when.
-            timeout_s: for all attempts and pauses together; None: no bound.
-            clock: seconds that only grow.
-            chance: 0..1 at random.
+            policy: number of attempts and pauses between them.
+            timeout_s: for all attempts and pauses together; None: no limit.
+            clock: monotonic time in seconds.
+            chance: returns a random number in 0..1.
         """
         self._policy = policy
         self._clock = clock
@@ -67,24 +67,25 @@ class Attempts:
         self._failures = 0
 
     def remaining_s(self) -> float | None:
-        """What is left of the call's time; None without a bound.
+        """Returns the seconds until the deadline; None: no deadline.
 
         Raises:
-            DeadlineExceeded: where nothing is left.
+            DeadlineExceeded: if the deadline has passed.
         """
         if self._deadline is None:
             return None
         remaining = self._deadline - self._clock()
         if remaining <= 0:
-            detail = f"no answer within {self._timeout_s:g} s"
+            detail = f"no response within {self._timeout_s:g} s"
             raise DeadlineExceeded(Failure(DeadlineExceeded.code_of_class, detail))
         return remaining
 
     def pause_after(self, error: ServiceError) -> float:
-        """How long to wait before the next attempt, seconds.
+        """Counts a failed attempt and returns the seconds to wait before the next one.
 
         Raises:
-            ServiceError: `error` itself, where a further attempt would be of no use or too late.
+            ServiceError: `error`, if it is not retryable, no attempt is left, or the deadline would
+                pass first.
         """
         self._failures += 1
         if not error.retryable or self._failures >= self._policy.attempts:
@@ -95,15 +96,15 @@ class Attempts:
         return pause
 
 
-def retry(attempts: Attempts, attempt: Callable[[float | None], _Answer]) -> _Answer:
-    """Tries until an attempt succeeds.
+def retry(attempts: Attempts, attempt: Callable[[float | None], _Result]) -> _Result:
+    """Runs `attempt` until it succeeds or must not be retried.
 
     Args:
-        attempts: of this call.
-        attempt: one try; gets the seconds that are left.
+        attempts: the attempts of this call.
+        attempt: makes one attempt; receives the seconds until the deadline.
 
     Raises:
-        ServiceError: of the last attempt.
+        ServiceError: the error of the last attempt.
     """
     while True:
         try:
@@ -113,12 +114,12 @@ def retry(attempts: Attempts, attempt: Callable[[float | None], _Answer]) -> _An
 
 
 async def retry_async(
-    attempts: Attempts, attempt: Callable[[float | None], Awaitable[_Answer]]
-) -> _Answer:
-    """The same in an event loop.
+    attempts: Attempts, attempt: Callable[[float | None], Awaitable[_Result]]
+) -> _Result:
+    """Same as `retry`, for asyncio.
 
     Raises:
-        ServiceError: of the last attempt.
+        ServiceError: the error of the last attempt.
     """
     while True:
         try:

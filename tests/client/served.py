@@ -1,6 +1,6 @@
-"""A process that serves the fake engine over HTTP and gRPC: python -m tests.client.served.
+"""Serves the fake engine over HTTP and gRPC: python -m tests.client.served.
 
-Prints its two ports, and serves until its standard input is closed.
+Prints the two ports and serves until its standard input is closed.
 """
 
 from __future__ import annotations

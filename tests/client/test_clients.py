@@ -1,4 +1,4 @@
-"""All four clients against the real service with the fake engine: one answer, whatever the way."""
+"""All four clients against the real service with the fake engine: the same results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from lite_detr_client import (
-    Answer,
     AsyncGrpcClient,
     AsyncHttpClient,
     ConnectionFailed,
     DeadlineExceeded,
+    DetectionResult,
     DetectOptions,
     Engine,
     GrpcClient,
@@ -37,7 +37,7 @@ from tests.support.repository import ROOT
 EVERYTHING = DetectOptions(threshold=0.0)
 ONCE = RetryPolicy(attempts=1)
 POISON = solid_png((255, 0, 0))
-# As large as the service takes, and noise: its decoding takes some ten milliseconds on any machine.
+# Noise, as large as the service accepts: takes milliseconds to decode on any machine.
 SLOW = encode_png(np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), dtype=np.uint8))
 
 
@@ -86,7 +86,7 @@ async def async_client(
             yield rpc
 
 
-def _same(first: Answer, second: Answer) -> bool:
+def _same(first: DetectionResult, second: DetectionResult) -> bool:
     return (first.detections, first.width, first.model_version) == (
         second.detections,
         second.width,
@@ -94,15 +94,15 @@ def _same(first: Answer, second: Answer) -> bool:
     )
 
 
-async def test_all_four_give_the_same_answer(service: Service) -> None:
+async def test_all_four_clients_return_the_same_result(service: Service) -> None:
     image = solid_png((40, 90, 200), 200, 100)
     async with AsyncHttpClient(service.url) as http, AsyncGrpcClient(service.target) as rpc:
-        answers = [await http.detect(image, EVERYTHING), await rpc.detect(image, EVERYTHING)]
+        results = [await http.detect(image, EVERYTHING), await rpc.detect(image, EVERYTHING)]
     with HttpClient(service.url) as http_now, GrpcClient(service.target) as rpc_now:
-        answers += [http_now.detect(image, EVERYTHING), rpc_now.detect(image, EVERYTHING)]
-    assert answers[0].detections
-    assert (answers[0].width, answers[0].height) == (200, 100)
-    assert all(_same(answers[0], answer) for answer in answers)
+        results += [http_now.detect(image, EVERYTHING), rpc_now.detect(image, EVERYTHING)]
+    assert results[0].detections
+    assert (results[0].width, results[0].height) == (200, 100)
+    assert all(_same(results[0], result) for result in results)
 
 
 def test_a_path_is_read(client: HttpClient | GrpcClient, tmp_path: Path) -> None:
@@ -150,35 +150,35 @@ def test_errors_are_typed(
     assert caught.value.detail
 
 
-def test_a_message_above_the_limit_is_told_as_such(service: Service) -> None:
+def test_message_above_the_limit_raises_image_too_large(service: Service) -> None:
     image = bytes(66 << 20)
     with GrpcClient(service.target) as rpc, pytest.raises(ImageTooLarge):
         rpc.detect(image)
 
 
-def test_a_deadline_that_is_too_short_is_told(client: HttpClient | GrpcClient) -> None:
+def test_short_timeout_raises_deadline_exceeded(client: HttpClient | GrpcClient) -> None:
     with pytest.raises(DeadlineExceeded):
         client.detect(SLOW, timeout_s=0.001)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_batch_has_one_outcome_an_image(client: HttpClient | GrpcClient, count: int) -> None:
+def test_batch_has_one_outcome_per_image(client: HttpClient | GrpcClient, count: int) -> None:
     images = [solid_png((number, 7, 7), 40 + number, 30) for number in range(count)]
     outcomes = client.detect_batch(images, EVERYTHING)
     assert len(outcomes) == count
     for image, outcome in zip(images, outcomes, strict=True):
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, DetectionResult)
         assert _same(outcome, client.detect(image, EVERYTHING))
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_bad_image_of_a_batch_leaves_its_neighbours_be(
+def test_bad_image_in_a_batch_does_not_affect_the_others(
     client: HttpClient | GrpcClient, count: int
 ) -> None:
     images = [b"\x00\x01nothing", solid_png((1, 2, 3)), POISON][:count]
     outcomes = client.detect_batch(images, request_id="b")
     kinds = [type(outcome) for outcome in outcomes]
-    assert kinds == [InvalidImage, Answer, InferenceFailed][:count]
+    assert kinds == [InvalidImage, DetectionResult, InferenceFailed][:count]
 
 
 def test_the_model_is_described(service: Service) -> None:
@@ -190,19 +190,19 @@ def test_the_model_is_described(service: Service) -> None:
     assert model.engines == (Engine("fake", "fake", "", 0),)
 
 
-def test_readiness_is_told(client: HttpClient | GrpcClient) -> None:
+def test_ready_service_is_reported_as_ready(client: HttpClient | GrpcClient) -> None:
     assert client.ready()
 
 
-async def test_the_asynchronous_clients_do_all_of_it(
+async def test_asynchronous_clients_have_all_methods(
     async_client: AsyncHttpClient | AsyncGrpcClient,
 ) -> None:
     images = [solid_png((number, 9, 9)) for number in range(12)]
-    answers = await asyncio.gather(*(async_client.detect(image, EVERYTHING) for image in images))
+    results = await asyncio.gather(*(async_client.detect(image, EVERYTHING) for image in images))
     outcomes = await async_client.detect_batch([*images[:3], b"\x00\x01nothing"], EVERYTHING)
-    for answer, outcome in zip(answers[:3], outcomes[:3], strict=True):
-        assert isinstance(outcome, Answer)
-        assert _same(answer, outcome)
+    for result, outcome in zip(results[:3], outcomes[:3], strict=True):
+        assert isinstance(outcome, DetectionResult)
+        assert _same(result, outcome)
     assert isinstance(outcomes[3], InvalidImage)
     assert await async_client.detect_batch([]) == []
     model = await async_client.model()
@@ -212,7 +212,7 @@ async def test_the_asynchronous_clients_do_all_of_it(
         await async_client.detect(SLOW, timeout_s=0.001)
 
 
-async def test_nobody_there_is_told_by_all_four() -> None:
+async def test_unreachable_service_raises_connection_failed() -> None:
     url, target = "http://127.0.0.1:9", "127.0.0.1:9"  # the discard port
     with HttpClient(url, retries=ONCE) as http, GrpcClient(target, retries=ONCE) as rpc:
         for client in (http, rpc):
@@ -233,23 +233,23 @@ FRAMES = [solid_png((number, 255 - number, 3)) for number in range(30)]
 FRAMES[7] = b"\x00\x01nothing"
 
 
-def _check_stream(outcomes: list[Answer | ServiceError], service: Service) -> None:
+def _check_stream(outcomes: list[DetectionResult | ServiceError], service: Service) -> None:
     with GrpcClient(service.target) as rpc:
         for number, (frame, outcome) in enumerate(zip(FRAMES, outcomes, strict=True)):
             if number == 7:
                 assert isinstance(outcome, InvalidImage)
             else:
-                assert isinstance(outcome, Answer)
+                assert isinstance(outcome, DetectionResult)
                 assert _same(outcome, rpc.detect(frame, EVERYTHING))
 
 
-def test_a_stream_is_answered_in_order(service: Service) -> None:
+def test_stream_results_come_in_order(service: Service) -> None:
     with GrpcClient(service.target) as rpc:
         outcomes = list(rpc.detect_stream(iter(FRAMES), EVERYTHING))
     _check_stream(outcomes, service)
 
 
-async def test_an_asynchronous_stream_is_answered_in_order(service: Service) -> None:
+async def test_asynchronous_stream_results_come_in_order(service: Service) -> None:
     async def frames() -> AsyncIterator[bytes]:
         for frame in FRAMES:
             yield frame
@@ -259,34 +259,34 @@ async def test_an_asynchronous_stream_is_answered_in_order(service: Service) -> 
     _check_stream(outcomes, service)
 
 
-async def test_frames_that_fail_to_come_are_told_after_the_answers(service: Service) -> None:
+async def test_errors_of_the_frame_source_are_raised_after_the_results(service: Service) -> None:
     def frames() -> Iterator[bytes]:
         yield FRAMES[0]
-        raise LookupError("the camera is gone")
+        raise LookupError("the camera failed")
 
     async def async_frames() -> AsyncIterator[bytes]:
         for frame in frames():
             yield frame
 
-    answers: list[Answer | ServiceError] = []
+    results: list[DetectionResult | ServiceError] = []
     with GrpcClient(service.target) as rpc, pytest.raises(LookupError):
-        answers.extend(rpc.detect_stream(frames()))
+        results.extend(rpc.detect_stream(frames()))
     async with AsyncGrpcClient(service.target) as async_rpc:
         with pytest.raises(LookupError):
-            async for answer in async_rpc.detect_stream(async_frames()):
-                answers.append(answer)
-    assert [type(answer) for answer in answers] == [Answer, Answer]
+            async for result in async_rpc.detect_stream(async_frames()):
+                results.append(result)
+    assert [type(result) for result in results] == [DetectionResult, DetectionResult]
 
 
-def test_a_stream_may_be_left_early(service: Service) -> None:
+def test_stream_can_be_closed_early(service: Service) -> None:
     with GrpcClient(service.target) as rpc:
         stream = rpc.detect_stream(iter(FRAMES))
-        assert isinstance(next(stream), Answer)
+        assert isinstance(next(stream), DetectionResult)
         stream.close()  # type: ignore[attr-defined]
         assert rpc.ready()
 
 
-def test_a_stream_without_a_service_is_told() -> None:
+def test_stream_to_an_unreachable_service_raises_connection_failed() -> None:
     with GrpcClient("127.0.0.1:9") as rpc, pytest.raises(ConnectionFailed):
         list(rpc.detect_stream(iter(FRAMES)))
 

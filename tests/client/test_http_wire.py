@@ -1,4 +1,4 @@
-"""The HTTP clients against answers made by hand: what is sent, and how oddities are read."""
+"""HTTP clients against handwritten responses: what is sent and how responses are read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lite_detr_client import (
     Engine,
     HttpClient,
     ImageTooLarge,
+    InvalidResponse,
     NotReady,
     Overloaded,
     RetryPolicy,
     ServiceError,
-    UnreadableAnswer,
 )
 
-ANSWER = {
+RESULT = {
     "model": {"name": "m", "version": "v"},
     "image": {"width": 4, "height": 3},
     "detections": [],
@@ -58,16 +58,16 @@ def client(respond: Respond, retries: RetryPolicy = ONCE) -> HttpClient:
     return HttpClient("http://service", retries=retries, transport=httpx.MockTransport(respond))
 
 
-def test_options_id_and_time_travel_with_the_image() -> None:
+def test_options_request_id_and_timeout_are_sent() -> None:
     seen: list[httpx.Request] = []
 
     def respond(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(200, json=ANSWER)
+        return httpx.Response(200, json=RESULT)
 
     options = DetectOptions(threshold=0.25, max_detections=3, labels=("a", "b"))
-    answer = client(respond).detect(b"image", options, timeout_s=2, request_id="mine")
-    assert (answer.width, answer.height, answer.detections) == (4, 3, ())
+    result = client(respond).detect(b"image", options, timeout_s=2, request_id="mine")
+    assert (result.width, result.height, result.detections) == (4, 3, ())
     (request,) = seen
     assert request.url.path == "/detect"
     assert request.url.params.multi_items() == [
@@ -91,28 +91,26 @@ def test_options_id_and_time_travel_with_the_image() -> None:
         (504, DeadlineExceeded),
     ],
 )
-def test_an_answer_of_something_in_between_is_understood(
-    status: int, error: type[ServiceError]
-) -> None:
+def test_responses_of_proxies_are_mapped_by_status(status: int, error: type[ServiceError]) -> None:
     with pytest.raises(error) as caught:
         client(lambda _: httpx.Response(status, text="<html>")).detect(b"image")
     assert caught.value.failure.status == str(status)
 
 
-def test_an_unknown_status_is_named() -> None:
+def test_unknown_status_becomes_the_code() -> None:
     with pytest.raises(ServiceError) as caught:
         client(lambda _: httpx.Response(418, json=["tea"])).detect(b"image")
     assert caught.value.code == "http_418"
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", "{}", '{"detections": 3}'])
-def test_an_answer_of_another_service_is_told(body: str) -> None:
-    with pytest.raises(UnreadableAnswer):
+def test_response_of_another_service_is_invalid(body: str) -> None:
+    with pytest.raises(InvalidResponse):
         client(lambda _: httpx.Response(200, text=body)).detect(b"image")
 
 
 @pytest.mark.parametrize(
-    ("told", "engines"),
+    ("fields", "engines"),
     [
         ({}, ()),  # an older service
         ({"engines": []}, ()),
@@ -126,17 +124,17 @@ def test_an_answer_of_another_service_is_told(body: str) -> None:
             (Engine("cuda:0", "cuda", "fp16", 432), Engine("cpu", "cpu", "fp32", 0)),
         ),
         (
-            {"engines": [asdict(Engine("cpu", "cpu", "bf16", 0)) | {"of a newer service": 1}]},
+            {"engines": [asdict(Engine("cpu", "cpu", "bf16", 0)) | {"unknown_field": 1}]},
             (Engine("cpu", "cpu", "bf16", 0),),
         ),
     ],
-    ids=["untold", "unready", "two", "more"],
+    ids=["missing", "empty", "two", "unknown-field"],
 )
-async def test_engines_are_read_where_they_are_told(
-    told: dict[str, object], engines: tuple[Engine, ...]
+async def test_engines_are_read_if_present(
+    fields: dict[str, object], engines: tuple[Engine, ...]
 ) -> None:
     def respond(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"models": [ENTRY | told]})
+        return httpx.Response(200, json={"models": [ENTRY | fields]})
 
     assert client(respond).model().engines == engines
     transport = httpx.MockTransport(respond)
@@ -145,16 +143,16 @@ async def test_engines_are_read_where_they_are_told(
 
 
 @pytest.mark.parametrize("models", [[], [ENTRY | {"engines": [{"device": "cpu"}]}]])
-def test_a_model_that_is_half_told_is_unreadable(models: list[dict[str, object]]) -> None:
-    with pytest.raises(UnreadableAnswer):
+def test_incomplete_model_is_an_invalid_response(models: list[dict[str, object]]) -> None:
+    with pytest.raises(InvalidResponse):
         client(lambda _: httpx.Response(200, json={"models": models})).model()
 
 
-def test_a_busy_service_is_asked_again_when_it_said() -> None:
+def test_overloaded_service_is_retried_after_retry_after() -> None:
     responses = [
         httpx.Response(429, headers={"Retry-After": "0"}),
         httpx.Response(503, headers={"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}),
-        httpx.Response(200, json=ANSWER),
+        httpx.Response(200, json=RESULT),
     ]
     assert client(lambda _: responses.pop(0), SOON).detect(b"image").request_id == "r"
 
@@ -165,31 +163,31 @@ def test_retry_after_is_read() -> None:
     assert caught.value.retry_after_s == 7
 
 
-def test_an_unreachable_service_is_tried_again_and_told() -> None:
-    tries: list[int] = []
+def test_unreachable_service_is_retried_then_raises() -> None:
+    attempts: list[int] = []
 
     def respond(request: httpx.Request) -> httpx.Response:
-        tries.append(1)
-        raise httpx.ConnectError("nobody there", request=request)
+        attempts.append(1)
+        raise httpx.ConnectError("connection refused", request=request)
 
     http = client(respond, SOON)
-    with pytest.raises(ConnectionFailed, match="nobody there"):
+    with pytest.raises(ConnectionFailed, match="connection refused"):
         http.detect(b"image")
-    assert len(tries) == 3
+    assert len(attempts) == 3
     assert not http.ready()
-    assert len(tries) == 4
+    assert len(attempts) == 4
 
 
-async def test_the_asynchronous_client_does_the_same() -> None:
-    responses = [httpx.Response(429), httpx.Response(200, json=ANSWER)]
+async def test_asynchronous_client_retries() -> None:
+    responses = [httpx.Response(429), httpx.Response(200, json=RESULT)]
     transport = httpx.MockTransport(lambda _: responses.pop(0))
     async with AsyncHttpClient("http://service", retries=SOON, transport=transport) as http:
         assert (await http.detect(b"image")).request_id == "r"
 
 
-async def test_silence_ends_with_the_deadline() -> None:
+async def test_read_timeout_raises_deadline_exceeded() -> None:
     def respond(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadTimeout("silence", request=request)
+        raise httpx.ReadTimeout("timed out", request=request)
 
     transport = httpx.MockTransport(respond)
     async with AsyncHttpClient("http://service", retries=SOON, transport=transport) as http:

@@ -30,17 +30,17 @@ def overloaded(retry_after_s: float | None = None) -> ServiceError:
     return Overloaded(Failure("overloaded", "busy", retry_after_s=retry_after_s))
 
 
-def test_the_client_knows_every_error_of_the_service() -> None:
+def test_client_has_a_class_for_every_error_of_the_service() -> None:
     for error_type in all_error_types():
-        error = service_error(Failure(error_type.code, "what was wrong"))
+        error = service_error(Failure(error_type.code, "details"))
         assert type(error).__name__ == error_type.__name__
-        assert str(error) == f"{error_type.code}: what was wrong"
+        assert str(error) == f"{error_type.code}: details"
 
 
-def test_a_code_of_a_newer_service_is_still_an_error() -> None:
-    error = service_error(Failure("haunted", "boo"))
+def test_unknown_code_becomes_the_base_class() -> None:
+    error = service_error(Failure("new_code", "details"))
     assert type(error) is ServiceError
-    assert (error.code, error.retryable) == ("haunted", False)
+    assert (error.code, error.retryable) == ("new_code", False)
 
 
 def test_pauses_grow_up_to_the_longest() -> None:
@@ -48,12 +48,12 @@ def test_pauses_grow_up_to_the_longest() -> None:
     assert [policy.pause_s(n, None, chance=1) for n in (1, 2, 3, 4, 9)] == [0.1, 0.2, 0.4, 0.5, 0.5]
 
 
-def test_jitter_takes_up_to_half_of_a_pause() -> None:
+def test_jitter_shortens_a_pause_by_up_to_half() -> None:
     policy = RetryPolicy(first_pause_s=0.2)
     assert policy.pause_s(1, None, chance=0) == 0.1
 
 
-def test_the_service_says_when_and_jitter_only_adds() -> None:
+def test_jitter_only_lengthens_a_requested_pause() -> None:
     policy = RetryPolicy(first_pause_s=0.2, longest_pause_s=1)
     assert policy.pause_s(1, 30.0, chance=0) == 30
     assert policy.pause_s(1, 30.0, chance=1) == 30.1
@@ -70,12 +70,12 @@ def test_attempts_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("kind", [InvalidImage, DeadlineExceeded])
-def test_what_will_fail_again_is_not_tried_again(kind: type[ServiceError]) -> None:
+def test_permanent_errors_are_not_retried(kind: type[ServiceError]) -> None:
     with pytest.raises(kind):
         Attempts(RetryPolicy(), None).pause_after(kind(Failure(kind.code_of_class, "no")))
 
 
-def test_a_pause_beyond_the_deadline_is_not_waited() -> None:
+def test_pause_beyond_the_deadline_raises_at_once() -> None:
     clock = Clock()
     attempts = Attempts(RetryPolicy(), 5.0, clock=clock, chance=lambda: 0)
     assert attempts.remaining_s() == 5
@@ -86,7 +86,7 @@ def test_a_pause_beyond_the_deadline_is_not_waited() -> None:
         attempts.pause_after(overloaded(2))
 
 
-def test_a_deadline_that_passed_is_told() -> None:
+def test_passed_deadline_raises() -> None:
     clock = Clock()
     attempts = Attempts(RetryPolicy(), 0.5, clock=clock)
     clock.now += 1
@@ -97,10 +97,10 @@ def test_a_deadline_that_passed_is_told() -> None:
 def _failing(times: int) -> Callable[[float | None], int]:
     numbers = itertools.count(1)
 
-    def attempt(left_s: float | None) -> int:
+    def attempt(remaining_s: float | None) -> int:
         number = next(numbers)
         if number <= times:
-            raise ConnectionFailed(Failure("connection_failed", "nobody there"))
+            raise ConnectionFailed(Failure("connection_failed", "connection refused"))
         return number
 
     return attempt
@@ -109,23 +109,23 @@ def _failing(times: int) -> Callable[[float | None], int]:
 SOON = RetryPolicy(attempts=3, first_pause_s=0)
 
 
-def test_a_call_is_tried_until_it_succeeds() -> None:
+def test_call_is_retried_until_it_succeeds() -> None:
     assert retry(Attempts(SOON, None), _failing(2)) == 3
     with pytest.raises(ConnectionFailed):
         retry(Attempts(SOON, None), _failing(3))
 
 
-async def test_an_asynchronous_call_is_tried_until_it_succeeds() -> None:
-    for times, answer in ((2, 3), (3, None)):
-        tries = _failing(times)
+async def test_asynchronous_call_is_retried_until_it_succeeds() -> None:
+    for times, expected in ((2, 3), (3, None)):
+        failing = _failing(times)
 
         async def attempt(
-            left_s: float | None, tries: Callable[[float | None], int] = tries
+            remaining_s: float | None, failing: Callable[[float | None], int] = failing
         ) -> int:
-            return tries(left_s)
+            return failing(remaining_s)
 
-        if answer is None:
+        if expected is None:
             with pytest.raises(ConnectionFailed):
                 await retry_async(Attempts(SOON, None), attempt)
         else:
-            assert await retry_async(Attempts(SOON, None), attempt) == answer
+            assert await retry_async(Attempts(SOON, None), attempt) == expected
