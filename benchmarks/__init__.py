@@ -1,1 +1,0 @@
-"""Measurements of accuracy and speed, run by hand: `python -m benchmarks.FOLDER.MODULE`."""

@@ -1,1 +1,0 @@
-"""Measurements that need a GPU; `run.sh` runs all of them."""

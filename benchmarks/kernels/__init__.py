@@ -1,1 +1,0 @@
-"""The attention and resize kernels by themselves."""

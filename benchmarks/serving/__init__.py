@@ -1,1 +1,0 @@
-"""The service over HTTP, alone and compared with other inference servers."""

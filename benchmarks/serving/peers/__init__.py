@@ -1,1 +1,0 @@
-"""One adapter for each inference server that this service is compared with."""
