@@ -1,8 +1,8 @@
-"""The console command `lite-detr`: top of the house, imports everything below and nothing above.
+"""The console command `lite-detr`.
 
-Each command lives in a room of its own and imports torch and the engine only when it runs, so
-that `--help` answers at once. What goes wrong is told here in one line: exit status 2 for a
-command that cannot be understood, 1 for one that failed.
+Each subcommand has its own module, which imports torch and the engine only when it runs, so that
+`--help` is fast. An error is printed as one line; the exit status is 2 for invalid arguments and
+1 for a failed command.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from service.cli import bench, detect, evaluate, key, serve, train, weights
 from service.cli.failure import (
     DEBUG_VARIABLE,
     CommandFailed,
-    debugging,
     describe_failure,
-    set_debugging,
+    enable_debugging,
+    is_debugging,
 )
 from service.cpus import WAIT_POLITELY
 
-_INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 _EPILOG = (
-    "Start here: [bold]lite-detr serve[/], then open the address that it prints. "
-    "Each command explains itself: [bold]lite-detr detect --help[/]. Every flag is also an "
-    "environment variable, named beside it; a flag wins over the variable."
+    "Start with [bold]lite-detr serve[/] and open the address that it prints. "
+    "Every command has its own help: [bold]lite-detr detect --help[/]. Every flag is also an "
+    "environment variable, shown in its help; the flag takes precedence."
 )
 
 app = typer.Typer(
@@ -58,18 +58,16 @@ def lite_detr(
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option(
-            "--debug", envvar=DEBUG_VARIABLE, help="Show the whole traceback of a failure."
-        ),
+        typer.Option("--debug", envvar=DEBUG_VARIABLE, help="Show the traceback of an error."),
     ] = False,
 ) -> None:
-    """Find objects in photos with Lite DETR: as a service, from the shell, or trained on your own.
+    """Detect objects in images with Lite DETR: serve a model, run it here, or train your own.
 
-    The model that comes with it finds printed codes; it is not a COCO model.
-    [bold]lite-detr weights --help[/] tells how to use one.
+    The default model detects printed codes; it is not a COCO model. For COCO models see
+    [bold]lite-detr weights --help[/].
     """
     if debug:
-        set_debugging()
+        enable_debugging()
     if show_version:
         typer.echo(f"lite-detr {version('lite-detr-service')}")
         raise typer.Exit()
@@ -81,30 +79,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: without the program's name; those of the process where None.
+        arguments: command-line arguments without the program name; None: those of the process.
 
     Returns:
-        The exit status: 0 well, 1 failed, 2 not understood, 130 interrupted.
+        The exit status: 0 success, 1 failure, 2 invalid arguments, 130 interrupted.
     """
     for variable, value in WAIT_POLITELY.items():  # before any command imports torch
         os.environ.setdefault(variable, value)
     try:
         status = app(args=arguments, prog_name="lite-detr", standalone_mode=False)
     except TyperException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return _print_error(error.format_message(), error.exit_code)
     except typer.Abort:
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) has what it wanted; keep Python from complaining at its exit.
+        # The reader (`| head`) closed the pipe; avoid a second error when Python flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if debugging() and not isinstance(error, CommandFailed):
+        if is_debugging() and not isinstance(error, CommandFailed):
             raise
-        return _complain(describe_failure(error), 1)
+        return _print_error(describe_failure(error), 1)
     return status if isinstance(status, int) else 0
 
 
-def _complain(problem: str, status: int) -> int:
-    print(f"lite-detr: {problem}", file=sys.stderr)
+def _print_error(message: str, status: int) -> int:
+    print(f"lite-detr: {message}", file=sys.stderr)
     return status

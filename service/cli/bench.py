@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import help_text, taught_option
+from service.cli.options import documented_option, help_text
 from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _MOST_SECONDS = 110.0
@@ -28,7 +28,7 @@ def bench(
     device: DeviceOption = None,
     seconds: Annotated[
         float,
-        taught_option(
+        documented_option(
             "--seconds",
             env_var="LITE_DETR_BENCH_SECONDS",
             metavar="FLOAT",
@@ -38,7 +38,7 @@ def bench(
     ] = 60.0,
     as_json: Annotated[
         bool,
-        taught_option(
+        documented_option(
             "--json", env_var="LITE_DETR_BENCH_JSON", help="print the figures as a JSON object"
         ),
     ] = False,

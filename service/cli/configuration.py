@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the options themselves: `make docs`."""
+"""Generates docs/configuration.md from the options of the commands: `make docs`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from service.cli.train import TRAIN_OPTIONS
 
 _OPENING = """# Configuration
 
-This page is written by `make docs` from the options of the commands; do not edit it by hand.
+`make docs` generates this page from the options of the commands; do not edit it by hand.
 
-A value comes from the flag, else from the environment variable, else it is the default. A value
-that cannot be used stops the start, with a line that names the flag and the variable. An empty
-variable counts as unset. `lite-detr detect`, `eval` and `weights` tell theirs with `--help`.
+A flag takes precedence over the environment variable, which takes precedence over the default. An
+invalid value stops the start, with a message that names the flag and the variable. An empty
+variable counts as unset. The other commands document their options with `--help`.
 """
 
 
 def configuration_page() -> str:
-    """The whole page, Markdown."""
+    """Returns the page as Markdown."""
     parts = [
         _OPENING,
         *_section("lite-detr serve", SERVE_OPTIONS),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from service.cli.inputs import STDIN
-from service.cli.options import help_text, split_list, taught_option
+from service.cli.options import documented_option, help_text, split_list
 from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _EPILOG = """[bold]Examples[/]
@@ -38,7 +38,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
     *,
     as_json: Annotated[
         bool,
-        taught_option(
+        documented_option(
             "--json",
             env_var="LITE_DETR_DETECT_JSON",
             help="print one JSON array, an element a photo, each as POST /detect answers",
@@ -46,13 +46,13 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
     ] = False,
     as_coco: Annotated[
         bool,
-        taught_option(
+        documented_option(
             "--coco", env_var="LITE_DETR_DETECT_COCO", help="print one COCO data set (JSON)"
         ),
     ] = False,
     save: Annotated[
         Path | None,
-        taught_option(
+        documented_option(
             "--save",
             env_var="LITE_DETR_DETECT_SAVE",
             metavar="FOLDER",
@@ -61,7 +61,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
     ] = None,
     threshold: Annotated[
         float | None,
-        taught_option(
+        documented_option(
             "--threshold",
             env_var="LITE_DETR_DETECT_THRESHOLD",
             metavar="0..1",
@@ -70,7 +70,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
     ] = None,
     max_detections: Annotated[
         int | None,
-        taught_option(
+        documented_option(
             "--max-detections",
             env_var="LITE_DETR_DETECT_MAX_DETECTIONS",
             metavar="INTEGER",
@@ -79,7 +79,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
     ] = None,
     labels: Annotated[
         str | None,
-        taught_option(
+        documented_option(
             "--labels",
             env_var="LITE_DETR_DETECT_LABELS",
             metavar="NAME,...",

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.cli.options import help_text, taught_option
+from service.cli.options import documented_option, help_text
 from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _EPILOG = """[bold]Examples[/]
@@ -30,7 +30,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     *,
     annotations: Annotated[
         Path,
-        taught_option(
+        documented_option(
             "--annotations",
             env_var="LITE_DETR_EVAL_ANNOTATIONS",
             metavar="PATH",
@@ -39,7 +39,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     ],
     images: Annotated[
         Path,
-        taught_option(
+        documented_option(
             "--images",
             env_var="LITE_DETR_EVAL_IMAGES",
             metavar="FOLDER",
@@ -50,7 +50,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     device: DeviceOption = None,
     batch_size: Annotated[
         int,
-        taught_option(
+        documented_option(
             "--batch-size",
             env_var="LITE_DETR_EVAL_BATCH_SIZE",
             metavar="INTEGER",
@@ -60,7 +60,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     ] = 1,
     limit: Annotated[
         int | None,
-        taught_option(
+        documented_option(
             "--limit",
             env_var="LITE_DETR_EVAL_LIMIT",
             metavar="INTEGER",
@@ -69,7 +69,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     ] = None,
     results: Annotated[
         Path | None,
-        taught_option(
+        documented_option(
             "--results",
             env_var="LITE_DETR_EVAL_RESULTS",
             metavar="PATH",
@@ -78,7 +78,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     ] = None,
     as_json: Annotated[
         bool,
-        taught_option(
+        documented_option(
             "--json", env_var="LITE_DETR_EVAL_JSON", help="print the scores as a JSON object"
         ),
     ] = False,

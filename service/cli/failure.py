@@ -1,4 +1,4 @@
-"""How a command's failure reads: one line for a person, whatever was raised."""
+"""Converts exceptions of commands to one-line error messages."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ DEBUG_VARIABLE = "LITE_DETR_DEBUG"
 
 
 class CommandFailed(Exception):
-    """A failure that the command has put into words."""
+    """A command failed; the text is the error message."""
 
 
-def set_debugging() -> None:
-    """Turns tracebacks on, for this process and those it starts."""
+def enable_debugging() -> None:
+    """Turns tracebacks on for this process and its child processes."""
     os.environ[DEBUG_VARIABLE] = "1"
 
 
-def debugging() -> bool:
-    """Whether the user wants to see tracebacks."""
+def is_debugging() -> bool:
+    """Whether tracebacks are turned on."""
     return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
 
 
 def describe_failure(error: Exception) -> str:
-    """The line that the user sees.
+    """Returns the error message for an exception.
 
-    Errors made for people are shown as they are; others with their type, because a bare
-    "list index out of range" helps nobody, and with the way to see more.
+    The text of our own errors is used as it is. Other errors get their type, and a hint at --debug.
     """
     from model.training.records import DataError  # noqa: PLC0415 - loads numpy
 
@@ -40,7 +39,7 @@ def describe_failure(error: Exception) -> str:
             "pip install 'lite-detr-service[train]' (in a checkout: make setup-full)"
         )
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}"
+        prefix = f"{error.filename}: " if error.filename else ""
+        return f"{prefix}{error.strerror}"
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} (--debug shows where)"
+    return f"{type(error).__name__}: {text} (use --debug for the traceback)"

@@ -1,4 +1,4 @@
-"""`lite-detr key`: makes an API key and the line of the key file that knows only its hash."""
+"""`lite-detr key`: generates an API key and its line for the key file, with the hash of the key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.cli.failure import CommandFailed
 
-_PRIVATE = 0o600  # hashes of strong keys betray nothing, but names and scopes are nobody's business
+_PRIVATE = 0o600  # key names and scopes are private, although the hashes are not secret
 
 
 def register(app: typer.Typer) -> None:
@@ -21,19 +21,19 @@ def register(app: typer.Typer) -> None:
 
 
 def _key(
-    name: Annotated[str, typer.Argument(help="whose key it is; shown in logs")],
+    name: Annotated[str, typer.Argument(help="name of the key, shown in logs")],
     scopes: Annotated[
         list[Scope] | None,
-        typer.Option("--scope", help="what it opens; give it several times for several"),
+        typer.Option("--scope", help="what the key allows; repeat the flag for several scopes"),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="key file to add the line to; without it the line is shown"),
+        typer.Option("--file", help="key file to append to; unset: the line is printed"),
     ] = None,
 ) -> None:
-    """Make an API key. It is printed once and kept nowhere: the key file holds its hash.
+    """Generate an API key. It is printed once; the key file stores only its hash.
 
-    Serve with it: lite-detr serve --api-keys-file FILE (SIGHUP reads the file again).
+    Use the file: lite-detr serve --api-keys-file FILE (SIGHUP reloads it).
     """
     key = new_key()
     try:
@@ -41,24 +41,24 @@ def _key(
     except ValueError as error:
         raise CommandFailed(str(error)) from None
     if file is None:
-        print(f"Line for the key file:\n{line}\nThe key, for its owner alone:", file=sys.stderr)
+        print(f"Line for the key file:\n{line}\nThe key (shown only once):", file=sys.stderr)
     else:
         _append(file, name, line)
-        print(f"Added {name} to {file}. The key, for its owner alone:", file=sys.stderr)
+        print(f"Added {name} to {file}. The key (shown only once):", file=sys.stderr)
     print(key)
 
 
 def _append(file: Path, name: str, line: str) -> None:
-    """Adds a line, to a file that is whole before and after.
+    """Appends a line; the file is replaced atomically.
 
     Raises:
-        CommandFailed: where the name is there already, or the file is none of ours.
+        CommandFailed: if the name already exists, or the file is not a key file.
     """
     try:
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         if before.strip():
             if any(key.name == name for key in KeyRing(file).keys):
-                raise CommandFailed(f"{file} holds a key named {name!r} already")
+                raise CommandFailed(f"{file} already has a key named {name!r}")
             before = before if before.endswith("\n") else before + "\n"
         descriptor = os.open(
             part := f"{file}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.images.decode import ImageLimits
-from service.cli.failure import debugging
+from service.cli.failure import is_debugging
 from service.cli.inputs import Photo, find_photos
 from service.cli.offline import OfflineDetector, open_device
 from service.cli.results import PictureSaver, print_table
@@ -61,7 +61,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
             limits,
             options,
             on_answer=None if saver is None else saver.save,
-            show_tracebacks=debugging(),
+            show_tracebacks=is_debugging(),
         )
     except InvalidOptions as error:
         raise typer.BadParameter(error.detail) from None

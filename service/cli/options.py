@@ -1,9 +1,9 @@
-"""Command-line options made from the fields of an option record, so that each is told once.
+"""Command-line options generated from the fields of an options class.
 
-`serve` is generated from `service.settings.Settings`, `train` and `eval` from their frozen
-dataclasses: name, type, default and help come from the field. A value travels as the text that
-the user wrote until pydantic turns it into the field's type; what is wrong with it is said in one
-line that names the flag and its environment variable.
+The options of `serve` come from `service.settings.Settings`, those of `train` and `eval` from
+their frozen dataclasses: name, type, default and help are those of the field. pydantic converts the
+text from the command line to the field's type; an error is one line that names the flag and its
+environment variable.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ _METAVARS: dict[Any, str] = {int: "INTEGER", float: "FLOAT", Path: "PATH", str: 
 
 @dataclasses.dataclass(frozen=True)
 class OptionSpec:
-    """One option of a command, whatever record it fills."""
+    """One option of a command."""
 
-    name: str  # of the field
-    annotation: Any  # the field's type
+    name: str  # name of the field
+    annotation: Any  # type of the field
     default: Any
     help: str
     env_var: str
     panel: str | None = None  # heading in --help
-    click_reads_env: bool = True  # False where the record itself reads the environment
-    short_flags: tuple[str, ...] = ()  # other ways to write the flag
+    click_reads_env: bool = True  # False if the options class reads the environment itself
+    short_flags: tuple[str, ...] = ()  # further names of the flag
 
     @property
     def flag(self) -> str:
-        """The flag as the user types it."""
+        """The flag, such as --max-batch-size."""
         return "--" + self.name.replace("_", "-")
 
     @property
-    def place(self) -> str:
-        """How errors name the option."""
+    def error_name(self) -> str:
+        """The flag and the environment variable, as error messages name the option."""
         return f"{self.flag} (env var {self.env_var})"
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is `--flag/--no-flag` and takes no value."""
+        """Whether the option is `--flag/--no-flag`, without a value."""
         return self.annotation is bool
 
 
 def dataclass_options(
     record: type[Any], env_prefix: str, *, skip: tuple[str, ...] = ()
 ) -> tuple[OptionSpec, ...]:
-    """Options for the fields of a frozen dataclass.
+    """Returns the options for the fields of a frozen dataclass.
 
-    Help is the comment behind a field; a field that has none is explained by its name.
+    The help text is the comment behind the field; without a comment, the name of the field.
     """
     hints = get_type_hints(record)
     comments = field_comments(record)
@@ -84,11 +84,11 @@ def dataclass_options(
 def settings_options(
     settings: type[BaseSettings], short_flags: Mapping[str, tuple[str, ...]]
 ) -> tuple[OptionSpec, ...]:
-    """Options for the fields of a settings class, which reads the environment itself.
+    """Returns the options for the fields of a settings class, which reads the environment itself.
 
     Args:
-        settings: the class; help is the description of a field.
-        short_flags: other ways to write a field's flag, by field name.
+        settings: the class; the help text is the description of the field.
+        short_flags: further names of a flag, by field name.
     """
     prefix = settings.model_config.get("env_prefix", "")
     comments = field_comments(settings)
@@ -107,7 +107,7 @@ def settings_options(
     )
 
 
-def taught_option(  # noqa: PLR0913 - typer's own options, by keyword
+def documented_option(  # noqa: PLR0913 - typer's own options, by keyword
     *flags: str,
     help: str,
     env_var: str,
@@ -117,9 +117,9 @@ def taught_option(  # noqa: PLR0913 - typer's own options, by keyword
     click_reads_env: bool = True,
     **extra: Any,
 ) -> Any:
-    """A typer option whose help ends with its environment variable and default.
+    """Returns a typer option whose help text ends with its environment variable and default.
 
-    Typer's own way of showing both cuts long names off.
+    Typer would truncate long names.
     """
     text = escape(help) + f" [dim yellow]{escape(f'[env var: {env_var}]')}[/]"
     if default:
@@ -139,10 +139,10 @@ def taught_option(  # noqa: PLR0913 - typer's own options, by keyword
 def command_with_options(
     run: Callable[[dict[str, Any]], None], specs: tuple[OptionSpec, ...]
 ) -> Callable[..., None]:
-    """A function that typer turns into a command with these options.
+    """Returns a function that typer turns into a command with these options.
 
     Args:
-        run: called with what the user gave, by field name: text, or a bool for a switch.
+        run: called with the given values by field name: text, or a bool for a switch.
         specs: the options.
     """
 
@@ -167,10 +167,10 @@ def command_with_options(
 
 
 def parse_values(specs: tuple[OptionSpec, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns what the user gave into values of the fields' types.
+    """Converts the given values to the types of their fields.
 
     Raises:
-        typer.BadParameter: for a value that is not of its field's type.
+        typer.BadParameter: if a value does not fit the type of its field.
     """
     by_name = {spec.name: spec for spec in specs}
     return {name: _parse_value(by_name[name], value) for name, value in given.items()}
@@ -179,55 +179,56 @@ def parse_values(specs: tuple[OptionSpec, ...], given: Mapping[str, Any]) -> dic
 def record_of(
     record: type[RecordT], specs: tuple[OptionSpec, ...], values: Mapping[str, Any]
 ) -> RecordT:
-    """Builds the record that the options fill.
+    """Creates an instance of the options class.
 
     Raises:
-        typer.BadParameter: where the record refuses the values, in the user's words.
+        typer.BadParameter: if the class rejects the values; the message names the flags.
     """
     try:
         return record(**values)
     except ValueError as error:
         message = str(error)
         for spec in specs:
-            message = message.replace(f"{record.__name__}.{spec.name}=", f"{spec.place}: ")
+            message = message.replace(f"{record.__name__}.{spec.name}=", f"{spec.error_name}: ")
         raise typer.BadParameter(message) from None
 
 
 def help_text(command: Callable[..., Any]) -> str:
-    """A command's docstring with each paragraph on one line, to be wrapped by the terminal."""
+    """Returns a docstring with each paragraph on one line, as typer wraps lines itself."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated value, without blanks."""
+    """Splits a comma-separated value; strips spaces and drops empty parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def is_list(annotation: Any) -> bool:
-    """Whether a field takes several values, which the user separates by commas."""
+    """Whether the type is a list or tuple, written as comma-separated values."""
     return any(
-        get_origin(part) in (tuple, list) or part in (tuple, list) for part in _arms(annotation)
+        get_origin(part) in (tuple, list) or part in (tuple, list)
+        for part in _union_members(annotation)
     )
 
 
 def describe_type(annotation: Any) -> str:
-    """The kind of value in --help: INTEGER, PATH, a|b|c, ..."""
-    words = []
-    for part in _arms(annotation):
+    """Returns the type of a value as --help shows it: INTEGER, PATH, a|b|c, ..."""
+    names = []
+    for part in _union_members(annotation):
         if part is type(None):
             continue
         if get_origin(part) is Literal:
-            words.append("|".join(str(choice) for choice in get_args(part)))
+            names.append("|".join(str(choice) for choice in get_args(part)))
         elif get_origin(part) in (tuple, list):
-            words.append(describe_type(get_args(part)[0]) + ",...")
+            names.append(describe_type(get_args(part)[0]) + ",...")
         else:
-            words.append(_METAVARS.get(part, "TEXT"))
-    return "|".join(dict.fromkeys(words))
+            names.append(_METAVARS.get(part, "TEXT"))
+    return "|".join(dict.fromkeys(names))
 
 
 def describe_default(value: Any) -> str:
-    """A default as the user would type it; empty where there is none."""
+    """Returns a default as a user would type it; empty if there is none."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple | list):
@@ -235,18 +236,18 @@ def describe_default(value: Any) -> str:
     return "" if value in _NO_DEFAULT_SHOWN else str(value)
 
 
-def _arms(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone; `Annotated` is looked through."""
+def _union_members(annotation: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the type itself, without `Annotated`."""
     if get_origin(annotation) is Annotated:
-        return _arms(get_args(annotation)[0])
+        return _union_members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(arm for part in get_args(annotation) for arm in _arms(part))
+        return tuple(member for part in get_args(annotation) for member in _union_members(part))
     return (annotation,)
 
 
 def _typer_option(spec: OptionSpec) -> Any:
     flags = f"{spec.flag}/--no-{spec.flag[2:]}" if spec.is_switch else spec.flag
-    return taught_option(
+    return documented_option(
         flags,
         *spec.short_flags,
         help=spec.help,
@@ -264,4 +265,4 @@ def _parse_value(spec: OptionSpec, value: Any) -> Any:
         return TypeAdapter(spec.annotation).validate_python(parts)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise typer.BadParameter(f"{spec.place}: {problem}; got {value!r}") from None
+        raise typer.BadParameter(f"{spec.error_name}: {problem}; got {value!r}") from None

@@ -1,4 +1,4 @@
-"""`lite-detr serve`: settings from flags and environment, then `service.app` runs the house."""
+"""`lite-detr serve`: reads the settings from flags and environment and runs `service.app`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.options import command_with_options, help_text, settings_options, taught_option
+from service.cli.options import command_with_options, documented_option, help_text, settings_options
 from service.settings import Settings, SettingsError, load_settings
 
-# Of commands that work without a service: the settings of the same names, read by `Settings`.
+# For commands without a service: the settings of the same names; `Settings` reads the environment.
 ModelOption = Annotated[
     str | None,
-    taught_option(
+    documented_option(
         "--model",
         env_var="LITE_DETR_MODEL",
         metavar="NAME|PATH",
@@ -25,7 +25,7 @@ ModelOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    taught_option(
+    documented_option(
         "--device",
         env_var="LITE_DETR_DEVICE",
         metavar="DEVICE",
@@ -54,13 +54,13 @@ def register(app: typer.Typer) -> None:
 
 
 def settings_from_flags(given: Mapping[str, Any]) -> Settings:
-    """Settings from what the user gave, the environment and the defaults, in this order.
+    """Returns the settings: given values override the environment, which overrides the defaults.
 
     Args:
         given: text (or a bool) by field name.
 
     Raises:
-        typer.BadParameter: naming the flag and the variable of each bad value, one line each.
+        typer.BadParameter: one line per invalid value, which names the flag and the variable.
     """
     try:
         return load_settings(**given)
@@ -72,9 +72,9 @@ def settings_from_flags(given: Mapping[str, Any]) -> Settings:
 
 
 def _serve(given: dict[str, Any]) -> None:
-    """Serve a model over HTTP until SIGTERM or Ctrl-C, then finish what was accepted.
+    """Serve a model over HTTP and gRPC until SIGTERM or Ctrl-C, then finish accepted requests.
 
-    POST a photo to /detect; a page to try it is at /, the interface's description at /docs.
+    POST an image to /detect; / is a page to try it, /docs documents the API.
     """
     settings = settings_from_flags(given)
     from service.app import run  # noqa: PLC0415

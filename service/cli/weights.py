@@ -1,4 +1,4 @@
-"""`lite-detr weights`: the models at hand, the published ones, and what is in a file."""
+"""`lite-detr weights`: lists, downloads, converts and inspects models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from service.cli.failure import CommandFailed
-from service.cli.options import taught_option
+from service.cli.options import documented_option
 
 _EPILOG = """[bold]Examples[/]
 
@@ -27,17 +27,17 @@ _CONVERT_EPILOG = """[bold]Example[/]
 
 CacheDir = Annotated[
     Path | None,
-    taught_option(
+    documented_option(
         "--model-cache-dir",
         env_var="LITE_DETR_MODEL_CACHE_DIR",
         metavar="PATH",
-        help="where pulled models are kept; unset: ~/.cache/lite-detr",
+        help="folder of pulled models; unset: ~/.cache/lite-detr",
     ),
 ]
 Half = Annotated[
     bool,
-    taught_option(
-        "--half", env_var="LITE_DETR_WEIGHTS_HALF", help="keep float16: half the size on disk"
+    documented_option(
+        "--half", env_var="LITE_DETR_WEIGHTS_HALF", help="store float16: half the size on disk"
     ),
 ]
 
@@ -57,45 +57,45 @@ def register(app: typer.Typer) -> None:
 
 @weights_app.command("list")
 def list_models(cache_dir: CacheDir = None) -> None:
-    """Show the models that `serve --model NAME` takes, and those that can be pulled."""
+    """List the models that `serve --model NAME` accepts and those that can be pulled."""
     from model.weights.summary import known_models  # noqa: PLC0415
 
     models = known_models(cache_dir)
     width = max((len(known.name) for known in models), default=0)
     for known in models:
-        place = known.url if known.state == "to pull" else known.path
-        typer.echo(f"{known.name:<{width}}  {known.state:<8}  {place}")
+        location = known.url if known.state == "to pull" else known.path
+        typer.echo(f"{known.name:<{width}}  {known.state:<8}  {location}")
 
 
 @weights_app.command("pull")
 def pull_model(
     name: Annotated[
-        str, typer.Argument(help="A published variant; `weights list` shows them.", metavar="NAME")
+        str, typer.Argument(help="A published model; `weights list` shows them.", metavar="NAME")
     ],
     url: Annotated[
         str | None,
-        taught_option(
+        documented_option(
             "--url",
             env_var="LITE_DETR_WEIGHTS_URL",
             metavar="URL",
-            help="address of a mirror: the folder that holds the release files",
+            help="base URL of a mirror with the release files",
         ),
     ] = None,
     sha256: Annotated[
         str | None,
-        taught_option(
+        documented_option(
             "--sha256",
             env_var="LITE_DETR_WEIGHTS_SHA256",
             metavar="HEX",
-            help="refuse the release file where its SHA-256 is another one",
+            help="expected SHA-256 of the release file",
         ),
     ] = None,
     half: Half = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Download a published model and convert it, so that `serve --model NAME` finds it.
+    """Download a published model and convert it for `serve --model NAME`.
 
-    A cut download goes on where it stopped; nothing is left half-written.
+    An interrupted download is resumed; no incomplete model file is left behind.
     """
     from model.weights.conversion import pull  # noqa: PLC0415
 
@@ -113,7 +113,7 @@ def pull_model(
 
 
 @weights_app.command("convert", epilog=_CONVERT_EPILOG)
-def convert_checkpoint(  # noqa: PLR0913 - a command's flags
+def convert_checkpoint(  # noqa: PLR0913 - flags of a command
     source: Annotated[
         Path, typer.Argument(help="A checkpoint of the official code (.pth).", metavar="SOURCE")
     ],
@@ -123,49 +123,51 @@ def convert_checkpoint(  # noqa: PLR0913 - a command's flags
     *,
     variant: Annotated[
         str | None,
-        taught_option(
+        documented_option(
             "--variant",
             env_var="LITE_DETR_WEIGHTS_VARIANT",
             metavar="NAME",
-            help="what the checkpoint must be; unset: recognised from its weights",
+            help="variant of the checkpoint; unset: detected from its weights",
         ),
     ] = None,
     enc_scale: Annotated[
         int | None,
-        taught_option(
+        documented_option(
             "--enc-scale",
             env_var="LITE_DETR_WEIGHTS_ENC_SCALE",
             metavar="INTEGER",
-            help="how many feature scales are high-level, where the checkpoint does not tell it",
+            help="number of high-level feature scales, if the checkpoint does not contain it",
         ),
     ] = None,
     ema: Annotated[
         bool,
-        taught_option("--ema", env_var="LITE_DETR_WEIGHTS_EMA", help="take the averaged weights"),
+        documented_option(
+            "--ema", env_var="LITE_DETR_WEIGHTS_EMA", help="use the averaged (EMA) weights"
+        ),
     ] = False,
     labels: Annotated[
         Path | None,
-        taught_option(
+        documented_option(
             "--labels",
             env_var="LITE_DETR_WEIGHTS_LABELS",
             metavar="PATH",
-            help="text file with one class name a line; unset: COCO's 91",
+            help="text file with one class name per line; unset: the 91 of COCO",
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        taught_option(
+        documented_option(
             "--threshold",
             env_var="LITE_DETR_WEIGHTS_THRESHOLD",
             metavar="SCORE",
             min=0,
             max=1,
-            help="lowest score that is answered where a request names none; unset: 0.3",
+            help="default score threshold of the model; unset: 0.3",
         ),
     ] = None,
     half: Half = False,
 ) -> None:
-    """Turn an official checkpoint into a weights file that `serve --model PATH` takes."""
+    """Convert an official checkpoint to a weights file for `serve --model PATH`."""
     names = None if labels is None else _read_labels(labels)
     from model.weights.conversion import SCORE_THRESHOLD, convert  # noqa: PLC0415
 
@@ -194,7 +196,7 @@ def inspect_model(
     ] = "default",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Tell what is in a weights file: network, classes, input rule, size, SHA-256."""
+    """Print the contents of a weights file: network, classes, resize rule, size, SHA-256."""
     from model.weights.info import resolve_model  # noqa: PLC0415
     from model.weights.summary import describe  # noqa: PLC0415
 
@@ -204,13 +206,13 @@ def inspect_model(
 def _read_labels(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     if not names or not all(names):
-        raise CommandFailed(f"{path}: needs one class name on each line")
+        raise CommandFailed(f"{path}: every line must have a class name")
     return names
 
 
 @contextmanager
 def _progress_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on stderr for a download; yields what to call with (bytes here, bytes in all)."""
+    """Shows a download on stderr; yields a function of (downloaded bytes, total bytes)."""
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         DownloadColumn,
@@ -230,9 +232,9 @@ def _progress_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     bar = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task(name, total=None)
 
-    def show(here: int, total: int | None) -> None:
-        bar.start()  # with the first byte: an error before it needs no bar
-        bar.update(task, completed=here, total=total)
+    def show(downloaded: int, total: int | None) -> None:
+        bar.start()  # with the first byte, so that earlier errors show no bar
+        bar.update(task, completed=downloaded, total=total)
 
     try:
         yield show

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, versions, flags and their variables, errors in one line."""
+"""The command line: help, version, flags and environment variables, one-line errors."""
 
 from __future__ import annotations
 
@@ -36,16 +36,14 @@ COMMANDS: tuple[list[str], ...] = (
 
 @pytest.fixture(autouse=True)
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Help is wrapped to the terminal; a wide one keeps words whole."""
+    """Avoids wrapped words in the help text."""
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setenv("TERMINAL_WIDTH", "250")
     monkeypatch.delenv("LITE_DETR_DEBUG", raising=False)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "program")
-def test_every_command_explains_itself(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--help"]) == 0
     captured = capsys.readouterr()
     assert "Usage: lite-detr" in captured.out
@@ -143,11 +141,11 @@ def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         (["detect", "a.jpg", "--device", "gpu"], ["--device", "LITE_DETR_DEVICE"]),
         (["eval"], ["--annotations"]),
         (["weights", "pull"], ["NAME"]),
-        (["dance"], ["dance"]),
+        (["no-such-command"], ["no-such-command"]),
     ],
     ids=" ".join,
 )
-def test_bad_usage_answers_2_and_names_the_culprit(
+def test_bad_usage_exits_with_2_and_names_the_argument(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -159,7 +157,7 @@ def test_bad_usage_answers_2_and_names_the_culprit(
         assert word in line
 
 
-def test_every_bad_serve_variable_is_told(
+def test_every_bad_serve_variable_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LITE_DETR_SLOTS", "0")
@@ -171,7 +169,7 @@ def test_every_bad_serve_variable_is_told(
     assert "Traceback" not in err
 
 
-def test_bad_train_variable_is_told_like_a_flag(
+def test_bad_train_variable_is_reported_like_a_flag(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LITE_DETR_TRAIN_LEARNING_RATE", "fast")
@@ -179,7 +177,7 @@ def test_bad_train_variable_is_told_like_a_flag(
     assert "LITE_DETR_TRAIN_LEARNING_RATE" in capsys.readouterr().err
 
 
-def test_missing_model_answers_1_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_model_exits_with_1_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "inspect", "no-such-model"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "no-such-model" in line
@@ -214,7 +212,7 @@ def test_configuration_page_is_up_to_date() -> None:
     assert page == configuration_page(), "run `make docs`"
 
 
-def test_train_flags_become_values_of_the_options_types() -> None:
+def test_train_flags_are_converted_to_the_types_of_their_fields() -> None:
     given = {
         "sizes": "320, 352",
         "learning_rate": "3e-4",
@@ -229,7 +227,7 @@ def test_train_flags_become_values_of_the_options_types() -> None:
     assert options == expected
 
 
-def test_unreachable_mirror_answers_1_and_says_what_to_do(
+def test_unreachable_mirror_exits_with_1_and_names_the_mirror(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror = ["--url", "http://127.0.0.1:9", "--model-cache-dir", str(tmp_path)]

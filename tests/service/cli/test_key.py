@@ -8,7 +8,7 @@ from service.access.api_keys import KeyRing, Scope
 from service.cli import main
 
 
-def test_a_key_is_made_and_its_line_works(
+def test_generated_key_works_with_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "keys"
@@ -23,7 +23,7 @@ def test_a_key_is_made_and_its_line_works(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_without_a_file_the_line_is_shown(
+def test_without_a_file_the_line_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["key", "ops", "--scope", "admin", "--scope", "detect"]) == 0
@@ -42,7 +42,7 @@ def test_without_a_file_the_line_is_shown(
         ("new", "not a key file\n", "line 1"),
     ],
 )
-def test_what_cannot_be_added_is_told_and_changes_nothing(
+def test_rejected_key_is_reported_and_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, before: str, words: str
 ) -> None:
     file = tmp_path / "keys"
