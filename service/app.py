@@ -29,12 +29,12 @@ from service.access.tls import TlsFileError
 from service.build import Spine, open_spine
 from service.images.allocator import keep_freed_memory
 from service.observability.logs import configure_logs
-from service.observability.request_log import Journal, TracingUnavailable, open_journal
+from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
 from service.oip import InferenceService, oip_routes
 from service.rest import create_app, create_metrics_app, guard_metrics
 from service.rpc import RpcDoor, RpcOptions, RpcServer
 from service.settings import Settings
-from service.supervision.spec import EngineStartError
+from service.supervision.plan import EngineStartError
 from service.transport.http_body import BodyMemory
 from service.transport.http_server import HttpServer, listen
 
@@ -93,9 +93,9 @@ async def _serve(settings: Settings) -> int:
         KeyFileError, TlsFileError: for keys and certificates that cannot be used.
         TracingUnavailable: where traces are asked for and cannot be had.
     """
-    access = Access.of(settings)
+    access = Access.from_settings(settings)
     started = time.monotonic()
-    journal = open_journal(settings)
+    request_log = open_request_log(settings)
     stop = _stop_on_signals()
     listeners = _listen_all(settings)
     if listeners is None:
@@ -103,21 +103,23 @@ async def _serve(settings: Settings) -> int:
     servers: list[_Server] = []
     tasks: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(asyncio.to_thread, journal.close)  # the last: spans of all others
+        stack.push_async_callback(
+            asyncio.to_thread, request_log.close
+        )  # the last: spans of all others
         for listener in listeners:
             stack.callback(listener.close)
         # After the spine: what it gave up on leaving still gets its answer over HTTP.
         stack.push_async_callback(_end_servers, servers, tasks)
         spine = await stack.enter_async_context(open_spine(settings))
         _renew_on_hangup(spine, access)
-        http_servers = _build_servers(settings, access, spine, journal, listeners)
+        http_servers = _build_servers(settings, access, spine, request_log, listeners)
         url = _url(settings, http_servers[0].port)
         _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")
         for server in http_servers[1:]:
             _say(f"Metrics: {_url(settings, server.port)}/metrics")
         servers += http_servers
         if settings.grpc_port >= 0:
-            rpc = await _open_rpc(settings, access, spine, journal)
+            rpc = await _open_rpc(settings, access, spine, request_log)
             if rpc is None:
                 return _EXIT_FAILED
             servers.append(rpc)
@@ -198,14 +200,14 @@ def _build_servers(
     settings: Settings,
     access: Access,
     spine: Spine,
-    journal: Journal,
+    request_log: RequestLog,
     listeners: list[socket.socket],
 ) -> list[HttpServer]:
     """The main server and, on a port of its own, the metrics."""
     detector = spine.detector
     bodies = BodyMemory(settings.max_bodies_bytes)
     oip = oip_routes(detector, spine.control, settings, bodies)
-    apps: list[Any] = [create_app(detector, settings, access.keys, journal, oip, bodies)]
+    apps: list[Any] = [create_app(detector, settings, access.keys, request_log, oip, bodies)]
     if settings.metrics_port is not None:
         metrics = create_metrics_app(detector.metrics)
         apps.append(metrics if access.keys is None else guard_metrics(metrics, access.keys))
@@ -216,11 +218,11 @@ def _build_servers(
 
 
 async def _open_rpc(
-    settings: Settings, access: Access, spine: Spine, journal: Journal
+    settings: Settings, access: Access, spine: Spine, request_log: RequestLog
 ) -> RpcDoor | None:
     """The gRPC server, started; None where its port cannot be had (and that was said)."""
     detector = spine.detector
-    oip = InferenceService(detector, spine.control, settings, journal)
+    oip = InferenceService(detector, spine.control, settings, request_log)
     server = RpcServer(
         detector,
         RpcOptions(
@@ -235,7 +237,7 @@ async def _open_rpc(
             keys=access.keys,
             tls=access.tls,
         ),
-        journal,
+        request_log,
         [oip],
     )
     try:
@@ -294,7 +296,7 @@ def _renew_on_hangup(spine: Spine, access: Access) -> None:
     """SIGHUP: keys, certificate and model are read again from their files."""
 
     def renew() -> None:
-        access.renew()
+        access.reload()
         spine.control.reload()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)

@@ -25,8 +25,9 @@ from service.ipc.messages import FakeDeviceSpec, Start
 from service.ipc.slots import SlotLayout, SlotMemory, SlotPool, slot_layout
 from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.supervision.spec import EnginePlan, HeldFile
+from service.supervision.plan import EnginePlan
 from service.supervision.supervisor import Supervisor
+from service.supervision.weights_file import OpenWeightsFile
 
 _MOST_DECODE_THREADS = 8
 
@@ -40,7 +41,7 @@ class Spine:
     first_ready: asyncio.Future[None]  # fails with EngineStartError where it never will be
 
 
-def _hold_model(settings: Settings) -> tuple[HeldFile, ModelInfo]:
+def _hold_model(settings: Settings) -> tuple[OpenWeightsFile, ModelInfo]:
     """The weights file (none for the fake engine), held, and what it says of itself.
 
     Held first: another file that takes its place meanwhile must not be the one that is read.
@@ -49,10 +50,10 @@ def _hold_model(settings: Settings) -> tuple[HeldFile, ModelInfo]:
         CheckpointError: for a model that is not there or cannot be used.
     """
     if settings.engine == "fake":
-        return HeldFile(None), FAKE_MODEL
+        return OpenWeightsFile(None), FAKE_MODEL
     path = resolve_model(settings.model, settings.model_cache_dir).resolve()
     try:
-        file = HeldFile(path)
+        file = OpenWeightsFile(path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
     try:
@@ -125,7 +126,7 @@ async def open_detector(settings: Settings) -> AsyncIterator[Detector]:
 
 
 def _engine_plan(
-    settings: Settings, file: HeldFile, model: ModelInfo, layout: SlotLayout, device: str
+    settings: Settings, file: OpenWeightsFile, model: ModelInfo, layout: SlotLayout, device: str
 ) -> EnginePlan:
     return EnginePlan(
         start=_start_message(settings, file, layout, device),
@@ -140,7 +141,9 @@ def _engine_plan(
     )
 
 
-def _start_message(settings: Settings, file: HeldFile, layout: SlotLayout, device: str) -> Start:
+def _start_message(
+    settings: Settings, file: OpenWeightsFile, layout: SlotLayout, device: str
+) -> Start:
     share = max(1, usable_cpus() // len(settings.engine_devices))
     return Start(
         engine=settings.engine,
@@ -191,30 +194,30 @@ def _limits(settings: Settings) -> DetectorLimits:
 
 def _add_gauges(metrics: Metrics, detector: Detector) -> None:
     """Gauges that are read when somebody asks, each from the model that serves then."""
-    watch = metrics.watch
-    watch("queue_depth", "Images waiting for an engine", lambda: _batcher(detector).queue_depth)
-    watch("slots_in_use", "Slots leased to requests", lambda: detector.served.pool.in_use)
-    watch("slots", "Slots for requests, of both priorities", lambda: detector.served.pool.count)
-    watch("ready", "1 while requests are welcome", lambda: detector.ready)
-    watch("live", "0 when only a restart can help", lambda: detector.live)
-    watch(
+    add_gauge = metrics.add_gauge
+    add_gauge("queue_depth", "Images waiting for an engine", lambda: _batcher(detector).queue_depth)
+    add_gauge("slots_in_use", "Slots leased to requests", lambda: detector.served.pool.in_use)
+    add_gauge("slots", "Slots for requests, of both priorities", lambda: detector.served.pool.count)
+    add_gauge("ready", "1 while requests are welcome", lambda: detector.ready)
+    add_gauge("live", "0 when only a restart can help", lambda: detector.live)
+    add_gauge(
         "predicted_wait_seconds",
         "Predicted wait of an image that came now",
         lambda: detector.predicted_wait_seconds,
     )
-    watch(
+    add_gauge(
         "canary_age_seconds",
         "Since an engine last answered, a canary where nobody else asked; +Inf before the first",
         lambda: detector.canary_age_seconds,
     )
-    watch(
+    add_gauge(
         "engines_ready",
         "Engines that take batches",
         lambda: sum(engine.ready for engine in detector.served.engines),
     )
     for number in range(len(detector.served.engines)):
-        metrics.watch_engine(partial(_pid, detector, number), str(number))
-    metrics.watch_gpus()
+        metrics.add_engine(partial(_pid, detector, number), str(number))
+    metrics.add_gpus()
 
 
 def _pid(detector: Detector, number: int) -> int | None:

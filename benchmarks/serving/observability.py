@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 
 from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics
-from service.observability.request_log import Journal
-from service.observability.request_scope import ImageNote, ImageTimes
+from service.observability.request_log import RequestLog
+from service.observability.request_scope import ImageRecord, ImageTimes
 from service.types import StageTimings
 
 _REQUESTS = 2000  # in a turn
@@ -34,9 +34,9 @@ def main() -> None:
     configure_logs("info", "json")
     metrics = Metrics()
     rows: dict[str, Callable[[], object]] = {
-        "names and metrics": _request(Journal(), metrics),
-        "the same, with exemplars": _request(Journal(), metrics, [_SAMPLED]),
-        "and a log line (--log-requests)": _request(Journal(log_requests=True), metrics),
+        "names and metrics": _request(RequestLog(), metrics),
+        "the same, with exemplars": _request(RequestLog(), metrics, [_SAMPLED]),
+        "and a log line (--log-requests)": _request(RequestLog(log_requests=True), metrics),
     }
     spans = _spans()
     if spans is not None:
@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def _request(
-    journal: Journal, metrics: Metrics, traceparents: Sequence[str] = ()
+    request_log: RequestLog, metrics: Metrics, traceparents: Sequence[str] = ()
 ) -> Callable[[], object]:
     def request() -> None:
-        with journal.follow("http", "POST", path="/detect", traceparents=traceparents) as scope:
+        with request_log.track("http", "POST", path="/detect", traceparents=traceparents) as scope:
             scope.route, scope.status = "/detect", 200
             if scope.detailed:
-                scope.note_image(ImageNote("r", 123_456, (1280, 960), _TIMINGS, _TIMES))
+                scope.record_image(ImageRecord("r", 123_456, (1280, 960), _TIMINGS, _TIMES))
             metrics.observe_timings(_TIMINGS)
             metrics.observe_stage("encode", 0.0001)
             metrics.count_request("http", "ok")
@@ -67,8 +67,8 @@ def _request(
     return request
 
 
-def _spans() -> Journal | None:
-    """A journal whose spans go nowhere; None without the extra `otel`."""
+def _spans() -> RequestLog | None:
+    """A request log whose spans go nowhere; None without the extra `otel`."""
     try:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import (  # noqa: PLC0415
@@ -77,7 +77,7 @@ def _spans() -> Journal | None:
             SpanExportResult,
         )
 
-        from service.observability.tracing import Telemetry  # noqa: PLC0415
+        from service.observability.tracing import OtlpTracer  # noqa: PLC0415
     except ImportError:
         return None
 
@@ -87,7 +87,7 @@ def _spans() -> Journal | None:
 
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(Nowhere()))
-    return Journal(tracer=Telemetry(provider))
+    return RequestLog(tracer=OtlpTracer(provider))
 
 
 if __name__ == "__main__":

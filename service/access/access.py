@@ -26,7 +26,7 @@ class Access:
     tls_context: ssl.SSLContext | None = None  # of HTTP; gRPC reads the files by itself
 
     @classmethod
-    def of(cls, settings: Settings) -> Access:
+    def from_settings(cls, settings: Settings) -> Access:
         """Reads the files that the settings name.
 
         Raises:
@@ -41,7 +41,7 @@ class Access:
         )
         return cls(keys, tls, tls.context())
 
-    def renew(self) -> None:
+    def reload(self) -> None:
         """Takes keys and certificate as their files are now; what cannot be used is logged."""
         try:
             if self.keys is not None:

@@ -52,7 +52,7 @@ class ApiKey:
     scopes: frozenset[Scope]
     digest: bytes
 
-    def opens(self, scope: Scope) -> bool:
+    def allows(self, scope: Scope) -> bool:
         """Whether it is enough for something that asks for `scope`."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
@@ -111,7 +111,7 @@ class KeyRing:
                 found = key
         if found is None:
             raise Unauthenticated("the API key is not known")
-        if not found.opens(scope):
+        if not found.allows(scope):
             raise Forbidden(f"the API key {found.name!r} lacks the scope {scope.value!r}")
         return found
 

@@ -1,7 +1,7 @@
 """Brings images to engines in batches and answers back to their callers.
 
     Detector --run--> Scheduler (the rules) --Batch--> Supervisor (one a device)
-    Detector <--EngineAnswer-- slots <-- batch_done --/
+    Detector <--EngineResult-- slots <-- batch_done --/
 
 Everything happens in callbacks on the event loop: each event (an image came, an engine answered or
 died, a timer rang) asks the scheduler for its plan and acts on it. No state is shared with threads.
@@ -19,10 +19,10 @@ from typing import NamedTuple
 import structlog
 
 from model.detections import Detections
-from service.batching.lane import Lane
-from service.batching.recovery import Verdict, after_death, after_failure
-from service.batching.scheduler import Batch, Bucket, Job, LaneState, Scheduler
-from service.batching.service_time import ArrivalRate
+from service.batching.engine_protocol import Engine
+from service.batching.estimates import ArrivalRate
+from service.batching.recovery import Recovery, after_batch_failure, after_engine_death
+from service.batching.scheduler import Batch, Bucket, EngineState, Job, Scheduler
 from service.errors import DeadlineExceeded, DetectionError, InferenceFailed, ShuttingDown
 from service.ipc.messages import BatchDone, BatchFailed
 from service.ipc.slots import StaleSlot
@@ -38,7 +38,7 @@ _OF_NO_REQUEST = Context()  # what is logged from a timer carries no request's n
 _log = structlog.get_logger(__name__)
 
 
-class EngineAnswer(NamedTuple):
+class EngineResult(NamedTuple):
     """What an engine found in one image, and the times of its batch in milliseconds."""
 
     detections: Detections
@@ -62,7 +62,7 @@ class Batcher:
     def __init__(
         self,
         scheduler: Scheduler,
-        lanes: Sequence[Lane],
+        engines: Sequence[Engine],
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,15 +70,15 @@ class Batcher:
 
         Args:
             scheduler: the rules; this object is its only user.
-            lanes: to the engines.
+            engines: to the engines.
             metrics: where batches are counted.
             clock: monotonic seconds.
         """
         self._scheduler = scheduler
-        self._lanes = lanes
+        self._engines = engines
         self._metrics = metrics
         self._clock = clock
-        self._answers: dict[Job, asyncio.Future[EngineAnswer]] = {}
+        self._answers: dict[Job, asyncio.Future[EngineResult]] = {}
         self._abandoned: set[Job] = set()  # nobody waits for them, but an engine holds them
         self._arrivals = ArrivalRate()
         self._coming = Users(when_gone=self._pump_soon)
@@ -89,20 +89,20 @@ class Batcher:
     @property
     def ready(self) -> bool:
         """Whether any engine takes batches."""
-        return any(lane.ready for lane in self._lanes)
+        return any(engine.ready for engine in self._engines)
 
     @property
     def live(self) -> bool:
         """Whether any engine can still be kept alive."""
-        return any(lane.live for lane in self._lanes)
+        return any(engine.live for engine in self._engines)
 
     @property
     def kernel(self) -> str:
         """Which attention implementation the engines run; empty before the first is ready."""
-        return next((lane.kernel for lane in self._lanes if lane.kernel), "")
+        return next((engine.kernel for engine in self._engines if engine.kernel), "")
 
     @property
-    def coming(self) -> int:
+    def num_decoding(self) -> int:
         """Images that are being decoded, or wait for a thread that does."""
         return self._coming.count
 
@@ -113,28 +113,28 @@ class Batcher:
 
     def predict(self, priority: Priority = Priority.NORMAL) -> Prediction:
         """What an image that came now would have before it, as far as batches so far can tell."""
-        lanes = [lane for lane in self._lanes if lane.ready]
-        if not lanes or self._typical_bucket is None:
+        engines = [engine for engine in self._engines if engine.ready]
+        if not engines or self._typical_bucket is None:
             return Prediction(0.0, 0.0)
         now = self._clock()
-        first = min(lanes, key=lambda lane: lane.state.busy_until)
+        first = min(engines, key=lambda engine: engine.state.busy_until)
         running = max(0.0, first.state.busy_until - now)
         before = self._scheduler.count_before(priority) + self._coming.count
         bucket, capacity = self._typical_bucket, self._scheduler.policy.capacity
         pixels, most = bucket[0] * bucket[1], capacity(bucket)
         # It joins the last of the batches that form of what waits; the others run before.
         full, rest = divmod(before, most)
-        wait = running + full * first.predicted_seconds(most * pixels) / len(lanes)
+        wait = running + full * first.predicted_seconds(most * pixels) / len(engines)
         # Those that come until its batch begins join it too, and make it longer.
-        joining = wait * self._arrivals.per_second(now) / len(lanes)
+        joining = wait * self._arrivals.per_second(now) / len(engines)
         images = min(most, rest + 1 + round(joining))
         return Prediction(wait, first.predicted_seconds(images * pixels))
 
-    def expecting(self) -> Users:
+    def track_decoding(self) -> Users:
         """Says that an image is being decoded, in a `with` statement: an idle engine may wait."""
         return self._coming
 
-    async def run(self, job: Job) -> EngineAnswer:
+    async def run(self, job: Job) -> EngineResult:
         """Runs one image and waits for its answer.
 
         Cancelling the caller takes a waiting image out; one that an engine holds already keeps
@@ -145,7 +145,7 @@ class Batcher:
             InferenceFailed: where the engine fails on this very image.
             ShuttingDown: where the batcher was closed first.
         """
-        answer: asyncio.Future[EngineAnswer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
         self._arrivals.note(self._clock())
         job.lease.retain()
         self._answers[job] = answer
@@ -166,13 +166,13 @@ class Batcher:
         for job in list(self._abandoned):
             self._forget(job)
 
-    def lane_changed(self) -> None:
+    def engine_changed(self) -> None:
         """An engine became ready or ceased to be."""
         self._pump()
 
     def batch_done(self, batch: Batch, done: BatchDone) -> None:
         """Takes the answers out of the slots, each to its own caller."""
-        self._metrics.statistics.note_batch(
+        self._metrics.statistics.record_batch(
             len(batch.jobs),
             done.assemble_ms + done.copy_ms,
             done.forward_ms,
@@ -189,7 +189,7 @@ class Batcher:
     def batch_failed(self, batch: Batch, failed: BatchFailed) -> None:
         """Isolates the image that fails."""
         _log.warning("a batch failed", reason=failed.reason, images=len(batch.jobs))
-        self._carry_out(after_failure(self._still_wanted(batch)))
+        self._carry_out(after_batch_failure(self._still_wanted(batch)))
         self._pump()
 
     def batches_lost(self, running: Batch | None, staged: Sequence[Batch]) -> None:
@@ -198,22 +198,22 @@ class Batcher:
         innocent = [self._still_wanted(batch) for batch in staged]
         self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (*suspects, *innocent)))
         for batch in suspects:
-            self._carry_out(after_death(batch))
+            self._carry_out(after_engine_death(batch))
         for batch in innocent:
-            if batch.deaths:
-                self._scheduler.run_again([batch])
+            if batch.engine_deaths:
+                self._scheduler.retry([batch])
             else:
-                self._scheduler.put_back(batch.jobs)
+                self._scheduler.requeue(batch.jobs)
         self._pump()
 
     def _pump(self) -> None:
         """Gives every engine what the scheduler has for it."""
         wake_at = math.inf
-        hungry = [lane for lane in self._lanes if lane.ready]
+        hungry = [engine for engine in self._engines if engine.ready]
         while hungry and self._scheduler:
             # An idle engine before one that would only stage, and that before one with more.
-            lane = hungry[0] if len(hungry) == 1 else min(hungry, key=_load)
-            plan = self._scheduler.plan(self._clock(), lane.state, self._coming.count)
+            engine = hungry[0] if len(hungry) == 1 else min(hungry, key=_load)
+            plan = self._scheduler.plan(self._clock(), engine.state, self._coming.count)
             for job in plan.expired:
                 self._fail(
                     job,
@@ -223,9 +223,9 @@ class Batcher:
                 )
             if plan.batch is None:
                 wake_at = min(wake_at, plan.wake_at)
-                hungry.remove(lane)
+                hungry.remove(engine)
             else:
-                lane.send(plan.batch)
+                engine.send(plan.batch)
                 self._note(plan.batch)
         self._pump_again_at(wake_at)
 
@@ -260,14 +260,14 @@ class Batcher:
         for job in batch.jobs:
             if job not in self._answers:
                 self._forget(job)
-        return Batch(batch.bucket, wanted, batch.deaths)
+        return Batch(batch.bucket, wanted, batch.engine_deaths)
 
-    def _carry_out(self, verdict: Verdict) -> None:
-        for job in verdict.given_up:
+    def _carry_out(self, recovery: Recovery) -> None:
+        for job in recovery.failed:
             self._fail(job, InferenceFailed("the model failed on this image"))
-        self._scheduler.run_again(verdict.again)
+        self._scheduler.retry(recovery.retries)
 
-    def _answer(self, job: Job, answer: asyncio.Future[EngineAnswer], done: BatchDone) -> None:
+    def _answer(self, job: Job, answer: asyncio.Future[EngineResult], done: BatchDone) -> None:
         try:
             detections = job.lease.read_result()
         except (StaleSlot, ValueError):
@@ -275,7 +275,7 @@ class Batcher:
             self._fail(job, InferenceFailed("the model failed on this image"))
             return
         answer.set_result(
-            EngineAnswer(
+            EngineResult(
                 detections,
                 assemble_ms=done.assemble_ms,
                 forward_ms=done.forward_ms,
@@ -312,7 +312,7 @@ class Batcher:
             self._timer = None
 
 
-def _load(lane: Lane) -> tuple[int, float]:
+def _load(engine: Engine) -> tuple[int, float]:
     """How busy an engine is, for comparison."""
-    state: LaneState = lane.state
+    state: EngineState = engine.state
     return state.in_flight, state.busy_until

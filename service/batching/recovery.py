@@ -20,29 +20,31 @@ _DEATHS_ALLOWED = 2  # of engines on the same batch; the next step is to split i
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Recovery:
     """What to do with a batch that has no answer."""
 
-    again: tuple[Batch, ...] = ()  # to run, each alone
-    given_up: tuple[Job, ...] = ()
+    retries: tuple[Batch, ...] = ()  # to run, each alone
+    failed: tuple[Job, ...] = ()
 
 
-def after_death(batch: Batch) -> Verdict:
+def after_engine_death(batch: Batch) -> Recovery:
     """The engine died (or hung and was killed) while it ran the batch."""
     if not batch.jobs:
-        return Verdict()
-    deaths = batch.deaths + 1
-    if deaths < _DEATHS_ALLOWED:
-        return Verdict(again=(Batch(batch.bucket, batch.jobs, deaths),))
+        return Recovery()
+    engine_deaths = batch.engine_deaths + 1
+    if engine_deaths < _DEATHS_ALLOWED:
+        return Recovery(retries=(Batch(batch.bucket, batch.jobs, engine_deaths),))
     if len(batch.jobs) == 1:
-        return Verdict(given_up=batch.jobs)
-    return Verdict(again=tuple(Batch(batch.bucket, (job,), deaths) for job in batch.jobs))
+        return Recovery(failed=batch.jobs)
+    return Recovery(retries=tuple(Batch(batch.bucket, (job,), engine_deaths) for job in batch.jobs))
 
 
-def after_failure(batch: Batch) -> Verdict:
+def after_batch_failure(batch: Batch) -> Recovery:
     """The engine reported an exception or a lack of memory, and is well."""
     if len(batch.jobs) <= 1:
-        return Verdict(given_up=batch.jobs)
+        return Recovery(failed=batch.jobs)
     middle = len(batch.jobs) // 2
     halves = (batch.jobs[:middle], batch.jobs[middle:])
-    return Verdict(again=tuple(Batch(batch.bucket, half, batch.deaths) for half in halves))
+    return Recovery(
+        retries=tuple(Batch(batch.bucket, half, batch.engine_deaths) for half in halves)
+    )

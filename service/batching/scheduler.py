@@ -65,7 +65,7 @@ class Batch:
 
     bucket: Bucket
     jobs: tuple[Job, ...]
-    deaths: int = 0  # how many engines died while they ran these very images
+    engine_deaths: int = 0  # how many engines died while they ran these very images
 
     @property
     def padded_pixels(self) -> int:
@@ -77,7 +77,7 @@ def _unknown(_padded_pixels: int) -> float:
     return 0.0
 
 
-class LaneState(NamedTuple):
+class EngineState(NamedTuple):
     """What the scheduler needs to know of one engine; times are monotonic seconds."""
 
     in_flight: int  # batches that it has not answered yet
@@ -139,12 +139,12 @@ class Scheduler:
         self._next_expiry = min(self._next_expiry, job.deadline)
         self._depth += 1
 
-    def put_back(self, jobs: Iterable[Job]) -> None:
+    def requeue(self, jobs: Iterable[Job]) -> None:
         """Queues jobs again that an engine lost without having begun them."""
         for job in jobs:
             self.add(job)
 
-    def run_again(self, batches: Iterable[Batch]) -> None:
+    def retry(self, batches: Iterable[Batch]) -> None:
         """Puts batches before everything else, to run alone as they are."""
         for batch in batches:
             if batch.jobs:  # else all its callers went away meanwhile
@@ -162,7 +162,7 @@ class Scheduler:
             if job in batch.jobs:
                 left = tuple(other for other in batch.jobs if other is not job)
                 if left:
-                    self._again[index] = Batch(batch.bucket, left, batch.deaths)
+                    self._again[index] = Batch(batch.bucket, left, batch.engine_deaths)
                 else:
                     del self._again[index]
                 return True
@@ -177,67 +177,69 @@ class Scheduler:
         self._depth = 0
         return tuple(jobs)
 
-    def plan(self, now: float, lane: LaneState, coming: int = 0) -> Plan:
+    def plan(self, now: float, engine: EngineState, num_decoding: int = 0) -> Plan:
         """Decides what an engine gets next.
 
         Args:
             now: monotonic seconds.
-            lane: the engine; it takes at most one batch beside the one that runs.
-            coming: images that are still being decoded and may join soon.
+            engine: the engine; it takes at most one batch beside the one that runs.
+            num_decoding: images that are still being decoded and may join soon.
 
         Returns:
             A batch to send, or when to ask again; and the jobs that expired, which are out of
             the queues and not in the batch.
         """
         expired = self._drop_expired(now)
-        if lane.in_flight > 1 or not (self._queues or self._again):
+        if engine.in_flight > 1 or not (self._queues or self._again):
             return Plan(expired=expired)
         if self._again:
             return Plan(self._again.popleft(), expired=expired)
         while self._queues:
-            bucket, wake_at = self._choose(now, lane, coming)
+            bucket, wake_at = self._choose(now, engine, num_decoding)
             if bucket is None:
                 return Plan(wake_at=wake_at, expired=expired)
-            hopeless = self._drop_hopeless(bucket, now, lane)
+            hopeless = self._drop_hopeless(bucket, now, engine)
             if not hopeless:
                 return Plan(self._form(bucket), expired=expired)
             expired += hopeless
         return Plan(expired=expired)
 
-    def _choose(self, now: float, lane: LaneState, coming: int) -> tuple[Bucket | None, float]:
+    def _choose(
+        self, now: float, engine: EngineState, num_decoding: int
+    ) -> tuple[Bucket | None, float]:
         """The bucket whose turn it is, or None and when to ask again."""
         by_urgency = sorted(self._queues, key=lambda b: self.urgency(self._queues[b].jobs[0]))
-        if lane.in_flight:
+        if engine.in_flight:
             first = by_urgency[0]
-            stage_at = lane.busy_until - self.policy.stage_lead_ms / 1000
+            stage_at = engine.busy_until - self.policy.stage_lead_ms / 1000
             if self._is_full(first) or now >= stage_at:
                 return first, math.inf
             return None, stage_at
-        ripe_at = {bucket: self._ripe_at(bucket, lane, coming) for bucket in by_urgency}
+        ripe_at = {bucket: self._ripe_at(bucket, engine, num_decoding) for bucket in by_urgency}
         for bucket in by_urgency:
             if now >= ripe_at[bucket]:
                 return bucket, math.inf
         return None, min(ripe_at.values())
 
-    def _ripe_at(self, bucket: Bucket, lane: LaneState, coming: int) -> float:
+    def _ripe_at(self, bucket: Bucket, engine: EngineState, num_decoding: int) -> float:
         """When an idle engine may take a bucket."""
-        if self._is_full(bucket) or not coming:
+        if self._is_full(bucket) or not num_decoding:
             return -math.inf
-        began = max(self._queues[bucket].oldest, lane.idle_since)
+        began = max(self._queues[bucket].oldest, engine.idle_since)
         return began + self.policy.max_wait_ms / 1000
 
     def _is_full(self, bucket: Bucket) -> bool:
         return len(self._queues[bucket].jobs) >= self.policy.capacity(bucket)
 
-    def _drop_hopeless(self, bucket: Bucket, now: float, lane: LaneState) -> tuple[Job, ...]:
+    def _drop_hopeless(self, bucket: Bucket, now: float, engine: EngineState) -> tuple[Job, ...]:
         """Takes out what a busy engine could not answer in time, not even if it went alone.
 
         An idle engine tries it nevertheless: a prediction that was too high would else never be
         corrected.
         """
-        if not lane.in_flight:
+        if not engine.in_flight:
             return ()
-        end = max(now, lane.busy_until) + lane.seconds(bucket[0] * bucket[1])
+        end = max(now, engine.busy_until) + engine.seconds(bucket[0] * bucket[1])
         hopeless = tuple(job for job in self._queues[bucket].jobs if job.deadline < end)
         for job in hopeless:
             self.remove(job)

@@ -12,7 +12,7 @@ from rich.text import Text
 from model.images.decode import ImageLimits
 from service.cli.inputs import STDIN, Photo
 from service.core.encoding import FileOutcome, label_name
-from service.images.drawing import draw_answer
+from service.images.drawing import render_detections
 from service.types import DetectResult
 
 _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
@@ -34,7 +34,7 @@ class PictureSaver:
 
     def save(self, photo: Photo, data: bytes, result: DetectResult) -> None:
         """Draws an answer on its photo and writes the picture under the photo's name."""
-        drawn = draw_answer(data, result.detections, result.label_names, self._limits)
+        drawn = render_detections(data, result.detections, result.label_names, self._limits)
         stem = "stdin" if photo.name == STDIN else Path(photo.name).stem
         name = stem + _SUFFIXES[drawn.media_type]
         number = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from service.batching.service_time import Average
+from service.batching.estimates import Average
 from service.core.served_model import ServedModel
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.ipc.slots import SlotLease
@@ -76,4 +76,4 @@ class Admission:
         return served.pool.acquire(priority, max(1, math.ceil(wait)))
 
     def _decode_wait_seconds(self, served: ServedModel) -> float:
-        return self._decode_seconds.value * (served.batcher.coming // self._decode_threads)
+        return self._decode_seconds.value * (served.batcher.num_decoding // self._decode_threads)

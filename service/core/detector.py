@@ -17,7 +17,7 @@ import structlog
 from model.geometry import padded_size
 from model.images.decode import ImageLimits, decode_image
 from model.weights.info import ModelInfo
-from service.batching.batcher import EngineAnswer
+from service.batching.batcher import EngineResult
 from service.batching.scheduler import Job
 from service.core.admission import Admission
 from service.core.request import ImageInSlot, ImageRequest, make_result
@@ -75,7 +75,7 @@ class Detector:
         self._loaded = True
         self._limits = limits
         self._admission = Admission(limits.decode_threads)
-        metrics.describe_model(served.info)
+        metrics.set_model(served.info)
         self._decoders = DecodePool(limits.decode_threads, limits.decode_memory_bytes)
         self._draining = False
         self._refusing = False
@@ -203,7 +203,7 @@ class Detector:
         """
         before, self._served = self._served, served
         self._loaded = True
-        self.metrics.describe_model(served.info)
+        self.metrics.set_model(served.info)
         return before
 
     def unload(self) -> ServedModel:
@@ -269,9 +269,9 @@ class Detector:
 
     async def _run(
         self, request: ImageRequest, lease: SlotLease
-    ) -> tuple[ImageInSlot, EngineAnswer]:
+    ) -> tuple[ImageInSlot, EngineResult]:
         batcher = request.served.batcher
-        with batcher.expecting():
+        with batcher.track_decoding():
             decode = partial(self._decode_into_slot, request, lease)
             decoded = await self._decoders.run(decode, lease)
         self._admission.learn_decode(decoded.decode_ms / 1000)
@@ -302,12 +302,12 @@ class Detector:
 
     def _count_answer(self, timings: StageTimings) -> None:
         self.metrics.images.labels("ok").inc()
-        self.metrics.statistics.note_answer(timings)
+        self.metrics.statistics.record_success(timings)
         self.metrics.observe_timings(timings)
 
     def _count_failure(self, outcome: str, started: float) -> None:
         self.metrics.images.labels(outcome).inc()
-        self.metrics.statistics.note_failure(time.monotonic() - started)
+        self.metrics.statistics.record_failure(time.monotonic() - started)
 
     def _tell_of(self, error: DetectionError, request_id: str) -> None:
         if isinstance(error, Overloaded | NotReady | ShuttingDown):

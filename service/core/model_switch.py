@@ -19,7 +19,7 @@ from model.weights.info import CheckpointError
 from service.core.detector import Detector
 from service.core.model_control import ModelEntry, ModelLoadFailed, ModelState, UnknownModel
 from service.core.served_model import ServedModel
-from service.supervision.spec import EngineStartError
+from service.supervision.plan import EngineStartError
 
 _log = structlog.get_logger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from service.batching.batcher import EngineAnswer
+from service.batching.batcher import EngineResult
 from service.core.selection import Selection
 from service.core.served_model import ServedModel
 from service.ipc.slots import SlotImage
-from service.observability.request_scope import ImageNote, ImageTimes, RequestScope, current_scope
+from service.observability.request_scope import ImageRecord, ImageTimes, RequestScope, current_scope
 from service.types import DetectResult, Priority, StageTimings
 
 
@@ -39,7 +39,7 @@ class ImageInSlot(NamedTuple):
         return (self.ended - self.started) * 1000
 
 
-def make_result(request: ImageRequest, decoded: ImageInSlot, answer: EngineAnswer) -> DetectResult:
+def make_result(request: ImageRequest, decoded: ImageInSlot, answer: EngineResult) -> DetectResult:
     """Selects what was asked for, accounts for the time since, and tells the request's scope."""
     select_started = time.monotonic()
     kept = request.selection.apply(answer.detections)
@@ -79,7 +79,7 @@ def _note(  # noqa: PLR0913, PLR0917 - all that is known of the image
     scope: RequestScope,
     request: ImageRequest,
     decoded: ImageInSlot,
-    answer: EngineAnswer,
+    answer: EngineResult,
     result: DetectResult,
     select: tuple[float, float],
 ) -> None:
@@ -96,4 +96,4 @@ def _note(  # noqa: PLR0913, PLR0917 - all that is known of the image
         select=select,
     )
     num_bytes, size = len(request.data), (result.width, result.height)
-    scope.note_image(ImageNote(request.request_id, num_bytes, size, result.timings, times))
+    scope.record_image(ImageRecord(request.request_id, num_bytes, size, result.timings, times))

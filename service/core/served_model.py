@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from model.weights.info import ModelInfo
 from service.batching.batcher import Batcher
 from service.ipc.slots import SlotPool
-from service.supervision.spec import HeldFile
 from service.supervision.supervisor import Supervisor
+from service.supervision.weights_file import OpenWeightsFile
 from service.types import EngineFacts
 from service.usage import Users
 
@@ -28,7 +28,7 @@ class ServedModel:
         pool: SlotPool,
         batcher: Batcher,
         engines: Sequence[Supervisor],
-        file: HeldFile,
+        file: OpenWeightsFile,
     ) -> None:
         """Takes over what was built for the model.
 

@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
     return bool(kept)
 
 
-def give_back_freed_memory() -> None:
+def release_freed_memory() -> None:
     """Hands every freed page of this process to the kernel; takes some 0.1 ms a freed MiB.
 
     Pillow takes the memory of a large image in blocks of a MiB, too small for glibc to give back

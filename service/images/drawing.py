@@ -43,19 +43,19 @@ _Rect = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom 
 
 
 @dataclass(frozen=True)
-class DrawnImage:
+class RenderedImage:
     """An encoded picture and its media type ("image/jpeg" or "image/png")."""
 
     data: bytes
     media_type: str
 
 
-def draw_answer(
+def render_detections(
     data: bytes | memoryview,
     detections: Detections,
     label_names: Sequence[str],
     limits: ImageLimits,
-) -> DrawnImage:
+) -> RenderedImage:
     """Draws an answer on the photo it was made from.
 
     Args:
@@ -75,10 +75,10 @@ def draw_answer(
     encoded = io.BytesIO()
     if source_format in _LOSSY_FORMATS:
         picture.save(encoded, "JPEG", quality=_JPEG_QUALITY)
-        return DrawnImage(encoded.getvalue(), "image/jpeg")
+        return RenderedImage(encoded.getvalue(), "image/jpeg")
     # A low level: photos gain little from more and take seconds.
     picture.save(encoded, "PNG", compress_level=1)
-    return DrawnImage(encoded.getvalue(), "image/png")
+    return RenderedImage(encoded.getvalue(), "image/png")
 
 
 def draw_detections(

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from model.images.decode import NeedsMemory
-from service.images.allocator import give_back_freed_memory
+from service.images.allocator import release_freed_memory
 from service.ipc.slots import SlotLease
 
 _Decoded = TypeVar("_Decoded")
@@ -71,7 +71,7 @@ class DecodePool:
 
     def _give_back(self) -> None:
         self._giving_back = None
-        self._threads.submit(give_back_freed_memory)
+        self._threads.submit(release_freed_memory)
 
     @staticmethod
     async def _finish(work: Future[_Decoded], lease: SlotLease) -> _Decoded:
@@ -101,7 +101,7 @@ def _decode_large(decode: Callable[[int | None], _Decoded]) -> _Decoded:
     try:
         return decode(None)
     finally:
-        give_back_freed_memory()
+        release_freed_memory()
 
 
 class MemoryBudget:

@@ -10,7 +10,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 
-class EngineProcesses(Collector):
+class EngineProcessCollector(Collector):
     """One set of process metrics for all engines, told apart by the label `engine`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

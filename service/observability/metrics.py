@@ -21,9 +21,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from model.weights.info import ModelInfo
-from service.observability.engine_metrics import EngineProcesses
+from service.observability.engine_metrics import EngineProcessCollector
 from service.observability.gpu_metrics import GpuCollector
-from service.observability.request_scope import RequestScope, StageMark, current_scope
+from service.observability.request_scope import RequestScope, StageInterval, current_scope
 from service.observability.statistics import Statistics
 from service.types import StageTimings
 
@@ -60,7 +60,7 @@ class Metrics:
             "model_info", "The model that serves", ("name", "version", "variant")
         )
         self._ends: dict[tuple[str, str], tuple[_Counter, _Histogram]] = {}
-        self._engines = EngineProcesses(self.registry)
+        self._engines = EngineProcessCollector(self.registry)
         self._gauge("start_time_seconds", "When this service started, Unix time").set(time.time())
         ProcessCollector(namespace="lite_detr_edge", registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -98,7 +98,7 @@ class Metrics:
         scope = current_scope()
         if scope is not None and scope.detailed:
             now = time.monotonic()
-            scope.note_stage(StageMark(stage, now - seconds, now))
+            scope.record_stage(StageInterval(stage, now - seconds, now))
 
     def observe_timings(self, timings: StageTimings) -> None:
         """Notes all stages of one answered image."""
@@ -113,16 +113,16 @@ class Metrics:
         postprocess(timings.postprocess / 1000)
         total(timings.total / 1000, exemplar)
 
-    def describe_model(self, model: ModelInfo) -> None:
+    def set_model(self, model: ModelInfo) -> None:
         """Tells which model serves."""
         self._model.clear()
         self._model.labels(model.name, model.version, model.config.name).set(1)
 
-    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+    def add_gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Adds a gauge that is read when somebody asks."""
         self._gauge(name, help_text).set_function(read)
 
-    def watch_engine(self, pid: Callable[[], int | None], engine: str = "0") -> None:
+    def add_engine(self, pid: Callable[[], int | None], engine: str = "0") -> None:
         """Adds the memory and CPU time of an engine, whichever process runs it just then.
 
         Args:
@@ -131,7 +131,7 @@ class Metrics:
         """
         self._engines.add(engine, pid)
 
-    def watch_gpus(self) -> None:
+    def add_gpus(self) -> None:
         """Adds memory and utilisation of the GPUs, where the driver shows any."""
         GpuCollector(self.registry)
 

@@ -19,14 +19,14 @@ from service.observability.trace_context import (
     TraceContext,
     new_request_id,
     open_trace,
-    sane_request_id,
+    valid_request_id,
 )
 from service.settings import Settings
 
 # Asking for traces in the way of every OpenTelemetry program; its SDK reads these itself.
 _OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
-_access = structlog.get_logger("service.access.access")
+_access = structlog.get_logger("service.access")
 
 
 class TracingUnavailable(RuntimeError):
@@ -52,11 +52,11 @@ class Tracer(Protocol):
         """Sends what is left; may block for some seconds."""
 
 
-class Journal:
+class RequestLog:
     """Opens and closes requests."""
 
     def __init__(self, *, log_requests: bool = False, tracer: Tracer | None = None) -> None:
-        """Prepares a journal.
+        """Prepares a request log.
 
         Args:
             log_requests: whether each request gets a line in the log.
@@ -66,7 +66,7 @@ class Journal:
         self._tracer = tracer
 
     @contextmanager
-    def follow(  # noqa: PLR0913 - all of it is read from one request's head
+    def track(  # noqa: PLR0913 - all of it is read from one request's head
         self,
         transport: str,
         method: str,
@@ -93,7 +93,7 @@ class Journal:
         if self._tracer is not None and not quiet:
             span = self._tracer.begin(transport, method, trace)
             trace = span.trace
-        name = sane_request_id(request_id) or new_request_id()
+        name = valid_request_id(request_id) or new_request_id()
         logged = self._log_requests and not quiet
         listener = span if trace.sampled else None
         detailed = logged or listener is not None
@@ -116,13 +116,13 @@ class Journal:
             self._tracer.close()
 
 
-def open_journal(settings: Settings) -> Journal:
-    """The journal of a deployment.
+def open_request_log(settings: Settings) -> RequestLog:
+    """The request log of a deployment.
 
     Raises:
         TracingUnavailable: where traces are asked for and cannot be had.
     """
-    return Journal(log_requests=settings.log_requests, tracer=_open_tracer(settings))
+    return RequestLog(log_requests=settings.log_requests, tracer=_open_tracer(settings))
 
 
 def _open_tracer(settings: Settings) -> Tracer | None:
@@ -134,14 +134,14 @@ def _open_tracer(settings: Settings) -> Tracer | None:
     if not asked or disabled or os.environ.get("OTEL_TRACES_EXPORTER", "").strip() == "none":
         return None
     try:
-        from service.observability.tracing import open_telemetry  # noqa: PLC0415
+        from service.observability.tracing import open_tracer  # noqa: PLC0415
     except ImportError as error:
         raise TracingUnavailable(
             f"{asked[0]} asks for traces, which need the extra `otel` "
             f"(pip install 'lite-detr-service[otel]'): {error}"
         ) from error
     try:
-        return open_telemetry(settings.otlp_endpoint)
+        return open_tracer(settings.otlp_endpoint)
     except ValueError as error:
         raise TracingUnavailable(str(error)) from error
 

@@ -1,6 +1,6 @@
 """One request while it is under way: its names, and what is noted of it for logs and traces.
 
-    adapter opens (Journal.follow) -> Detector notes images -> Metrics counts -> Journal closes
+    adapter opens (RequestLog.track) -> Detector notes images -> Metrics counts -> RequestLog closes
 
 The scope of the running request is found by `current_scope`: it follows asyncio's tasks, so a room
 below the adapters need not be handed it.
@@ -19,7 +19,7 @@ from service.types import StageTimings
 
 
 @dataclass(frozen=True, slots=True)
-class StageMark:
+class StageInterval:
     """When a stage ran, time.monotonic seconds."""
 
     stage: str
@@ -37,24 +37,24 @@ class ImageTimes:
     engine_ms: Mapping[str, float]  # its stages in order; they follow one another without a gap
     select: tuple[float, float]  # by the request's options, in the edge
 
-    def marks(self) -> list[StageMark]:
+    def intervals(self) -> list[StageInterval]:
         """The stages in order; whatever lies between them is waiting: `queue`."""
-        steps = [StageMark("decode", *self.decode)]
+        steps = [StageInterval("decode", *self.decode)]
         started = self.engine_started
         for stage, duration_ms in self.engine_ms.items():
             ended = started + duration_ms / 1000
-            steps.append(StageMark(stage, started, ended))
+            steps.append(StageInterval(stage, started, ended))
             started = ended
-        steps.append(StageMark("postprocess", *self.select))
-        marks, now = [], self.accepted
+        steps.append(StageInterval("postprocess", *self.select))
+        intervals, now = [], self.accepted
         for step in steps:
-            marks += [StageMark("queue", now, step.started), step]
+            intervals += [StageInterval("queue", now, step.started), step]
             now = step.ended
-        return [mark for mark in marks if mark.ended > mark.started]
+        return [mark for mark in intervals if mark.ended > mark.started]
 
 
 @dataclass(frozen=True, slots=True)
-class ImageNote:
+class ImageRecord:
     """One image that was answered.
 
     Attributes:
@@ -75,16 +75,16 @@ class ImageNote:
 class ScopeListener(Protocol):
     """Who is told while a request is under way: its span."""
 
-    def image_answered(self, image: ImageNote) -> None:
+    def image_done(self, image: ImageRecord) -> None:
         """One image has its answer."""
 
-    def stage_done(self, mark: StageMark) -> None:
+    def stage_done(self, mark: StageInterval) -> None:
         """The adapter ended a stage."""
 
 
 @dataclass(slots=True)
 class RequestScope:
-    """What is known of the request that is being answered; `Journal` opens and closes it.
+    """What is known of the request that is being answered; `RequestLog` opens and closes it.
 
     Attributes:
         transport: "http" or "grpc", whatever is spoken over it.
@@ -118,19 +118,19 @@ class RequestScope:
     status: int | str | None = None
     images: int = 0
     num_bytes: int = 0
-    last_image: ImageNote | None = None
+    last_image: ImageRecord | None = None
     encode_seconds: float = 0.0
     listener: ScopeListener | None = None
 
-    def note_image(self, image: ImageNote) -> None:
+    def record_image(self, image: ImageRecord) -> None:
         """Takes down one answered image."""
         self.images += 1
         self.num_bytes += image.num_bytes
         self.last_image = image
         if self.listener is not None:
-            self.listener.image_answered(image)
+            self.listener.image_done(image)
 
-    def note_stage(self, mark: StageMark) -> None:
+    def record_stage(self, mark: StageInterval) -> None:
         """Takes down a stage of the adapter's own: reading, encoding."""
         if mark.stage == "encode":
             self.encode_seconds += mark.ended - mark.started

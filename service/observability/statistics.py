@@ -74,11 +74,11 @@ class Statistics:
         """Batches that engines ran."""
         return sum(batch.compute_infer.count for batch in self.batches.values())
 
-    def note_failure(self, seconds: float) -> None:
+    def record_failure(self, seconds: float) -> None:
         """Counts an image without an answer, so many seconds after the Detector got it."""
         self.fail.add(seconds * 1000)
 
-    def note_answer(self, timings: StageTimings) -> None:
+    def record_success(self, timings: StageTimings) -> None:
         """Counts an image that was answered."""
         self.success.add(timings.total)
         self.queue.add(timings.queue)
@@ -87,7 +87,7 @@ class Statistics:
         self.compute_output.add(timings.postprocess)
         self.last_inference_ms = round(time.time() * 1000)
 
-    def note_batch(
+    def record_batch(
         self, images: int, assemble_ms: float, forward_ms: float, postprocess_ms: float
     ) -> None:
         """Counts a batch that an engine answered."""

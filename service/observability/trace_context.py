@@ -75,7 +75,7 @@ def open_trace(traceparents: Iterable[object], tracestates: Iterable[object] = (
     return TraceContext(parent["trace_id"], span_id, parent["parent_id"], flags, kept)
 
 
-def sane_request_id(value: object) -> str | None:
+def valid_request_id(value: object) -> str | None:
     """A client's name for its request, or None where it cannot be used."""
     return value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else None
 

@@ -34,7 +34,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from service.observability.request_scope import ImageNote, RequestScope, StageMark
+from service.observability.request_scope import ImageRecord, RequestScope, StageInterval
 from service.observability.trace_context import TraceContext
 
 _PACKAGE = "lite-detr-service"
@@ -70,7 +70,7 @@ class ServerSpan:
             tracestate=context.trace_state.to_header(),
         )
 
-    def image_answered(self, image: ImageNote) -> None:
+    def image_done(self, image: ImageRecord) -> None:
         """Adds the span of an image, with its stages below it."""
         width, height = image.size
         span = self._tracer.start_span(
@@ -85,11 +85,11 @@ class ServerSpan:
             start_time=self._ns(image.times.accepted),
         )
         below = otel.set_span_in_context(span)
-        for mark in image.times.marks():
+        for mark in image.times.intervals():
             self._add(mark, below)
         span.end(self._ns(image.times.select[1]))
 
-    def stage_done(self, mark: StageMark) -> None:
+    def stage_done(self, mark: StageInterval) -> None:
         """Adds the span of a stage of the adapter's own."""
         self._add(mark, self._inside)
 
@@ -114,7 +114,7 @@ class ServerSpan:
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 
-    def _add(self, mark: StageMark, parent: Context) -> None:
+    def _add(self, mark: StageInterval, parent: Context) -> None:
         span = self._tracer.start_span(mark.stage, parent, start_time=self._ns(mark.started))
         span.end(self._ns(mark.ended))
 
@@ -122,7 +122,7 @@ class ServerSpan:
         return round(monotonic * 1e9) + self._clock_ns
 
 
-class Telemetry:
+class OtlpTracer:
     """Makes spans of requests and sends them to a collector, from a thread of its own."""
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -142,7 +142,7 @@ class Telemetry:
         last.join(_LAST_SPANS_SECONDS)
 
 
-def open_telemetry(endpoint: str | None) -> Telemetry:
+def open_tracer(endpoint: str | None) -> OtlpTracer:
     """Prepares sending.
 
     Args:
@@ -158,7 +158,7 @@ def open_telemetry(endpoint: str | None) -> Telemetry:
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    return Telemetry(provider)
+    return OtlpTracer(provider)
 
 
 def _check_protocol() -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from service.core.detector import Detector
 from service.errors import DetectionError
-from service.observability.trace_context import sane_request_id
+from service.observability.trace_context import valid_request_id
 from service.oip.models import ServedModel
 from service.oip.request import InferRequest
 from service.oip.tensors import INPUT, OutputTensor, output_tensors
@@ -80,7 +80,7 @@ class Inference:
         return encoded
 
     async def _detect_all(self, request: InferRequest, arrival: Arrival) -> list[DetectResult]:
-        base_id = sane_request_id(request.request_id) or arrival.request_id
+        base_id = valid_request_id(request.request_id) or arrival.request_id
         deadline = _deadline(request, arrival)
         room = asyncio.Semaphore(_IMAGES_IN_FLIGHT)
         alone = len(request.images) == 1

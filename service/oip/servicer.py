@@ -20,7 +20,7 @@ from service.core.detector import Detector
 from service.core.model_control import ModelControl
 from service.core.selection import parse_priority
 from service.errors import DetectionError
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.oip.descriptions import Descriptions, Method
 from service.oip.errors import OipRefused
 from service.oip.inference import Arrival, InferAnswer, Inference
@@ -55,7 +55,7 @@ class InferenceService:
         detector: Detector,
         control: ModelControl,
         settings: Settings,
-        journal: Journal | None = None,
+        request_log: RequestLog | None = None,
     ) -> None:
         """Shares a detector; its start and stop are not this adapter's business.
 
@@ -63,10 +63,10 @@ class InferenceService:
             detector: the spine.
             control: over what is served.
             settings: limits, and whether clients may load and unload.
-            journal: follows each call; None: one that logs and traces nothing.
+            request_log: follows each call; None: one that logs and traces nothing.
         """
         self._detector = detector
-        self._journal = journal or Journal()
+        self._request_log = request_log or RequestLog()
         self._model = ServedModel(detector, settings)
         self._inference = Inference(detector, self._model)
         self._descriptions = Descriptions(detector, self._model, Repository(control, settings))
@@ -125,7 +125,7 @@ class InferenceService:
     def _open(
         self, method: str, context: Context, *, quiet: bool = False
     ) -> AbstractContextManager[Call]:
-        return open_call(context, self._journal, f"{_NAME}/{method}", quiet=quiet)
+        return open_call(context, self._request_log, f"{_NAME}/{method}", quiet=quiet)
 
     def _plain(self, name: str, method: Method) -> Callable[[bytes, Context], Awaitable[Message]]:
         """A method that detects nothing, as gRPC calls it."""

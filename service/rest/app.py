@@ -18,7 +18,7 @@ from model.weights.info import ModelInfo
 from service.access.api_keys import KeyRing
 from service.core.detector import Detector
 from service.errors import DetectionError
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.rest.detection import DetectEndpoint
 from service.rest.guard import ApiKeyGuard
 from service.rest.lingering import LingeringClose
@@ -43,7 +43,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
     detector: Detector,
     settings: Settings,
     keys: KeyRing | None = None,
-    journal: Journal | None = None,
+    request_log: RequestLog | None = None,
     extra_routes: Sequence[BaseRoute] = (),
     bodies: BodyMemory | None = None,
 ) -> FastAPI:
@@ -53,7 +53,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
         detector: the spine; its start and stop are not this adapter's business.
         settings: limits, and whether /metrics is served here or on its own port.
         keys: that requests must show; None: no key is asked for.
-        journal: follows each request; None: one that logs and traces nothing.
+        request_log: follows each request; None: one that logs and traces nothing.
         extra_routes: of other adapters, served by the same port.
         bodies: what the bodies of all adapters together may hold; None: a count of its own.
 
@@ -89,7 +89,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_unexpected)
-    app.layers = _layers(app.within_layers, detect.answer, errors, settings, keys, journal)
+    app.layers = _layers(app.within_layers, detect.answer, errors, settings, keys, request_log)
     return app
 
 
@@ -99,7 +99,7 @@ def _layers(  # noqa: PLR0913, PLR0917 - what the layers need, from the inside o
     errors: dict[type[Exception], ErrorAnswer],
     settings: Settings,
     keys: KeyRing | None,
-    journal: Journal | None,
+    request_log: RequestLog | None,
 ) -> ASGIApp:
     """What lies around every request."""
     app: ASGIApp = Shortcut(inner, path="/detect", method="POST", endpoint=detect, errors=errors)
@@ -113,7 +113,7 @@ def _layers(  # noqa: PLR0913, PLR0917 - what the layers need, from the inside o
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Server-Timing", "traceparent"],
         )
-    return LingeringClose(RequestContext(app, journal or Journal()))
+    return LingeringClose(RequestContext(app, request_log or RequestLog()))
 
 
 class _Silence(Response):

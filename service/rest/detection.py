@@ -24,8 +24,8 @@ from service.core.encoding import (
 )
 from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
-from service.images.drawing import draw_answer
-from service.observability.request_scope import StageMark, current_scope
+from service.images.drawing import render_detections
+from service.observability.request_scope import StageInterval, current_scope
 from service.rest.middleware import request_id_of
 from service.rest.multipart import FormReader, UploadedFile
 from service.rest.problems import item_error
@@ -147,7 +147,7 @@ class DetectEndpoint:
             raise InvalidOptions("format=image answers one file at a time; send one file")
         ended = time.monotonic()
         if (scope := current_scope()) is not None:
-            scope.note_stage(StageMark("read", started, ended))
+            scope.record_stage(StageInterval("read", started, ended))
         read_ms = (ended - started) * 1000
         request_id = request_id_of(request.scope)
         return _Upload(files, query, request_id, deadline, priority, read_ms)
@@ -183,7 +183,11 @@ class DetectEndpoint:
         large = result.width * result.height > _LARGE_DRAWING_PIXELS
         drawn = await to_thread.run_sync(
             partial(
-                draw_answer, file.data, result.detections, result.label_names, self._image_limits
+                render_detections,
+                file.data,
+                result.detections,
+                result.label_names,
+                self._image_limits,
             ),
             limiter=self._large_drawing_slot if large else self._drawing_slots,
         )

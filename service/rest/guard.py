@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.api_keys import Forbidden, KeyRing, Unauthenticated, presented_key
 from service.access.api_keys import Scope as KeyScope
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.rest.middleware import RequestContext, request_id_of
 from service.rest.problems import Problem, problem_response
 
@@ -76,7 +76,7 @@ class ApiKeyGuard:
 def guard_metrics(app: ASGIApp, keys: KeyRing) -> ASGIApp:
     """The guard for an application that gives metrics at whatever path."""
     guard = ApiKeyGuard(app, keys, lambda _path: KeyScope.METRICS)
-    return RequestContext(guard, Journal())
+    return RequestContext(guard, RequestLog())
 
 
 def scope_needed(path: str) -> KeyScope | None:

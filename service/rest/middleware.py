@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.observability.request_scope import RequestScope
 from service.observability.trace_context import TRACEPARENT, TRACESTATE
 from service.rest.problems import Problem, problem_response, unexpected_problem
@@ -67,15 +67,15 @@ class RequestContext:
     over a connection too many (`http_connection`) is refused, unless it is a probe.
     """
 
-    def __init__(self, app: ASGIApp, journal: Journal) -> None:
+    def __init__(self, app: ASGIApp, request_log: RequestLog) -> None:
         """Wraps an application.
 
         Args:
             app: what answers.
-            journal: follows the requests.
+            request_log: follows the requests.
         """
         self._app = app
-        self._journal = journal
+        self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -84,7 +84,7 @@ class RequestContext:
             return
         path: str = scope["path"]
         names = _names_given(scope)
-        with self._journal.follow(
+        with self._request_log.track(
             "http",
             scope["method"],
             path=path,

@@ -17,8 +17,8 @@ import structlog
 from service.core.detector import Detector
 from service.core.selection import parse_priority
 from service.errors import DetectionError, InvalidOptions
-from service.observability.request_log import Journal
-from service.observability.trace_context import sane_request_id
+from service.observability.request_log import RequestLog
+from service.observability.trace_context import valid_request_id
 from service.rpc.messages import (
     error_message,
     model_message,
@@ -41,10 +41,10 @@ _log = structlog.get_logger(__name__)
 class DetectionServicer:
     """Handles the service's four methods."""
 
-    def __init__(self, detector: Detector, options: RpcOptions, journal: Journal) -> None:
+    def __init__(self, detector: Detector, options: RpcOptions, request_log: RequestLog) -> None:
         """Shares a detector; its start and stop are not this adapter's business."""
         self._detector = detector
-        self._journal = journal
+        self._request_log = request_log
         self._options = options
         self._calls = CallsUnderWay()
 
@@ -77,7 +77,7 @@ class DetectionServicer:
         await self._calls.wait_idle()
 
     def _open(self, method: str, context: Context) -> AbstractContextManager[Call]:
-        return open_call(context, self._journal, f"{_SERVICE}/{method}")
+        return open_call(context, self._request_log, f"{_SERVICE}/{method}")
 
     async def _answer(self, call: Call, context: Context, work: Awaitable[_Answer]) -> _Answer:
         """Awaits the work for a call; tells its failure as a status and counts how it ended."""
@@ -94,7 +94,7 @@ class DetectionServicer:
     async def _detect_alone(self, data: bytes, call: Call) -> pb.DetectResponse:
         self._calls.refuse_if_draining()
         request = parse_message(pb.DetectRequest, data)
-        request_id = sane_request_id(request.request_id) or call.request_id
+        request_id = valid_request_id(request.request_id) or call.request_id
         call.scope.request_id = request_id  # for the log
         return await self._detect(request, request_id, call)
 
@@ -137,7 +137,7 @@ class DetectionServicer:
 
     async def _outcome(self, index: int, request: pb.DetectRequest, call: Call) -> pb.DetectOutcome:
         """One image of several: what spoils it leaves the others be."""
-        request_id = sane_request_id(request.request_id) or f"{call.request_id}-{index + 1}"
+        request_id = valid_request_id(request.request_id) or f"{call.request_id}-{index + 1}"
         try:
             response = await self._detect(request, request_id, call)
         except Exception as error:

@@ -10,7 +10,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.core.detector import Detector
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.rpc.detection import DetectionServicer
 from service.rpc.guard import ApiKeyInterceptor
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
@@ -53,7 +53,7 @@ class RpcServer:
         self,
         detector: Detector,
         options: RpcOptions,
-        journal: Journal | None = None,
+        request_log: RequestLog | None = None,
         extra_services: Sequence[GrpcService] = (),
     ) -> None:
         """Prepares a server.
@@ -61,13 +61,13 @@ class RpcServer:
         Args:
             detector: the spine; shared with the other adapters.
             options: where to listen, and what is allowed.
-            journal: follows each call; None: one that logs and traces nothing.
+            request_log: follows each call; None: one that logs and traces nothing.
             extra_services: of other adapters, served by the same port.
         """
         self._detector = detector
         self._options = options
         self._port = options.port
-        self._servicer = DetectionServicer(detector, options, journal or Journal())
+        self._servicer = DetectionServicer(detector, options, request_log or RequestLog())
         self._extra_services = tuple(extra_services)
         self._names = (SERVICE, *(service.name for service in extra_services))
         self._health = ReadinessHealth(detector, ("", *self._names))

@@ -23,11 +23,11 @@ class RestartPolicy:
         self._restarts: deque[float] = deque(maxlen=storm_restarts)
         self._fruitless = 0
 
-    def worked(self) -> None:
+    def record_success(self) -> None:
         """Notes that the engine finished a batch: the next death is answered at once again."""
         self._fruitless = 0
 
-    def died(self, now: float) -> float:
+    def record_exit(self, now: float) -> float:
         """Notes a death.
 
         Args:
@@ -45,7 +45,7 @@ class RestartPolicy:
         delay: float = _FIRST_DELAY_SECONDS * 2.0 ** min(self._fruitless - 2, 20)
         return min(delay, _LONGEST_DELAY_SECONDS)
 
-    def storming(self, now: float) -> bool:
+    def is_storm(self, now: float) -> bool:
         """Whether there were too many restarts within the window, or in a row without a batch."""
         full = len(self._restarts) == self._storm_restarts
         recent = full and now - self._restarts[0] <= self._window

@@ -49,7 +49,7 @@ class Canary:
         return self._batch
 
     @property
-    def under_way(self) -> bool:
+    def in_flight(self) -> bool:
         """Whether an engine has one that it did not answer yet."""
         return self._batch is not None
 

@@ -6,11 +6,11 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from service.batching.scheduler import Batch, LaneState
-from service.batching.service_time import ServiceTime
+from service.batching.estimates import ServiceTime
+from service.batching.scheduler import Batch, EngineState
 
 
-class WrongTurn(ValueError):
+class UnexpectedBatch(ValueError):
     """An answer to a batch that is not the one that runs."""
 
 
@@ -23,7 +23,7 @@ class _Item:
     began_at: float
 
 
-class Flight:
+class BatchesInFlight:
     """The batches of one engine, in the order that it runs them; times are monotonic seconds."""
 
     def __init__(self, now: float, service_time: ServiceTime | None = None) -> None:
@@ -37,16 +37,16 @@ class Flight:
         self._last_id = 0
         self._idle_since = now
         self._service_time = service_time or ServiceTime()
-        self._state: LaneState | None = None  # until something changes
+        self._state: EngineState | None = None  # until something changes
 
     def __len__(self) -> int:
         """How many batches are in flight."""
         return len(self._items)
 
-    def state(self) -> LaneState:
+    def state(self) -> EngineState:
         """For the scheduler."""
         if self._state is None:
-            self._state = LaneState(
+            self._state = EngineState(
                 len(self._items), self._idle_since, self._predicted_end(), self.predicted_seconds
             )
         return self._state
@@ -70,10 +70,10 @@ class Flight:
             The batch and how long the engine had it, seconds, waiting for others excluded.
 
         Raises:
-            WrongTurn: where another batch runs.
+            UnexpectedBatch: where another batch runs.
         """
         if not self._items or self._items[0].batch_id != batch_id:
-            raise WrongTurn(f"an answer to batch {batch_id}, which is not its turn")
+            raise UnexpectedBatch(f"an answer to batch {batch_id}, which is not its turn")
         self._state = None
         item = self._items.popleft()
         if self._items:

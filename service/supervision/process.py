@@ -108,7 +108,7 @@ class EngineProcess:
         done, _ = await asyncio.wait([self._exited], timeout=timeout_seconds)
         return bool(done)
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         """Closes our end of the doorbell, when nothing more is expected of the engine."""
         self._doorbell.abort()
 

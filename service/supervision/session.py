@@ -5,7 +5,7 @@
 
 A session begins when the engine is loaded and ends with its process. The engine takes requests from
 its first canary's answer on, and gets another canary whenever it was silent for long or failed a
-batch; whose fault that was is known by the next answer (`service.supervision.suspects`).
+batch; whose fault that was is known by the next answer (`service.supervision.failed_batches`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Protocol
 
 import structlog
 
-from service.batching.lane import LaneListener
-from service.batching.scheduler import Batch, LaneState
-from service.batching.service_time import ServiceTime
+from service.batching.engine_protocol import EngineListener
+from service.batching.estimates import ServiceTime
+from service.batching.scheduler import Batch, EngineState
 from service.ipc.messages import BadMessage, BatchDone, BatchFailed, Message, RunBatch
 from service.observability.metrics import Metrics
 from service.supervision.canary import Canary
-from service.supervision.in_flight import Flight
+from service.supervision.failed_batches import FailedBatches
+from service.supervision.in_flight import BatchesInFlight
+from service.supervision.plan import EnginePlan
 from service.supervision.process import EngineProcess
-from service.supervision.spec import EnginePlan
-from service.supervision.suspects import Doubts
-from service.supervision.timer import Alarm
+from service.supervision.timer import Timer
 
 _CANARY_RETRY_SECONDS = 0.5  # after one that failed
 _MOMENT_SECONDS = 0.001  # rounding must not make it look again and again
@@ -37,16 +37,16 @@ _log = structlog.get_logger(__name__)
 class SessionOwner(Protocol):
     """Who decides what becomes of the engine (`service.supervision.supervisor.Supervisor`)."""
 
-    def batch_answered(self) -> None:
+    def batch_succeeded(self) -> None:
         """The engine did what it is there for."""
 
-    def canary_answered(self) -> None:
+    def canary_succeeded(self) -> None:
         """The engine can take batches."""
 
     def canary_failed(self) -> None:
         """The engine should take none until the next canary is answered."""
 
-    def end_engine(self, reason: str, event: str) -> None:
+    def kill_engine(self, reason: str, event: str) -> None:
         """The engine is of no use any more: a reason for metrics, an event for the log."""
 
 
@@ -61,7 +61,7 @@ class EngineSession:
         service_time: ServiceTime,
         metrics: Metrics,
         owner: SessionOwner,
-        listener: LaneListener,
+        listener: EngineListener,
         clock: Callable[[], float],
     ) -> None:
         """Prepares; `begin` makes the engine show that it works.
@@ -79,23 +79,23 @@ class EngineSession:
         self._engine = engine
         self._plan = plan
         self._canary = canary
-        self._doubts = Doubts()
+        self._failed_batches = FailedBatches()
         self._metrics = metrics
         self._owner = owner
         self._listener = listener
         self._clock = clock
-        self._flight = Flight(clock(), service_time)
-        self._watchdog = Alarm()
-        self._next_canary = Alarm()
+        self._in_flight = BatchesInFlight(clock(), service_time)
+        self._watchdog = Timer()
+        self._next_canary = Timer()
 
     def __len__(self) -> int:
         """How many batches the engine holds, canaries included."""
-        return len(self._flight)
+        return len(self._in_flight)
 
     @property
-    def state(self) -> LaneState:
+    def state(self) -> EngineState:
         """For the scheduler."""
-        return self._flight.state()
+        return self._in_flight.state()
 
     def begin(self) -> None:
         """Sends the first canary."""
@@ -104,10 +104,10 @@ class EngineSession:
 
     def send(self, batch: Batch) -> None:
         """Hands a batch to the engine, behind what it holds already."""
-        batch_id = self._flight.add(batch, self._clock())
+        batch_id = self._in_flight.add(batch, self._clock())
         slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
         self._engine.send(RunBatch(batch_id, batch.bucket, slots))
-        if len(self._flight) == 1:
+        if len(self._in_flight) == 1:
             self._wind_watchdog()
 
     def take(self, message: Message) -> None:
@@ -115,24 +115,24 @@ class EngineSession:
 
         Raises:
             BadMessage: for what is no answer.
-            WrongTurn: for an answer to another batch than the one that runs.
+            UnexpectedBatch: for an answer to another batch than the one that runs.
         """
         if not isinstance(message, BatchDone | BatchFailed):
             raise BadMessage(f"{type(message).__name__} out of turn")
-        batch, seconds = self._flight.answered(message.batch_id, self._clock())
+        batch, seconds = self._in_flight.answered(message.batch_id, self._clock())
         self._wind_watchdog()
         if self._canary.owns(batch):
             self._take_canary(message)
         elif isinstance(message, BatchDone):
-            self._owner.batch_answered()
+            self._owner.batch_succeeded()
             self._on_success()
-            self._flight.learn(batch, seconds)
+            self._in_flight.learn(batch, seconds)
             self._metrics.batch_seconds.observe(seconds)
             self._listener.batch_done(batch, message)
         else:
             self._metrics.batch_failures.labels(message.failure).inc()
-            self._doubts.add(batch, message)
-            if not self._canary.under_way:
+            self._failed_batches.add(batch, message)
+            if not self._canary.in_flight:
                 self._send_canary()
 
     def stop(self) -> None:
@@ -142,9 +142,9 @@ class EngineSession:
 
     def lose(self, reason: str) -> None:
         """Gives back what the engine held; it has ended for that reason and is reaped."""
-        judgement = self._doubts.judge()
-        failed = (*judgement.lost, *(batch for batch, _ in judgement.failed))
-        held = self._flight.take_all(self._clock())
+        resolution = self._failed_batches.resolve()
+        failed = (*resolution.lost, *(batch for batch, _ in resolution.failed))
+        held = self._in_flight.take_all(self._clock())
         batches = [b for b in (*failed, *held) if not self._canary.owns(b)]
         if not batches:
             return
@@ -161,34 +161,34 @@ class EngineSession:
         if isinstance(message, BatchDone) and self._canary.answered():
             self._on_success()
             self._next_canary.set(self._plan.canary_interval_seconds, self._on_silence)
-            self._owner.canary_answered()
+            self._owner.canary_succeeded()
             return
         reason = message.reason if isinstance(message, BatchFailed) else "its slot holds no answer"
         _log.error("a canary failed", reason=reason)
         if self._canary.failed():
-            self._owner.end_engine("canary", "canaries fail again and again; killing the engine")
+            self._owner.kill_engine("canary", "canaries fail again and again; killing the engine")
         else:
             self._next_canary.set(_CANARY_RETRY_SECONDS, self._send_canary)
-        self._doubts.blame_device()
+        self._failed_batches.mark_device_failed()
         self._owner.canary_failed()
 
     def _on_success(self) -> None:
         """The device answered; batches that it failed before are judged by that."""
         self._canary.succeeded(self._clock())
-        judgement = self._doubts.judge()
-        for batch, failed in judgement.failed:
+        resolution = self._failed_batches.resolve()
+        for batch, failed in resolution.failed:
             self._listener.batch_failed(batch, failed)
-        if judgement.lost:
-            self._listener.batches_lost(judgement.lost[0], judgement.lost[1:])
+        if resolution.lost:
+            self._listener.batches_lost(resolution.lost[0], resolution.lost[1:])
 
     def _on_silence(self) -> None:
         """Nothing was heard for some time, unless requests were answered meanwhile."""
-        if self._canary.under_way:  # whose end winds the timer anew
+        if self._canary.in_flight:  # whose end winds the timer anew
             return
         silent = self._clock() - self._canary.last_success
-        if self._flight or silent < self._plan.canary_interval_seconds:
+        if self._in_flight or silent < self._plan.canary_interval_seconds:
             left = self._plan.canary_interval_seconds - silent
-            soonest = _CANARY_RETRY_SECONDS if self._flight else _MOMENT_SECONDS
+            soonest = _CANARY_RETRY_SECONDS if self._in_flight else _MOMENT_SECONDS
             self._next_canary.set(max(left, soonest), self._on_silence)
         else:
             self._send_canary()
@@ -198,12 +198,12 @@ class EngineSession:
 
     def _wind_watchdog(self) -> None:
         """Gives the batch that runs now its time."""
-        if self._flight:
-            plan, canary = self._plan, self._canary.owns(self._flight.running)
+        if self._in_flight:
+            plan, canary = self._plan, self._canary.owns(self._in_flight.running)
             seconds = plan.canary_timeout_seconds if canary else plan.watchdog_seconds
             self._watchdog.set(seconds, self._on_hang)
         else:
             self._watchdog.stop()
 
     def _on_hang(self) -> None:
-        self._owner.end_engine("hang", "the engine hangs; killing it")
+        self._owner.kill_engine("hang", "the engine hangs; killing it")

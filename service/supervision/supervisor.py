@@ -1,7 +1,7 @@
 """Keeps one engine alive: starts it, rings it, watches it, replaces it.
 
     batcher --send--> Supervisor --> EngineSession (one a life) --> engine process
-    batcher <--lane_changed-- Supervisor
+    batcher <--engine_changed-- Supervisor
 
 An engine that exits, hangs past its watchdog or talks nonsense is killed, reaped (only then are
 its slots safe) and replaced; what it had not answered goes back to the batcher, which decides. One
@@ -16,18 +16,18 @@ from collections.abc import Callable
 
 import structlog
 
-from service.batching.lane import LaneListener
-from service.batching.scheduler import Batch, LaneState
-from service.batching.service_time import ServiceTime
+from service.batching.engine_protocol import EngineListener
+from service.batching.estimates import ServiceTime
+from service.batching.scheduler import Batch, EngineState
 from service.ipc.messages import BadMessage, Hello, Stop
 from service.ipc.slots import SlotPool
 from service.observability.metrics import Metrics
 from service.supervision.backoff import RestartPolicy
 from service.supervision.canary import Canary
-from service.supervision.in_flight import WrongTurn
+from service.supervision.in_flight import UnexpectedBatch
+from service.supervision.plan import EnginePlan, EngineStartError
 from service.supervision.process import EngineProcess
 from service.supervision.session import EngineSession
-from service.supervision.spec import EnginePlan, EngineStartError
 from service.types import EngineFacts
 
 _REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """One lane to one device: at any time at most one engine process behind it."""
+    """One engine to one device: at any time at most one engine process behind it."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Supervisor:
         self._clock = clock
         self._restarts = RestartPolicy(plan.storm_restarts, plan.storm_window_seconds)
         self._service_time = ServiceTime()
-        self._listener: LaneListener | None = None
+        self._listener: EngineListener | None = None
         self._first_ready: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._engine: EngineProcess | None = None
@@ -80,7 +80,7 @@ class Supervisor:
     @property
     def live(self) -> bool:
         """False where replacing engines does not help any more."""
-        return not self._stuck and not self._restarts.storming(self._clock())
+        return not self._stuck and not self._restarts.is_storm(self._clock())
 
     @property
     def kernel(self) -> str:
@@ -107,7 +107,7 @@ class Supervisor:
         return None if self._engine is None else self._engine.pid
 
     @property
-    def state(self) -> LaneState:
+    def state(self) -> EngineState:
         """For the scheduler; only while `ready`."""
         return self._at_work.state
 
@@ -115,7 +115,7 @@ class Supervisor:
         """How long one batch of so many padded pixels takes; 0 where nobody can tell."""
         return self._service_time.predict(padded_pixels)
 
-    def begin(self, listener: LaneListener) -> asyncio.Future[None]:
+    def begin(self, listener: EngineListener) -> asyncio.Future[None]:
         """Starts the engine and keeps one running until `stop`.
 
         Returns:
@@ -149,25 +149,25 @@ class Supervisor:
         """Hands a batch to the engine, behind what it holds already; only while `ready`."""
         self._at_work.send(batch)
 
-    def batch_answered(self) -> None:
+    def batch_succeeded(self) -> None:
         """The engine did what it is there for."""
-        self._restarts.worked()
+        self._restarts.record_success()
 
-    def canary_answered(self) -> None:
+    def canary_succeeded(self) -> None:
         """The engine can take batches."""
         if self._ready:
-            self._restarts.worked()  # unlike a first canary: it has lived for some time
+            self._restarts.record_success()  # unlike a first canary: it has lived for some time
             return
         self._ready = True
         if self._first_ready is not None and not self._first_ready.done():
             self._first_ready.set_result(None)
-        self._tell().lane_changed()
+        self._tell().engine_changed()
 
     def canary_failed(self) -> None:
         """The engine should take none until the next canary is answered."""
         self._be_unready()
 
-    def end_engine(self, reason: str, event: str) -> None:
+    def kill_engine(self, reason: str, event: str) -> None:
         """Kills the engine: a reason for metrics, an event for the log."""
         _log.error(event)
         self._death_reason = reason
@@ -207,7 +207,7 @@ class Supervisor:
                 await engine.listen(self._session.take)
         except TimeoutError:
             self._death_reason = "start_timeout"
-        except (BadMessage, WrongTurn) as error:
+        except (BadMessage, UnexpectedBatch) as error:
             self._death_reason = "bad_message"
             _log.error("the engine talks nonsense", error=str(error))
         finally:
@@ -216,7 +216,7 @@ class Supervisor:
             try:
                 await self._reap(engine)
             finally:  # also where `stop` cuts the wait short
-                engine.hang_up()
+                engine.close()
                 self._engine = None
 
     async def _greet(self, engine: EngineProcess) -> bool:
@@ -256,7 +256,7 @@ class Supervisor:
         )
 
     def _on_stopped(self) -> None:
-        self.end_engine("stopped", "the engine was stopped and does not go on; killing it")
+        self.kill_engine("stopped", "the engine was stopped and does not go on; killing it")
 
     def _on_start_error(self, error: EngineStartError) -> None:
         self._death_reason = "start_failed"
@@ -273,7 +273,7 @@ class Supervisor:
     def _be_unready(self) -> None:
         was_ready, self._ready = self._ready, False
         if was_ready:
-            self._tell().lane_changed()
+            self._tell().engine_changed()
 
     async def _reap(self, engine: EngineProcess) -> None:
         """Waits for the end of a killed engine, however long; being stuck fails liveness."""
@@ -293,12 +293,12 @@ class Supervisor:
     async def _mourn(self) -> None:
         """Gives back what the dead engine held, and waits before the next."""
         self._metrics.engine_restarts.labels(self._death_reason).inc()
-        delay = self._restarts.died(self._clock())
+        delay = self._restarts.record_exit(self._clock())
         session, self._session = self._session, None
         if session is not None:
             session.lose(self._death_reason)
         await asyncio.sleep(delay)
 
-    def _tell(self) -> LaneListener:
+    def _tell(self) -> EngineListener:
         assert self._listener is not None, "begin() was not called"
         return self._listener

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import Context
 
 
-class Alarm:
+class Timer:
     """Rings once, unless it is set again or stopped before; event loop thread only."""
 
     def __init__(self) -> None:

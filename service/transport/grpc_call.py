@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from service.core.selection import PRIORITY_HEADER
 from service.errors import ShuttingDown
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.observability.request_scope import RequestScope
 from service.observability.trace_context import TRACEPARENT, TRACESTATE
 from service.transport.grpc_status import MalformedMessage, Refusal
@@ -184,18 +184,18 @@ class Call:
 
 @contextmanager
 def open_call(
-    context: Context, journal: Journal, method: str, *, quiet: bool = False
+    context: Context, request_log: RequestLog, method: str, *, quiet: bool = False
 ) -> Iterator[Call]:
     """A call for the time that it is under way; ids that are not sane are replaced or dropped.
 
     Args:
         context: gRPC's own.
-        journal: follows the call.
+        request_log: follows the call.
         method: its full name, without a leading slash.
         quiet: whether it is a probe, which nobody wants to read about.
     """
     metadata = tuple(context.invocation_metadata() or ())
-    with journal.follow(
+    with request_log.track(
         "grpc",
         method,
         request_id=next((value for key, value in metadata if key == REQUEST_ID_KEY), None),

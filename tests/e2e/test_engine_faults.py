@@ -21,7 +21,7 @@ from service.errors import (
     Overloaded,
     ShuttingDown,
 )
-from service.supervision.spec import EngineStartError
+from service.supervision.plan import EngineStartError
 from service.types import DetectResult
 from tests.support.fake_service import assert_is_answer_to, detect, fake_settings, value
 from tests.support.pictures import solid_png

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.build import open_detector
 from service.core.detector import Detector
 from service.observability.gpu_metrics import GpuCollector
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.settings import Settings
 from service.types import DetectOptions
 from tests.support.pictures import solid_png
@@ -51,7 +51,7 @@ async def _render() -> str:
         metrics = detector.metrics
         if not any(family.name.startswith("lite_detr_device_") for family in _collected(detector)):
             GpuCollector(metrics.registry, "tests.support.nvml_standin")
-        with Journal().follow("http", "POST"):
+        with RequestLog().track("http", "POST"):
             await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
             metrics.count_request("http", "ok")
             await asyncio.sleep(0)  # answers are counted when they are on their way

@@ -35,5 +35,5 @@ class JobMaker:
     def many(self, count: int, at: float = 0.0, bucket: Bucket = BUCKET) -> list[Job]:
         return [self(at, bucket) for _ in range(count)]
 
-    def batch(self, count: int, deaths: int = 0) -> Batch:
-        return Batch(BUCKET, tuple(self.many(count)), deaths)
+    def batch(self, count: int, engine_deaths: int = 0) -> Batch:
+        return Batch(BUCKET, tuple(self.many(count)), engine_deaths)

@@ -12,7 +12,7 @@ import numpy as np
 
 from model.detections import Detections
 from service.batching.batcher import Batcher
-from service.batching.scheduler import Batch, BatchPolicy, Job, LaneState, Scheduler
+from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.core.admission import Admission
 from service.core.served_model import ServedModel
 from service.engine.fake_device import FAKE_MODEL
@@ -20,8 +20,8 @@ from service.errors import DetectionError
 from service.ipc.messages import BatchDone
 from service.ipc.slots import SlotImage
 from service.observability.metrics import Metrics
-from service.supervision.in_flight import Flight
-from service.supervision.spec import HeldFile
+from service.supervision.in_flight import BatchesInFlight
+from service.supervision.weights_file import OpenWeightsFile
 from service.types import Priority
 from tests.support.jobs import BUCKET, small_pool
 
@@ -46,7 +46,7 @@ class Device:
         return self.max_batch_size / self.seconds(self.max_batch_size)
 
 
-class SimulatedLane:
+class SimulatedEngine:
     """An engine that takes its time on the loop's clock."""
 
     live, kernel, last_success = True, "none", 0.0
@@ -58,17 +58,17 @@ class SimulatedLane:
         self._service = service
         self._random = random.Random(number)
         self._batches: asyncio.Queue[tuple[int, Batch]] = asyncio.Queue()
-        self._flight = Flight(service.now)
+        self._in_flight = BatchesInFlight(service.now)
 
     @property
-    def state(self) -> LaneState:
-        return self._flight.state()
+    def state(self) -> EngineState:
+        return self._in_flight.state()
 
     def send(self, batch: Batch) -> None:
-        self._batches.put_nowait((self._flight.add(batch, self._service.now), batch))
+        self._batches.put_nowait((self._in_flight.add(batch, self._service.now), batch))
 
     def predicted_seconds(self, padded_pixels: int) -> float:
-        return self._flight.predicted_seconds(padded_pixels)
+        return self._in_flight.predicted_seconds(padded_pixels)
 
     async def run(self) -> None:
         device = self._service.device
@@ -82,8 +82,8 @@ class SimulatedLane:
             memory = self._service.served.pool.memory
             for job in batch.jobs:
                 memory.write_result(job.lease.slot, job.lease.generation, NOTHING)
-            _, took = self._flight.answered(batch_id, self._service.now)
-            self._flight.learn(batch, took)
+            _, took = self._in_flight.answered(batch_id, self._service.now)
+            self._in_flight.learn(batch, took)
             self._service.served.batcher.batch_done(batch, BatchDone(batch_id, 0.0, 0.0, 0.0))
 
 
@@ -107,13 +107,13 @@ class SimulatedService:
         self._loop = asyncio.get_running_loop()
         pool = small_pool(slots + kept)
         pool._kept_for_high = kept
-        self.lanes = [SimulatedLane(self, number) for number in range(engines)]
+        self.engines = [SimulatedEngine(self, number) for number in range(engines)]
         policy = BatchPolicy(max_batch_size=device.max_batch_size)
-        batcher = Batcher(Scheduler(policy), self.lanes, Metrics(), self._loop.time)
-        self.served = ServedModel(FAKE_MODEL, pool, batcher, [], HeldFile(None))
+        batcher = Batcher(Scheduler(policy), self.engines, Metrics(), self._loop.time)
+        self.served = ServedModel(FAKE_MODEL, pool, batcher, [], OpenWeightsFile(None))
         self.admission = Admission(decode_threads=2)
         self._threads = asyncio.Semaphore(2)
-        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes]
+        self._tasks = [asyncio.create_task(engine.run()) for engine in self.engines]
 
     @property
     def now(self) -> float:
@@ -124,7 +124,7 @@ class SimulatedService:
         lease = self.admission.admit(self.served, timeout, priority)
         try:
             async with asyncio.timeout_at(deadline):
-                with self.served.batcher.expecting():
+                with self.served.batcher.track_decoding():
                     async with self._threads:
                         await asyncio.sleep(0.001)
                 self.admission.learn_decode(0.001)

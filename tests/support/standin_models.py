@@ -14,15 +14,16 @@ from typing import Any, cast
 
 from model.images.decode import ImageLimits
 from service.batching.batcher import Batcher
-from service.batching.lane import LaneListener
-from service.batching.scheduler import Batch, BatchPolicy, LaneState, Scheduler
+from service.batching.engine_protocol import EngineListener
+from service.batching.scheduler import Batch, BatchPolicy, EngineState, Scheduler
 from service.core.detector import Detector, DetectorLimits
 from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
 from service.engine.fake_device import FAKE_MODEL
 from service.observability.metrics import Metrics
-from service.supervision.spec import EngineStartError, HeldFile
+from service.supervision.plan import EngineStartError
 from service.supervision.supervisor import Supervisor
+from service.supervision.weights_file import OpenWeightsFile
 from service.types import EngineFacts
 from tests.support.jobs import small_pool
 
@@ -35,7 +36,7 @@ class StandInEngine:
 
     live, kernel, last_success, pid = True, "none", 0.0, None
     facts: EngineFacts | None = None
-    state = LaneState(0, 0.0, float("-inf"))
+    state = EngineState(0, 0.0, float("-inf"))
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.ready = False
@@ -45,7 +46,7 @@ class StandInEngine:
         self._stopping = False
         self._first_ready: asyncio.Future[None] | None = None
 
-    def begin(self, _listener: LaneListener) -> asyncio.Future[None]:
+    def begin(self, _listener: EngineListener) -> asyncio.Future[None]:
         self._note("begins")
         self._first_ready = asyncio.get_running_loop().create_future()
         return self._first_ready
@@ -108,7 +109,7 @@ class Models:
         batcher = Batcher(Scheduler(BatchPolicy(max_batch_size=4)), [engine], self._metrics)
         info = replace(FAKE_MODEL, version=version)
         engines = [cast(Supervisor, engine)]
-        served = ServedModel(info, small_pool(2), batcher, engines, HeldFile(None))
+        served = ServedModel(info, small_pool(2), batcher, engines, OpenWeightsFile(None))
         self.engines.append(engine)
         self.served.append(served)
         return served

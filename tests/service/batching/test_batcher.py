@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from model.detections import Detections
-from service.batching.batcher import Batcher, EngineAnswer, Prediction
-from service.batching.scheduler import Batch, BatchPolicy, Job, LaneState, Scheduler
+from service.batching.batcher import Batcher, EngineResult, Prediction
+from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.errors import DeadlineExceeded, InferenceFailed, ShuttingDown
 from service.ipc.messages import BatchDone, BatchFailed
 from service.ipc.slots import SlotImage, SlotPool
 from service.observability.metrics import Metrics
-from service.supervision.in_flight import Flight
+from service.supervision.in_flight import BatchesInFlight
 from service.types import Priority
 from tests.support.jobs import BUCKET, JobMaker, small_pool
 
 
-class StandInLane:
+class StandInEngine:
     """An engine that answers when the test says so: each image with its own slot's number."""
 
     def __init__(self, pool: SlotPool) -> None:
@@ -28,11 +28,11 @@ class StandInLane:
         self.kernel = "none"
         self.held: list[Batch] = []
         self._pool = pool
-        self._flight = Flight(0.0)
+        self._in_flight = BatchesInFlight(0.0)
 
     @property
-    def state(self) -> LaneState:
-        return LaneState(len(self.held), 0.0, float("-inf"))
+    def state(self) -> EngineState:
+        return EngineState(len(self.held), 0.0, float("-inf"))
 
     def send(self, batch: Batch) -> None:
         self.held.append(batch)
@@ -70,14 +70,14 @@ class Bench:
     def __init__(self, max_wait_ms: float = 60_000) -> None:
         self.pool = small_pool()
         self.job = JobMaker(self.pool)
-        self.lane = StandInLane(self.pool)
+        self.engine = StandInEngine(self.pool)
         self.metrics = Metrics()
         policy = BatchPolicy(max_batch_size=4, max_wait_ms=max_wait_ms)
-        self.batcher = Batcher(Scheduler(policy), [self.lane], self.metrics)
+        self.batcher = Batcher(Scheduler(policy), [self.engine], self.metrics)
 
     def submit(
         self, count: int, deadline: float = float("inf")
-    ) -> list[asyncio.Task[EngineAnswer]]:
+    ) -> list[asyncio.Task[EngineResult]]:
         tasks = []
         for _ in range(count):
             job = self.job(time.monotonic(), BUCKET, deadline)
@@ -86,7 +86,7 @@ class Bench:
             tasks.append(asyncio.create_task(self._one(job)))
         return tasks
 
-    async def _one(self, job: Job) -> EngineAnswer:
+    async def _one(self, job: Job) -> EngineResult:
         try:
             answer = await self.batcher.run(job)
             assert answer.detections.labels[0] == job.lease.slot
@@ -108,8 +108,8 @@ def bench() -> Iterator[Bench]:
 async def test_each_caller_gets_its_own_answer(bench: Bench) -> None:
     tasks = bench.submit(9)
     await asyncio.sleep(0)
-    while bench.lane.held:
-        bench.lane.answer(bench.batcher)
+    while bench.engine.held:
+        bench.engine.answer(bench.batcher)
     answers = await asyncio.gather(*tasks)
     assert {(a.assemble_ms, a.forward_ms, a.postprocess_ms) for a in answers} == {(1.0, 2.0, 3.0)}
     assert bench.pool.in_use == 0
@@ -118,18 +118,18 @@ async def test_each_caller_gets_its_own_answer(bench: Bench) -> None:
 async def test_a_busy_engine_holds_two_batches_and_the_rest_waits(bench: Bench) -> None:
     tasks = bench.submit(12)
     await asyncio.sleep(0)
-    assert len(bench.lane.held) == 2
-    assert bench.batcher.queue_depth == 12 - sum(len(batch.jobs) for batch in bench.lane.held)
-    while bench.lane.held:
-        bench.lane.answer(bench.batcher)
+    assert len(bench.engine.held) == 2
+    assert bench.batcher.queue_depth == 12 - sum(len(batch.jobs) for batch in bench.engine.held)
+    while bench.engine.held:
+        bench.engine.answer(bench.batcher)
     await asyncio.gather(*tasks)
 
 
 async def test_an_image_that_is_being_decoded_joins_the_batch(bench: Bench) -> None:
     decoded = asyncio.Event()
 
-    async def decode_and_run() -> EngineAnswer:
-        with bench.batcher.expecting():
+    async def decode_and_run() -> EngineResult:
+        with bench.batcher.track_decoding():
             await decoded.wait()
         return await bench.submit(1)[0]
 
@@ -137,47 +137,47 @@ async def test_an_image_that_is_being_decoded_joins_the_batch(bench: Bench) -> N
     await asyncio.sleep(0)
     early = bench.submit(1)
     await asyncio.sleep(0)
-    assert bench.lane.held == []
-    with bench.batcher.expecting():
+    assert bench.engine.held == []
+    with bench.batcher.track_decoding():
         decoded.set()
         while bench.batcher.queue_depth == 1:
             await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert [len(batch.jobs) for batch in bench.lane.held] == [2]
-    bench.lane.answer(bench.batcher)
+    assert [len(batch.jobs) for batch in bench.engine.held] == [2]
+    bench.engine.answer(bench.batcher)
     await asyncio.gather(*early, late)
 
 
 async def test_waiting_for_others_ends_after_max_wait() -> None:
     bench = Bench(max_wait_ms=5)
-    with bench.batcher.expecting():
+    with bench.batcher.track_decoding():
         tasks = bench.submit(1)
-        while not bench.lane.held:
+        while not bench.engine.held:
             await asyncio.sleep(0.005)
-        bench.lane.answer(bench.batcher)
+        bench.engine.answer(bench.batcher)
     await asyncio.gather(*tasks)
 
 
 async def test_a_decoding_that_fails_keeps_nobody_waiting(bench: Bench) -> None:
-    with bench.batcher.expecting():
+    with bench.batcher.track_decoding():
         tasks = bench.submit(1)
         await asyncio.sleep(0)
     await asyncio.sleep(0)
-    bench.lane.answer(bench.batcher)
+    bench.engine.answer(bench.batcher)
     await asyncio.gather(*tasks)
 
 
 async def test_a_cancelled_image_leaves_the_queue_and_its_slot(bench: Bench) -> None:
-    bench.lane.ready = False
+    bench.engine.ready = False
     stays, goes = bench.submit(2)
     await asyncio.sleep(0)
     goes.cancel()
     await asyncio.sleep(0)
     assert (bench.batcher.queue_depth, bench.pool.in_use) == (1, 1)
-    bench.lane.ready = True
-    bench.batcher.lane_changed()
-    assert len(bench.lane.held[0].jobs) == 1
-    bench.lane.answer(bench.batcher)
+    bench.engine.ready = True
+    bench.batcher.engine_changed()
+    assert len(bench.engine.held[0].jobs) == 1
+    bench.engine.answer(bench.batcher)
     await stays
 
 
@@ -189,47 +189,47 @@ async def test_a_cancelled_image_in_flight_keeps_its_slot_until_the_engine_answe
     task.cancel()
     await asyncio.wait([task])
     assert bench.pool.in_use == 1
-    bench.lane.answer(bench.batcher)
+    bench.engine.answer(bench.batcher)
     assert bench.pool.in_use == 0
 
 
 async def test_a_cancelled_image_is_not_run_again_after_a_death(bench: Bench) -> None:
-    bench.lane.ready = False
+    bench.engine.ready = False
     stays, goes = bench.submit(2)
     await asyncio.sleep(0)
-    bench.lane.ready = True
-    bench.batcher.lane_changed()
+    bench.engine.ready = True
+    bench.batcher.engine_changed()
     goes.cancel()
     await asyncio.wait([goes])
-    bench.lane.die(bench.batcher)
-    assert (len(bench.lane.held[0].jobs), bench.pool.in_use) == (1, 1)
-    bench.lane.answer(bench.batcher)
+    bench.engine.die(bench.batcher)
+    assert (len(bench.engine.held[0].jobs), bench.pool.in_use) == (1, 1)
+    bench.engine.answer(bench.batcher)
     await stays
 
 
 async def test_an_expired_image_is_told_so_and_not_sent(bench: Bench) -> None:
-    bench.lane.ready = False
+    bench.engine.ready = False
     (task,) = bench.submit(1, deadline=time.monotonic() - 1)
     await asyncio.sleep(0)
-    bench.lane.ready = True
-    bench.batcher.lane_changed()
+    bench.engine.ready = True
+    bench.batcher.engine_changed()
     with pytest.raises(DeadlineExceeded):
         await task
-    assert (bench.lane.held, bench.pool.in_use) == ([], 0)
+    assert (bench.engine.held, bench.pool.in_use) == ([], 0)
 
 
 async def test_a_failing_image_fails_alone(bench: Bench) -> None:
-    bench.lane.ready = False
+    bench.engine.ready = False
     tasks = bench.submit(4)
     await asyncio.sleep(0)
-    bench.lane.ready = True
-    bench.batcher.lane_changed()
-    culprit = bench.lane.held[0].jobs[2]
-    while bench.lane.held:
-        if culprit in bench.lane.held[0].jobs:
-            bench.lane.fail(bench.batcher)
+    bench.engine.ready = True
+    bench.batcher.engine_changed()
+    culprit = bench.engine.held[0].jobs[2]
+    while bench.engine.held:
+        if culprit in bench.engine.held[0].jobs:
+            bench.engine.fail(bench.batcher)
         else:
-            bench.lane.answer(bench.batcher)
+            bench.engine.answer(bench.batcher)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results].count(InferenceFailed) == 1
     assert isinstance(results[2], InferenceFailed)
@@ -239,22 +239,22 @@ async def test_a_failing_image_fails_alone(bench: Bench) -> None:
 async def test_an_image_that_kills_engines_fails_alone_and_staged_ones_are_innocent(
     bench: Bench,
 ) -> None:
-    bench.lane.ready = False
+    bench.engine.ready = False
     tasks = bench.submit(7)
     await asyncio.sleep(0)
-    bench.lane.ready = True
-    bench.batcher.lane_changed()
-    assert [len(batch.jobs) for batch in bench.lane.held] == [4, 3]
-    culprit, deaths = bench.lane.held[0].jobs[1], 0
-    while bench.lane.held:
-        if culprit in bench.lane.held[0].jobs:
-            deaths += 1
-            bench.lane.die(bench.batcher)
+    bench.engine.ready = True
+    bench.batcher.engine_changed()
+    assert [len(batch.jobs) for batch in bench.engine.held] == [4, 3]
+    culprit, engine_deaths = bench.engine.held[0].jobs[1], 0
+    while bench.engine.held:
+        if culprit in bench.engine.held[0].jobs:
+            engine_deaths += 1
+            bench.engine.die(bench.batcher)
         else:
-            bench.lane.answer(bench.batcher)
+            bench.engine.answer(bench.batcher)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [index for index, result in enumerate(results) if isinstance(result, Exception)] == [1]
-    assert deaths == 3
+    assert engine_deaths == 3
     assert bench.value("replayed_total")
     assert bench.pool.in_use == 0
 
@@ -262,7 +262,7 @@ async def test_an_image_that_kills_engines_fails_alone_and_staged_ones_are_innoc
 async def test_an_engine_that_leaves_no_answer_in_the_slot_is_not_believed(bench: Bench) -> None:
     (task,) = bench.submit(1)
     await asyncio.sleep(0)
-    batch = bench.lane.held.pop()
+    batch = bench.engine.held.pop()
     bench.batcher.batch_done(batch, BatchDone(0, 0.0, 0.0, 0.0))
     with pytest.raises(InferenceFailed):
         await task
@@ -283,7 +283,7 @@ async def test_closing_answers_everything_that_waits_or_runs(bench: Bench) -> No
 async def test_batches_and_their_padding_are_measured(bench: Bench) -> None:
     tasks = bench.submit(1)
     await asyncio.sleep(0)
-    bench.lane.answer(bench.batcher)
+    bench.engine.answer(bench.batcher)
     await asyncio.gather(*tasks)
     assert bench.value("batch_size_count") == 1
     assert bench.value("padding_waste_ratio_sum") == pytest.approx(1.0)
@@ -291,7 +291,7 @@ async def test_batches_and_their_padding_are_measured(bench: Bench) -> None:
 
 async def test_nothing_is_predicted_before_anything_ran(bench: Bench) -> None:
     assert bench.batcher.predict() == Prediction(0.0, 0.0)
-    bench.lane.ready = False
+    bench.engine.ready = False
     assert bench.batcher.predict() == Prediction(0.0, 0.0)
     assert not bench.batcher.ready
     assert bench.batcher.live
@@ -309,36 +309,36 @@ async def test_the_predicted_wait_is_that_of_the_batches_before(bench: Bench) ->
     high = bench.batcher.predict(Priority.HIGH)
     assert high.wait == 0.0
     assert high.run == pytest.approx(image_seconds)
-    while bench.lane.held:
-        bench.lane.answer(bench.batcher)
+    while bench.engine.held:
+        bench.engine.answer(bench.batcher)
     await asyncio.gather(*tasks)
 
 
 async def test_an_idle_engine_is_served_before_one_that_would_only_stage(bench: Bench) -> None:
-    second = StandInLane(bench.pool)
+    second = StandInEngine(bench.pool)
     policy = BatchPolicy(max_batch_size=4, max_wait_ms=60_000)
-    bench.batcher = Batcher(Scheduler(policy), [bench.lane, second], bench.metrics)
-    lanes = (bench.lane, second)
+    bench.batcher = Batcher(Scheduler(policy), [bench.engine, second], bench.metrics)
+    engines = (bench.engine, second)
     tasks = bench.submit(2)
     await asyncio.sleep(0)
-    assert [len(lane.held) for lane in lanes] == [1, 1]
+    assert [len(engine.held) for engine in engines] == [1, 1]
     tasks += bench.submit(2)
     await asyncio.sleep(0)
-    assert [len(lane.held) for lane in lanes] == [2, 2]
-    for lane in (*lanes, *lanes):
-        lane.answer(bench.batcher)
+    assert [len(engine.held) for engine in engines] == [2, 2]
+    for engine in (*engines, *engines):
+        engine.answer(bench.batcher)
     await asyncio.gather(*tasks)
 
 
 async def test_what_a_dead_engine_held_goes_to_another(bench: Bench) -> None:
-    second = StandInLane(bench.pool)
+    second = StandInEngine(bench.pool)
     second.ready = False
     policy = BatchPolicy(max_batch_size=4)
-    bench.batcher = Batcher(Scheduler(policy), [bench.lane, second], bench.metrics)
+    bench.batcher = Batcher(Scheduler(policy), [bench.engine, second], bench.metrics)
     tasks = bench.submit(3)
     await asyncio.sleep(0)
-    bench.lane.ready, second.ready = False, True
-    bench.lane.die(bench.batcher)
+    bench.engine.ready, second.ready = False, True
+    bench.engine.die(bench.batcher)
     assert (bench.batcher.ready, len(second.held)) == (True, 2)
     while second.held:
         second.answer(bench.batcher)
@@ -364,15 +364,15 @@ class TimerLoop:
 async def test_a_timer_is_set_once_for_a_time_and_never_for_less_than_a_millisecond(
     monkeypatch: pytest.MonkeyPatch, bench: Bench, soon: float
 ) -> None:
-    class BusyLane(StandInLane):
+    class BusyEngine(StandInEngine):
         @property
-        def state(self) -> LaneState:
-            return LaneState(1, 0.0, end)
+        def state(self) -> EngineState:
+            return EngineState(1, 0.0, end)
 
     now = 5.0
     end, policy = now + soon, BatchPolicy(stage_lead_ms=0.0)
-    lane = BusyLane(bench.pool)
-    bench.batcher = Batcher(Scheduler(policy), [lane], bench.metrics, clock=lambda: now)
+    engine = BusyEngine(bench.pool)
+    bench.batcher = Batcher(Scheduler(policy), [engine], bench.metrics, clock=lambda: now)
     loop = TimerLoop()
     monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
     tasks = [asyncio.ensure_future(bench.batcher.run(bench.job(now))) for _ in range(3)]

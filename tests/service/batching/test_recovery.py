@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.batching.recovery import after_death, after_failure
+from service.batching.recovery import after_batch_failure, after_engine_death
 from service.batching.scheduler import Batch, Job
 from tests.support.jobs import BUCKET, JobMaker
 
@@ -14,40 +14,42 @@ def job() -> JobMaker:
 
 def test_a_batch_runs_again_whole_after_the_first_death(job: JobMaker) -> None:
     batch = job.batch(3)
-    verdict = after_death(batch)
-    assert verdict.again == (Batch(BUCKET, batch.jobs, deaths=1),)
-    assert verdict.given_up == ()
+    recovery = after_engine_death(batch)
+    assert recovery.retries == (Batch(BUCKET, batch.jobs, engine_deaths=1),)
+    assert recovery.failed == ()
 
 
 def test_a_batch_is_split_into_single_images_after_the_second_death(job: JobMaker) -> None:
-    batch = job.batch(3, deaths=1)
-    assert [part.jobs for part in after_death(batch).again] == [(each,) for each in batch.jobs]
+    batch = job.batch(3, engine_deaths=1)
+    assert [part.jobs for part in after_engine_death(batch).retries] == [
+        (each,) for each in batch.jobs
+    ]
 
 
 def test_a_lone_image_is_given_up_after_the_second_death(job: JobMaker) -> None:
-    batch = job.batch(1, deaths=1)
-    assert after_death(batch).given_up == batch.jobs
-    assert after_death(batch).again == ()
+    batch = job.batch(1, engine_deaths=1)
+    assert after_engine_death(batch).failed == batch.jobs
+    assert after_engine_death(batch).retries == ()
 
 
 def test_a_failed_batch_is_halved(job: JobMaker) -> None:
     batch = job.batch(5)
-    assert [len(part.jobs) for part in after_failure(batch).again] == [2, 3]
+    assert [len(part.jobs) for part in after_batch_failure(batch).retries] == [2, 3]
 
 
 def test_an_image_that_fails_alone_is_given_up(job: JobMaker) -> None:
     batch = job.batch(1)
-    assert after_failure(batch).given_up == batch.jobs
+    assert after_batch_failure(batch).failed == batch.jobs
 
 
-@pytest.mark.parametrize("rule", [after_death, after_failure])
+@pytest.mark.parametrize("rule", [after_engine_death, after_batch_failure])
 def test_a_batch_that_everybody_left_needs_nothing(rule: object) -> None:
     assert callable(rule)
-    verdict = rule(Batch(BUCKET, ()))
-    assert (verdict.again, verdict.given_up) == ((), ())
+    recovery = rule(Batch(BUCKET, ()))
+    assert (recovery.retries, recovery.failed) == ((), ())
 
 
-@pytest.mark.parametrize("rule", [after_death, after_failure])
+@pytest.mark.parametrize("rule", [after_engine_death, after_batch_failure])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("culprits", [1, 2])
 def test_exactly_the_culprits_are_given_up(
@@ -56,16 +58,16 @@ def test_exactly_the_culprits_are_given_up(
     assert callable(rule)
     batch = job.batch(size)
     poison = set(batch.jobs[-culprits:])
-    waiting, answered, given_up, runs = [batch], set[Job](), set[Job](), 0
+    waiting, answered, failed, runs = [batch], set[Job](), set[Job](), 0
     while waiting:
         runs += 1
         current = waiting.pop(0)
         if poison & set(current.jobs):
-            verdict = rule(current)
-            waiting.extend(verdict.again)
-            given_up |= set(verdict.given_up)
+            recovery = rule(current)
+            waiting.extend(recovery.retries)
+            failed |= set(recovery.failed)
         else:
             answered |= set(current.jobs)
-    assert given_up == poison & set(batch.jobs)
+    assert failed == poison & set(batch.jobs)
     assert answered == set(batch.jobs) - poison
     assert runs <= 2 * size + 2

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.batching.scheduler import Batch, BatchPolicy, Job, LaneState, Scheduler
+from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.types import Priority
 from tests.support.jobs import BUCKET, OTHER_BUCKET, JobMaker
 
@@ -17,12 +17,12 @@ POLICY = BatchPolicy(
     patience_seconds=1,
     stage_lead_ms=2,
 )
-IDLE = LaneState(in_flight=0, idle_since=0.0, busy_until=-math.inf)
-FULL = LaneState(in_flight=2, idle_since=0.0, busy_until=-math.inf)
+IDLE = EngineState(in_flight=0, idle_since=0.0, busy_until=-math.inf)
+FULL = EngineState(in_flight=2, idle_since=0.0, busy_until=-math.inf)
 
 
-def _busy(until: float) -> LaneState:
-    return LaneState(in_flight=1, idle_since=0.0, busy_until=until)
+def _busy(until: float) -> EngineState:
+    return EngineState(in_flight=1, idle_since=0.0, busy_until=until)
 
 
 @pytest.fixture
@@ -59,22 +59,22 @@ def test_nothing_waiting_means_nothing_to_do(scheduler: Scheduler) -> None:
 
 def test_an_idle_engine_waits_for_images_being_decoded(scheduler: Scheduler, job: JobMaker) -> None:
     scheduler.add(job(at=5.0))
-    plan = scheduler.plan(5.0, IDLE, coming=1)
+    plan = scheduler.plan(5.0, IDLE, num_decoding=1)
     assert plan.batch is None
     assert plan.wake_at == pytest.approx(5.010)
     scheduler.add(job(at=5.005))
-    assert len(_jobs(scheduler.plan(5.011, IDLE, coming=1).batch)) == 2
+    assert len(_jobs(scheduler.plan(5.011, IDLE, num_decoding=1).batch)) == 2
 
 
 def test_the_wait_counts_only_while_the_engine_idles(scheduler: Scheduler, job: JobMaker) -> None:
     scheduler.add(job(at=1.0))
-    lane = IDLE._replace(idle_since=3.0)
-    assert scheduler.plan(3.005, lane, coming=1).wake_at == pytest.approx(3.010)
+    engine = IDLE._replace(idle_since=3.0)
+    assert scheduler.plan(3.005, engine, num_decoding=1).wake_at == pytest.approx(3.010)
 
 
 def test_a_full_batch_waits_for_nobody(scheduler: Scheduler, job: JobMaker) -> None:
     _fill(scheduler, job.many(4))
-    assert len(_jobs(scheduler.plan(0.0, IDLE, coming=9).batch)) == 4
+    assert len(_jobs(scheduler.plan(0.0, IDLE, num_decoding=9).batch)) == 4
 
 
 def test_a_batch_holds_at_most_max_batch_size(scheduler: Scheduler, job: JobMaker) -> None:
@@ -150,7 +150,7 @@ def test_a_constantly_full_bucket_does_not_starve_a_lone_image(
     now = 0.0
     while now < 1.0:
         _fill(scheduler, job.many(4, at=now))
-        if lone in _jobs(scheduler.plan(now, IDLE, coming=3).batch):
+        if lone in _jobs(scheduler.plan(now, IDLE, num_decoding=3).batch):
             break
         now += 0.004
     assert now <= 0.012  # its max_wait, and the batch that was formed just before
@@ -216,27 +216,27 @@ def test_a_removed_image_is_not_sent_and_its_neighbours_are(
 
 def test_a_batch_to_run_again_goes_first_and_alone(scheduler: Scheduler, job: JobMaker) -> None:
     _fill(scheduler, job.many(2))
-    again = job.batch(1, deaths=1)
-    scheduler.run_again([again])
+    again = job.batch(1, engine_deaths=1)
+    scheduler.retry([again])
     assert scheduler.plan(0.0, IDLE).batch is again
     assert len(_jobs(scheduler.plan(0.0, IDLE).batch)) == 2
 
 
 def test_an_image_is_removed_from_a_batch_to_run_again(scheduler: Scheduler, job: JobMaker) -> None:
-    again = job.batch(2, deaths=1)
-    scheduler.run_again([again])
+    again = job.batch(2, engine_deaths=1)
+    scheduler.retry([again])
     assert scheduler.remove(again.jobs[0])
     batch = scheduler.plan(0.0, IDLE).batch
     assert batch is not None
-    assert (batch.jobs, batch.deaths) == (again.jobs[1:], 1)
-    scheduler.run_again([Batch(BUCKET, again.jobs[:1])])
+    assert (batch.jobs, batch.engine_deaths) == (again.jobs[1:], 1)
+    scheduler.retry([Batch(BUCKET, again.jobs[:1])])
     assert scheduler.remove(again.jobs[0])
     assert scheduler.plan(0.0, IDLE).batch is None
 
 
 def test_an_expired_image_is_not_run_again(scheduler: Scheduler, job: JobMaker) -> None:
     late = job(deadline=1.0)
-    scheduler.run_again([Batch(BUCKET, (late,), 1)])
+    scheduler.retry([Batch(BUCKET, (late,), 1)])
     plan = scheduler.plan(2.0, IDLE)
     assert (plan.expired, plan.batch) == ((late,), None)
 
@@ -281,7 +281,7 @@ def test_an_earlier_deadline_goes_before_high_priority(scheduler: Scheduler, job
 
 def test_what_a_priority_would_not_overtake_is_counted(scheduler: Scheduler, job: JobMaker) -> None:
     _fill(scheduler, [*job.many(2), job(bucket=OTHER_BUCKET, priority=Priority.HIGH)])
-    scheduler.run_again([job.batch(2)])
+    scheduler.retry([job.batch(2)])
     assert scheduler.count_before(Priority.NORMAL) == 5
     assert scheduler.count_before(Priority.HIGH) == 3
 
@@ -318,7 +318,7 @@ def test_a_busy_engine_is_not_given_what_it_could_only_answer_late(job: JobMaker
     late, good = job(0.0, deadline=1.4), job(0.0, deadline=3.0)
     for each in (late, good):
         scheduler.add(each)
-    busy = LaneState(1, 0.0, 1.0, lambda pixels: 0.5)
+    busy = EngineState(1, 0.0, 1.0, lambda pixels: 0.5)
     plan = scheduler.plan(1.0, busy)
     assert plan.expired == (late,)
     assert plan.batch is not None
@@ -329,7 +329,7 @@ def test_an_idle_engine_tries_what_it_would_probably_answer_late(job: JobMaker) 
     scheduler = Scheduler(BatchPolicy(max_batch_size=4))
     late = job(0.0, deadline=1.4)
     scheduler.add(late)
-    plan = scheduler.plan(1.0, LaneState(0, 0.0, 0.0, lambda pixels: 0.5))
+    plan = scheduler.plan(1.0, EngineState(0, 0.0, 0.0, lambda pixels: 0.5))
     assert plan.batch is not None
     assert plan.batch.jobs == (late,)
 
@@ -339,11 +339,11 @@ def test_where_all_are_hopeless_there_is_no_batch(job: JobMaker) -> None:
     jobs = tuple(job(0.0, deadline=1.4) for _ in range(6))
     for each in jobs:
         scheduler.add(each)
-    plan = scheduler.plan(1.0, LaneState(1, 0.0, 1.0, lambda pixels: 0.5))
+    plan = scheduler.plan(1.0, EngineState(1, 0.0, 1.0, lambda pixels: 0.5))
     assert (set(plan.expired), plan.batch, len(scheduler)) == (set(jobs), None, 0)
 
 
 def test_an_empty_batch_is_not_run_again() -> None:
     scheduler = Scheduler(BatchPolicy())
-    scheduler.run_again([Batch(BUCKET, (), 1)])
-    assert scheduler.plan(0.0, LaneState(0, 0.0, 0.0)).batch is None
+    scheduler.retry([Batch(BUCKET, (), 1)])
+    assert scheduler.plan(0.0, EngineState(0, 0.0, 0.0)).batch is None

@@ -65,7 +65,7 @@ def test_a_deadline_that_has_passed_is_told_so() -> None:
 
 def test_without_an_engine_nobody_is_let_in() -> None:
     async def story(service: SimulatedService) -> None:
-        service.lanes[0].ready = False
+        service.engines[0].ready = False
         with pytest.raises(NotReady) as refusal:
             service.admission.admit(service.served, 10.0, Priority.HIGH)
         assert refusal.value.retry_after_seconds
@@ -93,7 +93,12 @@ def test_images_that_wait_for_a_thread_count_too() -> None:
         admission = Admission(decode_threads=2)
         admission.learn_decode(0.5)
         batcher = service.served.batcher
-        with batcher.expecting(), batcher.expecting(), batcher.expecting(), batcher.expecting():
+        with (
+            batcher.track_decoding(),
+            batcher.track_decoding(),
+            batcher.track_decoding(),
+            batcher.track_decoding(),
+        ):
             assert admission.predicted_wait_seconds(service.served) == pytest.approx(1.0)
 
     run_in_virtual_time(with_service(DEVICE, story))

@@ -53,7 +53,7 @@ def test_two_engines_share_a_flood(device: Device = FAST) -> None:
     async def story(service: SimulatedService) -> None:
         tally = await service.flood(10 * device.capacity, SECONDS, 0.1)
         assert _goodput(tally, device, engines=2) >= 0.9
-        first, second = (sum(lane.sizes) for lane in service.lanes)
+        first, second = (sum(engine.sizes) for engine in service.engines)
         assert 0.8 <= first / second <= 1.25
 
     _tell(device, story, engines=2)
@@ -78,13 +78,13 @@ def test_after_a_flood_everything_is_as_before() -> None:
 
 def test_an_engine_that_was_away_for_a_second_does_not_work_for_the_late() -> None:
     async def story(service: SimulatedService) -> None:
-        (lane,) = service.lanes
+        (engine,) = service.engines
         flood = asyncio.create_task(service.flood(5 * FAST.capacity, SECONDS, 0.25))
         await asyncio.sleep(3)
-        lane.ready = False
+        engine.ready = False
         await asyncio.sleep(1)
-        lane.ready = True
-        service.served.batcher.lane_changed()
+        engine.ready = True
+        service.served.batcher.engine_changed()
         tally = await flood
         assert tally.outcomes["ok"] / (SECONDS - 1) >= 0.9 * FAST.capacity
         assert tally.outcomes["not_ready"]
@@ -94,15 +94,15 @@ def test_an_engine_that_was_away_for_a_second_does_not_work_for_the_late() -> No
 
 def test_a_prediction_that_was_far_too_high_does_not_keep_everybody_out() -> None:
     async def story(service: SimulatedService) -> None:
-        (lane,) = service.lanes
-        learn = lane._flight._service_time.learn
+        (engine,) = service.engines
+        learn = engine._in_flight._service_time.learn
         for _ in range(20):
             learn(64 * 64, 30.0)
         tally = await service.flood(0.5 * FAST.capacity, 4 * SECONDS, 0.25)
         last = tally.latencies[-20:]
         assert tally.outcomes["ok"] > 0
         assert len(last) == 20
-        assert lane.predicted_seconds(64 * 64) < 1.0
+        assert engine.predicted_seconds(64 * 64) < 1.0
 
     _tell(FAST, story)
 

@@ -9,7 +9,8 @@ import pytest
 from service.build import build_served_model
 from service.core.served_model import ServedModel
 from service.observability.metrics import Metrics
-from service.supervision.spec import EngineStartError, HeldFile
+from service.supervision.plan import EngineStartError
+from service.supervision.weights_file import OpenWeightsFile
 from tests.support.fake_service import fake_settings
 
 
@@ -62,7 +63,7 @@ def test_a_held_file_is_the_one_that_was_opened(tmp_path: Path) -> None:
     path, other = tmp_path / "weights", tmp_path / "other"
     path.write_text("old")
     other.write_text("new")
-    held = HeldFile(path)
+    held = OpenWeightsFile(path)
     other.rename(path)
     assert Path(held.engine_path).read_text() == "old"
     path.unlink()
@@ -77,11 +78,11 @@ def test_a_held_file_is_the_one_that_was_opened(tmp_path: Path) -> None:
 
 
 def test_nothing_is_held_for_the_fake_engine() -> None:
-    held = HeldFile(None)
+    held = OpenWeightsFile(None)
     assert (held.engine_path, held.fd) == ("", None)
     held.close()
 
 
 def test_a_file_that_is_not_there_cannot_be_held(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        HeldFile(tmp_path / "none")
+        OpenWeightsFile(tmp_path / "none")

@@ -56,7 +56,7 @@ def test_an_operators_own_choice_wins() -> None:
 _DECODE_A_LARGE_IMAGE = """
 import io, sys, threading, time
 from PIL import Image
-from service.images.allocator import give_back_freed_memory, keep_freed_memory
+from service.images.allocator import release_freed_memory, keep_freed_memory
 
 def resident_mib():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
@@ -74,7 +74,7 @@ begun = resident_mib()
 thread = threading.Thread(target=decode)
 thread.start()
 thread.join()
-give_back_freed_memory()
+release_freed_memory()
 print(resident_mib() - begun)
 """
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.detections import Detections
 from model.images.decode import ImageLimits
-from service.images.drawing import CLASS_COLOURS, class_colour, draw_answer, draw_detections
+from service.images.drawing import CLASS_COLOURS, class_colour, draw_detections, render_detections
 
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=50_000_000)
 NAMES = ("qr_code", "data_matrix", "aztec", "pdf417", "linear")
@@ -109,7 +109,7 @@ def test_a_class_without_a_name_is_called_by_its_number() -> None:
 )
 def test_an_answer_keeps_the_family_and_the_size(form: str, media_type: str) -> None:
     data = encode(Image.new("RGB", (321, 123), "teal"), form)
-    drawn = draw_answer(data, found((10, 10, 50, 50)), NAMES, LIMITS)
+    drawn = render_detections(data, found((10, 10, 50, 50)), NAMES, LIMITS)
     assert drawn.media_type == media_type
     picture = Image.open(io.BytesIO(drawn.data))
     picture.load()
@@ -121,14 +121,14 @@ def test_an_answer_is_drawn_on_the_upright_photo() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encode(Image.new("RGB", (80, 60), "teal"), "JPEG", exif=exif)
-    drawn = draw_answer(data, found((10, 10, 50, 70)), NAMES, LIMITS)
+    drawn = render_detections(data, found((10, 10, 50, 70)), NAMES, LIMITS)
     picture = Image.open(io.BytesIO(drawn.data))
     assert picture.size == (60, 80)
     assert 0x0112 not in picture.getexif()
 
 
 def test_grey_photos_get_coloured_boxes() -> None:
-    drawn = draw_answer(
+    drawn = render_detections(
         encode(Image.new("L", (200, 200), 30), "PNG"), found((50, 50, 150, 150)), NAMES, LIMITS
     )
     assert Image.open(io.BytesIO(drawn.data)).mode == "RGB"

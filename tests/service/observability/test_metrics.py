@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.engine.fake_device import FAKE_MODEL
 from service.observability.metrics import STAGES, Metrics
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.types import StageTimings
 
 
@@ -66,7 +66,7 @@ def test_all_stages_of_an_image_are_noted_in_one_call(metrics: Metrics) -> None:
 
 def test_a_request_takes_from_its_head_to_its_answer(metrics: Metrics) -> None:
     for outcome in ("ok", "overloaded", "internal", "cancelled"):
-        with Journal().follow("http", "POST") as scope:
+        with RequestLog().track("http", "POST") as scope:
             scope.started -= 2.0
             metrics.count_request("http", outcome)
     for result, count in {"ok": 1, "error": 2, "cancelled": 1}.items():
@@ -79,7 +79,7 @@ def test_a_request_takes_from_its_head_to_its_answer(metrics: Metrics) -> None:
 
 
 def test_a_recorded_trace_leaves_an_exemplar(metrics: Metrics) -> None:
-    with Journal().follow("http", "POST", traceparents=[TRACEPARENT]):
+    with RequestLog().track("http", "POST", traceparents=[TRACEPARENT]):
         metrics.observe_timings(TIMINGS)
         metrics.count_request("http", "ok")
     found = {
@@ -98,7 +98,7 @@ def test_a_recorded_trace_leaves_an_exemplar(metrics: Metrics) -> None:
 
 @pytest.mark.parametrize("parents", [[], [TRACEPARENT.removesuffix("1") + "0"]])
 def test_a_trace_that_nobody_records_leaves_none(metrics: Metrics, parents: list[str]) -> None:
-    with Journal().follow("http", "POST", traceparents=parents):
+    with RequestLog().track("http", "POST", traceparents=parents):
         metrics.observe_timings(TIMINGS)
         metrics.count_request("http", "ok")
     samples = [sample for family in _openmetrics(metrics) for sample in family.samples]
@@ -125,7 +125,7 @@ def test_who_does_not_ask_for_openmetrics_gets_the_older_text(
 
 
 def test_both_formats_tell_the_same(metrics: Metrics) -> None:
-    metrics.describe_model(FAKE_MODEL)
+    metrics.set_model(FAKE_MODEL)
     metrics.count_request("grpc", "ok")
     metrics.observe_timings(TIMINGS)
     older = {family.name for family in text_string_to_metric_families(_text(metrics))}
@@ -146,19 +146,19 @@ def test_two_services_in_a_process_do_not_collide(metrics: Metrics) -> None:
 
 def test_a_gauge_is_read_when_somebody_asks(metrics: Metrics) -> None:
     depth = 3
-    metrics.watch("queue_depth", "Images waiting", lambda: depth)
+    metrics.add_gauge("queue_depth", "Images waiting", lambda: depth)
     depth = 5
     assert metrics.registry.get_sample_value("lite_detr_queue_depth") == 5
 
 
 def test_the_model_is_told(metrics: Metrics) -> None:
-    metrics.describe_model(FAKE_MODEL)
+    metrics.set_model(FAKE_MODEL)
     assert f'name="fake",variant="{FAKE_MODEL.config.name}"' in _text(metrics)
 
 
 def test_process_metrics_cover_edge_and_engine(metrics: Metrics) -> None:
     pid: int | None = None
-    metrics.watch_engine(lambda: pid)
+    metrics.add_engine(lambda: pid)
     assert "lite_detr_edge_process_resident_memory_bytes" in _text(metrics)
     assert "lite_detr_engine_process_resident_memory_bytes" not in _text(metrics)
     pid = os.getpid()
@@ -166,9 +166,9 @@ def test_process_metrics_cover_edge_and_engine(metrics: Metrics) -> None:
 
 
 def test_engines_are_told_apart_and_each_family_is_told_once(metrics: Metrics) -> None:
-    metrics.watch_engine(os.getpid, "0")
-    metrics.watch_engine(os.getppid, "1")
-    metrics.watch_engine(lambda: None, "2")
+    metrics.add_engine(os.getpid, "0")
+    metrics.add_engine(os.getppid, "1")
+    metrics.add_engine(lambda: None, "2")
     text = _text(metrics)
     assert text.count("# TYPE lite_detr_engine_process_cpu_seconds_total counter") == 1
     value = metrics.registry.get_sample_value

@@ -15,7 +15,7 @@ from service.build import open_detector
 from service.core.detector import Detector
 from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.observability.request_scope import ImageTimes, RequestScope, current_scope
 from service.rest import create_app
 from service.types import DetectOptions
@@ -39,15 +39,15 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def _follow(journal: Journal, **names: Any) -> AbstractContextManager[RequestScope]:
-    return journal.follow("http", "POST", path="/detect", **names)
+def _follow(request_log: RequestLog, **names: Any) -> AbstractContextManager[RequestScope]:
+    return request_log.track("http", "POST", path="/detect", **names)
 
 
 def test_every_line_of_a_request_names_it_and_its_trace(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     configure_logs("info", "json")
-    with _follow(Journal(), request_id="order-7", traceparents=[TRACEPARENT]):
+    with _follow(RequestLog(), request_id="order-7", traceparents=[TRACEPARENT]):
         structlog.get_logger("a").info("ours")
         logging.getLogger("b").warning("theirs")
     structlog.get_logger("a").info("afterwards")
@@ -59,7 +59,7 @@ def test_every_line_of_a_request_names_it_and_its_trace(
 
 def test_a_line_may_name_one_image_of_a_request(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
-    with _follow(Journal(), request_id="order-7"):
+    with _follow(RequestLog(), request_id="order-7"):
         structlog.get_logger("a").info("third", request_id="order-7-3")
     (line,) = _lines(capsys)
     assert line["request_id"] == "order-7-3"
@@ -67,10 +67,10 @@ def test_a_line_may_name_one_image_of_a_request(capsys: pytest.CaptureFixture[st
 
 
 async def test_requests_at_the_same_time_keep_their_names_apart() -> None:
-    journal = Journal()
+    request_log = RequestLog()
 
     async def one(number: int) -> None:
-        with _follow(journal, request_id=f"r-{number}") as scope:
+        with _follow(request_log, request_id=f"r-{number}") as scope:
             await asyncio.sleep(0)
             assert current_scope() is scope
             assert scope.request_id == f"r-{number}"
@@ -81,7 +81,7 @@ async def test_requests_at_the_same_time_keep_their_names_apart() -> None:
 
 def test_a_request_that_fails_is_closed_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
-    with pytest.raises(ZeroDivisionError), _follow(Journal(log_requests=True)):
+    with pytest.raises(ZeroDivisionError), _follow(RequestLog(log_requests=True)):
         _ = 1 / 0
     assert current_scope() is None
     (line,) = _lines(capsys)
@@ -90,20 +90,22 @@ def test_a_request_that_fails_is_closed_all_the_same(capsys: pytest.CaptureFixtu
 
 def test_probes_are_not_worth_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
-    with _follow(Journal(log_requests=True), quiet=True):
+    with _follow(RequestLog(log_requests=True), quiet=True):
         pass
     assert _lines(capsys) == []
 
 
 def test_the_line_of_a_request_tells_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
-    with _follow(Journal(log_requests=True), request_id="r", traceparents=[TRACEPARENT]) as scope:
+    with _follow(
+        RequestLog(log_requests=True), request_id="r", traceparents=[TRACEPARENT]
+    ) as scope:
         scope.status, scope.route = 429, "/detect"
         Metrics().count_request("http", "overloaded")
     (line,) = _lines(capsys)
     expected = {
         "event": "request",
-        "logger": "service.access.access",
+        "logger": "service.access",
         "transport": "http",
         "method": "POST",
         "route": "/detect",
@@ -119,7 +121,7 @@ def test_the_line_of_a_request_tells_how_it_ended(capsys: pytest.CaptureFixture[
 
 @pytest.fixture
 def scopes(monkeypatch: pytest.MonkeyPatch) -> list[RequestScope]:
-    """Every scope that a journal closes, in order."""
+    """Every scope that a request log closes, in order."""
     closed: list[RequestScope] = []
 
     def keep(scope: RequestScope) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def scopes(monkeypatch: pytest.MonkeyPatch) -> list[RequestScope]:
 async def _detect_over_http(detector: Detector, num_files: int) -> None:
     import httpx
 
-    app = create_app(detector, fake_settings(), journal=Journal(log_requests=True))
+    app = create_app(detector, fake_settings(), request_log=RequestLog(log_requests=True))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         files = [("f", (f"{n}.png", solid_png((n, 2, 3)))) for n in range(num_files)]
@@ -159,11 +161,11 @@ async def test_marks_of_an_image_tile_its_time_and_agree_with_its_timings(
         await _detect_over_http(detector, 1)
     image = scopes[0].last_image
     assert image is not None
-    marks, timings = image.times.marks(), image.timings
-    for before, after in itertools.pairwise(marks):
+    intervals, timings = image.times.intervals(), image.timings
+    for before, after in itertools.pairwise(intervals):
         assert after.started == pytest.approx(before.ended)
     for stage in ("decode", "queue", "assemble", "copy", "forward", "postprocess"):
-        seconds = sum(mark.ended - mark.started for mark in marks if mark.stage == stage)
+        seconds = sum(mark.ended - mark.started for mark in intervals if mark.stage == stage)
         assert seconds * 1000 == pytest.approx(getattr(timings, stage), abs=0.5), stage
 
 
@@ -175,7 +177,7 @@ async def test_several_images_of_a_request_are_counted(scopes: list[RequestScope
 
 async def test_nothing_is_noted_where_nobody_wants_it() -> None:
     async with open_detector(fake_settings()) as detector:
-        with _follow(Journal(), traceparents=[TRACEPARENT]) as scope:
+        with _follow(RequestLog(), traceparents=[TRACEPARENT]) as scope:
             await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
     assert (scope.images, scope.last_image) == (0, None)
 
@@ -188,7 +190,7 @@ def test_waiting_is_what_lies_between_the_stages() -> None:
         engine_ms={"assemble": 500.0, "copy": 0.0, "forward": 1000.0},
         select=(5.0, 5.5),
     )
-    assert [(mark.stage, mark.started, mark.ended) for mark in times.marks()] == [
+    assert [(mark.stage, mark.started, mark.ended) for mark in times.intervals()] == [
         ("queue", 1.0, 1.25),
         ("decode", 1.25, 2.0),
         ("queue", 2.0, 3.0),

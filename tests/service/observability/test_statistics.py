@@ -26,8 +26,8 @@ def test_it_starts_at_zero() -> None:
 def test_an_answer_counts_in_every_stage() -> None:
     statistics = Statistics()
     before = time.time() * 1000
-    statistics.note_answer(TIMINGS)
-    statistics.note_answer(TIMINGS)
+    statistics.record_success(TIMINGS)
+    statistics.record_success(TIMINGS)
     assert statistics.success == Total(2, 42 * NS)
     assert statistics.queue == Total(2, 6 * NS)
     assert statistics.compute_input == Total(2, 12 * NS)
@@ -40,7 +40,7 @@ def test_an_answer_counts_in_every_stage() -> None:
 
 def test_a_failure_counts_its_time_and_nothing_else() -> None:
     statistics = Statistics()
-    statistics.note_failure(0.25)
+    statistics.record_failure(0.25)
     assert statistics.fail == Total(1, 250 * NS)
     assert statistics.success == Total()
 
@@ -48,7 +48,7 @@ def test_a_failure_counts_its_time_and_nothing_else() -> None:
 def test_batches_are_kept_by_size() -> None:
     statistics = Statistics()
     for images in (1, 4, 4):
-        statistics.note_batch(images, 1.0, 2.0, 3.0)
+        statistics.record_batch(images, 1.0, 2.0, 3.0)
     assert statistics.execution_count == 3
     assert sorted(statistics.batches) == [1, 4]
     assert statistics.batches[4].compute_infer == Total(2, 4 * NS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.observability.trace_context import new_request_id, open_trace, sane_request_id
+from service.observability.trace_context import new_request_id, open_trace, valid_request_id
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
@@ -83,10 +83,10 @@ def test_whatever_comes_the_answer_is_a_valid_context(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "x" * 129, "line\n", "ä", 7, None])
 def test_names_that_would_spoil_a_log_are_not_used(name: object) -> None:
-    assert sane_request_id(name) is None
+    assert valid_request_id(name) is None
 
 
 def test_new_names_are_sane_and_differ() -> None:
     names = {new_request_id() for _ in range(100)}
     assert len(names) == 100
-    assert all(sane_request_id(name) == name and len(name) == 32 for name in names)
+    assert all(valid_request_id(name) == name and len(name) == 32 for name in names)

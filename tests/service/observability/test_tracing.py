@@ -12,7 +12,7 @@ import pytest
 
 from lite_detr_client import GrpcClient
 from service.observability.metrics import Metrics
-from service.observability.request_log import Journal, TracingUnavailable, open_journal
+from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
 from tests.support.fake_service import fake_settings
 from tests.support.pictures import solid_png
 from tests.support.repository import ROOT
@@ -43,23 +43,25 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def journal(receiver: Receiver) -> Iterator[Journal]:
-    journal = open_journal(fake_settings(otlp_endpoint=receiver.url))
-    yield journal
-    journal.close()
+def request_log(receiver: Receiver) -> Iterator[RequestLog]:
+    request_log = open_request_log(fake_settings(otlp_endpoint=receiver.url))
+    yield request_log
+    request_log.close()
 
 
-def _follow(journal: Journal, status: int = 200, outcome: str = "ok", **names: Any) -> str:
+def _follow(request_log: RequestLog, status: int = 200, outcome: str = "ok", **names: Any) -> str:
     """One request; returns the traceparent that its client is told."""
-    with journal.follow("http", "POST", path="/detect", **names) as scope:
+    with request_log.track("http", "POST", path="/detect", **names) as scope:
         scope.status, scope.route = status, "/detect"
         Metrics().count_request("http", outcome)
     return scope.trace.traceparent
 
 
-def test_a_request_is_a_server_span_below_its_clients(journal: Journal, receiver: Receiver) -> None:
-    told = _follow(journal, traceparents=[SAMPLED["traceparent"]], request_id="order-7")
-    journal.close()
+def test_a_request_is_a_server_span_below_its_clients(
+    request_log: RequestLog, receiver: Receiver
+) -> None:
+    told = _follow(request_log, traceparents=[SAMPLED["traceparent"]], request_id="order-7")
+    request_log.close()
     (span,) = receiver.spans
     assert (span.name, span.kind) == ("POST /detect", SERVER)
     assert span.trace_id.hex() == TRACE_ID
@@ -79,38 +81,38 @@ def test_a_request_is_a_server_span_below_its_clients(journal: Journal, receiver
 
 
 def test_a_client_that_does_not_sample_is_not_recorded(
-    journal: Journal, receiver: Receiver
+    request_log: RequestLog, receiver: Receiver
 ) -> None:
-    assert _follow(journal, traceparents=[UNSAMPLED["traceparent"]]).endswith("-00")
-    journal.close()
+    assert _follow(request_log, traceparents=[UNSAMPLED["traceparent"]]).endswith("-00")
+    request_log.close()
     assert receiver.spans == []
 
 
 def test_a_request_outside_of_any_trace_is_recorded_in_one_of_ours(
-    journal: Journal, receiver: Receiver
+    request_log: RequestLog, receiver: Receiver
 ) -> None:
-    told = _follow(journal)
-    journal.close()
+    told = _follow(request_log)
+    request_log.close()
     (span,) = receiver.spans
     assert told == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-03"
     assert span.parent_span_id == b""
 
 
 def test_a_failure_of_ours_is_an_error_and_a_clients_is_not(
-    journal: Journal, receiver: Receiver
+    request_log: RequestLog, receiver: Receiver
 ) -> None:
-    _follow(journal, 500, "inference_failed")
-    _follow(journal, 422, "invalid_options")
-    journal.close()
+    _follow(request_log, 500, "inference_failed")
+    _follow(request_log, 422, "invalid_options")
+    request_log.close()
     ours, theirs = receiver.spans
     assert (ours.status.code, attributes(ours)["error.type"]) == (ERROR, "inference_failed")
     assert theirs.status.code != ERROR
 
 
-def test_probes_are_not_worth_a_span(journal: Journal, receiver: Receiver) -> None:
-    with journal.follow("http", "GET", path="/healthz", quiet=True):
+def test_probes_are_not_worth_a_span(request_log: RequestLog, receiver: Receiver) -> None:
+    with request_log.track("http", "GET", path="/healthz", quiet=True):
         pass
-    journal.close()
+    request_log.close()
     assert receiver.spans == []
 
 
@@ -120,14 +122,14 @@ def test_opentelemetrys_own_variables_do_without_a_setting(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "codes-eu")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-    journal = open_journal(fake_settings())
-    assert _follow(journal).endswith("-02")
-    journal.close()
+    request_log = open_request_log(fake_settings())
+    assert _follow(request_log).endswith("-02")
+    request_log.close()
     assert receiver.spans == []
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
-    journal = open_journal(fake_settings())
-    _follow(journal, traceparents=[UNSAMPLED["traceparent"]])
-    journal.close()
+    request_log = open_request_log(fake_settings())
+    _follow(request_log, traceparents=[UNSAMPLED["traceparent"]])
+    request_log.close()
     assert receiver.resources[0]["service.name"] == "codes-eu"
 
 
@@ -138,9 +140,9 @@ def test_opentelemetrys_own_variables_switch_it_off(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    journal = open_journal(fake_settings(otlp_endpoint=receiver.url))
-    assert _follow(journal).endswith("-02")
-    journal.close()
+    request_log = open_request_log(fake_settings(otlp_endpoint=receiver.url))
+    assert _follow(request_log).endswith("-02")
+    request_log.close()
     assert receiver.spans == []
 
 
@@ -148,22 +150,22 @@ def test_a_protocol_that_is_not_spoken_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(TracingUnavailable, match="OTEL_EXPORTER_OTLP_PROTOCOL=grpc"):
-        open_journal(fake_settings())
+        open_request_log(fake_settings())
 
 
 def test_without_the_extra_the_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "service.observability.tracing", None)
     with pytest.raises(TracingUnavailable, match=r"otlp_endpoint .*lite-detr-service\[otel\]"):
-        open_journal(fake_settings(otlp_endpoint="http://127.0.0.1:4318"))
+        open_request_log(fake_settings(otlp_endpoint="http://127.0.0.1:4318"))
 
 
 def test_nothing_of_opentelemetry_is_loaded_unless_asked_for() -> None:
     program = """
 import sys
 import service.app
-from service.observability.request_log import open_journal
+from service.observability.request_log import open_request_log
 from service.settings import load_settings
-open_journal(load_settings(engine="fake"))
+open_request_log(load_settings(engine="fake"))
 ours = ("opentelemetry.sdk", "opentelemetry.exporter")  # others may load the bare interface
 loaded = [name for name in sys.modules if name.startswith(ours)]
 sys.exit(str(loaded) if loaded else 0)

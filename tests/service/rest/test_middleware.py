@@ -12,7 +12,7 @@ import pytest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.observability.request_scope import RequestScope
 from service.rest import create_app
 from service.settings import Settings
@@ -95,14 +95,14 @@ async def test_a_request_is_known_by_the_pattern_that_it_matched(
 ) -> None:
     scopes: list[RequestScope] = []
 
-    class Watching(Journal):
+    class Watching(RequestLog):
         @contextmanager
-        def follow(self, *args: Any, **kwargs: Any) -> Iterator[RequestScope]:
-            with super().follow(*args, **kwargs) as scope:
+        def track(self, *args: Any, **kwargs: Any) -> Iterator[RequestScope]:
+            with super().track(*args, **kwargs) as scope:
                 yield scope
             scopes.append(scope)
 
-    app = create_app(standin.as_detector(), settings, journal=Watching())
+    app = create_app(standin.as_detector(), settings, request_log=Watching())
     app.router.routes.append(Route("/files/{file}/pages/{page}", lambda _: Response("")))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

@@ -4,12 +4,12 @@ from service.supervision.backoff import RestartPolicy
 
 
 def test_the_first_death_is_answered_at_once() -> None:
-    assert RestartPolicy(5, 60).died(0.0) == 0.0
+    assert RestartPolicy(5, 60).record_exit(0.0) == 0.0
 
 
 def test_delays_double_while_nothing_works_and_are_bounded() -> None:
     policy = RestartPolicy(5, 60)
-    delays = [policy.died(float(number)) for number in range(2000)]
+    delays = [policy.record_exit(float(number)) for number in range(2000)]
     assert delays[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
     assert max(delays) == delays[-1] == 10.0
 
@@ -17,31 +17,31 @@ def test_delays_double_while_nothing_works_and_are_bounded() -> None:
 def test_a_finished_batch_resets_the_delay() -> None:
     policy = RestartPolicy(5, 60)
     for number in range(4):
-        policy.died(float(number))
-    policy.worked()
-    assert policy.died(5.0) == 0.0
+        policy.record_exit(float(number))
+    policy.record_success()
+    assert policy.record_exit(5.0) == 0.0
 
 
 def test_many_restarts_in_the_window_are_a_storm_that_passes() -> None:
     policy = RestartPolicy(3, 60)
     for number in range(3):
-        assert not policy.storming(float(number))
-        policy.died(float(number))
-        policy.worked()
-    assert policy.storming(10.0)
-    assert not policy.storming(61.0)
+        assert not policy.is_storm(float(number))
+        policy.record_exit(float(number))
+        policy.record_success()
+    assert policy.is_storm(10.0)
+    assert not policy.is_storm(61.0)
 
 
 def test_restarts_far_apart_are_no_storm() -> None:
     policy = RestartPolicy(3, 60)
     for number in range(10):
-        policy.died(number * 40.0)
-        policy.worked()
-    assert not policy.storming(9 * 40.0)
+        policy.record_exit(number * 40.0)
+        policy.record_success()
+    assert not policy.is_storm(9 * 40.0)
 
 
 def test_an_engine_that_never_works_storms_however_slowly() -> None:
     policy = RestartPolicy(3, 60)
     for number in range(3):
-        policy.died(number * 1000.0)
-    assert policy.storming(1e6)
+        policy.record_exit(number * 1000.0)
+    assert policy.is_storm(1e6)

@@ -24,10 +24,10 @@ from service.ipc.messages import (
 from service.ipc.slots import SlotMemory, SlotPool, slot_layout
 from service.observability.metrics import Metrics
 from service.supervision.canary import Canary
+from service.supervision.failed_batches import FailedBatches
+from service.supervision.plan import EnginePlan
 from service.supervision.process import EngineProcess
-from service.supervision.spec import EnginePlan
 from service.supervision.supervisor import Supervisor
-from service.supervision.suspects import Doubts
 from tests.support.jobs import BUCKET
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -49,7 +49,7 @@ def test_a_canary_is_small_and_takes_a_slot_of_its_own() -> None:
     assert image.size[0] < FAKE_MODEL.config.bucket_stride
     assert image.padded == batch.bucket
     assert canary.owns(batch)
-    assert canary.under_way
+    assert canary.in_flight
     assert not canary.owns(None)
 
 
@@ -62,7 +62,7 @@ def test_an_answer_to_the_canary_before_proves_nothing() -> None:
     assert not canary.answered()
     pool.memory.write_result(new.slot, new.generation, NOTHING)
     assert canary.answered()
-    assert not canary.under_way
+    assert not canary.in_flight
 
 
 def test_only_failures_in_a_row_count() -> None:
@@ -80,20 +80,20 @@ def _batch(number: int) -> tuple[Batch, BatchFailed]:
 
 
 def test_a_failed_batch_is_to_blame_where_the_device_answers_next() -> None:
-    doubts, (batch, failed) = Doubts(), _batch(1)
-    doubts.add(batch, failed)
-    judgement = doubts.judge()
-    assert (judgement.failed, judgement.lost) == (((batch, failed),), ())
-    assert doubts.judge().failed == ()
+    failed_batches, (batch, failed) = FailedBatches(), _batch(1)
+    failed_batches.add(batch, failed)
+    resolution = failed_batches.resolve()
+    assert (resolution.failed, resolution.lost) == (((batch, failed),), ())
+    assert failed_batches.resolve().failed == ()
 
 
 def test_the_device_is_to_blame_where_a_canary_fails() -> None:
-    doubts, first, second = Doubts(), _batch(1), _batch(2)
-    doubts.add(*first)
-    doubts.blame_device()
-    doubts.add(*second)
-    judgement = doubts.judge()
-    assert (judgement.failed, judgement.lost) == ((), (first[0], second[0]))
+    failed_batches, first, second = FailedBatches(), _batch(1), _batch(2)
+    failed_batches.add(*first)
+    failed_batches.mark_device_failed()
+    failed_batches.add(*second)
+    resolution = failed_batches.resolve()
+    assert (resolution.failed, resolution.lost) == ((), (first[0], second[0]))
 
 
 @dataclass
@@ -144,7 +144,7 @@ class StandInEngine:
             await asyncio.sleep(60)
         return True
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         self.hung_up = True
 
 
@@ -190,7 +190,7 @@ class Bench:
 
     # The listener.
 
-    def lane_changed(self) -> None:
+    def engine_changed(self) -> None:
         self.told.append(("ready" if self.supervisor.ready else "unready", None))
 
     def batch_done(self, batch: Batch, done: BatchDone) -> None:

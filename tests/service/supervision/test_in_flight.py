@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from service.supervision.in_flight import Flight, WrongTurn
+from service.supervision.in_flight import BatchesInFlight, UnexpectedBatch
 from tests.support.jobs import JobMaker
 
 
@@ -14,46 +14,46 @@ def job() -> JobMaker:
 
 
 def test_a_staged_batchs_time_begins_when_the_one_before_ends(job: JobMaker) -> None:
-    flight = Flight(now=0.0)
+    in_flight = BatchesInFlight(now=0.0)
     first, second = job.batch(1), job.batch(2)
-    ids = [flight.add(first, 1.0), flight.add(second, 1.1)]
-    assert flight.state().in_flight == 2
-    assert flight.answered(ids[0], 3.0) == (first, 2.0)
-    assert flight.answered(ids[1], 4.0) == (second, 1.0)
-    assert (len(flight), flight.state().idle_since) == (0, 4.0)
+    ids = [in_flight.add(first, 1.0), in_flight.add(second, 1.1)]
+    assert in_flight.state().in_flight == 2
+    assert in_flight.answered(ids[0], 3.0) == (first, 2.0)
+    assert in_flight.answered(ids[1], 4.0) == (second, 1.0)
+    assert (len(in_flight), in_flight.state().idle_since) == (0, 4.0)
 
 
 def test_an_answer_out_of_turn_is_refused(job: JobMaker) -> None:
-    flight = Flight(now=0.0)
-    flight.add(job.batch(1), 0.0)
-    second = flight.add(job.batch(1), 0.0)
-    with pytest.raises(WrongTurn):
-        flight.answered(second, 1.0)
-    with pytest.raises(WrongTurn):
-        Flight(now=0.0).answered(1, 1.0)
+    in_flight = BatchesInFlight(now=0.0)
+    in_flight.add(job.batch(1), 0.0)
+    second = in_flight.add(job.batch(1), 0.0)
+    with pytest.raises(UnexpectedBatch):
+        in_flight.answered(second, 1.0)
+    with pytest.raises(UnexpectedBatch):
+        BatchesInFlight(now=0.0).answered(1, 1.0)
 
 
 def test_what_is_lost_comes_back_in_order(job: JobMaker) -> None:
-    flight = Flight(now=0.0)
+    in_flight = BatchesInFlight(now=0.0)
     batches = [job.batch(1), job.batch(2)]
     for batch in batches:
-        flight.add(batch, 0.0)
-    assert flight.take_all(2.0) == tuple(batches)
-    assert flight.take_all(3.0) == ()
+        in_flight.add(batch, 0.0)
+    assert in_flight.take_all(2.0) == tuple(batches)
+    assert in_flight.take_all(3.0) == ()
 
 
 def test_the_end_is_predicted_from_batches_before(job: JobMaker) -> None:
-    flight = Flight(now=0.0)
+    in_flight = BatchesInFlight(now=0.0)
     batch = job.batch(2)
-    flight.add(batch, 10.0)
-    assert flight.state().busy_until == -math.inf
-    flight.learn(batch, 0.5)
-    flight.add(job.batch(2), 10.1)
-    assert flight.state().busy_until == pytest.approx(11.0)
-    assert flight.predicted_seconds(batch.padded_pixels) == pytest.approx(0.5)
+    in_flight.add(batch, 10.0)
+    assert in_flight.state().busy_until == -math.inf
+    in_flight.learn(batch, 0.5)
+    in_flight.add(job.batch(2), 10.1)
+    assert in_flight.state().busy_until == pytest.approx(11.0)
+    assert in_flight.predicted_seconds(batch.padded_pixels) == pytest.approx(0.5)
 
 
 def test_an_empty_engine_keeps_nobody_waiting(job: JobMaker) -> None:
-    flight = Flight(now=0.0)
-    flight.learn(job.batch(1), 0.5)
-    assert flight.predicted_seconds(0) == 0.0
+    in_flight = BatchesInFlight(now=0.0)
+    in_flight.learn(job.batch(1), 0.5)
+    assert in_flight.predicted_seconds(0) == 0.0

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import Message
 
 from service.errors import ShuttingDown
-from service.observability.request_log import Journal
+from service.observability.request_log import RequestLog
 from service.observability.request_scope import current_scope
 from service.rpc.pb import detection_pb2 as pb
 from service.transport.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
@@ -40,7 +40,7 @@ class Transport:
 
 
 def opened(transport: Transport) -> AbstractContextManager[Call]:
-    return open_call(transport.as_context(), Journal(), "package.Service/Method")
+    return open_call(transport.as_context(), RequestLog(), "package.Service/Method")
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
-"""The seam between the batcher and the engines: a lane takes batches, a listener gets them back."""
+"""The interface between batcher and engines: engines run batches, a listener gets the results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from service.batching.scheduler import Batch, LaneState
+from service.batching.scheduler import Batch, EngineState
 from service.ipc.messages import BatchDone, BatchFailed
 
 
-class Lane(Protocol):
+class Engine(Protocol):
     """The way to one device (`service.supervision.supervisor.Supervisor`)."""
 
     @property
@@ -25,7 +25,7 @@ class Lane(Protocol):
         """Which attention implementation it runs; empty where that is not known yet."""
 
     @property
-    def state(self) -> LaneState:
+    def state(self) -> EngineState:
         """For the scheduler."""
 
     def send(self, batch: Batch) -> None:
@@ -39,10 +39,10 @@ class Lane(Protocol):
         """How long one batch of so many padded pixels takes; 0 where nobody can tell."""
 
 
-class LaneListener(Protocol):
+class EngineListener(Protocol):
     """Who is told what an engine does (`service.batching.batcher.Batcher`)."""
 
-    def lane_changed(self) -> None:
+    def engine_changed(self) -> None:
         """The engine can take batches now, or cannot any more."""
 
     def batch_done(self, batch: Batch, done: BatchDone) -> None:

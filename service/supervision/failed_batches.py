@@ -15,14 +15,14 @@ from service.ipc.messages import BatchFailed
 
 
 @dataclass(frozen=True)
-class Judgement:
+class FailureResolution:
     """What becomes of the batches that were failed; one of the two is empty."""
 
     failed: tuple[tuple[Batch, BatchFailed], ...] = ()  # by the fault of their images
     lost: tuple[Batch, ...] = ()  # with the device; only the first can be the cause
 
 
-class Doubts:
+class FailedBatches:
     """The failed batches of one engine, in the order that they failed."""
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class Doubts:
         """Notes a batch that the engine failed."""
         self._failed.append((batch, failed))
 
-    def blame_device(self) -> None:
+    def mark_device_failed(self) -> None:
         """A canary failed: no image can be blamed for that."""
         self._device_failed = True
 
-    def judge(self) -> Judgement:
+    def resolve(self) -> FailureResolution:
         """What becomes of them now that the engine answered something, or is gone."""
         failed, self._failed = tuple(self._failed), []
         device_failed, self._device_failed = self._device_failed, False
         if device_failed:
-            return Judgement(lost=tuple(batch for batch, _ in failed))
-        return Judgement(failed=failed)
+            return FailureResolution(lost=tuple(batch for batch, _ in failed))
+        return FailureResolution(failed=failed)

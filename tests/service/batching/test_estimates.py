@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.batching.service_time import ArrivalRate, ServiceTime
+from service.batching.estimates import ArrivalRate, ServiceTime
 
 MEGA = 1_000_000
 

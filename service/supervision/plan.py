@@ -6,10 +6,7 @@ file, also where another one has been put in its place (by rename) for the next 
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from model.weights.info import ModelInfo
 from service.ipc.messages import BadMessage, Hello, Message, Start, StartFailed
@@ -58,33 +55,3 @@ class EnginePlan:
         """What an engine said, with the file's own name in it."""
         path = self.start.model_path
         return reason.replace(path, self.weights_name) if path else reason
-
-
-class HeldFile:
-    """A weights file that cannot be taken away any more, until `close`."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Opens the file.
-
-        Args:
-            path: of the weights; None where there are none (the fake engine).
-
-        Raises:
-            OSError: where it cannot be opened.
-        """
-        self.path = "" if path is None else str(path)
-        self.fd: int | None = None
-        # Only Linux opens /proc/self/fd/N anew, with a position of its own.
-        if path is not None and sys.platform == "linux":
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    @property
-    def engine_path(self) -> str:
-        """How an engine that inherits `fd` finds the file."""
-        return self.path if self.fd is None else f"/proc/self/fd/{self.fd}"
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
