@@ -1,4 +1,4 @@
-"""What stands on every result: the date, the versions, the machine and the command."""
+"""Reports of benchmarks: the conditions of a run, and its results as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "serving"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
-def conditions(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """When, where and how a benchmark ran; nothing in it is a path."""
+def conditions() -> dict[str, Any]:
+    """The date, command, machine and Python version of this process; contains no paths."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": f"python -m {module} {' '.join(_without_paths(arguments))}".strip(),
+        "command": command(),
         "machine": {
             "processor": _processor(),
             "cpus": len(os.sched_getaffinity(0)),
@@ -33,17 +34,30 @@ def conditions(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def command() -> str:
+    """The command that started this process, with FOLDER in place of paths."""
+    spec = sys.modules["__main__"].__spec__
+    module = f"-m {spec.name}" if spec is not None else Path(sys.argv[0]).name
+    arguments = ("FOLDER" if "/" in each else each for each in sys.argv[1:])
+    return " ".join(("python", module, *arguments))
+
+
 def version_of(package: str, python: str = sys.executable) -> str:
-    """The installed version of a package, asked of the interpreter that runs it."""
+    """The installed version of a package, according to the interpreter `python`."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
-def write(name: str, title: str, document: dict[str, Any], tables: Sequence[str]) -> None:
-    """Writes NAME.json and NAME.md."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+def write_report(path: Path, title: str, document: dict[str, Any], sections: Sequence[str]) -> None:
+    """Writes a report and prints its Markdown.
+
+    Args:
+        path: without a suffix: PATH.json and PATH.md are written.
+        title: heading of the Markdown.
+        document: `conditions()` and the results; becomes the JSON.
+        sections: Markdown that follows the heading and the conditions.
+    """
     machine = document["machine"]
     head = (
         f"# {title}\n\n"
@@ -51,17 +65,17 @@ def write(name: str, title: str, document: dict[str, Any], tables: Sequence[str]
         f"{machine['cpus']} CPUs, {machine['memory_gib']} GiB, {machine['system']}; load average "
         f"before: {machine['load_average_before'][0]}.\n\n    {document['command']}\n"
     )
-    (RESULTS / f"{name}.md").write_text("\n".join([head, *tables]) + "\n")
+    text = "\n".join([head, *sections])
+    print(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
+    path.with_suffix(".md").write_text(text)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
-    ruler = ["---", *("---:" for _ in columns[1:])]
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table; its first `texts` columns are text, the others are figures."""
+    ruler = ["---:" if index >= texts else "---" for index in range(len(columns))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ruler, *rows)) + "\n"
-
-
-def _without_paths(arguments: Sequence[str]) -> list[str]:
-    return ["FOLDER" if "/" in each else each for each in arguments]
 
 
 def _processor() -> str:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import conditions, table, version_of, write
+from benchmarks.report import RESULTS, conditions, table, version_of, write_report
 from benchmarks.serving.images import make_photos
 from benchmarks.serving.peer_comparison import measure, measure_bare, run_load
 from benchmarks.serving.servers import (
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--model-seconds", type=float, default=15.0)
     parser.add_argument("--skip-model", action="store_true")
     options = parser.parse_args(arguments)
-    document = conditions("benchmarks.serving.alone", arguments)
+    document = conditions()
     document["version"] = version_of("lite-detr-service")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -260,9 +260,8 @@ def main(arguments: Sequence[str]) -> int:
         drain = drain_figures(log)
         model = None if options.skip_model else model_figures(options, log)
     document |= {"edge": edge, "drain": drain, "default_model": model}
-    shown = table(("", "goal", "seen"), _rows(edge, drain, model))
-    write("alone", "What the service costs by itself", document, [shown])
-    print(shown)
+    rows = table(("", "goal", "seen"), _rows(edge, drain, model))
+    write_report(RESULTS / "serving/alone", "What the service costs by itself", document, [rows])
     return 0
 
 

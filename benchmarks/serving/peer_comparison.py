@@ -34,7 +34,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import conditions, table, version_of, write
+from benchmarks.report import RESULTS, conditions, table, version_of, write_report
 from benchmarks.serving.images import decode_with_pillow, make_photos
 from benchmarks.serving.servers import (
     CONTENDERS,
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str]) -> int:
         os.execv(unshare, [unshare, "-n", "-p", "-f", "--kill-child", "--mount-proc", *inside])
     # The first process of a namespace is ended by nothing that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; nothing is written"))
-    document = conditions("benchmarks.serving.peer_comparison", arguments)
+    document = conditions()
     rounds, memory, failures = [], {}, {}
     for number in range(options.rounds):
         with tempfile.TemporaryDirectory() as logs:
@@ -271,9 +271,8 @@ def main(arguments: Sequence[str]) -> int:
         if each.name in summary
     }
     document |= {"left_out": failures, "memory_mib": memory, "summary": summary, "rounds": rounds}
-    shown = tables(summary, failures)
-    write(options.name, "This service beside its peers", document, shown)
-    print("\n".join(shown))
+    title, sections = "This service beside its peers", tables(summary, failures)
+    write_report(RESULTS / "serving" / options.name, title, document, sections)
     return 0
 
 
