@@ -31,8 +31,8 @@ from service.images.allocator import keep_freed_memory
 from service.observability.logs import configure_logs
 from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
 from service.oip import InferenceService, oip_routes
-from service.rest import create_app, create_metrics_app, guard_metrics
-from service.rpc import RpcDoor, RpcOptions, RpcServer
+from service.rest import create_app, create_metrics_app, require_metrics_key
+from service.rpc import RpcOptions, RpcServer
 from service.settings import Settings
 from service.supervision.plan import EngineStartError
 from service.transport.http_body import BodyMemory
@@ -210,7 +210,7 @@ def _build_servers(
     apps: list[Any] = [create_app(detector, settings, access.keys, request_log, oip, bodies)]
     if settings.metrics_port is not None:
         metrics = create_metrics_app(detector.metrics)
-        apps.append(metrics if access.keys is None else guard_metrics(metrics, access.keys))
+        apps.append(metrics if access.keys is None else require_metrics_key(metrics, access.keys))
     return [
         HttpServer(app, settings, sock, access.tls_context)
         for app, sock in zip(apps, listeners, strict=True)
@@ -219,7 +219,7 @@ def _build_servers(
 
 async def _open_rpc(
     settings: Settings, access: Access, spine: Spine, request_log: RequestLog
-) -> RpcDoor | None:
+) -> RpcServer | None:
     """The gRPC server, started; None where its port cannot be had (and that was said)."""
     detector = spine.detector
     oip = InferenceService(detector, spine.control, settings, request_log)
@@ -234,6 +234,7 @@ async def _open_rpc(
             max_concurrent_calls=settings.max_connections,
             keepalive_seconds=settings.grpc_keepalive_seconds,
             max_connection_age_seconds=settings.grpc_max_connection_age_seconds,
+            drain_timeout_seconds=settings.drain_timeout_seconds,
             keys=access.keys,
             tls=access.tls,
         ),
@@ -247,7 +248,7 @@ async def _open_rpc(
         return None
     name = _ANY_ADDRESS.get(settings.host, settings.host)
     _say(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService and {oip.name}")
-    return RpcDoor(server, settings.drain_timeout_seconds)
+    return server
 
 
 def _listen_all(settings: Settings) -> list[socket.socket] | None:

@@ -1,6 +1,6 @@
 """The adapter for the Open Inference Protocol v2, over HTTP and gRPC, around a Detector."""
 
-from service.oip.routes import oip_routes
-from service.oip.servicer import InferenceService
+from service.oip.grpc_service import InferenceService
+from service.oip.http_routes import oip_routes
 
 __all__ = ["InferenceService", "oip_routes"]

@@ -11,7 +11,7 @@ from typing import TypeVar
 from service.core.detector import Detector
 from service.errors import DetectionError
 from service.observability.trace_context import valid_request_id
-from service.oip.models import ServedModel
+from service.oip.model_description import ModelDescription
 from service.oip.request import InferRequest
 from service.oip.tensors import INPUT, OutputTensor, output_tensors
 from service.types import DetectResult, Priority
@@ -44,7 +44,7 @@ class InferAnswer:
 class Inference:
     """Answers inference requests."""
 
-    def __init__(self, detector: Detector, model: ServedModel) -> None:
+    def __init__(self, detector: Detector, model: ModelDescription) -> None:
         """Shares a detector and the model that it serves."""
         self._detector = detector
         self._model = model

@@ -19,10 +19,8 @@ from service.access.api_keys import KeyRing
 from service.core.detector import Detector
 from service.errors import DetectionError
 from service.observability.request_log import RequestLog
+from service.rest.api_key_middleware import ApiKeyMiddleware
 from service.rest.detection import DetectEndpoint
-from service.rest.guard import ApiKeyGuard
-from service.rest.lingering import LingeringClose
-from service.rest.middleware import REQUEST_ID_HEADER, RequestContext, request_id_of
 from service.rest.openapi import describe_api
 from service.rest.pages import page_routes
 from service.rest.probes import ProbeEndpoints
@@ -32,7 +30,9 @@ from service.rest.problems import (
     problem_response,
     unexpected_problem,
 )
+from service.rest.request_context import REQUEST_ID_HEADER, RequestContext, request_id_of
 from service.rest.shortcut import Endpoint, ErrorAnswer, Shortcut
+from service.rest.unread_body import DiscardUnreadBody
 from service.settings import Settings
 from service.transport.http_body import BodyMemory, ClientGone, RequestRefused
 
@@ -104,7 +104,7 @@ def _layers(  # noqa: PLR0913, PLR0917 - what the layers need, from the inside o
     """What lies around every request."""
     app: ASGIApp = Shortcut(inner, path="/detect", method="POST", endpoint=detect, errors=errors)
     if keys is not None:
-        app = ApiKeyGuard(app, keys)
+        app = ApiKeyMiddleware(app, keys)
     if settings.cors_origins is not None:  # before the guard: a preflight carries no key
         app = CORSMiddleware(
             app,
@@ -113,7 +113,7 @@ def _layers(  # noqa: PLR0913, PLR0917 - what the layers need, from the inside o
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Server-Timing", "traceparent"],
         )
-    return LingeringClose(RequestContext(app, request_log or RequestLog()))
+    return DiscardUnreadBody(RequestContext(app, request_log or RequestLog()))
 
 
 class _Silence(Response):

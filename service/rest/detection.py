@@ -26,7 +26,6 @@ from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
 from service.images.drawing import render_detections
 from service.observability.request_scope import StageInterval, current_scope
-from service.rest.middleware import request_id_of
 from service.rest.multipart import FormReader, UploadedFile
 from service.rest.problems import item_error
 from service.rest.query import (
@@ -36,6 +35,7 @@ from service.rest.query import (
     parse_query_string,
     split_query_string,
 )
+from service.rest.request_context import request_id_of
 from service.settings import Settings
 from service.transport.http_body import (
     TIMEOUT_HEADER,

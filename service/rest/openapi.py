@@ -13,9 +13,9 @@ from pydantic.json_schema import models_json_schema
 from model.weights.info import ModelInfo
 from service.core.selection import PRIORITY_HEADER
 from service.rest import examples, schemas
-from service.rest.middleware import REQUEST_ID_HEADER
 from service.rest.problems import PROBLEM_MEDIA_TYPE
 from service.rest.query import AnswerFormat
+from service.rest.request_context import REQUEST_ID_HEADER
 from service.settings import Settings
 from service.transport.http_body import TIMEOUT_HEADER
 

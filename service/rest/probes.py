@@ -13,8 +13,8 @@ from starlette.routing import Route
 from model.images.formats import SUPPORTED_FORMATS
 from service.core.detector import Detector
 from service.observability.metrics import Metrics
-from service.rest.middleware import request_id_of
 from service.rest.problems import Problem, problem_response
+from service.rest.request_context import request_id_of
 from service.settings import Settings
 
 _NO_STORE = {"Cache-Control": "no-store"}

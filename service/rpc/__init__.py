@@ -1,7 +1,6 @@
 """The gRPC adapter: litedetr.v1.DetectionService, health and reflection around a Detector."""
 
-from service.rpc.door import RpcDoor
 from service.rpc.options import RpcOptions
 from service.rpc.server import RpcServer
 
-__all__ = ["RpcDoor", "RpcOptions", "RpcServer"]
+__all__ = ["RpcOptions", "RpcServer"]

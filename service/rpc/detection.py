@@ -27,7 +27,7 @@ from service.rpc.messages import (
 )
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
-from service.transport.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
+from service.transport.grpc_call import Call, CallsInFlight, Context, open_call, parse_message
 from service.transport.grpc_status import MalformedMessage, Refusal, refusal_of
 
 _PROTOCOL = "grpc"  # in metrics
@@ -46,7 +46,7 @@ class DetectionServicer:
         self._detector = detector
         self._request_log = request_log
         self._options = options
-        self._calls = CallsUnderWay()
+        self._calls = CallsInFlight()
 
     async def detect(self, data: bytes, context: Context) -> pb.DetectResponse:
         """Answers Detect."""

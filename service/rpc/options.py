@@ -21,5 +21,6 @@ class RpcOptions:
     images_in_flight: int = 8  # of one call: enough for a batch, too few to crowd out others
     keepalive_seconds: float = 60.0  # a silent connection is probed this often
     max_connection_age_seconds: float = 3600.0  # then the client connects anew; 0: never
+    drain_timeout_seconds: float = 60.0  # for accepted calls, once `RpcServer.drain` was called
     keys: KeyRing | None = None  # that calls must show; None: no key is asked for
     tls: TlsFiles | None = None

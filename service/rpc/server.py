@@ -11,8 +11,8 @@ from grpc_reflection.v1alpha import reflection
 
 from service.core.detector import Detector
 from service.observability.request_log import RequestLog
+from service.rpc.api_key_interceptor import ApiKeyInterceptor
 from service.rpc.detection import DetectionServicer
-from service.rpc.guard import ApiKeyInterceptor
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
@@ -72,6 +72,7 @@ class RpcServer:
         self._names = (SERVICE, *(service.name for service in extra_services))
         self._health = ReadinessHealth(detector, ("", *self._names))
         self._server: grpc.aio.Server | None = None
+        self._drain_requested = asyncio.Event()
 
     @property
     def port(self) -> int:
@@ -110,6 +111,19 @@ class RpcServer:
             raise OSError(str(error)) from error
         await server.start()
         self._server = server
+
+    async def run_until_drained(self) -> None:
+        """Serves until `drain` is called and accepted calls are answered."""
+        await self._drain_requested.wait()
+        await self.stop(self._options.drain_timeout_seconds)
+
+    def drain(self) -> None:
+        """Makes `run_until_drained` stop the server; returns at once."""
+        self._drain_requested.set()
+
+    def give_up(self) -> None:
+        """The same as `drain`: gRPC cancels what is left after `drain_timeout_seconds`."""
+        self._drain_requested.set()
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new images and answers those under way; does nothing where it never started.

@@ -61,7 +61,7 @@ class GrpcService(Protocol):
         """Returns when no call is under way."""
 
 
-class CallsUnderWay:
+class CallsInFlight:
     """Answers a service's calls and counts them, so that a drain can wait for the last of them."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.transport.last_arrivals import has_unread
+from service.transport.listen_queue import has_unread
 
 _MAX_HEAD_BYTES = 64 * 1024  # of a request line with its headers
 _CONTINUE = b"HTTP/1.1 100 "
@@ -29,7 +29,7 @@ _SPARE_CONNECTIONS = 64
 
 
 @dataclass
-class Door:
+class ConnectionLimits:
     """What all connections of one server share."""
 
     head_timeout_seconds: float
@@ -38,7 +38,7 @@ class Door:
     closing: bool = False  # no further request on any connection
 
 
-class GuardedConnection(HttpToolsProtocol):
+class LimitedConnection(HttpToolsProtocol):
     """A connection within bounds.
 
     One that comes when there are too many takes the place of the one that has been idle longest;
@@ -46,7 +46,7 @@ class GuardedConnection(HttpToolsProtocol):
     application to refuse, and is its last.
     """
 
-    door: ClassVar[Door]
+    limits: ClassVar[ConnectionLimits]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes what uvicorn gives."""
@@ -69,7 +69,7 @@ class GuardedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self._idle_since = self.loop.time()
         self._find_place()
-        if self.door.closing:
+        if self.limits.closing:
             self.shutdown()
         self._expect_head()
         self._watch_sending()
@@ -126,7 +126,7 @@ class GuardedConnection(HttpToolsProtocol):
             self.scope["state"]["crowded"] = True
         super().on_headers_complete()
         _WholeAnswer(self.cycle)
-        if self.door.closing or self._crowded:
+        if self.limits.closing or self._crowded:
             self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
@@ -151,7 +151,7 @@ class GuardedConnection(HttpToolsProtocol):
         """As uvicorn does, but a draining server waits for no further request."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
-        if self.door.closing and self._between_requests():
+        if self.limits.closing and self._between_requests():
             self.transport.close()
 
     def resume_writing(self) -> None:
@@ -160,14 +160,14 @@ class GuardedConnection(HttpToolsProtocol):
         super().resume_writing()
 
     def _find_place(self) -> None:
-        excess = len(self.connections) - self.door.max_connections
+        excess = len(self.connections) - self.limits.max_connections
         if excess <= 0:
             return
         now = self.loop.time()
         others = (
             other
             for other in self.connections
-            if isinstance(other, GuardedConnection)
+            if isinstance(other, LimitedConnection)
             and other._between_requests()
             and not other.transport.is_closing()
             and now - other._idle_since > _IDLE_SECONDS
@@ -198,7 +198,9 @@ class GuardedConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _expect_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.door.head_timeout_seconds, self._on_slow_head)
+        self._head_timer = self.loop.call_later(
+            self.limits.head_timeout_seconds, self._on_slow_head
+        )
 
     def _head_arrived(self) -> None:
         self._head_bytes = 0
@@ -209,7 +211,7 @@ class GuardedConnection(HttpToolsProtocol):
     def _on_slow_head(self) -> None:
         self._head_timer = None
         if self._head_bytes:
-            seconds = self.door.head_timeout_seconds
+            seconds = self.limits.head_timeout_seconds
             self._refuse(408, "header_timeout", f"the request's head took more than {seconds:g} s")
         else:
             self.transport.close()
@@ -222,7 +224,7 @@ class GuardedConnection(HttpToolsProtocol):
             self.transport.abort()
             return
         self._unsent_bytes, self._progress_before = unsent_bytes, self._progress
-        seconds = self.door.send_timeout_seconds
+        seconds = self.limits.send_timeout_seconds
         self._send_timer = self.loop.call_later(seconds, self._watch_sending)
 
     def _refuse(self, status: int, code: str, detail: str) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import uvicorn
 
 from service.settings import Settings
-from service.transport.http_connection import Door, GuardedConnection
-from service.transport.last_arrivals import has_unread, take_no_more
+from service.transport.http_connection import ConnectionLimits, LimitedConnection
+from service.transport.listen_queue import has_unread, stop_accepting_new
 
 _BACKLOG = 2048
 _LAST_CONNECTIONS_SECONDS = 1.0  # at most, for those that are made and not accepted yet
@@ -41,14 +41,14 @@ class HttpServer(uvicorn.Server):
             listener: bound and listening; closed by the server when it drains.
             tls: set where it speaks HTTPS; connections made later use what it holds then.
         """
-        self._door = Door(
+        self._limits = ConnectionLimits(
             head_timeout_seconds=settings.header_timeout_seconds,
             send_timeout_seconds=settings.send_timeout_seconds,
             max_connections=settings.max_connections,
         )
         _allow_descriptors(settings.max_connections + _OTHER_DESCRIPTORS)
         self._listener = listener
-        protocol = type("_Connection", (GuardedConnection,), {"door": self._door})
+        protocol = type("_Connection", (LimitedConnection,), {"limits": self._limits})
         super().__init__(
             uvicorn.Config(
                 app,
@@ -89,8 +89,8 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the door, then does as uvicorn does."""
-        self._door.closing = True
-        take_no_more(self._listener)
+        self._limits.closing = True
+        stop_accepting_new(self._listener)
         end = time.monotonic() + _LAST_CONNECTIONS_SECONDS
         while has_unread(self._listener) and time.monotonic() < end:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # libuv accepts one at each turn of the loop

@@ -8,8 +8,8 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from tests.service.oip.asking import http_client
-from tests.service.oip.served import Served, served
+from tests.service.oip.running_service import Served, served
+from tests.service.oip.triton_requests import http_client
 
 ERROR_COLOUR, ERROR_HEX = (9, 9, 8), "090908"
 SLOW_COLOUR, SLOW_HEX = (9, 8, 7), "090807"

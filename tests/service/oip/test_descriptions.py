@@ -13,8 +13,8 @@ from tritonclient.utils import InferenceServerException
 
 from service.engine.fake_device import FAKE_MODEL
 from service.oip.tensors import OUTPUTS
-from tests.service.oip.asking import MODEL, http_client, input_of
-from tests.service.oip.served import Served, served
+from tests.service.oip.running_service import Served, served
+from tests.service.oip.triton_requests import MODEL, http_client, input_of
 from tests.support.pictures import solid_png
 
 Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin

@@ -15,7 +15,9 @@ import tritonclient.http.aio
 from tritonclient.utils import InferenceServerException
 
 from service.errors import NotReady, Overloaded
-from tests.service.oip.asking import (
+from tests.service.oip.conftest import ERROR_COLOUR, LIMIT
+from tests.service.oip.running_service import Served
+from tests.service.oip.triton_requests import (
     MODEL,
     NAMES,
     assert_answers,
@@ -25,8 +27,6 @@ from tests.service.oip.asking import (
     input_of,
     outputs_of,
 )
-from tests.service.oip.conftest import ERROR_COLOUR, LIMIT
-from tests.service.oip.served import Served
 from tests.support.pictures import encode_png, solid_png
 
 Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin

@@ -8,8 +8,8 @@ from typing import Any
 import tritonclient.grpc
 import tritonclient.grpc.aio
 
-from tests.service.oip.asking import MODEL, assert_answers, grpc_input
-from tests.service.oip.served import Served
+from tests.service.oip.running_service import Served
+from tests.service.oip.triton_requests import MODEL, assert_answers, grpc_input
 from tests.support.pictures import solid_png
 
 EVERYTHING = {"threshold": "0"}

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from service.rest import create_app
-from service.rest.lingering import LingeringClose
+from service.rest.unread_body import DiscardUnreadBody
 from service.settings import load_settings
 from tests.service.rest.conftest import MakePhoto
 from tests.service.rest.standin import StandIn
@@ -238,7 +238,7 @@ async def test_other_protocols_pass_through() -> None:
         seen.append(scope)
 
     scope = {"type": "lifespan"}
-    await LingeringClose(app)(scope, Call([]).receive, Call([]).send)
+    await DiscardUnreadBody(app)(scope, Call([]).receive, Call([]).send)
     assert seen == [scope]
 
 

@@ -15,7 +15,7 @@ from service.errors import ShuttingDown
 from service.observability.request_log import RequestLog
 from service.observability.request_scope import current_scope
 from service.rpc.pb import detection_pb2 as pb
-from service.transport.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
+from service.transport.grpc_call import Call, CallsInFlight, Context, open_call, parse_message
 from service.transport.grpc_status import MalformedMessage, refusal_of
 
 
@@ -96,7 +96,7 @@ def test_a_message_that_is_none_is_refused_by_its_type() -> None:
 
 
 async def test_a_drain_waits_for_the_last_call() -> None:
-    calls = CallsUnderWay()
+    calls = CallsInFlight()
     await calls.wait_idle()
     outcomes: list[str] = []
     works = [asyncio.get_running_loop().create_future() for _ in range(2)]
@@ -124,7 +124,7 @@ async def test_a_drain_waits_for_the_last_call() -> None:
 class StreamTransport(Transport):
     """Offers what `answer_stream` asks of gRPC's context."""
 
-    calls: CallsUnderWay = field(default_factory=CallsUnderWay)
+    calls: CallsInFlight = field(default_factory=CallsInFlight)
     drains: bool = False  # while its first metadata are sent
     written: list[Message] = field(default_factory=list)
 

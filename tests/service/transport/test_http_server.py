@@ -217,7 +217,7 @@ def test_a_loop_that_was_held_up_reads_what_came_before_it_closes_idle_connectio
         idle.send(GET)
         await idle.read_answer()
         bench.server.drain()
-        while not bench.server._door.closing:
+        while not bench.server._limits.closing:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.1)
         idle.send(GET)  # uvloop writes at once
@@ -238,7 +238,7 @@ async def test_a_request_that_was_on_the_wire_when_the_port_closed_is_answered()
     idle.send(GET)
     await idle.read_answer()
     bench.server.drain()
-    while not bench.server._door.closing:
+    while not bench.server._limits.closing:
         await asyncio.sleep(0.001)
     for client in (idle, fresh):
         client.send(GET)

@@ -16,7 +16,7 @@ _MAX_PAUSE_S = 2.0  # between two chunks of a body that nobody wants
 _MAX_LINGER_S = 30.0
 
 
-class LingeringClose:
+class DiscardUnreadBody:
     """Drops the rest of a body that was answered early, then closes the connection."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import make_asgi_app
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
-from service.rest import create_app, guard_metrics
-from service.rest.guard import scope_needed
+from service.rest import create_app, require_metrics_key
+from service.rest.api_key_middleware import scope_needed
 from service.settings import load_settings
 from tests.service.rest.conftest import MakePhoto
 from tests.service.rest.standin import StandIn
@@ -108,7 +108,7 @@ async def test_refusals_of_the_inference_protocol_have_its_form(
 async def test_metrics_on_a_port_of_their_own_are_closed_at_every_path(
     standin: StandIn, ring: KeyRing
 ) -> None:
-    app = guard_metrics(make_asgi_app(standin.metrics.registry), ring)
+    app = require_metrics_key(make_asgi_app(standin.metrics.registry), ring)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         for path in ("/", "/metrics", "/healthz"):

@@ -16,7 +16,7 @@ from service.oip.tensors import pack_elements
 from service.rest import create_app
 from service.rpc import RpcServer
 from service.settings import Settings, load_settings
-from tests.service.oip.served import StandInControl
+from tests.service.oip.running_service import StandInControl
 from tests.service.rest.standin import MODEL, StandIn
 from tests.service.rpc.caller import rpc_options
 

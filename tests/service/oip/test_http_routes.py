@@ -10,10 +10,10 @@ import pytest
 import structlog
 from starlette.types import Message
 
-from service.oip.wire import HEADER_LENGTH
+from service.oip.http_codec import HEADER_LENGTH
 from service.types import Priority
-from tests.service.oip.served import StandInControl
-from tests.service.oip.standing import build_app
+from tests.service.oip.grpc_caller import build_app
+from tests.service.oip.running_service import StandInControl
 from tests.service.rest.standin import MODEL, StandIn
 from tests.support.pictures import solid_png
 

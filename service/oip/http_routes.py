@@ -13,21 +13,21 @@ from service.core.detector import Detector
 from service.core.model_control import ModelControl
 from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.oip.compression import inflate_body
-from service.oip.endpoints import Endpoint, json_response, request_id_of
 from service.oip.errors import NOT_ALIVE, NOT_READY, UNKNOWN_PATH, OipRefused
-from service.oip.inference import Arrival, Inference
-from service.oip.models import ServedModel
-from service.oip.parameters import read_flag
-from service.oip.repository import Repository
-from service.oip.request import InferRequest
-from service.oip.server import server_metadata
-from service.oip.wire import (
+from service.oip.http_codec import (
     HEADER_LENGTH,
     read_object,
     read_repository_parameters,
     read_request,
     write_answer,
 )
+from service.oip.http_endpoint import Endpoint, json_response, request_id_of
+from service.oip.inference import Arrival, Inference
+from service.oip.model_description import ModelDescription
+from service.oip.parameters import read_flag
+from service.oip.repository import Repository
+from service.oip.request import InferRequest
+from service.oip.server_description import server_metadata
 from service.settings import Settings
 from service.transport.http_body import (
     TIMEOUT_HEADER,
@@ -57,7 +57,7 @@ def oip_routes(
     Returns:
         Routes for the HTTP application, which gives each request its id.
     """
-    model = ServedModel(detector, settings)
+    model = ModelDescription(detector, settings)
     probes = _Probes(detector, model)
     repository = _RepositoryPaths(Repository(control, settings), settings)
     infer = _Infer(detector, model, settings, bodies or BodyMemory(settings.max_bodies_bytes))
@@ -84,7 +84,7 @@ def oip_routes(
 class _Probes:
     """What clients ask before they infer."""
 
-    def __init__(self, detector: Detector, model: ServedModel) -> None:
+    def __init__(self, detector: Detector, model: ModelDescription) -> None:
         self._detector = detector
         self._model = model
 
@@ -147,7 +147,7 @@ class _Infer:
     """POST .../infer."""
 
     def __init__(
-        self, detector: Detector, model: ServedModel, settings: Settings, bodies: BodyMemory
+        self, detector: Detector, model: ModelDescription, settings: Settings, bodies: BodyMemory
     ) -> None:
         self._model = model
         self._bodies = bodies

@@ -21,20 +21,20 @@ from service.core.model_control import ModelControl
 from service.core.selection import parse_priority
 from service.errors import DetectionError
 from service.observability.request_log import RequestLog
-from service.oip.descriptions import Descriptions, Method
 from service.oip.errors import OipRefused
-from service.oip.inference import Arrival, InferAnswer, Inference
-from service.oip.messages import (
+from service.oip.grpc_management import ManagementMethods, Method
+from service.oip.grpc_messages import (
     answer_message,
     read_infer_request,
     stream_message,
 )
-from service.oip.models import ServedModel
+from service.oip.inference import Arrival, InferAnswer, Inference
+from service.oip.model_description import ModelDescription
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.repository import Repository
 from service.oip.request import InferRequest
 from service.settings import Settings
-from service.transport.grpc_call import Call, CallsUnderWay, Context, open_call, parse_message
+from service.transport.grpc_call import Call, CallsInFlight, Context, open_call, parse_message
 from service.transport.grpc_status import MalformedMessage, Refusal, refusal_of
 
 _PROTOCOL = "oip_grpc"  # in metrics
@@ -67,11 +67,11 @@ class InferenceService:
         """
         self._detector = detector
         self._request_log = request_log or RequestLog()
-        self._model = ServedModel(detector, settings)
+        self._model = ModelDescription(detector, settings)
         self._inference = Inference(detector, self._model)
-        self._descriptions = Descriptions(detector, self._model, Repository(control, settings))
+        self._descriptions = ManagementMethods(detector, self._model, Repository(control, settings))
         self._max_images = settings.max_files
-        self._calls = CallsUnderWay()
+        self._calls = CallsInFlight()
 
     @property
     def name(self) -> str:

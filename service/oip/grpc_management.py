@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from service.core.detector import Detector
-from service.oip.messages import described, index_message, parameter_values
-from service.oip.models import ServedModel
+from service.oip.grpc_messages import described, index_message, parameter_values
+from service.oip.model_description import ModelDescription
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.repository import Repository
-from service.oip.server import server_metadata
+from service.oip.server_description import server_metadata
 from service.transport.grpc_call import parse_message
 
 _Request = TypeVar("_Request", bound=Message)
@@ -20,10 +20,10 @@ _Request = TypeVar("_Request", bound=Message)
 Method = Callable[[bytes], Coroutine[Any, Any, Message]]
 
 
-class Descriptions:
+class ManagementMethods:
     """Answers them from the state at each request."""
 
-    def __init__(self, detector: Detector, model: ServedModel, repository: Repository) -> None:
+    def __init__(self, detector: Detector, model: ModelDescription, repository: Repository) -> None:
         """Shares what it tells of."""
         self._detector = detector
         self._model = model

@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.oip.asking import MODEL, NAMES, expected_of
 from tests.service.oip.conftest import LIMIT
-from tests.service.oip.served import Served
+from tests.service.oip.running_service import Served
+from tests.service.oip.triton_requests import MODEL, NAMES, expected_of
 from tests.support.pictures import solid_png
 
 PHOTO = solid_png((100, 100, 103))

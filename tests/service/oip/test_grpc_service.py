@@ -18,7 +18,7 @@ from service.rpc import RpcServer
 from service.rpc.health import HEALTH_SERVICE
 from service.rpc.pb import detection_pb2
 from service.types import Priority
-from tests.service.oip.standing import OipCaller, asking, infer_request, standing
+from tests.service.oip.grpc_caller import OipCaller, asking, infer_request, standing
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import calling, trailing
 from tests.support.pictures import solid_png

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access.api_keys import Forbidden, KeyRing, Unauthenticated, presented_key
 from service.access.api_keys import Scope as KeyScope
 from service.observability.request_log import RequestLog
-from service.rest.middleware import RequestContext, request_id_of
 from service.rest.problems import Problem, problem_response
+from service.rest.request_context import RequestContext, request_id_of
 
 _OPEN = re.compile(
     r"/(healthz|readyz|docs|openapi\.json|samples|v2/health/(live|ready)|(static|samples|swagger)/.*)?"
@@ -30,7 +30,7 @@ _OIP_PREFIX = "/v2"
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="lite-detr"'}
 
 
-class ApiKeyGuard:
+class ApiKeyMiddleware:
     """Lets through what shows a key that opens it; the rest is answered with 401 or 403."""
 
     def __init__(
@@ -73,9 +73,9 @@ class ApiKeyGuard:
         await self._app(scope, receive, send)
 
 
-def guard_metrics(app: ASGIApp, keys: KeyRing) -> ASGIApp:
+def require_metrics_key(app: ASGIApp, keys: KeyRing) -> ASGIApp:
     """The guard for an application that gives metrics at whatever path."""
-    guard = ApiKeyGuard(app, keys, lambda _path: KeyScope.METRICS)
+    guard = ApiKeyMiddleware(app, keys, lambda _path: KeyScope.METRICS)
     return RequestContext(guard, RequestLog())
 
 

@@ -1,6 +1,6 @@
 """The model that serves, as the protocol describes it: metadata, configuration, statistics.
 
-Descriptions are plain objects in the protocol's JSON form; gRPC parses its messages from them.
+ManagementMethods are plain objects in the protocol's JSON form; gRPC parses its messages from them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _US_PER_MS = 1000
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT32": "TYPE_INT32"}
 
 
-class ServedModel:
+class ModelDescription:
     """Describes what the detector serves at each moment."""
 
     def __init__(self, detector: Detector, settings: Settings) -> None:

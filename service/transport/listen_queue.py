@@ -26,7 +26,7 @@ def has_unread(waiting: socket.socket | None) -> bool:
     return bool(poll.poll(0))
 
 
-def take_no_more(listener: socket.socket) -> None:
+def stop_accepting_new(listener: socket.socket) -> None:
     """Lets no further connection come about, so that those made already can all be accepted.
 
     What a listener that closes has not accepted yet is reset, also where the request is there

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
-from service.rpc.guard import scope_needed
+from service.rpc.api_key_interceptor import scope_needed
 from service.rpc.pb import detection_pb2 as pb
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import Caller, calling, serving

@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pool
 from tritonclient.grpc import service_pb2 as theirs
 
 from service.oip.errors import OipRefused
-from service.oip.messages import parameter_values, read_infer_request
+from service.oip.grpc_messages import parameter_values, read_infer_request
 from service.oip.pb import grpc_service_pb2 as ours
 from service.oip.tensors import pack_elements
 
