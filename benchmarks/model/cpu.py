@@ -1,12 +1,12 @@
-"""Whole models on the CPU, one image: the inference network against plain PyTorch.
+"""Whole networks on the CPU, one image: the inference network against plain PyTorch.
 
     OMP_WAIT_POLICY=passive python -m benchmarks.model.cpu [--repeats 3] [--output FOLDER]
 
-The baseline is `benchmarks.model.plain_pytorch`. Each side has a process of its own, with the
-allocator as it would have it (see `model.inference.memory`), and the sides take turns; a ratio is
-the median of the rounds' ratios. "CPU" is the process's CPU time, which a busy machine disturbs
-less than the clock. The peak is what the first image takes beyond the loaded network. Weights of
-the full network are random: time does not depend on them. Writes cpu.json and cpu.md.
+The baseline is `benchmarks.model.plain_pytorch`. Each side runs in its own process, with its own
+allocator settings (see `model.inference.memory`), and the sides alternate; a ratio is the median
+of the rounds' ratios. "CPU" is the process's CPU time, which load on the machine changes less than
+wall time. The peak is the memory of the first image above that of the loaded network. The R50
+network has random weights: time does not depend on them. Writes cpu.json and cpu.md.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import argparse
 import copy
 import json
 import math
-import platform
+import operator
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.model.plain_pytorch import plain_pytorch
+from benchmarks.report import RESULTS, ROOT, conditions, table, write_report
 from benchmarks.serving.batch_invariance import random_r50_detector
 from model.geometry import level_shapes, padded_size, resized_size
 from model.inference.geometry import real_tokens
@@ -38,29 +39,28 @@ from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
 from service.cpus import usable_cpus
 
-_ROOT = Path(__file__).resolve().parents[2]
 _SIDES = ("plain", "fp32", "bf16")
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STRIDE = 64
 _LEVELS = 4
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one side."""
+    """Figures of one model on one side."""
 
     model: str
     side: str
     wall_ms: float
     cpu_ms: float
-    wall_ratio: float  # the baseline's over this side's
+    wall_ratio: float  # baseline / this side
     cpu_ratio: float
-    peak_mib: float  # above the loaded network's
-    largest_memory_difference: float  # of the encoder's output to float64; 0: not measured
+    peak_mib: float  # above the loaded network
+    largest_memory_difference: float  # encoder output, to float64; 0: not measured
 
 
 def network_of(model: str) -> tuple[nn.Module, tuple[int, int]]:
-    """A detector and the (h, w) of an image."""
+    """A detector, and the (height, width) of its images."""
     if model == "default":
         detector, info = load_detector(resolve_model("default"))
         sides = info.config.shortest_side, info.config.longest_side
@@ -69,7 +69,7 @@ def network_of(model: str) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def batch_of(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """One image of noise in its bucket."""
+    """One image of noise [1, 3, H, W] in its shape bucket, and its padding mask [1, H, W]."""
     padded = padded_size(*size, _STRIDE)
     mask = torch.ones(1, *padded, dtype=torch.bool)
     mask[:, : size[0], : size[1]] = False
@@ -78,9 +78,9 @@ def batch_of(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def runner_of(detector: nn.Module, side: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Runs an image and gives the encoder's memory."""
+    """A function of (images, padding mask) that returns the encoder's memory [1, S, C]."""
     if side != "plain":
-        network = InferenceDetector(detector, _DTYPES[side]).eval()  # type: ignore[arg-type]
+        network = InferenceDetector(detector, DTYPES[side]).eval()  # type: ignore[arg-type]
         return lambda images, mask: network(images, mask).memory  # type: ignore[no-any-return]
 
     def run(images: Tensor, mask: Tensor) -> Tensor:
@@ -91,29 +91,29 @@ def runner_of(detector: nn.Module, side: str) -> Callable[[Tensor, Tensor], Tens
 
 
 class Worker:
-    """One side in a process of its own, so that sides share neither memory nor its settings."""
+    """One side in its own process: sides share neither memory nor allocator settings."""
 
     def __init__(self, model: str, side: str, threads: int) -> None:
-        """Starts it; it loads and runs one image."""
+        """Starts the process, which loads the network and runs two images."""
         command = [sys.executable, "-m", "benchmarks.model.cpu", "--worker", model, side]
         self._process = subprocess.Popen(
             [*command, "--threads", str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=_ROOT,
+            cwd=ROOT,
         )
         self.peak_mib, self.error = self._read()
 
     def run(self) -> tuple[float, float]:
-        """Runs an image: seconds by the clock and of CPU time."""
+        """Runs one image; returns wall seconds and CPU seconds."""
         assert self._process.stdin is not None
         print("run", file=self._process.stdin, flush=True)
         wall, cpu = self._read()
         return wall, cpu
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -125,20 +125,20 @@ class Worker:
 
 
 def work(model: str, side: str) -> None:
-    """The worker's side of `Worker`."""
+    """The worker process: runs an image for each line on stdin, prints its two times as JSON."""
     detector, size = network_of(model)
     images, mask = batch_of(size)
     if side != "plain":
         keep_freed_memory()  # as the engine does
     run = runner_of(detector, side)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     memory = run(images, mask)
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
     error = 0.0
-    if model == "default":  # the full network in float64 would take minutes; see precision.py
+    if model == "default":  # R50 in float64 would take minutes; see precision.py
         exact = copy.deepcopy(detector).double()(images.double(), mask).memory
-        if exact.shape != memory.shape:  # one image in service has no tokens of padding
+        if exact.shape != memory.shape:  # the inference network drops the padding tokens
             height, width = mask.shape[1:]
             exact = exact[:, real_tokens(mask, level_shapes(height, width, _LEVELS))]
         error = float((memory.double() - exact).abs().max())
@@ -151,7 +151,7 @@ def work(model: str, side: str) -> None:
 
 
 def measure(model: str, repeats: int, threads: int) -> list[Row]:
-    """Times all sides in turns."""
+    """Times all sides in alternation."""
     workers = {side: Worker(model, side, threads) for side in _SIDES}
     times: dict[str, list[tuple[float, float]]] = {side: [] for side in _SIDES}
     for _ in range(repeats):
@@ -160,51 +160,53 @@ def measure(model: str, repeats: int, threads: int) -> list[Row]:
     rows = []
     for side, worker in workers.items():
         worker.close()
-        ratios = [
-            [
-                base[clock] / own[clock]
-                for base, own in zip(times["plain"], times[side], strict=True)
-            ]
-            for clock in (0, 1)
-        ]
-        wall, cpu = (statistics.median(own[clock] for own in times[side]) for clock in (0, 1))
-        medians = [round(statistics.median(of), 2) for of in ratios]
-        milliseconds = (round(wall * 1000, 1), round(cpu * 1000, 1))
-        row = Row(model, side, *milliseconds, *medians, worker.peak_mib, worker.error)
+        base_walls, base_cpus = zip(*times["plain"], strict=True)
+        walls, cpus = zip(*times[side], strict=True)
+        row = Row(
+            model=model,
+            side=side,
+            wall_ms=round(statistics.median(walls) * 1000, 1),
+            cpu_ms=round(statistics.median(cpus) * 1000, 1),
+            wall_ratio=_median_ratio(base_walls, walls),
+            cpu_ratio=_median_ratio(base_cpus, cpus),
+            peak_mib=worker.peak_mib,
+            largest_memory_difference=worker.error,
+        )
         rows.append(row)
         print(json.dumps(asdict(row)), flush=True)
     return rows
 
 
-def to_markdown(facts: dict[str, object], rows: list[Row]) -> str:
-    """The table for people."""
-    lines = [
-        "# Whole models on a CPU, one image",
-        "",
-        "Made by `python -m benchmarks.model.cpu`: "
-        + ", ".join(f"{key} {value}" for key, value in facts.items())
-        + ". Ratios: plain PyTorch's time over this side's, median of rounds in turns.",
-        "",
-        "| model | side | wall, ms | CPU, ms | ratio, wall | ratio, CPU | peak, MiB "
-        "| memory's largest difference to float64 |",
-        "| --- | --- |" + " ---: |" * 6,
-    ]
-    lines += [
-        f"| {row.model} | {row.side} | {row.wall_ms} | {row.cpu_ms} | {row.wall_ratio} "
-        f"| {row.cpu_ratio} | {row.peak_mib:.0f} "
-        f"| {row.largest_memory_difference or math.nan:.2g} |"
+def _median_ratio(base: Sequence[float], own: Sequence[float]) -> float:
+    return round(statistics.median(map(operator.truediv, base, own)), 2)
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """The report's table."""
+    columns = ("model", "side", "wall, ms", "CPU, ms", "ratio, wall", "ratio, CPU", "peak, MiB")
+    cells = [
+        (
+            row.model,
+            row.side,
+            f"{row.wall_ms}",
+            f"{row.cpu_ms}",
+            f"{row.wall_ratio}",
+            f"{row.cpu_ratio}",
+            f"{row.peak_mib:.0f}",
+            f"{row.largest_memory_difference or math.nan:.2g}",
+        )
         for row in rows
     ]
-    return "\n".join(lines) + "\n"
+    return table((*columns, "encoder output, largest difference to float64"), cells, texts=2)
 
 
 def main() -> None:
-    """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description="Time whole models on the CPU.")
+    """Measures and writes the report."""
+    parser = argparse.ArgumentParser(description="Time whole networks on the CPU.")
     parser.add_argument("--models", nargs="+", default=["default", "r50"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks/results/model")
+    parser.add_argument("--output", type=Path, default=RESULTS / "model")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -212,19 +214,18 @@ def main() -> None:
         with torch.inference_mode():
             work(*options.worker)
         return
+    document = conditions()
     rows: list[Row] = []
     for model in options.models:
         rows += measure(model, options.repeats, options.threads)
-    facts: dict[str, object] = {
-        "threads": options.threads,
-        "repeats": options.repeats,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    record = {**facts, "rows": [asdict(row) for row in rows]}
-    (options.output / "cpu.json").write_text(json.dumps(record, indent=2) + "\n")
-    (options.output / "cpu.md").write_text(to_markdown(facts, rows))
+    document |= {"threads": options.threads, "repeats": options.repeats}
+    document |= {"torch": torch.__version__, "rows": [asdict(row) for row in rows]}
+    sections = [
+        f"torch {torch.__version__}, {options.threads} threads, {options.repeats} rounds. Ratios: "
+        "time of plain PyTorch / time of this side, median of alternating rounds.\n",
+        to_markdown(rows),
+    ]
+    write_report(options.output / "cpu", "Whole networks on a CPU, one image", document, sections)
 
 
 if __name__ == "__main__":

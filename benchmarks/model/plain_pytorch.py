@@ -1,7 +1,7 @@
 """The baseline: the network in plain PyTorch, with attention by the published formula.
 
-Frozen normalisation is an operation of its own, maps are channels first, and key-aware attention
-samples keys and values separately with `grid_sample` and keeps both whole.
+Frozen normalisation is a separate operation, feature maps are channels first, and key-aware
+attention samples keys and values separately with `grid_sample` and stores both completely.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from model.network.backbone.norm import FrozenBatchNorm
 
 
 def separate_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm) -> Tensor:
-    """norm(conv(x)), one after the other."""
+    """norm(conv(x)) as two operations."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     return conv(x) * scale[None, :, None, None] + shift[None, :, None, None]  # type: ignore[no-any-return]
@@ -32,13 +32,13 @@ def key_aware_formula(  # noqa: PLR0913, PLR0917 - the operation's own arguments
     reference_points: Tensor,
     sampling_offsets: Tensor,
 ) -> Tensor:
-    """Key-aware attention by its formula; see `model.ops.key_aware_deform_attn`."""
+    """Key-aware attention by its formula; arguments as `model.ops.key_aware_deform_attn`."""
     batch, queries, heads, channels = query.shape
     locations = _locations(spatial_shapes, reference_points, sampling_offsets)
     keys = _sampled(value if key is None else key, spatial_shapes, locations)
     values = _sampled(value, spatial_shapes, locations)  # [B*M, D, Q, L*P]
-    asked = query.transpose(1, 2).reshape(batch * heads, queries, channels)
-    scores = torch.einsum("bqd,bdqp->bqp", asked, keys) / channels**0.5
+    per_head = query.transpose(1, 2).reshape(batch * heads, queries, channels)
+    scores = torch.einsum("bqd,bdqp->bqp", per_head, keys) / channels**0.5
     weights = scores.softmax(-1)[:, None]
     attended: Tensor = (values * weights).sum(-1).view(batch, heads * channels, queries)
     return attended.transpose(1, 2).contiguous()
@@ -66,7 +66,7 @@ def _sampled(tokens: Tensor, shapes: Sequence[tuple[int, int]], locations: Tenso
 
 @contextmanager
 def plain_pytorch() -> Iterator[None]:
-    """Within, detectors compute as the baseline does."""
+    """Inside this context, detectors compute as the baseline does."""
     with (
         mock.patch("model.network.backbone.resnet.conv_bn", separate_norm),
         mock.patch("model.network.backbone.efficientnet.conv_bn", separate_norm),

@@ -1,18 +1,17 @@
-"""How far each precision is from the official float64 outputs, on the reference cases.
+"""The difference of each precision to the official float64 outputs, on the reference cases.
 
     python -m benchmarks.model.precision [--output FOLDER]
 
-Needs shared/reference beside the checkout. "memory" is the encoder's output (deviation about 1);
-"found" is the share of the official 300 detections an image that have a twin: same class, score
-within 0.02 and box within 1 % of the image's size. The weights are random, so scores lie close
-together and near ties of the query selection swap: a trained model loses less. Writes
+Needs shared/reference next to the checkout. "memory" is the encoder's output (standard deviation
+about 1); "found" is the share of the 300 official detections per image that have a match: same
+class, score within 0.02 and box within 1 % of the image's size. The weights are random, so scores
+lie close together and near ties of the query selection swap: a trained model loses less. Writes
 precision.json and precision.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.report import RESULTS, conditions, table, write_report
 from model import build_detector
 from model.inference.network import InferenceDetector
 from model.inference.precision import resolve_precision
@@ -27,13 +27,12 @@ from model.postprocess import select_detections
 from service.cpus import usable_cpus
 from tests.support import reference_cases
 
-_ROOT = Path(__file__).resolve().parents[2]
-_SCORE, _BOX = 0.02, 0.01  # of a twin; the box relative to the image
+_SCORE, _BOX = 0.02, 0.01  # tolerances of a match; boxes relative to the image's size
 
 
 @dataclass(frozen=True)
 class Row:
-    """One precision on one case."""
+    """Differences of one precision on one case."""
 
     case: str
     precision: str
@@ -43,7 +42,7 @@ class Row:
 
 
 def measure(name: str, precision: str) -> Row:
-    """Runs a case."""
+    """Runs a reference case in a precision ("fp32", "bf16")."""
     case = reference_cases.load_case(name)
     detector = build_detector(reference_cases.config_of(case.meta)).eval()
     detector.load_state_dict(reference_cases.weights_of(case.meta), strict=True)
@@ -51,8 +50,8 @@ def measure(name: str, precision: str) -> Row:
     output = InferenceDetector(detector, resolve_precision(precision, "cpu")[1])(images, mask)
     difference = output.memory.double() - torch.from_numpy(case.arrays["memory"]).double()
     sizes = [tuple(map(int, case.arrays[f"target_size_{i}"])) for i in range(len(images))]
-    answers = select_detections(output.pred_logits, output.pred_boxes, sizes, 300)  # type: ignore[arg-type]
-    shares = [_found(case.arrays, i, answers[i], sizes[i]) for i in range(len(images))]
+    results = select_detections(output.pred_logits, output.pred_boxes, sizes, 300)  # type: ignore[arg-type]
+    shares = [_found(case.arrays, i, results[i], sizes[i]) for i in range(len(images))]
     return Row(
         name,
         precision,
@@ -63,25 +62,26 @@ def measure(name: str, precision: str) -> Row:
 
 
 def _found(arrays: dict[str, Any], index: int, ours: Any, size: tuple[int, ...]) -> float:
-    """The share of an image's official detections that ours have a twin of."""
+    """The share of an image's official detections that have a match in ours."""
     height, width = size
     limits = np.array([width, height, width, height], dtype=np.float32)
     official = zip(
         *(arrays[f"{field}_{index}"] for field in ("scores", "labels", "boxes")), strict=True
     )
-    twins = []
+    matched = []
     for score, label, box in official:
         near = (ours.labels == label) & (np.abs(ours.scores - score) <= _SCORE)
-        apart = np.abs(ours.boxes_xyxy - np.clip(box, 0, limits)).max(-1)
-        twins.append(bool((near & (apart <= _BOX * max(size))).any()))
-    return float(np.mean(twins))
+        distances = np.abs(ours.boxes_xyxy - np.clip(box, 0, limits)).max(-1)
+        matched.append(bool((near & (distances <= _BOX * max(size))).any()))
+    return float(np.mean(matched))
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Measures and writes the report."""
     parser = argparse.ArgumentParser(description="Compare precisions with float64.")
-    parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks/results/model")
+    parser.add_argument("--output", type=Path, default=RESULTS / "model")
     output = parser.parse_args().output
+    document = conditions()
     torch.set_num_threads(usable_cpus())
     with torch.inference_mode():
         rows = [
@@ -89,24 +89,21 @@ def main() -> None:
             for name in reference_cases.case_names()
             for precision in ("fp32", "bf16")
         ]
-    lines = [
-        "# Precisions against the official float64 outputs",
-        "",
-        "Made by `python -m benchmarks.model.precision`; random weights, so near ties abound.",
-        "",
-        "| case | precision | memory, largest | memory, rms | detections found |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row.case} | {row.precision} | {row.memory_largest:.2g} | {row.memory_rms:.2g} "
-        f"| {row.found:.1%} |"
+    document["rows"] = [asdict(row) for row in rows]
+    cells = [
+        (
+            row.case,
+            row.precision,
+            f"{row.memory_largest:.2g}",
+            f"{row.memory_rms:.2g}",
+            f"{row.found:.1%}",
+        )
         for row in rows
     ]
-    print("\n".join(lines))
-    (output / "precision.json").write_text(
-        json.dumps([asdict(row) for row in rows], indent=2) + "\n"
-    )
-    (output / "precision.md").write_text("\n".join(lines) + "\n")
+    columns = ("case", "precision", "memory, largest", "memory, rms", "detections found")
+    sections = ["The weights are random, so near ties are frequent.\n", table(columns, cells, 2)]
+    title = "Precisions against the official float64 outputs"
+    write_report(output / "precision", title, document, sections)
 
 
 if __name__ == "__main__":
