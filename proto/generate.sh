@@ -1,11 +1,11 @@
 #!/bin/sh
-# Writes the Python message classes anew, of litedetr.v1 for the service and for its client, and of
-# the Open Inference Protocol for the service:
+# Generates the Python message classes of litedetr.v1, for the service and its client, and of the Open
+# Inference Protocol, for the service:
 #   sh proto/generate.sh [PYTHON] [ROOT]
-# PYTHON has grpcio-tools; ROOT is where service/ and lite_detr_client/ are (default: here).
+# PYTHON must have grpcio-tools; ROOT contains service/ and lite_detr_client/ (default: this repository).
 #
-# Services need no generated code: the methods stand in service/rpc/server.py, service/oip/servicer.py
-# and lite_detr_client/grpc_wire.py, so neither side is tied to one version of grpcio.
+# No gRPC stubs are generated: the methods are in service/rpc/server.py, service/oip/servicer.py and
+# lite_detr_client/grpc_wire.py, so that neither side depends on one version of grpcio.
 set -eu
 
 proto=$(dirname "$0")
@@ -23,8 +23,8 @@ for package in service/rpc/pb lite_detr_client/pb; do
     cp "$stage"/litedetr/v1/detection_pb2.py "$stage"/litedetr/v1/detection_pb2.pyi "$root/$package/"
 done
 
-# Public clients of the Open Inference Protocol bring messages of the same names, and a pool holds a
-# name only once: ours live in a pool of their own, so that both can be in one process.
+# Public clients of the Open Inference Protocol have messages with the same names, and a descriptor pool
+# holds each name once: ours use a pool of their own, so that both can be loaded in one process.
 package=service/oip/pb
 mkdir -p "$root/$package"
 sed 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' \

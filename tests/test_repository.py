@@ -1,4 +1,4 @@
-"""The house itself: one set-up for everybody, exact versions, and files that stay true."""
+"""The repository: setup with make, exact versions, license, CI."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def declared() -> list[Requirement]:
     return [Requirement(text) for text in texts]
 
 
-def test_lock_pins_exact_versions_and_says_nothing_else() -> None:
+def test_lock_has_only_exact_versions() -> None:
     for line in LOCK.read_text(encoding="utf-8").splitlines():
         assert re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
         assert "://" not in line
@@ -68,7 +68,7 @@ def test_ci_runs_lint_and_tests() -> None:
 
 
 def make_dry_run(*arguments: str, home: Path = ROOT, **variables: str) -> str:
-    """What make would do, without doing it."""
+    """Returns the commands that make would run."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     environment = {"PATH": os.environ["PATH"], **variables}
@@ -83,7 +83,7 @@ def make_dry_run(*arguments: str, home: Path = ROOT, **variables: str) -> str:
     return done.stdout
 
 
-def test_plain_make_explains_the_targets() -> None:
+def test_make_without_a_target_lists_the_targets() -> None:
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -93,7 +93,7 @@ def test_plain_make_explains_the_targets() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what make reads, where nothing is installed."""
+    """A copy of the files that make reads, with nothing installed."""
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -121,7 +121,7 @@ def test_second_make_serve_installs_nothing(checkout: Path) -> None:
     assert "pip install" not in make_dry_run("serve", home=checkout)
 
 
-def test_make_serve_passes_its_variables_on(checkout: Path) -> None:
+def test_make_serve_turns_variables_into_flags(checkout: Path) -> None:
     plan = make_dry_run(
         "serve", "PORT=9000", "HOST=0.0.0.0", "MODEL=a b.safetensors", home=checkout
     )
@@ -130,12 +130,12 @@ def test_make_serve_passes_its_variables_on(checkout: Path) -> None:
     assert '--model "a b.safetensors"' in plan
 
 
-def test_host_of_the_shell_is_not_the_address_to_listen_on(checkout: Path) -> None:
+def test_host_variable_of_the_shell_is_ignored(checkout: Path) -> None:
     assert "--host" not in make_dry_run("serve", home=checkout, HOST="my-laptop")
 
 
 @pytest.mark.parametrize("has_old_python", [True, False])
-def test_machine_without_a_fitting_python_is_told(has_old_python: bool, tmp_path: Path) -> None:
+def test_missing_python_is_reported(has_old_python: bool, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     if has_old_python:
@@ -153,15 +153,7 @@ def test_machine_without_a_fitting_python_is_told(has_old_python: bool, tmp_path
     assert "no Python >= 3.11" in done.stderr
 
 
-def test_readme_names_the_two_commands() -> None:
+def test_readme_names_make_serve_and_make_test() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make serve" in text
     assert "make test" in text
-
-
-def test_links_between_pages_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        text = page.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#\s]+)", text):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"

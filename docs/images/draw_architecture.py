@@ -1,4 +1,4 @@
-"""Writes docs/images/architecture.svg: a request's way through the house.
+"""Writes docs/images/architecture.svg: the path of a request through the service.
 
 python docs/images/draw_architecture.py
 """
@@ -17,7 +17,7 @@ _LINE_HEIGHT = 17
 
 @dataclass(frozen=True)
 class Box:
-    """A room: its place, its name, and what it does, line by line."""
+    """A component: position, title, and lines that describe it."""
 
     x: int
     y: int
@@ -28,25 +28,25 @@ class Box:
     colour: str = _BLUE
 
     def svg(self) -> str:
-        """The rectangle with its words centred."""
+        """Returns the rectangle with centred text."""
         middle = self.x + self.width // 2
         top = self.y + self.height // 2 - _LINE_HEIGHT * len(self.lines) // 2 + 5
-        words = [_text(middle, top, self.title, bold=True)]
+        texts = [_text(middle, top, self.title, bold=True)]
         for number, line in enumerate(self.lines, 1):
-            words.append(_text(middle, top + number * _LINE_HEIGHT, line, size=12, colour=_FAINT))
+            texts.append(_text(middle, top + number * _LINE_HEIGHT, line, size=12, colour=_FAINT))
         return (
             f'<rect x="{self.x}" y="{self.y}" width="{self.width}" height="{self.height}" rx="8" '
-            f'fill="#ffffff" stroke="{self.colour}" stroke-width="1.6"/>' + "".join(words)
+            f'fill="#ffffff" stroke="{self.colour}" stroke-width="1.6"/>' + "".join(texts)
         )
 
 
-def _text(  # noqa: PLR0913 - a text is all of these
-    x: int, y: int, words: str, *, size: int = 14, colour: str = _INK, bold: bool = False
+def _text(  # noqa: PLR0913 - attributes of a text element
+    x: int, y: int, text: str, *, size: int = 14, colour: str = _INK, bold: bool = False
 ) -> str:
     weight = ' font-weight="600"' if bold else ""
     return (
         f'<text x="{x}" y="{y}" text-anchor="middle" font-size="{size}" fill="{colour}"{weight}>'
-        f"{escape(words)}</text>"
+        f"{escape(text)}</text>"
     )
 
 
@@ -67,8 +67,8 @@ def _process(x: int, width: int, title: str, colour: str) -> str:
 
 
 def drawing() -> str:
-    """The whole picture as SVG."""
-    rooms = (
+    """Returns the drawing as SVG."""
+    boxes = (
         Box(20, 105, 92, 50, "HTTP", ("client",), _FAINT),
         Box(20, 185, 92, 50, "gRPC", ("client",), _FAINT),
         Box(20, 265, 92, 50, "OIP v2", ("client",), _FAINT),
@@ -81,16 +81,16 @@ def drawing() -> str:
             128,
             120,
             "Detector",
-            ("admits, leases a", "slot, keeps the", "deadline, selects"),
+            ("admits, leases a", "slot, enforces the", "deadline, selects"),
         ),
-        Box(476, 85, 132, 84, "images", ("decodes, resizes,", "in threads")),
+        Box(476, 85, 132, 84, "images", ("decode and resize,", "in threads")),
         Box(
             476,
             220,
             132,
             100,
             "Batcher",
-            ("a queue a bucket,", "work-conserving,", "isolates culprits"),
+            ("one queue per", "bucket; isolates", "bad images"),
         ),
         Box(476, 372, 132, 58, "Supervisor", ("replaces engines",)),
         Box(
@@ -101,11 +101,11 @@ def drawing() -> str:
             "Slots",
             (
                 "shared memory:",
-                "pictures in,",
+                "images in,",
                 "detections out;",
-                "back-pressure",
-                "and memory",
-                "bound in one",
+                "limit memory,",
+                "create back-",
+                "pressure",
             ),
             _AMBER,
         ),
@@ -131,15 +131,15 @@ def drawing() -> str:
         _arrow("M608 408 H858", dashed=True),
     )
     notes = (
-        _text(735, 400, "doorbell, watchdog, canary", size=12, colour=_FAINT),
-        _text(932, 412, "engine life", size=12, colour=_FAINT),
+        _text(735, 400, "messages, watchdog, canary", size=12, colour=_FAINT),
+        _text(932, 412, "one per device", size=12, colour=_FAINT),
         _text(368, 330, "Prometheus metrics, JSON logs,", size=12, colour=_FAINT),
         _text(368, 347, "health, readiness, drain", size=12, colour=_FAINT),
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" font-family="system-ui, sans-serif" role="img" '
-        'aria-label="A request\'s way through edge process, shared memory and engine process">\n'
+        'aria-label="The path of a request: edge process, shared memory, engine process">\n'
         '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
         f'markerHeight="7" orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z" fill="{_INK}"/>'
         "</marker></defs>\n"
@@ -147,8 +147,8 @@ def drawing() -> str:
         + "\n".join(
             (
                 _process(148, 480, "edge process: asyncio, never imports torch", _BLUE),
-                _process(842, 180, "engine, one a device", _GREEN),
-                *(room.svg() for room in rooms),
+                _process(842, 180, "engine process", _GREEN),
+                *(box.svg() for box in boxes),
                 *arrows,
                 *notes,
             )

@@ -1,4 +1,4 @@
-"""Takes docs/images/page.png: the real service with the default model, in headless Chromium.
+"""Takes docs/images/page.png: a screenshot of the page with the default model, in Chromium.
 
     python docs/images/take_page.py
 
@@ -24,8 +24,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-PICTURE = Path(__file__).with_name("page.png")
-_PATIENCE_S = 120
+SCREENSHOT = Path(__file__).with_name("page.png")
+_TIMEOUT_S = 120
 _WIDTH, _HEIGHT = 1180, 1000
 _FLAGS = (
     "--headless=new",
@@ -43,7 +43,7 @@ _FLAGS = (
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """The service on a free port; gives its address once it is ready."""
+    """Starts the service on a free port; yields its URL once it is ready."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "serve", "--port", "0", "--grpc-port", "-1"],
         stderr=subprocess.PIPE,
@@ -52,18 +52,18 @@ def serving() -> Iterator[str]:
     )
     assert process.stderr is not None
     try:
-        said = ""
+        output = ""
         for line in process.stderr:
-            said += line
+            output += line
             if line.startswith("Ready"):
                 break
-        found = re.search(r"listens on (http://\S+)", said)
+        found = re.search(r"listens on (http://\S+)", output)
         if found is None:
-            raise SystemExit(f"the service did not start: {said}")
+            raise SystemExit(f"the service did not start: {output}")
         yield found[1]
     finally:
         process.terminate()
-        process.communicate(timeout=_PATIENCE_S)
+        process.communicate(timeout=_TIMEOUT_S)
 
 
 def _program(name: str) -> str:
@@ -73,8 +73,8 @@ def _program(name: str) -> str:
     return path
 
 
-def take(address: str, picture: Path) -> None:
-    """Opens the page, clicks the first sample, and keeps what is seen then."""
+def take(url: str, target: Path) -> None:
+    """Opens the page, clicks the first sample and saves a screenshot."""
     with tempfile.TemporaryDirectory() as profile:
         options = ChromeOptions()
         options.binary_location = _program("chromium")
@@ -82,19 +82,19 @@ def take(address: str, picture: Path) -> None:
             options.add_argument(flag)
         browser = Chrome(options=options, service=Service(_program("chromedriver")))
         try:
-            browser.get(f"{address}/")
-            wait = WebDriverWait(browser, _PATIENCE_S)
+            browser.get(f"{url}/")
+            wait = WebDriverWait(browser, _TIMEOUT_S)
             ready = "return document.body.hasAttribute('data-ready')"
             wait.until(lambda page: page.execute_script(ready))
             browser.find_elements(By.CSS_SELECTOR, "#sample-list button")[0].click()
             wait.until(lambda page: "found" in page.find_element(By.ID, "summary").text)
-            shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+            screenshot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
         finally:
             browser.quit()
-    shot.quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
+    screenshot.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 if __name__ == "__main__":
-    with serving() as address:
-        take(address, PICTURE)
-    print(PICTURE)
+    with serving() as url:
+        take(url, SCREENSHOT)
+    print(SCREENSHOT)

@@ -1,11 +1,11 @@
-"""The fenced blocks of the documentation, and what their opening lines say of them.
+"""The fenced blocks of the documentation and their test modes.
 
-A block of commands or code says on its opening line what becomes of it:
+The opening line of a block with commands or code has its mode:
 
-    sh run                   runs, in a folder like a checkout, beside a service
-    python run               likewise
-    sh run-until Ready       runs until it has said that, is then asked to end, and must end well
-    sh not-run: REASON       needs what tests have not; its flags are looked up all the same
+    sh run                   runs in a copy of the checkout, with a service running
+    python run               the same for Python
+    sh run-until Ready       runs until it prints the text; SIGTERM must then end it with status 0
+    sh not-run: REASON       is not run; only its flags are checked
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tests.support.repository import ROOT
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "lite_detr_client/README.md",
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )
@@ -32,16 +33,16 @@ class Block:
     page: str
     line: int
     language: str
-    mode: str  # "run", "run-until ...", "not-run: ...", or "" for what is no command
+    mode: str  # "run", "run-until ...", "not-run: ...", or "" without commands
     body: str
 
     def __str__(self) -> str:
-        """Names it in the reports of tests."""
+        """Returns the test ID."""
         return f"{self.page}:{self.line}"
 
 
 def blocks() -> Iterator[Block]:
-    """Every fenced block of every page, in order."""
+    """Yields every fenced block of every page, in order."""
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         for match in _FENCE.finditer(text):

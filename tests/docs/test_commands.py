@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is run, or says why it cannot be."""
+"""Every command in the documentation is run, or states why it is not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.docs.conftest import Reader
+from tests.docs.conftest import BlockRunner
 from tests.docs.pages import Block, blocks
 from tests.support.repository import ROOT
 
@@ -18,30 +18,30 @@ COMMANDS = tuple(block for block in BLOCKS if block.language in ("sh", "python")
 RUN = tuple(block for block in COMMANDS if block.mode == "run")
 SERVERS = tuple(block for block in COMMANDS if block.mode.startswith("run-until"))
 NOT_RUN = tuple(block for block in COMMANDS if block.mode.startswith("not-run:"))
-NO_COMMANDS = {"text", "json", "protobuf", "yaml"}
-MOST_NOT_RUN = 16  # raise it for a reason only
+WITHOUT_COMMANDS = {"text", "json", "protobuf", "yaml"}
+MAX_NOT_RUN = 16  # raise it only for a good reason
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_every_block_says_what_becomes_of_it() -> None:
+def test_every_block_has_a_mode() -> None:
     for block in BLOCKS:
-        said = block in (*RUN, *SERVERS, *NOT_RUN) or (
-            block.language in NO_COMMANDS and not block.mode
+        has_mode = block in (*RUN, *SERVERS, *NOT_RUN) or (
+            block.language in WITHOUT_COMMANDS and not block.mode
         )
-        assert said, f"{block}: open it with `sh run`, `sh not-run: REASON` or `text`"
+        assert has_mode, f"{block}: open it with `sh run`, `sh not-run: REASON` or `text`"
 
 
-def test_excuses_are_few_and_have_reasons() -> None:
-    assert len(NOT_RUN) <= MOST_NOT_RUN
+def test_blocks_that_are_not_run_are_few_and_have_reasons() -> None:
+    assert len(NOT_RUN) <= MAX_NOT_RUN
     assert len(RUN) + len(SERVERS) >= len(NOT_RUN)
     for block in NOT_RUN:
         assert len(block.mode.removeprefix("not-run:").strip()) > 10, block
 
 
 @pytest.mark.parametrize("block", RUN, ids=str)
-def test_command_works_as_shown(reader: Reader, block: Block) -> None:
-    done = reader.run(block)
+def test_command_works(runner: BlockRunner, block: Block) -> None:
+    done = runner.run(block)
     assert done.returncode == 0, f"{block.body}\n{done.stdout}\n{done.stderr}"
 
 
@@ -53,24 +53,24 @@ def test_command_works_as_shown(reader: Reader, block: Block) -> None:
         ("python", "from lite_detr_client import NoSuchClient"),
     ],
 )
-def test_command_that_does_not_work_would_be_seen(reader: Reader, language: str, body: str) -> None:
-    assert reader.run(Block("a page", 1, language, "run", body)).returncode != 0
+def test_failing_command_is_detected(runner: BlockRunner, language: str, body: str) -> None:
+    assert runner.run(Block("page", 1, language, "run", body)).returncode != 0
 
 
 @pytest.mark.parametrize("block", SERVERS, ids=str)
-def test_server_starts_as_shown_and_ends_when_asked(reader: Reader, block: Block) -> None:
-    awaited = block.mode.removeprefix("run-until").strip()
-    said, status = reader.run_until(block, awaited)
-    assert awaited in said
-    assert status == 0, said
+def test_server_starts_and_ends_on_sigterm(runner: BlockRunner, block: Block) -> None:
+    text = block.mode.removeprefix("run-until").strip()
+    output, status = runner.run_until(block, text)
+    assert text in output
+    assert status == 0, output
 
 
 def flags_of(command: str) -> set[str]:
-    """The flags that `lite-detr COMMAND` knows."""
+    """Returns the flags of `lite-detr COMMAND`."""
     words = [sys.executable, "-m", "service", *command.split(), "--help"]
     plain = {"COLUMNS": "200", "NO_COLOR": "1"}
     done = subprocess.run(words, cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"lite-detr {command} is no command: {done.stderr}"
+    assert done.returncode == 0, f"lite-detr {command} is not a command: {done.stderr}"
     return set(re.findall(r"--[a-z][a-z0-9-]*", done.stdout))
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the documentation are what their programs draw."""
+"""The drawings in the documentation match the scripts that generate them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.support.repository import ROOT
 IMAGES = ROOT / "docs" / "images"
 
 
-def test_architecture_is_drawn_anew_when_its_program_changes() -> None:
-    drawn = runpy.run_path(str(IMAGES / "draw_architecture.py"))["drawing"]()
-    kept = (IMAGES / "architecture.svg").read_text(encoding="utf-8")
-    assert drawn == kept, "python docs/images/draw_architecture.py"
-    assert ET.fromstring(kept).tag.endswith("svg")
+def test_architecture_drawing_is_up_to_date() -> None:
+    generated = runpy.run_path(str(IMAGES / "draw_architecture.py"))["drawing"]()
+    committed = (IMAGES / "architecture.svg").read_text(encoding="utf-8")
+    assert generated == committed, "python docs/images/draw_architecture.py"
+    assert ET.fromstring(committed).tag.endswith("svg")
 
 
-def test_boxes_of_the_architecture_lie_inside_it_and_apart() -> None:
+def test_boxes_of_the_architecture_do_not_overlap() -> None:
     root = ET.parse(IMAGES / "architecture.svg").getroot()
     width, height = float(root.get("width", 0)), float(root.get("height", 0))
-    rooms = [each.attrib for each in root.iter() if each.get("rx") == "8"]
-    places = [tuple(float(room[key]) for key in ("x", "y", "width", "height")) for room in rooms]
+    boxes = [each.attrib for each in root.iter() if each.get("rx") == "8"]
+    places = [tuple(float(box[key]) for key in ("x", "y", "width", "height")) for box in boxes]
     assert len(places) == 14
     for number, (x, y, w, h) in enumerate(places):
         assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
@@ -32,7 +32,7 @@ def test_boxes_of_the_architecture_lie_inside_it_and_apart() -> None:
             assert apart_sideways or y >= other_y + other_h or other_y >= y + h
 
 
-def test_page_is_a_picture_that_loads_fast() -> None:
-    with Image.open(IMAGES / "page.png") as picture:
-        assert picture.width >= 1000
+def test_screenshot_of_the_page_is_wide_and_small() -> None:
+    with Image.open(IMAGES / "page.png") as image:
+        assert image.width >= 1000
     assert (IMAGES / "page.png").stat().st_size < 400_000
