@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from model.data.annotations import GroundTruth
+from model.data.image_files import read_image
 from model.detections import Detections
-from model.evaluation.batches import read_upright
 from model.evaluation.evaluate import PhotoDetections
-from model.evaluation.ground_truth import GroundTruth
 
 SCORE_THRESHOLD = 0.3  # its default of 0.25 finds the same codes on the photos
 
@@ -41,8 +41,8 @@ def run_arbez_on(
     engine = ArbezEngine(decode=False, providers=("CPUExecutionProvider",))
     engine.warmup(smoke=True)
     answers = []
-    for number, photo in enumerate(truth.photos, 1):
-        picture = read_upright(folder / photo.file_name)
+    for number, photo in enumerate(truth.images, 1):
+        picture = read_image(folder / photo.file_name)
         start = time.perf_counter()
         found = engine.detect_and_decode(picture)
         spent_ms = (time.perf_counter() - start) * 1000
@@ -52,5 +52,5 @@ def run_arbez_on(
             np.array([one.bbox_xyxy for one in found], np.float32).reshape(-1, 4),
         )
         answers.append(PhotoDetections(photo.image_id, detections, spent_ms))
-        progress(number, len(truth.photos))
+        progress(number, len(truth.images))
     return answers

@@ -25,6 +25,7 @@ from benchmarks.accuracy.arbez_peer import SCORE_THRESHOLD as ARBEZ_THRESHOLD
 from benchmarks.accuracy.arbez_peer import run_arbez_on
 from benchmarks.accuracy.synthetic_set import NUM_SCENES, SEED, synthetic_set
 from benchmarks.accuracy.threshold_sweep import choose_threshold, format_sweep, sweep
+from model.data.annotations import GroundTruth
 from model.evaluation.evaluate import (
     PhotoDetections,
     Scores,
@@ -32,7 +33,6 @@ from model.evaluation.evaluate import (
     format_scores,
     run_detector_on,
 )
-from model.evaluation.ground_truth import GroundTruth
 from model.evaluation.photo_rules import PhotoScores, format_photo_scores, judge_photos
 from model.predictor import Predictor
 from model.weights.info import ModelInfo, default_cache_dir, resolve_model
@@ -80,7 +80,7 @@ def main() -> None:
     columns = {title: judge_photos(ours, scenes, threshold)}
     if options.arbez:
         columns |= _peer_column("synthetic", scenes, folder)
-    name = f"Synthetic validation set ({len(scenes.photos)} scenes, seed {SEED})"
+    name = f"Synthetic validation set ({len(scenes.images)} scenes, seed {SEED})"
     judged.append(Judged(name, columns, evaluate_coco(ours, scenes)))
 
     print("\n\n".join(_section(part) for part in judged))

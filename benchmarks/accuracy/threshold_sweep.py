@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.data.annotations import GroundTruth
 from model.evaluation.evaluate import PhotoDetections
-from model.evaluation.ground_truth import GroundTruth
 from model.evaluation.photo_rules import judge_photos
 
 _STEPS = range(10, 91, 2)  # hundredths

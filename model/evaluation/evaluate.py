@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import ModelConfig
+from model.data.annotations import DataError, GroundTruth
+from model.data.image_files import FILE_LIMITS
 from model.detections import Detections
-from model.evaluation.batches import PhotoReader, photo_batches
-from model.evaluation.ground_truth import GroundTruth
+from model.evaluation.batches import image_batches
 from model.evaluation.scores import ClassScores, Scores, format_scores
-from model.training.records import DataError
+from model.images.decode import ImageLimits
 
 __all__ = [
     "PhotoDetections",
@@ -64,7 +65,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     limit: int | None = None,
     results_path: Path | None = None,
     progress: Progress | None = None,
-    read: PhotoReader | None = None,
+    limits: ImageLimits = FILE_LIMITS,
 ) -> Scores:
     """Scores a weights file on annotated photos.
 
@@ -77,7 +78,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         limit: only the first photos of the file.
         results_path: where to write the detections as a COCO results file.
         progress: told after each batch.
-        read: other decoding than `photo_batches.read_upright`.
+        limits: on an image file.
 
     Returns:
         The scores.
@@ -102,7 +103,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         info.labels,
         batch_size=batch_size,
         progress=progress,
-        read=read,
+        limits=limits,
     )
     if results_path is not None:
         results_path.write_text(json.dumps(coco_results(predictions)), encoding="utf-8")
@@ -118,7 +119,7 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
     *,
     batch_size: int = 1,
     progress: Progress | None = None,
-    read: PhotoReader | None = None,
+    limits: ImageLimits = FILE_LIMITS,
 ) -> list[PhotoDetections]:
     """Runs a detector over the photos of a ground truth.
 
@@ -130,7 +131,7 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
         labels: the detector's class names, by output.
         batch_size: photos of one bucket that run together.
         progress: told after each batch.
-        read: other decoding than `photo_batches.read_upright`.
+        limits: on an image file.
 
     Returns:
         One entry a photo, in the order of the ground truth; detections of classes that it does
@@ -142,7 +143,7 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
     """
     categories = truth.category_ids(labels)
     found: dict[int, PhotoDetections] = {}
-    for batch in photo_batches(truth.photos, images_dir, config, batch_size, read):
+    for batch in image_batches(truth.images, images_dir, config, batch_size, limits):
         start = time.perf_counter()
         answers = predictor.predict(
             [photo.pixels for photo in batch],
@@ -156,8 +157,8 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
                 photo.image_id, known, photo.resize_ms + each_ms
             )
         if progress is not None:
-            progress(len(found), len(truth.photos))
-    return [found[photo.image_id] for photo in truth.photos]
+            progress(len(found), len(truth.images))
+    return [found[photo.image_id] for photo in truth.images]
 
 
 def _with_category_ids(detections: Detections, categories: Mapping[int, int]) -> Detections:
@@ -184,7 +185,7 @@ def evaluate_coco(predictions: Sequence[PhotoDetections], truth: GroundTruth) ->
     """
     from faster_coco_eval import COCO, COCOeval_faster  # noqa: PLC0415 - not in serving's set
 
-    strangers = {entry.image_id for entry in predictions} - {p.image_id for p in truth.photos}
+    strangers = {entry.image_id for entry in predictions} - {p.image_id for p in truth.images}
     if strangers:
         raise DataError(f"predictions for unknown image ids {sorted(strangers)[:5]}")
     expected = COCO(truth.to_coco())
@@ -248,7 +249,7 @@ def _collect(
         ar_10=_mean(recall[:, :, _ALL_AREAS, 1]),
         ar_100=_mean(recall[:, :, _ALL_AREAS, 2]),
         per_class=per_class,
-        num_images=len(truth.photos),
+        num_images=len(truth.images),
         num_boxes=sum(counts.values()),
         milliseconds_per_image=milliseconds,
     )

@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
 from model.evaluation.evaluate import PhotoDetections
-from model.evaluation.ground_truth import AnnotatedBox, AnnotatedPhoto, GroundTruth
 
 MATRIX_CLASSES = ("qr_code", "data_matrix", "aztec", "pdf417")
 LINEAR_CLASSES = ("linear",)
@@ -93,7 +93,7 @@ def judge_photos(
     by_photo = {entry.image_id: entry.detections for entry in predictions}
     hits = dict.fromkeys(truth.categories, 0)
     false_alarms = alarmed = code_free = surplus = 0
-    for photo in truth.photos:
+    for photo in truth.images:
         seen = by_photo.get(photo.image_id)
         boxes = seen.keep(seen.scores >= threshold) if seen is not None else None
         if not photo.boxes:
@@ -121,7 +121,7 @@ def judge_photos(
 
 
 def _found(
-    photo: AnnotatedPhoto,
+    photo: ImageAnnotations,
     detections: Detections,
     categories: Mapping[int, str],
     ignore_class: bool,

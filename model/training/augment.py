@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from model.training.records import Boxes, Labels, Picture, Pixels
+from model.training.sources import AnnotatedImage, Boxes, Labels, Pixels
 
 try:
     import cv2
@@ -49,8 +49,8 @@ class AugmentRule:
 
 
 def augment(
-    picture: Picture, size: tuple[int, int], rule: AugmentRule, rng: np.random.Generator
-) -> Picture:
+    picture: AnnotatedImage, size: tuple[int, int], rule: AugmentRule, rng: np.random.Generator
+) -> AnnotatedImage:
     """A changed picture that fits into `size` (height, width)."""
     picture = turn(picture, rule.symmetries, rng)
     if rule.symmetries == "dihedral" and _lies(picture.pixels.shape) * _lies(size) < 0:
@@ -61,10 +61,12 @@ def augment(
     elif rng.random() < _TRIMMED:
         picture = crop(picture, aspect, (1.0, 1.0), rng, clean=True) or picture
     picture = fit(picture, size, stretch=float(np.exp(rng.uniform(-0.15, 0.15))))
-    return Picture(recolour(picture.pixels, rule, rng), picture.boxes, picture.labels)
+    return AnnotatedImage(recolour(picture.pixels, rule, rng), picture.boxes, picture.labels)
 
 
-def turn(picture: Picture, symmetries: Symmetries, rng: np.random.Generator) -> Picture:
+def turn(
+    picture: AnnotatedImage, symmetries: Symmetries, rng: np.random.Generator
+) -> AnnotatedImage:
     """Mirrors, and for "dihedral" also turns by a multiple of 90 degrees."""
     pixels, boxes = picture.pixels, picture.boxes
     if symmetries == "none":
@@ -73,28 +75,28 @@ def turn(picture: Picture, symmetries: Symmetries, rng: np.random.Generator) -> 
         pixels = pixels[:, ::-1]
         width = pixels.shape[1]
         boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
-    picture = Picture(np.ascontiguousarray(pixels), boxes, picture.labels)
+    picture = AnnotatedImage(np.ascontiguousarray(pixels), boxes, picture.labels)
     if symmetries == "dihedral":
         for _ in range(int(rng.integers(4))):
             picture = quarter_turn(picture)
     return picture
 
 
-def quarter_turn(picture: Picture) -> Picture:
+def quarter_turn(picture: AnnotatedImage) -> AnnotatedImage:
     """Turns by 90 degrees counter-clockwise: (x, y) -> (y, width - x)."""
     boxes, width = picture.boxes, picture.pixels.shape[1]
     turned = np.stack((boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]), 1)
-    return Picture(np.ascontiguousarray(np.rot90(picture.pixels)), turned, picture.labels)
+    return AnnotatedImage(np.ascontiguousarray(np.rot90(picture.pixels)), turned, picture.labels)
 
 
 def crop(
-    picture: Picture,
+    picture: AnnotatedImage,
     aspect: float,
     scales: tuple[float, float],
     rng: np.random.Generator,
     *,
     clean: bool = False,
-) -> Picture | None:
+) -> AnnotatedImage | None:
     """A random window about as wide over high as `aspect`, avoiding half-cut boxes.
 
     Args:
@@ -118,11 +120,11 @@ def crop(
         if uncut or (tries_left == 0 and not clean):
             boxes, labels = _clip(picture.boxes, picture.labels, window)
             pixels = picture.pixels[top : top + high, left : left + wide]
-            return Picture(pixels, boxes - np.array((left, top) * 2, np.float32), labels)
+            return AnnotatedImage(pixels, boxes - np.array((left, top) * 2, np.float32), labels)
     return None
 
 
-def fit(picture: Picture, size: tuple[int, int], stretch: float = 1.0) -> Picture:
+def fit(picture: AnnotatedImage, size: tuple[int, int], stretch: float = 1.0) -> AnnotatedImage:
     """Resizes to the largest that fits `size` (height, width); `stretch` widens by that factor."""
     height, width = picture.pixels.shape[:2]
     scale = min(size[0] / height, size[1] / (width * stretch))
@@ -130,10 +132,12 @@ def fit(picture: Picture, size: tuple[int, int], stretch: float = 1.0) -> Pictur
     wide = min(max(round(width * stretch * scale), 1), size[1])
     factors = np.array((wide / width, high / height) * 2, np.float32)
     boxes, labels = _keep_large(picture.boxes * factors, picture.labels)
-    return Picture(_resize(picture.pixels, high, wide), boxes, labels)
+    return AnnotatedImage(_resize(picture.pixels, high, wide), boxes, labels)
 
 
-def mosaic(pictures: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator) -> Picture:
+def mosaic(
+    pictures: Sequence[AnnotatedImage], size: tuple[int, int], rng: np.random.Generator
+) -> AnnotatedImage:
     """Four pictures around a random centre of a canvas of `size` (height, width)."""
     height, width = size
     middle_y = int(height * rng.uniform(0.35, 0.65))
@@ -148,7 +152,7 @@ def mosaic(pictures: Sequence[Picture], size: tuple[int, int], rng: np.random.Ge
         canvas[top : top + high, left : left + wide] = part.pixels
         boxes.append(part.boxes + np.array((left, top, left, top), np.float32))
         labels.append(part.labels)
-    return Picture(canvas, np.concatenate(boxes), np.concatenate(labels))
+    return AnnotatedImage(canvas, np.concatenate(boxes), np.concatenate(labels))
 
 
 def recolour(pixels: Pixels, rule: AugmentRule, rng: np.random.Generator) -> Pixels:

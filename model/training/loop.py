@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 
 from model.network.detector import LiteDETR
-from model.training.data import Batch, BatchPlanner, make_loader
+from model.training.batches import Batch, BatchPlanner, make_loader
 from model.training.ema import ExponentialAverage
 from model.training.matcher import NonFiniteError
 from model.training.objective import Objective, choose_device, choose_precision
 from model.training.optimizer import build_optimizer, set_learning_rate
 from model.training.options import TrainOptions
-from model.training.records import PictureSource
 from model.training.report import Reporter
-from model.training.samples import SamplePictures
+from model.training.samples import SampleImages
 from model.training.schedule import learning_rate_factor, run_progress
+from model.training.sources import ImageSource
 from model.training.start import build_start, open_source
 from model.training.state import Position, Run, load_state, save_state
 from model.training.stopping import StopRequest
@@ -75,7 +75,7 @@ class Trainer:
     def __init__(  # noqa: PLR0913 - the parts of a run
         self,
         detector: LiteDETR,
-        source: PictureSource,
+        source: ImageSource,
         labels: Sequence[str],
         options: TrainOptions,
         reporter: Reporter,
@@ -122,7 +122,7 @@ class Trainer:
         self._elapsed_before = self.position.elapsed_seconds
         self._started = self._row_time = self._saved_time = self._clock()
         self._row_iteration = self.position.iteration
-        self._samples = SamplePictures(self._source, self.options, self._labels)
+        self._samples = SampleImages(self._source, self.options, self._labels)
         with StopRequest() as stop:
             while not (stop.requested or self._finished()):
                 self._run_epoch(stop, planned=resumed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from model.network.detector import LiteDETR
-from model.training.data import Batch, normalise
+from model.training.batches import Batch, normalise
 from model.training.denoising import make_denoising
 from model.training.losses import Losses, LossWeights, detection_losses
 from model.training.options import TrainOptions

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.training.records import Pixels
+from model.training.sources import Pixels
 
 _CURVES = {  # name in the log -> colour
     "decoder": (31, 119, 180),

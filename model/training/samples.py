@@ -10,22 +10,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from model.data.annotations import DataError
 from model.network.detector import LiteDETR
 from model.postprocess import select_detections
 from model.training.augment import fit
-from model.training.data import collate, normalise
+from model.training.batches import collate, normalise
 from model.training.options import TrainOptions
-from model.training.records import DataError, PictureSource
 from model.training.report import draw_boxes
+from model.training.sources import ImageSource
 
 _SHOWN_SCORE = 0.3
 _CAPTION = 12  # characters
 
 
-class SamplePictures:
+class SampleImages:
     """Chosen when a run starts, spread over its pictures."""
 
-    def __init__(self, source: PictureSource, options: TrainOptions, labels: Sequence[str]) -> None:
+    def __init__(self, source: ImageSource, options: TrainOptions, labels: Sequence[str]) -> None:
         """Reads the pictures."""
         size = max((*options.sizes, *options.final_sizes))
         count = min(options.sample_pictures, len(source))

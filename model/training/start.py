@@ -17,16 +17,16 @@ from model.labels import COCO_LABELS, CODE_LABELS
 from model.network.backbone import freeze_stages, load_pretrained
 from model.network.detector import LiteDETR, build_detector
 from model.training.options import TrainOptions
-from model.training.records import (
+from model.training.sources import (
+    AnnotatedImage,
     CacheSource,
     CocoSource,
+    ImageSource,
     LiveSource,
-    Picture,
-    PictureSource,
 )
 
 
-def open_source(options: TrainOptions) -> tuple[PictureSource, tuple[str, ...]]:
+def open_source(options: TrainOptions) -> tuple[ImageSource, tuple[str, ...]]:
     """The training pictures and the names of their classes.
 
     Raises:
@@ -42,12 +42,12 @@ def open_source(options: TrainOptions) -> tuple[PictureSource, tuple[str, ...]]:
     return LiveSource(draw, options.live_scenes), CODE_LABELS
 
 
-def draw_code_scene(number: int, seed: int, max_side: int) -> Picture:
+def draw_code_scene(number: int, seed: int, max_side: int) -> AnnotatedImage:
     """The generator's scene of a number; its longest side is at most `max_side` pixels."""
     from model.training.codes import generate_scene  # noqa: PLC0415 - needs the extra `train`
 
     scene = generate_scene(np.random.default_rng((seed, number)), max_side=max_side)
-    return Picture(scene.image, scene.boxes_xyxy, scene.labels)
+    return AnnotatedImage(scene.image, scene.boxes_xyxy, scene.labels)
 
 
 def build_start(

@@ -92,11 +92,9 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
     settings = settings_from_flags({"model": model, "device": device})
     from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
-    from model.images.decode import ImageLimits, open_upright  # noqa: PLC0415
+    from model.images.decode import ImageLimits  # noqa: PLC0415
     from model.weights.info import resolve_model  # noqa: PLC0415
     from service.engine.torch_device import pick_device  # noqa: PLC0415
-
-    limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
 
     with _progress_bar() as progress:
         scores = evaluate(
@@ -108,7 +106,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             limit=limit,
             results_path=results,
             progress=progress,
-            read=lambda path: open_upright(path.read_bytes(), limits)[0],
+            limits=ImageLimits(settings.max_body_bytes, settings.max_image_pixels),
         )
     typer.echo(scores.to_json() if as_json else format_scores(scores))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from model.data.annotations import DataError
 from model.weights.info import CheckpointError
 from service.errors import DetectionError
 
@@ -29,8 +30,6 @@ def describe_failure(error: Exception) -> str:
 
     The text of our own errors is used as it is. Other errors get their type, and a hint at --debug.
     """
-    from model.training.records import DataError  # noqa: PLC0415 - loads numpy
-
     if isinstance(error, CommandFailed | CheckpointError | DetectionError | DataError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from model import VARIANTS, ModelConfig
+from model.data.annotations import DataError, GroundTruth
 from model.detections import Detections
 from model.evaluation.evaluate import (
     PhotoDetections,
@@ -22,8 +23,6 @@ from model.evaluation.evaluate import (
     format_scores,
     run_detector_on,
 )
-from model.evaluation.ground_truth import GroundTruth
-from model.training.records import DataError
 
 SQUARE = (10.0, 10.0, 100.0, 100.0)  # x, y, width, height
 
@@ -119,9 +118,9 @@ def test_nothing_annotated_gives_no_scores() -> None:
 def test_detections_on_a_crowd_are_neither_right_nor_wrong() -> None:
     crowd = truth_of([(3, SQUARE)], iscrowd=1)
     alone = truth_of([(3, (300, 300, 50, 50))])
-    photo = replace(alone.photos[0], boxes=alone.photos[0].boxes + crowd.photos[0].boxes)
+    photo = replace(alone.images[0], boxes=alone.images[0].boxes + crowd.images[0].boxes)
     rows = [(0.9, 3, SQUARE), (0.8, 3, (300.0, 300.0, 50.0, 50.0))]
-    scores = evaluate_coco([found(1, *rows)], replace(alone, photos=(photo,)))
+    scores = evaluate_coco([found(1, *rows)], replace(alone, images=(photo,)))
     assert scores.ap50 == pytest.approx(1)
     assert scores.num_boxes == 1
 
@@ -266,7 +265,7 @@ def test_a_weights_file_is_scored_on_a_folder(tmp_path: Path) -> None:
         name="tiny",
     )
     truth = truth_of([(3, SQUARE)], [(5, SQUARE)], [])
-    for photo in truth.photos:
+    for photo in truth.images:
         Image.new("RGB", (200, 150), "grey").save(tmp_path / photo.file_name)
     (tmp_path / "set.json").write_text(json.dumps(truth.to_coco()))
     told: list[tuple[int, int]] = []

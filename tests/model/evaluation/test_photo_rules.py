@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
 from model.evaluation.evaluate import PhotoDetections
-from model.evaluation.ground_truth import AnnotatedBox, AnnotatedPhoto, GroundTruth
 from model.evaluation.photo_rules import (
     finds_matrix,
     finds_stripe,
@@ -26,7 +26,7 @@ SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "photos" / "cod
 def truth_of(*photos: list[tuple[int, tuple[float, float, float, float]]]) -> GroundTruth:
     return GroundTruth(
         tuple(
-            AnnotatedPhoto(
+            ImageAnnotations(
                 number,
                 f"{number}.png",
                 tuple(
@@ -166,7 +166,7 @@ def test_boxes_equal_to_the_ground_truth_find_all_but_stripes_read_twice() -> No
     truth = GroundTruth.read(SHARED / "photos.json")
     perfect = [
         found(photo.image_id, [(1.0, box.category_id, box.xyxy) for box in photo.boxes])
-        for photo in truth.photos
+        for photo in truth.images
     ]
     scores = judge_photos(perfect, truth, 0.5)
     assert [(part.name, part.codes) for part in scores.per_class] == [

@@ -7,17 +7,17 @@ import pytest
 
 from model.training import augment as room
 from model.training.augment import AugmentRule, augment, crop, fit, mosaic, recolour, turn
-from model.training.records import Boxes, Picture, Pixels
+from model.training.sources import AnnotatedImage, Boxes, Pixels
 
 _STRONG = AugmentRule("dihedral", 0.7, 0.0, 0.0, 0.0)
 
 
-def _picture(height: int = 60, width: int = 90) -> Picture:
+def _picture(height: int = 60, width: int = 90) -> AnnotatedImage:
     """Black with one white rectangle, which the box covers exactly."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[12:32, 40:70] = 255
     box = np.array([[40, 12, 70, 32]], np.float32)
-    return Picture(pixels, box, np.array([1], np.int64))
+    return AnnotatedImage(pixels, box, np.array([1], np.int64))
 
 
 def _white(pixels: Pixels) -> Boxes:

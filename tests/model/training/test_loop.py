@@ -13,13 +13,13 @@ import torch
 
 from model.postprocess import select_detections
 from model.training import loop as loop_room
-from model.training.data import collate, normalise
+from model.training.batches import collate, normalise
 from model.training.loop import Trainer, TrainingFailed, train
 from model.training.matcher import NonFiniteError
 from model.training.objective import Objective
 from model.training.optimizer import build_optimizer, set_learning_rate
-from model.training.records import CacheSource, Picture
 from model.training.report import read_log
+from model.training.sources import AnnotatedImage, CacheSource
 from model.training.start import build_start, draw_code_scene, load_fitting, open_source
 from model.training.state import TrainingStateError
 from model.weights.checkpoint import load_detector
@@ -47,7 +47,7 @@ class _StoppingSource(CacheSource):
         super().__init__(folder, LABELS)
         self._stop_at = stop_at
 
-    def load(self, index: int) -> Picture:
+    def load(self, index: int) -> AnnotatedImage:
         self._stop_at -= 1
         if self._stop_at == 0:
             signal.raise_signal(signal.SIGTERM)

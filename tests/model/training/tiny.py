@@ -16,8 +16,8 @@ from model.config import ModelConfig
 from model.network.detector import LiteDETR, build_detector
 from model.training.loop import Trainer
 from model.training.options import TrainOptions
-from model.training.records import PictureSource
 from model.training.report import Reporter
+from model.training.sources import ImageSource
 
 LABELS = ("red", "blue")
 CONFIG = ModelConfig(
@@ -117,7 +117,7 @@ def quick_detector() -> LiteDETR:
     return detector
 
 
-def tiny_trainer(options: TrainOptions, source: PictureSource) -> Trainer:
+def tiny_trainer(options: TrainOptions, source: ImageSource) -> Trainer:
     """A trainer that reports into nothing."""
     options.output.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(options.output, Console(file=io.StringIO()))

@@ -1,8 +1,7 @@
-"""What there is to find on photos: COCO-format annotations, as evaluation reads them.
+"""COCO-format annotations: the ground truth of a data set, for training and evaluation.
 
-First station of evaluation: JSON file -> `GroundTruth`, which `model.evaluation.evaluate` and
-`model.evaluation.photo_rules` compare detections with. Training reads the same format through
-`model.training.records`, which drops crowds and needs no ids.
+JSON file -> `GroundTruth`. Evaluation compares detections with it; `model.training.sources` turns
+it into training images.
 """
 
 from __future__ import annotations
@@ -14,40 +13,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.training.records import DataError
+
+class DataError(ValueError):
+    """Annotations or image files that cannot be used; the message names the file and the cause."""
 
 
 @dataclass(frozen=True)
 class AnnotatedBox:
-    """One object of a photo."""
+    """One annotated object of an image."""
 
     category_id: int
-    xywh: tuple[float, float, float, float]  # left, top, width, height in pixels of the photo
+    xywh: tuple[float, float, float, float]  # left, top, width, height in pixels of the image
     area: float  # square pixels, by which COCO calls it small, medium or large
-    crowd: bool = False  # a group: COCO neither wants nor punishes detections on it
+    crowd: bool = False  # a group: COCO neither requires nor penalises detections on it
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom in pixels of the photo."""
+        """Left, top, right, bottom in pixels of the image."""
         left, top, width, height = self.xywh
         return left, top, left + width, top + height
 
 
 @dataclass(frozen=True)
-class AnnotatedPhoto:
-    """One photo and what is on it; no boxes: a photo on which nothing is to be found."""
+class ImageAnnotations:
+    """The boxes of one image; none where nothing is to be found on it."""
 
     image_id: int
-    file_name: str  # below the folder of images
+    file_name: str  # relative to the folder of images
     boxes: tuple[AnnotatedBox, ...]
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The photos of a set, in the order of its file, and the names of its categories."""
+    """The images of a data set, in the order of its file, and the names of its categories."""
 
-    photos: tuple[AnnotatedPhoto, ...]
-    categories: Mapping[int, str]  # by category id, ids rising
+    images: tuple[ImageAnnotations, ...]
+    categories: Mapping[int, str]  # by category id, in ascending order
 
     @classmethod
     def read(cls, path: Path, limit: int | None = None) -> GroundTruth:
@@ -55,13 +56,10 @@ class GroundTruth:
 
         Args:
             path: the file.
-            limit: only its first photos.
-
-        Returns:
-            What it says.
+            limit: the number of images to keep, from the first; None keeps all.
 
         Raises:
-            DataError: for a file that is absent or not in that format, or names no image.
+            DataError: for a file that is missing or not in that format, or lists no image.
         """
         try:
             document = json.loads(path.read_bytes())
@@ -70,13 +68,17 @@ class GroundTruth:
             raise DataError(f"{path}: {error.strerror}") from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not COCO-format JSON: {error!r}") from error
-        if not truth.photos:
+        if not truth.images:
             raise DataError(f"{path} names no image")
         return truth
 
     @classmethod
     def from_coco(cls, document: Mapping[str, Any], limit: int | None = None) -> GroundTruth:
-        """Takes what is needed from a COCO document; raises what a malformed one causes."""
+        """Parses a COCO document.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: for a malformed document.
+        """
         categories = {int(c["id"]): str(c["name"]) for c in document["categories"]}
         boxes: dict[int, list[AnnotatedBox]] = {}
         for annotation in document["annotations"]:
@@ -90,46 +92,46 @@ class GroundTruth:
             if box.category_id not in categories:
                 raise ValueError(f"an annotation has the unknown category_id {box.category_id}")
             boxes.setdefault(int(annotation["image_id"]), []).append(box)
-        photos = tuple(
-            AnnotatedPhoto(int(i["id"]), str(i["file_name"]), tuple(boxes.get(int(i["id"]), ())))
+        images = tuple(
+            ImageAnnotations(int(i["id"]), str(i["file_name"]), tuple(boxes.get(int(i["id"]), ())))
             for i in document["images"][:limit]
         )
-        return cls(photos, {key: categories[key] for key in sorted(categories)})
+        return cls(images, {key: categories[key] for key in sorted(categories)})
 
     def to_coco(self) -> dict[str, Any]:
-        """The set as a COCO document of its own, for a scorer to change as it likes."""
+        """Returns the set as a new COCO document, which the caller may modify."""
         annotations = [
             {
-                "image_id": photo.image_id,
+                "image_id": image.image_id,
                 "category_id": box.category_id,
                 "bbox": list(box.xywh),
                 "area": box.area,
                 "iscrowd": int(box.crowd),
             }
-            for photo in self.photos
-            for box in photo.boxes
+            for image in self.images
+            for box in image.boxes
         ]
         return {
-            "images": [{"id": p.image_id, "file_name": p.file_name} for p in self.photos],
+            "images": [{"id": i.image_id, "file_name": i.file_name} for i in self.images],
             "annotations": [{"id": n, **a} for n, a in enumerate(annotations, 1)],
             "categories": [{"id": key, "name": name} for key, name in self.categories.items()],
         }
 
     def counts(self) -> Counter[int]:
-        """How many boxes of each category id there are to find, crowds left out."""
-        return Counter(b.category_id for p in self.photos for b in p.boxes if not b.crowd)
+        """The number of boxes of each category id, without crowds."""
+        return Counter(b.category_id for i in self.images for b in i.boxes if not b.crowd)
 
     def category_ids(self, labels: Sequence[str]) -> dict[int, int]:
-        """The category id of each of a model's outputs, by equal names.
+        """Maps each of a model's outputs to the category id of the same name.
 
         Args:
             labels: the model's class names, by output.
 
         Returns:
-            Category ids by output; outputs without a category are absent.
+            Category ids by output; outputs without a category are left out.
 
         Raises:
-            DataError: where boxes are annotated of a class that the model does not have.
+            DataError: where boxes are annotated with a class that the model does not have.
         """
         by_name = {name: key for key, name in self.categories.items()}
         found = {number: by_name[name] for number, name in enumerate(labels) if name in by_name}

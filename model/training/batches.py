@@ -1,8 +1,8 @@
-"""Batches for the loop: which pictures, how large, how changed; all from the run's seed.
+"""Training batches: which images, at which size, how augmented; all determined by the run's seed.
 
-A batch is planned in the training process (`BatchPlanner`) as a list of `Draw`s, and made in the
-loading processes (`DrawnPictures`, `collate`). A plan depends on seed, epoch and iteration alone;
-so a resumed run sees what the uninterrupted one would have seen.
+The training process plans a batch as a list of `ImagePlan`s (`BatchPlanner`); the loading
+processes carry the plan out (`AugmentedImages`, `collate`). A plan depends on seed, epoch and
+iteration alone, so a resumed run sees what the uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from model.data.annotations import DataError
 from model.training.augment import AugmentRule, augment, mosaic
 from model.training.options import TrainOptions
-from model.training.records import DataError, Picture, PictureSource
+from model.training.sources import AnnotatedImage, ImageSource
 from model.training.targets import Targets, pad_targets
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _READ_TRIES = 5  # other pictures tried in place of an unreadable one
 
 
 @dataclass(frozen=True)
-class Draw:
+class ImagePlan:
     """One picture of a batch, as planned."""
 
     index: int  # in the source
@@ -70,10 +71,10 @@ def normalise(images: Tensor, padding_mask: Tensor) -> Tensor:
     return floats.masked_fill_(padding_mask[..., None], 0.0).permute(0, 3, 1, 2)
 
 
-class DrawnPictures(Dataset[Picture]):
+class AugmentedImages(Dataset[AnnotatedImage]):
     """Makes the pictures that a plan asks for."""
 
-    def __init__(self, source: PictureSource, options: TrainOptions) -> None:
+    def __init__(self, source: ImageSource, options: TrainOptions) -> None:
         """Takes what matters here from the options."""
         self._source = source
         self._mosaic_probability = options.mosaic_probability
@@ -85,7 +86,7 @@ class DrawnPictures(Dataset[Picture]):
             grey_probability=options.grey_probability,
         )
 
-    def __getitem__(self, draw: Draw) -> Picture:
+    def __getitem__(self, draw: ImagePlan) -> AnnotatedImage:
         """One changed picture of at most draw.height x draw.width pixels."""
         rng = np.random.default_rng(draw.seed)
         size = (draw.height, draw.width)
@@ -97,7 +98,7 @@ class DrawnPictures(Dataset[Picture]):
             return mosaic(parts, size, rng)
         return augment(self._load(draw.index, rng), size, rule, rng)
 
-    def _load(self, index: int, rng: np.random.Generator) -> Picture:
+    def _load(self, index: int, rng: np.random.Generator) -> AnnotatedImage:
         """The picture, or another one if it cannot be read: one bad file must not end a run."""
         for _ in range(_READ_TRIES):
             try:
@@ -108,7 +109,7 @@ class DrawnPictures(Dataset[Picture]):
         return self._source.load(index)
 
 
-class BatchPlanner(Sampler[list[Draw]]):
+class BatchPlanner(Sampler[list[ImagePlan]]):
     """Plans one epoch.
 
     Args:
@@ -142,7 +143,7 @@ class BatchPlanner(Sampler[list[Draw]]):
         """Batches left in the epoch."""
         return len(self._order) // self._options.batch_size - self._start
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[ImagePlan]]:
         """Yields the epoch's batches from `start` on."""
         options, size = self._options, self._options.batch_size
         for number in range(self._start, len(self._order) // size):
@@ -154,12 +155,12 @@ class BatchPlanner(Sampler[list[Draw]]):
             height, width = (max(round(side * part / _GRID), 1) * _GRID for part in shape)
             places = range(number * size, (number + 1) * size)
             yield [
-                Draw(self._order[p], (options.seed, self._epoch, p), height, width, final)
+                ImagePlan(self._order[p], (options.seed, self._epoch, p), height, width, final)
                 for p in places
             ]
 
 
-def collate(pictures: list[Picture]) -> Batch:
+def collate(pictures: list[AnnotatedImage]) -> Batch:
     """Pads pictures to the largest of them."""
     height = max(picture.pixels.shape[0] for picture in pictures)
     width = max(picture.pixels.shape[1] for picture in pictures)
@@ -178,11 +179,11 @@ def collate(pictures: list[Picture]) -> Batch:
 
 
 def make_loader(
-    source: PictureSource, planner: BatchPlanner, options: TrainOptions
+    source: ImageSource, planner: BatchPlanner, options: TrainOptions
 ) -> DataLoader[Batch]:
     """One epoch's batches, made ahead of their use."""
     return DataLoader(
-        DrawnPictures(source, options),  # type: ignore[arg-type]
+        AugmentedImages(source, options),  # type: ignore[arg-type]
         batch_sampler=planner,
         collate_fn=collate,
         num_workers=options.workers,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.training.records import CacheSource, CocoSource, DataError, LiveSource, Picture
+from model.data.annotations import DataError
+from model.training.sources import AnnotatedImage, CacheSource, CocoSource, LiveSource
 from tests.model.training.tiny import LABELS, write_cache
 
 
@@ -107,10 +108,10 @@ def test_unknown_category_is_refused(tmp_path: Path) -> None:
 def test_live_source_draws_other_pictures_each_epoch() -> None:
     drawn: list[int] = []
 
-    def draw(number: int) -> Picture:
+    def draw(number: int) -> AnnotatedImage:
         drawn.append(number)
         empty = np.zeros((0, 4), np.float32)
-        return Picture(np.zeros((4, 4, 3), np.uint8), empty, np.zeros(0, np.int64))
+        return AnnotatedImage(np.zeros((4, 4, 3), np.uint8), empty, np.zeros(0, np.int64))
 
     source = LiveSource(draw, 10)
     source.load(3)

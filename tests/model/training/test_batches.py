@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from model.training.data import (
+from model.training.batches import (
+    AugmentedImages,
     BatchPlanner,
-    Draw,
-    DrawnPictures,
+    ImagePlan,
     collate,
     make_loader,
     normalise,
 )
-from model.training.records import CacheSource, Picture
+from model.training.sources import AnnotatedImage, CacheSource
 from tests.model.training.tiny import LABELS, tiny_options, write_cache
 
 
@@ -44,9 +44,9 @@ def test_final_batches_have_the_final_sizes(tmp_path: Path) -> None:
     assert {max(draw.height, draw.width) for batch in plan[40:] for draw in batch} == {128}
 
 
-def _picture(height: int, width: int, boxes: int) -> Picture:
+def _picture(height: int, width: int, boxes: int) -> AnnotatedImage:
     box = np.array([[0, 0, width / 2, height]] * boxes, np.float32).reshape(-1, 4)
-    return Picture(np.full((height, width, 3), 9, np.uint8), box, np.zeros(boxes, np.int64))
+    return AnnotatedImage(np.full((height, width, 3), 9, np.uint8), box, np.zeros(boxes, np.int64))
 
 
 def test_collate_pads_right_and_bottom_and_scales_boxes_by_the_unpadded_size() -> None:
@@ -71,8 +71,8 @@ def test_normalised_images_are_channels_last_and_zero_on_padding() -> None:
 def test_unreadable_picture_is_replaced_by_another(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path, 4), LABELS)
     (tmp_path / "1.png").write_bytes(b"broken")
-    pictures = DrawnPictures(source, tiny_options(tmp_path))
-    assert pictures[Draw(1, (0, 0, 0), 96, 96, False)].pixels.shape[1] == 96
+    pictures = AugmentedImages(source, tiny_options(tmp_path))
+    assert pictures[ImagePlan(1, (0, 0, 0), 96, 96, False)].pixels.shape[1] == 96
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

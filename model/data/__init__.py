@@ -1,0 +1,1 @@
+"""Annotated images on disk, as training and evaluation read them (torch-free)."""

@@ -1,0 +1,205 @@
+"""Where training images and their boxes come from: COCO JSON, a scene cache, or a generator.
+
+First stage of the training data path: sources -> augment -> batches -> loop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data.annotations import AnnotatedBox, DataError, GroundTruth
+from model.data.image_files import read_image
+
+LOG = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]  # [h, w, 3] RGB
+Boxes = npt.NDArray[np.float32]  # [n, 4] xyxy in pixels
+Labels = npt.NDArray[np.int64]  # [n]
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with its boxes and labels.
+
+    Attributes:
+        pixels: uint8 [h, w, 3] RGB.
+        boxes: float32 [n, 4] xyxy in pixels.
+        labels: int64 [n], class indices.
+    """
+
+    pixels: Pixels
+    boxes: Boxes
+    labels: Labels
+
+
+class ImageSource(Protocol):
+    """A list of annotated images that may grow between epochs."""
+
+    def refresh(self, epoch: int, limit: int | None = None) -> None:
+        """Prepares for an epoch; `limit` restores the length that a saved run had in it."""
+
+    def __len__(self) -> int:
+        """Number of images since the last refresh."""
+
+    def load(self, index: int) -> AnnotatedImage:
+        """Reads one image; raises DataError if it cannot."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """An annotated image file, not yet read."""
+
+    file: Path
+    boxes: Boxes
+    labels: Labels
+
+    def load(self) -> AnnotatedImage:
+        """Reads the file; raises DataError if it cannot."""
+        return AnnotatedImage(np.asarray(read_image(self.file), np.uint8), self.boxes, self.labels)
+
+
+class CacheSource:
+    """Scenes on disk: `scenes.jsonl`, one line per image, which may grow while it is read.
+
+    Args:
+        folder: contains `scenes.jsonl` and the images that it lists.
+        label_names: classes by index; lines may give indices or names.
+    """
+
+    def __init__(self, folder: Path, label_names: Sequence[str]) -> None:
+        """Reads the index once."""
+        self._folder = folder
+        self._numbers = {name: number for number, name in enumerate(label_names)}
+        self._records: list[Record] = []
+        self.refresh(0)
+        if not self._records:
+            raise DataError(f"{folder / 'scenes.jsonl'} names no image yet")
+
+    def refresh(self, epoch: int, limit: int | None = None) -> None:
+        """Reads the index again, skipping lines that are not whole JSON.
+
+        Raises:
+            DataError: if the index is missing or a whole line lacks a field.
+        """
+        index = self._folder / "scenes.jsonl"
+        try:
+            lines = index.read_bytes().split(b"\n")
+        except OSError as error:
+            raise DataError(f"{index}: {error.strerror}") from error
+        records, broken = [], 0
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                fields = json.loads(line)
+            except ValueError:
+                broken += 1
+                continue
+            records.append(self._record(fields, f"{index}:{number}"))
+        if broken > 1:  # one is normal: the line being written now
+            LOG.warning("%s: skipped %d unfinished lines", index, broken)
+        self._records = records[:limit]
+
+    def _record(self, fields: dict[str, Any], place: str) -> Record:
+        try:
+            labels = [
+                self._numbers[label] if isinstance(label, str) else int(label)
+                for label in fields["labels"]
+            ]
+            boxes = np.asarray(fields["boxes"], np.float32).reshape(-1, 4)
+            file = self._folder / fields["file"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{place}: not a scene: {error!r}") from error
+        if len(boxes) != len(labels):
+            raise DataError(f"{place}: {len(boxes)} boxes but {len(labels)} labels")
+        return Record(file, boxes, np.asarray(labels, np.int64))
+
+    def __len__(self) -> int:
+        """Number of images in the index."""
+        return len(self._records)
+
+    def load(self, index: int) -> AnnotatedImage:
+        """Reads one image."""
+        return self._records[index].load()
+
+
+class CocoSource:
+    """A COCO-format JSON file and its image folder, without crowds and empty boxes.
+
+    Args:
+        annotations: the JSON file.
+        images: folder that its `file_name`s are relative to.
+        known_labels: classes by index. They are the model's classes if each category's id is the
+            index of its name (COCO itself); else the classes are the categories by ascending id.
+
+    Attributes:
+        label_names: classes by index.
+
+    Raises:
+        DataError: if the file is not COCO-format JSON, or lists no image.
+    """
+
+    def __init__(self, annotations: Path, images: Path, known_labels: Sequence[str] = ()) -> None:
+        """Reads the whole file."""
+        truth = GroundTruth.read(annotations)
+        names = truth.categories
+        if all(key < len(known_labels) and known_labels[key] == names[key] for key in names):
+            self.label_names, indices = tuple(known_labels), {key: key for key in names}
+        else:
+            self.label_names = tuple(names.values())
+            indices = {key: index for index, key in enumerate(names)}
+        self._records = [
+            _record(images / image.file_name, image.boxes, indices) for image in truth.images
+        ]
+
+    def refresh(self, epoch: int, limit: int | None = None) -> None:
+        """Does nothing: the file does not grow."""
+
+    def __len__(self) -> int:
+        """Number of images in the file."""
+        return len(self._records)
+
+    def load(self, index: int) -> AnnotatedImage:
+        """Reads one image."""
+        return self._records[index].load()
+
+
+def _record(file: Path, boxes: Iterable[AnnotatedBox], indices: dict[int, int]) -> Record:
+    kept = [box for box in boxes if not box.crowd and box.xywh[2] > 0 and box.xywh[3] > 0]
+    corners = np.asarray([box.xyxy for box in kept], np.float32).reshape(-1, 4)
+    return Record(file, corners, np.asarray([indices[box.category_id] for box in kept], np.int64))
+
+
+class LiveSource:
+    """Generated images, different ones in every epoch.
+
+    Args:
+        generate: returns the image of a number, the same image for the same number.
+        scenes: images per epoch.
+    """
+
+    def __init__(self, generate: Callable[[int], AnnotatedImage], scenes: int) -> None:
+        """Generates nothing yet."""
+        self._generate = generate
+        self._scenes = scenes
+        self._epoch = 0
+
+    def refresh(self, epoch: int, limit: int | None = None) -> None:
+        """Selects the images of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Images per epoch."""
+        return self._scenes
+
+    def load(self, index: int) -> AnnotatedImage:
+        """Generates one image."""
+        return self._generate(self._epoch * self._scenes + index)
