@@ -26,7 +26,7 @@ from model.weights.info import CheckpointError
 from service.access.access import Access
 from service.access.api_keys import KeyFileError
 from service.access.tls import TlsFileError
-from service.build import Spine, open_spine
+from service.build import TORCH, Backend, Spine, open_spine
 from service.images.allocator import keep_freed_memory
 from service.observability.logs import configure_logs
 from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
@@ -46,11 +46,12 @@ _ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
 _log = structlog.get_logger(__name__)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, backend: Backend = TORCH) -> int:
     """Serves until a signal ends it.
 
     Args:
         settings: of this deployment.
+        backend: the device of its engines.
 
     Returns:
         The exit status: 0 after a complete drain, 1 where it could not start or had to give up
@@ -59,7 +60,7 @@ def run(settings: Settings) -> int:
     configure_logs(settings.log_level, settings.log_format)
     keep_freed_memory()
     try:
-        return uvloop.run(_serve(settings))
+        return uvloop.run(_serve(settings, backend))
     except CheckpointError as error:
         _say(f"Cannot use the model: {error}")
     except (KeyFileError, TlsFileError) as error:
@@ -84,7 +85,7 @@ class _Server(Protocol):
         """Ends without waiting any longer."""
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, backend: Backend) -> int:
     """The whole life of the service.
 
     Raises:
@@ -110,7 +111,7 @@ async def _serve(settings: Settings) -> int:
             stack.callback(listener.close)
         # After the spine: what it gave up on leaving still gets its answer over HTTP.
         stack.push_async_callback(_end_servers, servers, tasks)
-        spine = await stack.enter_async_context(open_spine(settings))
+        spine = await stack.enter_async_context(open_spine(settings, backend))
         _renew_on_hangup(spine, access)
         http_servers = _build_servers(settings, access, spine, request_log, listeners)
         url = _url(settings, http_servers[0].port)

@@ -6,10 +6,11 @@ Used by `service.app` and by whoever wants a detector in its own event loop (tes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from model.images import resize
 from model.images.decode import ImageLimits
@@ -20,8 +21,7 @@ from service.core.detector import Detector, DetectorLimits
 from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
 from service.cpus import usable_cpus
-from service.engine.fake_device import FAKE_MODEL
-from service.ipc.messages import FakeDeviceSpec, Start
+from service.ipc.messages import Start
 from service.ipc.slots import SlotLayout, SlotMemory, SlotPool, slot_layout
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -33,6 +33,25 @@ _MOST_DECODE_THREADS = 8
 
 
 @dataclass(frozen=True)
+class Backend:
+    """Which device the engines open. Only tests and benchmarks use another one than torch.
+
+    Attributes:
+        device_factory: "module:function". The engine process imports it by this name, because
+            the edge must not import torch, and calls it with the `Start` message.
+        device_options: `Start.device_options`, for that function; JSON values.
+        model: the model that the device runs; None: the weights file that the settings name.
+    """
+
+    device_factory: str = "service.engine.gpu_device:open_device"
+    device_options: Mapping[str, Any] = field(default_factory=dict)
+    model: ModelInfo | None = None
+
+
+TORCH = Backend()
+
+
+@dataclass(frozen=True)
 class Spine:
     """A detector whose engines are starting, and what its owner may want to know."""
 
@@ -41,16 +60,16 @@ class Spine:
     first_ready: asyncio.Future[None]  # fails with EngineStartError where it never will be
 
 
-def _hold_model(settings: Settings) -> tuple[OpenWeightsFile, ModelInfo]:
-    """The weights file (none for the fake engine), held, and what it says of itself.
+def _hold_model(settings: Settings, backend: Backend) -> tuple[OpenWeightsFile, ModelInfo]:
+    """Opens the weights file, unless the backend needs none, and reads its header.
 
-    Held first: another file that takes its place meanwhile must not be the one that is read.
+    The header is read from the open file: another file may take its place in the meantime.
 
     Raises:
-        CheckpointError: for a model that is not there or cannot be used.
+        CheckpointError: for a model that does not exist or cannot be used.
     """
-    if settings.engine == "fake":
-        return OpenWeightsFile(None), FAKE_MODEL
+    if backend.model is not None:
+        return OpenWeightsFile(None), backend.model
     path = resolve_model(settings.model, settings.model_cache_dir).resolve()
     try:
         file = OpenWeightsFile(path)
@@ -63,34 +82,39 @@ def _hold_model(settings: Settings) -> tuple[OpenWeightsFile, ModelInfo]:
         raise CheckpointError(path, error.problem) from error
 
 
-def build_served_model(settings: Settings, metrics: Metrics) -> ServedModel:
-    """A model with slots and engines of its own, which are not started yet.
+def build_served_model(
+    settings: Settings, metrics: Metrics, backend: Backend = TORCH
+) -> ServedModel:
+    """Builds a model with its own slots and engines, which are not started yet.
 
     Raises:
-        CheckpointError: for a model that is not there or cannot be used.
+        CheckpointError: for a model that does not exist or cannot be used.
     """
-    file, model = _hold_model(settings)
+    file, model = _hold_model(settings, backend)
     devices = settings.engine_devices
     slots = settings.slots + settings.priority_slots + len(devices)  # the last are for canaries
     pool = SlotPool(SlotMemory.create(slot_layout(model.config, slots)), settings.priority_slots)
     layout = pool.memory.layout
+    starts = [_start_message(settings, backend, file, layout, device) for device in devices]
     engines = tuple(
-        Supervisor(_engine_plan(settings, file, model, layout, device), pool, metrics)
-        for device in devices
+        Supervisor(
+            _engine_plan(settings, start=start, model=model, weights_name=file.path), pool, metrics
+        )
+        for start in starts
     )
     batcher = Batcher(Scheduler(_policy(settings)), engines, metrics)
     return ServedModel(model, pool, batcher, engines, file)
 
 
 @asynccontextmanager
-async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
-    """Builds the spine and starts its engines; on leaving, ends both.
+async def open_spine(settings: Settings, backend: Backend = TORCH) -> AsyncIterator[Spine]:
+    """Builds the spine and starts its engines; on exit, stops both.
 
     Raises:
-        CheckpointError: for a model that is not there or cannot be used.
+        CheckpointError: for a model that does not exist or cannot be used.
     """
     metrics = Metrics(settings.max_batch_size)
-    served = build_served_model(settings, metrics)
+    served = build_served_model(settings, metrics, backend)
     detector = Detector(served, metrics, _limits(settings))
     first_ready = served.begin()
     # Found or compiled before the first image needs it.
@@ -98,7 +122,7 @@ async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
     control = ModelSwitch(
         detector,
         settings.model,
-        lambda: build_served_model(settings, metrics),
+        lambda: build_served_model(settings, metrics, backend),
         first_ready=first_ready,
         start_timeout_seconds=settings.start_timeout_seconds,
     )
@@ -113,23 +137,23 @@ async def open_spine(settings: Settings) -> AsyncIterator[Spine]:
 
 
 @asynccontextmanager
-async def open_detector(settings: Settings) -> AsyncIterator[Detector]:
-    """A detector that is ready, in the running event loop.
+async def open_detector(settings: Settings, backend: Backend = TORCH) -> AsyncIterator[Detector]:
+    """Opens a detector in the running event loop and waits until it is ready.
 
     Raises:
-        CheckpointError: for a model that is not there or cannot be used.
-        EngineStartError: where the engine cannot start.
+        CheckpointError: for a model that does not exist or cannot be used.
+        EngineStartError: if the engine cannot start.
     """
-    async with open_spine(settings) as spine:
+    async with open_spine(settings, backend) as spine:
         await spine.first_ready
         yield spine.detector
 
 
 def _engine_plan(
-    settings: Settings, file: OpenWeightsFile, model: ModelInfo, layout: SlotLayout, device: str
+    settings: Settings, *, start: Start, model: ModelInfo, weights_name: str
 ) -> EnginePlan:
     return EnginePlan(
-        start=_start_message(settings, file, layout, device),
+        start=start,
         model=model,
         start_timeout_seconds=settings.start_timeout_seconds,
         watchdog_seconds=settings.watchdog_seconds,
@@ -137,31 +161,22 @@ def _engine_plan(
         canary_timeout_seconds=settings.canary_timeout_seconds,
         storm_restarts=settings.storm_restarts,
         storm_window_seconds=settings.storm_window_seconds,
-        weights_name=file.path,
+        weights_name=weights_name,
     )
 
 
 def _start_message(
-    settings: Settings, file: OpenWeightsFile, layout: SlotLayout, device: str
+    settings: Settings, backend: Backend, file: OpenWeightsFile, layout: SlotLayout, device: str
 ) -> Start:
     share = max(1, usable_cpus() // len(settings.engine_devices))
     return Start(
-        engine=settings.engine,
+        device_factory=backend.device_factory,
+        device_options=dict(backend.device_options),
         model_path=file.engine_path,
         weights_fd=file.fd,
         device=device,
         threads=settings.engine_threads or share,
         layout=layout,
-        fake=FakeDeviceSpec(
-            base_ms=settings.fake_base_ms,
-            per_image_ms=settings.fake_per_image_ms,
-            start_ms=settings.fake_start_ms,
-            crash_colour=settings.fake_crash_colour,
-            error_colour=settings.fake_error_colour,
-            hang_colour=settings.fake_hang_colour,
-            sticky_colour=settings.fake_sticky_colour,
-            memory_colour=settings.fake_memory_colour,
-        ),
         log_level=settings.log_level,
         log_format=settings.log_format,
         max_batch_size=settings.max_batch_size,

@@ -14,7 +14,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LITE_DETR_"
 _MIB = 1024 * 1024
-_COLOUR = r"^[0-9a-fA-F]{6}$"
 _DEVICE = r"(auto|cpu|cuda(:\d+)?)"
 _DEVICES = rf"^{_DEVICE}(,{_DEVICE})*$"
 
@@ -44,9 +43,6 @@ class Settings(BaseSettings):
     model: str = Field("default", description="name of a model, or path of its weights file")
     model_cache_dir: Path | None = Field(
         None, description="where pulled models are kept; unset: ~/.cache/lite-detr"
-    )
-    engine: Literal["torch", "fake"] = Field(
-        "torch", description="torch runs the model; fake is a sleeping device for tests"
     )
     device: str = Field(
         "auto",
@@ -213,27 +209,6 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^\s/]+",
         description="OpenTelemetry collector that gets traces (OTLP/HTTP, base URL); unset: as "
         "OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra otel",
-    )
-
-    # The fake engine alone: a device that takes base + per_image x n ms for n images. An image
-    # whose top left pixel has the colour of a fault (rrggbb) meets that fault.
-    fake_base_ms: float = Field(1.0, ge=0, description="fake engine: ms for any batch")
-    fake_per_image_ms: float = Field(1.0, ge=0, description="fake engine: ms for each image")
-    fake_start_ms: float = Field(0.0, ge=0, description="fake engine: ms to load the model")
-    fake_crash_colour: str | None = Field(
-        None, pattern=_COLOUR, description="fake engine: colour that kills it"
-    )
-    fake_error_colour: str | None = Field(
-        None, pattern=_COLOUR, description="fake engine: colour that raises an exception"
-    )
-    fake_hang_colour: str | None = Field(
-        None, pattern=_COLOUR, description="fake engine: colour that never ends"
-    )
-    fake_sticky_colour: str | None = Field(
-        None, pattern=_COLOUR, description="fake engine: colour after which every batch fails"
-    )
-    fake_memory_colour: str | None = Field(
-        None, pattern=_COLOUR, description="fake engine: colour that takes memory without end"
     )
 
     @property

@@ -33,7 +33,7 @@ class EngineFacts:
 
     device: str  # the one that was taken: "cpu", "cuda:0"
     kernel: str  # which attention implementation
-    precision: str  # numbers of the network: "fp32", "fp16", "bf16"; empty for the fake engine
+    precision: str  # numbers of the network: "fp32", "fp16", "bf16"; empty if the device has none
     cuda_graphs: int  # batch shapes that were recorded as CUDA graphs; 0 on a CPU
 
 

@@ -27,8 +27,8 @@ from benchmarks.serving.images import decode, decode_with_pillow, make_photos
 from model.geometry import resized_size
 from model.images.pixel_memory import keep_pictures_whole
 from model.images.resize import available, resize_bilinear
-from service.engine.fake_device import FAKE_MODEL
 from service.images.allocator import keep_freed_memory
+from tests.support.fake_device import FAKE_MODEL
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LARGE = ((1920, 1440), (3264, 2448), (4000, 3000))  # width, height, pixels

@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.alone [--rounds 5] [--skip-model]
 
-The edge is measured with the fake engine at zero time; what it adds is an answer's latency less
+The edge is measured with the fake device at zero time; what it adds is an answer's latency less
 the decoding and resizing that the same answer tells of. Saturation compares the service with its
 default model against the engine alone (same images, threads and batch size), in turns.
 """
@@ -28,18 +28,17 @@ from benchmarks.report import RESULTS, conditions, table, version_of, write_repo
 from benchmarks.serving.images import make_photos
 from benchmarks.serving.peer_comparison import measure, measure_bare, run_load
 from benchmarks.serving.servers import (
-    CONTENDERS,
     HOST,
-    SERVICE,
     Server,
     free_ports,
-    service_command,
+    start_own_service,
 )
+from benchmarks.serving.service_process import FAKE_SERVICE
 from model.weights.info import resolve_model
 from service.cpus import WAIT_POLITELY, usable_cpus
 
-_ZERO = ("--engine", "fake", "--fake-base-ms", "0", "--fake-per-image-ms", "0")
-_SLOW = ("--engine", "fake", "--fake-base-ms", "100", "--fake-per-image-ms", "0")
+_ZERO = {"module": FAKE_SERVICE, "fake_base_ms": 0, "fake_per_image_ms": 0}
+_SLOW = {"module": FAKE_SERVICE, "fake_base_ms": 100, "fake_per_image_ms": 0}
 _DRAINED = 32
 _BATCH = 8
 _START_SECONDS = 300.0
@@ -47,12 +46,16 @@ _START_SECONDS = 300.0
 Row = tuple[str, str, str]  # what, goal, seen
 
 
-def start_service(flags: Sequence[str], log: Path) -> Server:
-    """Starts the service and waits until it is ready; `ready_seconds` counts from the start."""
-    contender = next(each for each in CONTENDERS if each.name == SERVICE)
+def start_service(log: Path, **settings: Any) -> Server:
+    """Starts the service and waits until it is ready; `ready_seconds` counts from the start.
+
+    Args:
+        log: gets what the service prints.
+        **settings: see `start_own_service`.
+    """
     (port,) = free_ports(1)
     started = time.monotonic()
-    server = Server.start(contender, service_command(port, *flags), {}, log, port)
+    server = start_own_service(port, log, **settings)
     while time.monotonic() - started < _START_SECONDS:
         if _get(port, "/readyz") == http.HTTPStatus.OK:
             server.ready_seconds = time.monotonic() - started
@@ -63,9 +66,9 @@ def start_service(flags: Sequence[str], log: Path) -> Server:
 
 
 def edge_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
-    """Start, added latency, CPU time and memory with the fake engine at zero time."""
+    """Start, added latency, CPU time and memory with the fake device at zero time."""
     photos = make_photos()
-    server = start_service(_ZERO, log)
+    server = start_service(log, **_ZERO)
     try:
         run_load(server, "--in-flight", "16", "--seconds", "1")
         rounds = []
@@ -95,7 +98,7 @@ def edge_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
 
 def drain_figures(log: Path) -> dict[str, Any]:
     """SIGTERM with 32 requests in flight: how many are answered, and when the process is gone."""
-    server = start_service((*_SLOW, "--max-batch-size", "8"), log)
+    server = start_service(log, **_SLOW, max_batch_size=8)
     answered: list[float] = []
     photo = make_photos()[0]
 
@@ -140,9 +143,8 @@ def model_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
         text=True,
     )
     assert offline.stdin is not None and offline.stdout is not None
-    flags = ("--engine-threads", str(threads), "--max-batch-size", str(_BATCH))
     offline.stdout.readline()
-    server = start_service(flags, log)
+    server = start_service(log, engine_threads=threads, max_batch_size=_BATCH)
     try:
         load = ("--in-flight", "24", "--unchecked", "--seconds")
         run_load(server, *load, str(options.model_seconds / 2))
@@ -187,7 +189,7 @@ def _rows(edge: dict[str, Any], drain: dict[str, Any], model: dict[str, Any] | N
             _ratio(edge, "cpu_ratio"),
         ),
         ("peak memory of the edge", "<= 200 MiB", f"{edge['edge_peak_mib']:.0f} MiB"),
-        ("start to ready, fake engine", "<= 5 s", f"{edge['ready_seconds']:.1f} s"),
+        ("start to ready, fake device", "<= 5 s", f"{edge['ready_seconds']:.1f} s"),
         (
             f"drain with {drain['in_flight']} in flight: answered",
             str(_DRAINED),

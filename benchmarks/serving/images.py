@@ -19,7 +19,7 @@ import service
 from model.detections import Detections
 from model.geometry import resized_size
 from model.images.decode import DecodedImage, ImageLimits, decode_image
-from service.engine.fake_device import FAKE_MODEL, fake_detections
+from tests.support.fake_device import FAKE_MODEL, fake_detections
 
 SIZE = (640, 480)  # width, height
 _QUALITY = 90

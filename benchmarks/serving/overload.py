@@ -1,6 +1,6 @@
 """A minute at five times the capacity: what is of use to anybody, and what it costs in memory.
 
-The device is the fake engine, a sleeping one, so that the device and not the CPU of this machine
+The device is the fake device, a sleeping one, so that the device and not the CPU of this machine
 is the bottleneck. Goodput counts answers that came within the deadline that the client had sent,
 by the client's own clock, as a share of what the device can do in full batches.
 
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from benchmarks.serving.load import percentile
 from benchmarks.serving.load_loop import Exchange, Load, schedule
 from benchmarks.serving.pictures import flat_png
-from benchmarks.serving.service_process import ROOT, RunningService, run_service
+from benchmarks.serving.service_process import FAKE_SERVICE, ROOT, RunningService, run_service
 from benchmarks.serving.wire_formats import post_request
 
 RESULT = ROOT / "benchmarks" / "results" / "serving" / "overload"
@@ -154,7 +154,7 @@ def main() -> None:
             tempfile.TemporaryDirectory() as folder,
             run_service(
                 Path(folder) / "log",
-                engine="fake",
+                FAKE_SERVICE,
                 fake_base_ms=BASE_MS,
                 fake_per_image_ms=PER_IMAGE_MS,
                 max_batch_size=MAX_BATCH_SIZE,

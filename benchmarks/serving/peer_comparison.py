@@ -44,8 +44,9 @@ from benchmarks.serving.servers import (
     Server,
     free_ports,
     peer_command,
-    service_command,
+    start_own_service,
 )
+from benchmarks.serving.service_process import FAKE_SERVICE
 
 _LOAD_SHARE = 0.7
 _WARM = ("--in-flight", "16", "--seconds", "1")
@@ -133,8 +134,8 @@ def _start(contender: Contender, port: int, options: argparse.Namespace, logs: P
     log = logs / f"{contender.name}.log"
     base, per_image = str(options.base_ms), str(options.per_image_ms)
     if contender.name == SERVICE:
-        flags = ("--engine", "fake", "--fake-base-ms", base, "--fake-per-image-ms", per_image)
-        return Server.start(contender, service_command(port, *flags), {}, log, port)
+        times = {"fake_base_ms": base, "fake_per_image_ms": per_image}
+        return start_own_service(port, log, module=FAKE_SERVICE, **times)
     device = logs / f"{contender.name}.device"
     device.touch()
     environment = {"PEER_PORT": str(port), "PEER_BASE_MS": base, "PEER_PER_IMAGE_MS": per_image}

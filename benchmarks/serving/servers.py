@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.serving import service_process
 from benchmarks.serving.images import Photo
 from benchmarks.serving.wire_formats import DIALECTS
 
@@ -168,10 +169,21 @@ class Server:
             return False
 
 
-def service_command(port: int, *flags: str) -> list[str]:
-    """This service, from this checkout."""
-    flags = ("--port", str(port), "--grpc-port", "-1", "--log-level", "error", *flags)
-    return [sys.executable, "-m", "service", "serve", *flags]
+def start_own_service(
+    port: int, log: Path, *, module: Sequence[str] = service_process.SERVICE, **settings: object
+) -> Server:
+    """Starts this service, from this checkout.
+
+    Args:
+        port: for HTTP.
+        log: gets what the service prints.
+        module: the Python module that serves, with its arguments.
+        **settings: of `service.settings`, or of `tests.support.fake_serve` for that module.
+    """
+    contender = next(each for each in CONTENDERS if each.name == SERVICE)
+    given = {"http_port": port, "grpc_port": -1, "log_level": "error"} | settings
+    environment = {f"LITE_DETR_{name.upper()}": str(value) for name, value in given.items()}
+    return Server.start(contender, [sys.executable, "-m", *module], environment, log, port)
 
 
 def peer_command(contender: Contender, venvs: Path) -> list[str]:

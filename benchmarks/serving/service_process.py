@@ -7,13 +7,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVICE = ("service", "serve")
+FAKE_SERVICE = ("tests.support.fake_serve",)  # with a device that sleeps
 _PATIENCE_SECONDS = 300.0
 
 
@@ -61,18 +63,21 @@ def _resident(pid: int) -> int:
 
 
 @contextmanager
-def run_service(log: Path, **settings: object) -> Iterator[RunningService]:
+def run_service(
+    log: Path, module: Sequence[str] = SERVICE, **settings: object
+) -> Iterator[RunningService]:
     """Starts a service, waits until it is ready, and ends it.
 
     Args:
-        log: where its words go.
+        log: gets what the service prints.
+        module: the Python module that serves, with its arguments: `SERVICE`, or `FAKE_SERVICE`.
         **settings: of `service.settings`.
     """
     given = {"http_port": 0, "grpc_port": -1, "log_format": "json"} | settings
     environment = {f"LITE_DETR_{name.upper()}": str(value) for name, value in given.items()}
     with log.open("w") as words:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve"],
+            [sys.executable, "-m", *module],
             cwd=ROOT,
             env=os.environ | environment,
             stderr=words,

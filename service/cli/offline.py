@@ -16,9 +16,7 @@ from service.cli.inputs import NoPhoto, Photo
 from service.core.encoding import FileOutcome, ItemError
 from service.core.selection import resolve_options
 from service.engine.device import Device, DeviceAnswer
-from service.engine.fake_device import FakeDevice
 from service.errors import DetectionError, InferenceFailed, InvalidImage
-from service.ipc.messages import FakeDeviceSpec
 from service.ipc.slots import largest_bucket_pixels
 from service.rest.problems import item_error
 from service.settings import Settings
@@ -32,8 +30,6 @@ def open_device(settings: Settings) -> Device:
         CheckpointError: for a model that is not there or cannot be used.
         RuntimeError: for a device that is not there.
     """
-    if settings.engine == "fake":
-        return FakeDevice(FakeDeviceSpec(settings.fake_base_ms, settings.fake_per_image_ms))
     from service.engine.torch_device import TorchDevice  # noqa: PLC0415
 
     path = resolve_model(settings.model, settings.model_cache_dir)

@@ -1,4 +1,4 @@
-"""What an engine runs batches on: the seam between its loop and torch (or a fake)."""
+"""The `Device` protocol: what runs an engine's batches (torch, or a stand-in in tests)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OutOfDeviceMemory(Exception):
 class Device(Protocol):
     """Runs batches, one at a time."""
 
-    name: str  # the device that was taken: "cpu", "cuda:0", "fake"
+    name: str  # the device that was taken: "cpu", "cuda:0"
     model: ModelInfo
 
     @property

@@ -19,6 +19,7 @@ from service.engine.cuda_card import Card, CudaCard
 from service.engine.device import BatchShape, BatchUnderWay, DeviceAnswer
 from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
 from service.engine.torch_device import TorchDevice, memory_told, pick_device
+from service.ipc.messages import Start
 from service.ipc.slots import largest_bucket_pixels
 
 
@@ -115,3 +116,9 @@ def open_torch_device(
     if pick_device(device).startswith("cuda"):
         return GpuDevice(path, device, threads, precision, limits)
     return TorchDevice(path, device, threads, precision)
+
+
+def open_device(start: Start) -> TorchDevice:
+    """The device of an engine process; `service.build` names this function in `Start`."""
+    limits = GpuLimits(start.max_batch_size, start.max_batch_pixels, start.max_cuda_graphs)
+    return open_torch_device(start.model_path, start.device, start.threads, start.precision, limits)

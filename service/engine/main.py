@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
 from service.engine.device import Device
-from service.engine.fake_device import FakeDevice
 from service.engine.loop import engine_of
 from service.engine.warm_up import WarmUpLimits, warm_up
 from service.ipc.doorbell import EngineDoorbell
@@ -40,18 +40,16 @@ _log = structlog.get_logger(__name__)
 
 
 def open_device(start: Start) -> Device:
-    """Makes the device that the edge asked for.
+    """Opens the device with the factory that the Start message names.
+
+    The factory's module is imported here, so that only a torch device loads torch.
 
     Raises:
-        Exception: whatever keeps it from loading; the edge is told.
+        Exception: any error that keeps the device from loading.
     """
-    if start.engine == "fake":
-        return FakeDevice(start.fake)
-    # torch is loaded here and not above: a fake engine starts without it.
-    from service.engine.gpu_device import GpuLimits, open_torch_device  # noqa: PLC0415
-
-    limits = GpuLimits(start.max_batch_size, start.max_batch_pixels, start.max_cuda_graphs)
-    return open_torch_device(start.model_path, start.device, start.threads, start.precision, limits)
+    module, _, function = start.device_factory.partition(":")
+    factory: Callable[[Start], Device] = getattr(importlib.import_module(module), function)
+    return factory(start)
 
 
 def main(arguments: Sequence[str]) -> int:

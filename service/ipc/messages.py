@@ -21,29 +21,14 @@ FailureKind = Literal["error", "out_of_memory"]
 
 
 @dataclass(frozen=True)
-class FakeDeviceSpec:
-    """How the fake engine behaves; colours are rrggbb, None = no such fault."""
-
-    base_ms: float = 1.0
-    per_image_ms: float = 1.0
-    start_ms: float = 0.0
-    crash_colour: str | None = None
-    error_colour: str | None = None
-    hang_colour: str | None = None
-    sticky_colour: str | None = None
-    memory_colour: str | None = None
-
-
-@dataclass(frozen=True)
 class Start:
-    """Edge -> engine, first: what to be."""
+    """Edge -> engine, first: which device to open, and with what."""
 
-    engine: Literal["torch", "fake"]
-    model_path: str  # of the weights file; "" for the fake engine
+    device_factory: str  # "module:function"; called with this message, it returns the Device
+    model_path: str  # of the weights file; "" where the factory needs none
     device: str
     threads: int
     layout: SlotLayout
-    fake: FakeDeviceSpec
     log_level: str
     log_format: str
     weights_fd: int | None = None  # an open descriptor of that file, to be handed down
@@ -53,6 +38,7 @@ class Start:
     warm_up_seconds: float | None = None  # None: by the device
     precision: str = "auto"
     max_cuda_graphs: int = 0
+    device_options: dict[str, Any] = field(default_factory=dict)  # JSON values, for the factory
 
 
 @dataclass(frozen=True)
@@ -141,7 +127,6 @@ def decode_message(body: bytes) -> Message:
         kind, values = envelope["kind"], envelope["body"]
         if kind == "Start":
             values["layout"] = SlotLayout(**values["layout"])
-            values["fake"] = FakeDeviceSpec(**values["fake"])
         elif kind == "RunBatch":
             values["padded"] = tuple(values["padded"])
             values["slots"] = tuple((slot, generation) for slot, generation in values["slots"])

@@ -18,7 +18,7 @@ class OpenWeightsFile:
         """Opens the file.
 
         Args:
-            path: of the weights; None if there are none (the fake engine).
+            path: of the weights; None if the device needs none.
 
         Raises:
             OSError: if it cannot be opened.

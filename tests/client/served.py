@@ -1,4 +1,4 @@
-"""Serves the fake engine over HTTP and gRPC: python -m tests.client.served.
+"""Serves the fake device over HTTP and gRPC: python -m tests.client.served.
 
 Prints the two ports and serves until its standard input is closed.
 """
@@ -10,18 +10,17 @@ import sys
 
 import uvloop
 
-from service.build import open_detector
 from service.observability.logs import configure_logs
 from service.rest import create_app
 from service.rpc import RpcOptions, RpcServer
 from service.transport.http_server import HttpServer, listen
-from tests.support.fake_service import fake_settings
+from tests.support.fake_service import fake_settings, open_fake_detector
 
 
 async def serve() -> None:
     settings = fake_settings(fake_error_colour="ff0000", max_image_pixels=1_000_000)
     listener = listen("127.0.0.1", 0)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         http = HttpServer(create_app(detector, settings), settings, listener)
         rpc = RpcServer(
             detector,

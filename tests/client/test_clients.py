@@ -1,4 +1,4 @@
-"""All four clients against the real service with the fake engine: the same results."""
+"""All four clients against the real service with the fake device: the same results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lite_detr_client import (
     ServiceError,
     UnsupportedImage,
 )
-from service.engine.fake_device import FAKE_MODEL
+from tests.support.fake_device import FAKE_MODEL
 from tests.support.pictures import encode_png, solid_png
 from tests.support.repository import ROOT
 

@@ -20,7 +20,7 @@ from tests.support.watched_service import WatchedService
 
 POISON: Colour = (250, 1, 2)
 POISON_HEX = "fa0102"
-ENOUGH_MEMORY_BYTES = 300 * 1024 * 1024  # several times what a fake engine needs
+ENOUGH_MEMORY_BYTES = 300 * 1024 * 1024  # several times what a fake device needs
 
 
 @pytest.fixture

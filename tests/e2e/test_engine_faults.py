@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.build import open_detector, open_spine
+from service.build import open_detector
 from service.core.detector import Detector
-from service.engine.fake_device import FAKE_MODEL
 from service.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -23,7 +22,16 @@ from service.errors import (
 )
 from service.supervision.plan import EngineStartError
 from service.types import DetectResult
-from tests.support.fake_service import assert_is_answer_to, detect, fake_settings, value
+from tests.support.fake_device import FAKE_MODEL
+from tests.support.fake_serve import fake_backend
+from tests.support.fake_service import (
+    assert_is_answer_to,
+    detect,
+    fake_settings,
+    open_fake_detector,
+    open_fake_spine,
+    value,
+)
 from tests.support.pictures import solid_png
 
 POISON = (250, 1, 2)
@@ -60,7 +68,7 @@ async def test_an_engine_that_dies_or_freezes_under_load_costs_no_answer(
     death: signal.Signals,
 ) -> None:
     settings = fake_settings(slots=40, fake_per_image_ms=4, watchdog_seconds=1.5)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         pictures = _pictures(40)
         answers = asyncio.create_task(_detect_all(detector, pictures))
         await _until(lambda: value(detector, "images_total", outcome="ok"))
@@ -84,7 +92,7 @@ async def test_an_engine_that_dies_or_freezes_under_load_costs_no_answer(
 @pytest.mark.parametrize("fault", ["crash", "error"])
 async def test_a_poison_image_fails_alone(fault: str) -> None:
     settings = fake_settings(**{f"fake_{fault}_colour": POISON_HEX}, max_wait_ms=200)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         pictures = _pictures(7)
         pictures.insert(3, solid_png(POISON))
         results = await _detect_all(detector, pictures)
@@ -101,7 +109,7 @@ async def test_a_poison_image_fails_alone(fault: str) -> None:
 
 async def test_an_image_that_hangs_the_engine_is_given_up() -> None:
     settings = fake_settings(fake_hang_colour=POISON_HEX, watchdog_seconds=0.5)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         with pytest.raises(InferenceFailed):
             await detect(detector, solid_png(POISON))
         await _until(lambda: detector.ready)
@@ -110,7 +118,7 @@ async def test_an_image_that_hangs_the_engine_is_given_up() -> None:
 
 async def test_restarts_without_end_fail_liveness() -> None:
     settings = fake_settings(fake_crash_colour=POISON_HEX, storm_restarts=2)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         with pytest.raises(InferenceFailed):
             await detect(detector, solid_png(POISON))
         assert not detector.live
@@ -118,7 +126,7 @@ async def test_restarts_without_end_fail_liveness() -> None:
 
 async def test_beyond_the_slots_requests_are_told_to_come_back() -> None:
     settings = fake_settings(slots=4, fake_base_ms=30)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         pictures = _pictures(12)
         results = await _detect_all(detector, pictures)
         assert all(isinstance(result, DetectResult) for result in results[:4])
@@ -131,7 +139,7 @@ async def test_beyond_the_slots_requests_are_told_to_come_back() -> None:
 
 async def test_an_answer_later_than_its_deadline_is_not_waited_for() -> None:
     settings = fake_settings(fake_base_ms=400, request_timeout_ms=10_000)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await detect(detector, solid_png((1, 1, 1)), deadline=started + 0.2)
@@ -142,7 +150,7 @@ async def test_an_answer_later_than_its_deadline_is_not_waited_for() -> None:
 
 async def test_expired_and_cancelled_work_never_reaches_the_engine() -> None:
     settings = fake_settings(fake_base_ms=300, max_batch_size=1)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         pictures = _pictures(6)
         first = [asyncio.create_task(detect(detector, data)) for data in pictures[:2]]
         await _until(lambda: value(detector, "batch_size_count") == 2)
@@ -161,7 +169,7 @@ async def test_expired_and_cancelled_work_never_reaches_the_engine() -> None:
 
 
 async def test_a_drain_answers_what_was_accepted_and_refuses_the_rest() -> None:
-    async with open_detector(fake_settings(fake_base_ms=20)) as detector:
+    async with open_fake_detector(fake_settings(fake_base_ms=20)) as detector:
         pictures = _pictures(20)
         tasks = [asyncio.create_task(detect(detector, data)) for data in pictures]
         await asyncio.sleep(0)
@@ -178,7 +186,7 @@ async def test_a_drain_answers_what_was_accepted_and_refuses_the_rest() -> None:
 
 
 async def test_a_drain_that_takes_too_long_says_how_many_are_left() -> None:
-    async with open_detector(fake_settings(fake_hang_colour=POISON_HEX)) as detector:
+    async with open_fake_detector(fake_settings(fake_hang_colour=POISON_HEX)) as detector:
         task = asyncio.create_task(detect(detector, solid_png(POISON)))
         await _until(lambda: value(detector, "batch_size_count") == 1)
         assert await detector.drain(0.01) == 1
@@ -188,7 +196,7 @@ async def test_a_drain_that_takes_too_long_says_how_many_are_left() -> None:
 
 
 async def test_before_the_engine_is_warm_requests_are_refused_and_leaving_is_quick() -> None:
-    async with open_spine(fake_settings(fake_start_ms=60_000)) as spine:
+    async with open_fake_spine(fake_settings(fake_start_ms=60_000)) as spine:
         assert not spine.detector.ready
         assert spine.detector.live
         with pytest.raises(NotReady):
@@ -198,22 +206,21 @@ async def test_before_the_engine_is_warm_requests_are_refused_and_leaving_is_qui
 
 async def test_an_engine_that_is_not_warm_in_time_is_replaced() -> None:
     settings = fake_settings(fake_start_ms=60_000, start_timeout_seconds=0.05, storm_restarts=2)
-    async with open_spine(settings) as spine:
+    async with open_fake_spine(settings) as spine:
         await _until(lambda: not spine.detector.live)
         assert value(spine.detector, "engine_restarts_total", reason="start_timeout")
 
 
 async def test_no_engine_outlives_its_edge() -> None:
-    async with open_detector(fake_settings()) as detector:
+    async with open_fake_detector(fake_settings()) as detector:
         pid = _engine_pid(detector)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-async def test_an_engine_that_says_it_cannot_start_ends_the_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("service.build.FAKE_MODEL", replace(FAKE_MODEL, version="f" * 12))
+async def test_an_engine_that_says_it_cannot_start_ends_the_start() -> None:
+    settings = fake_settings()
+    other = replace(fake_backend(settings), model=replace(FAKE_MODEL, version="f" * 12))
     with pytest.raises(EngineStartError, match="version 000000000000"):
-        async with open_detector(fake_settings()):
+        async with open_detector(settings, other):
             pass

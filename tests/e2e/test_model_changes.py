@@ -20,7 +20,7 @@ from service.build import Spine, open_spine
 from service.core.detector import Detector
 from service.core.model_control import ModelLoadFailed, UnknownModel
 from service.errors import NotReady
-from tests.support.fake_service import detect, fake_settings, value
+from tests.support.fake_service import detect, quiet_settings, value
 from tests.support.live_load import HttpClient
 from tests.support.pictures import solid_png
 from tests.support.running import gone
@@ -58,7 +58,7 @@ def weights(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def _serving(weights: Path, **overrides: object) -> AsyncIterator[Spine]:
-    settings = fake_settings(engine="torch", model=str(weights), device="cpu", **overrides)
+    settings = quiet_settings(model=str(weights), device="cpu", **overrides)
     async with open_spine(settings) as spine:
         await spine.first_ready
         yield spine
@@ -247,7 +247,7 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
             target, detector.state_dict(), info.config, info.labels, score_threshold=0.9, name="x"
         )
 
-    service = start(engine="torch", model=path, device="cpu", engine_threads=1)
+    service = start(backend="torch", model=path, device="cpu", engine_threads=1)
     service.wait_until_ready()
     client = HttpClient(service.url)
     versions: list[str] = []

@@ -1,4 +1,4 @@
-"""The page in a real browser, in front of the whole service with its fake engine."""
+"""The page in a real browser, in front of the whole service with its fake device."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-# The fake engine finds five things in this colour, with scores 0.95, 0.85, ... 0.55.
+# The fake device finds five things in this colour, with scores 0.95, 0.85, ... 0.55.
 FIVE_FOUND = (250, 200, 104)
 PATIENCE_S = 30
 
 
 @contextmanager
 def serving(until: str, **environment: str) -> Iterator[str]:
-    """The service with its fake engine, in a process of its own.
+    """The service with its fake device, in a process of its own.
 
     Gives its address once it has said `until`.
     """
@@ -53,18 +53,11 @@ def serving(until: str, **environment: str) -> Iterator[str]:
         [
             sys.executable,
             "-m",
-            "service",
-            "serve",
-            "--engine",
-            "fake",
-            "--port",
-            "0",
-            "--grpc-port",
-            "0",
+            "tests.support.fake_serve",
         ],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | {"LITE_DETR_HTTP_PORT": "0", "LITE_DETR_GRPC_PORT": "0"} | environment,
     )
     assert process.stderr is not None
     try:

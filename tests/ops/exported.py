@@ -1,4 +1,4 @@
-"""What the service exports to Prometheus, asked of a running one with the fake engine."""
+"""What the service exports to Prometheus, asked of a running one with the fake device."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from functools import cache
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.build import open_detector
 from service.core.detector import Detector
 from service.observability.gpu_metrics import GpuCollector
 from service.observability.request_log import RequestLog
-from service.settings import Settings
 from service.types import DetectOptions
+from tests.support.fake_service import fake_settings, open_fake_detector
 from tests.support.pictures import solid_png
 
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
@@ -46,8 +45,8 @@ def exported_series() -> frozenset[str]:
 
 
 async def _render() -> str:
-    settings = Settings(engine="fake", slots=2, decode_threads=1)
-    async with open_detector(settings) as detector:
+    settings = fake_settings(slots=2, decode_threads=1)
+    async with open_fake_detector(settings) as detector:
         metrics = detector.metrics
         if not any(family.name.startswith("lite_detr_device_") for family in _collected(detector)):
             GpuCollector(metrics.registry, "tests.support.nvml_standin")

@@ -1,4 +1,4 @@
-"""Services with the fake engine, each with a fault and a load of its own, to be watched."""
+"""Services with the fake device, each with a fault and a load of its own, to be watched."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class WatchedService:
     def __init__(self, scenario: Scenario, log: Path) -> None:
         """Starts the process; `log` gets what it says."""
         self.scenario = scenario
-        given = {"engine": "fake", "http_port": "0", "log_format": "json"} | dict(scenario.settings)
+        given = {"http_port": "0", "log_format": "json"} | dict(scenario.settings)
         environment = {f"LITE_DETR_{name.upper()}": value for name, value in given.items()}
         self._log = log
         with log.open("w") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve"],
+                [sys.executable, "-m", "tests.support.fake_serve"],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stderr=stream,

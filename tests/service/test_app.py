@@ -1,4 +1,4 @@
-"""The whole service as a process of its own, with the fake engine."""
+"""The whole service as a process of its own, with the fake device."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_taken_port_is_told_with_the_setting_that_helps(start: type[Service]) 
 
 
 def test_a_model_that_is_not_there_is_told(start: type[Service]) -> None:
-    service = start(engine="torch", model="no-such-model")
+    service = start(backend="torch", model="no-such-model")
     assert service.end() == 1
     said = "".join(service.lines)
     assert "Cannot use the model: no-such-model" in said

@@ -18,7 +18,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_are_usable() -> None:
     settings = load_settings()
-    assert (settings.host, settings.http_port, settings.engine) == ("127.0.0.1", 8000, "torch")
+    assert (settings.host, settings.http_port, settings.device) == ("127.0.0.1", 8000, "auto")
 
 
 def test_every_setting_is_described() -> None:
@@ -53,10 +53,9 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("http_port", 70_000),
         ("slots", 0),
         ("max_batch_size", "many"),
-        ("engine", "tensorflow"),
         ("device", "tpu"),
         ("request_timeout_ms", 0),
-        ("fake_crash_colour", "red"),
+        ("model_control", "always"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_name(field: str, value: object) -> None:

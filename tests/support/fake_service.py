@@ -1,30 +1,41 @@
-"""A whole spine with the fake engine, and what it must answer."""
+"""Detectors with the fake device in the test's own event loop, and the results they must give."""
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import numpy as np
 
 from model.images.decode import ImageLimits, decode_image
+from service.build import Spine, open_detector, open_spine
 from service.core.detector import Detector
-from service.engine.fake_device import FAKE_MODEL, fake_detections
-from service.settings import Settings, load_settings
+from service.settings import Settings
 from service.types import DetectOptions, DetectResult
+from tests.support.fake_device import FAKE_MODEL, fake_detections
+from tests.support.fake_serve import FakeSettings, fake_backend
 
 EVERYTHING = DetectOptions(threshold=0.0)
+_QUIET: dict[str, Any] = {"http_port": 0, "log_format": "json", "log_level": "error"}
+_NO_TIME: dict[str, Any] = {"fake_base_ms": 0.0, "fake_per_image_ms": 0.0}
 
 
-def fake_settings(**overrides: Any) -> Settings:
-    defaults: dict[str, Any] = {
-        "engine": "fake",
-        "http_port": 0,
-        "fake_base_ms": 0.0,
-        "fake_per_image_ms": 0.0,
-        "log_format": "json",
-        "log_level": "error",
-    }
-    return load_settings(**(defaults | overrides))
+def quiet_settings(**overrides: Any) -> Settings:
+    """Settings for the torch device: a free port, and errors as the only log lines."""
+    return Settings(**(_QUIET | overrides))
+
+
+def fake_settings(**overrides: Any) -> FakeSettings:
+    """Settings for the fake device, which takes no time unless they say otherwise."""
+    return FakeSettings(**(_QUIET | _NO_TIME | overrides))
+
+
+def open_fake_spine(settings: FakeSettings) -> AbstractAsyncContextManager[Spine]:
+    return open_spine(settings, fake_backend(settings))
+
+
+def open_fake_detector(settings: FakeSettings) -> AbstractAsyncContextManager[Detector]:
+    return open_detector(settings, fake_backend(settings))
 
 
 def assert_is_answer_to(data: bytes, result: DetectResult) -> None:

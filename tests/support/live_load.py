@@ -19,9 +19,9 @@ import grpc
 import numpy as np
 
 from model.images.decode import ImageLimits, decode_image
-from service.engine.fake_device import FAKE_MODEL, fake_detections
 from service.rpc.pb import detection_pb2 as pb
 from tests.service.rpc.caller import Caller
+from tests.support.fake_device import FAKE_MODEL, fake_detections
 from tests.support.pictures import solid_png
 
 Colour = tuple[int, int, int]
@@ -37,7 +37,7 @@ def picture(colour: Colour) -> bytes:
 
 @lru_cache(maxsize=4096)
 def expected_answer(colour: Colour) -> list[tuple[str, list[float]]]:
-    """Label and box of each detection, as the fake engine must find them."""
+    """Label and box of each detection, as the fake device must find them."""
     decoded = decode_image(picture(colour), FAKE_MODEL.config, ImageLimits(10**9, 10**9))
     found = fake_detections(decoded.pixels, decoded.original_size)
     names = [FAKE_MODEL.labels[label] for label in found.labels]

@@ -1,4 +1,4 @@
-"""The whole service as a process of its own, with the fake engine, for tests of a real one."""
+"""The whole service with the fake device, as a process of its own."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
-# The edge must have served without torch: its exit status tells.
-SCRIPT = """
+_SCRIPT = """
 import sys
+{run}
+sys.exit("torch was imported" if "torch" in sys.modules else status)
+"""
+_RUN_FAKE = "from tests.support.fake_serve import main; status = main()"
+_RUN_TORCH = """
 from service.app import run
 from service.settings import load_settings
 status = run(load_settings())
-sys.exit("torch was imported" if "torch" in sys.modules else status)
 """
-DEFAULTS = {"engine": "fake", "http_port": "0", "log_format": "json", "fake_per_image_ms": "5"}
+DEFAULTS = {"http_port": "0", "log_format": "json", "fake_per_image_ms": "5"}
 
 
 class Service:
-    """A running service; what it says is collected line by line."""
+    """A running service; the lines that it logs are collected.
 
-    def __init__(self, **settings: str) -> None:
+    The exit status shows that the edge served without torch.
+    """
+
+    def __init__(self, *, backend: str = "fake", **settings: str) -> None:
+        run = {"fake": _RUN_FAKE, "torch": _RUN_TORCH}[backend]
         given = {f"LITE_DETR_{name.upper()}": value for name, value in settings.items()}
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", SCRIPT],
+            [sys.executable, "-W", "error", "-c", _SCRIPT.format(run=run)],
             cwd=ROOT,
             env=os.environ | given,
             stderr=subprocess.PIPE,

@@ -15,7 +15,6 @@ from service.batching.batcher import Batcher
 from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.core.admission import Admission
 from service.core.served_model import ServedModel
-from service.engine.fake_device import FAKE_MODEL
 from service.errors import DetectionError
 from service.ipc.messages import BatchDone
 from service.ipc.slots import SlotImage
@@ -23,6 +22,7 @@ from service.observability.metrics import Metrics
 from service.supervision.in_flight import BatchesInFlight
 from service.supervision.weights_file import OpenWeightsFile
 from service.types import Priority
+from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import BUCKET, small_pool
 
 NOTHING = Detections(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))

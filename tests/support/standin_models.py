@@ -19,12 +19,12 @@ from service.batching.scheduler import Batch, BatchPolicy, EngineState, Schedule
 from service.core.detector import Detector, DetectorLimits
 from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
-from service.engine.fake_device import FAKE_MODEL
 from service.observability.metrics import Metrics
 from service.supervision.plan import EngineStartError
 from service.supervision.supervisor import Supervisor
 from service.supervision.weights_file import OpenWeightsFile
 from service.types import EngineFacts
+from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import small_pool
 
 SETTING = "/models/latest.safetensors"

@@ -18,9 +18,8 @@ import orjson
 
 from benchmarks.serving.images import as_json, decode
 from model.images.decode import DecodedImage
-from service.engine.fake_device import FAKE_MODEL, FakeDevice
 from service.images.allocator import keep_freed_memory
-from service.ipc.messages import FakeDeviceSpec
+from tests.support.fake_device import FAKE_MODEL, FakeDevice, FakeDeviceSpec
 
 MAX_BATCH_SIZE = 8
 MAX_WAIT_MS = 2.0

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from model.geometry import padded_size, resized_size
-from service.engine.fake_device import FAKE_MODEL
 from service.ipc.slots import largest_bucket_pixels
 from tests.e2e.hostile import bombs
+from tests.support.fake_device import FAKE_MODEL
 from tests.support.running import Service
 
 MIB = 1 << 20

@@ -110,10 +110,8 @@ def test_each_serve_variable_reaches_its_setting(
         others |= tls
         for field, path in tls.items():
             monkeypatch.setenv(f"LITE_DETR_{field.upper()}", path)
-    faults = dict.fromkeys(("fake_crash_colour", "fake_error_colour", "fake_hang_colour"), "ff0000")
-    choices = {"engine": "fake", "log_level": "debug", "log_format": "json", "model": "some.file"}
-    faults |= dict.fromkeys(("fake_sticky_colour", "fake_memory_colour"), "00ff00")
-    value = (others | faults | choices).get(name)
+    choices = {"log_level": "debug", "log_format": "json", "model": "some.file"}
+    value = (others | choices).get(name)
     if value is None:
         value = int(getattr(Settings(), name)) + 1
     monkeypatch.setenv(spec.env_var, str(value))
@@ -161,11 +159,11 @@ def test_every_bad_serve_variable_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LITE_DETR_SLOTS", "0")
-    monkeypatch.setenv("LITE_DETR_ENGINE", "steam")
+    monkeypatch.setenv("LITE_DETR_PRECISION", "steam")
     assert main(["serve"]) == 2
     err = capsys.readouterr().err
     assert "--slots" in err
-    assert "--engine" in err
+    assert "--precision" in err
     assert "Traceback" not in err
 
 

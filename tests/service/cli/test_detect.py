@@ -14,17 +14,21 @@ import pytest
 from PIL import Image
 
 from model.weights.info import DEFAULT_MODEL_PATH
-from service.build import open_spine
+from service.build import TORCH, Backend, open_detector
 from service.cli import main
+from service.cli.offline import open_device
 from service.rest import create_app
 from service.settings import Settings
+from tests.support.fake_device import FakeDevice, FakeDeviceSpec
+from tests.support.fake_serve import FakeSettings, fake_backend
 
 PHOTO_SIZE = (320, 200)
+OPEN_DEVICE = "service.cli.offline_run.open_device"
 
 
 @pytest.fixture(autouse=True)
-def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LITE_DETR_ENGINE", "fake")
+def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OPEN_DEVICE, lambda _settings: FakeDevice(FakeDeviceSpec()))
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -45,12 +49,11 @@ def detect_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tup
 
 
 async def answers_of_service(
-    paths: list[Path], settings: Settings, query: dict[str, str] | None = None
+    paths: list[Path], settings: Settings, backend: Backend, query: dict[str, str] | None = None
 ) -> list[Any]:
     answers = []
-    async with open_spine(settings) as spine:
-        await spine.first_ready
-        transport = httpx.ASGITransport(create_app(spine.detector, settings))
+    async with open_detector(settings, backend) as detector:
+        transport = httpx.ASGITransport(create_app(detector, settings))
         async with httpx.AsyncClient(
             transport=transport, base_url="http://service", timeout=60
         ) as client:
@@ -72,8 +75,9 @@ async def test_json_equals_the_answers_of_the_service(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [photos / "inner" / "c.png", photos / "a.jpg"]
+    settings = FakeSettings()
     status, offline = detect_json([str(path) for path in paths], capsys)
-    served = await answers_of_service(paths, Settings(engine="fake"))
+    served = await answers_of_service(paths, settings, fake_backend(settings))
     assert status == 0
     assert [without_run(answer) for answer in offline] == [without_run(a) for a in served]
     for mine, theirs in zip(offline, served, strict=True):
@@ -85,13 +89,14 @@ async def test_json_equals_the_answers_of_the_service(
 async def test_json_of_the_default_model_equals_the_answer_of_the_service(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LITE_DETR_ENGINE", "torch")
+    monkeypatch.setattr(OPEN_DEVICE, open_device)
     rng = np.random.default_rng(7)
     blocks = rng.integers(0, 2, (12, 16), dtype=np.uint8).repeat(20, 0).repeat(20, 1) * 255
     path = tmp_path / "blocks.png"
     Image.fromarray(blocks).convert("RGB").save(path)
     _, [mine] = detect_json([str(path), "--threshold", "0", "--device", "cpu"], capsys)
-    [theirs] = await answers_of_service([path], Settings(device="cpu"), {"threshold": "0"})
+    settings = Settings(device="cpu")
+    [theirs] = await answers_of_service([path], settings, TORCH, {"threshold": "0"})
     assert mine["model"] == theirs["model"]
     assert mine["image"] == theirs["image"]
     assert len(mine["detections"]) == len(theirs["detections"]) > 0
@@ -242,7 +247,7 @@ def test_failing_model_is_an_error_of_that_photo(
     def fail(*_arguments: object) -> None:
         raise RuntimeError("bad photo for a bad device")
 
-    monkeypatch.setattr("service.engine.fake_device.FakeDevice.run", fail)
+    monkeypatch.setattr("tests.support.fake_device.FakeDevice.run", fail)
     status, [answer] = detect_json([str(photos / "a.jpg")], capsys)
     assert status == 1
     assert answer["error"]["code"] == "inference_failed"

@@ -13,9 +13,7 @@ import pytest
 import pytest_asyncio
 
 from model.images import decode as images
-from service.build import open_detector
 from service.core.detector import Detector
-from service.engine.fake_device import FAKE_MODEL
 from service.errors import (
     DeadlineExceeded,
     ImageTooLarge,
@@ -24,7 +22,15 @@ from service.errors import (
     UnsupportedImage,
 )
 from service.types import DetectOptions, StageTimings
-from tests.support.fake_service import EVERYTHING, assert_is_answer_to, detect, fake_settings, value
+from tests.support.fake_device import FAKE_MODEL
+from tests.support.fake_service import (
+    EVERYTHING,
+    assert_is_answer_to,
+    detect,
+    fake_settings,
+    open_fake_detector,
+    value,
+)
 from tests.support.pictures import encode_png, solid_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,7 +39,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def detector() -> AsyncIterator[Detector]:
     settings = fake_settings(slots=48, max_image_pixels=1_000_000, max_body_bytes=200_000)
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         yield detector
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from model.detections import Detections
 from service.core.selection import resolve_options
-from service.engine.fake_device import FAKE_MODEL
 from service.errors import InvalidOptions
 from service.types import DetectOptions
+from tests.support.fake_device import FAKE_MODEL
 
 FOUND = Detections(
     scores=np.array([0.9, 0.8, 0.5, 0.2], dtype=np.float32),

@@ -11,11 +11,13 @@ from service.core.served_model import ServedModel
 from service.observability.metrics import Metrics
 from service.supervision.plan import EngineStartError
 from service.supervision.weights_file import OpenWeightsFile
-from tests.support.fake_service import fake_settings
+from tests.support.fake_serve import fake_backend
+from tests.support.fake_service import fake_settings, quiet_settings
 
 
 def _fake(devices: str = "cpu") -> ServedModel:
-    return build_served_model(fake_settings(devices=devices), Metrics())
+    settings = fake_settings(devices=devices)
+    return build_served_model(settings, Metrics(), fake_backend(settings))
 
 
 async def test_it_is_ready_when_all_its_engines_are() -> None:
@@ -50,7 +52,7 @@ async def test_an_engine_that_cannot_start_is_told_once_for_all(tmp_path: Path) 
     from tests.support.small_weights import write_small
 
     write_small(path)
-    settings = fake_settings(engine="torch", model=str(path), devices="cuda:7,cuda:7")
+    settings = quiet_settings(model=str(path), devices="cuda:7,cuda:7")
     served = build_served_model(settings, Metrics())
     try:
         with pytest.raises(EngineStartError, match="cuda:7"):
@@ -77,7 +79,7 @@ def test_a_held_file_is_the_one_that_was_opened(tmp_path: Path) -> None:
         os.fstat(fd)
 
 
-def test_nothing_is_held_for_the_fake_engine() -> None:
+def test_nothing_is_held_without_a_weights_file() -> None:
     held = OpenWeightsFile(None)
     assert (held.engine_path, held.fd) == ("", None)
     held.close()

@@ -13,12 +13,12 @@ import pytest
 
 from service.engine import loop as engine_loop
 from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
-from service.engine.fake_device import FAKE_MODEL, fake_detections
 from service.engine.loop import Engine, OverlappingEngine, engine_of
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Stop
 from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
 from tests.service.engine.test_main import StandInDevice
+from tests.support.fake_device import FAKE_MODEL, fake_detections
 
 LAYOUT = SlotLayout(count=6, image_bytes=64 * 64 * 3, max_detections=8)
 SIZE = (48, 64)

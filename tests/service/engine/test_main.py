@@ -17,14 +17,12 @@ import pytest
 from model.detections import Detections
 from model.weights.info import ModelInfo
 from service.engine.device import BatchShape, Device, DeviceAnswer, OutOfDeviceMemory
-from service.engine.fake_device import FAKE_MODEL, FakeDevice, fake_detections
 from service.engine.loop import Engine
 from service.engine.main import open_device
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import (
     BatchDone,
     BatchFailed,
-    FakeDeviceSpec,
     Hello,
     Message,
     RunBatch,
@@ -35,16 +33,18 @@ from service.ipc.messages import (
 )
 from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
 from service.supervision.process import _spawn
+from tests.support.fake_device import FAKE_MODEL, FakeDevice, fake_detections
 
 ROOT = Path(__file__).resolve().parents[3]
 LAYOUT = SlotLayout(count=4, image_bytes=64 * 64 * 3, max_detections=8)
+FACTORY = "tests.support.fake_device:open_fake_device"
 START = Start(
-    engine="fake",
+    device_factory=FACTORY,
     model_path="",
     device="cpu",
     threads=1,
     layout=LAYOUT,
-    fake=FakeDeviceSpec(0, 0),
+    device_options={"base_ms": 0, "per_image_ms": 0},
     log_level="warning",
     log_format="json",
 )
@@ -185,7 +185,7 @@ def test_an_engines_threads_do_not_spin_unless_the_operator_wants_it(
     assert [env["OMP_WAIT_POLICY"] for env in started] == ["passive", "active"]
 
 
-def test_the_fake_engine_needs_no_torch() -> None:
+def test_only_the_torch_device_loads_torch() -> None:
     assert isinstance(open_device(START), FakeDevice)
     script = "import sys, service.engine.main, service.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
@@ -239,8 +239,7 @@ def test_an_engine_says_hello_ignores_the_terminal_and_ends_with_its_edge(
 
 
 def test_an_engine_that_cannot_load_says_why(engines: list[RealEngine]) -> None:
-    impossible = FakeDeviceSpec(start_ms=-1)
-    engine = RealEngine(replace(START, fake=impossible))
+    engine = RealEngine(replace(START, device_options={"start_ms": -1}))
     engines.append(engine)
     failed = engine.edge.receive()
     assert isinstance(failed, StartFailed)

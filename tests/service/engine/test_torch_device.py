@@ -16,7 +16,7 @@ from service.build import open_detector
 from service.engine.device import OutOfDeviceMemory
 from service.engine.torch_device import TorchDevice, load_predictor, pick_device
 from service.types import DetectOptions
-from tests.support.fake_service import fake_settings
+from tests.support.fake_service import quiet_settings
 from tests.support.pictures import encode_png
 from tests.support.small_weights import SMALL, write_small
 
@@ -113,7 +113,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 
 async def test_the_default_model_answers_a_photo_among_a_crowd_as_alone() -> None:
-    settings = fake_settings(engine="torch", model="default", device="cpu", max_wait_ms=200)
+    settings = quiet_settings(model="default", device="cpu", max_wait_ms=200)
     photos = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))]
     everything = DetectOptions(threshold=0.0)
     async with open_detector(settings) as detector:
@@ -129,9 +129,7 @@ async def test_the_default_model_answers_a_photo_among_a_crowd_as_alone() -> Non
 
 
 async def test_the_service_answers_as_the_model_does_offline(weights: Path) -> None:
-    settings = fake_settings(
-        engine="torch", model=str(weights), device="cpu", engine_threads=1, max_wait_ms=1000
-    )
+    settings = quiet_settings(model=str(weights), device="cpu", engine_threads=1, max_wait_ms=1000)
     pictures = [encode_png(_picture(seed)) for seed in range(3)]
     everything = DetectOptions(threshold=0.0)
     async with open_detector(settings) as detector:

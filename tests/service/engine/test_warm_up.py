@@ -11,10 +11,9 @@ import pytest
 from model.geometry import reachable_buckets
 from model.weights.info import ModelInfo
 from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
-from service.engine.fake_device import FAKE_MODEL, FakeDevice
 from service.engine.torch_device import TorchDevice
 from service.engine.warm_up import CPU_LIMIT_SECONDS, GPU_LIMIT_SECONDS, WarmUpLimits, warm_up
-from service.ipc.messages import FakeDeviceSpec
+from tests.support.fake_device import FAKE_MODEL, FakeDevice, FakeDeviceSpec
 from tests.support.small_weights import SMALL, write_small
 
 SHAPES = [BatchShape((64, 96), 1), BatchShape((96, 64), 1), BatchShape((64, 96), 2)]

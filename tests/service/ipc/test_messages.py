@@ -7,7 +7,6 @@ from service.ipc.messages import (
     BadMessage,
     BatchDone,
     BatchFailed,
-    FakeDeviceSpec,
     Hello,
     Message,
     RunBatch,
@@ -22,14 +21,14 @@ from service.ipc.slots import SlotLayout
 
 MESSAGES: list[Message] = [
     Start(
-        engine="fake",
+        device_factory="some.module:open_device",
         model_path="",
         device="cpu",
         threads=2,
         layout=SlotLayout(2, 300, 5),
-        fake=FakeDeviceSpec(base_ms=2.5, crash_colour="ff0000"),
         log_level="info",
         log_format="json",
+        device_options={"base_ms": 2.5, "colours": ["ff0000", None]},
     ),
     RunBatch(7, (64, 128), ((0, 11), (3, 12))),
     Stop(),

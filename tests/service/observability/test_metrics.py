@@ -12,10 +12,10 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.engine.fake_device import FAKE_MODEL
 from service.observability.metrics import STAGES, Metrics
 from service.observability.request_log import RequestLog
 from service.types import StageTimings
+from tests.support.fake_device import FAKE_MODEL
 
 
 @pytest.fixture

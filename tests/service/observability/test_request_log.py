@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import structlog
 
-from service.build import open_detector
 from service.core.detector import Detector
 from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics
@@ -19,7 +18,7 @@ from service.observability.request_log import RequestLog
 from service.observability.request_scope import ImageTimes, RequestScope, current_scope
 from service.rest import create_app
 from service.types import DetectOptions
-from tests.support.fake_service import fake_settings
+from tests.support.fake_service import fake_settings, open_fake_detector
 from tests.support.pictures import solid_png
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -144,7 +143,7 @@ async def _detect_over_http(detector: Detector, num_files: int) -> None:
 
 
 async def test_images_are_noted_with_their_sizes_and_times(scopes: list[RequestScope]) -> None:
-    async with open_detector(fake_settings()) as detector:
+    async with open_fake_detector(fake_settings()) as detector:
         await _detect_over_http(detector, 1)
     (scope,) = scopes
     assert (scope.images, scope.num_bytes) == (1, len(solid_png((0, 2, 3))))
@@ -157,7 +156,7 @@ async def test_images_are_noted_with_their_sizes_and_times(scopes: list[RequestS
 async def test_marks_of_an_image_tile_its_time_and_agree_with_its_timings(
     scopes: list[RequestScope],
 ) -> None:
-    async with open_detector(fake_settings(fake_per_image_ms=3)) as detector:
+    async with open_fake_detector(fake_settings(fake_per_image_ms=3)) as detector:
         await _detect_over_http(detector, 1)
     image = scopes[0].last_image
     assert image is not None
@@ -170,13 +169,13 @@ async def test_marks_of_an_image_tile_its_time_and_agree_with_its_timings(
 
 
 async def test_several_images_of_a_request_are_counted(scopes: list[RequestScope]) -> None:
-    async with open_detector(fake_settings()) as detector:
+    async with open_fake_detector(fake_settings()) as detector:
         await _detect_over_http(detector, 3)
     assert scopes[0].images == 3
 
 
 async def test_nothing_is_noted_where_nobody_wants_it() -> None:
-    async with open_detector(fake_settings()) as detector:
+    async with open_fake_detector(fake_settings()) as detector:
         with _follow(RequestLog(), traceparents=[TRACEPARENT]) as scope:
             await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
     assert (scope.images, scope.last_image) == (0, None)

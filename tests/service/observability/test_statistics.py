@@ -4,11 +4,10 @@ import time
 
 import pytest
 
-from service.build import open_detector
 from service.errors import DetectionError
 from service.observability.statistics import Statistics, Total
 from service.types import StageTimings
-from tests.support.fake_service import EVERYTHING, fake_settings
+from tests.support.fake_service import EVERYTHING, fake_settings, open_fake_detector
 from tests.support.pictures import solid_png
 
 NS = 1_000_000
@@ -56,7 +55,7 @@ def test_batches_are_kept_by_size() -> None:
 
 
 async def test_a_detector_feeds_it() -> None:
-    async with open_detector(fake_settings()) as detector:
+    async with open_fake_detector(fake_settings()) as detector:
         await detector.detect(solid_png((1, 2, 3)), EVERYTHING, request_id="a")
         with pytest.raises(DetectionError):
             await detector.detect(b"nothing", EVERYTHING, request_id="b")

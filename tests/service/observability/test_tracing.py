@@ -165,7 +165,7 @@ import sys
 import service.app
 from service.observability.request_log import open_request_log
 from service.settings import load_settings
-open_request_log(load_settings(engine="fake"))
+open_request_log(load_settings())
 ours = ("opentelemetry.sdk", "opentelemetry.exporter")  # others may load the bare interface
 loaded = [name for name in sys.modules if name.startswith(ours)]
 sys.exit(str(loaded) if loaded else 0)

@@ -1,4 +1,4 @@
-"""A whole service with the fake engine, in a thread of its own: its clients may block."""
+"""A whole service with the fake device, in a thread of its own: its clients may block."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from service.build import open_detector
 from service.core.detector import Detector
 from service.core.model_control import ModelEntry, ModelLoadFailed, UnknownModel
 from service.oip import InferenceService, oip_routes
 from service.rest import create_app
 from service.rpc import RpcServer
-from service.settings import Settings
 from service.transport.http_server import HttpServer, listen
 from tests.service.rpc.caller import rpc_options
-from tests.support.fake_service import fake_settings, value
+from tests.support.fake_serve import FakeSettings
+from tests.support.fake_service import fake_settings, open_fake_detector, value
 
 _Answer = TypeVar("_Answer")
 
@@ -60,7 +59,7 @@ class StandInControl:
 class Served:
     """A running service, as its clients and its tests see it."""
 
-    settings: Settings
+    settings: FakeSettings
     http_port: int
     grpc_port: int
     detector: Detector
@@ -121,9 +120,9 @@ def served(control: StandInControl | None = None, **overrides: Any) -> Iterator[
 
 
 @asynccontextmanager
-async def _serving(settings: Settings, control: StandInControl) -> AsyncIterator[Served]:
+async def _serving(settings: FakeSettings, control: StandInControl) -> AsyncIterator[Served]:
     limits = {"max_message_bytes": settings.max_body_bytes, "max_images": settings.max_files}
-    async with open_detector(settings) as detector:
+    async with open_fake_detector(settings) as detector:
         app = create_app(detector, settings, extra_routes=oip_routes(detector, control, settings))
         http = HttpServer(app, settings, listen("127.0.0.1", 0))
         oip = InferenceService(detector, control, settings)

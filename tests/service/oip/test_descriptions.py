@@ -11,10 +11,10 @@ import tritonclient.http
 from google.protobuf.json_format import MessageToDict, ParseDict
 from tritonclient.utils import InferenceServerException
 
-from service.engine.fake_device import FAKE_MODEL
 from service.oip.tensors import OUTPUTS
 from tests.service.oip.running_service import Served, served
 from tests.service.oip.triton_requests import MODEL, http_client, input_of
+from tests.support.fake_device import FAKE_MODEL
 from tests.support.pictures import solid_png
 
 Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin

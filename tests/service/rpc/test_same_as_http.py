@@ -1,4 +1,4 @@
-"""HTTP = gRPC, over a whole spine: with the fake engine, and with the model that is shipped."""
+"""HTTP = gRPC, over a whole spine: with the fake device, and with the model that is shipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from service.rest import create_app
 from service.rpc.messages import result_message
 from service.rpc.pb import detection_pb2 as pb
 from tests.service.rpc.caller import Caller, calling, serving, trailing
-from tests.support.fake_service import EVERYTHING, assert_is_answer_to, fake_settings, value
+from tests.support.fake_service import (
+    EVERYTHING,
+    assert_is_answer_to,
+    fake_settings,
+    open_fake_detector,
+    quiet_settings,
+    value,
+)
 from tests.support.pictures import encode_png, solid_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,7 +39,7 @@ Doors = tuple[httpx.AsyncClient, Caller]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def doors() -> AsyncIterator[Doors]:
     settings = fake_settings(max_image_pixels=1_000_000)
-    async with open_detector(settings) as detector, serving(detector) as server:
+    async with open_fake_detector(settings) as detector, serving(detector) as server:
         transport = httpx.ASGITransport(create_app(detector, settings))
         async with (
             httpx.AsyncClient(transport=transport, base_url="http://service") as http,
@@ -142,7 +149,7 @@ async def test_a_stream_of_many_frames_gets_each_its_own_answer_in_order(doors: 
 
 async def test_calls_that_are_cancelled_free_their_slots_and_leave_others_be() -> None:
     async with (
-        open_detector(fake_settings(fake_base_ms=300)) as detector,
+        open_fake_detector(fake_settings(fake_base_ms=300)) as detector,
         serving(detector) as server,
         calling(server) as caller,
     ):
@@ -177,7 +184,7 @@ def _photos() -> list[bytes]:
 async def test_the_shipped_model_answers_a_photo_alone_and_in_a_crowd_alike_over_both() -> None:
     photos = _photos()
     options = pb.DetectOptions(threshold=0.05)
-    settings = fake_settings(engine="torch", device="cpu", max_wait_ms=100)
+    settings = quiet_settings(device="cpu", max_wait_ms=100)
     async with open_detector(settings) as detector, serving(detector) as server:
         transport = httpx.ASGITransport(create_app(detector, settings))
         async with (

@@ -11,11 +11,9 @@ import pytest
 
 from model.detections import Detections
 from service.batching.scheduler import Batch, Job
-from service.engine.fake_device import FAKE_MODEL
 from service.ipc.messages import (
     BatchDone,
     BatchFailed,
-    FakeDeviceSpec,
     Hello,
     Message,
     RunBatch,
@@ -28,6 +26,7 @@ from service.supervision.failed_batches import FailedBatches
 from service.supervision.plan import EnginePlan
 from service.supervision.process import EngineProcess
 from service.supervision.supervisor import Supervisor
+from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import BUCKET
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -157,9 +156,7 @@ class Bench:
         self.told: list[tuple[str, object]] = []
         self.pool = _pool()
         self.metrics = Metrics()
-        start = Start(
-            "fake", "", "cpu", 1, self.pool.memory.layout, FakeDeviceSpec(), "error", "json"
-        )
+        start = Start("", "", "cpu", 1, self.pool.memory.layout, "error", "json")
         plan = EnginePlan(
             start=start,
             model=FAKE_MODEL,

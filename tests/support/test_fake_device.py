@@ -3,8 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.engine.fake_device import FAKE_MODEL, FakeDevice, FakeFault, fake_detections
-from service.ipc.messages import FakeDeviceSpec
+from tests.support.fake_device import (
+    FAKE_MODEL,
+    FakeDevice,
+    FakeDeviceSpec,
+    FakeFault,
+    fake_detections,
+)
 
 
 def _image(red: int, green: int, blue: int) -> np.ndarray:

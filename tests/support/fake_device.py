@@ -1,8 +1,8 @@
-"""A device that sleeps: `--engine fake`, so that scheduling and bad days can be tested exactly.
+"""A device that sleeps, for tests and benchmarks of everything around the network.
 
-Takes base + per_image x n milliseconds for n images and answers with detections that are a pure
-function of each image's pixels, so that a caller can tell its own answer from a neighbour's. An
-image whose top left pixel has the colour of a fault meets that fault.
+A batch of n images takes base + per_image x n milliseconds. The detections of an image are a pure
+function of its pixels, so that a client can recognise its own result. An image whose top left
+pixel has the colour of a fault triggers that fault. Needs no torch and no pytest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from model.detections import Detections
 from model.labels import CODE_LABELS
 from model.weights.info import ModelInfo
 from service.engine.device import BatchShape, DeviceAnswer
-from service.ipc.messages import FakeDeviceSpec
+from service.ipc.messages import Start
 
 FAKE_MODEL = ModelInfo(
     name="fake",
@@ -33,23 +34,37 @@ FAKE_MODEL = ModelInfo(
 )
 
 _MOST_DETECTIONS = 5
-_SAMPLE_STEP = 16  # pixels; the device should cost sleep, not work
+_SAMPLE_STEP = 16  # pixels; the device should sleep, not compute
 _SIDE = 0.25  # of a box, relative to the image
 _MEMORY_CHUNK_BYTES = 8 * 1024 * 1024
-_MOST_MEMORY_CHUNKS = 256  # where nothing kills it, the machine must not suffer
+_MOST_MEMORY_CHUNKS = 256  # 2 GiB, in case nothing kills the process
 
 
 class FakeFault(RuntimeError):
-    """The exception that an image of the error colour raises, or any after a sticky one."""
+    """Raised for an image of the error colour, and for any image after one of the sticky colour."""
+
+
+@dataclass(frozen=True)
+class FakeDeviceSpec:
+    """How the fake device behaves; colours are rrggbb, None = no such fault."""
+
+    base_ms: float = 1.0
+    per_image_ms: float = 1.0
+    start_ms: float = 0.0  # to load the model
+    crash_colour: str | None = None  # kills the engine process
+    error_colour: str | None = None  # raises FakeFault
+    hang_colour: str | None = None  # never returns
+    sticky_colour: str | None = None  # raises FakeFault, also for every later batch
+    memory_colour: str | None = None  # takes memory until the process is killed
 
 
 class FakeDevice:
-    """Sleeps, then answers with `fake_detections`."""
+    """Sleeps, then returns `fake_detections` for each image."""
 
     name = "fake"
 
     def __init__(self, spec: FakeDeviceSpec) -> None:
-        """Takes `spec.start_ms` to be there."""
+        """Sleeps for `spec.start_ms`."""
         self.model = FAKE_MODEL
         self.implementations: Mapping[str, str] = {"kernel": "fake"}
         self._spec = spec
@@ -62,14 +77,14 @@ class FakeDevice:
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> DeviceAnswer:
-        """Takes its time; see `service.engine.device.Device.run`.
+        """Sleeps as long as the batch takes; see `service.engine.device.Device.run`.
 
         Raises:
             FakeFault: for an image of the error colour, and for any image once there was one
                 of the sticky colour.
         """
         started = time.monotonic()
-        self._meet_faults(images)
+        self._trigger_faults(images)
         answers = [
             fake_detections(image, size) for image, size in zip(images, original_sizes, strict=True)
         ]
@@ -79,34 +94,39 @@ class FakeDevice:
         return DeviceAnswer(answers, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
-        """None: sleeping is as slow the first time as any other."""
+        """None: the first batch of a shape is as fast as any other."""
         return ()
 
     def is_broken(self, error: Exception) -> bool:
-        """A fake device never breaks: what breaks, here, is the whole process."""
+        """Never: a fault either leaves the device usable or ends the process."""
         return False
 
-    def _meet_faults(self, images: Sequence[npt.NDArray[np.uint8]]) -> None:
+    def _trigger_faults(self, images: Sequence[npt.NDArray[np.uint8]]) -> None:
         colours = {image[0, 0].tobytes().hex() for image in images}
-        if _named(self._spec.crash_colour, colours):
+        if _contains(self._spec.crash_colour, colours):
             os.kill(os.getpid(), signal.SIGKILL)
-        if _named(self._spec.hang_colour, colours):
+        if _contains(self._spec.hang_colour, colours):
             threading.Event().wait()
-        if _named(self._spec.memory_colour, colours):
+        if _contains(self._spec.memory_colour, colours):
             _take_memory_until_killed()
-        self._lost |= _named(self._spec.sticky_colour, colours)
-        if self._lost or _named(self._spec.error_colour, colours):
+        self._lost |= _contains(self._spec.sticky_colour, colours)
+        if self._lost or _contains(self._spec.error_colour, colours):
             raise FakeFault(
                 "the fake device is lost" if self._lost else "an image of the error colour"
             )
 
 
-def _named(colour: str | None, colours: set[str]) -> bool:
+def open_fake_device(start: Start) -> FakeDevice:
+    """The device factory; `Start.device_options` are the fields of a `FakeDeviceSpec`."""
+    return FakeDevice(FakeDeviceSpec(**start.device_options))
+
+
+def _contains(colour: str | None, colours: set[str]) -> bool:
     return colour is not None and colour.lower() in colours
 
 
 def _take_memory_until_killed() -> None:
-    """Fills memory as a leak would, at most 2 GiB of it, and waits for the end."""
+    """Fills memory as a leak would, at most 2 GiB, and then waits to be killed."""
     chunks = []
     for _ in range(_MOST_MEMORY_CHUNKS):
         chunks.append(np.ones(_MEMORY_CHUNK_BYTES, dtype=np.uint8))  # ones: every page is touched
@@ -115,15 +135,15 @@ def _take_memory_until_killed() -> None:
 
 
 def fake_detections(pixels: npt.NDArray[np.uint8], original_size: tuple[int, int]) -> Detections:
-    """The answer of the fake device for one image.
+    """The detections of the fake device for one image.
 
     Args:
         pixels: uint8 [h, w, 3], resized.
         original_size: (H, W) that boxes refer to.
 
     Returns:
-        One to five detections whose number, classes and places follow from the mean colour of
-        a sample of the pixels and the size; best score first.
+        One to five detections, best score first; their number, classes and boxes follow from
+        the size and the mean colour of a sample of the pixels.
     """
     sample = pixels[::_SAMPLE_STEP, ::_SAMPLE_STEP]
     red, green, blue = (float(mean) for mean in sample.mean(axis=(0, 1)))
