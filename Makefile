@@ -1,5 +1,6 @@
 # Lite DETR Serving: every command sets up what it needs, in .venv, on a machine with only
 # Python >= 3.11 and make. Settings are given on the command line: make serve PORT=9000
+# TORCH_INDEX=URL adds a package index, such as the one with the smaller CPU builds of torch.
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -8,6 +9,16 @@ LOCK  := requirements/lock.txt
 MADE    := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime-installed
 FULL    := $(VENV)/.full-installed
+
+# pip asks this index in addition to its own.
+TORCH_INDEX ?=
+PIP_INSTALL := $(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c $(LOCK)
+
+# As many test processes as cores; COVERAGE=1 measures what the fast tests execute.
+PYTEST_WORKERS ?= auto
+COVERAGE ?=
+PYTEST = -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile
+RUN_FAST = $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
 # Only values from the command line count: some shells export HOST as the machine's own name.
 # (LITE_DETR_PORT and its like are read from the environment; see docs/configuration.md.)
@@ -26,7 +37,8 @@ endif
 SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-containers test-release lint format setup setup-full docs proto lock clean
+.PHONY: help serve test test-slow test-all test-containers test-release lint format
+.PHONY: setup setup-full docs proto lock clean
 
 help: ## this list
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -36,11 +48,18 @@ help: ## this list
 serve: $(RUNTIME) ## set up (first time) and serve on PORT; ARGS go to `lite-detr serve`
 	@exec $(BIN)/lite-detr serve $(SERVE_FLAGS)
 
-test: $(FULL) ## set up (first time) and run the tests; ARGS go to pytest
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 $(ARGS)
+test: $(FULL) ## set up (first time) and run the fast tests; ARGS go to pytest
+	$(if $(COVERAGE),$(BIN)/coverage erase)
+	$(RUN_FAST) $(PYTEST) -m "not slow" --durations=10 $(ARGS)
+	$(if $(COVERAGE),$(BIN)/coverage combine --quiet)
+
+test-slow: $(FULL) ## run the tests that need much CPU time
+	$(BIN)/python $(PYTEST) -m slow --durations=10 $(ARGS)
+
+test-all: test test-slow ## run all tests
 
 test-containers: $(FULL) ## build and run the images and the compose file; needs Docker (or CONTAINER=, COMPOSE=)
-	CONTAINER="$(CONTAINER)" COMPOSE="$(COMPOSE)" STAND_INS="$(STAND_INS)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" \
+	CONTAINER="$(CONTAINER)" COMPOSE="$(COMPOSE)" STAND_INS="$(STAND_INS)" TORCH_INDEX_URL="$(TORCH_INDEX)" \
 		$(BIN)/python -m pytest -q tests/heavy/containers.py tests/heavy/compose.py $(ARGS)
 
 test-release: $(FULL) ## build wheel and sdist, install them in an empty environment and serve; check the dashboard's schema
@@ -52,25 +71,25 @@ lint: $(FULL) ## ruff, format check, mypy --strict, import-linter
 	$(BIN)/mypy --strict model service lite_detr_client tests
 	$(BIN)/lint-imports
 
-format: $(FULL) ## rewrite the sources in the house's format
+format: $(FULL) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 setup: $(RUNTIME) ## install what `make serve` needs
 setup-full: $(FULL) ## install what tests, lint and training need
 
-docs: $(RUNTIME) ## write docs/configuration.md anew from the options
+docs: $(RUNTIME) ## regenerate docs/configuration.md from the options
 	$(BIN)/python -m service.cli.configuration > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
 
-proto: $(FULL) ## write the message classes of proto/ anew
+proto: $(FULL) ## regenerate the message classes of proto/
 	sh proto/generate.sh $(BIN)/python
 
-lock: $(FULL) ## write requirements/lock.txt anew from pyproject.toml
-	sh requirements/make_lock.sh $(BIN)/pip-compile $(LOCK)
+lock: $(FULL) ## update requirements/lock.txt from pyproject.toml
+	sh requirements/make_lock.sh $(BIN)/uv $(LOCK)
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find model service tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(MADE):
@@ -79,11 +98,11 @@ $(MADE):
 
 $(RUNTIME): $(MADE) pyproject.toml $(LOCK)
 	@echo "==> Installing what serving needs (the first time takes some minutes; torch is large)"
-	$(BIN)/python -m pip install --progress-bar on -c $(LOCK) -e .
+	$(PIP_INSTALL) -e .
 	@touch $@
 
 # One installation of everything, so that pip resolves once; it serves `make serve` too.
 $(FULL): $(MADE) pyproject.toml $(LOCK)
 	@echo "==> Installing what serving, tests, lint and training need (the first time takes some minutes)"
-	$(BIN)/python -m pip install --progress-bar on -c $(LOCK) -e '.[train,dev]'
+	$(PIP_INSTALL) -e '.[train,dev]'
 	@touch $(RUNTIME) $@

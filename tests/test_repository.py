@@ -23,19 +23,22 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def locked() -> dict[str, str]:
     lines = LOCK.read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(name): number for name, number in pins}
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
 
 
 def declared() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"].values()
     texts = [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]
-    return [Requirement(text) for text in texts]
+    requirements = [Requirement(text) for text in texts]
+    return [wanted for wanted in requirements if not wanted.marker or wanted.marker.evaluate()]
 
 
 def test_lock_has_only_exact_versions() -> None:
     for line in LOCK.read_text(encoding="utf-8").splitlines():
-        assert re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+        pin = r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ; python_full_version (<|>=) '3\.\d+')?"
+        assert re.fullmatch(rf"#.*|{pin}", line), line
         assert "://" not in line
 
 

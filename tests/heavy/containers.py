@@ -1,4 +1,4 @@
-"""The images built and run: make test-containers [CONTAINER=podman] [TORCH_INDEX_URL=...]."""
+"""The images built and run: make test-containers [CONTAINER=podman] [TORCH_INDEX=...]."""
 
 from __future__ import annotations
 

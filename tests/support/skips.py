@@ -1,0 +1,53 @@
+"""The reasons for which a test may be skipped in CI: pytest --forbid-unexpected-skips."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+# Each is a thing that CI may lack. Whatever `make setup-full` or .ci/run installs is not listed.
+ALLOWED_REASONS = (
+    r"no CUDA device",
+    r"there is a GPU here",
+    r"this processor has no \S+",
+    r"oneDNN has no products of \S+ here",
+    r"shared/reference is not beside this checkout",
+    r"no photos beside the checkout",
+)
+_ALLOWED = re.compile("|".join(ALLOWED_REASONS))
+
+
+class UnexpectedSkips:
+    """A pytest plugin that fails the run when a test is skipped for an unlisted reason."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Notes a test that was skipped."""
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Notes a file that was skipped as a whole."""
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not _ALLOWED.search(reason):
+            self._found.append(f"{report.nodeid}: {reason}")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Turns a passed run into a failed one."""
+        if self._found and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Prints what was skipped unexpectedly."""
+        if self._found:
+            terminalreporter.section("Unexpected skips", red=True)
+            for line in sorted(set(self._found)):
+                terminalreporter.write_line(line)
