@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.annotations import AnnotatedBox, DataError, GroundTruth
-from model.data.image_files import read_image
+from model.data.image_files import read_pixels
 
 LOG = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Record:
 
     def load(self) -> AnnotatedImage:
         """Reads the file; raises DataError if it cannot."""
-        return AnnotatedImage(np.asarray(read_image(self.file), np.uint8), self.boxes, self.labels)
+        return AnnotatedImage(read_pixels(self.file), self.boxes, self.labels)
 
 
 class CacheSource:

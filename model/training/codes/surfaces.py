@@ -9,8 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from model.data.image_files import read_pixels
 from model.training.codes.common import (
     Bytes,
     Float,
@@ -52,8 +52,7 @@ def bundled_photos() -> tuple[Bytes, ...]:
             path = Path(spec.origin).parent / folder / name
             if not path.exists():
                 continue
-            with Image.open(path) as opened:
-                image = np.asarray(opened.convert("RGB"))
+            image = read_pixels(path)
             scale = min(1.0, _PHOTO_SIDE / max(image.shape[:2]))
             small = resize(image, int(image.shape[1] * scale), int(image.shape[0] * scale))
             found.append(np.ascontiguousarray(small, np.uint8))
