@@ -1,12 +1,12 @@
-"""The engine's way on a GPU: CUDA graphs against launches, overlapped against one by one.
+"""The engine's GPU pipeline: CUDA graphs against launches, overlapped batches against single ones.
 
     python -m benchmarks.gpu.pipeline [--device cuda] [--seconds 90] [--json FILE]
 
-For each model, number type and batch size, in this order: does a replay give what its launches
-give, on noise; do overlapped batches get the answers of batches alone; then medians of one batch
-from pixels on the host to detections (and of the card's own time for it), and images a second with
-one batch begun before the last has ended. Status 1 where numbers differ or nothing was recorded.
-What does not fit into the time is left out and named.
+For each model, precision and batch size, on noise: compares the results of graph replays with
+those of launches, and of overlapped batches with single batches; then takes medians of one batch
+from pixels on the host to detections (and of the GPU's time for it), and images per second if each
+batch is begun before the previous one has ended. Exits with status 1 if results differ or no graph
+was recorded. Measurements that do not fit into the time are listed as left out.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
 
 _R50 = "lite-dino-r50-h3l1-2p1x3"  # with random weights
 _BUCKETS = {_R50: (832, 1088), "default": (384, 512)}
-_SCORE_BOUND = 1e-3  # of a replay against launches of the very same kernels
+_SCORE_BOUND = 1e-3  # replay against launches of the same kernels
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_BATCHES_IN_A_ROW = 6
+_OVERLAPPED_BATCHES = 6
 
-Pictures = list[npt.NDArray[np.uint8]]
+Images = list[npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Medians, milliseconds, and images a second."""
+    """Medians in milliseconds, and images per second."""
 
     whole_ms: float
-    card_ms: float  # normalisation to best pairs, by the card's clock
+    card_ms: float  # normalisation to top-k, by the GPU's clock
     copy_ms: float
     overlapped_images_per_second: float
 
 
 class Bench:
-    """One model in one number type, with batches of noise of its bucket."""
+    """One model in one precision, with images of noise for its shape bucket."""
 
     def __init__(self, name: str, precision: str, most: int, options: argparse.Namespace) -> None:
         device = torch.device(options.device)
@@ -78,48 +78,48 @@ class Bench:
         rng = np.random.default_rng(0)
         height, width = self.padded
         sizes = [(height - 8 * (i % 3), width - 16 * (i % 2)) for i in range(2 * most)]
-        self.pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
-    def run(self, pictures: Pictures) -> DeviceAnswer:
-        """One batch, waited for."""
-        return self.pipeline.begin(pictures, self.padded, _sizes(pictures)).finish()
+    def run(self, images: Images) -> DeviceAnswer:
+        """Runs one batch to its end."""
+        return self.pipeline.begin(images, self.padded, _sizes(images)).finish()
 
-    def overlapped(self, batches: Sequence[Pictures]) -> Iterator[DeviceAnswer]:
-        """Each batch begun before the one before has ended."""
-        under_way = None
-        for pictures in batches:
-            following = self.pipeline.begin(pictures, self.padded, _sizes(pictures))
-            if under_way is not None:
-                yield under_way.finish()
-            under_way = following
-        if under_way is not None:
-            yield under_way.finish()
+    def overlapped(self, batches: Sequence[Images]) -> Iterator[DeviceAnswer]:
+        """Begins each batch before the previous one has ended."""
+        in_flight = None
+        for images in batches:
+            following = self.pipeline.begin(images, self.padded, _sizes(images))
+            if in_flight is not None:
+                yield in_flight.finish()
+            in_flight = following
+        if in_flight is not None:
+            yield in_flight.finish()
 
     def timed(self, batch: int) -> Timed:
-        """Times batches of that size."""
-        pictures = self.pictures[:batch]
-        answers, times = [], []
+        """Times batches of this size."""
+        images = self.images[:batch]
+        results, times = [], []
         for _ in range(self.repeats + 2):
             started = time.perf_counter()
-            answers.append(self.run(pictures))
+            results.append(self.run(images))
             times.append(1000 * (time.perf_counter() - started))
         started = time.perf_counter()
-        list(self.overlapped([pictures] * _BATCHES_IN_A_ROW))
+        list(self.overlapped([images] * _OVERLAPPED_BATCHES))
         seconds = time.perf_counter() - started
         return Timed(
             round(statistics.median(times[2:]), 3),
-            round(statistics.median(answer.forward_ms for answer in answers[2:]), 3),
-            round(statistics.median(answer.copy_ms for answer in answers[2:]), 3),
-            round(_BATCHES_IN_A_ROW * batch / seconds, 1),
+            round(statistics.median(one.forward_ms for one in results[2:]), 3),
+            round(statistics.median(one.copy_ms for one in results[2:]), 3),
+            round(_OVERLAPPED_BATCHES * batch / seconds, 1),
         )
 
     def compared(self, batch: int) -> dict[str, Any]:
-        """Launches, replays and overlapped replays of two batches; records on the way."""
-        batches = [self.pictures[:batch], self.pictures[batch : 2 * batch]]
-        launched = [self.run(pictures) for pictures in batches]
-        again = [self.run(pictures) for pictures in batches]
+        """Compares launches, replays and overlapped replays of two batches; records a graph."""
+        batches = [self.images[:batch], self.images[batch : 2 * batch]]
+        launched = [self.run(images) for images in batches]
+        again = [self.run(images) for images in batches]
         recorded = self.pipeline.record(BatchShape(self.padded, batch))
-        replayed = [self.run(pictures) for pictures in batches]
+        replayed = [self.run(images) for images in batches]
         overlapped = list(self.overlapped(batches))
         return {
             "recorded": recorded,
@@ -130,12 +130,12 @@ class Bench:
 
 
 def main() -> int:
-    """Compares and times; 1 where a replay differs or cannot be."""
+    """Compares and times; returns 1 if a replay differs or is not possible."""
     parser = argparse.ArgumentParser(description="CUDA graphs against launches.")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--models", nargs="+", choices=_BUCKETS, default=list(_BUCKETS))
     parser.add_argument("--precisions", nargs="+", choices=_DTYPES, default=["fp16", "fp32"])
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the bucket")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the shape bucket")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=90.0)
@@ -149,11 +149,11 @@ def main() -> int:
         for name in options.models:
             _measure(name, precision, options, deadline, rows, failures, left_out)
             results = {"rows": rows, "left_out": left_out, "failures": failures}
-            write(options.json, torch.device(options.device), results)  # each time: what there is
+            write(options.json, torch.device(options.device), results)  # the results so far
     return 1 if failures else 0
 
 
-def _measure(  # noqa: PLR0913, PLR0917 - what it adds to, one by one
+def _measure(  # noqa: PLR0913, PLR0917 - the lists that it appends to
     name: str,
     precision: str,
     options: argparse.Namespace,
@@ -162,7 +162,7 @@ def _measure(  # noqa: PLR0913, PLR0917 - what it adds to, one by one
     failures: list[str],
     left_out: list[str],
 ) -> None:
-    """One model in one number type; the largest batch first, as graphs share its memory."""
+    """One model in one precision; the largest batch first, because graphs share its memory."""
     bench = Bench(name, precision, max(options.batches), options)
     for batch in sorted(options.batches, reverse=True):
         label = f"{name} {precision} batch {batch}"
@@ -170,12 +170,12 @@ def _measure(  # noqa: PLR0913, PLR0917 - what it adds to, one by one
             left_out.append(label)
             continue
         try:
-            bench.run(bench.pictures[:batch])
+            bench.run(bench.images[:batch])
             launched = bench.timed(batch)
             found = bench.compared(batch)
             replayed = bench.timed(batch) if found["recorded"] else None
         except torch.OutOfMemoryError:
-            left_out.append(f"{label}: no memory")
+            left_out.append(f"{label}: out of memory")
             bench.pipeline.wait()
             torch.cuda.empty_cache()
             continue
@@ -183,43 +183,43 @@ def _measure(  # noqa: PLR0913, PLR0917 - what it adds to, one by one
         row |= {**found, "launched": vars(launched)}
         row["replayed"] = None if replayed is None else vars(replayed)
         if replayed is None and not bench.pipeline.graphs.given_up:
-            left_out.append(f"{label}: no memory for a graph")
+            left_out.append(f"{label}: out of memory for a graph")
         elif replayed is None:
-            failures.append(f"{label}: not recorded")
+            failures.append(f"{label}: no graph recorded")
         else:
             row["ratio"] = round(launched.whole_ms / replayed.whole_ms, 2)
-        for way in ("replay_score_box", "overlapped_score_box"):
-            if not found[way][0] <= _SCORE_BOUND:
-                failures.append(f"{label}: {way} {found[way]}")
+        for key in ("replay_score_box", "overlapped_score_box"):
+            if not found[key][0] <= _SCORE_BOUND:
+                failures.append(f"{label}: {key} {found[key]}")
         rows.append(row)
         print(row, flush=True)
 
 
 def _largest(ours: list[DeviceAnswer], theirs: list[DeviceAnswer]) -> tuple[float, float]:
-    """Largest differences of scores, and of boxes (pixels) where the class ids agree."""
+    """Largest differences of scores, and of boxes (pixels) where class ids and scores agree."""
     scores, boxes = 0.0, 0.0
     for one, other in zip(ours, theirs, strict=True):
         for found, expected in zip(one.detections, other.detections, strict=True):
-            apart = np.abs(found.scores - expected.scores)
-            scores = max(scores, float(np.nan_to_num(apart, nan=np.inf).max()))
+            difference = np.abs(found.scores - expected.scores)
+            scores = max(scores, float(np.nan_to_num(difference, nan=np.inf).max()))
             boxes = max(boxes, _box_difference(found, expected))
     return scores, boxes
 
 
 def _box_difference(found: Detections, expected: Detections) -> float:
     same = (found.labels == expected.labels) & (found.scores == expected.scores)
-    apart = np.abs(found.boxes_xyxy - expected.boxes_xyxy)[same]
-    return float(apart.max()) if len(apart) else 0.0
+    differences = np.abs(found.boxes_xyxy - expected.boxes_xyxy)[same]
+    return float(differences.max()) if len(differences) else 0.0
 
 
-def _sizes(pictures: Pictures) -> list[tuple[int, int]]:
-    return [(picture.shape[0], picture.shape[1]) for picture in pictures]
+def _sizes(images: Images) -> list[tuple[int, int]]:
+    return [(image.shape[0], image.shape[1]) for image in images]
 
 
 def _card(device: torch.device) -> Card:
     if device.type == "cuda":
         return CudaCard(device)
-    from tests.support.standin_card import StandInCard  # noqa: PLC0415 - tries the script out
+    from tests.support.standin_card import StandInCard  # noqa: PLC0415 - to test this script
 
     return StandInCard()
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything that waits for a GPU, in one call; results go to the folder given (or $OUT).
+# Runs all tests and measurements that need a GPU; results go to FOLDER (default: $OUT).
 #
 #   bash benchmarks/gpu/run.sh [FOLDER] [TRAINING_MINUTES]
 #
-# Without training it ends within 10 minutes: each part has a limit of its own, writes its own file,
-# and one that fails is told at the end and does not stop the others. Needs a Python with torch (CUDA),
-# numpy, pillow and safetensors; the parts over HTTP also what the service needs (fastapi, uvicorn,
-# ...; without them they say so); the tests also pytest; training also scipy, zxing-cpp, opencv-python-headless,
-# scikit-image, scikit-learn and rich. PYTHON names another interpreter; DEVICE=cpu tries the script
-# itself out, on small sizes.
+# Without training it takes at most 10 minutes: each part has its own time limit and result file; a
+# failed part is named at the end and does not stop the others. Requires a Python with torch (CUDA),
+# numpy, pillow and safetensors; parts over HTTP also require the service's packages (fastapi,
+# uvicorn, ...) and report those that are missing; tests require pytest; training requires scipy,
+# zxing-cpp, opencv-python-headless, scikit-image, scikit-learn and rich. PYTHON selects another
+# interpreter; DEVICE=cpu tests the script itself, on small sizes.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-${OUT:-benchmarks/results/gpu}}
@@ -19,7 +19,7 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 mkdir -p "$out"
 failed=()
 
-part() { # NAME SECONDS COMMAND...: runs one part within its limit, keeps what it prints
+part() { # NAME SECONDS COMMAND...: runs one part within its time limit, writes its output to a file
     local name=$1 limit=$2
     shift 2
     echo "==> $name"
@@ -41,9 +41,9 @@ date -u +%FT%TZ | tee -a "$out/device.txt"
 
 kernels=("$python" -m benchmarks.kernels.gpu)
 here=(--device "$device" "${small[@]}")
-# First whether the numbers are right; the limits add up to 575 seconds.
+# Correctness first; the limits add up to 575 seconds.
 part kernels_check 50 "${kernels[@]}" check --seconds 30 "${here[@]}" --json "$out/kernels_check.json"
-part kernels_promise 45 "${kernels[@]}" promise "${here[@]}" --json "$out/kernels_promise.json"
+part kernels_repeat 45 "${kernels[@]}" repeat "${here[@]}" --json "$out/kernels_repeat.json"
 if [ "$device" = cuda ] && "$python" -c 'import pytest, pytest_asyncio, structlog' 2>/dev/null; then
     part tests 35 "$python" -m pytest -q -m requires_cuda -p no:cacheprovider tests/service/engine/test_gpu_device.py
 fi
@@ -56,15 +56,13 @@ if command -v compute-sanitizer >/dev/null && [ "$device" = cuda ]; then
             "${kernels[@]}" check --seconds 8 "${here[@]}" --json "$out/sanitizer_$tool.json"
     done
 fi
-part model_speed 55 "$python" -m benchmarks.gpu.model_speed --device "$device" "${trial[@]}" \
+part model_speed 75 "$python" -m benchmarks.gpu.model_speed --device "$device" "${trial[@]}" \
     --json "$out/model_speed.json"
 if [ "$device" = cuda ]; then
     part batch_invariance 40 "$python" -m benchmarks.serving.batch_invariance --device cuda \
         --batches 100 --output "$out"
-    part model_timings 20 "$python" -m benchmarks.gpu.model_timings --batches 1 --repeats 5 \
-        --json "$out/model_timings.json"
 fi
-# With CUDA graphs and without; a short warm-up leaves time to measure.
+# With and without CUDA graphs; a short warm-up leaves time to measure.
 service=("$python" -m benchmarks.gpu.service_throughput --device "$device" --seconds 12)
 part service 65 "${service[@]}" --json "$out/service.json" -- --warm-up-seconds 25
 part service_launched 45 "${service[@]}" --json "$out/service_launched.json" -- --warm-up-seconds 8 --max-cuda-graphs 0

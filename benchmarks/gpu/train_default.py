@@ -1,4 +1,4 @@
-"""Goes on training the default model, as `lite-detr train` would, without the command line.
+"""Continues training the default model for some minutes, on a GPU.
 
 python -m benchmarks.gpu.train_default --cache SCENES --output RUN --minutes 8
 """
@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    """Trains from the shipped weights for some minutes."""
+    """Trains from the shipped weights for `--minutes`."""
     parser = argparse.ArgumentParser(description="Train the default model further.")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -1,11 +1,11 @@
-"""The kernels on a GPU: right, repeatable, recordable and how fast; each a command of its own.
+"""The attention kernels on a GPU: correctness and speed, in three commands.
 
     python -m benchmarks.kernels.gpu check   [--seconds 40]   against float64, on random shapes
-    python -m benchmarks.kernels.gpu promise                  streams, CUDA graphs, batches, repeats
-    python -m benchmarks.kernels.gpu time    [--repeats 30]   beside the official formula
+    python -m benchmarks.kernels.gpu repeat                   streams, CUDA graphs, batches, repeats
+    python -m benchmarks.kernels.gpu time    [--repeats 30]   compared with the official formula
 
-Each takes --device and --json FILE and ends with status 1 where something is not as it should be.
-With `--device cpu --small` the same runs on the CPU's kernels, to know that this script is sane.
+Each takes --device and --json FILE and exits with status 1 after a failure. `--device cpu --small`
+runs the same on the CPU kernels, which tests this script.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from model.ops.workloads import (
 # Largest error for values of about 1, relative to the largest exact output where that exceeds 1.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 _BASELINE_RATIO = 25.0
-_L2_BYTES = 512 << 20  # more than any L2 cache holds: writing that much empties it
+_L2_BYTES = 512 << 20  # larger than any L2 cache: writing this much evicts everything else
 _SIZES = ((22_223, "all tokens"), (5_523, "high-level tokens"), (900, "decoder"))
 _SMALL = ((16, 20), (8, 10), (4, 5), (2, 3))
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call's tensors; `key` None shares the values, `query` None is plain attention."""
+    """One call's tensors; no `key`: keys are the values; no `query`: plain attention."""
 
     spatial_shapes: tuple[tuple[int, int], ...]
     value: Tensor
@@ -57,7 +57,7 @@ class Call:
     logits: Tensor | None
 
     def run(self, implementation: Any) -> Tensor:
-        """The attention by `model.ops` or its reference."""
+        """Computes the attention with `model.ops` or its reference."""
         located = (self.spatial_shapes, self.reference_points, self.sampling_offsets)
         output: Tensor
         if self.query is None:
@@ -69,14 +69,14 @@ class Call:
         return output
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Call:
-        """The call with every tensor changed."""
+        """The call with `change` applied to every tensor."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: change(t) for name, t in tensors.items() if isinstance(t, Tensor)}
         return replace(self, **changed)  # type: ignore[arg-type]
 
 
 def random_call(chance: random.Random, device: torch.device, dtype: torch.dtype) -> Call:
-    """Any shapes that the kernels take, with points inside, at the edge, outside and nowhere."""
+    """Random shapes; points are inside, at the edge, outside, and some NaN or infinite."""
     levels = chance.randint(1, 5)
     shapes = tuple((chance.randint(1, 40), chance.randint(1, 40)) for _ in range(levels))
     batch, queries, heads = chance.randint(1, 4), chance.randint(1, 300), chance.randint(1, 9)
@@ -104,7 +104,7 @@ def random_call(chance: random.Random, device: torch.device, dtype: torch.dtype)
 
 
 def check(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Random calls against the reference in float64 on the CPU, for some seconds."""
+    """Random calls against the reference in float64 on the CPU, for `options.seconds`."""
     chance, worst, calls = random.Random(options.seed), dict.fromkeys(_TOLERANCES, 0.0), 0
     end = time.monotonic() + options.seconds
     failures: list[str] = []
@@ -124,12 +124,12 @@ def check(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     return {"calls": calls, "seed": options.seed, "worst_error": errors, "failures": failures}
 
 
-def promise(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """What the kernels promise besides numbers."""
+def repeat(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    """Equal bits in every repetition: on any stream, replayed, alone and in a batch."""
     failures: list[str] = []
     shapes = _SMALL if options.small else PHOTO
     for key_aware in (True, False):
-        workload = Workload("promise", key_aware, shapes, 3, 8, 400)
+        workload = Workload("repeat", key_aware, shapes, 3, 8, 400)
         for dtype in (torch.float32, torch.bfloat16):
             name = f"{'key-aware' if key_aware else 'plain'} {dtype}"
             inputs = cast(random_inputs(workload), dtype, device)
@@ -154,10 +154,10 @@ def _on_streams(name: str, workload: Workload, inputs: Inputs, expected: Tensor)
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        aside = compiled_kernels(workload, inputs)
+        on_side = compiled_kernels(workload, inputs)
     torch.cuda.current_stream().wait_stream(side)
-    if not torch.equal(aside, expected):
-        failures.append(f"{name}: another stream gives other numbers")
+    if not torch.equal(on_side, expected):
+        failures.append(f"{name}: results on another stream differ")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         recorded = compiled_kernels(workload, inputs)
@@ -166,13 +166,13 @@ def _on_streams(name: str, workload: Workload, inputs: Inputs, expected: Tensor)
     graph.replay()
     torch.cuda.synchronize()
     if not torch.equal(recorded, halved):
-        failures.append(f"{name}: a replayed graph does not follow its inputs")
+        failures.append(f"{name}: a replayed graph does not use its changed inputs")
     inputs.value.mul_(2.0)
     return failures
 
 
 def _beyond_32_bits(device: torch.device) -> list[str]:
-    """The last image of a batch whose values have more than 2^31 elements."""
+    """Compares the last image of a batch whose values have more than 2^31 elements."""
     workload = Workload("large", True, PHOTO, 400, 8, 16)  # 400 * 22,223 * 256 = 2.3e9
     one = cast(random_inputs(replace(workload, batch=1)), torch.float16, device)
     values = torch.zeros(400, *one.value.shape[1:], dtype=torch.float16, device=device)
@@ -184,11 +184,11 @@ def _beyond_32_bits(device: torch.device) -> list[str]:
     }
     output = compiled_kernels(workload, Inputs(value=values, **others))
     same = torch.equal(output[-1:], compiled_kernels(replace(workload, batch=1), one))
-    return [] if same else ["images beyond 2^31 elements are misread"]
+    return [] if same else ["images beyond 2^31 elements are read from wrong addresses"]
 
 
 def measure(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Medians beside the official formula, which runs in float32."""
+    """Medians, compared with the official formula in float32."""
     rows, failures = [], []
     for key_aware in (True, False):
         for queries, place in _SIZES:
@@ -234,14 +234,14 @@ def measure(device: torch.device, options: argparse.Namespace) -> dict[str, Any]
 def _median_ms(
     run: Callable[[], Tensor], device: torch.device, repeats: int, *, cold: bool
 ) -> float:
-    """Of single calls; cold: with the caches emptied before each."""
+    """The median of single calls; cold: the caches are emptied before each."""
     on_gpu = device.type == "cuda"
     flood = torch.empty(_L2_BYTES if on_gpu and cold else 0, dtype=torch.int8, device=device)
     times = []
-    for turn in range(repeats + 3):
+    for number in range(repeats + 3):
         flood.zero_()
         if on_gpu:
-            # Behind some idling, so that the CPU's part of the call is over when the GPU begins.
+            # The GPU waits first, so that the launch on the CPU is over when the timing begins.
             torch.cuda._sleep(200_000)  # type: ignore[no-untyped-call]
             begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -254,19 +254,19 @@ def _median_ms(
             started = time.perf_counter()
             run()
             taken = 1000.0 * (time.perf_counter() - started)
-        if turn >= 3:  # noqa: PLR2004 - the first ones warm up
+        if number >= 3:  # noqa: PLR2004 - the first ones warm up
             times.append(taken)
     return statistics.median(times)
 
 
 def main() -> int:
-    """Runs one command; 1 where something failed."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    commands = {"check": check, "promise": promise, "time": measure}
+    """Runs one command; returns 1 after a failure."""
+    parser = argparse.ArgumentParser(description="Check and time the GPU kernels.")
+    commands = {"check": check, "repeat": repeat, "time": measure}
     parser.add_argument("command", choices=commands)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="small maps, for a trial on the CPU")
-    parser.add_argument("--seconds", type=float, default=40.0, help="of checking")
+    parser.add_argument("--small", action="store_true", help="small feature maps")
+    parser.add_argument("--seconds", type=float, default=40.0, help="duration of check")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--json", type=Path)

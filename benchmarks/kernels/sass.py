@@ -1,12 +1,12 @@
-"""What the GPU's kernels cost before any GPU has run them: registers, stack, instructions a query.
+"""Static costs of the GPU kernels, without a GPU: registers, stack, instructions per query.
 
     python -m benchmarks.kernels.sass [--architectures 75 80 86 89 90 100 120]
 
-Compiles the kernels for 4 levels, 4 points, 8 heads of 32 channels, where a warp serves one query,
-and reads NVIDIA's disassembly. The count of a query is that of a warp's way through the code: all
-instructions once, those of the one loop (over groups of points) as often as it runs, without NOPs.
-Predicated instructions count whether or not they take effect. Needs the packages nvidia-cuda-nvrtc,
-nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm and cuda-bindings, and no GPU.
+Compiles the kernels for 4 levels, 4 points, 8 heads of 32 channels, where a warp computes one
+query, and reads NVIDIA's disassembly. Instructions per query are those that a warp executes: all
+instructions once, those of the one loop (over groups of points) times its iterations, without
+NOPs. Predicated instructions count whether or not they take effect. Requires the packages
+nvidia-cuda-nvrtc, nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm and cuda-bindings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _LEVELS, _POINTS = 4, 4
-_GROUPS = {True: 4, False: 8}  # runs of the loop: float32 and separate keys take two points a time
+# Iterations of the loop; False: float32 and separate keys, which take two points at a time.
+_ITERATIONS = {True: 4, False: 8}
 _TOOL_LIMIT_SECONDS = 120.0
 
 
@@ -37,25 +38,25 @@ class ToolMissingError(Exception):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one kernel."""
+    """Costs of one kernel."""
 
-    registers: int  # a thread
-    stack_bytes: int  # a thread; anything but 0 is spilled registers
-    instructions: int  # a query, see above
+    registers: int  # per thread
+    stack_bytes: int  # per thread; above 0: spilled registers
+    instructions: int  # per query, see above
     spills: int  # loads and stores of local memory in the code
 
 
 def usual(dtype: torch.dtype, kind: Kind) -> Variant:
-    """The kernel of the published models' encoders."""
+    """The kernel variant of the published models' encoders."""
     return Variant(dtype, dtype, kind, 32, 8, _LEVELS, _POINTS, 2, _LEVELS)
 
 
 def cost(variant: Variant, architecture: int, cache_dir: Path) -> Cost:
-    """Compiles the kernel and reads what it came to.
+    """Compiles a kernel and reads its costs.
 
     Raises:
-        ToolMissingError: without NVIDIA's disassemblers.
-        BuildError: without NVRTC.
+        ToolMissingError: if NVIDIA's disassemblers are not installed.
+        BuildError: if NVRTC is not installed.
     """
     code = machine_code(variant, divmod(architecture, 10), cache_dir)
     with tempfile.TemporaryDirectory() as directory:
@@ -69,12 +70,13 @@ def cost(variant: Variant, architecture: int, cache_dir: Path) -> Cost:
     return Cost(
         registers=int(used[1]),
         stack_bytes=int(used[2]),
-        instructions=_weighted(listing, _GROUPS[one_group_a_level]),
+        instructions=_executed(listing, _ITERATIONS[one_group_a_level]),
         spills=len(re.findall(r"\b(?:LDL|STL)\b", listing)),
     )
 
 
-def _weighted(listing: str, runs: int) -> int:
+def _executed(listing: str, iterations: int) -> int:
+    """Instructions that a warp executes if the code's only loop has so many iterations."""
     labels: dict[str, int] = {}
     instructions: list[str] = []
     for line in listing.splitlines():
@@ -87,15 +89,14 @@ def _weighted(listing: str, runs: int) -> int:
         target = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", instruction)
         if target and labels[target[1]] < place:
             loops.append((labels[target[1]], place))
-    # The code ends in a branch to itself, for the hardware's prefetching.
     ((first, last),) = loops
     body = sum(not _idle(text) for text in instructions[first : last + 1])
     rest = [*instructions[:first], *instructions[last + 1 :]]
-    return sum(not _idle(text) for text in rest) + runs * body
+    return sum(not _idle(text) for text in rest) + iterations * body
 
 
 def _idle(instruction: str) -> bool:
-    """NOPs and the branch to itself that closes the code are never run."""
+    """True for NOPs and for the branch to itself at the code's end, which is never executed."""
     return bool(re.search(r"^NOP\b", instruction) or re.match(r"^BRA `\(", instruction))
 
 
@@ -115,8 +116,8 @@ def _output(tool: str, *arguments: str) -> str:
 
 
 def main() -> None:
-    """Prints a line a kernel."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    """Prints one line per kernel."""
+    parser = argparse.ArgumentParser(description="Static costs of the GPU kernels.")
     parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES)
     arguments = parser.parse_args()
     print(f"{'sm':>4} {'type':14} {'kind':14} {'registers':>9} {'stack':>6} {'instructions':>12}")

@@ -178,7 +178,7 @@ def measure(model: str, repeats: int, threads: int) -> list[Row]:
 
 
 def _median_ratio(base: Sequence[float], own: Sequence[float]) -> float:
-    return round(statistics.median(map(operator.truediv, base, own)), 2)
+    return round(float(statistics.median(map(operator.truediv, base, own))), 2)
 
 
 def to_markdown(rows: list[Row]) -> str:
