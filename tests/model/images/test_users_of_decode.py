@@ -27,9 +27,9 @@ from model.evaluation.batches import image_batches
 from model.images.decode import decode_image, open_upright
 from model.images.errors import DetectionError
 from model.training.sources import CacheSource
+from model.weights.info import ModelInfo
 from service.cli.inputs import Photo
 from service.cli.offline import OfflineDetector
-from service.engine.fake_device import FAKE_MODEL
 from service.images import drawing
 from service.types import DetectOptions
 from tests.support.photos import LIMITS, UINT8, corners, encode
@@ -129,7 +129,7 @@ class _RecordingDevice:
     """A device that keeps the pixels of its batch."""
 
     name = "recording"
-    model = FAKE_MODEL
+    model = ModelInfo("recording", "0", SAME_SIZE, ("thing",), 0.5, "keeps its pixels")
 
     def __init__(self) -> None:
         self.pixels: UINT8 | None = None
@@ -155,10 +155,8 @@ def _evaluated(file: Path, _: pytest.MonkeyPatch) -> UINT8:
     return image.pixels
 
 
-def _detected(file: Path, monkeypatch: pytest.MonkeyPatch) -> UINT8:
+def _detected(file: Path, _: pytest.MonkeyPatch) -> UINT8:
     device = _RecordingDevice()
-    info = FAKE_MODEL.__class__(**{**vars(FAKE_MODEL), "config": SAME_SIZE})
-    monkeypatch.setattr(device, "model", info)
     detector = OfflineDetector(device, LIMITS, DetectOptions())  # type: ignore[arg-type]
     outcome = detector.detect(Photo(str(file)), "request")
     if device.pixels is None:
