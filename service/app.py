@@ -26,7 +26,7 @@ from model.weights.info import CheckpointError
 from service.access.access import Access
 from service.access.api_keys import KeyFileError
 from service.access.tls import TlsFileError
-from service.build import TORCH, Backend, Spine, open_spine
+from service.build import TORCH, Backend, ServiceCore, open_core
 from service.images.allocator import keep_freed_memory
 from service.observability.logs import configure_logs
 from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
@@ -109,27 +109,27 @@ async def _serve(settings: Settings, backend: Backend) -> int:
         )  # the last: spans of all others
         for listener in listeners:
             stack.callback(listener.close)
-        # After the spine: what it gave up on leaving still gets its answer over HTTP.
+        # After the core: what it gave up on leaving still gets its answer over HTTP.
         stack.push_async_callback(_end_servers, servers, tasks)
-        spine = await stack.enter_async_context(open_spine(settings, backend))
-        _renew_on_hangup(spine, access)
-        http_servers = _build_servers(settings, access, spine, request_log, listeners)
+        core = await stack.enter_async_context(open_core(settings, backend))
+        _renew_on_hangup(core, access)
+        http_servers = _build_servers(settings, access, core, request_log, listeners)
         url = _url(settings, http_servers[0].port)
-        _say(f"Lite DETR Serving listens on {url} and loads the model {spine.detector.model.name}")
+        _say(f"Lite DETR Serving listens on {url} and loads the model {core.detector.model.name}")
         for server in http_servers[1:]:
             _say(f"Metrics: {_url(settings, server.port)}/metrics")
         servers += http_servers
         if settings.grpc_port >= 0:
-            rpc = await _open_rpc(settings, access, spine, request_log)
+            rpc = await _open_rpc(settings, access, core, request_log)
             if rpc is None:
                 return _EXIT_FAILED
             servers.append(rpc)
         tasks += [asyncio.create_task(server.run_until_drained()) for server in servers]
         try:
-            await _serve_until(stop, spine, tasks, url, started)
+            await _serve_until(stop, core, tasks, url, started)
         finally:
-            spine.detector.begin_drain()
-            unanswered = await _drain(settings, spine, servers, tasks, delay=stop.is_set())
+            core.detector.begin_drain()
+            unanswered = await _drain(settings, core, servers, tasks, delay=stop.is_set())
     if unanswered:
         _say(f"Stopped with {unanswered} requests unanswered: the drain took too long")
         return _EXIT_FAILED
@@ -138,7 +138,11 @@ async def _serve(settings: Settings, backend: Backend) -> int:
 
 
 async def _serve_until(
-    stop: asyncio.Event, spine: Spine, servers: list[asyncio.Task[None]], url: str, started: float
+    stop: asyncio.Event,
+    core: ServiceCore,
+    servers: list[asyncio.Task[None]],
+    url: str,
+    started: float,
 ) -> None:
     """Says when the model is ready, and returns when a signal asks for the end.
 
@@ -147,10 +151,10 @@ async def _serve_until(
     """
     stopped = asyncio.create_task(stop.wait())
     try:
-        watched: set[asyncio.Future[Any]] = {stopped, spine.first_ready, *servers}
+        watched: set[asyncio.Future[Any]] = {stopped, core.first_ready, *servers}
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        if spine.first_ready.done():
-            await spine.first_ready
+        if core.first_ready.done():
+            await core.first_ready
             _freeze_garbage()
             _say(f"Ready after {time.monotonic() - started:.1f} s. Try it in a browser, or:")
             _say(f"  curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/detect")
@@ -164,7 +168,7 @@ async def _serve_until(
 
 async def _drain(
     settings: Settings,
-    spine: Spine,
+    core: ServiceCore,
     servers: list[_Server],
     tasks: list[asyncio.Task[None]],
     *,
@@ -182,7 +186,7 @@ async def _drain(
     for server in servers:
         server.drain()
     await asyncio.wait(tasks, timeout=settings.drain_timeout_seconds)
-    return await spine.detector.drain(max(0.0, deadline - time.monotonic()))
+    return await core.detector.drain(max(0.0, deadline - time.monotonic()))
 
 
 async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) -> None:
@@ -200,14 +204,14 @@ async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) 
 def _build_servers(
     settings: Settings,
     access: Access,
-    spine: Spine,
+    core: ServiceCore,
     request_log: RequestLog,
     listeners: list[socket.socket],
 ) -> list[HttpServer]:
     """The main server and, on a port of its own, the metrics."""
-    detector = spine.detector
+    detector = core.detector
     bodies = BodyMemory(settings.max_bodies_bytes)
-    oip = oip_routes(detector, spine.control, settings, bodies)
+    oip = oip_routes(detector, core.control, settings, bodies)
     apps: list[Any] = [create_app(detector, settings, access.keys, request_log, oip, bodies)]
     if settings.metrics_port is not None:
         metrics = create_metrics_app(detector.metrics)
@@ -219,11 +223,11 @@ def _build_servers(
 
 
 async def _open_rpc(
-    settings: Settings, access: Access, spine: Spine, request_log: RequestLog
+    settings: Settings, access: Access, core: ServiceCore, request_log: RequestLog
 ) -> RpcServer | None:
     """The gRPC server, started; None where its port cannot be had (and that was said)."""
-    detector = spine.detector
-    oip = InferenceService(detector, spine.control, settings, request_log)
+    detector = core.detector
+    oip = InferenceService(detector, core.control, settings, request_log)
     server = RpcServer(
         detector,
         RpcOptions(
@@ -294,12 +298,12 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def _renew_on_hangup(spine: Spine, access: Access) -> None:
+def _renew_on_hangup(core: ServiceCore, access: Access) -> None:
     """SIGHUP: keys, certificate and model are read again from their files."""
 
     def renew() -> None:
         access.reload()
-        spine.control.reload()
+        core.control.reload()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
 

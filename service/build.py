@@ -1,4 +1,4 @@
-"""Puts the spine together from settings: slots, engines, batcher, detector; and takes it apart.
+"""Puts the core together from settings: slots, engines, batcher, detector; and takes it apart.
 
 Used by `service.app` and by whoever wants a detector in its own event loop (tests, benchmarks).
 """
@@ -52,7 +52,7 @@ TORCH = Backend()
 
 
 @dataclass(frozen=True)
-class Spine:
+class ServiceCore:
     """A detector whose engines are starting, and what its owner may want to know."""
 
     detector: Detector
@@ -107,8 +107,8 @@ def build_served_model(
 
 
 @asynccontextmanager
-async def open_spine(settings: Settings, backend: Backend = TORCH) -> AsyncIterator[Spine]:
-    """Builds the spine and starts its engines; on exit, stops both.
+async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterator[ServiceCore]:
+    """Builds the core and starts its engines; on exit, stops both.
 
     Raises:
         CheckpointError: for a model that does not exist or cannot be used.
@@ -128,7 +128,7 @@ async def open_spine(settings: Settings, backend: Backend = TORCH) -> AsyncItera
     )
     _add_gauges(metrics, detector)
     try:
-        yield Spine(detector, control, first_ready)
+        yield ServiceCore(detector, control, first_ready)
     finally:
         first_ready.cancel()
         await control.stop()
@@ -144,9 +144,9 @@ async def open_detector(settings: Settings, backend: Backend = TORCH) -> AsyncIt
         CheckpointError: for a model that does not exist or cannot be used.
         EngineStartError: if the engine cannot start.
     """
-    async with open_spine(settings, backend) as spine:
-        await spine.first_ready
-        yield spine.detector
+    async with open_core(settings, backend) as core:
+        await core.first_ready
+        yield core.detector
 
 
 def _engine_plan(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Idle threads of torch's pool would spin by default. Cores are shared, with the edge or with who
 # knows what: where they were short, spinning cost five times the CPU time of a forward.
-WAIT_POLITELY = {"OMP_WAIT_POLICY": "passive"}
+PASSIVE_OMP_WAIT = {"OMP_WAIT_POLICY": "passive"}
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 

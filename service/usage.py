@@ -6,21 +6,21 @@ import asyncio
 from collections.abc import Callable
 
 
-class Users:
+class UseCounter:
     """A count: each `with` statement is one more while it lasts; event loop thread only.
 
     Attributes:
         count: how many there are.
     """
 
-    def __init__(self, when_gone: Callable[[], object] | None = None) -> None:
+    def __init__(self, on_zero: Callable[[], object] | None = None) -> None:
         """Nobody is there yet.
 
         Args:
-            when_gone: called whenever the last one leaves.
+            on_zero: called whenever the last one leaves.
         """
         self.count = 0
-        self._when_gone = when_gone
+        self._on_zero = on_zero
         self._gone = asyncio.Event()
 
     def __enter__(self) -> None:
@@ -32,10 +32,10 @@ class Users:
         self.count -= 1
         if not self.count:
             self._gone.set()
-            if self._when_gone is not None:
-                self._when_gone()
+            if self._on_zero is not None:
+                self._on_zero()
 
-    async def gone(self) -> None:
+    async def wait_for_zero(self) -> None:
         """Returns when nobody is there."""
         while self.count:
             self._gone.clear()

@@ -32,7 +32,7 @@ from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
 from service.engine.cuda_card import Card, CudaCard
-from service.engine.device import BatchShape, DeviceAnswer
+from service.engine.device import BatchShape, DeviceResult
 from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
 
 _R50 = "lite-dino-r50-h3l1-2p1x3"  # with random weights
@@ -80,11 +80,11 @@ class Bench:
         sizes = [(height - 8 * (i % 3), width - 16 * (i % 2)) for i in range(2 * most)]
         self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
-    def run(self, images: Images) -> DeviceAnswer:
+    def run(self, images: Images) -> DeviceResult:
         """Runs one batch to its end."""
         return self.pipeline.begin(images, self.padded, _sizes(images)).finish()
 
-    def overlapped(self, batches: Sequence[Images]) -> Iterator[DeviceAnswer]:
+    def overlapped(self, batches: Sequence[Images]) -> Iterator[DeviceResult]:
         """Begins each batch before the previous one has ended."""
         in_flight = None
         for images in batches:
@@ -195,7 +195,7 @@ def _measure(  # noqa: PLR0913, PLR0917 - the lists that it appends to
         print(row, flush=True)
 
 
-def _largest(ours: list[DeviceAnswer], theirs: list[DeviceAnswer]) -> tuple[float, float]:
+def _largest(ours: list[DeviceResult], theirs: list[DeviceResult]) -> tuple[float, float]:
     """Largest differences of scores, and of boxes (pixels) where class ids and scores agree."""
     scores, boxes = 0.0, 0.0
     for one, other in zip(ours, theirs, strict=True):

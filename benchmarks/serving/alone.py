@@ -35,7 +35,7 @@ from benchmarks.serving.servers import (
 )
 from benchmarks.serving.service_process import FAKE_SERVICE
 from model.weights.info import resolve_model
-from service.cpus import WAIT_POLITELY, usable_cpus
+from service.cpus import PASSIVE_OMP_WAIT, usable_cpus
 
 _ZERO = {"module": FAKE_SERVICE, "fake_base_ms": 0, "fake_per_image_ms": 0}
 _SLOW = {"module": FAKE_SERVICE, "fake_base_ms": 100, "fake_per_image_ms": 0}
@@ -137,7 +137,7 @@ def model_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.serving.offline_engine", model]
     offline = subprocess.Popen(
         [*command, str(threads), str(_BATCH)],
-        env=WAIT_POLITELY | os.environ,
+        env=PASSIVE_OMP_WAIT | os.environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -28,7 +28,7 @@ from service.ipc.messages import BatchDone, BatchFailed
 from service.ipc.slots import StaleSlot
 from service.observability.metrics import Metrics
 from service.types import Priority
-from service.usage import Users
+from service.usage import UseCounter
 
 # libuv counts whole milliseconds: of less than half a one its timers ring at once, and would do so
 # again and again until it has passed.
@@ -81,7 +81,7 @@ class Batcher:
         self._answers: dict[Job, asyncio.Future[EngineResult]] = {}
         self._abandoned: set[Job] = set()  # nobody waits for them, but an engine holds them
         self._arrivals = ArrivalRate()
-        self._coming = Users(when_gone=self._pump_soon)
+        self._coming = UseCounter(on_zero=self._pump_soon)
         self._typical_bucket: Bucket | None = None  # that of the last batch
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # when it rings, by the clock
@@ -130,7 +130,7 @@ class Batcher:
         images = min(most, rest + 1 + round(joining))
         return Prediction(wait, first.predicted_seconds(images * pixels))
 
-    def track_decoding(self) -> Users:
+    def track_decoding(self) -> UseCounter:
         """Says that an image is being decoded, in a `with` statement: an idle engine may wait."""
         return self._coming
 

@@ -24,7 +24,7 @@ from service.cli.failure import (
     enable_debugging,
     is_debugging,
 )
-from service.cpus import WAIT_POLITELY
+from service.cpus import PASSIVE_OMP_WAIT
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 success, 1 failure, 2 invalid arguments, 130 interrupted.
     """
-    for variable, value in WAIT_POLITELY.items():  # before any command imports torch
+    for variable, value in PASSIVE_OMP_WAIT.items():  # before any command imports torch
         os.environ.setdefault(variable, value)
     try:
         status = app(args=arguments, prog_name="lite-detr", standalone_mode=False)

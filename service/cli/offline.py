@@ -1,6 +1,6 @@
 """Detection in this process, without a service: the rooms of POST /detect, called in a row.
 
-file -> images.decode_image -> Device.run -> Selection.apply -> FileOutcome -> encoding
+file -> images.decode_image -> Device.run -> Selection.apply -> FileResult -> encoding
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from model.geometry import padded_size
 from model.images.decode import DecodedImage, ImageLimits, decode_image
 from model.weights.info import resolve_model
 from service.cli.inputs import NoPhoto, Photo
-from service.core.encoding import FileOutcome, ItemError
+from service.core.encoding import FileResult, ItemError
 from service.core.selection import resolve_options
-from service.engine.device import Device, DeviceAnswer
+from service.engine.device import Device, DeviceResult
 from service.errors import DetectionError, InferenceFailed, InvalidImage
 from service.ipc.slots import largest_bucket_pixels
 from service.rest.problems import item_error
@@ -71,15 +71,15 @@ class OfflineDetector:
         """The model's class names."""
         return self._device.model.labels
 
-    def detect(self, photo: Photo, request_id: str) -> FileOutcome:
+    def detect(self, photo: Photo, request_id: str) -> FileResult:
         """What is in a photo, or why that cannot be said; one bad photo stops nothing."""
         try:
-            return FileOutcome(photo.name, self._detect(photo, request_id))
+            return FileResult(photo.name, self._detect(photo, request_id))
         except NoPhoto as error:
             problem = ItemError("unreadable_file", "The file cannot be read", str(error))
-            return FileOutcome(photo.name, error=problem)
+            return FileResult(photo.name, error=problem)
         except DetectionError as error:
-            return FileOutcome(photo.name, error=item_error(error))
+            return FileResult(photo.name, error=item_error(error))
 
     def _detect(self, photo: Photo, request_id: str) -> DetectResult:
         started = time.perf_counter()
@@ -132,7 +132,7 @@ class OfflineDetector:
             )
         return padded
 
-    def _run(self, decoded: DecodedImage, padded: tuple[int, int]) -> DeviceAnswer:
+    def _run(self, decoded: DecodedImage, padded: tuple[int, int]) -> DeviceResult:
         """Runs the model on one picture; its failure becomes that picture's error."""
         try:
             return self._device.run([decoded.pixels], padded, [decoded.original_size])

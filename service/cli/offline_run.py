@@ -18,7 +18,7 @@ from service.cli.failure import is_debugging
 from service.cli.inputs import Photo, find_photos
 from service.cli.offline import OfflineDetector, open_device
 from service.cli.results import PictureSaver, print_table
-from service.core.encoding import FileOutcome, encode_answer_list, encode_coco
+from service.core.encoding import FileResult, encode_coco, encode_result_list
 from service.errors import InvalidOptions
 from service.settings import Settings
 from service.types import DetectOptions
@@ -69,7 +69,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
     for_people = sys.stdout.isatty()
     match run.form:
         case "json":
-            _print_bytes(encode_answer_list(outcomes, indent=for_people))
+            _print_bytes(encode_result_list(outcomes, indent=for_people))
         case "coco":
             _print_bytes(encode_coco(outcomes, detector.labels, indent=for_people))
         case "table":
@@ -77,7 +77,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
     return all(outcome.error is None for outcome in outcomes)
 
 
-def _detect_all(detector: OfflineDetector, photos: Sequence[Photo]) -> list[FileOutcome]:
+def _detect_all(detector: OfflineDetector, photos: Sequence[Photo]) -> list[FileResult]:
     """Answers in the photos' order, with a progress bar where there are many."""
     bar = Progress(
         TextColumn("{task.description}"),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from model.images.decode import ImageLimits
 from service.cli.inputs import STDIN, Photo
-from service.core.encoding import FileOutcome, label_name
+from service.core.encoding import FileResult, label_name
 from service.images.drawing import render_detections
 from service.types import DetectResult
 
@@ -45,7 +45,7 @@ class PictureSaver:
         (self._folder / name).write_bytes(drawn.data)
 
 
-def print_table(outcomes: Sequence[FileOutcome]) -> None:
+def print_table(outcomes: Sequence[FileResult]) -> None:
     """Prints what was found in each photo."""
     console = Console(highlight=False)
     for outcome in outcomes:

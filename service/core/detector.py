@@ -1,4 +1,4 @@
-"""The spine: one call from an encoded image to its detections, whatever protocol it came by.
+"""The core: one call from an encoded image to its detections, whatever protocol it came by.
 
     admit -> slot -> decode (threads) -> batcher (engine) -> select -> DetectResult
 
@@ -35,7 +35,7 @@ from service.images.pool import DecodePool
 from service.ipc.slots import SlotImage, SlotLease
 from service.observability.metrics import Metrics
 from service.types import DetectOptions, DetectResult, Priority, StageTimings
-from service.usage import Users
+from service.usage import UseCounter
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
@@ -79,7 +79,7 @@ class Detector:
         self._decoders = DecodePool(limits.decode_threads, limits.decode_memory_bytes)
         self._draining = False
         self._refusing = False
-        self._accepted = Users()
+        self._accepted = UseCounter()
 
     @property
     def model(self) -> ModelInfo:
@@ -228,7 +228,7 @@ class Detector:
         self._draining = self._refusing = True
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._accepted.gone()
+                await self._accepted.wait_for_zero()
         except TimeoutError:
             return self._accepted.count
         return 0

@@ -13,11 +13,11 @@ import numpy as np
 import orjson
 
 from model.detections import Detections
+from model.labels import NO_CLASS
 from service.types import DetectResult
 
 _SCORE_DECIMALS = 4
 _BOX_DECIMALS = 2  # of a pixel
-_GAP_LABEL = "N/A"  # class ids that a data set leaves out
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ItemError:
 
 
 @dataclass(frozen=True)
-class FileOutcome:
+class FileResult:
     """What became of one file: exactly one of `result` and `error` is set."""
 
     name: str | None  # as the client called it
@@ -40,25 +40,25 @@ class FileOutcome:
     error: ItemError | None = None
 
 
-def encode_answer(result: DetectResult) -> bytes:
+def encode_result(result: DetectResult) -> bytes:
     """One answer as a JSON object."""
     return orjson.dumps(_answer(result))
 
 
-def encode_answers(outcomes: Sequence[FileOutcome], request_id: str) -> bytes:
+def encode_results(outcomes: Sequence[FileResult], request_id: str) -> bytes:
     """Answers for several files: `{"results": [...], "request_id": ...}`, in the files' order."""
     results = [_item(outcome) for outcome in outcomes]
     return orjson.dumps({"results": results, "request_id": request_id})
 
 
-def encode_answer_list(outcomes: Sequence[FileOutcome], *, indent: bool = False) -> bytes:
+def encode_result_list(outcomes: Sequence[FileResult], *, indent: bool = False) -> bytes:
     """Answers for several files as a bare JSON array, in the files' order."""
     items = [_item(outcome) for outcome in outcomes]
     return orjson.dumps(items, option=orjson.OPT_INDENT_2 if indent else None)
 
 
 def encode_coco(
-    outcomes: Sequence[FileOutcome], label_names: Sequence[str], *, indent: bool = False
+    outcomes: Sequence[FileResult], label_names: Sequence[str], *, indent: bool = False
 ) -> bytes:
     """Answers as one COCO data set.
 
@@ -87,7 +87,7 @@ def encode_coco(
     categories = [
         {"id": class_id, "name": name}
         for class_id, name in enumerate(label_names)
-        if name != _GAP_LABEL
+        if name != NO_CLASS
     ]
     document: dict[str, Any] = {
         "info": _coco_info(outcomes),
@@ -105,7 +105,7 @@ def label_name(label_names: Sequence[str], class_id: int) -> str:
     return label_names[class_id] if 0 <= class_id < len(label_names) else str(class_id)
 
 
-def _item(outcome: FileOutcome) -> dict[str, Any]:
+def _item(outcome: FileResult) -> dict[str, Any]:
     named = {} if outcome.name is None else {"file": outcome.name}
     if outcome.result is not None:
         return named | _answer(outcome.result)
@@ -125,7 +125,7 @@ def _answer(result: DetectResult) -> dict[str, Any]:
     }
 
 
-def _rounded_columns(
+def rounded_columns(
     detections: Detections,
 ) -> tuple[list[float], list[int], list[list[float]]]:
     """Scores, class ids and boxes; rounded as float64, so that they print short."""
@@ -142,13 +142,13 @@ def _detections(detections: Detections, label_names: Sequence[str]) -> list[dict
             "score": score,
             "box": {"xmin": box[0], "ymin": box[1], "xmax": box[2], "ymax": box[3]},
         }
-        for score, class_id, box in zip(*_rounded_columns(detections), strict=True)
+        for score, class_id, box in zip(*rounded_columns(detections), strict=True)
     ]
 
 
 def _coco_annotations(detections: Detections, image_id: int, first_id: int) -> list[dict[str, Any]]:
     annotations = []
-    columns = zip(*_rounded_columns(detections), strict=True)
+    columns = zip(*rounded_columns(detections), strict=True)
     for annotation_id, (score, class_id, box) in enumerate(columns, start=first_id):
         width = round(box[2] - box[0], _BOX_DECIMALS)
         height = round(box[3] - box[1], _BOX_DECIMALS)
@@ -166,7 +166,7 @@ def _coco_annotations(detections: Detections, image_id: int, first_id: int) -> l
     return annotations
 
 
-def _coco_info(outcomes: Sequence[FileOutcome]) -> dict[str, str]:
+def _coco_info(outcomes: Sequence[FileResult]) -> dict[str, str]:
     for outcome in outcomes:
         if outcome.result is not None:
             model = f"{outcome.result.model_name} {outcome.result.model_version}"

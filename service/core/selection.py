@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.detections import Detections
+from model.labels import NO_CLASS
 from model.weights.info import ModelInfo
 from service.errors import InvalidOptions
 from service.types import DetectOptions, Priority
 
-_GAP_LABEL = "N/A"  # stands where a data set's ids have a gap; nothing is ever of that class
 PRIORITY_HEADER = "X-Request-Priority"  # over gRPC it is metadata, in small letters
 _LONGEST_NAME = 100  # that is looked at to find a similar one
 _MOST_NAMES = 20  # more would bury the message
@@ -72,7 +72,7 @@ def resolve_options(options: DetectOptions, model: ModelInfo) -> Selection:
 def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[int] | None:
     if labels is None:
         return None
-    known = {name: index for index, name in enumerate(model.labels) if name != _GAP_LABEL}
+    known = {name: index for index, name in enumerate(model.labels) if name != NO_CLASS}
     unknown = [name for name in labels if name not in known]
     if unknown:
         raise InvalidOptions(_unknown_label(unknown[0], list(known), model.name))

@@ -16,7 +16,7 @@ from service.ipc.slots import SlotPool
 from service.supervision.supervisor import Supervisor
 from service.supervision.weights_file import OpenWeightsFile
 from service.types import EngineFacts
-from service.usage import Users
+from service.usage import UseCounter
 
 
 class ServedModel:
@@ -44,7 +44,7 @@ class ServedModel:
         self.batcher = batcher
         self.engines = tuple(engines)
         self._file = file
-        self._users = Users()
+        self._users = UseCounter()
 
     def begin(self) -> asyncio.Future[None]:
         """Starts the engines.
@@ -70,13 +70,13 @@ class ServedModel:
         """Seconds since an engine last answered a batch; infinite where none ever did."""
         return clock() - max(engine.last_success for engine in self.engines)
 
-    def in_use(self) -> Users:
+    def in_use(self) -> UseCounter:
         """Keeps the engines for as long as a request needs them, in a `with` statement."""
         return self._users
 
     async def unused(self) -> None:
         """Returns when no request needs it."""
-        await self._users.gone()
+        await self._users.wait_for_zero()
 
     async def close(self) -> None:
         """Ends it for good, when no request uses it any more."""

@@ -14,7 +14,7 @@ from model.weights.info import ModelInfo
 
 
 @dataclass(frozen=True)
-class DeviceAnswer:
+class DeviceResult:
     """What a device found in one batch, and how long each step took."""
 
     detections: Sequence[Detections]  # one an image, in order
@@ -57,7 +57,7 @@ class Device(Protocol):
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> DeviceAnswer:
+    ) -> DeviceResult:
         """Detects in one batch.
 
         Args:
@@ -84,14 +84,14 @@ class Device(Protocol):
         ...
 
 
-class BatchUnderWay(Protocol):
+class BatchInFlight(Protocol):
     """A batch that an `OverlappingDevice` computes."""
 
     def done(self) -> bool:
         """Whether `finish` would not wait."""
         ...
 
-    def finish(self) -> DeviceAnswer:
+    def finish(self) -> DeviceResult:
         """Waits for the answer; called once.
 
         Raises:
@@ -109,7 +109,7 @@ class OverlappingDevice(Device, Protocol):
         images: Iterable[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> BatchUnderWay:
+    ) -> BatchInFlight:
         """Starts a batch, behind the one that may be under way; see `Device.run`.
 
         Args:

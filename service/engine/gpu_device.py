@@ -16,7 +16,7 @@ import torch
 
 from model.geometry import usual_buckets
 from service.engine.cuda_card import Card, CudaCard
-from service.engine.device import BatchShape, BatchUnderWay, DeviceAnswer
+from service.engine.device import BatchInFlight, BatchShape, DeviceResult
 from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
 from service.engine.torch_device import TorchDevice, memory_told, pick_device
 from service.ipc.messages import Start
@@ -73,7 +73,7 @@ class GpuDevice(TorchDevice):
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> DeviceAnswer:
+    ) -> DeviceResult:
         """Detects in one batch and waits for it; see `service.engine.device.Device.run`."""
         return self.begin(images, padded, original_sizes).finish()
 
@@ -82,7 +82,7 @@ class GpuDevice(TorchDevice):
         images: Iterable[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> BatchUnderWay:
+    ) -> BatchInFlight:
         """Starts a batch; see `service.engine.device.OverlappingDevice.begin`.
 
         Raises:

@@ -25,7 +25,7 @@ from model.postprocess import to_detections
 from model.predictor import Predictor
 from service.engine.cuda_card import Card
 from service.engine.cuda_graphs import CudaGraphs
-from service.engine.device import BatchShape, DeviceAnswer
+from service.engine.device import BatchShape, DeviceResult
 
 _SIZE_BYTES = 8  # two int32 an image
 _ALIGNED = 256  # bytes: where pixels begin
@@ -199,7 +199,7 @@ class GpuPipeline:
         """What a batch computes, from the static input."""
         return self._predictor.detect(layout.pixels(self._input), layout.sizes(self._input))
 
-    def finish(self, buffers: _Buffers, rows: Tensor, batch: GpuBatch) -> DeviceAnswer:
+    def finish(self, buffers: _Buffers, rows: Tensor, batch: GpuBatch) -> DeviceResult:
         """Waits for a batch and takes its answer out of the buffers."""
         try:
             buffers.ended.synchronize()
@@ -209,7 +209,7 @@ class GpuPipeline:
         finally:
             buffers.taken = False
         made_ms = (time.monotonic() - ended) * 1000
-        return DeviceAnswer(
+        return DeviceResult(
             found,
             assemble_ms=batch.assemble_ms,
             forward_ms=buffers.begins.elapsed_time(buffers.computed),
@@ -240,7 +240,7 @@ class GpuBatch:
         except RuntimeError:  # the card is lost: `finish` tells
             return True
 
-    def finish(self) -> DeviceAnswer:
+    def finish(self) -> DeviceResult:
         """Waits for the answer, once.
 
         Raises:

@@ -17,9 +17,9 @@ import structlog
 
 from model.detections import Detections
 from service.engine.device import (
-    BatchUnderWay,
+    BatchInFlight,
     Device,
-    DeviceAnswer,
+    DeviceResult,
     OutOfDeviceMemory,
     OverlappingDevice,
 )
@@ -79,7 +79,7 @@ class Engine:
             yield self._memory.pixels(slot, head.size)
 
     def _done(
-        self, batch: RunBatch, answer: DeviceAnswer, started: float, viewing_seconds: float
+        self, batch: RunBatch, answer: DeviceResult, started: float, viewing_seconds: float
     ) -> BatchDone:
         """Writes an answer into the slots of its batch, and says so."""
         answered = time.monotonic()
@@ -111,7 +111,7 @@ class _Begun:
     """A batch that the device was given, or the failure that it ended in at once."""
 
     batch: RunBatch
-    outcome: BatchUnderWay | BatchFailed
+    outcome: BatchInFlight | BatchFailed
 
     def done(self) -> bool:
         """Whether its answer is there."""

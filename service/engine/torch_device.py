@@ -21,7 +21,7 @@ from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import ModelInfo
 from service.cpus import usable_cpus
-from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
+from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no exception for it
 
@@ -116,7 +116,7 @@ class TorchDevice:
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> DeviceAnswer:
+    ) -> DeviceResult:
         """Detects in one batch; see `service.engine.device.Device.run`.
 
         Raises:
@@ -130,7 +130,7 @@ class TorchDevice:
                 detections += found
                 seconds += taken
         assemble_ms, copy_ms, forward_ms, postprocess_ms = (seconds * 1000).tolist()
-        return DeviceAnswer(detections, assemble_ms, forward_ms, postprocess_ms, copy_ms)
+        return DeviceResult(detections, assemble_ms, forward_ms, postprocess_ms, copy_ms)
 
     def _run_together(
         self,

@@ -60,7 +60,7 @@ class InferenceService:
         """Shares a detector; its start and stop are not this adapter's business.
 
         Args:
-            detector: the spine.
+            detector: the core.
             control: over what is served.
             settings: limits, and whether clients may load and unload.
             request_log: follows each call; None: one that logs and traces nothing.

@@ -19,6 +19,7 @@ from service.errors import DetectionError
 from service.observability.metrics import Metrics
 from service.oip.errors import WRONG_METHOD, OipRefused
 from service.transport.http_body import ClientGone, RequestRefused
+from service.transport.http_request_id import request_id_of
 from service.transport.http_status import error_kind, retry_after_s
 
 PROTOCOL = "oip_http"  # in metrics
@@ -77,19 +78,13 @@ class Endpoint:
             headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
             return _error(error_kind(error).status, error.detail, headers), error.code
         except Exception:
-            _log.exception("unexpected error", request_id=request_id_of(request))
+            _log.exception("unexpected error", request_id=request_id_of(request.scope))
             return _error(500, "An unexpected error."), "internal"
 
     def _check_method(self, method: str) -> None:
         taken = {"GET", "HEAD"} if self._method == "GET" else {self._method}
         if self._method and method not in taken:
             raise OipRefused(WRONG_METHOD, f"this path takes {self._method}, not {method}")
-
-
-def request_id_of(request: Request) -> str:
-    """The id that the server gave to a request, or took from its X-Request-Id."""
-    request_id: str = request.state.request_id
-    return request_id
 
 
 def json_response(content: object) -> Response:

@@ -21,7 +21,7 @@ from service.oip.http_codec import (
     read_request,
     write_answer,
 )
-from service.oip.http_endpoint import Endpoint, json_response, request_id_of
+from service.oip.http_endpoint import Endpoint, json_response
 from service.oip.inference import Arrival, Inference
 from service.oip.model_description import ModelDescription
 from service.oip.parameters import read_flag
@@ -38,6 +38,7 @@ from service.transport.http_body import (
     read_body,
     unless_client_leaves,
 )
+from service.transport.http_request_id import request_id_of
 
 
 def oip_routes(
@@ -49,7 +50,7 @@ def oip_routes(
     """The routes under /v2.
 
     Args:
-        detector: the spine; shared with the other adapters.
+        detector: the core; shared with the other adapters.
         control: over what is served.
         settings: limits, and whether clients may load and unload.
         bodies: what the bodies of all adapters together may hold; None: a count of its own.
@@ -167,7 +168,7 @@ class _Infer:
         self._model.check(*_model_of(request))
         asked = await self._read(request, deadline, account)
         arrival = Arrival(
-            request_id=request_id_of(request),
+            request_id=request_id_of(request.scope),
             started=started,
             deadline=deadline,
             priority=priority,

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.core.encoding import _rounded_columns as rounded_columns
-from service.core.encoding import label_name
+from service.core.encoding import label_name, rounded_columns
 from service.oip.errors import malformed
 from service.types import DetectResult
 

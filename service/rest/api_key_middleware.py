@@ -19,7 +19,8 @@ from service.access.api_keys import Forbidden, KeyRing, Unauthenticated, present
 from service.access.api_keys import Scope as KeyScope
 from service.observability.request_log import RequestLog
 from service.rest.problems import Problem, problem_response
-from service.rest.request_context import RequestContext, request_id_of
+from service.rest.request_context import RequestContext
+from service.transport.http_request_id import request_id_of
 
 _OPEN = re.compile(
     r"/(healthz|readyz|docs|openapi\.json|samples|v2/health/(live|ready)|(static|samples|swagger)/.*)?"

@@ -30,11 +30,12 @@ from service.rest.problems import (
     problem_response,
     unexpected_problem,
 )
-from service.rest.request_context import REQUEST_ID_HEADER, RequestContext, request_id_of
-from service.rest.shortcut import Endpoint, ErrorAnswer, Shortcut
+from service.rest.request_context import RequestContext
+from service.rest.shortcut import ErrorAnswer, RequestHandler, Shortcut
 from service.rest.unread_body import DiscardUnreadBody
 from service.settings import Settings
 from service.transport.http_body import BodyMemory, ClientGone, RequestRefused
+from service.transport.http_request_id import REQUEST_ID_HEADER, request_id_of
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -50,7 +51,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
     """Builds the HTTP application around a detector.
 
     Args:
-        detector: the spine; its start and stop are not this adapter's business.
+        detector: the core; its start and stop are not this adapter's business.
         settings: limits, and whether /metrics is served here or on its own port.
         keys: that requests must show; None: no key is asked for.
         request_log: follows each request; None: one that logs and traces nothing.
@@ -95,7 +96,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - all that shares the port
 
 def _layers(  # noqa: PLR0913, PLR0917 - what the layers need, from the inside out
     inner: ASGIApp,
-    detect: Endpoint,
+    detect: RequestHandler,
     errors: dict[type[Exception], ErrorAnswer],
     settings: Settings,
     keys: KeyRing | None,

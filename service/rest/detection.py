@@ -16,11 +16,11 @@ from starlette.responses import Response
 from model.images.decode import ImageLimits
 from service.core.detector import Detector
 from service.core.encoding import (
-    FileOutcome,
+    FileResult,
     ItemError,
-    encode_answer,
-    encode_answers,
     encode_coco,
+    encode_result,
+    encode_results,
 )
 from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
@@ -35,7 +35,6 @@ from service.rest.query import (
     parse_query_string,
     split_query_string,
 )
-from service.rest.request_context import request_id_of
 from service.settings import Settings
 from service.transport.http_body import (
     TIMEOUT_HEADER,
@@ -49,6 +48,7 @@ from service.transport.http_body import (
     receive_body,
     unless_client_leaves,
 )
+from service.transport.http_request_id import request_id_of
 from service.types import DetectResult, Priority, StageTimings
 
 _FORM_TYPE = "multipart/form-data"
@@ -159,7 +159,7 @@ class DetectEndpoint:
             labels = self._detector.model.labels if answered is None else answered.label_names
             body = encode_coco(outcomes, labels)
         else:
-            body = encode_answers(outcomes, upload.request_id)
+            body = encode_results(outcomes, upload.request_id)
         return _json(body)
 
     async def _respond_one(self, upload: _Upload) -> Response:
@@ -170,10 +170,10 @@ class DetectEndpoint:
             case AnswerFormat.IMAGE:
                 response = await self._draw(file, result)
             case AnswerFormat.COCO:
-                outcome = FileOutcome(file.name or None, result)
+                outcome = FileResult(file.name or None, result)
                 response = _json(encode_coco([outcome], result.label_names))
             case AnswerFormat.JSON:
-                response = _json(encode_answer(result))
+                response = _json(encode_result(result))
         encode_s = time.monotonic() - encode_started
         self._detector.metrics.observe_stage("encode", encode_s)
         response.raw_headers.append((b"server-timing", _server_timing(result, encode_s * 1000)))
@@ -205,20 +205,20 @@ class DetectEndpoint:
             read_ms=upload.read_ms,
         )
 
-    async def _detect_all(self, upload: _Upload) -> Sequence[FileOutcome]:
+    async def _detect_all(self, upload: _Upload) -> Sequence[FileResult]:
         """Each file on its own: what spoils one leaves the others be."""
         in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
 
-        async def one(number: int, file: UploadedFile) -> FileOutcome:
+        async def one(number: int, file: UploadedFile) -> FileResult:
             request_id = f"{upload.request_id}-{number}"
             async with in_flight:
                 try:
-                    return FileOutcome(file.name, await self._detect(file, upload, request_id))
+                    return FileResult(file.name, await self._detect(file, upload, request_id))
                 except DetectionError as error:
-                    return FileOutcome(file.name, error=item_error(error))
+                    return FileResult(file.name, error=item_error(error))
                 except Exception:
                     _log.exception("unexpected error", request_id=request_id)
-                    return FileOutcome(file.name, error=_INTERNAL_ERROR)
+                    return FileResult(file.name, error=_INTERNAL_ERROR)
 
         tasks = [one(number, file) for number, file in enumerate(upload.files, start=1)]
         return await asyncio.gather(*tasks)

@@ -15,9 +15,9 @@ from service.core.selection import PRIORITY_HEADER
 from service.rest import examples, schemas
 from service.rest.problems import PROBLEM_MEDIA_TYPE
 from service.rest.query import AnswerFormat
-from service.rest.request_context import REQUEST_ID_HEADER
 from service.settings import Settings
 from service.transport.http_body import TIMEOUT_HEADER
+from service.transport.http_request_id import REQUEST_ID_HEADER
 
 _IMAGE_TYPES = (
     "image/jpeg",

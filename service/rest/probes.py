@@ -11,15 +11,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from model.images.formats import SUPPORTED_FORMATS
+from model.labels import NO_CLASS
 from service.core.detector import Detector
 from service.observability.metrics import Metrics
 from service.rest.problems import Problem, problem_response
-from service.rest.request_context import request_id_of
 from service.settings import Settings
+from service.transport.http_request_id import request_id_of
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _RETRY_AFTER_S = 5
-_GAP_LABEL = "N/A"  # class ids that a data set leaves out
 
 
 class ProbeEndpoints:
@@ -56,7 +56,7 @@ class ProbeEndpoints:
             "classes": [
                 {"id": class_id, "name": name}
                 for class_id, name in enumerate(model.labels)
-                if name != _GAP_LABEL
+                if name != NO_CLASS
             ],
             "input": {
                 "shortest_side": model.config.shortest_side,

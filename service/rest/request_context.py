@@ -15,8 +15,8 @@ from service.observability.request_scope import RequestScope
 from service.observability.trace_context import TRACEPARENT, TRACESTATE
 from service.rest.problems import Problem, problem_response, unexpected_problem
 from service.transport.http_body import ClientGone
+from service.transport.http_request_id import REQUEST_ID_HEADER
 
-REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _TRACEPARENT = TRACEPARENT.encode()
 _TRACESTATE = TRACESTATE.encode()
@@ -51,12 +51,6 @@ _CROWDED = Problem(503, "too_many_connections", "the service has as many connect
 _CROWDED_HEADERS = {"Retry-After": "1"}
 
 _log = structlog.get_logger(__name__)
-
-
-def request_id_of(scope: Scope) -> str:
-    """The id that `RequestContext` gave to a request."""
-    request_id: str = scope["state"]["request_id"]
-    return request_id
 
 
 class RequestContext:

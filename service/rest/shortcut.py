@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+RequestHandler = Callable[[Request], Awaitable[Response]]
 ErrorAnswer = Callable[[Request, Exception], Awaitable[Response]]
 
 
@@ -24,7 +24,7 @@ class Shortcut:
         app: ASGIApp,
         path: str,
         method: str,
-        endpoint: Endpoint,
+        endpoint: RequestHandler,
         errors: dict[type[Exception], ErrorAnswer],
     ) -> None:
         """Wraps an application.

@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from model.images.formats import SUPPORTED_FORMATS
+from model.labels import NO_CLASS
 from service.core.detector import Detector
-from service.core.encoding import _rounded_columns as rounded_columns
-from service.core.encoding import label_name
+from service.core.encoding import label_name, rounded_columns
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
 from service.transport.grpc_status import Refusal
 from service.types import DetectOptions, DetectResult
-
-_GAP_LABEL = "N/A"  # class ids that a data set leaves out
 
 
 def read_options(request: pb.DetectRequest) -> DetectOptions:
@@ -76,7 +74,7 @@ def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelRespons
         classes=[
             pb.ClassName(id=class_id, name=name)
             for class_id, name in enumerate(model.labels)
-            if name != _GAP_LABEL
+            if name != NO_CLASS
         ],
         input=pb.InputRule(
             shortest_side=model.config.shortest_side,

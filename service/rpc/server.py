@@ -59,7 +59,7 @@ class RpcServer:
         """Prepares a server.
 
         Args:
-            detector: the spine; shared with the other adapters.
+            detector: the core; shared with the other adapters.
             options: where to listen, and what is allowed.
             request_log: follows each call; None: one that logs and traces nothing.
             extra_services: of other adapters, served by the same port.

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from service.cpus import WAIT_POLITELY
+from service.cpus import PASSIVE_OMP_WAIT
 from service.ipc.doorbell import EdgeDoorbell
 from service.ipc.messages import Message, Start
 from service.ipc.slots import SlotMemory
@@ -167,7 +167,7 @@ def _spawn(doorbell_fd: int, slots_fd: int, weights_fd: int | None) -> subproces
     return subprocess.Popen(
         command,
         cwd=_ROOT,
-        env=WAIT_POLITELY | os.environ,  # the operator's own choice wins
+        env=PASSIVE_OMP_WAIT | os.environ,  # the operator's own choice wins
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a library prints must not mix with what the command prints
         pass_fds=inherited,

@@ -22,7 +22,7 @@ from service.observability.trace_context import TRACEPARENT, TRACESTATE
 from service.transport.grpc_status import MalformedMessage, Refusal
 from service.transport.grpc_stream import FramePump
 from service.transport.protobuf_fields import BrokenMessage, has_more_fields
-from service.usage import Users
+from service.usage import UseCounter
 
 _MOST_FIELDS = 10_000  # of one message, those in it included
 _RECONNECT_SECONDS = 1
@@ -66,7 +66,7 @@ class CallsInFlight:
 
     def __init__(self) -> None:
         """Starts with none."""
-        self._answering = Users()
+        self._answering = UseCounter()
         self._draining = False
         self._streams: set[FramePump[bytes, Any]] = set()
 
@@ -90,7 +90,7 @@ class CallsInFlight:
 
     async def wait_idle(self) -> None:
         """Returns when no call is under way."""
-        await self._answering.gone()
+        await self._answering.wait_for_zero()
 
     async def answer(
         self,

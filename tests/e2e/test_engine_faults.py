@@ -1,4 +1,4 @@
-"""The spine with real processes when things go wrong."""
+"""The core with real processes when things go wrong."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tests.support.fake_service import (
     assert_is_answer_to,
     detect,
     fake_settings,
+    open_fake_core,
     open_fake_detector,
-    open_fake_spine,
     value,
 )
 from tests.support.pictures import solid_png
@@ -196,19 +196,19 @@ async def test_a_drain_that_takes_too_long_says_how_many_are_left() -> None:
 
 
 async def test_before_the_engine_is_warm_requests_are_refused_and_leaving_is_quick() -> None:
-    async with open_fake_spine(fake_settings(fake_start_ms=60_000)) as spine:
-        assert not spine.detector.ready
-        assert spine.detector.live
+    async with open_fake_core(fake_settings(fake_start_ms=60_000)) as core:
+        assert not core.detector.ready
+        assert core.detector.live
         with pytest.raises(NotReady):
-            await detect(spine.detector, solid_png((1, 2, 3)))
-        await _until(lambda: spine.detector.served.engine_pids[0] is not None)
+            await detect(core.detector, solid_png((1, 2, 3)))
+        await _until(lambda: core.detector.served.engine_pids[0] is not None)
 
 
 async def test_an_engine_that_is_not_warm_in_time_is_replaced() -> None:
     settings = fake_settings(fake_start_ms=60_000, start_timeout_seconds=0.05, storm_restarts=2)
-    async with open_fake_spine(settings) as spine:
-        await _until(lambda: not spine.detector.live)
-        assert value(spine.detector, "engine_restarts_total", reason="start_timeout")
+    async with open_fake_core(settings) as core:
+        await _until(lambda: not core.detector.live)
+        assert value(core.detector, "engine_restarts_total", reason="start_timeout")
 
 
 async def test_no_engine_outlives_its_edge() -> None:

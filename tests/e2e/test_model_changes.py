@@ -16,7 +16,7 @@ import pytest
 
 from model.weights.checkpoint import load_detector, save_checkpoint
 from model.weights.info import read_model_info, resolve_model
-from service.build import Spine, open_spine
+from service.build import ServiceCore, open_core
 from service.core.detector import Detector
 from service.core.model_control import ModelLoadFailed, UnknownModel
 from service.errors import NotReady
@@ -57,11 +57,11 @@ def weights(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def _serving(weights: Path, **overrides: object) -> AsyncIterator[Spine]:
+async def _serving(weights: Path, **overrides: object) -> AsyncIterator[ServiceCore]:
     settings = quiet_settings(model=str(weights), device="cpu", **overrides)
-    async with open_spine(settings) as spine:
-        await spine.first_ready
-        yield spine
+    async with open_core(settings) as core:
+        await core.first_ready
+        yield core
 
 
 async def _until(holds: Callable[[], object]) -> None:
@@ -97,16 +97,16 @@ async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
 ) -> None:
     """Two loads at once, the last of them of another name, shape and labels."""
     old = read_model_info(weights).version
-    async with _serving(weights) as spine:
-        load = Load(spine.detector)
+    async with _serving(weights) as core:
+        load = Load(core.detector)
         await _until(lambda: load.versions[old])
-        [before] = spine.detector.served.engine_pids
+        [before] = core.detector.served.engine_pids
         middle = _put(weights, _with_seed(1))
         others = _children()
-        first = asyncio.create_task(spine.control.load("small"))
+        first = asyncio.create_task(core.control.load("small"))
         await _until(lambda: _children() - others)  # its file is held by then
         new = _put(weights, _write_another_model)
-        await spine.control.load(str(weights))
+        await core.control.load(str(weights))
         await first
         await _until(lambda: load.versions[new] > 3)
         await load.stop()
@@ -116,11 +116,11 @@ async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
         assert sum(version != new for version in load.order[first_new:]) <= 4
         assert before is not None
         assert await asyncio.to_thread(gone, before)
-        result = await detect(spine.detector, solid_png((1, 2, 3), 400, 300))
+        result = await detect(core.detector, solid_png((1, 2, 3), 400, 300))
         assert (result.model_name, result.model_version) == ("another", new)
         assert result.label_names == ("CAT", "DOG", "BIRD")
         info = {"name": "another", "version": new, "variant": "small"}
-        assert value(spine.detector, "model_info", **info) == 1
+        assert value(core.detector, "model_info", **info) == 1
 
 
 def _write_another_model(path: Path) -> None:
@@ -144,63 +144,63 @@ async def test_a_bad_file_leaves_the_old_model_serving(weights: Path) -> None:
         "not finite": data[:-4] + b"\x00\x00\xc0\x7f",  # the header is right: the engine sees it
         "missing": None,
     }
-    async with _serving(weights) as spine:
-        pids = spine.detector.served.engine_pids
+    async with _serving(weights) as core:
+        pids = core.detector.served.engine_pids
         for bad in bad_files.values():
             if bad is None:
                 weights.unlink()
             else:
                 _put_bytes(weights, bad)
             with pytest.raises(ModelLoadFailed) as failure:
-                await spine.control.load("small")
+                await core.control.load("small")
             assert weights.name in str(failure.value)
             assert "/proc/" not in str(failure.value)
-            assert (await detect(spine.detector, PICTURE)).model_version == old
-            assert spine.detector.served.engine_pids == pids
-            assert spine.detector.ready
-            [entry] = spine.control.index()
+            assert (await detect(core.detector, PICTURE)).model_version == old
+            assert core.detector.served.engine_pids == pids
+            assert core.detector.ready
+            [entry] = core.control.index()
             assert (entry.version, entry.state) == (old, "READY")
         new = _put(weights, _with_seed(2))
-        await spine.control.load("small")
-        assert (await detect(spine.detector, PICTURE)).model_version == new
+        await core.control.load("small")
+        assert (await detect(core.detector, PICTURE)).model_version == new
 
 
 async def test_a_replaced_engine_has_the_weights_that_serve_until_they_are_loaded_anew(
     weights: Path,
 ) -> None:
     old = read_model_info(weights).version
-    async with _serving(weights) as spine:
-        [engine] = spine.detector.served.engine_pids
+    async with _serving(weights) as core:
+        [engine] = core.detector.served.engine_pids
         assert engine is not None
         new = _put(weights, _with_seed(3))
         os.kill(engine, signal.SIGKILL)
-        await _until(lambda: not spine.detector.ready)
-        await _until(lambda: spine.detector.ready)
-        under_way = asyncio.create_task(detect(spine.detector, PICTURE))
-        await _until(lambda: spine.detector.active)
-        await spine.control.unload("small")
+        await _until(lambda: not core.detector.ready)
+        await _until(lambda: core.detector.ready)
+        under_way = asyncio.create_task(detect(core.detector, PICTURE))
+        await _until(lambda: core.detector.active)
+        await core.control.unload("small")
         assert (await under_way).model_version == old
         with pytest.raises(NotReady, match="no model is loaded"):
-            await detect(spine.detector, PICTURE)
-        assert (spine.detector.ready, spine.detector.live) == (False, True)
-        assert spine.control.index()[0].state == "UNAVAILABLE"
-        assert spine.detector.served.engine_pids == (None,)
-        await spine.control.unload("small")  # once more changes nothing
-        await spine.control.load("small")
-        assert (await detect(spine.detector, PICTURE)).model_version == new
-        assert spine.detector.ready
+            await detect(core.detector, PICTURE)
+        assert (core.detector.ready, core.detector.live) == (False, True)
+        assert core.control.index()[0].state == "UNAVAILABLE"
+        assert core.detector.served.engine_pids == (None,)
+        await core.control.unload("small")  # once more changes nothing
+        await core.control.load("small")
+        assert (await detect(core.detector, PICTURE)).model_version == new
+        assert core.detector.ready
         with pytest.raises(UnknownModel, match="'small' is served"):
-            await spine.control.load("large")
+            await core.control.load("large")
 
 
 async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> None:
-    async with _serving(weights) as spine:
+    async with _serving(weights) as core:
         _put(weights, _with_seed(7))
         others = _children()
-        load = asyncio.create_task(spine.control.load("small"))
+        load = asyncio.create_task(core.control.load("small"))
         await _until(lambda: _children() - others)
         [loading] = _children() - others
-        [serving] = spine.detector.served.engine_pids
+        [serving] = core.detector.served.engine_pids
     assert serving is not None
     with pytest.raises(asyncio.CancelledError):
         await load
@@ -208,12 +208,12 @@ async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> N
 
 
 async def test_leaving_during_an_unload_leaves_no_engine_behind(weights: Path) -> None:
-    async with _serving(weights) as spine:
-        [serving] = spine.detector.served.engine_pids
-        with spine.detector.served.in_use():
-            unload = asyncio.create_task(spine.control.unload("small"))
-            await _until(lambda: not spine.detector.loaded)
-            await spine.control.stop()
+    async with _serving(weights) as core:
+        [serving] = core.detector.served.engine_pids
+        with core.detector.served.in_use():
+            unload = asyncio.create_task(core.control.unload("small"))
+            await _until(lambda: not core.detector.loaded)
+            await core.control.stop()
     assert serving is not None
     with pytest.raises(asyncio.CancelledError):
         await unload

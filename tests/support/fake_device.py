@@ -21,7 +21,7 @@ from model.config import VARIANTS
 from model.detections import Detections
 from model.labels import CODE_LABELS
 from model.weights.info import ModelInfo
-from service.engine.device import BatchShape, DeviceAnswer
+from service.engine.device import BatchShape, DeviceResult
 from service.ipc.messages import Start
 
 FAKE_MODEL = ModelInfo(
@@ -76,7 +76,7 @@ class FakeDevice:
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> DeviceAnswer:
+    ) -> DeviceResult:
         """Sleeps as long as the batch takes; see `service.engine.device.Device.run`.
 
         Raises:
@@ -91,7 +91,7 @@ class FakeDevice:
         budget = (self._spec.base_ms + self._spec.per_image_ms * len(images)) / 1000
         time.sleep(max(0.0, started + budget - time.monotonic()))
         forward_ms = (time.monotonic() - started) * 1000
-        return DeviceAnswer(answers, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
+        return DeviceResult(answers, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """None: the first batch of a shape is as fast as any other."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.images.decode import ImageLimits, decode_image
-from service.build import Spine, open_detector, open_spine
+from service.build import ServiceCore, open_core, open_detector
 from service.core.detector import Detector
 from service.settings import Settings
 from service.types import DetectOptions, DetectResult
@@ -30,8 +30,8 @@ def fake_settings(**overrides: Any) -> FakeSettings:
     return FakeSettings(**(_QUIET | _NO_TIME | overrides))
 
 
-def open_fake_spine(settings: FakeSettings) -> AbstractAsyncContextManager[Spine]:
-    return open_spine(settings, fake_backend(settings))
+def open_fake_core(settings: FakeSettings) -> AbstractAsyncContextManager[ServiceCore]:
+    return open_core(settings, fake_backend(settings))
 
 
 def open_fake_detector(settings: FakeSettings) -> AbstractAsyncContextManager[Detector]:

@@ -146,7 +146,7 @@ class House:
         return entry.state
 
     async def close(self) -> None:
-        """As `service.build.open_spine` does on leaving."""
+        """As `service.build.open_core` does on leaving."""
         self.first_ready.cancel()
         await self.control.stop()
         self.detector.close()

@@ -1,4 +1,4 @@
-"""The spine with a real (fake) engine process, on a good day."""
+"""The core with a real (fake) engine process, on a good day."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ import pytest
 from model.detections import Detections
 from model.labels import COCO_LABELS, CODE_LABELS
 from service.core.encoding import (
-    FileOutcome,
+    FileResult,
     ItemError,
-    encode_answer,
-    encode_answer_list,
-    encode_answers,
     encode_coco,
+    encode_result,
+    encode_result_list,
+    encode_results,
 )
 from service.types import DetectResult, StageTimings
 
@@ -38,7 +38,7 @@ ERROR = ItemError("invalid_image", "The image cannot be read", "it is truncated"
 
 
 def test_an_answer_has_the_documented_form() -> None:
-    assert orjson.loads(encode_answer(RESULT)) == {
+    assert orjson.loads(encode_result(RESULT)) == {
         "model": {"name": "codes", "version": "0123456789ab"},
         "image": {"width": 640, "height": 480},
         "detections": [
@@ -70,27 +70,27 @@ def test_an_answer_has_the_documented_form() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert b"0.9123," in encode_answer(RESULT)
-    assert b"1.01," in encode_answer(RESULT)
+    assert b"0.9123," in encode_result(RESULT)
+    assert b"1.01," in encode_result(RESULT)
 
 
 def test_nothing_found_is_an_empty_list() -> None:
     empty = replace(RESULT, detections=RESULT.detections.keep(slice(0, 0)))
-    assert orjson.loads(encode_answer(empty))["detections"] == []
-    assert orjson.loads(encode_coco([FileOutcome("a", empty)], CODE_LABELS))["annotations"] == []
+    assert orjson.loads(encode_result(empty))["detections"] == []
+    assert orjson.loads(encode_coco([FileResult("a", empty)], CODE_LABELS))["annotations"] == []
 
 
 def test_a_class_without_a_name_is_called_by_its_number() -> None:
     odd = replace(RESULT, label_names=CODE_LABELS[:2])
-    assert orjson.loads(encode_answer(odd))["detections"][0]["label"] == "4"
+    assert orjson.loads(encode_result(odd))["detections"][0]["label"] == "4"
 
 
 def test_several_answers_keep_their_order_and_names() -> None:
-    outcomes = [FileOutcome("b.jpg", RESULT), FileOutcome("a.jpg", error=ERROR)]
-    answers = orjson.loads(encode_answers(outcomes, "req"))
+    outcomes = [FileResult("b.jpg", RESULT), FileResult("a.jpg", error=ERROR)]
+    answers = orjson.loads(encode_results(outcomes, "req"))
     assert answers["request_id"] == "req"
     good, bad = answers["results"]
-    assert good == {"file": "b.jpg", **orjson.loads(encode_answer(RESULT))}
+    assert good == {"file": "b.jpg", **orjson.loads(encode_result(RESULT))}
     assert bad == {
         "file": "a.jpg",
         "error": {
@@ -103,19 +103,19 @@ def test_several_answers_keep_their_order_and_names() -> None:
 
 
 def test_a_list_holds_the_same_items_bare() -> None:
-    outcomes = [FileOutcome(None, RESULT), FileOutcome("x", error=replace(ERROR, status=None))]
-    items = orjson.loads(encode_answer_list(outcomes, indent=True))
-    assert items[0] == orjson.loads(encode_answer(RESULT))
+    outcomes = [FileResult(None, RESULT), FileResult("x", error=replace(ERROR, status=None))]
+    items = orjson.loads(encode_result_list(outcomes, indent=True))
+    assert items[0] == orjson.loads(encode_result(RESULT))
     assert set(items[1]["error"]) == {"code", "title", "detail"}
 
 
 def test_an_outcome_of_nothing_is_our_own_bug() -> None:
     with pytest.raises(ValueError, match="neither"):
-        encode_answers([FileOutcome("a")], "req")
+        encode_results([FileResult("a")], "req")
 
 
 def test_coco_boxes_are_corner_and_size() -> None:
-    document = orjson.loads(encode_coco([FileOutcome("a.jpg", RESULT)], CODE_LABELS))
+    document = orjson.loads(encode_coco([FileResult("a.jpg", RESULT)], CODE_LABELS))
     first = document["annotations"][0]
     assert first["bbox"] == [1.01, 2.0, 2.09, 3.0]
     assert first["area"] == pytest.approx(6.27)
@@ -132,9 +132,9 @@ def test_coco_categories_leave_the_gaps_out() -> None:
 def test_a_coco_reader_loads_the_answer() -> None:
     faster_coco_eval = pytest.importorskip("faster_coco_eval")
     outcomes = [
-        FileOutcome("a.jpg", RESULT),
-        FileOutcome("b", error=ERROR),
-        FileOutcome("c", RESULT),
+        FileResult("a.jpg", RESULT),
+        FileResult("b", error=ERROR),
+        FileResult("c", RESULT),
     ]
     document = orjson.loads(encode_coco(outcomes, CODE_LABELS))
     truth = faster_coco_eval.COCO(document)

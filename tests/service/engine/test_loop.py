@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from service.engine import loop as engine_loop
-from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
+from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.loop import Engine, OverlappingEngine, engine_of
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Stop
@@ -30,14 +30,14 @@ class UnderWay:
 
     device: LazyDevice
     name: int  # the colour of its first image
-    answer: DeviceAnswer
+    answer: DeviceResult
     looks_left: int
 
     def done(self) -> bool:
         self.looks_left -= 1
         return self.looks_left < 0
 
-    def finish(self) -> DeviceAnswer:
+    def finish(self) -> DeviceResult:
         self.device.journal.append(f"finish {self.name}")
         if self.name in self.device.failing:
             raise RuntimeError("illegal memory access")
@@ -62,7 +62,7 @@ class LazyDevice:
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> DeviceAnswer:
+    ) -> DeviceResult:
         return self.begin(images, padded, original_sizes).finish()
 
     def begin(
@@ -78,7 +78,7 @@ class LazyDevice:
             found.append(fake_detections(image, size))
         if names[0] in self.refused:
             raise self.refused[names[0]]
-        answer = DeviceAnswer(found, assemble_ms=1.0, forward_ms=3.0, postprocess_ms=0.5)
+        answer = DeviceResult(found, assemble_ms=1.0, forward_ms=3.0, postprocess_ms=0.5)
         return UnderWay(self, names[0], answer, self.looks)
 
     def record(self, shape: BatchShape) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from model.detections import Detections
 from model.weights.info import ModelInfo
-from service.engine.device import BatchShape, Device, DeviceAnswer, OutOfDeviceMemory
+from service.engine.device import BatchShape, Device, DeviceResult, OutOfDeviceMemory
 from service.engine.loop import Engine
 from service.engine.main import open_device
 from service.ipc.doorbell import EngineDoorbell
@@ -66,13 +66,13 @@ class StandInDevice:
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> DeviceAnswer:
+    ) -> DeviceResult:
         self.sizes += [image.shape for image in images]
         if self.error is not None:
             raise self.error
         found = [fake_detections(i, s) for i, s in zip(images, original_sizes, strict=True)]
         scored = [Detections(f.scores * 0 + self.score, f.labels, f.boxes_xyxy) for f in found]
-        return DeviceAnswer(scored, 0.5, 2.0, 0.25, copy_ms=0.125)
+        return DeviceResult(scored, 0.5, 2.0, 0.25, copy_ms=0.125)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         return ()

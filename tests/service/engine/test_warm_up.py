@@ -10,7 +10,7 @@ import pytest
 
 from model.geometry import reachable_buckets
 from model.weights.info import ModelInfo
-from service.engine.device import BatchShape, DeviceAnswer, OutOfDeviceMemory
+from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.torch_device import TorchDevice
 from service.engine.warm_up import CPU_LIMIT_SECONDS, GPU_LIMIT_SECONDS, WarmUpLimits, warm_up
 from tests.support.fake_device import FAKE_MODEL, FakeDevice, FakeDeviceSpec
@@ -35,13 +35,13 @@ class SlowDevice:
         images: Sequence[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> DeviceAnswer:
+    ) -> DeviceResult:
         self.now += 1
         if len(images) >= self.too_many:
             raise OutOfDeviceMemory("no room")
         assert all(image.shape == (*padded, 3) for image in images)
         self.ran.append(BatchShape(padded, len(images)))
-        return DeviceAnswer((), 0.0, 0.0, 0.0)
+        return DeviceResult((), 0.0, 0.0, 0.0)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         return [shape for shape in SHAPES if shape.images <= max_batch_size]

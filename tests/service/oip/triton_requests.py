@@ -14,7 +14,7 @@ import tritonclient.http
 
 from model.detections import Detections
 from model.images.decode import ImageLimits, decode_image
-from service.core.encoding import _rounded_columns as rounded_columns
+from service.core.encoding import rounded_columns
 from tests.support.fake_device import FAKE_MODEL, fake_detections
 
 MODEL = "fake"

@@ -1,4 +1,4 @@
-"""HTTP = gRPC, over a whole spine: with the fake device, and with the model that is shipped."""
+"""HTTP = gRPC, over a whole core: with the fake device, and with the model that is shipped."""
 
 from __future__ import annotations
 
