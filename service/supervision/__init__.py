@@ -1,1 +1,1 @@
-"""Keeps engine processes alive: starts, watches and replaces them."""
+"""Starts, monitors and restarts the engine processes."""

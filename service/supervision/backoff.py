@@ -1,4 +1,4 @@
-"""How soon a dead engine is replaced, and when replacing it is no help any more: pure rules."""
+"""Restart policy of an engine: the delay before a restart, and detection of restart storms."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ _LONGEST_DELAY_SECONDS = 10.0
 
 
 class RestartPolicy:
-    """Counts the deaths of one engine."""
+    """Counts the exits of one engine."""
 
     def __init__(self, storm_restarts: int, storm_window_seconds: float) -> None:
-        """Starts without a death.
+        """Starts with no exits.
 
         Args:
-            storm_restarts: so many restarts within the window are a storm.
-            storm_window_seconds: the window.
+            storm_restarts: number of restarts within the window that make a storm.
+            storm_window_seconds: length of the window.
         """
         self._storm_restarts = storm_restarts
         self._window = storm_window_seconds
-        self._restarts: deque[float] = deque(maxlen=storm_restarts)
-        self._fruitless = 0
+        self._exits: deque[float] = deque(maxlen=storm_restarts)
+        self._exits_without_success = 0
 
     def record_success(self) -> None:
-        """Notes that the engine finished a batch: the next death is answered at once again."""
-        self._fruitless = 0
+        """Records that the engine finished a batch; the next restart has no delay."""
+        self._exits_without_success = 0
 
     def record_exit(self, now: float) -> float:
-        """Notes a death.
+        """Records that the engine ended.
 
         Args:
             now: monotonic seconds.
 
         Returns:
-            Seconds to wait before the replacement: none at first, doubling while engines die
-            without having finished a batch.
+            Seconds to wait before the restart: 0 for the first exit, doubling for each further
+            exit without a finished batch.
         """
-        self._restarts.append(now)
-        self._fruitless += 1
-        if self._fruitless == 1:
+        self._exits.append(now)
+        self._exits_without_success += 1
+        if self._exits_without_success == 1:
             return 0.0
-        # The exponent is bounded: 2.0 ** 2000 would overflow after a long night.
-        delay: float = _FIRST_DELAY_SECONDS * 2.0 ** min(self._fruitless - 2, 20)
+        # The exponent is bounded because 2.0 ** 2000 overflows.
+        delay: float = _FIRST_DELAY_SECONDS * 2.0 ** min(self._exits_without_success - 2, 20)
         return min(delay, _LONGEST_DELAY_SECONDS)
 
     def is_storm(self, now: float) -> bool:
-        """Whether there were too many restarts within the window, or in a row without a batch."""
-        full = len(self._restarts) == self._storm_restarts
-        recent = full and now - self._restarts[0] <= self._window
-        return recent or self._fruitless >= self._storm_restarts
+        """Whether there were too many exits within the window, or in a row without a batch."""
+        full = len(self._exits) == self._storm_restarts
+        recent = full and now - self._exits[0] <= self._window
+        return recent or self._exits_without_success >= self._storm_restarts

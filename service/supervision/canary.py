@@ -1,9 +1,9 @@
-"""One engine's proof of life: a small grey image that takes the way of every request.
+"""The canary of an engine: a small grey image that is sent through slot, network and back.
 
-Slot, doorbell, network, slot: health that looks only at processes says 200 while a device answers
-nothing but errors. An engine is ready when its first canary is answered. One that had nothing to
-do for a while is tried again; requests prove as much, so a busy engine gets no canary, unless it
-fails a batch: a canary then tells whether that was the images' fault or the device's.
+A health check that looks only at processes reports success while a device fails every batch. An
+engine is ready once its first canary has succeeded. An engine that was idle for a while gets
+another one. A busy engine gets none, since requests prove the same, unless it fails a batch: then
+the canary shows whether the images or the device caused the failure.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from service.batching.scheduler import Batch, Job
 from service.ipc.slots import SlotImage, SlotPool, StaleSlot
 
 _GREY = 127
-_FAILURES_ALLOWED = 3  # in a row; an engine that fails once more is replaced
+_FAILURES_ALLOWED = 3  # consecutive; the engine is replaced after one more
 
 
 class Canary:
-    """Makes the images of one engine and remembers its last success; times are monotonic."""
+    """Creates the canary batches of one engine and tracks its successes; times are monotonic."""
 
     def __init__(self, pool: SlotPool, config: ModelConfig) -> None:
-        """Reserves the slot that its images travel in.
+        """Reserves the slot for the canary's image.
 
         Args:
-            pool: of slots; one of them is taken for good.
-            config: of the model; the image is the flattest that its input rule gives, the
-                cheapest one to run.
+            pool: slot pool; one slot is taken permanently.
+            config: model configuration. The image is the flattest that its resize rule gives,
+                which is the cheapest to run.
         """
         self._pool = pool
         self._lease = pool.reserve()
@@ -41,7 +41,7 @@ class Canary:
         self.last_success = -math.inf
 
     def make_batch(self, now: float) -> Batch:
-        """The batch to send; a new one each time, so that an old answer proves nothing."""
+        """Returns a new batch to send; results left in the slot by an earlier one are invalid."""
         self._pool.renew(self._lease)
         grey = np.full((*self._image.size, 3), _GREY, dtype=np.uint8)
         self._lease.write_image(grey, self._image)
@@ -50,15 +50,15 @@ class Canary:
 
     @property
     def in_flight(self) -> bool:
-        """Whether an engine has one that it did not answer yet."""
+        """Whether the engine holds a canary."""
         return self._batch is not None
 
     def owns(self, batch: Batch | None) -> bool:
-        """Whether a batch is a canary."""
+        """Whether a batch is the current canary."""
         return batch is not None and batch is self._batch
 
-    def answered(self) -> bool:
-        """Takes the batch that came back; False where its slot holds no answer."""
+    def complete(self) -> bool:
+        """Ends the canary in flight; returns False if its slot holds no result."""
         self._batch = None
         try:
             self._lease.read_result()
@@ -66,18 +66,18 @@ class Canary:
             return False
         return True
 
-    def succeeded(self, now: float) -> None:
-        """Notes that the engine answered a batch, anybody's."""
+    def record_success(self, now: float) -> None:
+        """Records that the engine completed a batch, a canary or any other."""
         self.last_success = now
         self._failures = 0
 
-    def failed(self) -> bool:
-        """Notes that a canary went wrong; True where the engine should be replaced."""
+    def record_failure(self) -> bool:
+        """Records that a canary failed; returns True if the engine should be replaced."""
         self._batch = None
         self._failures += 1
         return self._failures > _FAILURES_ALLOWED
 
     def reset(self) -> None:
-        """A new engine starts without failures, and without what the one before held."""
+        """Forgets the failures and the batch of the engine before."""
         self._batch = None
         self._failures = 0

@@ -1,9 +1,9 @@
-"""Batches that an engine failed, until it is known who is to blame: their images or the device.
+"""Batches that an engine failed, held until it is known whether images or the device caused it.
 
-A device that is lost (a sticky CUDA error that does not show as one) fails every batch, and images
-that were split off one by one would all be given up for nothing. So a failure waits for the
-engine's next answer, a canary's where nobody else is under way: a success means that the batch is
-to blame, a failed canary that the device is.
+After some device faults (for example an undetected sticky CUDA error) every batch fails. Splitting
+batches would then reject every image in them. So a failed batch is held until the engine's next
+reply (a canary is sent if none is pending): if that succeeds, the batch's images are the cause; if
+a canary fails, the device is.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from service.ipc.messages import BatchFailed
 
 @dataclass(frozen=True)
 class FailureResolution:
-    """What becomes of the batches that were failed; one of the two is empty."""
+    """What to do with the failed batches; one of the two is empty."""
 
-    failed: tuple[tuple[Batch, BatchFailed], ...] = ()  # by the fault of their images
-    lost: tuple[Batch, ...] = ()  # with the device; only the first can be the cause
+    failed: tuple[tuple[Batch, BatchFailed], ...] = ()  # caused by their images
+    lost: tuple[Batch, ...] = ()  # lost with the device; only the first can be the cause
 
 
 class FailedBatches:
-    """The failed batches of one engine, in the order that they failed."""
+    """The unresolved failed batches of one engine, in the order in which they failed."""
 
     def __init__(self) -> None:
-        """Starts without any."""
+        """Starts empty."""
         self._failed: list[tuple[Batch, BatchFailed]] = []
         self._device_failed = False
 
     def add(self, batch: Batch, failed: BatchFailed) -> None:
-        """Notes a batch that the engine failed."""
+        """Adds a batch that the engine failed."""
         self._failed.append((batch, failed))
 
     def mark_device_failed(self) -> None:
-        """A canary failed: no image can be blamed for that."""
+        """Records that a canary failed, which no image can cause."""
         self._device_failed = True
 
     def resolve(self) -> FailureResolution:
-        """What becomes of them now that the engine answered something, or is gone."""
+        """Returns and removes all batches, after a successful reply or the engine's end."""
         failed, self._failed = tuple(self._failed), []
         device_failed, self._device_failed = self._device_failed, False
         if device_failed:

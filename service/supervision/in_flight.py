@@ -1,4 +1,4 @@
-"""What one engine holds: the batch that it runs and the one staged behind, with their times."""
+"""The batches that one engine holds: the running one and the staged one, with their start times."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from service.batching.scheduler import Batch, EngineState
 
 
 class UnexpectedBatch(ValueError):
-    """An answer to a batch that is not the one that runs."""
+    """A reply to a batch that is not the running one."""
 
 
 @dataclass(slots=True)
 class _Item:
-    """A batch in flight; `began_at` is when the engine could begin it, monotonic seconds."""
+    """A batch in flight; `began_at` is when the engine could start it, monotonic seconds."""
 
     batch_id: int
     batch: Batch
@@ -24,27 +24,27 @@ class _Item:
 
 
 class BatchesInFlight:
-    """The batches of one engine, in the order that it runs them; times are monotonic seconds."""
+    """The batches of one engine in execution order; times are monotonic seconds."""
 
     def __init__(self, now: float, service_time: ServiceTime | None = None) -> None:
-        """An engine without batches.
+        """Starts empty.
 
         Args:
             now: monotonic seconds.
-            service_time: what engines before it on the same device taught.
+            service_time: learned from earlier engines on the same device.
         """
         self._items: deque[_Item] = deque()
         self._last_id = 0
         self._idle_since = now
         self._service_time = service_time or ServiceTime()
-        self._state: EngineState | None = None  # until something changes
+        self._state: EngineState | None = None  # cached until something changes
 
     def __len__(self) -> int:
-        """How many batches are in flight."""
+        """Number of batches in flight."""
         return len(self._items)
 
     def state(self) -> EngineState:
-        """For the scheduler."""
+        """The engine's state, for the scheduler."""
         if self._state is None:
             self._state = EngineState(
                 len(self._items), self._idle_since, self._predicted_end(), self.predicted_seconds
@@ -53,27 +53,27 @@ class BatchesInFlight:
 
     @property
     def running(self) -> Batch | None:
-        """The batch that the engine runs now."""
+        """The batch that the engine is running."""
         return self._items[0].batch if self._items else None
 
     def add(self, batch: Batch, now: float) -> int:
-        """Notes a batch that is sent; returns its id."""
+        """Adds a batch that is being sent to the engine; returns its id."""
         self._state = None
         self._last_id += 1
         self._items.append(_Item(self._last_id, batch, now))
         return self._last_id
 
-    def answered(self, batch_id: int, now: float) -> tuple[Batch, float]:
-        """Notes the answer to a batch.
+    def complete(self, batch_id: int, now: float) -> tuple[Batch, float]:
+        """Removes the running batch after the engine's reply.
 
         Returns:
-            The batch and how long the engine had it, seconds, waiting for others excluded.
+            The batch and its run time in seconds, without the time it was staged.
 
         Raises:
-            UnexpectedBatch: where another batch runs.
+            UnexpectedBatch: if another batch is running.
         """
         if not self._items or self._items[0].batch_id != batch_id:
-            raise UnexpectedBatch(f"an answer to batch {batch_id}, which is not its turn")
+            raise UnexpectedBatch(f"a reply to batch {batch_id}, which is not the running one")
         self._state = None
         item = self._items.popleft()
         if self._items:
@@ -83,12 +83,12 @@ class BatchesInFlight:
         return item.batch, now - item.began_at
 
     def learn(self, batch: Batch, seconds: float) -> None:
-        """Takes in how long a batch that went well took."""
+        """Updates the predictions with the run time of a successful batch."""
         self._state = None
         self._service_time.learn(batch.padded_pixels, seconds)
 
     def take_all(self, now: float) -> tuple[Batch, ...]:
-        """The batches that will not be answered; none is in flight afterwards."""
+        """Removes and returns all batches; used when the engine has ended."""
         self._state = None
         lost = tuple(item.batch for item in self._items)
         self._items.clear()
@@ -96,7 +96,7 @@ class BatchesInFlight:
         return lost
 
     def predicted_seconds(self, padded_pixels: int) -> float:
-        """Seconds for one batch of so many padded pixels; 0 where nothing was learned yet."""
+        """Predicted run time of a batch of so many padded pixels; 0 before the first batch."""
         return self._service_time.predict(padded_pixels)
 
     def _predicted_end(self) -> float:

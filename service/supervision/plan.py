@@ -1,8 +1,4 @@
-"""What engines run, and how long things may take: decided once for a model, kept for its life.
-
-The weights file is held open meanwhile. An engine that is replaced hours later loads the very same
-file, also where another one has been put in its place (by rename) for the next load.
-"""
+"""What the engines of one served model run, and their time limits; fixed while the model serves."""
 
 from __future__ import annotations
 
@@ -13,45 +9,45 @@ from service.ipc.messages import BadMessage, Hello, Message, Start, StartFailed
 
 
 class EngineStartError(RuntimeError):
-    """The engine said why it cannot start; trying again would not help."""
+    """An engine reported that it cannot start; a retry would fail in the same way."""
 
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """What to run, and how long it may take; see the settings of the same names."""
+    """What to run and the time limits; see the settings of the same names."""
 
     start: Start
-    model: ModelInfo  # what the engine must say that it runs
+    model: ModelInfo  # the engine must report this version
     start_timeout_seconds: float
     watchdog_seconds: float
     canary_interval_seconds: float
     canary_timeout_seconds: float
     storm_restarts: int
     storm_window_seconds: float
-    weights_name: str  # the file as people know it
+    weights_name: str  # name of the weights file in error texts
 
-    def accept(self, message: Message) -> Hello:
-        """Takes an engine's first word.
+    def check_hello(self, message: Message) -> Hello:
+        """Checks an engine's first message.
 
         Returns:
-            The greeting of an engine that runs the right model.
+            The message, from an engine that loaded the right model.
 
         Raises:
-            EngineStartError: where it cannot start, or runs something else.
-            BadMessage: where it says neither.
+            EngineStartError: if the engine cannot start, or loaded another model.
+            BadMessage: if it is any other message.
         """
         if isinstance(message, StartFailed):
-            raise EngineStartError(self._in_words(message.reason))
+            raise EngineStartError(self._with_weights_name(message.reason))
         if not isinstance(message, Hello):
             raise BadMessage(f"expected Hello, got {type(message).__name__}")
         if message.model_version != self.model.version:
             raise EngineStartError(
                 f"the weights file changed: the engine loaded version {message.model_version}, "
-                f"the service knows {self.model.version}"
+                f"the service expects {self.model.version}"
             )
         return message
 
-    def _in_words(self, reason: str) -> str:
-        """What an engine said, with the file's own name in it."""
+    def _with_weights_name(self, reason: str) -> str:
+        """Replaces the path that was passed to the engine (/proc/self/fd/N) by the file's name."""
         path = self.start.model_path
         return reason.replace(path, self.weights_name) if path else reason

@@ -1,4 +1,4 @@
-"""One engine process as the edge sees it: started, rung, killed, reaped."""
+"""An engine process, seen from the edge: start, messages, kill, wait for its exit."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from service.ipc.messages import Message, Start
 from service.ipc.slots import SlotMemory
 
 _ROOT = Path(__file__).resolve().parents[2]  # where `service` and `model` are imported from
-_LAST_WORDS_SECONDS = 1.0  # a dead engine's unread answers are read for so long
-_STOPPED_SECONDS = 0.5  # a stopped engine that goes on by then was only looked at
+_DRAIN_SECONDS = 1.0  # how long unread messages of an ended engine are still read
+_STOPPED_SECONDS = 0.5  # a process that continues sooner (a debugger attached) is left running
 
 
 class EngineProcess:
-    """A running engine. `start` makes one; it must be reaped before its slots are used again."""
+    """A running engine process; wait for its exit (`reap`) before its slots are reused."""
 
     def __init__(self, process: subprocess.Popen[bytes], doorbell: EdgeDoorbell) -> None:
-        """Watches over a process that runs; `start` makes one."""
+        """Monitors a running process; use `start` to create one."""
         self._process = process
         self._doorbell = doorbell
-        self._on_stopped: Callable[[], None] = _do_nothing
+        self._on_stopped: Callable[[], None] = _ignore
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
         waiter = threading.Thread(
@@ -39,16 +39,16 @@ class EngineProcess:
 
     @classmethod
     async def start(cls, start: Start, memory: SlotMemory) -> EngineProcess:
-        """Starts an engine and tells it what to be.
+        """Starts an engine process and sends it what to run.
 
         Raises:
-            OSError: where the system cannot start a process.
+            OSError: if the process cannot be started.
         """
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 doorbell = await EdgeDoorbell.open(ours)
-            except BaseException:  # cancelled: the service ends while the engine starts
+            except BaseException:  # including cancellation, if the service ends meanwhile
                 ours.close()
                 raise
             try:
@@ -62,90 +62,90 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id."""
         return self._process.pid
 
     @property
     def exit_status(self) -> int | None:
-        """Its exit status (negative: the signal that ended it); None while it lives."""
+        """Exit status (negative: the signal that ended it); None while the process runs."""
         return self._exited.result() if self._exited.done() else None
 
     def send(self, message: Message) -> None:
-        """Rings the engine."""
+        """Sends a message to the engine."""
         self._doorbell.send(message)
 
     async def receive(self) -> Message | None:
-        """The engine's next message; None once it is gone.
+        """Waits for the engine's next message; returns None once the engine has ended.
 
         Raises:
-            BadMessage: where it talks nonsense.
+            BadMessage: if the message is invalid.
         """
         return await self._doorbell.receive()
 
-    async def listen(self, take: Callable[[Message], None]) -> None:
-        """Hands each message to `take` as it comes; returns once the engine is gone.
+    async def listen(self, handle: Callable[[Message], None]) -> None:
+        """Calls `handle` for each message; returns once the engine has ended.
 
         Raises:
-            BadMessage: where it talks nonsense.
-            Exception: whatever `take` raises; it is given nothing more then.
+            BadMessage: if a message is invalid.
+            Exception: raised by `handle`; no further message is read.
         """
-        await self._doorbell.listen(take)
+        await self._doorbell.listen(handle)
 
     def watch_stops(self, on_stopped: Callable[[], None]) -> None:
-        """Has `on_stopped` called when the process was stopped (SIGSTOP) and does not go on."""
+        """Calls `on_stopped` if the process is stopped (SIGSTOP) and does not continue soon."""
         self._on_stopped = on_stopped
 
     def kill(self) -> None:
-        """Kills it at once (a stopped or hanging one too); `receive` then ends."""
+        """Kills the process, even if it is stopped or hangs; `receive` then returns None."""
         self._process.kill()
 
     async def reap(self, timeout_seconds: float) -> bool:
-        """Waits until the process is gone for good, so that it can write to no slot any more.
+        """Waits for the exit of the process, after which it cannot write to slots.
 
         Returns:
-            False where it is still there after the timeout, stuck in the kernel.
+            False if it still exists after the timeout (blocked in the kernel).
         """
         done, _ = await asyncio.wait([self._exited], timeout=timeout_seconds)
         return bool(done)
 
     def close(self) -> None:
-        """Closes our end of the doorbell, when nothing more is expected of the engine."""
+        """Closes the edge's end of the doorbell; no further message is received."""
         self._doorbell.abort()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             while _wait_for_stop(self._process.pid):
-                loop.call_soon_threadsafe(loop.call_later, _STOPPED_SECONDS, self._look_again)
+                loop.call_soon_threadsafe(loop.call_later, _STOPPED_SECONDS, self._check_stopped)
         status = self._process.wait()
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._on_exit, loop, status)
 
-    def _look_again(self) -> None:
-        """Some time after it was stopped."""
+    def _check_stopped(self) -> None:
+        """Runs some time after the process was stopped."""
         if not self._exited.done() and _is_stopped(self._process.pid):
             self._on_stopped()
 
     def _on_exit(self, loop: asyncio.AbstractEventLoop, status: int) -> None:
         if not self._exited.done():
             self._exited.set_result(status)
-        # Usually the end of file came already; not where a grandchild still holds the socket.
-        loop.call_later(_LAST_WORDS_SECONDS, self._doorbell.abort)
+        # Needed if a grandchild still holds the socket; otherwise end of file came already.
+        loop.call_later(_DRAIN_SECONDS, self._doorbell.abort)
 
 
-def _do_nothing() -> None:
-    """Until somebody wants to know."""
+def _ignore() -> None:
+    """Default of `watch_stops`."""
 
 
 def _wait_for_stop(pid: int) -> bool:
-    """Waits until a child is stopped (True) or ends (False), which is left for others to reap."""
+    """Waits until a child is stopped (True) or ends (False); does not reap it."""
     if sys.platform != "linux":
         return False
     try:
         change = os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
         if change is None or change.si_code not in {os.CLD_STOPPED, os.CLD_TRAPPED}:
             return False
-        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)  # told once, it is not told again
-    except ChildProcessError:  # it ended and was reaped meanwhile
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)  # clears the report
+    except ChildProcessError:  # it has ended and was reaped
         return False
     return True
 
@@ -159,7 +159,7 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _spawn(doorbell_fd: int, slots_fd: int, weights_fd: int | None) -> subprocess.Popen[bytes]:
-    """Runs `python -m service.engine.main` with these descriptors and nothing else of ours."""
+    """Runs `python -m service.engine.main`, which inherits only these file descriptors."""
     command = [sys.executable, "-m", "service.engine.main"]
     command += ["--doorbell-fd", str(doorbell_fd), "--slots-fd", str(slots_fd)]
     command += ["--parent", str(os.getpid())]
@@ -167,9 +167,9 @@ def _spawn(doorbell_fd: int, slots_fd: int, weights_fd: int | None) -> subproces
     return subprocess.Popen(
         command,
         cwd=_ROOT,
-        env=PASSIVE_OMP_WAIT | os.environ,  # the operator's own choice wins
+        env=PASSIVE_OMP_WAIT | os.environ,  # set variables take precedence
         stdin=subprocess.DEVNULL,
-        stdout=2,  # what a library prints must not mix with what the command prints
+        stdout=2,  # keeps library output out of the stdout of the command
         pass_fds=inherited,
-        process_group=0,  # Ctrl-C on the terminal is for the edge alone
+        process_group=0,  # Ctrl-C in the terminal reaches only the edge
     )

@@ -1,11 +1,11 @@
-"""What one running engine holds: its batches in flight, its canary, and the watchdog over both.
+"""The batches, canaries and watchdog of one loaded engine process.
 
     Supervisor --send--> EngineSession --RunBatch--> engine
-    batcher <--batch_done / batch_failed / batches_lost-- EngineSession <--take-- engine
+    batcher <--batch_done / batch_failed / batches_lost-- EngineSession <--replies-- engine
 
-A session begins when the engine is loaded and ends with its process. The engine takes requests from
-its first canary's answer on, and gets another canary whenever it was silent for long or failed a
-batch; whose fault that was is known by the next answer (`service.supervision.failed_batches`).
+A session begins when the engine has loaded and ends with its process. The engine gets requests
+once its first canary has succeeded. It gets another canary whenever it was idle for long or failed
+a batch; the next reply decides what caused the failure (`service.supervision.failed_batches`).
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from service.supervision.plan import EnginePlan
 from service.supervision.process import EngineProcess
 from service.supervision.timer import Timer
 
-_CANARY_RETRY_SECONDS = 0.5  # after one that failed
-_MOMENT_SECONDS = 0.001  # rounding must not make it look again and again
-_NO_FAULT_OF_A_BATCH = frozenset({"canary", "stopped"})  # reasons for an engine's end
+_CANARY_RETRY_SECONDS = 0.5  # after a failed canary
+_MIN_TIMER_SECONDS = 0.001  # prevents a busy loop by rounding
+_REASONS_WITHOUT_SUSPECT = frozenset({"canary", "stopped"})  # exits that no batch caused
 
 _log = structlog.get_logger(__name__)
 
 
 class SessionOwner(Protocol):
-    """Who decides what becomes of the engine (`service.supervision.supervisor.Supervisor`)."""
+    """Receives what a session learns about its engine (implemented by `Supervisor`)."""
 
     def batch_succeeded(self) -> None:
-        """The engine did what it is there for."""
+        """The engine completed a batch of requests."""
 
     def canary_succeeded(self) -> None:
         """The engine can take batches."""
 
     def canary_failed(self) -> None:
-        """The engine should take none until the next canary is answered."""
+        """The engine should get no batches until the next canary succeeds."""
 
     def kill_engine(self, reason: str, event: str) -> None:
-        """The engine is of no use any more: a reason for metrics, an event for the log."""
+        """The engine must be replaced: `reason` for metrics, `event` for the log."""
 
 
 class EngineSession:
-    """The work of one engine process; event loop thread only."""
+    """The batches of one engine process; for use on the event loop thread only."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - whom it works with
+    def __init__(  # noqa: PLR0913, PLR0917 - its collaborators
         self,
         engine: EngineProcess,
         plan: EnginePlan,
@@ -64,16 +64,16 @@ class EngineSession:
         listener: EngineListener,
         clock: Callable[[], float],
     ) -> None:
-        """Prepares; `begin` makes the engine show that it works.
+        """Creates a session; `begin` sends the first canary.
 
         Args:
-            engine: loaded and waiting.
-            plan: how long things may take.
-            canary: of the device; it outlives its engines.
-            service_time: what engines before this one taught.
-            metrics: where batches are counted.
-            owner: is told what the engine is worth.
-            listener: is told what became of its batches.
+            engine: a loaded engine.
+            plan: time limits.
+            canary: of the device; reused by later engines.
+            service_time: learned from earlier engines on the device.
+            metrics: counts batches.
+            owner: notified about the engine's condition.
+            listener: notified about the engine's batches.
             clock: monotonic seconds.
         """
         self._engine = engine
@@ -89,12 +89,12 @@ class EngineSession:
         self._next_canary = Timer()
 
     def __len__(self) -> int:
-        """How many batches the engine holds, canaries included."""
+        """Number of batches that the engine holds, canaries included."""
         return len(self._in_flight)
 
     @property
     def state(self) -> EngineState:
-        """For the scheduler."""
+        """The engine's state, for the scheduler."""
         return self._in_flight.state()
 
     def begin(self) -> None:
@@ -103,26 +103,26 @@ class EngineSession:
         self._send_canary()
 
     def send(self, batch: Batch) -> None:
-        """Hands a batch to the engine, behind what it holds already."""
+        """Sends a batch to the engine, behind those that it holds."""
         batch_id = self._in_flight.add(batch, self._clock())
         slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
         self._engine.send(RunBatch(batch_id, batch.bucket, slots))
         if len(self._in_flight) == 1:
-            self._wind_watchdog()
+            self._restart_watchdog()
 
-    def take(self, message: Message) -> None:
-        """Takes an answer of the engine; it answers in the order that it was rung.
+    def handle(self, message: Message) -> None:
+        """Handles a reply of the engine, which replies to batches in the order they were sent.
 
         Raises:
-            BadMessage: for what is no answer.
-            UnexpectedBatch: for an answer to another batch than the one that runs.
+            BadMessage: if the message is not a reply to a batch.
+            UnexpectedBatch: if it replies to a batch other than the running one.
         """
         if not isinstance(message, BatchDone | BatchFailed):
-            raise BadMessage(f"{type(message).__name__} out of turn")
-        batch, seconds = self._in_flight.answered(message.batch_id, self._clock())
-        self._wind_watchdog()
+            raise BadMessage(f"unexpected {type(message).__name__}")
+        batch, seconds = self._in_flight.complete(message.batch_id, self._clock())
+        self._restart_watchdog()
         if self._canary.owns(batch):
-            self._take_canary(message)
+            self._handle_canary(message)
         elif isinstance(message, BatchDone):
             self._owner.batch_succeeded()
             self._on_success()
@@ -136,74 +136,73 @@ class EngineSession:
                 self._send_canary()
 
     def stop(self) -> None:
-        """Asks the engine for nothing more, and waits for nothing."""
-        self._watchdog.stop()
-        self._next_canary.stop()
+        """Stops the timers; no further canary is sent."""
+        self._watchdog.cancel()
+        self._next_canary.cancel()
 
-    def lose(self, reason: str) -> None:
-        """Gives back what the engine held; it has ended for that reason and is reaped."""
+    def return_batches(self, exit_reason: str) -> None:
+        """Returns the engine's batches to the listener; its process must have been reaped."""
         resolution = self._failed_batches.resolve()
         failed = (*resolution.lost, *(batch for batch, _ in resolution.failed))
         held = self._in_flight.take_all(self._clock())
         batches = [b for b in (*failed, *held) if not self._canary.owns(b)]
         if not batches:
             return
-        # What it failed comes first; else what it ran then, unless that was a canary, or it was
-        # ended for what no batch had done.
-        ran = bool(held) and not self._canary.owns(held[0])
-        if failed or (ran and reason not in _NO_FAULT_OF_A_BATCH):
+        # The suspect is the first failed batch, else the running one, unless that was a canary or
+        # the engine was killed for a reason that no batch causes.
+        was_running = bool(held) and not self._canary.owns(held[0])
+        if failed or (was_running and exit_reason not in _REASONS_WITHOUT_SUSPECT):
             self._listener.batches_lost(batches[0], batches[1:])
         else:
             self._listener.batches_lost(None, batches)
 
-    def _take_canary(self, message: BatchDone | BatchFailed) -> None:
-        """The end of a canary: the engine is ready, or it is one failure nearer to its end."""
-        if isinstance(message, BatchDone) and self._canary.answered():
+    def _handle_canary(self, message: BatchDone | BatchFailed) -> None:
+        if isinstance(message, BatchDone) and self._canary.complete():
             self._on_success()
-            self._next_canary.set(self._plan.canary_interval_seconds, self._on_silence)
+            self._next_canary.start(self._plan.canary_interval_seconds, self._on_canary_due)
             self._owner.canary_succeeded()
             return
-        reason = message.reason if isinstance(message, BatchFailed) else "its slot holds no answer"
-        _log.error("a canary failed", reason=reason)
-        if self._canary.failed():
-            self._owner.kill_engine("canary", "canaries fail again and again; killing the engine")
+        reason = message.reason if isinstance(message, BatchFailed) else "its slot holds no result"
+        _log.error("canary failed", reason=reason)
+        if self._canary.record_failure():
+            self._owner.kill_engine("canary", "too many canaries failed; killing the engine")
         else:
-            self._next_canary.set(_CANARY_RETRY_SECONDS, self._send_canary)
+            self._next_canary.start(_CANARY_RETRY_SECONDS, self._send_canary)
         self._failed_batches.mark_device_failed()
         self._owner.canary_failed()
 
     def _on_success(self) -> None:
-        """The device answered; batches that it failed before are judged by that."""
-        self._canary.succeeded(self._clock())
+        """Resolves the failed batches after the engine completed a batch."""
+        self._canary.record_success(self._clock())
         resolution = self._failed_batches.resolve()
         for batch, failed in resolution.failed:
             self._listener.batch_failed(batch, failed)
         if resolution.lost:
             self._listener.batches_lost(resolution.lost[0], resolution.lost[1:])
 
-    def _on_silence(self) -> None:
-        """Nothing was heard for some time, unless requests were answered meanwhile."""
-        if self._canary.in_flight:  # whose end winds the timer anew
+    def _on_canary_due(self) -> None:
+        """Sends a canary if the engine is idle and completed nothing for the interval."""
+        if self._canary.in_flight:  # its reply restarts the timer
             return
-        silent = self._clock() - self._canary.last_success
-        if self._in_flight or silent < self._plan.canary_interval_seconds:
-            left = self._plan.canary_interval_seconds - silent
-            soonest = _CANARY_RETRY_SECONDS if self._in_flight else _MOMENT_SECONDS
-            self._next_canary.set(max(left, soonest), self._on_silence)
+        age = self._clock() - self._canary.last_success
+        if self._in_flight or age < self._plan.canary_interval_seconds:
+            left = self._plan.canary_interval_seconds - age
+            soonest = _CANARY_RETRY_SECONDS if self._in_flight else _MIN_TIMER_SECONDS
+            self._next_canary.start(max(left, soonest), self._on_canary_due)
         else:
             self._send_canary()
 
     def _send_canary(self) -> None:
         self.send(self._canary.make_batch(self._clock()))
 
-    def _wind_watchdog(self) -> None:
-        """Gives the batch that runs now its time."""
+    def _restart_watchdog(self) -> None:
+        """Starts the watchdog of the batch that the engine now runs, if any."""
         if self._in_flight:
-            plan, canary = self._plan, self._canary.owns(self._in_flight.running)
-            seconds = plan.canary_timeout_seconds if canary else plan.watchdog_seconds
-            self._watchdog.set(seconds, self._on_hang)
+            plan, is_canary = self._plan, self._canary.owns(self._in_flight.running)
+            seconds = plan.canary_timeout_seconds if is_canary else plan.watchdog_seconds
+            self._watchdog.start(seconds, self._on_hang)
         else:
-            self._watchdog.stop()
+            self._watchdog.cancel()
 
     def _on_hang(self) -> None:
         self._owner.kill_engine("hang", "the engine hangs; killing it")

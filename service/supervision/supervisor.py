@@ -1,11 +1,11 @@
-"""Keeps one engine alive: starts it, rings it, watches it, replaces it.
+"""Keeps one engine running: starts it, monitors it, replaces it.
 
-    batcher --send--> Supervisor --> EngineSession (one a life) --> engine process
+    batcher --send--> Supervisor --> EngineSession (one per process) --> engine process
     batcher <--engine_changed-- Supervisor
 
-An engine that exits, hangs past its watchdog or talks nonsense is killed, reaped (only then are
-its slots safe) and replaced; what it had not answered goes back to the batcher, which decides. One
-that has loaded is ready when it has answered a canary.
+An engine that exits, hangs past its watchdog or sends an invalid message is killed and reaped
+(only then are its slots safe to reuse) and replaced. Batches that it had not completed go back to
+the batcher. A loaded engine is ready once it has completed a canary.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from service.supervision.process import EngineProcess
 from service.supervision.session import EngineSession
 from service.types import EngineFacts
 
-_REAP_SECONDS = 10.0  # a killed process is gone in milliseconds unless the kernel holds it
-_STOP_SECONDS = 5.0  # an idle engine ends at once
+_REAP_SECONDS = 10.0  # a killed process exits in milliseconds unless blocked in the kernel
+_STOP_SECONDS = 5.0  # an idle engine exits much sooner
 
 _log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """One engine to one device: at any time at most one engine process behind it."""
+    """The engine of one device; has at most one engine process at a time."""
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class Supervisor:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares; `begin` starts.
+        """Creates a supervisor; `begin` starts the engine.
 
         Args:
             plan: what to run.
-            pool: of the slots; one of them becomes the canary's.
-            metrics: where batches and deaths are counted.
+            pool: slot pool; one of its slots is reserved for the canary.
+            metrics: counts batches and restarts.
             clock: monotonic seconds.
         """
         self._plan = plan
@@ -65,12 +65,12 @@ class Supervisor:
         self._first_ready: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._engine: EngineProcess | None = None
-        self._session: EngineSession | None = None  # of that engine, once it is loaded
-        self._hello: Hello | None = None  # of the engine that runs, or the one that ran last
+        self._session: EngineSession | None = None  # of `_engine`, once it has loaded
+        self._hello: Hello | None = None  # of the current engine, or of the last one
         self._ready = False
         self._stopping = False
         self._stuck = False
-        self._death_reason = "exit"
+        self._exit_reason = "exit"
 
     @property
     def ready(self) -> bool:
@@ -79,48 +79,49 @@ class Supervisor:
 
     @property
     def live(self) -> bool:
-        """False where replacing engines does not help any more."""
+        """Whether replacing engines can still help; see `RestartPolicy.is_storm`."""
         return not self._stuck and not self._restarts.is_storm(self._clock())
 
     @property
     def kernel(self) -> str:
-        """Which attention implementation the engine runs; empty before the first is ready."""
+        """The attention implementation of the engine; empty before the first is ready."""
         return "" if self._hello is None else self._hello.implementations.get("kernel", "")
 
     @property
     def facts(self) -> EngineFacts | None:
-        """What the engine computes with; None before the first is ready."""
+        """Device, kernel and precision of the engine; None before the first is ready."""
         if self._hello is None:
             return None
-        said = self._hello.implementations
-        graphs = int(said.get("cuda_graphs", "0"))
-        return EngineFacts(self._hello.device, self.kernel, said.get("precision", ""), graphs)
+        implementations = self._hello.implementations
+        graphs = int(implementations.get("cuda_graphs", "0"))
+        precision = implementations.get("precision", "")
+        return EngineFacts(self._hello.device, self.kernel, precision, graphs)
 
     @property
     def last_success(self) -> float:
-        """When it last answered a batch, monotonic seconds; -inf where it never did."""
+        """When the engine last completed a batch, monotonic seconds; -inf if never."""
         return self._canary.last_success
 
     @property
     def pid(self) -> int | None:
-        """Of the engine that runs, if any."""
+        """Process id of the current engine; None while there is none."""
         return None if self._engine is None else self._engine.pid
 
     @property
     def state(self) -> EngineState:
-        """For the scheduler; only while `ready`."""
-        return self._at_work.state
+        """The engine's state, for the scheduler; only while `ready`."""
+        return self._ready_session.state
 
     def predicted_seconds(self, padded_pixels: int) -> float:
-        """How long one batch of so many padded pixels takes; 0 where nobody can tell."""
+        """Predicted run time of a batch of so many padded pixels; 0 before the first batch."""
         return self._service_time.predict(padded_pixels)
 
     def begin(self, listener: EngineListener) -> asyncio.Future[None]:
         """Starts the engine and keeps one running until `stop`.
 
         Returns:
-            A future that is done when the first engine is ready; it fails with
-            `EngineStartError` where that engine said that it cannot start.
+            A future that completes when the first engine is ready. It fails with
+            `EngineStartError` if that engine reports that it cannot start.
         """
         self._listener = listener
         self._first_ready = asyncio.get_running_loop().create_future()
@@ -128,14 +129,14 @@ class Supervisor:
         return self._first_ready
 
     async def stop(self) -> None:
-        """Ends the engine for good; batches that it still holds are given up."""
+        """Ends the engine permanently; batches that it holds are dropped."""
         self._stopping = True
         task, self._task = self._task, None
         if task is None:
             return
         if self._engine is not None:
             self._engine.send(Stop())
-        idle = self._ready and len(self._at_work) == 0
+        idle = self._ready and len(self._ready_session) == 0
         done, _ = await asyncio.wait([task], timeout=_STOP_SECONDS if idle else 0)
         if not done:
             if self._engine is not None:
@@ -146,91 +147,96 @@ class Supervisor:
             self._first_ready.cancel()
 
     def send(self, batch: Batch) -> None:
-        """Hands a batch to the engine, behind what it holds already; only while `ready`."""
-        self._at_work.send(batch)
+        """Sends a batch to the engine, behind those that it holds; only while `ready`."""
+        self._ready_session.send(batch)
 
     def batch_succeeded(self) -> None:
-        """The engine did what it is there for."""
+        """The engine completed a batch of requests."""
         self._restarts.record_success()
 
     def canary_succeeded(self) -> None:
         """The engine can take batches."""
         if self._ready:
-            self._restarts.record_success()  # unlike a first canary: it has lived for some time
+            self._restarts.record_success()  # not for the first canary of an engine
             return
         self._ready = True
         if self._first_ready is not None and not self._first_ready.done():
             self._first_ready.set_result(None)
-        self._tell().engine_changed()
+        self._notified.engine_changed()
 
     def canary_failed(self) -> None:
-        """The engine should take none until the next canary is answered."""
-        self._be_unready()
+        """The engine gets no batches until the next canary succeeds."""
+        self._set_unready()
 
     def kill_engine(self, reason: str, event: str) -> None:
-        """Kills the engine: a reason for metrics, an event for the log."""
+        """Kills the engine: `reason` for metrics, `event` for the log."""
         _log.error(event)
-        self._death_reason = reason
+        self._exit_reason = reason
         if self._engine is not None:
             self._engine.kill()
 
     @property
-    def _at_work(self) -> EngineSession:
-        assert self._session is not None, "batches are for a ready engine"
+    def _ready_session(self) -> EngineSession:
+        assert self._session is not None, "only a ready engine takes batches"
         return self._session
+
+    @property
+    def _notified(self) -> EngineListener:
+        assert self._listener is not None, "begin() was not called"
+        return self._listener
 
     async def _run(self) -> None:
         while not self._stopping:
-            self._death_reason = "exit"
+            self._exit_reason = "exit"
             try:
-                await self._live_once()
+                await self._run_engine()
             except EngineStartError as error:
                 self._on_start_error(error)
             except OSError as error:
-                _log.error("the engine cannot be started", error=str(error))
+                _log.error("the engine process cannot be started", error=str(error))
             if not self._stopping:
-                await self._mourn()
+                await self._requeue_and_back_off()
 
-    async def _live_once(self) -> None:
-        """One engine, from its start to its reaping.
+    async def _run_engine(self) -> None:
+        """Runs one engine process, from its start until it is reaped.
 
         Raises:
-            EngineStartError: where it said that it cannot start.
-            OSError: where the system cannot start a process.
+            EngineStartError: if it reports that it cannot start.
+            OSError: if the process cannot be started.
         """
         self._engine = engine = await EngineProcess.start(self._plan.start, self._memory)
         engine.watch_stops(self._on_stopped)
         try:
-            if await self._greet(engine):
+            if await self._wait_until_loaded(engine):
                 self._session = self._make_session(engine)
                 self._session.begin()
-                await engine.listen(self._session.take)
+                await engine.listen(self._session.handle)
         except TimeoutError:
-            self._death_reason = "start_timeout"
+            self._exit_reason = "start_timeout"
         except (BadMessage, UnexpectedBatch) as error:
-            self._death_reason = "bad_message"
-            _log.error("the engine talks nonsense", error=str(error))
+            self._exit_reason = "bad_message"
+            _log.error("invalid message from the engine", error=str(error))
         finally:
-            self._retire()
+            self._end_session()
             engine.kill()
             try:
                 await self._reap(engine)
-            finally:  # also where `stop` cuts the wait short
+            finally:  # also if `stop` cancels the wait
                 engine.close()
                 self._engine = None
 
-    async def _greet(self, engine: EngineProcess) -> bool:
-        """Waits until the engine is warm and runs the right model; False where it is gone.
+    async def _wait_until_loaded(self, engine: EngineProcess) -> bool:
+        """Waits until the engine has loaded the right model; returns False if it ended.
 
         Raises:
-            EngineStartError, BadMessage: see `EnginePlan.accept`.
-            TimeoutError: where it takes too long.
+            EngineStartError, BadMessage: see `EnginePlan.check_hello`.
+            TimeoutError: if it takes longer than `start_timeout_seconds`.
         """
         async with asyncio.timeout(self._plan.start_timeout_seconds):
             message = await engine.receive()
         if message is None:
             return False
-        self._hello = hello = self._plan.accept(message)
+        self._hello = hello = self._plan.check_hello(message)
         _log.info(
             "engine ready",
             pid=hello.pid,
@@ -251,54 +257,49 @@ class Supervisor:
             self._service_time,
             self._metrics,
             owner=self,
-            listener=self._tell(),
+            listener=self._notified,
             clock=self._clock,
         )
 
     def _on_stopped(self) -> None:
-        self.kill_engine("stopped", "the engine was stopped and does not go on; killing it")
+        self.kill_engine("stopped", "the engine was stopped (SIGSTOP); killing it")
 
     def _on_start_error(self, error: EngineStartError) -> None:
-        self._death_reason = "start_failed"
+        self._exit_reason = "start_failed"
         _log.error("the engine cannot start", error=str(error))
         if self._first_ready is not None and not self._first_ready.done():
             self._first_ready.set_exception(error)
 
-    def _retire(self) -> None:
-        """No more batches to this engine."""
+    def _end_session(self) -> None:
         if self._session is not None:
             self._session.stop()
-        self._be_unready()
+        self._set_unready()
 
-    def _be_unready(self) -> None:
+    def _set_unready(self) -> None:
         was_ready, self._ready = self._ready, False
         if was_ready:
-            self._tell().engine_changed()
+            self._notified.engine_changed()
 
     async def _reap(self, engine: EngineProcess) -> None:
-        """Waits for the end of a killed engine, however long; being stuck fails liveness."""
+        """Waits for the exit of a killed engine without a limit; a long wait fails liveness."""
         while not await engine.reap(_REAP_SECONDS):
             self._stuck = True
-            _log.critical("a killed engine does not go away", pid=engine.pid)
+            _log.critical("a killed engine does not exit", pid=engine.pid)
         self._stuck = False
         if not self._stopping:
             _log.warning(
-                "engine gone",
+                "engine exited",
                 pid=engine.pid,
                 exit_status=engine.exit_status,
-                reason=self._death_reason,
+                reason=self._exit_reason,
                 batches=0 if self._session is None else len(self._session),
             )
 
-    async def _mourn(self) -> None:
-        """Gives back what the dead engine held, and waits before the next."""
-        self._metrics.engine_restarts.labels(self._death_reason).inc()
+    async def _requeue_and_back_off(self) -> None:
+        """Returns the ended engine's batches to the batcher; waits before the next start."""
+        self._metrics.engine_restarts.labels(self._exit_reason).inc()
         delay = self._restarts.record_exit(self._clock())
         session, self._session = self._session, None
         if session is not None:
-            session.lose(self._death_reason)
+            session.return_batches(self._exit_reason)
         await asyncio.sleep(delay)
-
-    def _tell(self) -> EngineListener:
-        assert self._listener is not None, "begin() was not called"
-        return self._listener

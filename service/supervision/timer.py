@@ -1,4 +1,4 @@
-"""One timer that is wound anew: the watchdog of a batch, the next look at a silent engine."""
+"""A restartable timer: the watchdog of a batch, and the schedule of canaries."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from contextvars import Context
 
 
 class Timer:
-    """Rings once, unless it is set again or stopped before; event loop thread only."""
+    """Calls a function once after a delay; for use on the event loop thread only."""
 
     def __init__(self) -> None:
-        """Is not set."""
+        """Creates a stopped timer."""
         self._handle: asyncio.TimerHandle | None = None
 
-    def set(self, seconds: float, ring: Callable[[], None]) -> None:
-        """Rings after so many seconds; what was set before is forgotten."""
-        self.stop()
+    def start(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Schedules `callback`; replaces what was scheduled before."""
+        self.cancel()
         loop = asyncio.get_running_loop()
-        # Not in the context of the request that set it: what it logs is not that one's.
-        self._handle = loop.call_later(max(0.0, seconds), ring, context=Context())
+        # In an empty context: log lines of the callback do not belong to the current request.
+        self._handle = loop.call_later(max(0.0, seconds), callback, context=Context())
 
-    def stop(self) -> None:
-        """Does not ring."""
+    def cancel(self) -> None:
+        """Cancels the timer, if it is running."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -91,7 +91,7 @@ async def test_no_answer_of_ten_thousand_goes_to_another_caller_while_engines_ar
             pids = await asyncio.to_thread(service.engine_pids, 2)
             _end(rng.choice(pids), rng.choice(["kill", "stop"]))
             kills += 1
-            await asyncio.to_thread(service.said, "engine gone", times=kills)
+            await asyncio.to_thread(service.said, "engine exited", times=kills)
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
     assert kills == 8

@@ -82,7 +82,7 @@ class SimulatedEngine:
             memory = self._service.served.pool.memory
             for job in batch.jobs:
                 memory.write_result(job.lease.slot, job.lease.generation, NOTHING)
-            _, took = self._in_flight.answered(batch_id, self._service.now)
+            _, took = self._in_flight.complete(batch_id, self._service.now)
             self._in_flight.learn(batch, took)
             self._service.served.batcher.batch_done(batch, BatchDone(batch_id, 0.0, 0.0, 0.0))
 

@@ -39,7 +39,7 @@ class WatchedService(Service):
         def serving() -> list[int]:
             ready, over = (
                 [int(match[1]) for line in self.lines if (match := re.search(pattern, line))]
-                for pattern in (r'"pid":(\d+).*engine ready', r'"pid":(\d+).*engine gone')
+                for pattern in (r'"pid":(\d+).*engine ready', r'"pid":(\d+).*engine exited')
             )
             return [pid for pid in ready if pid not in over]
 

@@ -58,20 +58,20 @@ def test_an_answer_to_the_canary_before_proves_nothing() -> None:
     old = canary.make_batch(0.0).jobs[0].lease
     pool.memory.write_result(old.slot, old.generation, NOTHING)
     new = canary.make_batch(1.0).jobs[0].lease
-    assert not canary.answered()
+    assert not canary.complete()
     pool.memory.write_result(new.slot, new.generation, NOTHING)
-    assert canary.answered()
+    assert canary.complete()
     assert not canary.in_flight
 
 
 def test_only_failures_in_a_row_count() -> None:
     canary = Canary(_pool(), FAKE_MODEL.config)
-    assert [canary.failed() for _ in range(3)] == [False] * 3
-    canary.succeeded(1.0)
+    assert [canary.record_failure() for _ in range(3)] == [False] * 3
+    canary.record_success(1.0)
     assert canary.last_success == 1.0
-    assert [canary.failed() for _ in range(4)] == [False, False, False, True]
+    assert [canary.record_failure() for _ in range(4)] == [False, False, False, True]
     canary.reset()
-    assert not canary.failed()
+    assert not canary.record_failure()
 
 
 def _batch(number: int) -> tuple[Batch, BatchFailed]:

@@ -18,8 +18,8 @@ def test_a_staged_batchs_time_begins_when_the_one_before_ends(job: JobMaker) -> 
     first, second = job.batch(1), job.batch(2)
     ids = [in_flight.add(first, 1.0), in_flight.add(second, 1.1)]
     assert in_flight.state().in_flight == 2
-    assert in_flight.answered(ids[0], 3.0) == (first, 2.0)
-    assert in_flight.answered(ids[1], 4.0) == (second, 1.0)
+    assert in_flight.complete(ids[0], 3.0) == (first, 2.0)
+    assert in_flight.complete(ids[1], 4.0) == (second, 1.0)
     assert (len(in_flight), in_flight.state().idle_since) == (0, 4.0)
 
 
@@ -28,9 +28,9 @@ def test_an_answer_out_of_turn_is_refused(job: JobMaker) -> None:
     in_flight.add(job.batch(1), 0.0)
     second = in_flight.add(job.batch(1), 0.0)
     with pytest.raises(UnexpectedBatch):
-        in_flight.answered(second, 1.0)
+        in_flight.complete(second, 1.0)
     with pytest.raises(UnexpectedBatch):
-        BatchesInFlight(now=0.0).answered(1, 1.0)
+        BatchesInFlight(now=0.0).complete(1, 1.0)
 
 
 def test_what_is_lost_comes_back_in_order(job: JobMaker) -> None:
