@@ -1,10 +1,11 @@
-"""Brings images to engines in batches and answers back to their callers.
+"""Sends images to the engines in batches and returns each result to its caller.
 
-    Detector --run--> Scheduler (the rules) --Batch--> Supervisor (one a device)
+    Detector --run--> Scheduler (the rules) --Batch--> Supervisor (one per device)
     Detector <--EngineResult-- slots <-- batch_done --/
 
-Everything happens in callbacks on the event loop: each event (an image came, an engine answered or
-died, a timer rang) asks the scheduler for its plan and acts on it. No state is shared with threads.
+Everything runs in callbacks on the event loop: after each event (an image was queued, an engine
+completed a batch or ended, a timer expired) the scheduler decides what to send. No state is shared
+with threads.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import structlog
 
 from model.detections import Detections
 from service.batching.engine_protocol import Engine
-from service.batching.estimates import ArrivalRate
+from service.batching.prediction import Prediction, WaitPredictor
 from service.batching.recovery import Recovery, after_batch_failure, after_engine_death
-from service.batching.scheduler import Batch, Bucket, EngineState, Job, Scheduler
+from service.batching.scheduler import Batch, EngineState, Job, Scheduler
 from service.errors import DeadlineExceeded, DetectionError, InferenceFailed, ShuttingDown
 from service.ipc.messages import BatchDone, BatchFailed
 from service.ipc.slots import StaleSlot
@@ -30,30 +31,23 @@ from service.observability.metrics import Metrics
 from service.types import Priority
 from service.usage import UseCounter
 
-# libuv counts whole milliseconds: of less than half a one its timers ring at once, and would do so
-# again and again until it has passed.
-_TIMER_SECONDS = 0.001
-_OF_NO_REQUEST = Context()  # what is logged from a timer carries no request's names
+# libuv counts whole milliseconds: a timer of less than half of one expires at once, and would be
+# restarted in a busy loop until the time has passed.
+_MIN_TIMER_SECONDS = 0.001
+_EMPTY_CONTEXT = Context()  # so that log lines of a timer do not name the request that started it
 
 _log = structlog.get_logger(__name__)
 
 
 class EngineResult(NamedTuple):
-    """What an engine found in one image, and the times of its batch in milliseconds."""
+    """The detections of one image, and the times of its batch in milliseconds."""
 
     detections: Detections
     assemble_ms: float
     forward_ms: float
     postprocess_ms: float
     copy_ms: float = 0.0
-    started: float = 0.0  # when the engine began with the batch, monotonic seconds
-
-
-class Prediction(NamedTuple):
-    """How long an image would take, in seconds; zeros where nothing was learned yet."""
-
-    wait: float  # until its batch begins
-    run: float  # of that batch
+    started: float = 0.0  # when the engine started the batch, monotonic seconds
 
 
 class Batcher:
@@ -66,25 +60,24 @@ class Batcher:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts empty.
+        """Starts with empty queues.
 
         Args:
-            scheduler: the rules; this object is its only user.
-            engines: to the engines.
-            metrics: where batches are counted.
+            scheduler: the batching rules; used only by this object.
+            engines: the engines, one per device.
+            metrics: counts batches.
             clock: monotonic seconds.
         """
         self._scheduler = scheduler
         self._engines = engines
         self._metrics = metrics
         self._clock = clock
-        self._answers: dict[Job, asyncio.Future[EngineResult]] = {}
-        self._abandoned: set[Job] = set()  # nobody waits for them, but an engine holds them
-        self._arrivals = ArrivalRate()
-        self._coming = UseCounter(on_zero=self._pump_soon)
-        self._typical_bucket: Bucket | None = None  # that of the last batch
+        self._results: dict[Job, asyncio.Future[EngineResult]] = {}
+        self._abandoned: set[Job] = set()  # their callers have gone, but an engine holds them
+        self._predictor = WaitPredictor(scheduler, engines)
+        self._decoding = UseCounter(on_zero=self._dispatch_soon)
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf  # when it rings, by the clock
+        self._timer_at = math.inf  # when it expires, by the clock
 
     @property
     def ready(self) -> bool:
@@ -93,85 +86,70 @@ class Batcher:
 
     @property
     def live(self) -> bool:
-        """Whether any engine can still be kept alive."""
+        """Whether any engine is running or can still be restarted."""
         return any(engine.live for engine in self._engines)
 
     @property
     def kernel(self) -> str:
-        """Which attention implementation the engines run; empty before the first is ready."""
+        """The attention implementation of the engines; empty before the first is ready."""
         return next((engine.kernel for engine in self._engines if engine.kernel), "")
 
     @property
     def num_decoding(self) -> int:
-        """Images that are being decoded, or wait for a thread that does."""
-        return self._coming.count
+        """Number of images being decoded, or waiting for a decoding thread."""
+        return self._decoding.count
 
     @property
     def queue_depth(self) -> int:
-        """Images that wait for an engine."""
+        """Number of images waiting for an engine."""
         return len(self._scheduler)
 
     def predict(self, priority: Priority = Priority.NORMAL) -> Prediction:
-        """What an image that came now would have before it, as far as batches so far can tell."""
-        engines = [engine for engine in self._engines if engine.ready]
-        if not engines or self._typical_bucket is None:
-            return Prediction(0.0, 0.0)
-        now = self._clock()
-        first = min(engines, key=lambda engine: engine.state.busy_until)
-        running = max(0.0, first.state.busy_until - now)
-        before = self._scheduler.count_before(priority) + self._coming.count
-        bucket, capacity = self._typical_bucket, self._scheduler.policy.capacity
-        pixels, most = bucket[0] * bucket[1], capacity(bucket)
-        # It joins the last of the batches that form of what waits; the others run before.
-        full, rest = divmod(before, most)
-        wait = running + full * first.predicted_seconds(most * pixels) / len(engines)
-        # Those that come until its batch begins join it too, and make it longer.
-        joining = wait * self._arrivals.per_second(now) / len(engines)
-        images = min(most, rest + 1 + round(joining))
-        return Prediction(wait, first.predicted_seconds(images * pixels))
+        """Predicts the waiting time of an image that arrives now; zeros before the first batch."""
+        return self._predictor.predict(self._clock(), priority, self._decoding.count)
 
     def track_decoding(self) -> UseCounter:
-        """Says that an image is being decoded, in a `with` statement: an idle engine may wait."""
-        return self._coming
+        """Context manager around the decoding of an image, which an idle engine may wait for."""
+        return self._decoding
 
     async def run(self, job: Job) -> EngineResult:
-        """Runs one image and waits for its answer.
+        """Runs one image and waits for its result.
 
-        Cancelling the caller takes a waiting image out; one that an engine holds already keeps
-        its slot until the engine has answered.
+        Cancelling the caller removes a waiting image. An image that an engine holds keeps its
+        slot until the engine has completed it.
 
         Raises:
-            DeadlineExceeded: where its deadline passed in the queue.
-            InferenceFailed: where the engine fails on this very image.
-            ShuttingDown: where the batcher was closed first.
+            DeadlineExceeded: if its deadline passed in the queue.
+            InferenceFailed: if the engine fails on this image, also when it runs alone.
+            ShuttingDown: if the batcher was closed first.
         """
-        answer: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
-        self._arrivals.note(self._clock())
+        result: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
+        self._predictor.record_arrival(self._clock())
         job.lease.retain()
-        self._answers[job] = answer
+        self._results[job] = result
         self._scheduler.add(job)
-        self._pump()
+        self._dispatch()
         try:
-            return await answer
+            return await result
         finally:
-            if job in self._answers:
+            if job in self._results:
                 self._abandon(job)
 
     def close(self) -> None:
-        """Answers everything that still waits with `ShuttingDown`."""
+        """Fails all unfinished images with `ShuttingDown`."""
         self._cancel_timer()
-        self._scheduler.take_all()
-        for job in list(self._answers):
-            self._fail(job, ShuttingDown("the service ended before this image had its turn"))
+        self._scheduler.clear()
+        for job in list(self._results):
+            self._fail(job, ShuttingDown("the service stopped before it ran this image"))
         for job in list(self._abandoned):
-            self._forget(job)
+            self._release(job)
 
     def engine_changed(self) -> None:
-        """An engine became ready or ceased to be."""
-        self._pump()
+        """An engine became ready, or is no longer ready."""
+        self._dispatch()
 
     def batch_done(self, batch: Batch, done: BatchDone) -> None:
-        """Takes the answers out of the slots, each to its own caller."""
+        """Reads the results from the slots and returns each to its caller."""
         self._metrics.statistics.record_batch(
             len(batch.jobs),
             done.assemble_ms + done.copy_ms,
@@ -179,102 +157,104 @@ class Batcher:
             done.postprocess_ms,
         )
         for job in batch.jobs:
-            answer = self._answers.get(job)
-            if answer is not None and not answer.done():
-                self._answer(job, answer, done)
+            result = self._results.get(job)
+            if result is not None and not result.done():
+                self._return_result(job, result, done)
             else:
-                self._forget(job)
-        self._pump()
+                self._release(job)
+        self._dispatch()
 
     def batch_failed(self, batch: Batch, failed: BatchFailed) -> None:
-        """Isolates the image that fails."""
-        _log.warning("a batch failed", reason=failed.reason, images=len(batch.jobs))
-        self._carry_out(after_batch_failure(self._still_wanted(batch)))
-        self._pump()
+        """Retries a failed batch in halves, until the image that fails is alone."""
+        _log.warning("batch failed", reason=failed.reason, images=len(batch.jobs))
+        self._recover(after_batch_failure(self._without_abandoned(batch)))
+        self._dispatch()
 
     def batches_lost(self, running: Batch | None, staged: Sequence[Batch]) -> None:
-        """Runs again what a dead engine held; what it had not begun is not suspect."""
-        suspects = [] if running is None else [self._still_wanted(running)]
-        innocent = [self._still_wanted(batch) for batch in staged]
-        self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (*suspects, *innocent)))
+        """Retries what an ended engine held; only the running batch can be the cause."""
+        suspects = [] if running is None else [self._without_abandoned(running)]
+        others = [self._without_abandoned(batch) for batch in staged]
+        self._metrics.replayed.inc(sum(len(batch.jobs) for batch in (*suspects, *others)))
         for batch in suspects:
-            self._carry_out(after_engine_death(batch))
-        for batch in innocent:
+            self._recover(after_engine_death(batch))
+        for batch in others:
             if batch.engine_deaths:
                 self._scheduler.retry([batch])
             else:
                 self._scheduler.requeue(batch.jobs)
-        self._pump()
+        self._dispatch()
 
-    def _pump(self) -> None:
-        """Gives every engine what the scheduler has for it."""
+    def _dispatch(self) -> None:
+        """Sends to every engine what the scheduler has for it."""
         wake_at = math.inf
-        hungry = [engine for engine in self._engines if engine.ready]
-        while hungry and self._scheduler:
-            # An idle engine before one that would only stage, and that before one with more.
-            engine = hungry[0] if len(hungry) == 1 else min(hungry, key=_load)
-            plan = self._scheduler.plan(self._clock(), engine.state, self._coming.count)
+        candidates = [engine for engine in self._engines if engine.ready]
+        while candidates and self._scheduler:
+            # The least busy engine first: an idle one before one that would stage the batch.
+            engine = candidates[0] if len(candidates) == 1 else min(candidates, key=_load)
+            plan = self._scheduler.plan(self._clock(), engine.state, self._decoding.count)
             for job in plan.expired:
                 self._fail(
                     job,
                     DeadlineExceeded(
-                        "the deadline passed in the queue, or would have before the answer"
+                        "the deadline passed in the queue, or would have before the result"
                     ),
                 )
             if plan.batch is None:
                 wake_at = min(wake_at, plan.wake_at)
-                hungry.remove(engine)
+                candidates.remove(engine)
             else:
                 engine.send(plan.batch)
-                self._note(plan.batch)
-        self._pump_again_at(wake_at)
+                self._record(plan.batch)
+        self._schedule_dispatch(wake_at)
 
-    def _pump_soon(self) -> None:
-        """Nobody is expected any more: what waited for company goes without it."""
+    def _dispatch_soon(self) -> None:
+        """Runs when no image is being decoded any more, so that waiting for others ends."""
         if self._scheduler:
-            # Soon, not now: the image that was expected is about to be submitted.
-            asyncio.get_running_loop().call_soon(self._pump, context=_OF_NO_REQUEST)
+            # Not at once: the image that was just decoded is about to be queued.
+            asyncio.get_running_loop().call_soon(self._dispatch, context=_EMPTY_CONTEXT)
 
-    def _pump_again_at(self, when: float) -> None:
+    def _schedule_dispatch(self, when: float) -> None:
         if self._timer is not None and when == self._timer_at:
             return
         self._cancel_timer()
         if when < math.inf:
-            loop, delay = asyncio.get_running_loop(), max(_TIMER_SECONDS, when - self._clock())
-            self._timer = loop.call_later(delay, self._on_timer, context=_OF_NO_REQUEST)
+            loop, delay = asyncio.get_running_loop(), max(_MIN_TIMER_SECONDS, when - self._clock())
+            self._timer = loop.call_later(delay, self._on_timer, context=_EMPTY_CONTEXT)
             self._timer_at = when
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._pump()
+        self._dispatch()
 
-    def _note(self, batch: Batch) -> None:
+    def _record(self, batch: Batch) -> None:
         self._metrics.batch_size.observe(len(batch.jobs))
-        self._typical_bucket = batch.bucket
+        self._predictor.record_batch(batch)
         pixels = sum(job.image_pixels for job in batch.jobs)
         self._metrics.padding_waste.observe(max(0.0, 1 - pixels / batch.padded_pixels))
 
-    def _still_wanted(self, batch: Batch) -> Batch:
-        """The batch without the images that nobody waits for any more, which are let go."""
-        wanted = tuple(job for job in batch.jobs if job in self._answers)
+    def _without_abandoned(self, batch: Batch) -> Batch:
+        """The batch without images whose callers have gone; those are released."""
+        wanted = tuple(job for job in batch.jobs if job in self._results)
         for job in batch.jobs:
-            if job not in self._answers:
-                self._forget(job)
+            if job not in self._results:
+                self._release(job)
         return Batch(batch.bucket, wanted, batch.engine_deaths)
 
-    def _carry_out(self, recovery: Recovery) -> None:
+    def _recover(self, recovery: Recovery) -> None:
         for job in recovery.failed:
             self._fail(job, InferenceFailed("the model failed on this image"))
         self._scheduler.retry(recovery.retries)
 
-    def _answer(self, job: Job, answer: asyncio.Future[EngineResult], done: BatchDone) -> None:
+    def _return_result(
+        self, job: Job, result: asyncio.Future[EngineResult], done: BatchDone
+    ) -> None:
         try:
             detections = job.lease.read_result()
         except (StaleSlot, ValueError):
-            _log.exception("an engine left no answer in its slot")
+            _log.exception("no valid result in the slot of a completed image")
             self._fail(job, InferenceFailed("the model failed on this image"))
             return
-        answer.set_result(
+        result.set_result(
             EngineResult(
                 detections,
                 assemble_ms=done.assemble_ms,
@@ -284,25 +264,25 @@ class Batcher:
                 started=done.started,
             )
         )
-        self._forget(job)
+        self._release(job)
 
     def _fail(self, job: Job, error: DetectionError) -> None:
-        answer = self._answers.get(job)
-        if answer is not None and not answer.done():
-            answer.set_exception(error)
-        self._forget(job)
+        result = self._results.get(job)
+        if result is not None and not result.done():
+            result.set_exception(error)
+        self._release(job)
 
     def _abandon(self, job: Job) -> None:
-        """The caller went away."""
+        """The caller of `run` was cancelled."""
         if self._scheduler.remove(job):
-            self._forget(job)
+            self._release(job)
         else:
-            del self._answers[job]
+            del self._results[job]
             self._abandoned.add(job)
 
-    def _forget(self, job: Job) -> None:
-        """The last of a job here: its slot may serve another request."""
-        if self._answers.pop(job, None) is not None or job in self._abandoned:
+    def _release(self, job: Job) -> None:
+        """Forgets a job and releases its slot."""
+        if self._results.pop(job, None) is not None or job in self._abandoned:
             self._abandoned.discard(job)
             job.lease.release()
 
@@ -313,6 +293,6 @@ class Batcher:
 
 
 def _load(engine: Engine) -> tuple[int, float]:
-    """How busy an engine is, for comparison."""
+    """Sort key: how busy an engine is."""
     state: EngineState = engine.state
     return state.in_flight, state.busy_until

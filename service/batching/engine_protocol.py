@@ -1,4 +1,7 @@
-"""The interface between batcher and engines: engines run batches, a listener gets the results."""
+"""The interface between batcher and engines: an engine takes batches, a listener gets the results.
+
+The protocols keep batching independent of processes, so that tests can replace the engines.
+"""
 
 from __future__ import annotations
 
@@ -10,46 +13,46 @@ from service.ipc.messages import BatchDone, BatchFailed
 
 
 class Engine(Protocol):
-    """The way to one device (`service.supervision.supervisor.Supervisor`)."""
+    """The engine of one device (implemented by `service.supervision.supervisor.Supervisor`)."""
 
     @property
     def ready(self) -> bool:
-        """Whether an engine takes batches now."""
+        """Whether the engine takes batches now."""
 
     @property
     def live(self) -> bool:
-        """False where replacing engines does not help any more."""
+        """False if restarting the engine does not help any more."""
 
     @property
     def kernel(self) -> str:
-        """Which attention implementation it runs; empty where that is not known yet."""
+        """The attention implementation that it runs; empty if not yet known."""
 
     @property
     def state(self) -> EngineState:
-        """For the scheduler."""
+        """The engine's state, for the scheduler."""
 
     def send(self, batch: Batch) -> None:
-        """Hands a batch to the engine, behind what it holds already; only while `ready`."""
+        """Sends a batch to the engine, behind those that it holds; only while `ready`."""
 
     @property
     def last_success(self) -> float:
-        """When it last answered a batch, monotonic seconds; -inf where it never did."""
+        """When the engine last completed a batch, monotonic seconds; -inf if never."""
 
     def predicted_seconds(self, padded_pixels: int) -> float:
-        """How long one batch of so many padded pixels takes; 0 where nobody can tell."""
+        """Predicted run time of a batch of so many padded pixels; 0 before the first batch."""
 
 
 class EngineListener(Protocol):
-    """Who is told what an engine does (`service.batching.batcher.Batcher`)."""
+    """Receives the events of an engine (implemented by `service.batching.batcher.Batcher`)."""
 
     def engine_changed(self) -> None:
-        """The engine can take batches now, or cannot any more."""
+        """The engine became ready, or is no longer ready."""
 
     def batch_done(self, batch: Batch, done: BatchDone) -> None:
-        """The answers lie in the slots."""
+        """The batch is complete; its results are in the slots."""
 
     def batch_failed(self, batch: Batch, failed: BatchFailed) -> None:
-        """No answer; the engine is well."""
+        """The engine reported a failure of the batch and can take further batches."""
 
     def batches_lost(self, running: Batch | None, staged: Sequence[Batch]) -> None:
-        """The engine is dead and reaped; `running` (if any) is suspect, `staged` never began."""
+        """The engine has ended and is reaped; only `running` (if any) can be the cause."""

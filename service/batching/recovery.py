@@ -1,13 +1,14 @@
-"""What becomes of a batch that has no answer: run again, split, or give up. Pure rules.
+"""Rules for a batch without a result: retry it, split it, or fail its image. No I/O, no clock.
 
-The engine runs its batches in order, so of those it held when it died only the first is suspect.
+An engine runs its batches in order, so only the first of those it held can have ended it.
 
-- An engine died on it once: the batch runs once more, as it was (the death may be no fault of it).
-- It died on it again: each image runs alone, so that the culprit convicts itself with one more
-  death and the others are answered.
-- It died on a lone image twice, or on one that was split off: that image is given up.
-- An exception, the engine being well: halves, down to the one image that fails alone. Memory that
-  ran out halves the same way.
+- The engine ended once while it ran the batch: retry the batch unchanged, since the batch may not
+  be the cause.
+- The engine ended again: retry each image alone. An image that ends the engine once more is the
+  cause; the others get their results.
+- The engine ended twice on a batch of one image, or on an image that was split off: fail the image.
+- The engine reported an exception or ran out of memory: halve the batch and retry, until an image
+  fails alone.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ from dataclasses import dataclass
 
 from service.batching.scheduler import Batch, Job
 
-_DEATHS_ALLOWED = 2  # of engines on the same batch; the next step is to split it
+_MAX_ENGINE_DEATHS = 2  # for the same batch; then it is split
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What to do with a batch that has no answer."""
+    """What to do with the images of a batch that has no result."""
 
-    retries: tuple[Batch, ...] = ()  # to run, each alone
-    failed: tuple[Job, ...] = ()
+    retries: tuple[Batch, ...] = ()  # to run unchanged
+    failed: tuple[Job, ...] = ()  # not to be retried
 
 
 def after_engine_death(batch: Batch) -> Recovery:
-    """The engine died (or hung and was killed) while it ran the batch."""
+    """For a batch during which the engine ended, or hung and was killed."""
     if not batch.jobs:
         return Recovery()
-    engine_deaths = batch.engine_deaths + 1
-    if engine_deaths < _DEATHS_ALLOWED:
-        return Recovery(retries=(Batch(batch.bucket, batch.jobs, engine_deaths),))
+    deaths = batch.engine_deaths + 1
+    if deaths < _MAX_ENGINE_DEATHS:
+        return Recovery(retries=(Batch(batch.bucket, batch.jobs, deaths),))
     if len(batch.jobs) == 1:
         return Recovery(failed=batch.jobs)
-    return Recovery(retries=tuple(Batch(batch.bucket, (job,), engine_deaths) for job in batch.jobs))
+    return Recovery(retries=tuple(Batch(batch.bucket, (job,), deaths) for job in batch.jobs))
 
 
 def after_batch_failure(batch: Batch) -> Recovery:
-    """The engine reported an exception or a lack of memory, and is well."""
+    """For a batch for which a running engine reported an exception or out of memory."""
     if len(batch.jobs) <= 1:
         return Recovery(failed=batch.jobs)
     middle = len(batch.jobs) // 2

@@ -1,20 +1,19 @@
-"""Which images run next, together: the batching rules, without clock, threads or I/O.
+"""The batching rules: which images run next, together. No clock, threads or I/O.
 
-Sits inside the batcher, which asks `plan` after every event and acts on what it says. The rules:
+The batcher calls `plan` after every event and sends what it returns. The rules:
 
-- Images of one bucket (padded size) form batches; a bucket depends on the image alone.
+- Images of one bucket (padded size) form batches; the bucket depends only on the image.
 - A batch is full at `max_batch_size` images or `max_batch_pixels` padded pixels.
-- An idle engine gets what waits at once, unless images are still being decoded that might join:
-  then it waits for them, at most `max_wait_ms`, counted only while it idles.
-- A busy engine has one batch staged ahead: a full one at once, another as late as the engine's
-  predicted end allows (images that arrive meanwhile still join it).
-- Among buckets the most urgent image decides. Urgency is the deadline, but nothing waits more
-  than `patience_seconds` behind later arrivals, so no bucket and no far deadline starves. High
-  priority is as urgent at once as patience makes everything in the end: it goes before whatever
-  waits a shorter time, and starves nobody.
-- A batch that must run again after a failure goes first, alone, as it was.
-- What has expired is dropped when a batch forms, never sent; so is what a busy engine could not
-  answer in time any more.
+- An idle engine gets the waiting images at once, unless other images are being decoded that may
+  join: then it waits for them, at most `max_wait_ms`, counted only while it is idle.
+- A busy engine has one batch staged: a full one at once, a partial one shortly before the predicted
+  end of the running batch (images that arrive in the meantime join it).
+- The most urgent image decides which bucket is next. Urgency is the deadline, but at most
+  `patience_seconds` after arrival, so that no bucket and no distant deadline starves. An image of
+  high priority is urgent on arrival: it overtakes images that have waited less than their patience.
+- A batch that is retried after a failure goes first, unchanged.
+- Expired images are dropped when a batch is formed. So are images that a busy engine would complete
+  after their deadline.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ Bucket = tuple[int, int]  # padded (height, width), pixels
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """The limits that batches keep."""
+    """Limits of batches and waiting times."""
 
     max_batch_size: int = 8
-    max_batch_pixels: int = 8_000_000  # padded; a single image may pass it
+    max_batch_pixels: int = 8_000_000  # padded; a single image may exceed it
     max_wait_ms: float = 2.0
-    patience_seconds: float = 1.0  # after so long in the queue, first come is first served
-    stage_lead_ms: float = 2.0  # a partial batch is staged this long before the engine's end
+    patience_seconds: float = 1.0  # waiting time after which images are served in arrival order
+    stage_lead_ms: float = 2.0  # a partial batch is staged this long before the running one ends
 
     def capacity(self, bucket: Bucket) -> int:
-        """How many images of a bucket fill a batch."""
+        """Number of images of a bucket that fill a batch."""
         return max(1, min(self.max_batch_size, self.max_batch_pixels // (bucket[0] * bucket[1])))
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One image that waits for its turn; times are monotonic seconds."""
+    """One image in a slot, to be run; times are monotonic seconds."""
 
     lease: SlotLease
     bucket: Bucket
@@ -65,11 +64,11 @@ class Batch:
 
     bucket: Bucket
     jobs: tuple[Job, ...]
-    engine_deaths: int = 0  # how many engines died while they ran these very images
+    engine_deaths: int = 0  # number of engines that ended while they ran these images
 
     @property
     def padded_pixels(self) -> int:
-        """What the batch costs: padding included."""
+        """Number of pixels, padding included: the cost of the batch."""
         return len(self.jobs) * self.bucket[0] * self.bucket[1]
 
 
@@ -78,16 +77,16 @@ def _unknown(_padded_pixels: int) -> float:
 
 
 class EngineState(NamedTuple):
-    """What the scheduler needs to know of one engine; times are monotonic seconds."""
+    """The state of one engine, as far as the scheduler needs it; times are monotonic seconds."""
 
-    in_flight: int  # batches that it has not answered yet
-    idle_since: float  # when it last had none
-    busy_until: float  # when it is predicted to have none; -inf where nobody can tell
-    seconds: Callable[[int], float] = _unknown  # predicted, of a batch of so many padded pixels
+    in_flight: int  # batches that it has not completed
+    idle_since: float  # when it last became idle
+    busy_until: float  # predicted end of all its batches; -inf if unknown
+    seconds: Callable[[int], float] = _unknown  # predicted run time by padded pixels
 
 
 class Plan(NamedTuple):
-    """What to do now: send `batch`, or look again at `wake_at` or at the next event."""
+    """The decision: send `batch`, or call `plan` again at `wake_at` or at the next event."""
 
     batch: Batch | None = None
     wake_at: float = math.inf
@@ -96,43 +95,43 @@ class Plan(NamedTuple):
 
 @dataclass(slots=True)
 class _Queue:
-    """One bucket's jobs, most urgent first, then first come."""
+    """The jobs of one bucket, by urgency, then by arrival."""
 
     jobs: list[Job] = field(default_factory=list)
-    oldest: float = math.inf  # when the first of them came
+    oldest: float = math.inf  # earliest arrival among `jobs`
 
 
 class Scheduler:
-    """The queues and the rules; every method returns at once."""
+    """The queues and the rules; no method blocks."""
 
     def __init__(self, policy: BatchPolicy) -> None:
         """Starts with empty queues."""
         self.policy = policy
         self._queues: dict[Bucket, _Queue] = {}
-        self._again: deque[Batch] = deque()
+        self._retries: deque[Batch] = deque()
         self._depth = 0
-        self._next_expiry = math.inf  # no waiting job expires before
+        self._next_expiry = math.inf  # lower bound of the deadlines of all waiting jobs
 
     def __len__(self) -> int:
-        """How many jobs wait, those to be run again included."""
-        return self._depth + sum(len(batch.jobs) for batch in self._again)
+        """Number of waiting jobs, retries included."""
+        return self._depth + sum(len(batch.jobs) for batch in self._retries)
 
     def urgency(self, job: Job) -> float:
-        """The time by which a job should run: the smaller, the sooner."""
+        """The time by which a job should run; the smallest goes first."""
         if job.priority is Priority.HIGH:
             return min(job.deadline, job.enqueued_at)
         return min(job.deadline, job.enqueued_at + self.policy.patience_seconds)
 
     def count_before(self, priority: Priority) -> int:
-        """How many jobs wait that one of this priority would not overtake if it came now."""
+        """Number of waiting jobs that a new job of this priority would not overtake."""
         if priority is Priority.NORMAL:
             return len(self)
         waiting = (job for queue in self._queues.values() for job in queue.jobs)
         high = sum(job.priority is Priority.HIGH for job in waiting)
-        return high + sum(len(batch.jobs) for batch in self._again)
+        return high + sum(len(batch.jobs) for batch in self._retries)
 
     def add(self, job: Job) -> None:
-        """Queues a job in its bucket."""
+        """Adds a job to the queue of its bucket."""
         queue = self._queues.setdefault(job.bucket, _Queue())
         bisect.insort_right(queue.jobs, job, key=self.urgency)
         queue.oldest = min(queue.oldest, job.enqueued_at)
@@ -140,74 +139,71 @@ class Scheduler:
         self._depth += 1
 
     def requeue(self, jobs: Iterable[Job]) -> None:
-        """Queues jobs again that an engine lost without having begun them."""
+        """Adds jobs again that were staged on an engine that has ended."""
         for job in jobs:
             self.add(job)
 
     def retry(self, batches: Iterable[Batch]) -> None:
-        """Puts batches before everything else, to run alone as they are."""
+        """Puts batches before all queues, to run unchanged."""
         for batch in batches:
-            if batch.jobs:  # else all its callers went away meanwhile
-                self._again.append(batch)
+            if batch.jobs:  # empty if all its callers have gone
+                self._retries.append(batch)
                 self._next_expiry = min(self._next_expiry, *(job.deadline for job in batch.jobs))
 
     def remove(self, job: Job) -> bool:
-        """Takes a job out; False where it does not wait (it runs, or it ran)."""
+        """Removes a waiting job; returns False if it is not waiting (it runs, or ran)."""
         queue = self._queues.get(job.bucket)
         if queue is not None and job in queue.jobs:
             queue.jobs.remove(job)
-            self._settle(job.bucket, queue, 1)
+            self._after_removal(job.bucket, queue, 1)
             return True
-        for index, batch in enumerate(self._again):
+        for index, batch in enumerate(self._retries):
             if job in batch.jobs:
                 left = tuple(other for other in batch.jobs if other is not job)
                 if left:
-                    self._again[index] = Batch(batch.bucket, left, batch.engine_deaths)
+                    self._retries[index] = Batch(batch.bucket, left, batch.engine_deaths)
                 else:
-                    del self._again[index]
+                    del self._retries[index]
                 return True
         return False
 
-    def take_all(self) -> tuple[Job, ...]:
-        """Empties every queue."""
-        jobs = [job for queue in self._queues.values() for job in queue.jobs]
-        jobs += [job for batch in self._again for job in batch.jobs]
+    def clear(self) -> None:
+        """Removes all waiting jobs."""
         self._queues.clear()
-        self._again.clear()
+        self._retries.clear()
         self._depth = 0
-        return tuple(jobs)
 
     def plan(self, now: float, engine: EngineState, num_decoding: int = 0) -> Plan:
         """Decides what an engine gets next.
 
         Args:
             now: monotonic seconds.
-            engine: the engine; it takes at most one batch beside the one that runs.
-            num_decoding: images that are still being decoded and may join soon.
+            engine: state of the engine, which holds one running and at most one staged batch.
+            num_decoding: number of images being decoded, which may join soon.
 
         Returns:
-            A batch to send, or when to ask again; and the jobs that expired, which are out of
-            the queues and not in the batch.
+            A batch to send, or when to call again; and the expired jobs, which have been removed
+            from the queues.
         """
-        expired = self._drop_expired(now)
-        if engine.in_flight > 1 or not (self._queues or self._again):
+        expired = self._remove_expired(now)
+        if engine.in_flight > 1 or not (self._queues or self._retries):
             return Plan(expired=expired)
-        if self._again:
-            return Plan(self._again.popleft(), expired=expired)
+        if self._retries:
+            return Plan(self._retries.popleft(), expired=expired)
         while self._queues:
-            bucket, wake_at = self._choose(now, engine, num_decoding)
+            bucket, wake_at = self._choose_bucket(now, engine, num_decoding)
             if bucket is None:
                 return Plan(wake_at=wake_at, expired=expired)
-            hopeless = self._drop_hopeless(bucket, now, engine)
-            if not hopeless:
-                return Plan(self._form(bucket), expired=expired)
-            expired += hopeless
+            too_late = self._remove_too_late(bucket, now, engine)
+            if not too_late:
+                return Plan(self._form_batch(bucket), expired=expired)
+            expired += too_late
         return Plan(expired=expired)
 
-    def _choose(
+    def _choose_bucket(
         self, now: float, engine: EngineState, num_decoding: int
     ) -> tuple[Bucket | None, float]:
-        """The bucket whose turn it is, or None and when to ask again."""
+        """The bucket to run next, or None and when to call again."""
         by_urgency = sorted(self._queues, key=lambda b: self.urgency(self._queues[b].jobs[0]))
         if engine.in_flight:
             first = by_urgency[0]
@@ -215,57 +211,56 @@ class Scheduler:
             if self._is_full(first) or now >= stage_at:
                 return first, math.inf
             return None, stage_at
-        ripe_at = {bucket: self._ripe_at(bucket, engine, num_decoding) for bucket in by_urgency}
+        start_at = {bucket: self._start_at(bucket, engine, num_decoding) for bucket in by_urgency}
         for bucket in by_urgency:
-            if now >= ripe_at[bucket]:
+            if now >= start_at[bucket]:
                 return bucket, math.inf
-        return None, min(ripe_at.values())
+        return None, min(start_at.values())
 
-    def _ripe_at(self, bucket: Bucket, engine: EngineState, num_decoding: int) -> float:
-        """When an idle engine may take a bucket."""
+    def _start_at(self, bucket: Bucket, engine: EngineState, num_decoding: int) -> float:
+        """When an idle engine may run a bucket's images."""
         if self._is_full(bucket) or not num_decoding:
             return -math.inf
-        began = max(self._queues[bucket].oldest, engine.idle_since)
-        return began + self.policy.max_wait_ms / 1000
+        waiting_since = max(self._queues[bucket].oldest, engine.idle_since)
+        return waiting_since + self.policy.max_wait_ms / 1000
 
     def _is_full(self, bucket: Bucket) -> bool:
         return len(self._queues[bucket].jobs) >= self.policy.capacity(bucket)
 
-    def _drop_hopeless(self, bucket: Bucket, now: float, engine: EngineState) -> tuple[Job, ...]:
-        """Takes out what a busy engine could not answer in time, not even if it went alone.
+    def _remove_too_late(self, bucket: Bucket, now: float, engine: EngineState) -> tuple[Job, ...]:
+        """Removes jobs that a busy engine would complete after their deadline, even if run alone.
 
-        An idle engine tries it nevertheless: a prediction that was too high would else never be
-        corrected.
+        An idle engine runs them nevertheless; otherwise a prediction that is too high would never
+        be corrected.
         """
         if not engine.in_flight:
             return ()
         end = max(now, engine.busy_until) + engine.seconds(bucket[0] * bucket[1])
-        hopeless = tuple(job for job in self._queues[bucket].jobs if job.deadline < end)
-        for job in hopeless:
+        too_late = tuple(job for job in self._queues[bucket].jobs if job.deadline < end)
+        for job in too_late:
             self.remove(job)
-        return hopeless
+        return too_late
 
-    def _form(self, bucket: Bucket) -> Batch:
+    def _form_batch(self, bucket: Bucket) -> Batch:
         queue = self._queues[bucket]
         count = self.policy.capacity(bucket)
         jobs, queue.jobs = tuple(queue.jobs[:count]), queue.jobs[count:]
-        self._settle(bucket, queue, len(jobs))
+        self._after_removal(bucket, queue, len(jobs))
         return Batch(bucket, jobs)
 
-    def _settle(self, bucket: Bucket, queue: _Queue, taken: int) -> None:
-        """Keeps count and the oldest arrival true after jobs left a queue."""
-        self._depth -= taken
+    def _after_removal(self, bucket: Bucket, queue: _Queue, removed: int) -> None:
+        """Updates the count and the oldest arrival after jobs were removed from a queue."""
+        self._depth -= removed
         if queue.jobs:
             queue.oldest = min(job.enqueued_at for job in queue.jobs)
         else:
             del self._queues[bucket]
 
-    def _drop_expired(self, now: float) -> tuple[Job, ...]:
-        """Takes out the jobs whose deadline has passed."""
+    def _remove_expired(self, now: float) -> tuple[Job, ...]:
         if now < self._next_expiry:
             return ()
         waiting = [job for queue in self._queues.values() for job in queue.jobs]
-        waiting += [job for batch in self._again for job in batch.jobs]
+        waiting += [job for batch in self._retries for job in batch.jobs]
         expired = tuple(job for job in waiting if job.deadline <= now)
         for job in expired:
             self.remove(job)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from service.batching.estimates import Average
+from service.batching.estimates import RunningMean
 from service.core.served_model import ServedModel
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.ipc.slots import SlotLease
@@ -32,7 +32,7 @@ class Admission:
             decode_threads: so many images are decoded at once.
         """
         self._decode_threads = decode_threads
-        self._decode_seconds = Average()
+        self._decode_seconds = RunningMean()
 
     def learn_decode(self, seconds: float) -> None:
         """Takes in how long the decoding of one image took."""

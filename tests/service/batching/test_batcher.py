@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from model.detections import Detections
-from service.batching.batcher import Batcher, EngineResult, Prediction
+from service.batching.batcher import Batcher, EngineResult
+from service.batching.prediction import Prediction
 from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.errors import DeadlineExceeded, InferenceFailed, ShuttingDown
 from service.ipc.messages import BatchDone, BatchFailed
@@ -20,7 +21,7 @@ from tests.support.jobs import BUCKET, JobMaker, small_pool
 
 
 class StandInEngine:
-    """An engine that answers when the test says so: each image with its own slot's number."""
+    """An engine that completes a batch when the test says so; each result is its slot's number."""
 
     def __init__(self, pool: SlotPool) -> None:
         self.ready = True
@@ -44,11 +45,11 @@ class StandInEngine:
     def predicted_seconds(self, padded_pixels: int) -> float:
         return padded_pixels / 1e6
 
-    def answer(self, batcher: Batcher) -> None:
+    def complete(self, batcher: Batcher) -> None:
         batch = self.held.pop(0)
         for job in batch.jobs:
             slot, generation = job.lease.slot, job.lease.generation
-            self._pool.memory.write_result(slot, generation, answer_of(slot))
+            self._pool.memory.write_result(slot, generation, result_of(slot))
         batcher.batch_done(batch, BatchDone(0, 1.0, 2.0, 3.0))
 
     def fail(self, batcher: Batcher) -> None:
@@ -59,13 +60,13 @@ class StandInEngine:
         batcher.batches_lost(running, staged)
 
 
-def answer_of(slot: int) -> Detections:
+def result_of(slot: int) -> Detections:
     box = np.full((1, 4), slot, dtype=np.float32)
     return Detections(np.ones(1, np.float32), np.array([slot]), box)
 
 
 class Bench:
-    """A batcher with one engine to play with."""
+    """A batcher with one stand-in engine."""
 
     def __init__(self, max_wait_ms: float = 60_000) -> None:
         self.pool = small_pool()
@@ -88,9 +89,9 @@ class Bench:
 
     async def _one(self, job: Job) -> EngineResult:
         try:
-            answer = await self.batcher.run(job)
-            assert answer.detections.labels[0] == job.lease.slot
-            return answer
+            result = await self.batcher.run(job)
+            assert result.detections.labels[0] == job.lease.slot
+            return result
         finally:
             job.lease.release()
 
@@ -105,27 +106,27 @@ def bench() -> Iterator[Bench]:
     bench.pool.close()
 
 
-async def test_each_caller_gets_its_own_answer(bench: Bench) -> None:
+async def test_each_caller_gets_its_own_result(bench: Bench) -> None:
     tasks = bench.submit(9)
     await asyncio.sleep(0)
     while bench.engine.held:
-        bench.engine.answer(bench.batcher)
-    answers = await asyncio.gather(*tasks)
-    assert {(a.assemble_ms, a.forward_ms, a.postprocess_ms) for a in answers} == {(1.0, 2.0, 3.0)}
+        bench.engine.complete(bench.batcher)
+    results = await asyncio.gather(*tasks)
+    assert {(r.assemble_ms, r.forward_ms, r.postprocess_ms) for r in results} == {(1.0, 2.0, 3.0)}
     assert bench.pool.in_use == 0
 
 
-async def test_a_busy_engine_holds_two_batches_and_the_rest_waits(bench: Bench) -> None:
+async def test_a_busy_engine_holds_two_batches_and_other_images_wait(bench: Bench) -> None:
     tasks = bench.submit(12)
     await asyncio.sleep(0)
     assert len(bench.engine.held) == 2
     assert bench.batcher.queue_depth == 12 - sum(len(batch.jobs) for batch in bench.engine.held)
     while bench.engine.held:
-        bench.engine.answer(bench.batcher)
+        bench.engine.complete(bench.batcher)
     await asyncio.gather(*tasks)
 
 
-async def test_an_image_that_is_being_decoded_joins_the_batch(bench: Bench) -> None:
+async def test_an_image_being_decoded_joins_the_batch(bench: Bench) -> None:
     decoded = asyncio.Event()
 
     async def decode_and_run() -> EngineResult:
@@ -144,30 +145,30 @@ async def test_an_image_that_is_being_decoded_joins_the_batch(bench: Bench) -> N
             await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert [len(batch.jobs) for batch in bench.engine.held] == [2]
-    bench.engine.answer(bench.batcher)
+    bench.engine.complete(bench.batcher)
     await asyncio.gather(*early, late)
 
 
-async def test_waiting_for_others_ends_after_max_wait() -> None:
+async def test_waiting_for_images_being_decoded_ends_after_max_wait() -> None:
     bench = Bench(max_wait_ms=5)
     with bench.batcher.track_decoding():
         tasks = bench.submit(1)
         while not bench.engine.held:
             await asyncio.sleep(0.005)
-        bench.engine.answer(bench.batcher)
+        bench.engine.complete(bench.batcher)
     await asyncio.gather(*tasks)
 
 
-async def test_a_decoding_that_fails_keeps_nobody_waiting(bench: Bench) -> None:
+async def test_a_failed_decoding_ends_the_wait_for_it(bench: Bench) -> None:
     with bench.batcher.track_decoding():
         tasks = bench.submit(1)
         await asyncio.sleep(0)
     await asyncio.sleep(0)
-    bench.engine.answer(bench.batcher)
+    bench.engine.complete(bench.batcher)
     await asyncio.gather(*tasks)
 
 
-async def test_a_cancelled_image_leaves_the_queue_and_its_slot(bench: Bench) -> None:
+async def test_a_cancelled_image_leaves_the_queue_and_releases_its_slot(bench: Bench) -> None:
     bench.engine.ready = False
     stays, goes = bench.submit(2)
     await asyncio.sleep(0)
@@ -177,11 +178,11 @@ async def test_a_cancelled_image_leaves_the_queue_and_its_slot(bench: Bench) -> 
     bench.engine.ready = True
     bench.batcher.engine_changed()
     assert len(bench.engine.held[0].jobs) == 1
-    bench.engine.answer(bench.batcher)
+    bench.engine.complete(bench.batcher)
     await stays
 
 
-async def test_a_cancelled_image_in_flight_keeps_its_slot_until_the_engine_answered(
+async def test_a_cancelled_image_in_flight_keeps_its_slot_until_the_engine_completed_it(
     bench: Bench,
 ) -> None:
     (task,) = bench.submit(1)
@@ -189,11 +190,11 @@ async def test_a_cancelled_image_in_flight_keeps_its_slot_until_the_engine_answe
     task.cancel()
     await asyncio.wait([task])
     assert bench.pool.in_use == 1
-    bench.engine.answer(bench.batcher)
+    bench.engine.complete(bench.batcher)
     assert bench.pool.in_use == 0
 
 
-async def test_a_cancelled_image_is_not_run_again_after_a_death(bench: Bench) -> None:
+async def test_a_cancelled_image_is_not_retried_after_an_engine_death(bench: Bench) -> None:
     bench.engine.ready = False
     stays, goes = bench.submit(2)
     await asyncio.sleep(0)
@@ -203,11 +204,11 @@ async def test_a_cancelled_image_is_not_run_again_after_a_death(bench: Bench) ->
     await asyncio.wait([goes])
     bench.engine.die(bench.batcher)
     assert (len(bench.engine.held[0].jobs), bench.pool.in_use) == (1, 1)
-    bench.engine.answer(bench.batcher)
+    bench.engine.complete(bench.batcher)
     await stays
 
 
-async def test_an_expired_image_is_told_so_and_not_sent(bench: Bench) -> None:
+async def test_an_expired_image_fails_and_is_not_sent(bench: Bench) -> None:
     bench.engine.ready = False
     (task,) = bench.submit(1, deadline=time.monotonic() - 1)
     await asyncio.sleep(0)
@@ -229,14 +230,14 @@ async def test_a_failing_image_fails_alone(bench: Bench) -> None:
         if culprit in bench.engine.held[0].jobs:
             bench.engine.fail(bench.batcher)
         else:
-            bench.engine.answer(bench.batcher)
+            bench.engine.complete(bench.batcher)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results].count(InferenceFailed) == 1
     assert isinstance(results[2], InferenceFailed)
     assert bench.pool.in_use == 0
 
 
-async def test_an_image_that_kills_engines_fails_alone_and_staged_ones_are_innocent(
+async def test_an_image_that_kills_engines_fails_alone_and_staged_images_do_not(
     bench: Bench,
 ) -> None:
     bench.engine.ready = False
@@ -251,7 +252,7 @@ async def test_an_image_that_kills_engines_fails_alone_and_staged_ones_are_innoc
             engine_deaths += 1
             bench.engine.die(bench.batcher)
         else:
-            bench.engine.answer(bench.batcher)
+            bench.engine.complete(bench.batcher)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [index for index, result in enumerate(results) if isinstance(result, Exception)] == [1]
     assert engine_deaths == 3
@@ -259,7 +260,7 @@ async def test_an_image_that_kills_engines_fails_alone_and_staged_ones_are_innoc
     assert bench.pool.in_use == 0
 
 
-async def test_an_engine_that_leaves_no_answer_in_the_slot_is_not_believed(bench: Bench) -> None:
+async def test_an_image_without_a_result_in_its_slot_fails(bench: Bench) -> None:
     (task,) = bench.submit(1)
     await asyncio.sleep(0)
     batch = bench.engine.held.pop()
@@ -269,7 +270,7 @@ async def test_an_engine_that_leaves_no_answer_in_the_slot_is_not_believed(bench
     assert bench.pool.in_use == 0
 
 
-async def test_closing_answers_everything_that_waits_or_runs(bench: Bench) -> None:
+async def test_closing_fails_all_waiting_and_running_images(bench: Bench) -> None:
     tasks = bench.submit(12)
     await asyncio.sleep(0)
     tasks[0].cancel()
@@ -283,13 +284,13 @@ async def test_closing_answers_everything_that_waits_or_runs(bench: Bench) -> No
 async def test_batches_and_their_padding_are_measured(bench: Bench) -> None:
     tasks = bench.submit(1)
     await asyncio.sleep(0)
-    bench.engine.answer(bench.batcher)
+    bench.engine.complete(bench.batcher)
     await asyncio.gather(*tasks)
     assert bench.value("batch_size_count") == 1
     assert bench.value("padding_waste_ratio_sum") == pytest.approx(1.0)
 
 
-async def test_nothing_is_predicted_before_anything_ran(bench: Bench) -> None:
+async def test_predictions_are_zero_before_the_first_batch(bench: Bench) -> None:
     assert bench.batcher.predict() == Prediction(0.0, 0.0)
     bench.engine.ready = False
     assert bench.batcher.predict() == Prediction(0.0, 0.0)
@@ -298,8 +299,8 @@ async def test_nothing_is_predicted_before_anything_ran(bench: Bench) -> None:
     assert bench.batcher.kernel == "none"
 
 
-async def test_the_predicted_wait_is_that_of_the_batches_before(bench: Bench) -> None:
-    image_seconds = BUCKET[0] * BUCKET[1] / 1e6  # the stand-in's
+async def test_the_predicted_wait_is_the_run_time_of_the_batches_before(bench: Bench) -> None:
+    image_seconds = BUCKET[0] * BUCKET[1] / 1e6  # of the stand-in
     tasks = bench.submit(8)
     await asyncio.sleep(0)
     assert bench.batcher.queue_depth == 6  # one image runs, one is staged
@@ -310,11 +311,11 @@ async def test_the_predicted_wait_is_that_of_the_batches_before(bench: Bench) ->
     assert high.wait == 0.0
     assert high.run == pytest.approx(image_seconds)
     while bench.engine.held:
-        bench.engine.answer(bench.batcher)
+        bench.engine.complete(bench.batcher)
     await asyncio.gather(*tasks)
 
 
-async def test_an_idle_engine_is_served_before_one_that_would_only_stage(bench: Bench) -> None:
+async def test_an_idle_engine_gets_a_batch_before_one_that_would_stage_it(bench: Bench) -> None:
     second = StandInEngine(bench.pool)
     policy = BatchPolicy(max_batch_size=4, max_wait_ms=60_000)
     bench.batcher = Batcher(Scheduler(policy), [bench.engine, second], bench.metrics)
@@ -326,11 +327,11 @@ async def test_an_idle_engine_is_served_before_one_that_would_only_stage(bench: 
     await asyncio.sleep(0)
     assert [len(engine.held) for engine in engines] == [2, 2]
     for engine in (*engines, *engines):
-        engine.answer(bench.batcher)
+        engine.complete(bench.batcher)
     await asyncio.gather(*tasks)
 
 
-async def test_what_a_dead_engine_held_goes_to_another(bench: Bench) -> None:
+async def test_the_batches_of_an_ended_engine_go_to_another_engine(bench: Bench) -> None:
     second = StandInEngine(bench.pool)
     second.ready = False
     policy = BatchPolicy(max_batch_size=4)
@@ -341,12 +342,12 @@ async def test_what_a_dead_engine_held_goes_to_another(bench: Bench) -> None:
     bench.engine.die(bench.batcher)
     assert (bench.batcher.ready, len(second.held)) == (True, 2)
     while second.held:
-        second.answer(bench.batcher)
+        second.complete(bench.batcher)
     await asyncio.gather(*tasks)
 
 
 class TimerLoop:
-    """An event loop that only notes the timers that are set, and never rings one."""
+    """An event loop that records the delays of timers and never runs them."""
 
     def __init__(self) -> None:
         self.delays: list[float] = []
@@ -361,7 +362,7 @@ class TimerLoop:
 
 
 @pytest.mark.parametrize("soon", [0.0002, 0.0104])
-async def test_a_timer_is_set_once_for_a_time_and_never_for_less_than_a_millisecond(
+async def test_a_timer_is_started_once_per_time_and_lasts_at_least_a_millisecond(
     monkeypatch: pytest.MonkeyPatch, bench: Bench, soon: float
 ) -> None:
     class BusyEngine(StandInEngine):

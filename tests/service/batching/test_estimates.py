@@ -7,7 +7,7 @@ from service.batching.estimates import ArrivalRate, ServiceTime
 MEGA = 1_000_000
 
 
-def test_nothing_learned_predicts_nothing() -> None:
+def test_the_prediction_is_zero_before_the_first_batch() -> None:
     assert ServiceTime().predict(MEGA) == 0.0
     assert not ServiceTime().known
 
@@ -20,7 +20,7 @@ def test_equal_batches_predict_a_proportional_cost() -> None:
     assert time.predict(3 * MEGA) == pytest.approx(0.3)
 
 
-def test_a_fixed_cost_and_a_slope_are_told_apart() -> None:
+def test_a_fixed_cost_and_a_slope_are_separated() -> None:
     time = ServiceTime()
     for pixels in (1, 4, 2, 8, 3, 6, 1, 8):
         time.learn(pixels * MEGA, 0.05 + 0.01 * pixels)
@@ -42,10 +42,10 @@ def test_a_prediction_is_never_negative() -> None:
     assert min(time.predict(pixels * MEGA) for pixels in range(20)) >= 0
 
 
-def test_arrivals_are_counted_and_forgotten() -> None:
+def test_the_arrival_rate_follows_recent_arrivals() -> None:
     rate = ArrivalRate()
     assert rate.per_second(0.0) == 0.0
     for number in range(1000):
-        rate.note(number * 0.02)
+        rate.record(number * 0.02)
     assert rate.per_second(20.0) == pytest.approx(50, rel=0.05)
     assert rate.per_second(25.0) < 1

@@ -12,21 +12,21 @@ def job() -> JobMaker:
     return JobMaker()
 
 
-def test_a_batch_runs_again_whole_after_the_first_death(job: JobMaker) -> None:
+def test_a_batch_is_retried_unchanged_after_the_first_engine_death(job: JobMaker) -> None:
     batch = job.batch(3)
     recovery = after_engine_death(batch)
     assert recovery.retries == (Batch(BUCKET, batch.jobs, engine_deaths=1),)
     assert recovery.failed == ()
 
 
-def test_a_batch_is_split_into_single_images_after_the_second_death(job: JobMaker) -> None:
+def test_a_batch_is_split_into_single_images_after_the_second_engine_death(job: JobMaker) -> None:
     batch = job.batch(3, engine_deaths=1)
     assert [part.jobs for part in after_engine_death(batch).retries] == [
         (each,) for each in batch.jobs
     ]
 
 
-def test_a_lone_image_is_given_up_after_the_second_death(job: JobMaker) -> None:
+def test_a_single_image_fails_after_the_second_engine_death(job: JobMaker) -> None:
     batch = job.batch(1, engine_deaths=1)
     assert after_engine_death(batch).failed == batch.jobs
     assert after_engine_death(batch).retries == ()
@@ -37,13 +37,13 @@ def test_a_failed_batch_is_halved(job: JobMaker) -> None:
     assert [len(part.jobs) for part in after_batch_failure(batch).retries] == [2, 3]
 
 
-def test_an_image_that_fails_alone_is_given_up(job: JobMaker) -> None:
+def test_an_image_that_fails_alone_is_not_retried(job: JobMaker) -> None:
     batch = job.batch(1)
     assert after_batch_failure(batch).failed == batch.jobs
 
 
 @pytest.mark.parametrize("rule", [after_engine_death, after_batch_failure])
-def test_a_batch_that_everybody_left_needs_nothing(rule: object) -> None:
+def test_an_empty_batch_needs_no_recovery(rule: object) -> None:
     assert callable(rule)
     recovery = rule(Batch(BUCKET, ()))
     assert (recovery.retries, recovery.failed) == ((), ())
@@ -51,14 +51,14 @@ def test_a_batch_that_everybody_left_needs_nothing(rule: object) -> None:
 
 @pytest.mark.parametrize("rule", [after_engine_death, after_batch_failure])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize("culprits", [1, 2])
-def test_exactly_the_culprits_are_given_up(
-    job: JobMaker, rule: object, size: int, culprits: int
+@pytest.mark.parametrize("num_poison", [1, 2])
+def test_exactly_the_images_that_cause_failures_fail(
+    job: JobMaker, rule: object, size: int, num_poison: int
 ) -> None:
     assert callable(rule)
     batch = job.batch(size)
-    poison = set(batch.jobs[-culprits:])
-    waiting, answered, failed, runs = [batch], set[Job](), set[Job](), 0
+    poison = set(batch.jobs[-num_poison:])
+    waiting, completed, failed, runs = [batch], set[Job](), set[Job](), 0
     while waiting:
         runs += 1
         current = waiting.pop(0)
@@ -67,7 +67,7 @@ def test_exactly_the_culprits_are_given_up(
             waiting.extend(recovery.retries)
             failed |= set(recovery.failed)
         else:
-            answered |= set(current.jobs)
+            completed |= set(current.jobs)
     assert failed == poison & set(batch.jobs)
-    assert answered == set(batch.jobs) - poison
+    assert completed == set(batch.jobs) - poison
     assert runs <= 2 * size + 2

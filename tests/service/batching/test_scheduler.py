@@ -45,14 +45,14 @@ def _jobs(batch: Batch | None) -> list[Job]:
     return list(batch.jobs)
 
 
-def test_an_idle_engine_gets_a_lone_image_at_once(scheduler: Scheduler, job: JobMaker) -> None:
+def test_an_idle_engine_gets_a_single_image_at_once(scheduler: Scheduler, job: JobMaker) -> None:
     only = job()
     scheduler.add(only)
     assert _jobs(scheduler.plan(0.0, IDLE).batch) == [only]
     assert len(scheduler) == 0
 
 
-def test_nothing_waiting_means_nothing_to_do(scheduler: Scheduler) -> None:
+def test_the_plan_for_empty_queues_is_empty(scheduler: Scheduler) -> None:
     plan = scheduler.plan(0.0, IDLE)
     assert (plan.batch, plan.wake_at) == (None, math.inf)
 
@@ -66,13 +66,13 @@ def test_an_idle_engine_waits_for_images_being_decoded(scheduler: Scheduler, job
     assert len(_jobs(scheduler.plan(5.011, IDLE, num_decoding=1).batch)) == 2
 
 
-def test_the_wait_counts_only_while_the_engine_idles(scheduler: Scheduler, job: JobMaker) -> None:
+def test_the_wait_counts_only_while_the_engine_is_idle(scheduler: Scheduler, job: JobMaker) -> None:
     scheduler.add(job(at=1.0))
     engine = IDLE._replace(idle_since=3.0)
     assert scheduler.plan(3.005, engine, num_decoding=1).wake_at == pytest.approx(3.010)
 
 
-def test_a_full_batch_waits_for_nobody(scheduler: Scheduler, job: JobMaker) -> None:
+def test_a_full_batch_does_not_wait(scheduler: Scheduler, job: JobMaker) -> None:
     _fill(scheduler, job.many(4))
     assert len(_jobs(scheduler.plan(0.0, IDLE, num_decoding=9).batch)) == 4
 
@@ -96,7 +96,7 @@ def test_a_batch_holds_at_most_max_batch_pixels(
     assert batch.padded_pixels == images * 64 * 64
 
 
-def test_buckets_never_mix(scheduler: Scheduler, job: JobMaker) -> None:
+def test_a_batch_holds_images_of_one_bucket(scheduler: Scheduler, job: JobMaker) -> None:
     for index in range(6):
         scheduler.add(job(at=index / 100, bucket=(BUCKET, OTHER_BUCKET)[index % 2]))
     for expected in (BUCKET, OTHER_BUCKET):
@@ -128,7 +128,7 @@ def test_equal_deadlines_go_first_come_first_served(scheduler: Scheduler, job: J
     assert _jobs(scheduler.plan(0.1, IDLE).batch) == jobs
 
 
-def test_a_far_deadline_does_not_starve_behind_urgent_arrivals(
+def test_a_distant_deadline_does_not_starve_behind_urgent_arrivals(
     scheduler: Scheduler, job: JobMaker
 ) -> None:
     patient = job(at=0.0, deadline=100.0)
@@ -142,7 +142,7 @@ def test_a_far_deadline_does_not_starve_behind_urgent_arrivals(
     assert now <= POLICY.patience_seconds
 
 
-def test_a_constantly_full_bucket_does_not_starve_a_lone_image(
+def test_a_constantly_full_bucket_does_not_starve_a_single_image(
     scheduler: Scheduler, job: JobMaker
 ) -> None:
     lone = job(at=0.0, bucket=OTHER_BUCKET)
@@ -153,7 +153,7 @@ def test_a_constantly_full_bucket_does_not_starve_a_lone_image(
         if lone in _jobs(scheduler.plan(now, IDLE, num_decoding=3).batch):
             break
         now += 0.004
-    assert now <= 0.012  # its max_wait, and the batch that was formed just before
+    assert now <= 0.012  # max_wait and the batch that was formed before
 
 
 def test_a_busy_engine_gets_a_full_batch_staged_at_once(
@@ -174,7 +174,7 @@ def test_a_partial_batch_is_staged_just_before_the_engine_ends(
     assert len(_jobs(scheduler.plan(4.999, _busy(until=5.0)).batch)) == 2
 
 
-def test_with_nothing_known_of_the_engine_a_batch_is_staged_at_once(
+def test_without_a_prediction_a_batch_is_staged_at_once(
     scheduler: Scheduler, job: JobMaker
 ) -> None:
     scheduler.add(job())
@@ -187,7 +187,7 @@ def test_only_one_batch_is_staged(scheduler: Scheduler, job: JobMaker) -> None:
     assert (plan.batch, plan.wake_at, len(scheduler)) == (None, math.inf, 8)
 
 
-def test_what_expired_is_dropped_and_not_sent(scheduler: Scheduler, job: JobMaker) -> None:
+def test_expired_images_are_dropped_and_not_sent(scheduler: Scheduler, job: JobMaker) -> None:
     late, in_time = job(deadline=1.0), job(deadline=3.0)
     _fill(scheduler, [late, in_time])
     plan = scheduler.plan(2.0, IDLE)
@@ -195,7 +195,7 @@ def test_what_expired_is_dropped_and_not_sent(scheduler: Scheduler, job: JobMake
     assert _jobs(plan.batch) == [in_time]
 
 
-def test_what_expired_is_dropped_while_the_engine_is_full(
+def test_expired_images_are_dropped_while_the_engine_is_full(
     scheduler: Scheduler, job: JobMaker
 ) -> None:
     late = job(deadline=1.0)
@@ -204,9 +204,7 @@ def test_what_expired_is_dropped_while_the_engine_is_full(
     assert scheduler.plan(2.0, IDLE).batch is None
 
 
-def test_a_removed_image_is_not_sent_and_its_neighbours_are(
-    scheduler: Scheduler, job: JobMaker
-) -> None:
+def test_a_removed_image_is_not_sent_and_others_are(scheduler: Scheduler, job: JobMaker) -> None:
     first, gone, last = job.many(3)
     _fill(scheduler, [first, gone, last])
     assert scheduler.remove(gone)
@@ -214,34 +212,34 @@ def test_a_removed_image_is_not_sent_and_its_neighbours_are(
     assert _jobs(scheduler.plan(0.0, IDLE).batch) == [first, last]
 
 
-def test_a_batch_to_run_again_goes_first_and_alone(scheduler: Scheduler, job: JobMaker) -> None:
+def test_a_retried_batch_goes_first_and_unchanged(scheduler: Scheduler, job: JobMaker) -> None:
     _fill(scheduler, job.many(2))
-    again = job.batch(1, engine_deaths=1)
-    scheduler.retry([again])
-    assert scheduler.plan(0.0, IDLE).batch is again
+    retried = job.batch(1, engine_deaths=1)
+    scheduler.retry([retried])
+    assert scheduler.plan(0.0, IDLE).batch is retried
     assert len(_jobs(scheduler.plan(0.0, IDLE).batch)) == 2
 
 
-def test_an_image_is_removed_from_a_batch_to_run_again(scheduler: Scheduler, job: JobMaker) -> None:
-    again = job.batch(2, engine_deaths=1)
-    scheduler.retry([again])
-    assert scheduler.remove(again.jobs[0])
+def test_an_image_is_removed_from_a_retried_batch(scheduler: Scheduler, job: JobMaker) -> None:
+    retried = job.batch(2, engine_deaths=1)
+    scheduler.retry([retried])
+    assert scheduler.remove(retried.jobs[0])
     batch = scheduler.plan(0.0, IDLE).batch
     assert batch is not None
-    assert (batch.jobs, batch.engine_deaths) == (again.jobs[1:], 1)
-    scheduler.retry([Batch(BUCKET, again.jobs[:1])])
-    assert scheduler.remove(again.jobs[0])
+    assert (batch.jobs, batch.engine_deaths) == (retried.jobs[1:], 1)
+    scheduler.retry([Batch(BUCKET, retried.jobs[:1])])
+    assert scheduler.remove(retried.jobs[0])
     assert scheduler.plan(0.0, IDLE).batch is None
 
 
-def test_an_expired_image_is_not_run_again(scheduler: Scheduler, job: JobMaker) -> None:
+def test_an_expired_image_is_not_retried(scheduler: Scheduler, job: JobMaker) -> None:
     late = job(deadline=1.0)
     scheduler.retry([Batch(BUCKET, (late,), 1)])
     plan = scheduler.plan(2.0, IDLE)
     assert (plan.expired, plan.batch) == ((late,), None)
 
 
-def test_high_priority_goes_before_what_waits_less_than_its_patience(
+def test_high_priority_overtakes_images_that_waited_less_than_their_patience(
     scheduler: Scheduler, job: JobMaker
 ) -> None:
     _fill(scheduler, [job(at=0.5) for _ in range(5)])
@@ -257,7 +255,9 @@ def test_high_priority_decides_across_buckets(scheduler: Scheduler, job: JobMake
     assert _jobs(scheduler.plan(0.6, IDLE).batch) == [high]
 
 
-def test_a_flood_of_high_priority_starves_nobody(scheduler: Scheduler, job: JobMaker) -> None:
+def test_many_images_of_high_priority_do_not_starve_others(
+    scheduler: Scheduler, job: JobMaker
+) -> None:
     normal = job(at=0.0, bucket=OTHER_BUCKET)
     scheduler.add(normal)
     now = 0.0
@@ -279,7 +279,9 @@ def test_an_earlier_deadline_goes_before_high_priority(scheduler: Scheduler, job
     assert _jobs(scheduler.plan(0.44, IDLE).batch) == [late]
 
 
-def test_what_a_priority_would_not_overtake_is_counted(scheduler: Scheduler, job: JobMaker) -> None:
+def test_count_before_counts_the_images_that_are_not_overtaken(
+    scheduler: Scheduler, job: JobMaker
+) -> None:
     _fill(scheduler, [*job.many(2), job(bucket=OTHER_BUCKET, priority=Priority.HIGH)])
     scheduler.retry([job.batch(2)])
     assert scheduler.count_before(Priority.NORMAL) == 5
@@ -287,7 +289,7 @@ def test_what_a_priority_would_not_overtake_is_counted(scheduler: Scheduler, job
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_image_leaves_exactly_once_in_any_order_of_events(seed: int) -> None:
+def test_every_image_leaves_the_queue_exactly_once(seed: int) -> None:
     rng = random.Random(seed)
     job, scheduler, now = JobMaker(), Scheduler(POLICY), 0.0
     waiting: set[Job] = set()
@@ -313,7 +315,7 @@ def test_every_image_leaves_exactly_once_in_any_order_of_events(seed: int) -> No
     assert left + len(waiting) == added
 
 
-def test_a_busy_engine_is_not_given_what_it_could_only_answer_late(job: JobMaker) -> None:
+def test_a_busy_engine_gets_no_image_that_it_would_complete_too_late(job: JobMaker) -> None:
     scheduler = Scheduler(BatchPolicy(max_batch_size=4))
     late, good = job(0.0, deadline=1.4), job(0.0, deadline=3.0)
     for each in (late, good):
@@ -325,7 +327,7 @@ def test_a_busy_engine_is_not_given_what_it_could_only_answer_late(job: JobMaker
     assert plan.batch.jobs == (good,)
 
 
-def test_an_idle_engine_tries_what_it_would_probably_answer_late(job: JobMaker) -> None:
+def test_an_idle_engine_gets_an_image_that_is_predicted_to_be_too_late(job: JobMaker) -> None:
     scheduler = Scheduler(BatchPolicy(max_batch_size=4))
     late = job(0.0, deadline=1.4)
     scheduler.add(late)
@@ -334,7 +336,7 @@ def test_an_idle_engine_tries_what_it_would_probably_answer_late(job: JobMaker) 
     assert plan.batch.jobs == (late,)
 
 
-def test_where_all_are_hopeless_there_is_no_batch(job: JobMaker) -> None:
+def test_if_all_images_would_be_too_late_no_batch_is_formed(job: JobMaker) -> None:
     scheduler = Scheduler(BatchPolicy(max_batch_size=4))
     jobs = tuple(job(0.0, deadline=1.4) for _ in range(6))
     for each in jobs:
@@ -343,7 +345,7 @@ def test_where_all_are_hopeless_there_is_no_batch(job: JobMaker) -> None:
     assert (set(plan.expired), plan.batch, len(scheduler)) == (set(jobs), None, 0)
 
 
-def test_an_empty_batch_is_not_run_again() -> None:
+def test_an_empty_batch_is_not_retried() -> None:
     scheduler = Scheduler(BatchPolicy())
     scheduler.retry([Batch(BUCKET, (), 1)])
     assert scheduler.plan(0.0, EngineState(0, 0.0, 0.0)).batch is None
