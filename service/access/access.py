@@ -1,6 +1,6 @@
-"""Who may use the service and how it is protected on the way: keys and TLS of one deployment.
+"""The API keys and TLS files of a deployment, shared by all servers.
 
-Made once from the settings for all servers. SIGHUP reads the files again; bad ones change nothing.
+Created once from the settings. SIGHUP reloads the files; invalid files are logged and not used.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Access:
-    """What guards the doors; None where a guard was not asked for."""
+    """API keys and TLS; None where not configured."""
 
     keys: KeyRing | None = None
     tls: TlsFiles | None = None
-    tls_context: ssl.SSLContext | None = None  # of HTTP; gRPC reads the files by itself
+    tls_context: ssl.SSLContext | None = None  # for HTTP; gRPC reads the files itself
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Access:
-        """Reads the files that the settings name.
+        """Reads the files named by the settings.
 
         Raises:
-            KeyFileError: for a key file that cannot be used.
-            TlsFileError: for certificate files that cannot be used.
+            KeyFileError: if the key file cannot be used.
+            TlsFileError: if the certificate files cannot be used.
         """
         keys = None if settings.api_keys_file is None else KeyRing(settings.api_keys_file)
         if settings.tls_certificate_file is None or settings.tls_key_file is None:
@@ -42,12 +42,14 @@ class Access:
         return cls(keys, tls, tls.context())
 
     def reload(self) -> None:
-        """Takes keys and certificate as their files are now; what cannot be used is logged."""
+        """Reloads the key file and the certificate; errors are logged and change nothing."""
         try:
             if self.keys is not None:
-                _log.info("API keys read again", keys=self.keys.reload())
+                _log.info("API keys reloaded", keys=self.keys.reload())
             if self.tls is not None and self.tls_context is not None:
                 self.tls.load_into(self.tls_context)
-                _log.info("certificate read again")
+                _log.info("certificate reloaded")
         except (KeyFileError, TlsFileError) as error:
-            _log.error("a renewal failed; what held before holds on", error=str(error))
+            _log.error(
+                "reload failed; the previous keys and certificate stay in use", error=str(error)
+            )

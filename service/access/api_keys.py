@@ -1,9 +1,9 @@
-"""Who may use the service: API keys, kept as hashes, looked up in constant time.
+"""API keys: stored as hashes, compared in constant time.
 
-    key file --read--> KeyRing <--check-- the guards of HTTP and gRPC (one rule for all protocols)
+    key file --read--> KeyRing <--check-- the guards of HTTP and gRPC
 
-Keys are 256 random bits, so a plain SHA-256 of one gives nothing away: there is no list of likely
-keys that could be tried, which is what slow password hashes are for.
+A key is 256 random bits, so its SHA-256 hash cannot be reversed by trying likely keys; a slow
+password hash is not needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_KEY_PREFIX = "ldk_"  # so that people and secret scanners know one when they see it
+_KEY_PREFIX = "ldk_"  # recognised by people and secret scanners
 _HASH_PREFIX = "sha256:"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -25,11 +25,11 @@ _FIELDS = "NAME SCOPES sha256:HEX"
 
 
 class Scope(enum.StrEnum):
-    """What a key opens."""
+    """What a key gives access to."""
 
-    DETECT = "detect"  # detection, and what there is to know about the model
-    METRICS = "metrics"  # for a scraper, which should be able to do nothing else
-    ADMIN = "admin"  # loading and unloading, and everything else
+    DETECT = "detect"  # detection and model metadata
+    METRICS = "metrics"  # GET /metrics
+    ADMIN = "admin"  # loading and unloading models, and everything else
 
 
 class KeyFileError(ValueError):
@@ -37,90 +37,91 @@ class KeyFileError(ValueError):
 
 
 class Unauthenticated(Exception):
-    """No key, or one that nobody has."""
+    """No key was sent, or an unknown one."""
 
 
 class Forbidden(Exception):
-    """A key that does not open this."""
+    """The key lacks the required scope."""
 
 
 @dataclass(frozen=True)
 class ApiKey:
     """One line of a key file."""
 
-    name: str  # for logs; the key itself is nowhere
+    name: str  # for logs; the key itself is not stored
     scopes: frozenset[Scope]
     digest: bytes
 
     def allows(self, scope: Scope) -> bool:
-        """Whether it is enough for something that asks for `scope`."""
+        """Whether the key gives access to what requires `scope`."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
 class KeyRing:
-    """The keys of a file; `reload` reads it again."""
+    """The keys of a key file."""
 
     def __init__(self, path: Path) -> None:
         """Reads the file.
 
         Args:
-            path: one key a line, as `key_line` writes it; lines that begin with # are comments.
+            path: one key per line, as written by `key_line`; lines that begin with # are comments.
 
         Raises:
-            KeyFileError: where it cannot be read, or holds no key or a bad line.
+            KeyFileError: if it cannot be read, has no key or an invalid line.
         """
         self._path = path
         self._keys = _read(path)
 
     @property
     def keys(self) -> tuple[ApiKey, ...]:
-        """Them all; of each key only its hash is known."""
+        """All keys."""
         return self._keys
 
     def reload(self) -> int:
-        """Takes the keys that the file holds now; where it cannot be used, those before stay.
+        """Reads the file again; the keys do not change if that fails.
 
         Returns:
-            How many there are.
+            The number of keys.
 
         Raises:
-            KeyFileError: where it cannot be used.
+            KeyFileError: if the file cannot be used.
         """
         self._keys = _read(self._path)
         return len(self._keys)
 
     def check(self, presented: str | None, scope: Scope) -> ApiKey:
-        """The key that was presented, where it opens what is asked for.
-
-        The time does not depend on how much of a wrong key was right.
+        """Checks a client's key; the time does not depend on how much of a wrong key matches.
 
         Args:
-            presented: the key as the client sent it; None where it sent none.
-            scope: what it must open.
+            presented: the key that the client sent; None if it sent none.
+            scope: the required scope.
+
+        Returns:
+            The matching key.
 
         Raises:
-            Unauthenticated: for no key, or an unknown one.
-            Forbidden: for a key without the scope.
+            Unauthenticated: if there is no key, or an unknown one.
+            Forbidden: if the key lacks the scope.
         """
         if presented is None:
-            raise Unauthenticated("an API key is needed: Authorization: Bearer KEY")
+            raise Unauthenticated("an API key is required: Authorization: Bearer KEY")
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
         found = None
-        for key in self._keys:  # all of them, whichever fits
+        for key in self._keys:  # no early exit: constant time
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:
-            raise Unauthenticated("the API key is not known")
+            raise Unauthenticated("the API key is unknown")
         if not found.allows(scope):
             raise Forbidden(f"the API key {found.name!r} lacks the scope {scope.value!r}")
         return found
 
 
 def presented_key(header: Callable[[str], str | None]) -> str | None:
-    """The key of a request: `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
+    """Returns the key of a request: `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
 
     Args:
-        header: gives a header (or gRPC metadata) by its name in small letters.
+        header: returns a header (or gRPC metadata) by its lower-case name.
     """
     kind, _, key = (header("authorization") or "").partition(" ")
     if kind.lower() == "bearer" and key.strip():
@@ -129,18 +130,18 @@ def presented_key(header: Callable[[str], str | None]) -> str | None:
 
 
 def new_key() -> str:
-    """A key that nobody can guess."""
+    """Generates a key."""
     return _KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def key_line(name: str, scopes: Iterable[Scope], key: str) -> str:
-    """The line of a key file for a key.
+    """Returns the line of a key file for a key.
 
     Raises:
-        ValueError: for a name with anything but letters, digits, dots, dashes and underscores.
+        ValueError: if the name has other characters than letters, digits, ".", "-" and "_".
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"the name {name!r} needs 1 to 64 letters, digits, dots, - or _")
+        raise ValueError(f"invalid name {name!r}: use 1 to 64 letters, digits, '.', '-' or '_'")
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name} {','.join(sorted(scopes))} {_HASH_PREFIX}{digest}"
 
@@ -155,26 +156,26 @@ def _read(path: Path) -> tuple[ApiKey, ...]:
         if line.strip() and not line.lstrip().startswith("#"):
             key = _parse(line, f"{path}, line {number}")
             if key.name in keys:
-                raise KeyFileError(f"{path}, line {number}: {key.name!r} is there twice")
+                raise KeyFileError(f"{path}, line {number}: duplicate name {key.name!r}")
             keys[key.name] = key
     if not keys:
-        raise KeyFileError(f"{path}: holds no key; make one with `lite-detr key NAME`")
+        raise KeyFileError(f"{path}: has no key; create one with `lite-detr key NAME`")
     return tuple(keys.values())
 
 
 def _parse(line: str, place: str) -> ApiKey:
     fields = line.split()
     if len(fields) != len(_FIELDS.split()):
-        raise KeyFileError(f"{place}: has {len(fields)} fields, not {_FIELDS}")
+        raise KeyFileError(f"{place}: expected {_FIELDS}, got {len(fields)} fields")
     name, scopes, hashed = fields
     if not _NAME.fullmatch(name):
-        raise KeyFileError(f"{place}: {name!r} is no name of a key")
+        raise KeyFileError(f"{place}: invalid name {name!r}")
     try:
         opened = frozenset(Scope(scope) for scope in scopes.split(","))
     except ValueError:
         known = ", ".join(Scope)
-        raise KeyFileError(f"{place}: scopes are {scopes!r}; known are {known}") from None
+        raise KeyFileError(f"{place}: invalid scopes {scopes!r}; known are {known}") from None
     digest = hashed.removeprefix(_HASH_PREFIX)
     if digest == hashed or not _HEX_DIGEST.fullmatch(digest):
-        raise KeyFileError(f"{place}: the third field is no {_HASH_PREFIX} and 64 hex digits")
+        raise KeyFileError(f"{place}: the third field must be {_HASH_PREFIX} and 64 hex digits")
     return ApiKey(name, opened, bytes.fromhex(digest))

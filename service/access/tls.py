@@ -1,4 +1,4 @@
-"""TLS for both servers from one set of files, which may be renewed while the service runs."""
+"""TLS of both servers, from one set of files that may be renewed while the service runs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import grpc
 
 
 class TlsFileError(ValueError):
-    """Certificate files that cannot be used; the message names them."""
+    """Certificate files that cannot be used; the message names the files."""
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files of the server's certificate and, for mutual TLS, of its clients' authority."""
+    """PEM files: the server's certificate and key and, for mutual TLS, the clients' CA."""
 
-    certificate: Path  # with the chain behind it
+    certificate: Path  # followed by its chain
     key: Path
-    client_authority: Path | None = None  # set: clients must show a certificate it has signed
+    client_authority: Path | None = None  # if set, clients need a certificate signed by it
 
     def context(self) -> ssl.SSLContext:
-        """A server's context.
+        """Creates a server context for HTTP.
 
         Raises:
-            TlsFileError: for files that are missing, broken, or do not belong together.
+            TlsFileError: if files are missing, invalid or do not match.
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -40,13 +40,13 @@ class TlsFiles:
         return context
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Gives a context the certificate as it is now; connections that are open keep theirs.
+        """Loads the current certificate into a context; open connections keep theirs.
 
         Raises:
-            TlsFileError: for files that are missing, broken, or do not belong together.
+            TlsFileError: if files are missing, invalid or do not match.
         """
         try:
-            # A context of its own first: a bad pair must not spoil the one in use.
+            # Into a new context first: an invalid pair must not change the one in use.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
                 self.certificate, self.key, password=_refuse_password
             )
@@ -57,29 +57,29 @@ class TlsFiles:
             ) from error
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """Credentials that read the files anew when they have changed; bad ones change nothing.
+        """Creates gRPC credentials that reload changed files; invalid files are not used.
 
         Raises:
-            TlsFileError: for files that cannot be used now.
+            TlsFileError: if the files cannot be used now.
         """
-        self.context()  # gRPC itself would only log a bad pair
-        seen = self._pem()
+        self.context()  # gRPC would only log an invalid pair
+        current = self._pem()
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal seen
+            nonlocal current
             try:
-                now = self._pem()
-                if now == seen:
+                latest = self._pem()
+                if latest == current:
                     return None
                 self.context()
             except (OSError, TlsFileError):
                 return None
-            seen = now
-            return _configuration(now)
+            current = latest
+            return _configuration(latest)
 
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(seen),
-            renewed,  # type: ignore[arg-type]  # None is allowed: no change
+            _configuration(current),
+            renewed,  # type: ignore[arg-type]  # None means no change
             require_client_authentication=self.client_authority is not None,
         )
 
@@ -98,5 +98,5 @@ def _configuration(pem: tuple[bytes, bytes, bytes | None]) -> grpc.ServerCertifi
 
 
 def _refuse_password() -> str:
-    """Instead of OpenSSL's prompt, which would wait for somebody at a terminal."""
-    raise ValueError("the key is encrypted; give one without a pass phrase")
+    """Replaces OpenSSL's prompt, which would wait for input on the terminal."""
+    raise ValueError("the key is encrypted; use one without a pass phrase")

@@ -1,8 +1,8 @@
-"""How the C library's allocator treats memory that was freed: the edge asks it to keep some.
+"""Tuning of glibc's malloc: freed memory is kept in the process for the next image.
 
-Decoding frees a few buffers of a megabyte for every image. By default glibc gives them back to the
-kernel at once and gets them again, page by page and each page cleared, for the next image: where
-that was measured it cost a third of the CPU time of an answer (docs/benchmarks.md).
+Decoding frees a few buffers of about 1 MiB per image. By default glibc returns them to the kernel
+at once and requests them again for the next image, which costs a page fault per page: a third of
+the edge's CPU time per request, where it was measured (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import os
 _M_TRIM_THRESHOLD = -1  # <malloc.h>
 _M_MMAP_THRESHOLD = -3
 _MIB = 1024 * 1024
-# Kept at the end of each heap; a block above the second is the kernel's again when it is freed,
-# so that a large array leaves nothing behind.
+# Up to _TRIM_BYTES are kept at the end of each heap. A block above _MMAP_BYTES is returned to the
+# kernel when it is freed.
 _TRIM_BYTES = 64 * _MIB
 _MMAP_BYTES = 32 * _MIB
 
 
 def keep_freed_memory() -> bool:
-    """Makes freed blocks of usual images stay in the process, ready for the next image.
+    """Configures malloc to keep freed blocks of usual image sizes in the process.
 
-    An operator's own choice (glibc's `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`) wins.
+    glibc's own variables (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`) take precedence.
 
     Returns:
-        Whether the C library understood; others than glibc need no such advice, or take none.
+        Whether the C library accepted the configuration; only glibc does.
     """
     if "MALLOC_TRIM_THRESHOLD_" in os.environ or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False
@@ -39,10 +39,10 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Hands every freed page of this process to the kernel; takes some 0.1 ms a freed MiB.
+    """Returns all freed pages of this process to the kernel; takes about 0.1 ms per freed MiB.
 
-    Pillow takes the memory of a large image in blocks of a MiB, too small for glibc to give back
-    one by one, and a single block in use at the end of a heap keeps all that lies before it.
+    Pillow allocates a large image in blocks of 1 MiB, which glibc does not return one by one, and
+    one block in use at the end of a heap keeps everything before it.
     """
-    with contextlib.suppress(AttributeError, OSError):  # a C library that has no such call
+    with contextlib.suppress(AttributeError, OSError):  # the C library has no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)

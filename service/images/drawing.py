@@ -1,7 +1,7 @@
-"""The answer as a picture: boxes and labels drawn on the original photo at its full size.
+"""Draws boxes and labels on the original image at its full size.
 
-Used by the adapters for `format=image` and by the offline command for `--save`; CPU-bound and
-pure, so callers run it in a worker thread.
+Used by the adapters for `format=image` and by `lite-detr detect --save`. CPU-bound, so callers run
+it in a worker thread.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from model.detections import Detections
 from model.images.decode import ImageLimits, open_upright
 
-# Told apart by colour-blind people too, and bright enough for black text; the page of
-# `service/rest` uses the same list, so that a class has one colour everywhere.
+# Distinguishable for colour-blind people, and bright enough for black text. The page of
+# `service/rest` uses the same list.
 CLASS_COLOURS = (
     "#ffb000",
     "#35c2ff",
@@ -29,14 +29,14 @@ CLASS_COLOURS = (
     "#f48be0",
     "#b6d94c",
 )
-_INK = "#101418"  # text and the casing that sets a box off from a ground of its own colour
+_DARK = "#101418"  # text, and the outline of boxes on a background of their own colour
 _LOSSY_FORMATS = frozenset({"JPEG", "WEBP"})
 _JPEG_QUALITY = 92
 
-# Sizes as parts of the picture's long side, with floors in pixels.
+# Line width and font size as fractions of the image's long side, with minimums in pixels.
 _LINES_PER_SIDE, _MIN_LINE = 320, 1
-_LETTERS_PER_SIDE, _MIN_LETTER = 48, 11
-_SMALLEST_LETTER = 7  # below this a label is a smudge, and the box goes without
+_FONTS_PER_SIDE, _MIN_FONT = 48, 11
+_SMALLEST_FONT = 7  # a label that would need a smaller font is left out
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rect = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
@@ -44,7 +44,7 @@ _Rect = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom 
 
 @dataclass(frozen=True)
 class RenderedImage:
-    """An encoded picture and its media type ("image/jpeg" or "image/png")."""
+    """An encoded image and its media type ("image/jpeg" or "image/png")."""
 
     data: bytes
     media_type: str
@@ -56,61 +56,59 @@ def render_detections(
     label_names: Sequence[str],
     limits: ImageLimits,
 ) -> RenderedImage:
-    """Draws an answer on the photo it was made from.
+    """Decodes an image, draws detections on it and encodes it again.
 
     Args:
-        data: the encoded photo.
-        detections: boxes in pixels of the photo as a person sees it.
+        data: the encoded image.
+        detections: boxes in pixels, after EXIF rotation.
         label_names: indexed by class id.
-        limits: as for `images.decode_image`.
+        limits: as for `decode_image`.
 
     Returns:
-        A picture of the photo's full size: JPEG for a lossy photo, else PNG.
+        An image of the full size: JPEG if the source is JPEG or WebP, else PNG.
 
     Raises:
-        InvalidImage: as `images.open_upright`; so are UnsupportedImage and ImageTooLarge.
+        InvalidImage, UnsupportedImage, ImageTooLarge: as for `open_upright`.
     """
-    picture, source_format = open_upright(data, limits)
-    draw_detections(picture, detections, label_names)
+    image, source_format = open_upright(data, limits)
+    draw_detections(image, detections, label_names)
     encoded = io.BytesIO()
     if source_format in _LOSSY_FORMATS:
-        picture.save(encoded, "JPEG", quality=_JPEG_QUALITY)
+        image.save(encoded, "JPEG", quality=_JPEG_QUALITY)
         return RenderedImage(encoded.getvalue(), "image/jpeg")
-    # A low level: photos gain little from more and take seconds.
-    picture.save(encoded, "PNG", compress_level=1)
+    # A low level: for photos a higher one saves little and takes seconds.
+    image.save(encoded, "PNG", compress_level=1)
     return RenderedImage(encoded.getvalue(), "image/png")
 
 
-def draw_detections(
-    picture: Image.Image, detections: Detections, label_names: Sequence[str]
-) -> None:
-    """Draws boxes with class names and scores into an RGB picture, in place.
+def draw_detections(image: Image.Image, detections: Detections, label_names: Sequence[str]) -> None:
+    """Draws boxes with class names and scores into an RGB image, in place.
 
     Args:
-        picture: mode RGB, of the size that the boxes refer to.
-        detections: best first; the best are drawn last, over the others.
+        image: mode RGB, of the size that the boxes refer to.
+        detections: best score first; drawn in reverse, so that the best are on top.
         label_names: indexed by class id.
     """
-    canvas = ImageDraw.Draw(picture)
-    long_side = max(picture.size)
+    canvas = ImageDraw.Draw(image)
+    long_side = max(image.size)
     line = max(_MIN_LINE, round(long_side / _LINES_PER_SIDE))
-    boxes = [_pixel_box(box, picture.size) for box in detections.boxes_xyxy.tolist()]
+    boxes = [_pixel_box(box, image.size) for box in detections.boxes_xyxy.tolist()]
     classes = detections.labels.tolist()
     for box, class_id in zip(reversed(boxes), reversed(classes), strict=True):
         _draw_box(canvas, box, class_colour(class_id), line)
-    labels = _LabelWriter(canvas, picture.size)
+    labels = _LabelWriter(canvas, image.size)
     for box, class_id, score in zip(boxes, classes, detections.scores.tolist(), strict=True):
         name = label_names[class_id] if 0 <= class_id < len(label_names) else str(class_id)
         labels.write(f"{name} {score:.2f}", box, class_colour(class_id))
 
 
 def class_colour(class_id: int) -> str:
-    """The colour of a class, "#rrggbb"."""
+    """Returns the colour of a class, "#rrggbb"."""
     return CLASS_COLOURS[class_id % len(CLASS_COLOURS)]
 
 
 def _pixel_box(box: Sequence[float], size: tuple[int, int]) -> _Rect:
-    """A box on whole pixels inside the picture, at least one pixel large."""
+    """Rounds a box to whole pixels inside the image, at least one pixel large."""
     width, height = size
     left = min(max(round(min(box[0], box[2])), 0), width - 1)
     top = min(max(round(min(box[1], box[3])), 0), height - 1)
@@ -121,31 +119,31 @@ def _pixel_box(box: Sequence[float], size: tuple[int, int]) -> _Rect:
 
 def _draw_box(canvas: ImageDraw.ImageDraw, box: _Rect, colour: str, line: int) -> None:
     left, top, right, bottom = box
-    casing = max(1, line // 3)
+    border = max(1, line // 3)
     canvas.rectangle(
-        (left - casing, top - casing, right - 1 + casing, bottom - 1 + casing),
-        outline=_INK,
-        width=line + 2 * casing,
+        (left - border, top - border, right - 1 + border, bottom - 1 + border),
+        outline=_DARK,
+        width=line + 2 * border,
     )
     canvas.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
 
 
 class _LabelWriter:
-    """Writes labels into one picture, each where it hides no earlier one."""
+    """Writes labels into one image; a label avoids the earlier ones."""
 
-    def __init__(self, canvas: ImageDraw.ImageDraw, picture_size: tuple[int, int]) -> None:
+    def __init__(self, canvas: ImageDraw.ImageDraw, image_size: tuple[int, int]) -> None:
         self._canvas = canvas
-        self._picture_size = picture_size
+        self._image_size = image_size
         self._taken: list[_Rect] = []
-        self._fonts: dict[int, _Font] = {}  # by letter size; each takes milliseconds to make
+        self._fonts: dict[int, _Font] = {}  # by size; loading one takes milliseconds
 
     def write(self, text: str, box: _Rect, colour: str) -> None:
-        """Writes a box's label, smaller where the picture is too narrow, or not at all."""
-        size = max(_MIN_LETTER, round(max(self._picture_size) / _LETTERS_PER_SIDE))
-        while size >= _SMALLEST_LETTER:
-            wide, high = self._plate_size(text, size)
-            if wide <= self._picture_size[0] and high <= self._picture_size[1]:
-                place = _place_label(box, (wide, high), self._picture_size, self._taken)
+        """Writes the label of a box: smaller if the image is too narrow, else not at all."""
+        size = max(_MIN_FONT, round(max(self._image_size) / _FONTS_PER_SIDE))
+        while size >= _SMALLEST_FONT:
+            wide, high = self._label_size(text, size)
+            if wide <= self._image_size[0] and high <= self._image_size[1]:
+                place = _place_label(box, (wide, high), self._image_size, self._taken)
                 self._taken.append(place)
                 self._write_at(place, text, size, colour)
                 return
@@ -155,9 +153,9 @@ class _LabelWriter:
         left, top, right, bottom = place
         self._canvas.rectangle((left, top, right - 1, bottom - 1), fill=colour)
         anchor = (left + _label_pad(size), (top + bottom) / 2)
-        self._canvas.text(anchor, text, fill=_INK, font=self._font(size), anchor="lm")
+        self._canvas.text(anchor, text, fill=_DARK, font=self._font(size), anchor="lm")
 
-    def _plate_size(self, text: str, size: int) -> tuple[int, int]:
+    def _label_size(self, text: str, size: int) -> tuple[int, int]:
         pad = 2 * _label_pad(size)
         width = self._canvas.textlength(text, font=self._font(size))
         return round(width) + pad, round(size * 1.15) + pad
@@ -168,14 +166,14 @@ class _LabelWriter:
         return self._fonts[size]
 
 
-def _label_pad(letter_size: int) -> int:
-    return max(1, letter_size // 5)
+def _label_pad(font_size: int) -> int:
+    return max(1, font_size // 5)
 
 
 def _place_label(
-    box: _Rect, label_size: tuple[int, int], picture_size: tuple[int, int], taken: list[_Rect]
+    box: _Rect, label_size: tuple[int, int], image_size: tuple[int, int], taken: list[_Rect]
 ) -> _Rect:
-    """Above the box, else below, else inside it; the first that is free, or the first."""
+    """Returns a place above, below or inside the box: the first free one, else the first."""
     (left, top, right, bottom), (wide, high) = box, label_size
     candidates = []
     for x, y in (
@@ -186,8 +184,8 @@ def _place_label(
         (right - wide, bottom),
         (left, bottom - high),
     ):
-        x_inside = min(max(x, 0), picture_size[0] - wide)
-        y_inside = min(max(y, 0), picture_size[1] - high)
+        x_inside = min(max(x, 0), image_size[0] - wide)
+        y_inside = min(max(y, 0), image_size[1] - high)
         candidates.append((x_inside, y_inside, x_inside + wide, y_inside + high))
     free = (place for place in candidates if not any(_overlap(place, other) for other in taken))
     return next(free, candidates[0])

@@ -333,7 +333,7 @@ def test_a_guarded_service_is_used_with_a_key(browser: Chrome, photo: Path, tmp_
         assert "key" in page.text("problem-title")
         browser.find_element(By.ID, "key").send_keys("a wrong one\n")
         page.until(
-            "return document.getElementById('problem-detail').textContent.includes('not known')"
+            "return document.getElementById('problem-detail').textContent.includes('unknown')"
         )
         browser.find_element(By.ID, "key").send_keys(key + "\n")
         page.until("return !document.getElementById('model').hidden")

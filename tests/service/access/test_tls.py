@@ -1,4 +1,4 @@
-"""TLS of both servers: real connections, certificates renewed while they run."""
+"""TLS of both servers: real connections, and certificates renewed while the servers run."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def _trusting(authority: Authority, client: Pair | None = None) -> ssl.SSLContex
     return context
 
 
-async def test_http_answers_over_tls_and_to_nobody_else(authority: Authority) -> None:
+async def test_http_accepts_only_tls(authority: Authority) -> None:
     async with _https(_files(authority.issue("server")).context()) as url:
         async with AsyncHttpClient(url, tls=_trusting(authority)) as client:
             assert (await client.detect(solid_png((1, 2, 3)))).detections
-        async with AsyncHttpClient(url, retries=ONCE) as stranger:  # who trusts no such authority
+        async with AsyncHttpClient(url, retries=ONCE) as stranger:  # does not trust the authority
             with pytest.raises(ServiceError, match="certificate"):
                 await stranger.detect(solid_png((1, 2, 3)))
         plain = url.replace("https", "http")
-        async with AsyncHttpClient(plain, retries=ONCE) as careless:
+        async with AsyncHttpClient(plain, retries=ONCE) as plain_client:
             with pytest.raises(ServiceError):
-                await careless.detect(solid_png((1, 2, 3)))
+                await plain_client.detect(solid_png((1, 2, 3)))
 
 
 async def test_old_versions_of_tls_are_refused(authority: Authority) -> None:
@@ -77,7 +77,7 @@ async def test_old_versions_of_tls_are_refused(authority: Authority) -> None:
             await asyncio.open_connection("127.0.0.1", port, ssl=old)
 
 
-async def test_mutual_tls_asks_http_clients_for_a_certificate(authority: Authority) -> None:
+async def test_mutual_tls_requires_a_certificate_of_http_clients(authority: Authority) -> None:
     files = _files(authority.issue("server"), authority)
     async with _https(files.context()) as url:
         known = _trusting(authority, authority.issue("client"))
@@ -88,19 +88,19 @@ async def test_mutual_tls_asks_http_clients_for_a_certificate(authority: Authori
                 await stranger.detect(solid_png((1, 2, 3)))
 
 
-async def test_a_renewed_certificate_is_shown_to_new_connections(authority: Authority) -> None:
+async def test_new_connections_get_a_renewed_certificate(authority: Authority) -> None:
     files = _files(authority.issue("server"))
     context = files.context()
     async with _https(context) as url:
         port = int(url.rpartition(":")[2])
-        before = await _shown(port)
+        before = await _certificate_of(port)
         authority.issue("server")
         files.load_into(context)
-        assert await _shown(port) != before
+        assert await _certificate_of(port) != before
 
 
-async def _shown(port: int) -> bytes:
-    """The certificate that a server shows."""
+async def _certificate_of(port: int) -> bytes:
+    """The certificate that a server sends."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
@@ -112,7 +112,7 @@ async def _shown(port: int) -> bytes:
     return certificate
 
 
-async def test_grpc_answers_over_tls_and_shows_a_renewed_certificate(
+async def test_grpc_accepts_only_tls_and_uses_a_renewed_certificate(
     authority: Authority,
 ) -> None:
     files = _files(authority.issue("server"))
@@ -121,17 +121,17 @@ async def test_grpc_answers_over_tls_and_shows_a_renewed_certificate(
         target = f"127.0.0.1:{server.port}"
         async with AsyncGrpcClient(target, credentials=credentials) as client:
             assert (await client.detect(solid_png((1, 2, 3)))).detections
-        async with AsyncGrpcClient(target, retries=ONCE) as careless:
+        async with AsyncGrpcClient(target, retries=ONCE) as plain_client:
             with pytest.raises(ServiceError):
-                await careless.detect(solid_png((1, 2, 3)), timeout_s=5)
-        before = await _shown(server.port)
-        files.key.write_text("broken")  # half way through a renewal
-        assert await _shown(server.port) == before
+                await plain_client.detect(solid_png((1, 2, 3)), timeout_s=5)
+        before = await _certificate_of(server.port)
+        files.key.write_text("broken")  # as in the middle of a renewal
+        assert await _certificate_of(server.port) == before
         authority.issue("server")
-        assert await _shown(server.port) != before
+        assert await _certificate_of(server.port) != before
 
 
-async def test_mutual_tls_asks_grpc_clients_for_a_certificate(authority: Authority) -> None:
+async def test_mutual_tls_requires_a_certificate_of_grpc_clients(authority: Authority) -> None:
     files = _files(authority.issue("server"), authority)
     async with serving(StandIn().as_detector(), tls=files) as server:
         root, client = authority.certificate.read_bytes(), authority.issue("client")
@@ -147,7 +147,7 @@ async def test_mutual_tls_asks_grpc_clients_for_a_certificate(authority: Authori
                 await stranger.detect(solid_png((1, 2, 3)), timeout_s=5)
 
 
-def test_files_that_do_not_belong_together_are_told(authority: Authority, tmp_path: Path) -> None:
+def test_files_that_do_not_match_are_refused(authority: Authority, tmp_path: Path) -> None:
     one, other = authority.issue("one"), authority.issue("other")
     for files in (
         TlsFiles(one.certificate, other.key),
@@ -160,21 +160,21 @@ def test_files_that_do_not_belong_together_are_told(authority: Authority, tmp_pa
             files.context()
 
 
-def test_a_bad_renewal_leaves_the_context_as_it_was(authority: Authority) -> None:
+def test_an_invalid_renewal_does_not_change_the_context(authority: Authority) -> None:
     pair = authority.issue("server")
     files = _files(pair)
     context = files.context()
     pair.key.write_text("broken")
     with pytest.raises(TlsFileError):
         files.load_into(context)
-    assert context.cert_store_stats() == files_stats(authority)
+    assert context.cert_store_stats() == _stats_of_new_files(authority)
 
 
-def files_stats(authority: Authority) -> dict[str, int]:
+def _stats_of_new_files(authority: Authority) -> dict[str, int]:
     return _files(authority.issue("another")).context().cert_store_stats()
 
 
-def test_a_key_with_a_pass_phrase_is_refused_without_asking(
+def test_a_key_with_a_pass_phrase_is_refused_without_a_prompt(
     authority: Authority, tmp_path: Path
 ) -> None:
     from cryptography.hazmat.primitives import serialization

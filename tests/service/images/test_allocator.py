@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="advice for glibc alone")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 _PAGES_OF_A_BLOCK = 1024
 _ROUNDS = 50
-_ALLOCATE_AGAIN_AND_AGAIN = f"""
+_ALLOCATE_REPEATEDLY = f"""
 import resource, sys, threading
 from service.images.allocator import keep_freed_memory
 
@@ -30,9 +30,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
 
 
 def _page_faults(**environment: str) -> tuple[bool, int]:
-    """What `keep_freed_memory` said, and the faults of a thread that allocates 4 MiB 50 times."""
+    """Result of `keep_freed_memory`, and page faults of a thread that allocates 50 x 4 MiB."""
     lines = subprocess.run(
-        [sys.executable, "-c", _ALLOCATE_AGAIN_AND_AGAIN],
+        [sys.executable, "-c", _ALLOCATE_REPEATEDLY],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -41,13 +41,13 @@ def _page_faults(**environment: str) -> tuple[bool, int]:
     return lines[0] == "True", int(lines[1])
 
 
-def test_a_block_that_was_freed_is_used_again_without_the_kernel() -> None:
+def test_a_freed_block_is_reused_without_page_faults() -> None:
     kept, faults = _page_faults()
     assert kept
     assert faults < 3 * _PAGES_OF_A_BLOCK
 
 
-def test_an_operators_own_choice_wins() -> None:
+def test_variables_of_glibc_take_precedence() -> None:
     kept, faults = _page_faults(MALLOC_MMAP_THRESHOLD_="65536")
     assert not kept
     assert faults > _ROUNDS * _PAGES_OF_A_BLOCK // 2
@@ -67,7 +67,7 @@ kept = []
 
 def decode():
     Image.open(io.BytesIO(data.getvalue())).load()
-    kept.append(bytearray(5000))  # lies behind the image in the heap
+    kept.append(bytearray(5000))  # after the image in the heap
 
 keep_freed_memory()
 begun = resident_mib()
@@ -79,7 +79,7 @@ print(resident_mib() - begun)
 """
 
 
-def test_nothing_is_left_of_a_large_image_that_was_freed() -> None:
+def test_the_memory_of_a_large_image_is_returned_to_the_kernel() -> None:
     command = [sys.executable, "-c", _DECODE_A_LARGE_IMAGE]
     left = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert int(left) < 64, f"{left} MiB are left of 250"
+    assert int(left) < 64, f"{left} of 250 MiB were kept"

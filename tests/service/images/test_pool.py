@@ -1,0 +1,47 @@
+"""The memory limit that decoding threads share."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.images.pool import MemoryBudget
+
+
+async def test_the_budget_is_granted_in_order_and_never_twice() -> None:
+    budget = MemoryBudget(10)
+    assert await budget.take(6) == 6
+    second, third = asyncio.create_task(budget.take(5)), asyncio.create_task(budget.take(1))
+    await asyncio.sleep(0)
+    assert not second.done() and not third.done()  # the small one does not overtake
+    budget.give_back(6)
+    assert (await second, await third) == (5, 1)
+
+
+async def test_a_request_larger_than_the_budget_gets_all_of_it() -> None:
+    budget = MemoryBudget(10)
+    assert await budget.take(1000) == 10
+    next_one = asyncio.create_task(budget.take(1))
+    await asyncio.sleep(0)
+    assert not next_one.done()
+    budget.give_back(10)
+    assert await next_one == 1
+
+
+async def test_a_cancelled_wait_makes_room_for_the_next() -> None:
+    budget = MemoryBudget(10)
+    await budget.take(8)
+    large, small = asyncio.create_task(budget.take(9)), asyncio.create_task(budget.take(2))
+    await asyncio.sleep(0)
+    large.cancel()
+    assert await small == 2
+
+
+async def test_a_wait_that_is_cancelled_as_it_is_granted_takes_nothing() -> None:
+    budget = MemoryBudget(10)
+    await budget.take(10)
+    late = asyncio.create_task(budget.take(4))
+    await asyncio.sleep(0)
+    budget.give_back(10)
+    late.cancel()
+    await asyncio.gather(late, return_exceptions=True)
+    assert await budget.take(10) == 10
