@@ -1,4 +1,4 @@
-"""Memory, CPU time and open files of the engine processes, read from /proc when Prometheus asks."""
+"""Memory, CPU time and open files of the engine processes, read from /proc at each scrape."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from prometheus_client.registry import Collector
 
 
 class EngineProcessCollector(Collector):
-    """One set of process metrics for all engines, told apart by the label `engine`."""
+    """Process metrics of all engines, with the label `engine`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Starts without engines."""
+        """Registers a collector without engines."""
         self._readers: dict[str, ProcessCollector] = {}
         registry.register(self)
 
@@ -22,17 +22,17 @@ class EngineProcessCollector(Collector):
         """Adds an engine.
 
         Args:
-            engine: its number.
-            pid: of the process that runs it just then; None while there is none.
+            engine: its number, the value of the label.
+            pid: returns the current process id; None while there is no process.
         """
         self._readers[engine] = ProcessCollector(
             namespace="lite_detr_engine",
-            pid=lambda: pid() or "none",  # of no process: then there is nothing to tell
+            pid=lambda: pid() or "none",  # an invalid id: no samples
             registry=None,
         )
 
     def collect(self) -> Iterable[Metric]:
-        """The families of all engines, each family once."""
+        """Returns each metric family once, with the samples of all engines."""
         families: dict[str, Metric] = {}
         for engine, reader in self._readers.items():
             for read in reader.collect():

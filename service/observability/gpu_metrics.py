@@ -1,7 +1,7 @@
-"""Memory and utilisation of the GPUs, asked of the driver (NVML) when Prometheus asks.
+"""Memory and utilisation of the GPUs, read from the driver (NVML) at each scrape.
 
-The edge has no torch and no CUDA context; NVML needs neither. Where there is no NVIDIA driver
-there are no such metrics, and whatever goes wrong later costs these metrics and no scrape.
+NVML needs no torch and no CUDA context, which the edge does not have. Without an NVIDIA driver
+these metrics are absent. Later errors omit these metrics and do not fail the scrape.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _log = structlog.get_logger(__name__)
 
 
 class GpuCollector(Collector):
-    """Gauges by device; devices are numbered as the driver numbers them."""
+    """Gauges with the label `device`, the driver's number of the GPU."""
 
     def __init__(self, registry: CollectorRegistry, library: str = _LIBRARY) -> None:
         """Finds the GPUs.
 
         Args:
-            registry: where the gauges go.
-            library: the module that speaks NVML.
+            registry: where the collector is registered, if there is a GPU.
+            library: name of the NVML module.
         """
         self._nvml: Any = None
         self._devices: Sequence[Any] = ()
@@ -37,16 +37,18 @@ class GpuCollector(Collector):
             self._nvml.nvmlInit()
             count = self._nvml.nvmlDeviceGetCount()
             self._devices = [self._nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
-        except Exception as error:  # no library, no driver, no permission: no GPU for us
+        except Exception as error:  # no library, driver or permission
             _log.debug("no GPU metrics", reason=f"{type(error).__name__}: {error}")
         if self._devices:
             registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Reads all devices; one that does not answer is left out."""
-        used = _family("memory_used_bytes", "Memory of the GPU in use, by whatever process")
-        total = _family("memory_total_bytes", "Memory of the GPU")
-        busy = _family("utilisation_ratio", "Share of the last moments in which the GPU worked")
+        """Reads all devices; omits those that cannot be read."""
+        used = _family("memory_used_bytes", "Used memory of the GPU, by all processes")
+        total = _family("memory_total_bytes", "Total memory of the GPU")
+        busy = _family(
+            "utilisation_ratio", "Share of the driver's last sample period in which a kernel ran"
+        )
         for number, device in enumerate(self._devices):
             labels = [str(number)]
             try:
@@ -56,7 +58,7 @@ class GpuCollector(Collector):
                 percent = self._nvml.nvmlDeviceGetUtilizationRates(device).gpu
                 busy.add_metric(labels, percent / 100)
             except Exception as error:
-                _log.debug("a GPU does not answer", device=number, reason=str(error))
+                _log.debug("cannot read a GPU", device=number, reason=str(error))
         return [family for family in (used, total, busy) if family.samples]
 
 

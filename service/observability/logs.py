@@ -1,8 +1,7 @@
-"""Log lines: JSON on stderr (text on a terminal), the same for our code and for libraries.
+"""Logging: JSON lines on stderr (text on a terminal), for this service and its libraries alike.
 
-Call `configure_logs` once a process. A line that is written while a request is under way carries
-the request's id and that of its trace, whoever writes it; so does whatever is bound with
-`structlog.contextvars`.
+Call `configure_logs` once per process. Every line that is written during a request carries its
+request id and trace id, and the values bound with `structlog.contextvars`.
 """
 
 from __future__ import annotations
@@ -17,8 +16,15 @@ from structlog.typing import EventDict
 
 from service.observability.request_scope import current_scope
 
-# Their routine lines say what the service says itself, or say it for each request.
-_QUIET = ("uvicorn.access", "uvicorn.error", "asyncio", "PIL", "multipart", "python_multipart")
+# Loggers of libraries whose lines below WARNING are repetitive or written for each request.
+_WARNINGS_ONLY = (
+    "uvicorn.access",
+    "uvicorn.error",
+    "asyncio",
+    "PIL",
+    "multipart",
+    "python_multipart",
+)
 
 
 def configure_logs(level: str, log_format: str) -> None:
@@ -30,7 +36,7 @@ def configure_logs(level: str, log_format: str) -> None:
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
-        _add_names,
+        _add_request_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -66,12 +72,12 @@ def configure_logs(level: str, log_format: str) -> None:
         library = logging.getLogger(name)
         library.handlers = []
         library.propagate = True
-    for name in _QUIET:
+    for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _add_names(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Names the request; looked up when a line is written, so that silence costs nothing."""
+def _add_request_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Adds the ids of the current request; looked up only when a line is written."""
     scope = current_scope()
     if scope is not None:
         event.setdefault("request_id", scope.request_id)

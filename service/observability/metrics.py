@@ -1,7 +1,7 @@
-"""What the service measures, in Prometheus' terms; every duration in seconds.
+"""The Prometheus metrics of the service; durations are in seconds.
 
-One registry of its own, so that several services (tests) can live in one process. Label sets are
-bounded: protocols, error codes and stages are closed lists, nothing of a client's gets in.
+Each service has its own registry, so that tests can run several in one process. Label values come
+from fixed lists (protocols, error codes, stages), never from clients.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STAGES = (
     "encode",
     "total",
 )
-_RESULTS = {"ok": "ok", "cancelled": "cancelled"}  # any other outcome is an error
+_RESULTS = {"ok": "ok", "cancelled": "cancelled"}  # all other outcomes are errors
 _OPENMETRICS = "application/openmetrics-text"
 _PREFIX = "lite_detr_"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -46,42 +46,42 @@ _RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
 class Metrics:
-    """The meters, by name; rooms get it by constructor."""
+    """The counters, gauges and histograms of a service."""
 
     def __init__(self, max_batch_size: int = 8) -> None:
-        """Makes all meters; `max_batch_size` bounds the histogram of batch sizes."""
-        # Else each counter has a second series, that nobody asks for.
+        """Creates all metrics; `max_batch_size` sets the range of the batch sizes."""
+        # Otherwise each counter and histogram has a second series, `_created`.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.statistics = Statistics()
         self._build_counters()
         self._build_histograms(max_batch_size)
         self._model = self._gauge(
-            "model_info", "The model that serves", ("name", "version", "variant")
+            "model_info", "The served model; always 1", ("name", "version", "variant")
         )
-        self._ends: dict[tuple[str, str], tuple[_Counter, _Histogram]] = {}
+        self._request_metrics: dict[tuple[str, str], tuple[_Counter, _Histogram]] = {}
         self._engines = EngineProcessCollector(self.registry)
-        self._gauge("start_time_seconds", "When this service started, Unix time").set(time.time())
+        self._gauge("start_time_seconds", "Start time of the service, Unix time").set(time.time())
         ProcessCollector(namespace="lite_detr_edge", registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
     def count_request(self, protocol: str, outcome: str) -> None:
-        """Counts one request as it ends, and the time since its scope was opened.
+        """Counts a request at its end, and observes its duration.
 
         Args:
-            protocol: of the adapter: "http", "grpc", "oip_http", "oip_grpc".
-            outcome: "ok", "cancelled", "internal", or the code of an error.
+            protocol: the adapter: "http", "grpc", "oip_http", "oip_grpc".
+            outcome: "ok", "cancelled", "internal", or an error code.
         """
-        ends = self._ends.get((protocol, outcome))
-        if ends is None:
+        found = self._request_metrics.get((protocol, outcome))
+        if found is None:
             result = _RESULTS.get(outcome, "error")
-            ends = (
+            found = (
                 self.requests.labels(protocol, outcome),
                 self.request_seconds.labels(protocol, result),
             )
-            self._ends[protocol, outcome] = ends
-        counter, histogram = ends
+            self._request_metrics[protocol, outcome] = found
+        counter, histogram = found
         counter.inc()
         scope = current_scope()
         if scope is not None:
@@ -89,10 +89,10 @@ class Metrics:
             histogram.observe(time.monotonic() - scope.started, _exemplar(scope))
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Notes how long a stage of an adapter's own took, one that ends just now.
+        """Observes a stage of the adapter that has just ended: "read" or "encode".
 
         Raises:
-            KeyError: for a stage that is not one of `STAGES`.
+            KeyError: if it is not one of `STAGES`.
         """
         self._stages[stage].observe(seconds)
         scope = current_scope()
@@ -101,7 +101,7 @@ class Metrics:
             scope.record_stage(StageInterval(stage, now - seconds, now))
 
     def observe_timings(self, timings: StageTimings) -> None:
-        """Notes all stages of one answered image."""
+        """Observes all stages of a completed image."""
         exemplar = _exemplar(current_scope())
         read, decode, queue, assemble, copy, forward, postprocess, total = self._image_stages
         read(timings.read / 1000)
@@ -114,33 +114,33 @@ class Metrics:
         total(timings.total / 1000, exemplar)
 
     def set_model(self, model: ModelInfo) -> None:
-        """Tells which model serves."""
+        """Sets the served model."""
         self._model.clear()
         self._model.labels(model.name, model.version, model.config.name).set(1)
 
     def add_gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Adds a gauge that is read when somebody asks."""
+        """Adds a gauge that calls `read` at each scrape."""
         self._gauge(name, help_text).set_function(read)
 
     def add_engine(self, pid: Callable[[], int | None], engine: str = "0") -> None:
-        """Adds the memory and CPU time of an engine, whichever process runs it just then.
+        """Adds the process metrics of an engine.
 
         Args:
-            pid: of that process; None while there is none.
-            engine: its number, for the label `engine`.
+            pid: returns the id of its current process; None while there is none.
+            engine: its number, the value of the label `engine`.
         """
         self._engines.add(engine, pid)
 
     def add_gpus(self) -> None:
-        """Adds memory and utilisation of the GPUs, where the driver shows any."""
+        """Adds memory and utilisation of the GPUs, if the driver reports any."""
         GpuCollector(self.registry)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """What a scraper gets, and its content type.
+        """Returns the exposition and its content type.
 
         Args:
-            accept: its Accept header. Only OpenMetrics has exemplars; who does not name it gets
-                Prometheus' older text.
+            accept: the scraper's Accept header. OpenMetrics, which has exemplars, is returned if
+                it is named there; otherwise Prometheus' text format.
         """
         if _OPENMETRICS in accept:
             text: bytes = _openmetrics_text(self.registry)  # type: ignore[no-untyped-call]
@@ -149,20 +149,22 @@ class Metrics:
 
     def _build_counters(self) -> None:
         self.requests = self._counter(
-            "requests_total", "Answered requests", ("protocol", "outcome")
+            "requests_total", "Completed requests", ("protocol", "outcome")
         )
-        self.images = self._counter("images_total", "Images by what became of them", ("outcome",))
+        self.images = self._counter("images_total", "Images by outcome", ("outcome",))
         self.refused = self._counter(
             "refused_total", "Images refused at admission, by error code", ("reason",)
         )
-        self.cancelled = self._counter("cancelled_total", "Images whose client went away")
+        self.cancelled = self._counter(
+            "cancelled_total", "Images whose client disconnected or cancelled"
+        )
         self.expired = self._counter("expired_total", "Images whose deadline passed")
-        self.replayed = self._counter("replayed_total", "Images run again after an engine died")
+        self.replayed = self._counter("replayed_total", "Images retried after an engine ended")
         self.engine_restarts = self._counter(
-            "engine_restarts_total", "Engines replaced, by reason", ("reason",)
+            "engine_restarts_total", "Engine restarts, by reason", ("reason",)
         )
         self.batch_failures = self._counter(
-            "batch_failures_total", "Batches that an engine answered with a failure", ("failure",)
+            "batch_failures_total", "Batches for which an engine reported a failure", ("failure",)
         )
 
     def _build_histograms(self, max_batch_size: int) -> None:
@@ -173,7 +175,7 @@ class Metrics:
         )
         self.request_seconds = self._histogram(
             "request_seconds",
-            "From a request's head to its answer, uploads and encoding included",
+            "Duration of a request, upload and encoding included",
             _SECONDS,
             ("protocol", "result"),
         )
@@ -184,7 +186,7 @@ class Metrics:
         )
         self.batch_seconds = self._histogram(
             "batch_seconds",
-            "From ringing the engine to its answer, queueing there excluded",
+            "Run time of a batch in the engine, the time it was staged excluded",
             _SECONDS,
         )
 
@@ -207,7 +209,7 @@ class Metrics:
 
 
 def _exemplar(scope: RequestScope | None) -> dict[str, str] | None:
-    """The trace that a measurement belongs to, if somebody records it."""
+    """Returns the exemplar for a request whose trace is sampled."""
     if scope is None or not scope.trace.sampled:
         return None
     return {"trace_id": scope.trace.trace_id}

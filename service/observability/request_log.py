@@ -1,7 +1,7 @@
-"""Follows each request from its first byte to its last: names on log lines, access log, traces.
+"""Opens a scope for each request: ids on log lines, the access log, and the request's span.
 
-Adapters open a request here and close it again; between the two, whatever is logged carries the
-request's id and its trace's, and rooms below find the request by `current_scope`.
+Adapters open the scope of a request with `RequestLog.track`. Until it is closed, all log lines
+carry the request's ids, and lower layers find the request with `current_scope`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from service.observability.trace_context import (
 )
 from service.settings import Settings
 
-# Asking for traces in the way of every OpenTelemetry program; its SDK reads these itself.
+# OpenTelemetry's variables that enable tracing; its SDK reads their values.
 _OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
-_access = structlog.get_logger("service.access")
+_access_log = structlog.get_logger("service.access")
 
 
 class TracingUnavailable(RuntimeError):
-    """Traces were asked for and cannot be had; the message says what to do."""
+    """Tracing is enabled but cannot be used; the message says what to do."""
 
 
 class RequestSpan(ScopeListener, Protocol):
@@ -39,34 +39,34 @@ class RequestSpan(ScopeListener, Protocol):
     trace: TraceContext
 
     def end(self, scope: RequestScope) -> None:
-        """Ends it as the request ended."""
+        """Ends the span with the request's status and outcome."""
 
 
 class Tracer(Protocol):
-    """Makes spans and sends them away."""
+    """Creates spans and exports them."""
 
     def begin(self, transport: str, method: str, incoming: TraceContext) -> RequestSpan:
-        """Begins the span of a request whose client stands at `incoming`."""
+        """Begins the span of a request with the trace context `incoming`."""
 
     def close(self) -> None:
-        """Sends what is left; may block for some seconds."""
+        """Exports the remaining spans; may block for some seconds."""
 
 
 class RequestLog:
-    """Opens and closes requests."""
+    """Opens and closes the scopes of requests."""
 
     def __init__(self, *, log_requests: bool = False, tracer: Tracer | None = None) -> None:
-        """Prepares a request log.
+        """Creates a request log.
 
         Args:
-            log_requests: whether each request gets a line in the log.
-            tracer: where spans go; None: nobody wants them.
+            log_requests: whether each request writes a line to the access log.
+            tracer: creates the spans; None: no tracing.
         """
         self._log_requests = log_requests
         self._tracer = tracer
 
     @contextmanager
-    def track(  # noqa: PLR0913 - all of it is read from one request's head
+    def track(  # noqa: PLR0913 - the fields of a request's head
         self,
         transport: str,
         method: str,
@@ -77,67 +77,67 @@ class RequestLog:
         tracestates: Iterable[object] = (),
         quiet: bool = False,
     ) -> Iterator[RequestScope]:
-        """One request, for the time that it is under way.
+        """Opens the scope of a request, as a context manager.
 
         Args:
             transport: "http" or "grpc".
-            method: HTTP's verb, or the full name of the gRPC method.
+            method: the HTTP method, or the full name of the gRPC method.
             path: of an HTTP request.
-            request_id: what the client calls it; one that is not sane is replaced.
-            traceparents: all that came.
-            tracestates: all that came.
-            quiet: whether it is a probe: no line, no span.
+            request_id: sent by the client; kept if valid, otherwise generated.
+            traceparents: all `traceparent` headers.
+            tracestates: all `tracestate` headers.
+            quiet: True for probes: no access log line and no span.
         """
         trace = open_trace(traceparents, tracestates)
         span: RequestSpan | None = None
         if self._tracer is not None and not quiet:
             span = self._tracer.begin(transport, method, trace)
             trace = span.trace
-        name = valid_request_id(request_id) or new_request_id()
+        kept_id = valid_request_id(request_id) or new_request_id()
         logged = self._log_requests and not quiet
         listener = span if trace.sampled else None
         detailed = logged or listener is not None
         scope = RequestScope(
-            transport, method, name, trace, detailed=detailed, path=path, listener=listener
+            transport, method, kept_id, trace, detailed=detailed, path=path, listener=listener
         )
         token = SCOPE.set(scope)
         try:
             yield scope
         finally:
             if logged:
-                _access.info("request", **_line(scope))
+                _access_log.info("request", **_access_fields(scope))
             SCOPE.reset(token)
             if span is not None:
                 span.end(scope)
 
     def close(self) -> None:
-        """Sends the last spans; may block for some seconds."""
+        """Exports the remaining spans; may block for some seconds."""
         if self._tracer is not None:
             self._tracer.close()
 
 
 def open_request_log(settings: Settings) -> RequestLog:
-    """The request log of a deployment.
+    """Creates the request log of a deployment.
 
     Raises:
-        TracingUnavailable: where traces are asked for and cannot be had.
+        TracingUnavailable: if tracing is enabled and cannot be used.
     """
     return RequestLog(log_requests=settings.log_requests, tracer=_open_tracer(settings))
 
 
 def _open_tracer(settings: Settings) -> Tracer | None:
-    """What sends spans, if anybody asked for that; OpenTelemetry is loaded only then."""
-    asked = [name for name in _OTLP_VARIABLES if os.environ.get(name)]
+    """Creates a tracer if tracing is enabled; OpenTelemetry is imported only then."""
+    enabled_by = [name for name in _OTLP_VARIABLES if os.environ.get(name)]
     if settings.otlp_endpoint is not None:
-        asked = ["otlp_endpoint"]
+        enabled_by = ["otlp_endpoint"]
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if not asked or disabled or os.environ.get("OTEL_TRACES_EXPORTER", "").strip() == "none":
+    if not enabled_by or disabled or os.environ.get("OTEL_TRACES_EXPORTER", "").strip() == "none":
         return None
     try:
         from service.observability.tracing import open_tracer  # noqa: PLC0415
     except ImportError as error:
         raise TracingUnavailable(
-            f"{asked[0]} asks for traces, which need the extra `otel` "
+            f"{enabled_by[0]} enables tracing, which needs the extra `otel` "
             f"(pip install 'lite-detr-service[otel]'): {error}"
         ) from error
     try:
@@ -146,8 +146,8 @@ def _open_tracer(settings: Settings) -> Tracer | None:
         raise TracingUnavailable(str(error)) from error
 
 
-def _line(scope: RequestScope) -> dict[str, Any]:
-    """What the access log says of a request; its ids stand on every line anyway."""
+def _access_fields(scope: RequestScope) -> dict[str, Any]:
+    """The fields of a request's access log line, without its ids, which every line has."""
     fields: dict[str, Any] = {
         "transport": scope.transport,
         "method": scope.method,

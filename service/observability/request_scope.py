@@ -1,9 +1,9 @@
-"""One request while it is under way: its names, and what is noted of it for logs and traces.
+"""The scope of a request: its ids, and what logs and traces record about it.
 
-    adapter opens (RequestLog.track) -> Detector notes images -> Metrics counts -> RequestLog closes
+    adapter opens (RequestLog.track) -> Detector records images -> Metrics counts -> RequestLog ends
 
-The scope of the running request is found by `current_scope`: it follows asyncio's tasks, so a room
-below the adapters need not be handed it.
+`current_scope` returns the scope of the running request. It is a context variable, so that layers
+below the adapters need no parameter for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.types import StageTimings
 
 @dataclass(frozen=True, slots=True)
 class StageInterval:
-    """When a stage ran, time.monotonic seconds."""
+    """Start and end of a stage, time.monotonic seconds."""
 
     stage: str
     started: float
@@ -29,16 +29,16 @@ class StageInterval:
 
 @dataclass(frozen=True, slots=True)
 class ImageTimes:
-    """When one image went where; time.monotonic seconds, which edge and engine share."""
+    """Times of one image; time.monotonic seconds, the same clock in edge and engine."""
 
     accepted: float
-    decode: tuple[float, float]  # from, to
-    engine_started: float  # with the image's batch
-    engine_ms: Mapping[str, float]  # its stages in order; they follow one another without a gap
-    select: tuple[float, float]  # by the request's options, in the edge
+    decode: tuple[float, float]  # start, end
+    engine_started: float  # start of the image's batch
+    engine_ms: Mapping[str, float]  # durations of its stages, in order and without gaps
+    select: tuple[float, float]  # start, end of the selection by the request's options, in the edge
 
     def intervals(self) -> list[StageInterval]:
-        """The stages in order; whatever lies between them is waiting: `queue`."""
+        """The stages in order; the gaps between them are `queue`."""
         steps = [StageInterval("decode", *self.decode)]
         started = self.engine_started
         for stage, duration_ms in self.engine_ms.items():
@@ -50,19 +50,19 @@ class ImageTimes:
         for step in steps:
             intervals += [StageInterval("queue", now, step.started), step]
             now = step.ended
-        return [mark for mark in intervals if mark.ended > mark.started]
+        return [interval for interval in intervals if interval.ended > interval.started]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image that was answered.
+    """One completed image.
 
     Attributes:
-        request_id: its own, where a request holds several.
-        num_bytes: of its file.
-        size: (width, height) as a person sees it.
-        timings: milliseconds, for the log.
-        times: when its stages ran, for traces.
+        request_id: of the image; unique if a request has several.
+        num_bytes: size of its file.
+        size: (width, height) after EXIF rotation.
+        timings: milliseconds by stage, for the log.
+        times: start and end of its stages, for traces.
     """
 
     request_id: str
@@ -73,36 +73,36 @@ class ImageRecord:
 
 
 class ScopeListener(Protocol):
-    """Who is told while a request is under way: its span."""
+    """Receives events during a request (implemented by its span)."""
 
     def image_done(self, image: ImageRecord) -> None:
-        """One image has its answer."""
+        """An image is complete."""
 
-    def stage_done(self, mark: StageInterval) -> None:
-        """The adapter ended a stage."""
+    def stage_done(self, interval: StageInterval) -> None:
+        """A stage of the adapter has ended."""
 
 
 @dataclass(slots=True)
 class RequestScope:
-    """What is known of the request that is being answered; `RequestLog` opens and closes it.
+    """The current request; `RequestLog` opens and closes its scope.
 
     Attributes:
-        transport: "http" or "grpc", whatever is spoken over it.
-        method: HTTP's verb, or the full name of the gRPC method.
-        path: as the HTTP client wrote it; empty over gRPC.
-        request_id: for logs and the answer.
-        trace: where its span stands.
-        detailed: whether anybody wants to know about its images.
+        transport: "http" or "grpc", for all protocols.
+        method: the HTTP method, or the full name of the gRPC method.
+        path: as sent by the HTTP client; empty over gRPC.
+        request_id: for logs and the response.
+        trace: trace context of its span.
+        detailed: whether its images are recorded, for the access log or a trace.
         started: time.monotonic seconds.
-        protocol: in metrics: "http", "grpc", "oip"; empty for what is not counted.
-        outcome: in metrics; empty for what is not counted.
-        route: the HTTP route's pattern; empty where none matched.
-        status: HTTP's number or gRPC's name; None where the client was gone.
-        images: answered so far.
-        num_bytes: of their files together.
-        last_image: for the log line of a request that holds just one.
-        encode_seconds: spent by the adapter on its answers.
-        listener: hears of everything at once, so that a long stream piles nothing up.
+        protocol: label of metrics: "http", "grpc", "oip_http", "oip_grpc"; empty if not counted.
+        outcome: label of metrics; empty if not counted.
+        route: pattern of the HTTP route; empty if none matched.
+        status: HTTP status number or gRPC status name; None if the client disconnected.
+        images: number of completed images.
+        num_bytes: total size of their files.
+        last_image: for the access log line of a request with one image.
+        encode_seconds: time that the adapter spent encoding.
+        listener: receives each event at once, so that a long stream needs no buffer.
     """
 
     transport: str
@@ -123,24 +123,24 @@ class RequestScope:
     listener: ScopeListener | None = None
 
     def record_image(self, image: ImageRecord) -> None:
-        """Takes down one answered image."""
+        """Records a completed image."""
         self.images += 1
         self.num_bytes += image.num_bytes
         self.last_image = image
         if self.listener is not None:
             self.listener.image_done(image)
 
-    def record_stage(self, mark: StageInterval) -> None:
-        """Takes down a stage of the adapter's own: reading, encoding."""
-        if mark.stage == "encode":
-            self.encode_seconds += mark.ended - mark.started
+    def record_stage(self, interval: StageInterval) -> None:
+        """Records a stage of the adapter: "read" or "encode"."""
+        if interval.stage == "encode":
+            self.encode_seconds += interval.ended - interval.started
         if self.listener is not None:
-            self.listener.stage_done(mark)
+            self.listener.stage_done(interval)
 
 
 SCOPE: ContextVar[RequestScope | None] = ContextVar("request_scope", default=None)
 
 
 def current_scope() -> RequestScope | None:
-    """The request that this task works for, if any."""
+    """Returns the scope of the request that the current task belongs to, if any."""
     return SCOPE.get()

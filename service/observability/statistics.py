@@ -1,10 +1,10 @@
-"""What has been detected since the start, as sums: for the Open Inference Protocol's statistics.
+"""Counts and total times since the start, for the statistics of the Open Inference Protocol.
 
-    Detector --an image is over--> Statistics <--a batch is done-- Batcher
+    Detector --image ended--> Statistics <--batch completed-- Batcher
 
-Prometheus histograms (`service.observability.metrics`) show distributions; these are plain sums as
-Triton keeps them, each a count and nanoseconds. An image counts as a request, whatever protocol it
-came by. The sums go on across a reload of the model. Everything happens on the event loop.
+The metrics (`service.observability.metrics`) are distributions; these are sums as Triton reports
+them, each a count and nanoseconds. An image counts as one request in every protocol. A reload of
+the model does not reset them. For use on the event loop thread only.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _NS_PER_MS = 1_000_000
 
 @dataclass(slots=True)
 class Total:
-    """How often something happened and how long it took in all."""
+    """A count and the total time in nanoseconds."""
 
     count: int = 0
     ns: int = 0
 
     def add(self, milliseconds: float) -> None:
-        """Takes in one more."""
+        """Adds one duration."""
         self.count += 1
         self.ns += max(0, round(milliseconds * _NS_PER_MS))
 
 
 @dataclass(slots=True)
 class BatchTotals:
-    """The batches of one size."""
+    """Totals of the batches of one size."""
 
     compute_input: Total = field(default_factory=Total)
     compute_infer: Total = field(default_factory=Total)
@@ -40,17 +40,17 @@ class BatchTotals:
 
 
 class Statistics:
-    """The sums.
+    """The totals.
 
     Attributes:
-        success: images that were answered, from their arrival to their detections.
-        fail: images that got an error instead, those whose client left included.
-        queue: of answered images: waiting.
-        compute_input: of answered images: decoding, resizing, putting the batch together.
-        compute_infer: of answered images: the network, each for its whole batch.
-        compute_output: of answered images: top-k, boxes to pixels, selection.
-        batches: executions by the number of images in them.
-        last_inference_ms: when the last answer was given, Unix time; 0 before the first.
+        success: completed images, from arrival to detections.
+        fail: images that ended with an error or were cancelled.
+        queue: waiting time of completed images.
+        compute_input: decoding, resizing and assembly of the batch, of completed images.
+        compute_infer: the network, of completed images; each counts the time of its whole batch.
+        compute_output: top-k, boxes to pixels and selection, of completed images.
+        batches: totals of batches by their number of images.
+        last_inference_ms: when the last image was completed, Unix time; 0 before the first.
     """
 
     def __init__(self) -> None:
@@ -66,20 +66,20 @@ class Statistics:
 
     @property
     def inference_count(self) -> int:
-        """Images that were answered."""
+        """Number of completed images."""
         return self.success.count
 
     @property
     def execution_count(self) -> int:
-        """Batches that engines ran."""
+        """Number of batches that engines ran."""
         return sum(batch.compute_infer.count for batch in self.batches.values())
 
     def record_failure(self, seconds: float) -> None:
-        """Counts an image without an answer, so many seconds after the Detector got it."""
+        """Counts a failed image, `seconds` after the Detector accepted it."""
         self.fail.add(seconds * 1000)
 
     def record_success(self, timings: StageTimings) -> None:
-        """Counts an image that was answered."""
+        """Counts a completed image."""
         self.success.add(timings.total)
         self.queue.add(timings.queue)
         self.compute_input.add(timings.decode + timings.assemble + timings.copy)
@@ -90,7 +90,7 @@ class Statistics:
     def record_batch(
         self, images: int, assemble_ms: float, forward_ms: float, postprocess_ms: float
     ) -> None:
-        """Counts a batch that an engine answered."""
+        """Counts a batch that an engine completed."""
         totals = self.batches.get(images)
         if totals is None:
             totals = self.batches[images] = BatchTotals()

@@ -1,8 +1,8 @@
-"""Names of a request that travel with it: its request id, and its place in a trace.
+"""Request ids and W3C Trace Context.
 
-W3C Trace Context: a client says which trace it is in and which span called (`traceparent`); we
-take part in that trace with a span of our own, which is what the answer carries. A request that
-came without gets a trace of its own, so that its log lines always have one.
+The client's `traceparent` names its trace and its span. The service joins that trace with a span of
+its own, which the response's `traceparent` names. A request without a valid `traceparent` begins a
+new trace, so that its log lines always have a trace id.
 """
 
 from __future__ import annotations
@@ -15,54 +15,55 @@ from dataclasses import dataclass
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 
-# What a client may call its request: visible ASCII without quotes or commas, safe in any log.
+# Visible ASCII without quotes and commas, which is safe in any log.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-# version-trace_id-parent_id-flags. All-zero ids and version ff are invalid; a version above 00 may
-# have more behind a further dash, which we cannot know.
+# version-trace_id-parent_id-flags. All-zero ids and version ff are invalid. A version above 00 may
+# have further fields after another dash, which are ignored.
 _TRACEPARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?P<trace_id>(?!0{32})[0-9a-f]{32})"
     r"-(?P<parent_id>(?!0{16})[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
-# Other vendors' state is passed on unread: printable ASCII, at most as much as must be passed on.
+# State of other vendors, forwarded unchanged: printable ASCII of at most 512 bytes, the length that
+# must be forwarded.
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 _SAMPLED = 0x01
-_RANDOM_TRACE_ID = 0x02  # level 2 of the standard
-_KNOWN_FLAGS = _SAMPLED | _RANDOM_TRACE_ID  # unknown ones are not passed on
+_RANDOM_TRACE_ID = 0x02  # of W3C Trace Context level 2
+_KNOWN_FLAGS = _SAMPLED | _RANDOM_TRACE_ID  # others are not forwarded
 
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """Where our span of a request stands."""
+    """The position of the service's span of a request in a trace."""
 
     trace_id: str  # 32 hex digits
-    span_id: str  # 16 hex digits: of our span
-    parent_id: str | None  # of the client's span; None where the trace begins here
+    span_id: str  # 16 hex digits: the service's span
+    parent_id: str | None  # the client's span; None if the trace begins here
     flags: int
     tracestate: str = ""  # of other vendors
 
     @property
     def sampled(self) -> bool:
-        """Whether somebody records this trace."""
+        """Whether this trace is recorded."""
         return bool(self.flags & _SAMPLED)
 
     @property
     def traceparent(self) -> str:
-        """What whoever we answer or call is told."""
+        """The `traceparent` header of the response."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What an answer carries, as headers or metadata."""
+        """The headers (or gRPC metadata) of the response."""
         parent = ((TRACEPARENT, self.traceparent),)
         return (*parent, (TRACESTATE, self.tracestate)) if self.tracestate else parent
 
 
 def open_trace(traceparents: Iterable[object], tracestates: Iterable[object] = ()) -> TraceContext:
-    """Takes part in a client's trace, or begins one.
+    """Joins the client's trace, or begins a new one.
 
     Args:
-        traceparents: every `traceparent` that came; more than one is as bad as none.
-        tracestates: every `tracestate` that came, in order.
+        traceparents: all `traceparent` headers; more than one is treated as none.
+        tracestates: all `tracestate` headers, in order.
     """
     parents = list(traceparents)
     parent = _parse(parents[0]) if len(parents) == 1 else None
@@ -76,12 +77,12 @@ def open_trace(traceparents: Iterable[object], tracestates: Iterable[object] = (
 
 
 def valid_request_id(value: object) -> str | None:
-    """A client's name for its request, or None where it cannot be used."""
+    """Returns a client's request id if it is valid, else None."""
     return value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else None
 
 
 def new_request_id() -> str:
-    """For a request that came without."""
+    """Generates a request id."""
     return _random_hex(32)
 
 
@@ -93,5 +94,5 @@ def _parse(value: object) -> re.Match[str] | None:
 
 
 def _random_hex(digits: int) -> str:
-    """A name that nobody else has; it need not be a secret. All zeros would mean "none"."""
+    """Returns a random id, which need not be secret; all zeros are not allowed."""
     return f"{random.getrandbits(4 * digits) or 1:0{digits}x}"

@@ -1,13 +1,13 @@
-"""Spans to an OpenTelemetry collector (OTLP over HTTP); loaded only where traces are asked for.
+"""Exports spans to an OpenTelemetry collector by OTLP over HTTP; imported only if enabled.
 
     server span (the request)
       |- read
-      |- detect (one an image) - decode - queue - assemble - copy - forward - postprocess
+      |- detect (one per image) - decode - queue - assemble - copy - forward - postprocess
       '- encode
 
-Spans of stages are made when an image has its answer, with the times at which its stages really
-ran: the clock is the same in edge and engine. Sampling, batching, headers and names of the service
-are OpenTelemetry's own business, set by its OTEL_* variables.
+The spans of an image's stages are created when the image is complete, with the times at which the
+stages ran; edge and engine use the same clock. Sampling, batching, headers and the service's name
+are configured with OpenTelemetry's OTEL_* variables.
 """
 
 from __future__ import annotations
@@ -43,23 +43,26 @@ _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP
 _PROTOCOL = "http/protobuf"
 _LAST_SPANS_SECONDS = 5.0
 _SERVER_ERROR = 500
-# The gRPC statuses that the semantic conventions count as errors of a server.
+# The gRPC statuses that are server errors by the semantic conventions.
 _RPC_ERRORS = frozenset(
     ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 )
 
 
 class ServerSpan:
-    """The span of one request, and the spans of what is done for it."""
+    """The span of one request and its child spans."""
 
     def __init__(
         self, tracer: otel.Tracer, transport: str, name: str, parent: TraceContext
     ) -> None:
-        """Begins; a trace that began here has no parent, and OpenTelemetry decides on sampling."""
+        """Begins the span; without a parent, OpenTelemetry's sampler decides on recording."""
         self._tracer = tracer
-        self._clock_ns = time.time_ns() - time.monotonic_ns()  # monotonic -> Unix time
-        span_name = "HTTP" if transport == "http" else name  # HTTP's is known at the end
-        self._span = tracer.start_span(span_name, _remote(parent), SpanKind.SERVER)
+        # Offset from monotonic to Unix time, also for this span: one clock for parent and children.
+        self._clock_ns = time.time_ns() - time.monotonic_ns()
+        span_name = "HTTP" if transport == "http" else name  # HTTP: the route is known at the end
+        self._span = tracer.start_span(
+            span_name, _remote(parent), SpanKind.SERVER, start_time=self._ns(time.monotonic())
+        )
         self._inside = otel.set_span_in_context(self._span)
         context = self._span.get_span_context()
         self.trace = TraceContext(
@@ -71,7 +74,7 @@ class ServerSpan:
         )
 
     def image_done(self, image: ImageRecord) -> None:
-        """Adds the span of an image, with its stages below it."""
+        """Adds the span of an image and of its stages."""
         width, height = image.size
         span = self._tracer.start_span(
             "detect",
@@ -85,16 +88,16 @@ class ServerSpan:
             start_time=self._ns(image.times.accepted),
         )
         below = otel.set_span_in_context(span)
-        for mark in image.times.intervals():
-            self._add(mark, below)
+        for interval in image.times.intervals():
+            self._add(interval, below)
         span.end(self._ns(image.times.select[1]))
 
-    def stage_done(self, mark: StageInterval) -> None:
-        """Adds the span of a stage of the adapter's own."""
-        self._add(mark, self._inside)
+    def stage_done(self, interval: StageInterval) -> None:
+        """Adds the span of a stage of the adapter."""
+        self._add(interval, self._inside)
 
     def end(self, scope: RequestScope) -> None:
-        """Names the span by the semantic conventions, and ends it."""
+        """Sets name and attributes by the semantic conventions, and ends the span."""
         span = self._span
         if not span.is_recording():
             return
@@ -112,21 +115,23 @@ class ServerSpan:
         if failed:
             span.set_attribute("error.type", scope.outcome or str(scope.status))
             span.set_status(Status(StatusCode.ERROR))
-        span.end()
+        span.end(self._ns(time.monotonic()))
 
-    def _add(self, mark: StageInterval, parent: Context) -> None:
-        span = self._tracer.start_span(mark.stage, parent, start_time=self._ns(mark.started))
-        span.end(self._ns(mark.ended))
+    def _add(self, interval: StageInterval, parent: Context) -> None:
+        span = self._tracer.start_span(
+            interval.stage, parent, start_time=self._ns(interval.started)
+        )
+        span.end(self._ns(interval.ended))
 
     def _ns(self, monotonic: float) -> int:
         return round(monotonic * 1e9) + self._clock_ns
 
 
 class OtlpTracer:
-    """Makes spans of requests and sends them to a collector, from a thread of its own."""
+    """Creates the spans of requests; a background thread exports them."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        """Uses a provider, which `close` shuts down."""
+        """Creates a tracer; `close` shuts the provider down."""
         self._provider = provider
         self._tracer = provider.get_tracer(_PACKAGE, _version())
 
@@ -135,21 +140,21 @@ class OtlpTracer:
         return ServerSpan(self._tracer, transport, method, incoming)
 
     def close(self) -> None:
-        """Sends what is left; gives up after some seconds where the collector does not answer."""
-        # OpenTelemetry would retry for longer than a service may take to end.
+        """Exports the remaining spans; gives up after some seconds."""
+        # OpenTelemetry retries for longer than a service may take to end.
         last = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         last.start()
         last.join(_LAST_SPANS_SECONDS)
 
 
 def open_tracer(endpoint: str | None) -> OtlpTracer:
-    """Prepares sending.
+    """Creates a tracer that exports to a collector.
 
     Args:
-        endpoint: base URL of a collector; None: as the OTEL_* variables say.
+        endpoint: base URL of the collector; None: from the OTEL_* variables.
 
     Raises:
-        ValueError: where those ask for a protocol that is not spoken here.
+        ValueError: if the variables name an unsupported protocol.
     """
     if endpoint is None:
         _check_protocol()
@@ -165,13 +170,13 @@ def _check_protocol() -> None:
     for variable in _PROTOCOL_VARIABLES:
         protocol = os.environ.get(variable)
         if protocol and protocol != _PROTOCOL:
-            raise ValueError(f"{variable}={protocol}: traces are sent as {_PROTOCOL} only")
+            raise ValueError(f"{variable}={protocol}: only {_PROTOCOL} is supported")
         if protocol:
             return
 
 
 def _resource() -> Resource:
-    """Who sends: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say goes first."""
+    """The resource; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
     given = Resource.create()
     if str(given.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         given = given.merge(Resource({SERVICE_NAME: _DEFAULT_NAME}))
@@ -181,12 +186,12 @@ def _resource() -> Resource:
 def _version() -> str:
     try:
         return version(_PACKAGE)
-    except PackageNotFoundError:  # run from a folder that nobody installed
+    except PackageNotFoundError:  # run from a checkout that is not installed
         return "unknown"
 
 
 def _remote(parent: TraceContext) -> Context:
-    """OpenTelemetry's context for a client's span; an empty one where the trace begins here."""
+    """Returns the context of the client's span; an empty one if the trace begins here."""
     if parent.parent_id is None:
         return Context()
     state = TraceState.from_header([parent.tracestate]) if parent.tracestate else None

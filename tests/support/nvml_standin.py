@@ -1,4 +1,4 @@
-"""A stand-in for NVML's module: two GPUs, of which the second does not tell how busy it is."""
+"""A stand-in for the NVML module: two GPUs; the second reports no utilisation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ GIB = 1 << 30
 
 
 class NVMLError(Exception):
-    """What the real module raises."""
+    """The error type of the real module."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Utilization:
     gpu: int
 
 
-lost: set[int] = set()  # devices that fell off the bus
+lost: set[int] = set()  # devices whose driver calls fail
 
 
 def nvmlInit() -> None:
-    """Finds the driver."""
+    """Succeeds."""
 
 
 def nvmlDeviceGetCount() -> int:

@@ -1,4 +1,4 @@
-"""A collector of traces: takes OTLP over HTTP on 127.0.0.1 and keeps the spans."""
+"""A trace collector: receives OTLP over HTTP on 127.0.0.1 and keeps the spans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 @dataclass
 class Receiver:
-    """What came so far."""
+    """The received spans, resources and request paths."""
 
     url: str
     spans: list[Any] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Receiver:
             self.changed.notify_all()
 
     def wait_for(self, count: int, timeout_seconds: float = 60) -> list[Any]:
-        """The spans, when there are so many."""
+        """Waits for so many spans and returns them."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.spans) >= count, timeout_seconds), [
                 span.name for span in self.spans
@@ -46,7 +46,7 @@ class Receiver:
 
 
 def attributes(holder: Any) -> dict[str, Any]:
-    """Of a span or resource, as plain values."""
+    """Returns the attributes of a span or resource as plain values."""
     return {
         pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in holder.attributes
     }
@@ -54,7 +54,7 @@ def attributes(holder: Any) -> dict[str, Any]:
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """A collector that listens on a free port."""
+    """Runs a collector on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -62,15 +62,15 @@ def receiving() -> Iterator[Receiver]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             receiver.take(self.path, body)
-            answer = ExportTraceServiceResponse().SerializeToString()
+            response = ExportTraceServiceResponse().SerializeToString()
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(answer)))
+            self.send_header("Content-Length", str(len(response)))
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(response)
 
         def log_message(self, *_: Any) -> None:
-            """Says nothing."""
+            """Does not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver = Receiver(f"http://127.0.0.1:{server.server_port}")

@@ -26,18 +26,18 @@ def _value(registry: CollectorRegistry, name: str, device: str) -> float | None:
     return registry.get_sample_value(f"lite_detr_device_{name}", {"device": device})
 
 
-def test_memory_and_utilisation_are_told_by_device(registry: CollectorRegistry) -> None:
+def test_memory_and_utilisation_are_reported_by_device(registry: CollectorRegistry) -> None:
     assert _value(registry, "memory_used_bytes", "0") == GIB
     assert _value(registry, "memory_used_bytes", "1") == 2 * GIB
     assert _value(registry, "memory_total_bytes", "1") == 80 * GIB
     assert _value(registry, "utilisation_ratio", "0") == pytest.approx(0.37)
 
 
-def test_what_a_device_does_not_tell_is_left_out(registry: CollectorRegistry) -> None:
+def test_a_value_that_a_device_does_not_report_is_omitted(registry: CollectorRegistry) -> None:
     assert _value(registry, "utilisation_ratio", "1") is None
 
 
-def test_a_lost_device_costs_its_own_metrics_and_no_scrape(registry: CollectorRegistry) -> None:
+def test_a_lost_device_omits_only_its_own_metrics(registry: CollectorRegistry) -> None:
     nvml_standin.lost.add(0)
     assert _value(registry, "memory_used_bytes", "0") is None
     assert _value(registry, "memory_used_bytes", "1") == 2 * GIB
@@ -45,13 +45,13 @@ def test_a_lost_device_costs_its_own_metrics_and_no_scrape(registry: CollectorRe
     assert generate_latest(registry) == b""
 
 
-def test_without_the_library_there_are_no_such_metrics() -> None:
+def test_without_the_library_there_are_no_gpu_metrics() -> None:
     registry = CollectorRegistry()
     GpuCollector(registry, "no_such_module")
     assert list(registry.collect()) == []
 
 
-def test_without_a_driver_there_are_no_such_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_there_are_no_gpu_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise NVMLError("Driver Not Loaded")
 
@@ -63,8 +63,8 @@ def test_without_a_driver_there_are_no_such_metrics(monkeypatch: pytest.MonkeyPa
     assert list(registry.collect()) == []
 
 
-def test_the_real_library_has_what_is_asked_of_it() -> None:
+def test_the_real_library_has_the_functions_that_are_called() -> None:
     library = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    asked = [name for name in vars(nvml_standin) if name.startswith("nvml")]
-    assert len(asked) == 5
-    assert [name for name in asked if not callable(getattr(library, name, None))] == []
+    called = [name for name in vars(nvml_standin) if name.startswith("nvml")]
+    assert len(called) == 5
+    assert [name for name in called if not callable(getattr(library, name, None))] == []

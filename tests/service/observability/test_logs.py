@@ -12,7 +12,7 @@ from service.observability.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -36,7 +36,7 @@ def test_a_line_is_json_with_its_fields(capsys: pytest.CaptureFixture[str]) -> N
     assert line["timestamp"].endswith("Z")
 
 
-def test_libraries_are_logged_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_libraries_have_the_same_format(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
     logging.getLogger("some.library").warning("odd: %s", 3, extra={"request_id": "abc"})
     logging.getLogger("uvicorn.error").warning("protocol trouble")
@@ -45,17 +45,17 @@ def test_libraries_are_logged_the_same_way(capsys: pytest.CaptureFixture[str]) -
     assert server["logger"] == "uvicorn.error"
 
 
-def test_the_request_id_that_is_bound_stands_on_every_line(
+def test_a_bound_request_id_is_on_every_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     configure_logs("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="r-1"):
-        structlog.get_logger("a").info("ours")
-        logging.getLogger("b").warning("theirs")
+        structlog.get_logger("a").info("service")
+        logging.getLogger("b").warning("library")
     assert [line["request_id"] for line in _lines(capsys)] == ["r-1", "r-1"]
 
 
-def test_an_exception_is_logged_whole_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_is_logged_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
     try:
         raise ValueError("deep trouble")
@@ -73,7 +73,7 @@ def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str
     assert _lines(capsys) == []
 
 
-def test_text_for_people_where_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_format_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "console")
     structlog.get_logger("a").info("engine ready", pid=7)
     text = capsys.readouterr().err

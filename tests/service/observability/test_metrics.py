@@ -55,7 +55,7 @@ def test_every_stage_has_a_histogram_in_seconds(metrics: Metrics, stage: str) ->
     assert value == pytest.approx(0.02)
 
 
-def test_all_stages_of_an_image_are_noted_in_one_call(metrics: Metrics) -> None:
+def test_observe_timings_observes_all_stages_of_an_image(metrics: Metrics) -> None:
     timings = {stage: float(n + 1) for n, stage in enumerate(StageTimings._fields)}
     metrics.observe_timings(StageTimings(**timings))
     assert timings.keys() == set(STAGES) - {"encode"}
@@ -64,7 +64,7 @@ def test_all_stages_of_an_image_are_noted_in_one_call(metrics: Metrics) -> None:
         assert value == pytest.approx(milliseconds / 1000)
 
 
-def test_a_request_takes_from_its_head_to_its_answer(metrics: Metrics) -> None:
+def test_the_duration_of_a_request_counts_from_its_scope(metrics: Metrics) -> None:
     for outcome in ("ok", "overloaded", "internal", "cancelled"):
         with RequestLog().track("http", "POST") as scope:
             scope.started -= 2.0
@@ -78,7 +78,7 @@ def test_a_request_takes_from_its_head_to_its_answer(metrics: Metrics) -> None:
         assert seconds >= 2.0 * count
 
 
-def test_a_recorded_trace_leaves_an_exemplar(metrics: Metrics) -> None:
+def test_a_sampled_trace_adds_exemplars(metrics: Metrics) -> None:
     with RequestLog().track("http", "POST", traceparents=[TRACEPARENT]):
         metrics.observe_timings(TIMINGS)
         metrics.count_request("http", "ok")
@@ -97,7 +97,7 @@ def test_a_recorded_trace_leaves_an_exemplar(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize("parents", [[], [TRACEPARENT.removesuffix("1") + "0"]])
-def test_a_trace_that_nobody_records_leaves_none(metrics: Metrics, parents: list[str]) -> None:
+def test_an_unsampled_trace_adds_no_exemplars(metrics: Metrics, parents: list[str]) -> None:
     with RequestLog().track("http", "POST", traceparents=parents):
         metrics.observe_timings(TIMINGS)
         metrics.count_request("http", "ok")
@@ -116,7 +116,7 @@ def test_a_trace_that_nobody_records_leaves_none(metrics: Metrics, parents: list
         "text/plain;version=not-a-number",
     ],
 )
-def test_who_does_not_ask_for_openmetrics_gets_the_older_text(
+def test_without_openmetrics_in_accept_the_text_format_is_returned(
     metrics: Metrics, accept: str
 ) -> None:
     body, content_type = metrics.render(accept)
@@ -124,34 +124,34 @@ def test_who_does_not_ask_for_openmetrics_gets_the_older_text(
     assert not body.endswith(b"# EOF\n")
 
 
-def test_both_formats_tell_the_same(metrics: Metrics) -> None:
+def test_both_formats_have_the_same_metrics(metrics: Metrics) -> None:
     metrics.set_model(FAKE_MODEL)
     metrics.count_request("grpc", "ok")
     metrics.observe_timings(TIMINGS)
-    older = {family.name for family in text_string_to_metric_families(_text(metrics))}
-    newer = {family.name for family in _openmetrics(metrics)}
-    assert older == newer
+    text = {family.name for family in text_string_to_metric_families(_text(metrics))}
+    openmetrics = {family.name for family in _openmetrics(metrics)}
+    assert text == openmetrics
 
 
-def test_a_stage_that_does_not_exist_is_our_bug(metrics: Metrics) -> None:
+def test_an_unknown_stage_is_a_key_error(metrics: Metrics) -> None:
     with pytest.raises(KeyError):
-        metrics.observe_stage("lunch", 1.0)
+        metrics.observe_stage("unknown", 1.0)
 
 
-def test_two_services_in_a_process_do_not_collide(metrics: Metrics) -> None:
+def test_two_services_in_one_process_have_separate_metrics(metrics: Metrics) -> None:
     other = Metrics()
     other.cancelled.inc()
     assert metrics.registry.get_sample_value("lite_detr_cancelled_total") == 0
 
 
-def test_a_gauge_is_read_when_somebody_asks(metrics: Metrics) -> None:
+def test_a_gauge_is_read_at_each_scrape(metrics: Metrics) -> None:
     depth = 3
     metrics.add_gauge("queue_depth", "Images waiting", lambda: depth)
     depth = 5
     assert metrics.registry.get_sample_value("lite_detr_queue_depth") == 5
 
 
-def test_the_model_is_told(metrics: Metrics) -> None:
+def test_the_served_model_is_a_metric(metrics: Metrics) -> None:
     metrics.set_model(FAKE_MODEL)
     assert f'name="fake",variant="{FAKE_MODEL.config.name}"' in _text(metrics)
 
@@ -165,7 +165,7 @@ def test_process_metrics_cover_edge_and_engine(metrics: Metrics) -> None:
     assert 'lite_detr_engine_process_resident_memory_bytes{engine="0"}' in _text(metrics)
 
 
-def test_engines_are_told_apart_and_each_family_is_told_once(metrics: Metrics) -> None:
+def test_engines_have_labels_and_each_family_appears_once(metrics: Metrics) -> None:
     metrics.add_engine(os.getpid, "0")
     metrics.add_engine(os.getppid, "1")
     metrics.add_engine(lambda: None, "2")
@@ -178,7 +178,7 @@ def test_engines_are_told_apart_and_each_family_is_told_once(metrics: Metrics) -
     assert value(name, {"engine": "2"}) is None
 
 
-def test_names_and_units_follow_the_rules(metrics: Metrics) -> None:
+def test_names_and_units_follow_the_naming_rules(metrics: Metrics) -> None:
     metrics.count_request("http", "ok")
     for family in text_string_to_metric_families(_text(metrics)):
         if family.name.startswith("python_"):
@@ -192,5 +192,5 @@ def test_names_and_units_follow_the_rules(metrics: Metrics) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_finds_nothing_to_criticise(metrics: Metrics) -> None:
+def test_promtool_reports_nothing(metrics: Metrics) -> None:
     subprocess.run(["promtool", "check", "metrics"], input=_text(metrics).encode(), check=True)

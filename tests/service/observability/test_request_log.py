@@ -26,7 +26,7 @@ TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -38,38 +38,40 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def _follow(request_log: RequestLog, **names: Any) -> AbstractContextManager[RequestScope]:
+def _track(request_log: RequestLog, **names: Any) -> AbstractContextManager[RequestScope]:
     return request_log.track("http", "POST", path="/detect", **names)
 
 
-def test_every_line_of_a_request_names_it_and_its_trace(
+def test_every_line_of_a_request_has_its_request_id_and_trace_id(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     configure_logs("info", "json")
-    with _follow(RequestLog(), request_id="order-7", traceparents=[TRACEPARENT]):
-        structlog.get_logger("a").info("ours")
-        logging.getLogger("b").warning("theirs")
+    with _track(RequestLog(), request_id="order-7", traceparents=[TRACEPARENT]):
+        structlog.get_logger("a").info("service")
+        logging.getLogger("b").warning("library")
     structlog.get_logger("a").info("afterwards")
-    ours, theirs, afterwards = _lines(capsys)
-    assert (ours["request_id"], ours["trace_id"]) == ("order-7", TRACE_ID)
-    assert (theirs["request_id"], theirs["trace_id"]) == ("order-7", TRACE_ID)
+    service, library, afterwards = _lines(capsys)
+    assert (service["request_id"], service["trace_id"]) == ("order-7", TRACE_ID)
+    assert (library["request_id"], library["trace_id"]) == ("order-7", TRACE_ID)
     assert "request_id" not in afterwards
 
 
-def test_a_line_may_name_one_image_of_a_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_may_have_the_id_of_one_image_of_a_request(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     configure_logs("info", "json")
-    with _follow(RequestLog(), request_id="order-7"):
+    with _track(RequestLog(), request_id="order-7"):
         structlog.get_logger("a").info("third", request_id="order-7-3")
     (line,) = _lines(capsys)
     assert line["request_id"] == "order-7-3"
     assert line["trace_id"]
 
 
-async def test_requests_at_the_same_time_keep_their_names_apart() -> None:
+async def test_concurrent_requests_keep_their_own_ids() -> None:
     request_log = RequestLog()
 
     async def one(number: int) -> None:
-        with _follow(request_log, request_id=f"r-{number}") as scope:
+        with _track(request_log, request_id=f"r-{number}") as scope:
             await asyncio.sleep(0)
             assert current_scope() is scope
             assert scope.request_id == f"r-{number}"
@@ -78,27 +80,25 @@ async def test_requests_at_the_same_time_keep_their_names_apart() -> None:
     assert current_scope() is None
 
 
-def test_a_request_that_fails_is_closed_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_scope_of_a_failed_request_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
-    with pytest.raises(ZeroDivisionError), _follow(RequestLog(log_requests=True)):
+    with pytest.raises(ZeroDivisionError), _track(RequestLog(log_requests=True)):
         _ = 1 / 0
     assert current_scope() is None
     (line,) = _lines(capsys)
     assert (line["event"], line["status"]) == ("request", None)
 
 
-def test_probes_are_not_worth_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_probes_write_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
-    with _follow(RequestLog(log_requests=True), quiet=True):
+    with _track(RequestLog(log_requests=True), quiet=True):
         pass
     assert _lines(capsys) == []
 
 
-def test_the_line_of_a_request_tells_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_access_log_line_has_status_and_outcome(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
-    with _follow(
-        RequestLog(log_requests=True), request_id="r", traceparents=[TRACEPARENT]
-    ) as scope:
+    with _track(RequestLog(log_requests=True), request_id="r", traceparents=[TRACEPARENT]) as scope:
         scope.status, scope.route = 429, "/detect"
         Metrics().count_request("http", "overloaded")
     (line,) = _lines(capsys)
@@ -120,14 +120,14 @@ def test_the_line_of_a_request_tells_how_it_ended(capsys: pytest.CaptureFixture[
 
 @pytest.fixture
 def scopes(monkeypatch: pytest.MonkeyPatch) -> list[RequestScope]:
-    """Every scope that a request log closes, in order."""
+    """The scopes that request logs close, in order."""
     closed: list[RequestScope] = []
 
     def keep(scope: RequestScope) -> dict[str, Any]:
         closed.append(scope)
         return {}
 
-    monkeypatch.setattr("service.observability.request_log._line", keep)
+    monkeypatch.setattr("service.observability.request_log._access_fields", keep)
     return closed
 
 
@@ -142,7 +142,7 @@ async def _detect_over_http(detector: Detector, num_files: int) -> None:
         assert response.status_code == 200, response.text
 
 
-async def test_images_are_noted_with_their_sizes_and_times(scopes: list[RequestScope]) -> None:
+async def test_images_are_recorded_with_their_sizes_and_times(scopes: list[RequestScope]) -> None:
     async with open_fake_detector(fake_settings()) as detector:
         await _detect_over_http(detector, 1)
     (scope,) = scopes
@@ -153,7 +153,7 @@ async def test_images_are_noted_with_their_sizes_and_times(scopes: list[RequestS
     assert scope.last_image.size == (64, 48)
 
 
-async def test_marks_of_an_image_tile_its_time_and_agree_with_its_timings(
+async def test_the_intervals_of_an_image_have_no_gaps_and_agree_with_its_timings(
     scopes: list[RequestScope],
 ) -> None:
     async with open_fake_detector(fake_settings(fake_per_image_ms=3)) as detector:
@@ -164,7 +164,9 @@ async def test_marks_of_an_image_tile_its_time_and_agree_with_its_timings(
     for before, after in itertools.pairwise(intervals):
         assert after.started == pytest.approx(before.ended)
     for stage in ("decode", "queue", "assemble", "copy", "forward", "postprocess"):
-        seconds = sum(mark.ended - mark.started for mark in intervals if mark.stage == stage)
+        seconds = sum(
+            interval.ended - interval.started for interval in intervals if interval.stage == stage
+        )
         assert seconds * 1000 == pytest.approx(getattr(timings, stage), abs=0.5), stage
 
 
@@ -174,14 +176,14 @@ async def test_several_images_of_a_request_are_counted(scopes: list[RequestScope
     assert scopes[0].images == 3
 
 
-async def test_nothing_is_noted_where_nobody_wants_it() -> None:
+async def test_without_access_log_and_trace_no_image_is_recorded() -> None:
     async with open_fake_detector(fake_settings()) as detector:
-        with _follow(RequestLog(), traceparents=[TRACEPARENT]) as scope:
+        with _track(RequestLog(), traceparents=[TRACEPARENT]) as scope:
             await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
     assert (scope.images, scope.last_image) == (0, None)
 
 
-def test_waiting_is_what_lies_between_the_stages() -> None:
+def test_gaps_between_the_stages_are_queue() -> None:
     times = ImageTimes(
         accepted=1.0,
         decode=(1.25, 2.0),
@@ -189,7 +191,9 @@ def test_waiting_is_what_lies_between_the_stages() -> None:
         engine_ms={"assemble": 500.0, "copy": 0.0, "forward": 1000.0},
         select=(5.0, 5.5),
     )
-    assert [(mark.stage, mark.started, mark.ended) for mark in times.intervals()] == [
+    assert [
+        (interval.stage, interval.started, interval.ended) for interval in times.intervals()
+    ] == [
         ("queue", 1.0, 1.25),
         ("decode", 1.25, 2.0),
         ("queue", 2.0, 3.0),

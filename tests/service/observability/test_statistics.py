@@ -22,7 +22,7 @@ def test_it_starts_at_zero() -> None:
     assert statistics.last_inference_ms == 0
 
 
-def test_an_answer_counts_in_every_stage() -> None:
+def test_a_completed_image_counts_in_every_stage() -> None:
     statistics = Statistics()
     before = time.time() * 1000
     statistics.record_success(TIMINGS)
@@ -37,14 +37,14 @@ def test_an_answer_counts_in_every_stage() -> None:
     assert statistics.last_inference_ms >= before - 1
 
 
-def test_a_failure_counts_its_time_and_nothing_else() -> None:
+def test_a_failure_counts_only_its_time() -> None:
     statistics = Statistics()
     statistics.record_failure(0.25)
     assert statistics.fail == Total(1, 250 * NS)
     assert statistics.success == Total()
 
 
-def test_batches_are_kept_by_size() -> None:
+def test_batches_are_counted_by_size() -> None:
     statistics = Statistics()
     for images in (1, 4, 4):
         statistics.record_batch(images, 1.0, 2.0, 3.0)
@@ -54,7 +54,7 @@ def test_batches_are_kept_by_size() -> None:
     assert statistics.batches[4].compute_output == Total(2, 6 * NS)
 
 
-async def test_a_detector_feeds_it() -> None:
+async def test_a_detector_updates_the_statistics() -> None:
     async with open_fake_detector(fake_settings()) as detector:
         await detector.detect(solid_png((1, 2, 3)), EVERYTHING, request_id="a")
         with pytest.raises(DetectionError):

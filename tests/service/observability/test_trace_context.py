@@ -13,7 +13,7 @@ PARENT_ID = "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
 
 
-def test_our_span_is_a_child_of_the_clients() -> None:
+def test_the_services_span_is_a_child_of_the_clients_span() -> None:
     trace = open_trace([TRACEPARENT], ["a=1", "b=2"])
     assert (trace.trace_id, trace.parent_id, trace.sampled) == (TRACE_ID, PARENT_ID, True)
     assert re.fullmatch(f"00-{TRACE_ID}-[0-9a-f]{{16}}-01", trace.traceparent)
@@ -27,14 +27,14 @@ def test_an_unsampled_trace_stays_unsampled() -> None:
     assert trace.traceparent.endswith("-00")
 
 
-def test_flags_that_nobody_knows_are_not_passed_on() -> None:
+def test_unknown_flags_are_not_forwarded() -> None:
     assert open_trace([TRACEPARENT.removesuffix("01") + "ff"]).traceparent.endswith("-03")
 
 
 @pytest.mark.parametrize(
     "newer", [f"01-{TRACE_ID}-{PARENT_ID}-01", f"cc-{TRACE_ID}-{PARENT_ID}-01-what-comes-later"]
 )
-def test_a_newer_version_is_read_as_far_as_it_is_known(newer: str) -> None:
+def test_the_known_fields_of_a_newer_version_are_read(newer: str) -> None:
     trace = open_trace([newer])
     assert (trace.trace_id, trace.parent_id) == (TRACE_ID, PARENT_ID)
     assert trace.traceparent.startswith("00-")
@@ -56,7 +56,7 @@ def test_a_newer_version_is_read_as_far_as_it_is_known(newer: str) -> None:
         None,
     ],
 )
-def test_a_context_that_is_not_valid_begins_a_trace_of_our_own(bad: object) -> None:
+def test_an_invalid_context_begins_a_new_trace(bad: object) -> None:
     trace = open_trace([bad], ["a=1"])
     assert trace.parent_id is None
     assert trace.trace_id != TRACE_ID
@@ -64,29 +64,29 @@ def test_a_context_that_is_not_valid_begins_a_trace_of_our_own(bad: object) -> N
     assert trace.tracestate == ""
 
 
-def test_two_parents_are_as_bad_as_none() -> None:
+def test_two_parents_begin_a_new_trace() -> None:
     assert open_trace([TRACEPARENT, TRACEPARENT]).parent_id is None
 
 
 @pytest.mark.parametrize("state", ["a=" + "x" * 600, "a=1\nb: 2", "ä=1", b"a=1"])
-def test_a_state_that_cannot_be_passed_on_is_dropped(state: object) -> None:
+def test_an_invalid_state_is_dropped(state: object) -> None:
     headers = dict(open_trace([TRACEPARENT], [state]).headers)
     assert headers.keys() == {"traceparent"}
 
 
 @given(st.text())
-def test_whatever_comes_the_answer_is_a_valid_context(text: str) -> None:
+def test_the_response_context_is_valid_for_any_input(text: str) -> None:
     trace = open_trace([text], [text])
     assert open_trace([trace.traceparent]).trace_id == trace.trace_id
     assert all(value.isascii() and value.isprintable() for _, value in trace.headers)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "x" * 129, "line\n", "ä", 7, None])
-def test_names_that_would_spoil_a_log_are_not_used(name: object) -> None:
+def test_invalid_request_ids_are_rejected(name: object) -> None:
     assert valid_request_id(name) is None
 
 
-def test_new_names_are_sane_and_differ() -> None:
+def test_generated_request_ids_are_valid_and_unique() -> None:
     names = {new_request_id() for _ in range(100)}
     assert len(names) == 100
     assert all(valid_request_id(name) == name and len(name) == 32 for name in names)

@@ -1,4 +1,4 @@
-"""Traces as a collector receives them."""
+"""Spans as a collector receives them."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ def request_log(receiver: Receiver) -> Iterator[RequestLog]:
     request_log.close()
 
 
-def _follow(request_log: RequestLog, status: int = 200, outcome: str = "ok", **names: Any) -> str:
-    """One request; returns the traceparent that its client is told."""
+def _track(request_log: RequestLog, status: int = 200, outcome: str = "ok", **names: Any) -> str:
+    """One request; returns the traceparent of its response."""
     with request_log.track("http", "POST", path="/detect", **names) as scope:
         scope.status, scope.route = status, "/detect"
         Metrics().count_request("http", outcome)
     return scope.trace.traceparent
 
 
-def test_a_request_is_a_server_span_below_its_clients(
+def test_a_request_is_a_child_span_of_the_clients_span(
     request_log: RequestLog, receiver: Receiver
 ) -> None:
-    told = _follow(request_log, traceparents=[SAMPLED["traceparent"]], request_id="order-7")
+    returned = _track(request_log, traceparents=[SAMPLED["traceparent"]], request_id="order-7")
     request_log.close()
     (span,) = receiver.spans
     assert (span.name, span.kind) == ("POST /detect", SERVER)
     assert span.trace_id.hex() == TRACE_ID
     assert span.parent_span_id.hex() == PARENT_ID
-    assert told == f"00-{TRACE_ID}-{span.span_id.hex()}-01"
+    assert returned == f"00-{TRACE_ID}-{span.span_id.hex()}-01"
     assert attributes(span) == {
         "http.request.method": "POST",
         "http.response.status_code": 200,
@@ -80,55 +80,56 @@ def test_a_request_is_a_server_span_below_its_clients(
     assert receiver.resources[0]["service.name"] == "lite-detr"
 
 
-def test_a_client_that_does_not_sample_is_not_recorded(
-    request_log: RequestLog, receiver: Receiver
-) -> None:
-    assert _follow(request_log, traceparents=[UNSAMPLED["traceparent"]]).endswith("-00")
+def test_an_unsampled_trace_is_not_recorded(request_log: RequestLog, receiver: Receiver) -> None:
+    assert _track(request_log, traceparents=[UNSAMPLED["traceparent"]]).endswith("-00")
     request_log.close()
     assert receiver.spans == []
 
 
-def test_a_request_outside_of_any_trace_is_recorded_in_one_of_ours(
+def test_a_request_without_a_trace_is_recorded_in_a_new_one(
     request_log: RequestLog, receiver: Receiver
 ) -> None:
-    told = _follow(request_log)
+    returned = _track(request_log)
     request_log.close()
     (span,) = receiver.spans
-    assert told == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-03"
+    assert returned == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-03"
     assert span.parent_span_id == b""
 
 
-def test_a_failure_of_ours_is_an_error_and_a_clients_is_not(
+def test_a_server_error_is_an_error_of_the_span_and_a_client_error_is_not(
     request_log: RequestLog, receiver: Receiver
 ) -> None:
-    _follow(request_log, 500, "inference_failed")
-    _follow(request_log, 422, "invalid_options")
+    _track(request_log, 500, "inference_failed")
+    _track(request_log, 422, "invalid_options")
     request_log.close()
-    ours, theirs = receiver.spans
-    assert (ours.status.code, attributes(ours)["error.type"]) == (ERROR, "inference_failed")
-    assert theirs.status.code != ERROR
+    server_error, client_error = receiver.spans
+    assert (server_error.status.code, attributes(server_error)["error.type"]) == (
+        ERROR,
+        "inference_failed",
+    )
+    assert client_error.status.code != ERROR
 
 
-def test_probes_are_not_worth_a_span(request_log: RequestLog, receiver: Receiver) -> None:
+def test_probes_have_no_span(request_log: RequestLog, receiver: Receiver) -> None:
     with request_log.track("http", "GET", path="/healthz", quiet=True):
         pass
     request_log.close()
     assert receiver.spans == []
 
 
-def test_opentelemetrys_own_variables_do_without_a_setting(
+def test_tracing_can_be_enabled_by_the_variables_of_opentelemetry(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "codes-eu")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     request_log = open_request_log(fake_settings())
-    assert _follow(request_log).endswith("-02")
+    assert _track(request_log).endswith("-02")
     request_log.close()
     assert receiver.spans == []
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
     request_log = open_request_log(fake_settings())
-    _follow(request_log, traceparents=[UNSAMPLED["traceparent"]])
+    _track(request_log, traceparents=[UNSAMPLED["traceparent"]])
     request_log.close()
     assert receiver.resources[0]["service.name"] == "codes-eu"
 
@@ -136,47 +137,49 @@ def test_opentelemetrys_own_variables_do_without_a_setting(
 @pytest.mark.parametrize(
     ("variable", "value"), [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")]
 )
-def test_opentelemetrys_own_variables_switch_it_off(
+def test_tracing_can_be_disabled_by_the_variables_of_opentelemetry(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     request_log = open_request_log(fake_settings(otlp_endpoint=receiver.url))
-    assert _follow(request_log).endswith("-02")
+    assert _track(request_log).endswith("-02")
     request_log.close()
     assert receiver.spans == []
 
 
-def test_a_protocol_that_is_not_spoken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_protocol_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(TracingUnavailable, match="OTEL_EXPORTER_OTLP_PROTOCOL=grpc"):
         open_request_log(fake_settings())
 
 
-def test_without_the_extra_the_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_setting_and_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "service.observability.tracing", None)
     with pytest.raises(TracingUnavailable, match=r"otlp_endpoint .*lite-detr-service\[otel\]"):
         open_request_log(fake_settings(otlp_endpoint="http://127.0.0.1:4318"))
 
 
-def test_nothing_of_opentelemetry_is_loaded_unless_asked_for() -> None:
+def test_opentelemetry_is_not_imported_unless_tracing_is_enabled() -> None:
     program = """
 import sys
 import service.app
 from service.observability.request_log import open_request_log
 from service.settings import load_settings
 open_request_log(load_settings())
-ours = ("opentelemetry.sdk", "opentelemetry.exporter")  # others may load the bare interface
-loaded = [name for name in sys.modules if name.startswith(ours)]
+packages = ("opentelemetry.sdk", "opentelemetry.exporter")  # libraries may import the API
+loaded = [name for name in sys.modules if name.startswith(packages)]
 sys.exit(str(loaded) if loaded else 0)
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_a_served_image_is_traced_through_its_stages_and_sent_at_the_drain(
+def test_the_stages_of_an_image_are_traced_and_exported_at_the_drain(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # only the drain sends
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # export only at the drain
     settings = {"otlp_endpoint": receiver.url, "grpc_port": "0", "fake_per_image_ms": "20"}
     service = Service(**(DEFAULTS | settings))
     try:
@@ -230,7 +233,7 @@ def test_a_served_image_is_traced_through_its_stages_and_sent_at_the_drain(
 
 
 def _tree(spans: list[Any]) -> dict[str, str]:
-    """Name of the parent span, by a span's own name; empty for what is none of these."""
+    """The parent's name by span name; empty if the parent is not among the spans."""
     names = {span.span_id: span.name for span in spans}
     return {span.name: names.get(span.parent_span_id, "") for span in spans}
 
@@ -239,7 +242,7 @@ def _ms(span: Any) -> float:
     return float(span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
 
 
-def test_a_collector_that_is_away_costs_no_answer() -> None:
+def test_an_unreachable_collector_does_not_affect_responses() -> None:
     service = Service(**(DEFAULTS | {"otlp_endpoint": "http://127.0.0.1:9"}))
     try:
         service.wait_until_ready()
