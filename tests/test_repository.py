@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from tests.support.repository import ROOT
 
 LOCK = ROOT / "requirements" / "lock.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = ("service", "model", "lite_detr_client")
 
 
 def locked() -> dict[str, str]:
@@ -160,3 +162,31 @@ def test_readme_names_make_serve_and_make_test() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make serve" in text
     assert "make test" in text
+
+
+def private_imports(path: Path) -> list[str]:
+    """Private names of one module of the project that the module `path` imports or reads."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: list[str] = []
+    modules: set[str] = set()  # local names that are modules of the project
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name.islower()}
+            parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+            found += [part for part in parts if is_private(part)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found += [node.attr] if node.value.id in modules and is_private(node.attr) else []
+    return found
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_a_private_name_of_another(package: str) -> None:
+    paths = [path for path in (ROOT / package).rglob("*.py") if path.parent.name != "pb"]
+    found = {str(path.relative_to(ROOT)): private_imports(path) for path in paths}
+    assert len(found) > 5
+    assert {path: names for path, names in found.items() if names} == {}

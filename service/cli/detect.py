@@ -23,15 +23,15 @@ _EPILOG = """[bold]Examples[/]
 
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
-    app.command("detect", help=help_text(detect_photos), epilog=_EPILOG)(detect_photos)
+    app.command("detect", help=help_text(detect_images), epilog=_EPILOG)(detect_images)
 
 
-def detect_photos(  # noqa: PLR0913 - a command's flags
-    photos: Annotated[
+def detect_images(  # noqa: PLR0913 - a command's flags
+    images: Annotated[
         list[str],
         typer.Argument(
             help="Image files, folders, patterns, or - for stdin.",
-            metavar="PHOTO",
+            metavar="IMAGE",
             show_default=False,
         ),
     ],
@@ -41,7 +41,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
         documented_option(
             "--json",
             env_var="LITE_DETR_DETECT_JSON",
-            help="print one JSON array, an element a photo, each as POST /detect answers",
+            help="print a JSON array with one element per image, as POST /detect returns it",
         ),
     ] = False,
     as_coco: Annotated[
@@ -56,7 +56,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
             "--save",
             env_var="LITE_DETR_DETECT_SAVE",
             metavar="FOLDER",
-            help="write each photo with its boxes drawn into this folder",
+            help="write each image with its boxes drawn into this folder",
         ),
     ] = None,
     threshold: Annotated[
@@ -65,7 +65,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
             "--threshold",
             env_var="LITE_DETR_DETECT_THRESHOLD",
             metavar="0..1",
-            help="lowest score that is shown; unset: the model's own",
+            help="lowest score that is shown; unset: the default of the model",
         ),
     ] = None,
     max_detections: Annotated[
@@ -74,7 +74,7 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
             "--max-detections",
             env_var="LITE_DETR_DETECT_MAX_DETECTIONS",
             metavar="INTEGER",
-            help="keep only this many of a photo, the best",
+            help="keep at most this many per image, the best ones",
         ),
     ] = None,
     labels: Annotated[
@@ -89,22 +89,22 @@ def detect_photos(  # noqa: PLR0913 - a command's flags
     model: ModelOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Find objects in photos, offline: the same answers as the service gives.
+    """Detect objects in image files without a service; the results are the same.
 
-    A photo that cannot be read gets an error in its place and the exit status 1; the others are
-    answered all the same.
+    For a file that cannot be read an error is printed in its place, and the exit status is 1. The
+    other files are not affected.
     """
     if as_json and as_coco:
         raise typer.BadParameter("--json and --coco: choose one")
-    if photos.count(STDIN) > 1:
-        raise typer.BadParameter(f"PHOTO: {STDIN} (stdin) can be given once")
+    if images.count(STDIN) > 1:
+        raise typer.BadParameter(f"IMAGE: {STDIN} (stdin) can be given only once")
     settings = settings_from_flags({"model": model, "device": device})
-    form: Literal["table", "json", "coco"] = "json" if as_json else "coco" if as_coco else "table"
+    output: Literal["table", "json", "coco"] = "json" if as_json else "coco" if as_coco else "table"
     from service.cli.offline_run import OfflineRun, run_offline  # noqa: PLC0415
 
     run = OfflineRun(
-        photos=tuple(photos),
-        form=form,
+        images=tuple(images),
+        output=output,
         save=save,
         threshold=threshold,
         max_detections=max_detections,

@@ -1,4 +1,4 @@
-"""One run of `lite-detr detect`: photos in, answers on stdout; progress on stderr."""
+"""One run of `lite-detr detect`: results on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -15,82 +15,84 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.images.decode import ImageLimits
 from service.cli.failure import is_debugging
-from service.cli.inputs import Photo, find_photos
+from service.cli.inputs import ImageFile, find_images
 from service.cli.offline import OfflineDetector, open_device
-from service.cli.results import PictureSaver, print_table
+from service.cli.results import ImageSaver, print_table
 from service.core.encoding import FileResult, encode_coco, encode_result_list
 from service.errors import InvalidOptions
 from service.settings import Settings
 from service.types import DetectOptions
 
-_BAR_FROM = 2  # photos; one needs no progress bar
+_MIN_FILES_FOR_BAR = 2
 
 
 @dataclass(frozen=True)
 class OfflineRun:
-    """What the user asked for."""
+    """The arguments of one run."""
 
-    photos: tuple[str, ...]  # files, folders, patterns, "-"
-    form: Literal["table", "json", "coco"]  # of what is printed
-    save: Path | None  # folder for pictures with boxes
+    images: tuple[str, ...]  # files, folders, patterns, "-"
+    output: Literal["table", "json", "coco"]  # what is printed
+    save: Path | None  # folder for images with boxes drawn
     threshold: float | None
     max_detections: int | None
     labels: tuple[str, ...] | None
 
 
 def run_offline(run: OfflineRun, settings: Settings) -> bool:
-    """Detects in every photo and prints the answers.
+    """Detects in every image and prints the results.
 
     Args:
-        run: what the user asked for.
-        settings: the model, the device and the limits of a photo, as a service has them.
+        run: the arguments.
+        settings: the model, the device and the limits of an image, as for a service.
 
     Returns:
-        Whether every photo has an answer.
+        Whether every image has a result.
 
     Raises:
         typer.BadParameter: for options that the model does not have.
-        CheckpointError: for a model that cannot be used.
+        CheckpointError: for a model that does not exist or cannot be used.
     """
-    limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
-    saver = None if run.save is None else PictureSaver(run.save, limits)
+    limits = ImageLimits(
+        settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
+    )
+    saver = None if run.save is None else ImageSaver(run.save, limits)
     options = DetectOptions(run.threshold, run.max_detections, run.labels)
     try:
         detector = OfflineDetector(
             open_device(settings),
             limits,
             options,
-            on_answer=None if saver is None else saver.save,
+            on_result=None if saver is None else saver.save,
             show_tracebacks=is_debugging(),
         )
     except InvalidOptions as error:
         raise typer.BadParameter(error.detail) from None
-    outcomes = _detect_all(detector, find_photos(run.photos))
-    for_people = sys.stdout.isatty()
-    match run.form:
+    results = _detect_all(detector, find_images(run.images))
+    indent = sys.stdout.isatty()
+    match run.output:
         case "json":
-            _print_bytes(encode_result_list(outcomes, indent=for_people))
+            _print_bytes(encode_result_list(results, indent=indent))
         case "coco":
-            _print_bytes(encode_coco(outcomes, detector.labels, indent=for_people))
+            _print_bytes(encode_coco(results, detector.labels, indent=indent))
         case "table":
-            print_table(outcomes)
-    return all(outcome.error is None for outcome in outcomes)
+            print_table(results)
+    return all(result.error is None for result in results)
 
 
-def _detect_all(detector: OfflineDetector, photos: Sequence[Photo]) -> list[FileResult]:
-    """Answers in the photos' order, with a progress bar where there are many."""
+def _detect_all(detector: OfflineDetector, files: Sequence[ImageFile]) -> list[FileResult]:
+    """Results in the order of the files, with a progress bar for several files."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=len(photos) < _BAR_FROM,
+        disable=len(files) < _MIN_FILES_FOR_BAR,
     )
     run_id = uuid.uuid4().hex
     with bar:
-        numbered = enumerate(bar.track(photos, description="Detecting"), start=1)
-        return [detector.detect(photo, f"{run_id}-{number}") for number, photo in numbered]
+        numbered = enumerate(bar.track(files, description="Detecting"), start=1)
+        return [detector.detect(file, f"{run_id}-{number}") for number, file in numbered]
 
 
 def _print_bytes(document: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Answers for people: a table on stdout, and photos with their boxes drawn."""
+"""Results for people: a table on stdout, and images with boxes drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from model.images.decode import ImageLimits
-from service.cli.inputs import STDIN, Photo
+from service.cli.inputs import STDIN, ImageFile
 from service.core.encoding import FileResult, label_name
 from service.images.drawing import render_detections
 from service.types import DetectResult
@@ -18,42 +18,42 @@ from service.types import DetectResult
 _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
-class PictureSaver:
-    """Writes photos with their boxes into a folder, none over another.
+class ImageSaver:
+    """Writes images with boxes drawn into a folder, each under a name of its own.
 
     Args:
-        folder: made where absent.
-        limits: of a photo, as the detection has them.
+        folder: created if absent.
+        limits: of an image file, as for detection.
     """
 
     def __init__(self, folder: Path, limits: ImageLimits) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._limits = limits
-        self._taken: set[str] = set()
+        self._used_names: set[str] = set()
 
-    def save(self, photo: Photo, data: bytes, result: DetectResult) -> None:
-        """Draws an answer on its photo and writes the picture under the photo's name."""
+    def save(self, file: ImageFile, data: bytes, result: DetectResult) -> None:
+        """Draws a result on its image and writes it under the name of the file."""
         drawn = render_detections(data, result.detections, result.label_names, self._limits)
-        stem = "stdin" if photo.name == STDIN else Path(photo.name).stem
+        stem = "stdin" if file.name == STDIN else Path(file.name).stem
         name = stem + _SUFFIXES[drawn.media_type]
         number = 1
-        while name in self._taken:
+        while name in self._used_names:
             number += 1
             name = f"{stem}-{number}{_SUFFIXES[drawn.media_type]}"
-        self._taken.add(name)
+        self._used_names.add(name)
         (self._folder / name).write_bytes(drawn.data)
 
 
-def print_table(outcomes: Sequence[FileResult]) -> None:
-    """Prints what was found in each photo."""
+def print_table(results: Sequence[FileResult]) -> None:
+    """Prints the detections of each file, or its error."""
     console = Console(highlight=False)
-    for outcome in outcomes:
-        if outcome.result is None:
-            problem = outcome.error.detail if outcome.error else "no answer"
-            console.print(Text(f"{outcome.name}: {problem}", style="red"), soft_wrap=True)
+    for file in results:
+        if file.result is None:
+            problem = file.error.detail if file.error else "no result"
+            console.print(Text(f"{file.name}: {problem}", style="red"), soft_wrap=True)
         else:
-            _print_result(console, outcome.name or "", outcome.result)
+            _print_result(console, file.name or "", file.result)
 
 
 def _print_result(console: Console, name: str, result: DetectResult) -> None:

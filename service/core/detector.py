@@ -20,7 +20,7 @@ from model.weights.info import ModelInfo
 from service.batching.batcher import EngineResult
 from service.batching.scheduler import Job
 from service.core.admission import Admission
-from service.core.request import ImageInSlot, ImageRequest, make_result
+from service.core.request import ImageInSlot, ImageRequest, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
 from service.errors import (
@@ -250,7 +250,7 @@ class Detector:
                     raise DeadlineExceeded(f"no answer within {seconds * 1000:.0f} ms") from None
                 finally:
                     lease.release()
-        return make_result(request, decoded, answer)
+        return finish_request(request, decoded, answer)
 
     def _admit(self, request: ImageRequest) -> SlotLease:
         """Lets a request in, or says why not; the lease is its permit.

@@ -1,4 +1,4 @@
-"""What the Detector knows of one image on its way, and the answer that is made of it in the end."""
+"""One image in flight: what is known of it, and what is recorded of it at the end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import time
 from typing import NamedTuple
 
 from service.batching.batcher import EngineResult
+from service.core.result import ImageContext, make_result
 from service.core.selection import Selection
 from service.core.served_model import ServedModel
 from service.ipc.slots import SlotImage
 from service.observability.request_scope import ImageRecord, ImageTimes, RequestScope, current_scope
-from service.types import DetectResult, Priority, StageTimings
+from service.types import DetectResult, Priority
 
 
 class ImageRequest(NamedTuple):
-    """One image with what is asked of it; times are monotonic seconds."""
+    """One encoded image with its options; times are monotonic seconds."""
 
     served: ServedModel
     data: bytes
@@ -27,71 +28,57 @@ class ImageRequest(NamedTuple):
 
 
 class ImageInSlot(NamedTuple):
-    """An image that was decoded and lies in its slot; times are monotonic seconds."""
+    """A decoded image in its slot; times are monotonic seconds."""
 
     image: SlotImage
-    started: float  # when its decoding began
+    started: float  # of its decoding
     ended: float
 
     @property
     def decode_ms(self) -> float:
-        """What decoding took."""
+        """How long decoding took."""
         return (self.ended - self.started) * 1000
 
 
-def make_result(request: ImageRequest, decoded: ImageInSlot, answer: EngineResult) -> DetectResult:
-    """Selects what was asked for, accounts for the time since, and tells the request's scope."""
-    select_started = time.monotonic()
-    kept = request.selection.apply(answer.detections)
-    now = time.monotonic()
-    postprocess_ms = answer.postprocess_ms + (now - select_started) * 1000
-    in_engine = answer.assemble_ms + answer.copy_ms + answer.forward_ms
-    worked = decoded.decode_ms + in_engine + postprocess_ms
-    queue_ms = max(0.0, (now - request.started) * 1000 - worked)
-    height, width = decoded.image.original_size
-    model = request.served.info
-    result = DetectResult(
-        model_name=model.name,
-        model_version=model.version,
-        width=width,
-        height=height,
-        label_names=model.labels,
-        detections=kept,
-        timings=StageTimings(
-            read=request.read_ms,
-            decode=decoded.decode_ms,
-            queue=queue_ms,
-            assemble=answer.assemble_ms,
-            copy=answer.copy_ms,
-            forward=answer.forward_ms,
-            postprocess=postprocess_ms,
-            total=request.read_ms + queue_ms + worked,
-        ),
+def finish_request(
+    request: ImageRequest, decoded: ImageInSlot, found: EngineResult
+) -> DetectResult:
+    """Makes the result of a request and adds it to the current `RequestScope`, if there is one."""
+    image = ImageContext(
+        model=request.served.info,
+        selection=request.selection,
         request_id=request.request_id,
+        original_size=decoded.image.original_size,
+        started=request.started,
+        read_ms=request.read_ms,
+        decode_ms=decoded.decode_ms,
     )
+    select_started = time.monotonic()
+    result = make_result(image, found.detections, found)
     scope = current_scope()
     if scope is not None and scope.detailed:
-        _note(scope, request, decoded, answer, result, (select_started, now))
+        select = (select_started, time.monotonic())
+        _record(scope, request, decoded, found, result, select)
     return result
 
 
-def _note(  # noqa: PLR0913, PLR0917 - all that is known of the image
+def _record(  # noqa: PLR0913, PLR0917 - everything that is known of the image
     scope: RequestScope,
     request: ImageRequest,
     decoded: ImageInSlot,
-    answer: EngineResult,
+    found: EngineResult,
     result: DetectResult,
     select: tuple[float, float],
 ) -> None:
     times = ImageTimes(
         accepted=request.started,
         decode=(decoded.started, decoded.ended),
-        engine_started=answer.started,
+        engine_started=found.started,
         engine_ms={
-            "assemble": answer.assemble_ms,
-            "copy": answer.copy_ms,
-            "forward": answer.forward_ms,
-            "postprocess": answer.postprocess_ms,
+            "assemble": found.assemble_ms,
+            "copy": found.copy_ms,
+            "forward": found.forward_ms,
+            "postprocess": found.postprocess_ms,
         },
         select=select,
     )

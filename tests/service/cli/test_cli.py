@@ -133,7 +133,7 @@ def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "--batch-size", "0"], ["--batch-size", "LITE_DETR_TRAIN_BATCH_SIZE"]),
         (["train", "--sizes", "320,x"], ["--sizes", "LITE_DETR_TRAIN_SIZES", "320,x"]),
         (["train", "--schedule", "linear"], ["--schedule", "linear"]),
-        (["detect"], ["PHOTO"]),
+        (["detect"], ["IMAGE"]),
         (["detect", "a.jpg", "--json", "--coco"], ["--json", "--coco"]),
         (["detect", "-", "-"], ["stdin"]),
         (["detect", "a.jpg", "--device", "gpu"], ["--device", "LITE_DETR_DEVICE"]),
