@@ -180,7 +180,7 @@ class ModelSwitch:
 
     async def _retire(self, served: ServedModel) -> None:
         """Ends a model when its last request is answered, unless `stop` comes before."""
-        await served.unused()
+        await served.wait_until_unused()
         await _close(served)
         self._old.discard(served)
 

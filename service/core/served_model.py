@@ -74,7 +74,7 @@ class ServedModel:
         """Keeps the engines for as long as a request needs them, in a `with` statement."""
         return self._users
 
-    async def unused(self) -> None:
+    async def wait_until_unused(self) -> None:
         """Returns when no request needs it."""
         await self._users.wait_for_zero()
 

@@ -149,7 +149,7 @@ class OverlappingEngine(Engine):
     def _rings_before_the_end(self, begun: _Begun) -> bool:
         """Waits for a message or for the batch's end; True where the message came first."""
         while not begun.done():
-            if self._doorbell.rings_within(_LOOK_SECONDS):
+            if self._doorbell.has_message_within(_LOOK_SECONDS):
                 return True
         return False
 
@@ -186,7 +186,7 @@ class OverlappingEngine(Engine):
             return self._failed(begun.batch, error)
 
 
-def engine_of(device: Device, memory: SlotMemory, doorbell: EngineDoorbell) -> Engine:
+def create_engine(device: Device, memory: SlotMemory, doorbell: EngineDoorbell) -> Engine:
     """The engine for a device."""
     if isinstance(device, OverlappingDevice):
         return OverlappingEngine(device, memory, doorbell)

@@ -25,7 +25,7 @@ from pathlib import Path
 import structlog
 
 from service.engine.device import Device
-from service.engine.loop import engine_of
+from service.engine.loop import create_engine
 from service.engine.warm_up import WarmUpLimits, warm_up
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import Hello, Start, StartFailed
@@ -96,13 +96,13 @@ def main(arguments: Sequence[str]) -> int:
             warm_up_left_out=warmed.left_out,
         )
     )
-    engine_of(device, SlotMemory(start.layout, options.slots_fd), doorbell).run()
+    create_engine(device, SlotMemory(start.layout, options.slots_fd), doorbell).run()
     return 0
 
 
 def _end_with_edge(doorbell: EngineDoorbell) -> None:
     """Ends the process when the edge is gone, also in the middle of a batch."""
-    doorbell.wait_until_edge_is_gone()
+    doorbell.wait_for_edge_exit()
     os._exit(0)
 
 

@@ -32,7 +32,7 @@ class MessageReader:
         self._bytes = bytearray()
 
     @property
-    def holds_some(self) -> bool:
+    def has_bytes(self) -> bool:
         """Whether bytes wait here, of a whole message or a part."""
         return bool(self._bytes)
 
@@ -196,14 +196,14 @@ class EngineDoorbell:
             self._reader.feed(data)
         return message
 
-    def rings_within(self, seconds: float) -> bool:
+    def has_message_within(self, seconds: float) -> bool:
         """Whether `receive` would have something to read, waiting for it so long at most."""
-        if self._reader.holds_some:
+        if self._reader.has_bytes:
             return True
         ready, _, _ = select.select([self._socket], [], [], seconds)
         return bool(ready)
 
-    def wait_until_edge_is_gone(self) -> None:
+    def wait_for_edge_exit(self) -> None:
         """Returns when the edge has closed its end or died; reads nothing (another thread may)."""
         watch = select.poll()
         watch.register(self._socket, 0)  # a hangup is told unasked

@@ -31,7 +31,7 @@ from lite_detr_client import (
     UnsupportedImage,
 )
 from tests.support.fake_device import FAKE_MODEL
-from tests.support.pictures import encode_png, solid_png
+from tests.support.images import encode_png, solid_png
 from tests.support.repository import ROOT
 
 EVERYTHING = DetectOptions(threshold=0.0)

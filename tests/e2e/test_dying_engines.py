@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.live_load import Colour, Flood, GrpcClient, HttpClient, count, random_colours
-from tests.support.running import gone
+from tests.support.running import process_has_ended
 from tests.support.watched_service import WatchedService
 
 POISON: Colour = (250, 1, 2)
@@ -64,17 +64,17 @@ async def test_an_engine_that_ends_under_load_costs_nobody_an_answer(
     _end(engine, how)
     await asyncio.to_thread(service.until, lambda: service.health("/readyz") == 503)
     assert await asyncio.to_thread(service.health, "/healthz") == 200
-    assert await asyncio.to_thread(gone, engine)
-    await asyncio.to_thread(service.said, "engine ready", times=2)
+    assert await asyncio.to_thread(process_has_ended, engine)
+    await asyncio.to_thread(service.wait_for_line, "engine ready", times=2)
     await flood.answered(50)
     assert await asyncio.to_thread(service.health, "/readyz") == 200
     outcomes = await flood.stop()
     # Those that came while no engine was there were told to come back; nobody else noticed.
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
-    assert service.meter("replayed_total")
-    assert service.meter("slots_in_use") == 0
+    assert service.metric_or_none("replayed_total")
+    assert service.metric_or_none("slots_in_use") == 0
     reason = "exit" if how == "kill" else "stopped"
-    assert service.meter(f'engine_restarts_total{{reason="{reason}"}}') == 1
+    assert service.metric_or_none(f'engine_restarts_total{{reason="{reason}"}}') == 1
 
 
 async def test_no_answer_of_ten_thousand_goes_to_another_caller_while_engines_are_killed(
@@ -91,12 +91,12 @@ async def test_no_answer_of_ten_thousand_goes_to_another_caller_while_engines_ar
             pids = await asyncio.to_thread(service.engine_pids, 2)
             _end(rng.choice(pids), rng.choice(["kill", "stop"]))
             kills += 1
-            await asyncio.to_thread(service.said, "engine exited", times=kills)
+            await asyncio.to_thread(service.wait_for_line, "engine exited", times=kills)
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
     assert kills == 8
-    assert service.meter("slots_in_use") == 0
-    assert service.meter("replayed_total")
+    assert service.metric_or_none("slots_in_use") == 0
+    assert service.metric_or_none("replayed_total")
 
 
 async def test_while_one_of_two_engines_is_replaced_the_other_serves(
@@ -111,12 +111,12 @@ async def test_while_one_of_two_engines_is_replaced_the_other_serves(
     busy = [_cpu_ticks(pid) for pid in pids]
     assert min(busy) > 0
     _end(pids[0], "kill")
-    assert await asyncio.to_thread(gone, pids[0])
-    assert service.meter("engines_ready") == 1
+    assert await asyncio.to_thread(process_has_ended, pids[0])
+    assert service.metric_or_none("engines_ready") == 1
     assert service.health("/readyz") == 200
     await flood.answered(200)
     assert service.count("engine ready") == 2  # all of those by the other
-    await asyncio.to_thread(service.said, "engine ready", times=3)
+    await asyncio.to_thread(service.wait_for_line, "engine ready", times=3)
     fresh = service.engine_pids(2)[-1]
     before = _cpu_ticks(fresh)
     await flood.answered(300)
@@ -157,7 +157,7 @@ async def test_a_poison_image_costs_its_sender_alone_an_error(
         result = client.close()
         if result is not None:
             await result
-    assert service.meter("slots_in_use") == 0
+    assert service.metric_or_none("slots_in_use") == 0
 
 
 async def test_a_restart_storm_fails_liveness(start: type[WatchedService]) -> None:
@@ -172,7 +172,7 @@ async def test_a_restart_storm_fails_liveness(start: type[WatchedService]) -> No
 async def test_an_idle_engine_that_is_stopped_is_replaced(idle_service: WatchedService) -> None:
     [engine] = idle_service.engine_pids()
     _end(engine, "stop")
-    assert await asyncio.to_thread(gone, engine)
+    assert await asyncio.to_thread(process_has_ended, engine)
     await asyncio.to_thread(idle_service.engine_pids)
     client = HttpClient(idle_service.url)
     await asyncio.to_thread(idle_service.until, lambda: idle_service.health("/readyz") == 200)
@@ -206,19 +206,19 @@ async def test_a_device_that_fails_everything_is_replaced_and_costs_the_culprit_
     await flood.answered(50)
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
-    assert service.meter('engine_restarts_total{reason="canary"}')
-    assert service.meter("slots_in_use") == 0
+    assert service.metric_or_none('engine_restarts_total{reason="canary"}')
+    assert service.metric_or_none("slots_in_use") == 0
 
 
 async def test_canaries_keep_the_age_of_an_idle_service_low(idle_service: WatchedService) -> None:
-    images = idle_service.meter('images_total{outcome="ok"}')
+    images = idle_service.metric_or_none('images_total{outcome="ok"}')
     ages = []
     for _ in range(12):
         await asyncio.sleep(0.3)
-        ages.append(idle_service.meter("canary_age_seconds") or 0.0)
+        ages.append(idle_service.metric_or_none("canary_age_seconds") or 0.0)
     # Without canaries it would only grow, to more than three seconds.
     assert any(later < earlier for earlier, later in itertools.pairwise(ages))
-    assert idle_service.meter('images_total{outcome="ok"}') == images  # nobody's image
+    assert idle_service.metric_or_none('images_total{outcome="ok"}') == images  # nobody's image
 
 
 class MemoryGuard:
@@ -265,7 +265,7 @@ async def test_an_engine_that_runs_out_of_memory_costs_nobody_but_the_culprit_an
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
     assert sum(guard.killed for guard in guards) >= 2
-    assert service.meter("slots_in_use") == 0
+    assert service.metric_or_none("slots_in_use") == 0
 
 
 def test_where_memory_runs_out_the_kernel_takes_an_engine_before_the_edge(

@@ -25,14 +25,14 @@ from service.types import DetectResult
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.fake_serve import fake_backend
 from tests.support.fake_service import (
-    assert_is_answer_to,
+    assert_is_result_of,
     detect,
     fake_settings,
     open_fake_core,
     open_fake_detector,
     value,
 )
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 POISON = (250, 1, 2)
 POISON_HEX = "fa0102"
@@ -80,7 +80,7 @@ async def test_an_engine_that_dies_or_freezes_under_load_costs_no_answer(
         assert refusal.value.retry_after_seconds
         for data, result in zip(pictures, await answers, strict=True):
             assert isinstance(result, DetectResult), result
-            assert_is_answer_to(data, result)
+            assert_is_result_of(data, result)
         assert detector.ready
         assert detector.live
         assert value(detector, "slots_in_use") == 0
@@ -101,7 +101,7 @@ async def test_a_poison_image_fails_alone(fault: str) -> None:
                 assert isinstance(result, InferenceFailed)
             else:
                 assert isinstance(result, DetectResult), result
-                assert_is_answer_to(data, result)
+                assert_is_result_of(data, result)
         await _until(lambda: detector.ready)
         assert detector.live
         assert value(detector, "slots_in_use") == 0
@@ -134,7 +134,7 @@ async def test_beyond_the_slots_requests_are_told_to_come_back() -> None:
             assert isinstance(refusal, Overloaded)
             assert refusal.retry_after_seconds
         assert value(detector, "refused_total", reason="overloaded") == 8
-        assert_is_answer_to(pictures[9], await detect(detector, pictures[9]))
+        assert_is_result_of(pictures[9], await detect(detector, pictures[9]))
 
 
 async def test_an_answer_later_than_its_deadline_is_not_waited_for() -> None:
@@ -175,14 +175,14 @@ async def test_a_drain_answers_what_was_accepted_and_refuses_the_rest() -> None:
         await asyncio.sleep(0)
         detector.begin_drain()
         assert not detector.ready
-        assert_is_answer_to(pictures[0], await detect(detector, pictures[0]))
+        assert_is_result_of(pictures[0], await detect(detector, pictures[0]))
         drained = asyncio.create_task(detector.drain(30))
         await asyncio.sleep(0)
         with pytest.raises(ShuttingDown):
             await detect(detector, pictures[0])
         assert await drained == 0
         for data, task in zip(pictures, tasks, strict=True):
-            assert_is_answer_to(data, task.result())
+            assert_is_result_of(data, task.result())
 
 
 async def test_a_drain_that_takes_too_long_says_how_many_are_left() -> None:

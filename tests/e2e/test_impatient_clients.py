@@ -49,19 +49,19 @@ def _everything_is_free_afterwards(request: pytest.FixtureRequest) -> Iterator[N
 
 
 def _is_free(service: WatchedService) -> None:
-    service.until(lambda: service.meter("slots_in_use") == 0)
-    assert service.meter("queue_depth") == 0
+    service.until(lambda: service.metric_or_none("slots_in_use") == 0)
+    assert service.metric_or_none("queue_depth") == 0
     assert service.health("/readyz") == 200
 
 
 def _batches(service: WatchedService) -> float:
-    return service.meter("batch_size_count") or 0.0
+    return service.metric_or_none("batch_size_count") or 0.0
 
 
 async def test_a_thousand_clients_that_leave_cost_nobody_else_an_answer(
     service: WatchedService,
 ) -> None:
-    cancelled_before = service.meter("cancelled_total") or 0.0
+    cancelled_before = service.metric_or_none("cancelled_total") or 0.0
     flood, rng = Flood(), random.Random(5)
     flood.add_http(service.url, 4)
     flood.add_grpc(service.grpc_address, 2)
@@ -92,8 +92,8 @@ async def test_a_thousand_clients_that_leave_cost_nobody_else_an_answer(
     outcomes = await flood.stop()
     assert left >= 1000
     assert set(outcomes) <= {"ok", "429", "RESOURCE_EXHAUSTED"}, outcomes
-    await asyncio.to_thread(service.until, lambda: service.meter("slots_in_use") == 0)
-    cancelled = (service.meter("cancelled_total") or 0.0) - cancelled_before
+    await asyncio.to_thread(service.until, lambda: service.metric_or_none("slots_in_use") == 0)
+    cancelled = (service.metric_or_none("cancelled_total") or 0.0) - cancelled_before
     assert 100 < cancelled <= left  # some left before their image was there, or after the answer
 
 
@@ -101,8 +101,8 @@ async def test_a_thousand_clients_that_leave_cost_nobody_else_an_answer(
 async def test_who_leaves_while_queued_never_reaches_the_engine(
     service: WatchedService, protocol: str
 ) -> None:
-    cancelled_before = service.meter("cancelled_total") or 0.0
-    images_before = service.meter("batch_size_sum") or 0.0
+    cancelled_before = service.metric_or_none("cancelled_total") or 0.0
+    images_before = service.metric_or_none("batch_size_sum") or 0.0
     colour = random_colours(8)
     stay = [HttpClient(service.url) for _ in range(2)]
     clients: list[HttpClient | GrpcClient] = [
@@ -121,9 +121,9 @@ async def test_who_leaves_while_queued_never_reaches_the_engine(
         closed = client.close()
         if closed is not None:
             await closed
-    await asyncio.to_thread(service.until, lambda: service.meter("slots_in_use") == 0)
-    cancelled = (service.meter("cancelled_total") or 0.0) - cancelled_before
-    images = (service.meter("batch_size_sum") or 0.0) - images_before
+    await asyncio.to_thread(service.until, lambda: service.metric_or_none("slots_in_use") == 0)
+    cancelled = (service.metric_or_none("cancelled_total") or 0.0) - cancelled_before
+    images = (service.metric_or_none("batch_size_sum") or 0.0) - images_before
     # Each was answered, ran for nobody, or was dropped; what was dropped did not run.
     assert images <= 22
     assert cancelled <= len(gone)
@@ -169,9 +169,9 @@ async def test_a_deadline_that_passed_while_queued_costs_the_engine_nothing(
         late = [client.detect((9, 1, 30), X_Request_Timeout_Ms="100") for client in clients[2:]]
         assert {reply.outcome for reply in await asyncio.gather(*late)} == {"504"}
         assert {(await call).outcome for call in first} == {"ok"}
-        assert lonely.meter("slots_in_use") == 0
+        assert lonely.metric_or_none("slots_in_use") == 0
         assert _batches(lonely) == 2
-        assert lonely.meter("expired_total") == 3
+        assert lonely.metric_or_none("expired_total") == 3
         for client in clients:
             client.close()
     finally:

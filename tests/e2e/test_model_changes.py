@@ -21,9 +21,9 @@ from service.core.detector import Detector
 from service.core.model_control import ModelLoadFailed, UnknownModel
 from service.errors import NotReady
 from tests.support.fake_service import detect, quiet_settings, value
+from tests.support.images import solid_png
 from tests.support.live_load import HttpClient
-from tests.support.pictures import solid_png
-from tests.support.running import gone
+from tests.support.running import process_has_ended
 from tests.support.small_weights import LABELS, SMALL, weights_of, write_small
 from tests.support.watched_service import WatchedService
 
@@ -115,7 +115,7 @@ async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
         # Those under way were answered by the one before: one a client at most.
         assert sum(version != new for version in load.order[first_new:]) <= 4
         assert before is not None
-        assert await asyncio.to_thread(gone, before)
+        assert await asyncio.to_thread(process_has_ended, before)
         result = await detect(core.detector, solid_png((1, 2, 3), 400, 300))
         assert (result.model_name, result.model_version) == ("another", new)
         assert result.label_names == ("CAT", "DOG", "BIRD")
@@ -204,7 +204,7 @@ async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> N
     assert serving is not None
     with pytest.raises(asyncio.CancelledError):
         await load
-    assert all([await asyncio.to_thread(gone, pid) for pid in (serving, loading)])
+    assert all([await asyncio.to_thread(process_has_ended, pid) for pid in (serving, loading)])
 
 
 async def test_leaving_during_an_unload_leaves_no_engine_behind(weights: Path) -> None:
@@ -217,7 +217,7 @@ async def test_leaving_during_an_unload_leaves_no_engine_behind(weights: Path) -
     assert serving is not None
     with pytest.raises(asyncio.CancelledError):
         await unload
-    assert await asyncio.to_thread(gone, serving)
+    assert await asyncio.to_thread(process_has_ended, serving)
 
 
 @pytest.fixture
@@ -266,14 +266,14 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
     assert set(versions) == {old, new}
     _put_bytes(path, path.read_bytes()[:5000])
     service.process.send_signal(signal.SIGHUP)
-    told = await asyncio.to_thread(service.said, "the model cannot be loaded")
+    told = await asyncio.to_thread(service.wait_for_line, "the model cannot be loaded")
     assert path.name in told.string
     await ask_until(new)
     await asyncio.to_thread(
         _put, path, lambda target: shutil.copy(resolve_model("default"), target)
     )
     service.process.send_signal(signal.SIGHUP)
-    await asyncio.to_thread(service.said, "reload asked for", times=3)
+    await asyncio.to_thread(service.wait_for_line, "reload asked for", times=3)
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.end) == 0, service.lines
     client.close()
@@ -281,9 +281,9 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
 
 async def test_a_signal_during_the_first_load_does_no_harm(start: type[WatchedService]) -> None:
     service = start(fake_start_ms=2500)
-    service.said("listens on")
+    service.wait_for_line("listens on")
     service.process.send_signal(signal.SIGHUP)
-    await asyncio.to_thread(service.said, "model loaded")
+    await asyncio.to_thread(service.wait_for_line, "model loaded")
     assert service.health("/readyz") == 200
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.end) == 0, service.lines

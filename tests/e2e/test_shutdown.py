@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.live_load import Flood, GrpcClient, Reply, count, random_colours
-from tests.support.running import gone
+from tests.support.running import process_has_ended
 from tests.support.watched_service import WatchedService
 
 HANG, HANG_HEX = (9, 8, 7), "090807"
@@ -60,7 +60,7 @@ async def test_the_end_under_load_loses_nothing(
     await asyncio.gather(*streams)
     assert await asyncio.to_thread(service.end) == 0, service.lines
     assert "every accepted request was answered" in service.lines[-1]
-    assert gone(engine)
+    assert process_has_ended(engine)
     # Answered, told, or too late: refused, on a kept connection that was closed by then, or (gRPC)
     # in a call that was never handed over.
     late = {"refused", "lost", "CANCELLED"}
@@ -84,11 +84,11 @@ async def test_a_second_signal_under_load_ends_at_once(start: type[WatchedServic
     hangs = asyncio.create_task(client.detect(HANG))
     await asyncio.sleep(0.2)
     service.process.send_signal(signal.SIGTERM)
-    await asyncio.to_thread(service.said, "once more ends at once")
+    await asyncio.to_thread(service.wait_for_line, "once more ends at once")
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.end) == 128 + signal.SIGTERM
     assert (await hangs).outcome != "ok"
-    assert gone(engine)
+    assert process_has_ended(engine)
     await flood.ended()
     await client.close()
 

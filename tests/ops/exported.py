@@ -13,7 +13,7 @@ from service.observability.gpu_metrics import GpuCollector
 from service.observability.request_log import RequestLog
 from service.types import DetectOptions
 from tests.support.fake_service import fake_settings, open_fake_detector
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 _OF_HISTOGRAMS = {"le"}

@@ -16,7 +16,7 @@ import pytest
 from tests.ops.queries import panel_queries, rules_of
 from tests.ops.real_prometheus import Pager, program, real_alertmanager, real_prometheus
 from tests.ops.watched_services import FAULT, FAULT_HEX, GOOD, Scenario, watched_services
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 DIVISOR = 60
 PATIENCE_SECONDS = 300

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.running import DEFAULTS, Service
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -30,7 +30,7 @@ def service() -> Iterator[Service]:
 
 
 def _metrics_url(service: Service) -> str:
-    return service.said(r"Metrics: (\S+)/metrics")[1]
+    return service.wait_for_line(r"Metrics: (\S+)/metrics")[1]
 
 
 def _load(service: Service) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.repository import ROOT
 
 FAULT, FAULT_HEX = (9, 8, 7), "090807"

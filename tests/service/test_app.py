@@ -25,8 +25,8 @@ from lite_detr_client import (
 from service.access.api_keys import Scope, key_line, new_key
 from service.transport.http_server import listen
 from tests.support.certificates import Authority
-from tests.support.pictures import solid_png
-from tests.support.running import DEFAULTS, Service, gone
+from tests.support.images import solid_png
+from tests.support.running import DEFAULTS, Service, process_has_ended
 
 HANG, HANG_HEX = (9, 8, 7), "090807"
 
@@ -59,7 +59,7 @@ def test_a_day_of_service(start: type[Service]) -> None:
     assert _post(url, (1, 2, 3)).status_code == 503
     service.wait_until_ready()
     assert httpx.get(f"{url}/readyz").status_code == 200
-    metrics_url = service.said(r"Metrics: (\S+)")[1]
+    metrics_url = service.wait_for_line(r"Metrics: (\S+)")[1]
     with ThreadPoolExecutor(24) as clients:
         answers = [clients.submit(_post, url, (number, 0, 0)) for number in range(24)]
         while not any(answer.done() for answer in answers):
@@ -73,14 +73,14 @@ def test_a_day_of_service(start: type[Service]) -> None:
     assert 200 in codes
     assert service.end() == 0, service.lines
     assert "every accepted request was answered" in service.lines[-1]
-    assert gone(service.engine_pid)
+    assert process_has_ended(service.engine_pid)
 
 
 def test_while_draining_it_serves_until_balancers_have_noticed(start: type[Service]) -> None:
     service = start(drain_delay_seconds="1.5")
     service.wait_until_ready()
     service.process.send_signal(signal.SIGINT)
-    service.said("Draining")
+    service.wait_for_line("Draining")
     assert httpx.get(f"{service.url}/readyz").status_code == 503
     assert _post(service.url, (3, 2, 1)).status_code == 200
     assert service.end() == 0
@@ -96,11 +96,11 @@ def test_a_second_signal_ends_at_once(start: type[Service]) -> None:
         while "lite_detr_batch_size_count 1.0" not in httpx.get(f"{service.url}/metrics").text:
             time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
-        service.said("once more ends at once")
+        service.wait_for_line("once more ends at once")
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 128 + signal.SIGTERM
         assert answer.exception() is not None
-    assert gone(service.engine_pid)
+    assert process_has_ended(service.engine_pid)
 
 
 def test_requests_that_never_end_do_not_hold_up_the_end(start: type[Service]) -> None:
@@ -113,7 +113,7 @@ def test_requests_that_never_end_do_not_hold_up_the_end(start: type[Service]) ->
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 1
         assert answer.result().status_code == 503
-    assert gone(service.engine_pid)
+    assert process_has_ended(service.engine_pid)
 
 
 def test_an_engine_does_not_outlive_a_killed_edge(start: type[Service]) -> None:
@@ -121,7 +121,7 @@ def test_an_engine_does_not_outlive_a_killed_edge(start: type[Service]) -> None:
     service.wait_until_ready()
     service.process.kill()
     service.end()
-    assert gone(service.engine_pid)
+    assert process_has_ended(service.engine_pid)
 
 
 def test_a_taken_port_is_told_with_the_setting_that_helps(start: type[Service]) -> None:
@@ -145,7 +145,7 @@ def test_a_model_that_is_not_there_is_told(start: type[Service]) -> None:
 
 def test_grpc_answers_as_http_does_and_drains_with_it(start: type[Service]) -> None:
     service = start(grpc_port="0")
-    address = service.said(r"gRPC: (\S+),")[1]
+    address = service.wait_for_line(r"gRPC: (\S+),")[1]
     service.wait_until_ready()
     over_http = _post(service.url, (10, 20, 30)).json()["detections"]
     with GrpcClient(address) as client:
@@ -161,7 +161,7 @@ def test_the_open_inference_protocol_is_served_on_both_ports_and_drains(
     start: type[Service],
 ) -> None:
     service = start(grpc_port="0")
-    address = service.said(r"gRPC: (\S+), .* and inference.GRPCInferenceService")[1]
+    address = service.wait_for_line(r"gRPC: (\S+), .* and inference.GRPCInferenceService")[1]
     service.wait_until_ready()
     assert httpx.get(f"{service.url}/v2/models/fake/ready").status_code == 200
     with grpc.insecure_channel(address) as channel:
@@ -236,7 +236,7 @@ def test_a_guarded_service_over_tls_takes_new_keys_and_certificates_on_hangup(
     service.wait_until_ready()
     trusting = ssl.create_default_context(cafile=str(authority.certificate))
     credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
-    target = service.said(r"gRPC: (\S+),")[1]
+    target = service.wait_for_line(r"gRPC: (\S+),")[1]
 
     def outcomes(key: str) -> list[str]:
         caller, once = Caller(api_key=key), RetryPolicy(attempts=1)
@@ -256,12 +256,12 @@ def test_a_guarded_service_over_tls_takes_new_keys_and_certificates_on_hangup(
 
     assert outcomes(first) == ["ok", "ok"]
     assert outcomes(second) == ["unauthenticated"] * 2
-    metrics_url = service.said(r"Metrics: (\S+)")[1]
+    metrics_url = service.wait_for_line(r"Metrics: (\S+)")[1]
     assert httpx.get(metrics_url, verify=trusting).status_code == 401
     keys.write_text(key_line("second", [Scope.DETECT], second))
     authority.issue("server")
     service.process.send_signal(signal.SIGHUP)
-    service.said("model loaded")
+    service.wait_for_line("model loaded")
     assert outcomes(first) == ["unauthenticated"] * 2
     assert outcomes(second) == ["ok", "ok"]
     service.process.send_signal(signal.SIGTERM)
@@ -297,7 +297,7 @@ def test_a_hangup_while_the_model_loads_waits_for_it(start: type[Service]) -> No
     assert service.url
     service.process.send_signal(signal.SIGHUP)
     service.wait_until_ready()
-    service.said("model loaded")
+    service.wait_for_line("model loaded")
     assert _post(service.url, (1, 2, 3)).status_code == 200
     service.process.send_signal(signal.SIGTERM)
     assert service.end() == 0, service.lines

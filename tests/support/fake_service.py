@@ -38,7 +38,7 @@ def open_fake_detector(settings: FakeSettings) -> AbstractAsyncContextManager[De
     return open_detector(settings, fake_backend(settings))
 
 
-def assert_is_answer_to(data: bytes, result: DetectResult) -> None:
+def assert_is_result_of(data: bytes, result: DetectResult) -> None:
     """The result is that of these very bytes and of no other image."""
     decoded = decode_image(data, FAKE_MODEL.config, ImageLimits(10**9, 10**9))
     expected = fake_detections(decoded.pixels, decoded.original_size)

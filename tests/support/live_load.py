@@ -22,7 +22,7 @@ from model.images.decode import ImageLimits, decode_image
 from service.rpc.pb import detection_pb2 as pb
 from tests.service.rpc.caller import Caller
 from tests.support.fake_device import FAKE_MODEL, fake_detections
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 Colour = tuple[int, int, int]
 

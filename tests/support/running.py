@@ -57,7 +57,7 @@ class Service:
                 self._changed.notify_all()
         self.process.stderr.close()
 
-    def said(self, pattern: str, timeout_seconds: float = 60) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, timeout_seconds: float = 60) -> re.Match[str]:
         """Waits for a line."""
 
         def found() -> re.Match[str] | None:
@@ -71,18 +71,18 @@ class Service:
 
     @property
     def url(self) -> str:
-        return self.said(r"listens on (\S+)")[1]
+        return self.wait_for_line(r"listens on (\S+)")[1]
 
     def wait_until_ready(self) -> None:
-        self.said("curl --data-binary")
+        self.wait_for_line("curl --data-binary")
 
     @property
     def engine_pid(self) -> int:
-        return int(self.said(r'"pid":(\d+).*engine ready')[1])
+        return int(self.wait_for_line(r'"pid":(\d+).*engine ready')[1])
 
     @property
     def grpc_address(self) -> str:
-        return self.said(r"gRPC: (\S+),")[1]
+        return self.wait_for_line(r"gRPC: (\S+),")[1]
 
     def metric(self, name: str) -> float:
         """What GET /metrics says of a gauge or counter that has no labels."""
@@ -115,7 +115,7 @@ class Service:
         self.end()
 
 
-def gone(pid: int) -> bool:
+def process_has_ended(pid: int) -> bool:
     """Whether a process ends within some seconds (a zombie nobody reaps counts as ended)."""
     for _ in range(1000):
         try:

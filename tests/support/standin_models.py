@@ -114,13 +114,13 @@ class Models:
         self.served.append(served)
         return served
 
-    def nothing_is_left(self) -> bool:
+    def everything_has_ended(self) -> bool:
         """Whether every engine that began has ended, and no slots are kept."""
         engines = all(engine.ended for engine in self.engines if engine.begun)
         return engines and all(served.pool.memory.fd < 0 for served in self.served)
 
 
-class House:
+class SwitchHarness:
     """A switch over models, the first of which serves already."""
 
     def __init__(self, models: Models, start_timeout_seconds: float) -> None:
@@ -174,19 +174,19 @@ async def engine_of(models: Models, version: int) -> StandInEngine:
 @asynccontextmanager
 async def switching(
     *, start_timeout_seconds: float = 10.0, ready: bool = True, **models: Any
-) -> AsyncIterator[House]:
-    """A house that is closed at the end, whatever the test has left under way."""
-    house = House(Models(), start_timeout_seconds)
+) -> AsyncIterator[SwitchHarness]:
+    """A harness that is closed at the end, whatever the test has left under way."""
+    harness = SwitchHarness(Models(), start_timeout_seconds)
     if ready:
-        house.models.engines[0].start()
-        await house.first_ready
+        harness.models.engines[0].start()
+        await harness.first_ready
     for name, value in models.items():
-        setattr(house.models, name, value)
+        setattr(harness.models, name, value)
     try:
-        yield house
+        yield harness
     finally:
-        house.models.may_build.set()
-        for engine in house.models.engines:
+        harness.models.may_build.set()
+        for engine in harness.models.engines:
             engine.may_end.set()
-        await house.close()
-        assert house.models.nothing_is_left()
+        await harness.close()
+        assert harness.models.everything_has_ended()

@@ -17,7 +17,9 @@ class WatchedService(Service):
     def __init__(self, **settings: object) -> None:
         super().__init__(**{name: str(value) for name, value in (DEFAULTS | settings).items()})
 
-    def said(self, pattern: str, timeout_seconds: float = 60, *, times: int = 1) -> re.Match[str]:
+    def wait_for_line(
+        self, pattern: str, timeout_seconds: float = 60, *, times: int = 1
+    ) -> re.Match[str]:
         """Waits until a line of that kind was said so many times; the last of them."""
 
         def found() -> list[re.Match[str]]:
@@ -51,7 +53,7 @@ class WatchedService(Service):
     def health(self, path: str) -> int:
         return httpx.get(f"{self.url}{path}", timeout=60).status_code
 
-    def meter(self, name: str) -> float | None:
+    def metric_or_none(self, name: str) -> float | None:
         """A meter with its labels in the name; None where nothing was counted yet."""
         text = httpx.get(f"{self.url}/metrics", timeout=60).text
         found = re.search(rf"^lite_detr_{re.escape(name)} (\S+)$", text, re.MULTILINE)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.running import DEFAULTS, Service
 
 TIGHT = {

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.hostile import bombs
 from tests.e2e.hostile.wire import PATIENCE_SECONDS, Wire, request, wire
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.running import DEFAULTS, Service
 
 PHOTO = bombs.jpeg()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.e2e.hostile import bombs
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.running import DEFAULTS, Service
 
 MIB = 1 << 20

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.hostile.mutations import damaged_images, seed_images
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.running import Service
 
 COUNT = int(os.environ.get("LITE_DETR_TEST_MUTATIONS", "10000"))

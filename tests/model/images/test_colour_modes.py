@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.images.decode import decode_image
 from service.errors import UnsupportedImage
-from tests.support.photos import CONFIG, LIMITS, encode, upright
+from tests.support.decoder_images import CONFIG, LIMITS, encode, upright
 
 
 def test_black_and_white_and_grey() -> None:

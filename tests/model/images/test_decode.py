@@ -17,7 +17,7 @@ from model.geometry import resized_size
 from model.images.decode import decode_image, open_upright
 from model.images.resize import resize_bilinear
 from service.errors import DetectionError, ImageTooLarge, InvalidImage
-from tests.support.photos import CONFIG, LIMITS, corners, encode, upright
+from tests.support.decoder_images import CONFIG, LIMITS, corners, encode, upright
 
 # Pillow tells of odd metadata by warnings; a service that reads strangers' files hears many.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

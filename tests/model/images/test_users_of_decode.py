@@ -28,11 +28,11 @@ from model.images.decode import decode_image, open_upright
 from model.images.errors import DetectionError
 from model.training.sources import CacheSource
 from model.weights.info import ModelInfo
-from service.cli.inputs import Photo
+from service.cli.inputs import ImageFile
 from service.cli.offline import OfflineDetector
 from service.images import drawing
 from service.types import DetectOptions
-from tests.support.photos import LIMITS, UINT8, corners, encode
+from tests.support.decoder_images import LIMITS, UINT8, corners, encode
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -158,7 +158,7 @@ def _evaluated(file: Path, _: pytest.MonkeyPatch) -> UINT8:
 def _detected(file: Path, _: pytest.MonkeyPatch) -> UINT8:
     device = _RecordingDevice()
     detector = OfflineDetector(device, LIMITS, DetectOptions())  # type: ignore[arg-type]
-    outcome = detector.detect(Photo(str(file)), "request")
+    outcome = detector.detect(ImageFile(str(file)), "request")
     if device.pixels is None:
         assert outcome.error is not None
         raise DataError(outcome.error.detail)

@@ -20,7 +20,7 @@ from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import serving
 from tests.support.certificates import Authority, Pair
 from tests.support.fake_service import fake_settings
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 ONCE = RetryPolicy(attempts=1)
 

@@ -25,13 +25,13 @@ from service.types import DetectOptions, StageTimings
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.fake_service import (
     EVERYTHING,
-    assert_is_answer_to,
+    assert_is_result_of,
     detect,
     fake_settings,
     open_fake_detector,
     value,
 )
-from tests.support.pictures import encode_png, solid_png
+from tests.support.images import encode_png, solid_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,7 +52,7 @@ def _every_slot_is_free_afterwards(detector: Detector) -> Iterator[None]:
 async def test_an_image_is_answered_with_its_own_detections(detector: Detector) -> None:
     data = solid_png((40, 90, 200), width=200, height=100)
     result = await detector.detect(data, EVERYTHING, request_id="r-7")
-    assert_is_answer_to(data, result)
+    assert_is_result_of(data, result)
     assert (result.model_name, result.request_id) == ("fake", "r-7")
     assert result.label_names == FAKE_MODEL.labels
 
@@ -67,7 +67,7 @@ async def test_many_at_once_each_get_their_own_answer(detector: Detector) -> Non
     before = value(detector, "batch_size_count")
     results = await asyncio.gather(*(detect(detector, data) for data in pictures))
     for data, result in zip(pictures, results, strict=True):
-        assert_is_answer_to(data, result)
+        assert_is_result_of(data, result)
     after = value(detector, "batch_size_count")
     assert before is not None
     assert after is not None
@@ -127,7 +127,7 @@ async def test_an_absurdly_elongated_image_is_answered(
     detector: Detector, size: tuple[int, int]
 ) -> None:
     data = solid_png((9, 9, 9), *size)
-    assert_is_answer_to(data, await detect(detector, data))
+    assert_is_result_of(data, await detect(detector, data))
 
 
 async def test_a_bad_option_is_refused_before_any_work(detector: Detector) -> None:
@@ -178,7 +178,7 @@ async def test_a_cancelled_request_is_counted_and_its_neighbours_are_answered(
             assert isinstance(result, asyncio.CancelledError)
         else:
             assert not isinstance(result, BaseException)
-            assert_is_answer_to(data, result)
+            assert_is_result_of(data, result)
     assert cancelled is not None
     assert value(detector, "cancelled_total") == cancelled + 4
     while value(detector, "slots_in_use"):  # an engine may hold some still

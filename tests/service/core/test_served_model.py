@@ -34,12 +34,12 @@ async def test_it_is_ready_when_all_its_engines_are() -> None:
 
 async def test_it_is_unused_when_its_last_request_has_left() -> None:
     served = _fake()
-    await served.unused()
-    waiting = asyncio.create_task(served.unused())
+    await served.wait_until_unused()
+    waiting = asyncio.create_task(served.wait_until_unused())
     with served.in_use():
         with served.in_use():
             waiting.cancel()
-            waiting = asyncio.create_task(served.unused())
+            waiting = asyncio.create_task(served.wait_until_unused())
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not waiting.done()

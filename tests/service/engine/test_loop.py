@@ -13,7 +13,7 @@ import pytest
 
 from service.engine import loop as engine_loop
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
-from service.engine.loop import Engine, OverlappingEngine, engine_of
+from service.engine.loop import Engine, OverlappingEngine, create_engine
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Stop
 from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
@@ -101,7 +101,7 @@ class Bench:
         ours.settimeout(10)
         self.sockets = (ours, theirs)
         self.edge = EngineDoorbell(ours)
-        self.engine = engine_of(self.device, self.pool.memory, EngineDoorbell(theirs))
+        self.engine = create_engine(self.device, self.pool.memory, EngineDoorbell(theirs))
         self.slots: dict[int, tuple[int, int]] = {}
 
     def batch(self, *colours: int) -> RunBatch:
@@ -139,7 +139,7 @@ def bench() -> Iterator[Bench]:
 
 def test_only_a_device_that_computes_by_itself_overlaps(bench: Bench) -> None:
     assert isinstance(bench.engine, OverlappingEngine)
-    plain = engine_of(StandInDevice(), bench.pool.memory, bench.edge)
+    plain = create_engine(StandInDevice(), bench.pool.memory, bench.edge)
     assert type(plain) is Engine
 
 

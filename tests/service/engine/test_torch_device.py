@@ -17,7 +17,7 @@ from service.engine.device import OutOfDeviceMemory
 from service.engine.torch_device import TorchDevice, load_predictor, pick_device
 from service.types import DetectOptions
 from tests.support.fake_service import quiet_settings
-from tests.support.pictures import encode_png
+from tests.support.images import encode_png
 from tests.support.small_weights import SMALL, write_small
 
 SIZE = (384, 512)

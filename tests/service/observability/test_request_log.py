@@ -19,7 +19,7 @@ from service.observability.request_scope import ImageTimes, RequestScope, curren
 from service.rest import create_app
 from service.types import DetectOptions
 from tests.support.fake_service import fake_settings, open_fake_detector
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"

@@ -8,7 +8,7 @@ from service.errors import DetectionError
 from service.observability.statistics import Statistics, Total
 from service.types import StageTimings
 from tests.support.fake_service import EVERYTHING, fake_settings, open_fake_detector
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 NS = 1_000_000
 TIMINGS = StageTimings(

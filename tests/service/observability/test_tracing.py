@@ -14,7 +14,7 @@ from lite_detr_client import GrpcClient
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
 from tests.support.fake_service import fake_settings
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.repository import ROOT
 from tests.support.running import DEFAULTS, Service
 
@@ -184,7 +184,7 @@ def test_the_stages_of_an_image_are_traced_and_exported_at_the_drain(
     service = Service(**(DEFAULTS | settings))
     try:
         service.wait_until_ready()
-        port = int(service.said(r"gRPC: \S+:(\d+)")[1])
+        port = int(service.wait_for_line(r"gRPC: \S+:(\d+)")[1])
         photo = solid_png((1, 2, 3))
         response = httpx.post(f"{service.url}/detect", content=photo, headers=SAMPLED, timeout=60)
         timings = response.json()["timings_ms"]

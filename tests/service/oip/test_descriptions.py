@@ -15,7 +15,7 @@ from service.oip.tensors import OUTPUTS
 from tests.service.oip.running_service import Served, served
 from tests.service.oip.triton_requests import MODEL, http_client, input_of
 from tests.support.fake_device import FAKE_MODEL
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin
 VERSION = FAKE_MODEL.version

@@ -21,7 +21,7 @@ from service.types import Priority
 from tests.service.oip.grpc_caller import OipCaller, asking, infer_request, standing
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import calling, trailing
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 from tests.support.standin_models import engine_of, switching, until
 
 SERVICE = "inference.GRPCInferenceService"

@@ -16,7 +16,7 @@ import pytest
 from tests.service.oip.conftest import LIMIT
 from tests.service.oip.running_service import Served
 from tests.service.oip.triton_requests import MODEL, NAMES, expected_of
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 PHOTO = solid_png((100, 100, 103))
 ELEMENT = struct.pack("<I", len(PHOTO)) + PHOTO

@@ -15,7 +15,7 @@ from service.types import Priority
 from tests.service.oip.grpc_caller import build_app
 from tests.service.oip.running_service import StandInControl
 from tests.service.rest.standin import MODEL, StandIn
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 PHOTO = solid_png((0, 128, 128), 200, 100)
 PATH = f"/v2/models/{MODEL.name}/infer"

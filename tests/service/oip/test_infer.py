@@ -27,7 +27,7 @@ from tests.service.oip.triton_requests import (
     input_of,
     outputs_of,
 )
-from tests.support.pictures import encode_png, solid_png
+from tests.support.images import encode_png, solid_png
 
 Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin
 EVERYTHING = {"threshold": "0"}

@@ -12,7 +12,7 @@ import tritonclient.http
 from lite_detr_client import DetectOptions, GrpcClient
 from tests.service.oip.running_service import Served
 from tests.service.oip.triton_requests import MODEL, grpc_input, http_input
-from tests.support.pictures import encode_png, solid_png
+from tests.support.images import encode_png, solid_png
 
 Clients = tuple[Any, Any]  # of HTTP and of gRPC
 

@@ -10,7 +10,7 @@ import tritonclient.grpc.aio
 
 from tests.service.oip.running_service import Served
 from tests.service.oip.triton_requests import MODEL, assert_answers, grpc_input
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 EVERYTHING = {"threshold": "0"}
 

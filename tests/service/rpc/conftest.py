@@ -9,7 +9,7 @@ import pytest
 from service.rpc import RpcServer
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import Caller, calling, serving
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 
 @pytest.fixture

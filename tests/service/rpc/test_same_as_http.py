@@ -23,13 +23,13 @@ from service.rpc.pb import detection_pb2 as pb
 from tests.service.rpc.caller import Caller, calling, serving, trailing
 from tests.support.fake_service import (
     EVERYTHING,
-    assert_is_answer_to,
+    assert_is_result_of,
     fake_settings,
     open_fake_detector,
     quiet_settings,
     value,
 )
-from tests.support.pictures import encode_png, solid_png
+from tests.support.images import encode_png, solid_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -143,7 +143,7 @@ async def test_a_stream_of_many_frames_gets_each_its_own_answer_in_order(doors: 
         result = await caller.detector.detect(  # type: ignore[attr-defined]
             data, EVERYTHING, request_id=outcome.response.request_id
         )
-        assert_is_answer_to(data, result)
+        assert_is_result_of(data, result)
         assert _as_json(outcome.response) == _as_json(result_message(result))
 
 
