@@ -31,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(CpuTimes(), "cpu-times")
     if config.getoption("--forbid-unexpected-skips"):
         config.pluginmanager.register(UnexpectedSkips(), "unexpected-skips")
+    # Where there is a GPU, tests of the CPU would use it; tests of the GPU name it.
+    os.environ.setdefault("LITE_DETR_DEVICE", "cpu")
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         # Before torch is imported: workers would otherwise start one thread per core each.

@@ -239,8 +239,11 @@ def test_refused_launch_is_an_error_not_wrong_numbers(driver: StubDriver) -> Non
     assert driver.asked[-1][0] == "cuCtxPopCurrent"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_missing_driver_is_a_build_error() -> None:
+def test_missing_driver_is_a_build_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_index: int) -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", fail)
     with pytest.raises(BuildError, match="CUDA"):
         cuda._load(cuda._variant(_inputs(random_case("plain"))), 0)
 

@@ -77,7 +77,9 @@ def test_compiled_kernels_can_be_selected(called: list[str]) -> None:
     assert called == ["cpu"]
 
 
-def test_other_devices_take_the_reference() -> None:
+def test_other_devices_take_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ops.implementation_name("meta") == "reference"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ops.implementation_name("cuda:0") == "reference"
 
 

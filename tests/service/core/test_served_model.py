@@ -47,7 +47,10 @@ async def test_it_is_unused_when_its_last_request_has_left() -> None:
     await served.close()
 
 
-async def test_an_engine_that_cannot_start_is_told_once_for_all(tmp_path: Path) -> None:
+async def test_an_engine_that_cannot_start_is_told_once_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     path = tmp_path / "m.safetensors"
     from tests.support.small_weights import write_small
 

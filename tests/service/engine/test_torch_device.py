@@ -105,8 +105,8 @@ def test_any_other_failure_stays_what_it_is(weights: Path, monkeypatch: pytest.M
         device.run([_picture(1)], (384, 512), [SIZE])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == "cpu"
     with pytest.raises(RuntimeError, match="device=cuda:1"):
         pick_device("cuda:1")
