@@ -5,6 +5,7 @@ A weights file carries its own names; these are where those of our files come fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 NO_CLASS: Final = "N/A"  # an id that no object has
@@ -33,3 +34,8 @@ COCO_LABELS: Final[tuple[str, ...]] = tuple(
 
 CODE_LABELS: Final[tuple[str, ...]] = ("qr_code", "data_matrix", "aztec", "pdf417", "linear")
 """What the embedded default model finds: printed codes; `linear` is every 1-D code."""
+
+
+def named_classes(labels: Sequence[str]) -> list[tuple[int, str]]:
+    """Class ids with their names, without the ids that no object has."""
+    return [(class_id, name) for class_id, name in enumerate(labels) if name != NO_CLASS]

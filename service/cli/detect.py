@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -36,6 +36,15 @@ def detect_images(  # noqa: PLR0913 - a command's flags
         ),
     ],
     *,
+    output_format: Annotated[
+        str | None,
+        documented_option(
+            "--format",
+            env_var="LITE_DETR_DETECT_FORMAT",
+            metavar="NAME",
+            help="print the results in this format of POST /detect (json, coco); unset: a table",
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         documented_option(
@@ -94,17 +103,21 @@ def detect_images(  # noqa: PLR0913 - a command's flags
     For a file that cannot be read an error is printed in its place, and the exit status is 1. The
     other files are not affected.
     """
-    if as_json and as_coco:
-        raise typer.BadParameter("--json and --coco: choose one")
+    chosen = [
+        name
+        for flag, name in ((output_format, output_format), (as_json, "json"), (as_coco, "coco"))
+        if flag
+    ]
+    if len(chosen) > 1:
+        raise typer.BadParameter("--format, --json and --coco: choose one")
     if images.count(STDIN) > 1:
         raise typer.BadParameter(f"IMAGE: {STDIN} (stdin) can be given only once")
     settings = settings_from_flags({"model": model, "device": device})
-    output: Literal["table", "json", "coco"] = "json" if as_json else "coco" if as_coco else "table"
     from service.cli.offline_run import OfflineRun, run_offline  # noqa: PLC0415
 
     run = OfflineRun(
         images=tuple(images),
-        output=output,
+        output_format=chosen[0] if chosen else None,
         save=save,
         threshold=threshold,
         max_detections=max_detections,

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +17,8 @@ from service.cli.failure import is_debugging
 from service.cli.inputs import ImageFile, find_images
 from service.cli.offline import OfflineDetector, open_device
 from service.cli.results import ImageSaver, print_table
-from service.core.encoding import FileResult, encode_coco, encode_result_list
+from service.core.encoding import FileResult
+from service.core.formats import OUTPUT_FORMATS, EncodeInput, OutputFormat
 from service.errors import InvalidOptions
 from service.settings import Settings
 from service.types import DetectOptions
@@ -31,7 +31,7 @@ class OfflineRun:
     """The arguments of one run."""
 
     images: tuple[str, ...]  # files, folders, patterns, "-"
-    output: Literal["table", "json", "coco"]  # what is printed
+    output_format: str | None  # name in `OUTPUT_FORMATS`; None: a table
     save: Path | None  # folder for images with boxes drawn
     threshold: float | None
     max_detections: int | None
@@ -49,9 +49,10 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
         Whether every image has a result.
 
     Raises:
-        typer.BadParameter: for options that the model does not have.
+        typer.BadParameter: for an unknown format, and options that the model does not have.
         CheckpointError: for a model that does not exist or cannot be used.
     """
+    output_format = None if run.output_format is None else _printed_format(run.output_format)
     limits = ImageLimits(
         settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
     )
@@ -68,15 +69,25 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
     except InvalidOptions as error:
         raise typer.BadParameter(error.detail) from None
     results = _detect_all(detector, find_images(run.images))
-    indent = sys.stdout.isatty()
-    match run.output:
-        case "json":
-            _print_bytes(encode_result_list(results, indent=indent))
-        case "coco":
-            _print_bytes(encode_coco(results, detector.labels, indent=indent))
-        case "table":
-            print_table(results)
+    if output_format is None:
+        print_table(results)
+    else:
+        indent = sys.stdout.isatty()
+        encoded = output_format.encode(EncodeInput(results, detector.labels, indent=indent))
+        _print_bytes(encoded.data)
     return all(result.error is None for result in results)
+
+
+def _printed_format(name: str) -> OutputFormat:
+    """The format of that name.
+
+    Raises:
+        typer.BadParameter: for a name that is unknown or is not printed.
+    """
+    printed = {each.name: each for each in OUTPUT_FORMATS.values() if not each.draws_images}
+    if name not in printed:
+        raise typer.BadParameter(f"--format is {name!r}; it takes one of {', '.join(printed)}")
+    return printed[name]
 
 
 def _detect_all(detector: OfflineDetector, files: Sequence[ImageFile]) -> list[FileResult]:

@@ -18,8 +18,7 @@ from starlette.types import Receive, Scope, Send
 from service.errors import DetectionError
 from service.observability.metrics import Metrics
 from service.oip.errors import WRONG_METHOD, OipRefused
-from service.transport.http_body import ClientGone, RequestRefused
-from service.transport.http_request_id import request_id_of
+from service.transport.http_request import ClientGone, RequestRefused, request_id_of
 from service.transport.http_status import error_kind, retry_after_s
 
 PROTOCOL = "oip_http"  # in metrics

@@ -29,16 +29,13 @@ from service.oip.repository import Repository
 from service.oip.request import InferRequest
 from service.oip.server_description import server_metadata
 from service.settings import Settings
-from service.transport.http_body import (
+from service.transport.http_body import BodyAccount, BodyLimits, BodyMemory, read_body
+from service.transport.http_request import (
     TIMEOUT_HEADER,
-    BodyAccount,
-    BodyLimits,
-    BodyMemory,
     parse_timeout_s,
-    read_body,
+    request_id_of,
     unless_client_leaves,
 )
-from service.transport.http_request_id import request_id_of
 
 
 def oip_routes(

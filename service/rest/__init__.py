@@ -1,4 +1,4 @@
-"""The REST adapter: HTTP in, one call of the Detector, JSON or a picture out."""
+"""The REST adapter: HTTP in, one call of the Detector, an encoded response out."""
 
 from service.rest.api_key_middleware import require_metrics_key
 from service.rest.app import create_app

@@ -1,7 +1,7 @@
-"""API keys over HTTP: asks for a key before anything of a request is read.
+"""API keys over HTTP: checks the key of a request before anything else of it is read.
 
-Everything needs the scope `detect` unless it stands in one of the lists here, so a new route is
-closed until somebody opens it. Open is what a probe or a browser asks before it can have a key.
+Paths that are not listed here require the scope `detect`, so a new route is protected by default.
+Public are the paths that probes and browsers request before they can have a key.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access.api_keys import Forbidden, KeyRing, Unauthenticated, presented_key
 from service.access.api_keys import Scope as KeyScope
 from service.observability.request_log import RequestLog
-from service.rest.problems import Problem, problem_response
+from service.rest.problems import ProblemDetails, problem_response
 from service.rest.request_context import RequestContext
-from service.transport.http_request_id import request_id_of
+from service.transport.http_request import request_id_of
 
-_OPEN = re.compile(
+_PUBLIC = re.compile(
     r"/(healthz|readyz|docs|openapi\.json|samples|v2/health/(live|ready)|(static|samples|swagger)/.*)?"
 )
 _METRICS = re.compile(r"/metrics(/.*)?")
@@ -32,41 +32,41 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="lite-detr"'}
 
 
 class ApiKeyMiddleware:
-    """Lets through what shows a key that opens it; the rest is answered with 401 or 403."""
+    """ASGI middleware: responds with 401 or 403 to requests without a sufficient key."""
 
     def __init__(
         self,
         app: ASGIApp,
         keys: KeyRing,
-        needs: Callable[[str], KeyScope | None] | None = None,
+        required_scope: Callable[[str], KeyScope | None] | None = None,
     ) -> None:
-        """Wraps an application that `RequestContext` is around.
+        """Wraps an application; must be inside `RequestContext`.
 
         Args:
             app: an ASGI application.
-            keys: that open it.
-            needs: what a key must open for a path; `scope_needed` where not given.
+            keys: the accepted keys.
+            required_scope: the scope that a path requires; None: `scope_of_path`.
         """
         self._app = app
         self._keys = keys
-        self._needs = needs or scope_needed
+        self._required_scope = required_scope or scope_of_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Handles one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        needed = self._needs(scope["path"])
-        if needed is not None:
+        required = self._required_scope(scope["path"])
+        if required is not None:
             try:
-                key = self._keys.check(presented_key(Headers(scope=scope).get), needed)
+                key = self._keys.check(presented_key(Headers(scope=scope).get), required)
             except Unauthenticated as error:
-                await _refusal(scope, Problem(401, "unauthenticated", str(error)))(
-                    scope, receive, send
-                )
+                refusal = _refuse(scope, ProblemDetails(401, "unauthenticated", str(error)))
+                await refusal(scope, receive, send)
                 return
             except Forbidden as error:
-                await _refusal(scope, Problem(403, "forbidden", str(error)))(scope, receive, send)
+                refusal = _refuse(scope, ProblemDetails(403, "forbidden", str(error)))
+                await refusal(scope, receive, send)
                 return
             with structlog.contextvars.bound_contextvars(api_key=key.name):
                 await self._app(scope, receive, send)
@@ -75,21 +75,21 @@ class ApiKeyMiddleware:
 
 
 def require_metrics_key(app: ASGIApp, keys: KeyRing) -> ASGIApp:
-    """The guard for an application that gives metrics at whatever path."""
-    guard = ApiKeyMiddleware(app, keys, lambda _path: KeyScope.METRICS)
-    return RequestContext(guard, RequestLog())
+    """Wraps an application that serves metrics at any path; each requires the scope `metrics`."""
+    checked = ApiKeyMiddleware(app, keys, lambda _path: KeyScope.METRICS)
+    return RequestContext(checked, RequestLog())
 
 
-def scope_needed(path: str) -> KeyScope | None:
-    """What a key must open for a path; None where none is needed."""
-    if _OPEN.fullmatch(path):
+def scope_of_path(path: str) -> KeyScope | None:
+    """The scope that a path requires; None for public paths."""
+    if _PUBLIC.fullmatch(path):
         return None
     if _METRICS.fullmatch(path):
         return KeyScope.METRICS
     return KeyScope.ADMIN if _ADMIN.fullmatch(path) else KeyScope.DETECT
 
 
-def _refusal(scope: Scope, problem: Problem) -> Response:
+def _refuse(scope: Scope, problem: ProblemDetails) -> Response:
     headers = _CHALLENGE if problem.status == 401 else {}  # noqa: PLR2004 - Unauthorized
     if scope["path"].startswith(_OIP_PREFIX):
         body = orjson.dumps({"error": problem.detail})

@@ -1,4 +1,4 @@
-"""POST /detect: reads a photo or a form of photos, calls the Detector, encodes what it found."""
+"""POST /detect: reads one image or a form of images, calls the Detector, encodes the results."""
 
 from __future__ import annotations
 
@@ -15,21 +15,14 @@ from starlette.responses import Response
 
 from model.images.decode import ImageLimits
 from service.core.detector import Detector
-from service.core.encoding import (
-    FileResult,
-    ItemError,
-    encode_coco,
-    encode_result,
-    encode_results,
-)
+from service.core.encoding import FileResult, ItemError
+from service.core.formats import Encoded, EncodeInput, OutputFormat
 from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
-from service.images.drawing import render_detections
 from service.observability.request_scope import StageInterval, current_scope
 from service.rest.multipart import FormReader, UploadedFile
 from service.rest.problems import item_error
 from service.rest.query import (
-    AnswerFormat,
     DetectQuery,
     parse_query,
     parse_query_string,
@@ -37,26 +30,28 @@ from service.rest.query import (
 )
 from service.settings import Settings
 from service.transport.http_body import (
-    TIMEOUT_HEADER,
     BodyAccount,
     BodyLimits,
     BodyMemory,
-    ClientGone,
-    RequestRefused,
-    parse_timeout_s,
     read_body,
     receive_body,
+)
+from service.transport.http_request import (
+    TIMEOUT_HEADER,
+    OutcomeCounter,
+    parse_timeout_s,
+    request_id_of,
     unless_client_leaves,
 )
-from service.transport.http_request_id import request_id_of
 from service.types import DetectResult, Priority, StageTimings
 
+_PROTOCOL = "http"  # in metrics
 _FORM_TYPE = "multipart/form-data"
-# Besides image/*: what clients say that know no better ("" = nothing, the last = bare curl).
+# Besides image/*: types that clients send by default ("": none; the last: curl --data-binary).
 _RAW_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
-_MAX_DRAWINGS = 2  # at once: each holds a full-size picture and a core
+_MAX_DRAWINGS = 2  # at once: each holds a full-size image and a core
 _LARGE_DRAWING_PIXELS = 25_000_000  # of these one at a time
-_FILES_IN_FLIGHT = 4  # of one form: enough to fill a batch, too few to crowd out other clients
+_FILES_IN_FLIGHT = 4  # of one form: enough to fill a batch, few enough to leave slots to others
 
 _SERVER_TIMING = b", ".join(
     stage.encode() + b";dur=%.3f" for stage in (*StageTimings._fields, "encode")
@@ -67,7 +62,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Upload:
-    """What came in one request."""
+    """The contents of one request."""
 
     files: tuple[UploadedFile, ...]
     query: DetectQuery
@@ -81,7 +76,7 @@ class DetectEndpoint:
     """Handles POST /detect."""
 
     def __init__(self, detector: Detector, settings: Settings, bodies: BodyMemory) -> None:
-        """Takes the limits from the settings, and counts what bodies hold in `bodies`."""
+        """Takes the limits from the settings, and counts the bytes of bodies in `bodies`."""
         self._detector = detector
         self._max_files = settings.max_files
         self._image_limits = ImageLimits(
@@ -92,31 +87,22 @@ class DetectEndpoint:
         self._drawing_slots = CapacityLimiter(_MAX_DRAWINGS)
         self._large_drawing_slot = CapacityLimiter(1)
 
-    async def answer(self, request: Request) -> Response:
-        """Answers one request.
+    async def respond(self, request: Request) -> Response:
+        """Handles one request.
 
         Raises:
-            DetectionError: for a request that got nothing detected.
+            DetectionError: for a request without any result.
             RequestRefused: for a body or header that cannot be read.
-            ClientGone: when the client left before its answer.
+            ClientGone: when the client disconnected before the response.
         """
-        outcome = "internal"
-        try:
-            with self._bodies.account() as account:
-                upload = await self._read(request, account)
-                alone = len(upload.files) == 1
-                work = self._respond_one(upload) if alone else self._respond_all(upload)
-                response = await unless_client_leaves(work, request.scope, request.receive)
-            outcome = "ok"
-            return response
-        except (ClientGone, asyncio.CancelledError):
-            outcome = "cancelled"
-            raise
-        except (DetectionError, RequestRefused) as error:
-            outcome = error.code
-            raise
-        finally:
-            self._detector.metrics.count_request("http", outcome)
+        with (
+            OutcomeCounter(self._detector.metrics, _PROTOCOL),
+            self._bodies.account() as account,
+        ):
+            upload = await self._read(request, account)
+            single = len(upload.files) == 1
+            work = self._respond_to_one(upload) if single else self._respond_to_several(upload)
+            return await unless_client_leaves(work, request.scope, request.receive)
 
     async def _read(self, request: Request, account: BodyAccount) -> _Upload:
         started = time.monotonic()
@@ -138,13 +124,15 @@ class DetectEndpoint:
             files = (UploadedFile("", await read_body(*body, deadline, account)),)
         else:
             raise UnsupportedImage(
-                f"Content-Type is {media_type!r}; send the image's own bytes as image/*, or "
+                f"Content-Type is {media_type!r}; send the bytes of one image as image/*, or "
                 f"files as {_FORM_TYPE}"
             )
         if not files:
-            raise InvalidImage("the form holds no file; send a photo as a file field")
-        if len(files) > 1 and query.answer_format is AnswerFormat.IMAGE:
-            raise InvalidOptions("format=image answers one file at a time; send one file")
+            raise InvalidImage("the form holds no file; send an image as a file field")
+        if len(files) > 1 and query.output_format.draws_images:
+            raise InvalidOptions(
+                f"format={query.output_format.name} takes one file at a time; send one file"
+            )
         ended = time.monotonic()
         if (scope := current_scope()) is not None:
             scope.record_stage(StageInterval("read", started, ended))
@@ -152,46 +140,45 @@ class DetectEndpoint:
         request_id = request_id_of(request.scope)
         return _Upload(files, query, request_id, deadline, priority, read_ms)
 
-    async def _respond_all(self, upload: _Upload) -> Response:
+    async def _respond_to_several(self, upload: _Upload) -> Response:
         outcomes = await self._detect_all(upload)
-        if upload.query.answer_format is AnswerFormat.COCO:
-            answered = next((each.result for each in outcomes if each.result), None)
-            labels = self._detector.model.labels if answered is None else answered.label_names
-            body = encode_coco(outcomes, labels)
-        else:
-            body = encode_results(outcomes, upload.request_id)
-        return _json(body)
+        labels = self._detector.model.labels
+        encoded = upload.query.output_format.encode(
+            EncodeInput(outcomes, labels, upload.request_id)
+        )
+        return _response(encoded)
 
-    async def _respond_one(self, upload: _Upload) -> Response:
+    async def _respond_to_one(self, upload: _Upload) -> Response:
         file = upload.files[0]
         result = await self._detect(file, upload, upload.request_id)
         encode_started = time.monotonic()
-        match upload.query.answer_format:
-            case AnswerFormat.IMAGE:
-                response = await self._draw(file, result)
-            case AnswerFormat.COCO:
-                outcome = FileResult(file.name or None, result)
-                response = _json(encode_coco([outcome], result.label_names))
-            case AnswerFormat.JSON:
-                response = _json(encode_result(result))
+        output_format = upload.query.output_format
+        outcomes = (FileResult(file.name or None, result),)
+        if output_format.draws_images:
+            encoded = await self._draw(output_format, file, result, outcomes)
+        else:
+            encoded = output_format.encode(
+                EncodeInput(outcomes, result.label_names, upload.request_id)
+            )
+        response = _response(encoded)
         encode_s = time.monotonic() - encode_started
         self._detector.metrics.observe_stage("encode", encode_s)
         response.raw_headers.append((b"server-timing", _server_timing(result, encode_s * 1000)))
         return response
 
-    async def _draw(self, file: UploadedFile, result: DetectResult) -> Response:
+    async def _draw(
+        self,
+        output_format: OutputFormat,
+        file: UploadedFile,
+        result: DetectResult,
+        outcomes: Sequence[FileResult],
+    ) -> Encoded:
+        job = EncodeInput(outcomes, images=(file.data,), limits=self._image_limits)
         large = result.width * result.height > _LARGE_DRAWING_PIXELS
-        drawn = await to_thread.run_sync(
-            partial(
-                render_detections,
-                file.data,
-                result.detections,
-                result.label_names,
-                self._image_limits,
-            ),
+        return await to_thread.run_sync(
+            partial(output_format.encode, job),
             limiter=self._large_drawing_slot if large else self._drawing_slots,
         )
-        return Response(drawn.data, media_type=drawn.media_type)
 
     def _detect(
         self, file: UploadedFile, upload: _Upload, request_id: str
@@ -206,7 +193,7 @@ class DetectEndpoint:
         )
 
     async def _detect_all(self, upload: _Upload) -> Sequence[FileResult]:
-        """Each file on its own: what spoils one leaves the others be."""
+        """Each file by itself: one failure does not affect the others."""
         in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
 
         async def one(number: int, file: UploadedFile) -> FileResult:
@@ -227,8 +214,8 @@ class DetectEndpoint:
 _INTERNAL_ERROR = ItemError("internal", "Internal error", "An unexpected error.", status=500)
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+def _response(encoded: Encoded) -> Response:
+    return Response(encoded.data, media_type=encoded.media_type)
 
 
 def _server_timing(result: DetectResult, encode_ms: float) -> bytes:

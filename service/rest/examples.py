@@ -1,4 +1,4 @@
-"""Examples for the API's description; tests hold each to its schema."""
+"""Examples for the OpenAPI document; tests validate each against its schema."""
 
 from __future__ import annotations
 
@@ -8,65 +8,6 @@ from service.errors import DetectionError
 from service.transport.http_status import ERROR_KINDS
 
 _REQUEST_ID = "5b0e4f5c0e9a4d6f8a7a3c1d2e4f6a8b"
-_MODEL = {"name": "lite-dino-codes", "version": "3f2a9c71d0be"}
-_DETECTIONS = [
-    {
-        "label": "qr_code",
-        "class_id": 0,
-        "score": 0.9731,
-        "box": {"xmin": 120.25, "ymin": 88.5, "xmax": 268.0, "ymax": 239.75},
-    }
-]
-_TIMINGS = {
-    "read": 0.4,
-    "decode": 6.1,
-    "queue": 1.2,
-    "assemble": 0.6,
-    "copy": 0.0,
-    "forward": 92.7,
-    "postprocess": 0.5,
-    "total": 101.5,
-}
-
-ANSWER: dict[str, Any] = {
-    "model": _MODEL,
-    "image": {"width": 640, "height": 480},
-    "detections": _DETECTIONS,
-    "timings_ms": _TIMINGS,
-    "request_id": _REQUEST_ID,
-}
-ANSWERS: dict[str, Any] = {
-    "results": [
-        {"file": "shelf.jpg", **ANSWER, "request_id": f"{_REQUEST_ID}-1"},
-        {
-            "file": "notes.pdf",
-            "error": {
-                "code": "unsupported_image",
-                "title": "This kind of file is not supported",
-                "detail": "this looks like a PDF document; accepted are JPEG, PNG, WebP, BMP, "
-                "TIFF, GIF",
-                "status": 415,
-            },
-        },
-    ],
-    "request_id": _REQUEST_ID,
-}
-COCO: dict[str, Any] = {
-    "info": {"description": "Detections by lite-dino-codes 3f2a9c71d0be"},
-    "images": [{"id": 1, "file_name": "shelf.jpg", "width": 640, "height": 480}],
-    "categories": [{"id": 0, "name": "qr_code"}, {"id": 1, "name": "data_matrix"}],
-    "annotations": [
-        {
-            "id": 1,
-            "image_id": 1,
-            "category_id": 0,
-            "bbox": [120.25, 88.5, 147.75, 151.25],
-            "area": 22347.19,
-            "iscrowd": 0,
-            "score": 0.9731,
-        }
-    ],
-}
 MODELS: dict[str, Any] = {
     "models": [
         {
@@ -105,11 +46,11 @@ _DETAILS = {
     "image_too_large": "the image has 40000 x 30000 = 1200000000 pixels; at most 100000000 are "
     "accepted",
     "invalid_options": "threshold is '7'; it takes a number from 0 to 1",
-    "overloaded": "all places are taken; try again soon",
+    "overloaded": "all slots are taken; retry soon",
     "not_ready": "the model is loading",
-    "shutting_down": "the service takes nothing new",
-    "deadline_exceeded": "the request's time ran out before its answer was there",
-    "inference_failed": "the model failed on this image, also alone",
+    "shutting_down": "the service is shutting down",
+    "deadline_exceeded": "the deadline passed before there was a result",
+    "inference_failed": "the model failed on this image, also when run by itself",
 }
 _REFUSALS = (
     (400, "malformed_form", "Bad Request", "the multipart body is malformed: no boundary"),
@@ -132,7 +73,7 @@ def problem(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
 
 
 def detect_problems() -> dict[str, dict[str, Any]]:
-    """Every error that POST /detect answers with, by code."""
+    """Every error of POST /detect, by code."""
     problems = {
         error.code: problem(kind.status, error.code, kind.title, _detail(error))
         for error, kind in ERROR_KINDS.items()

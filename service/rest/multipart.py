@@ -1,6 +1,6 @@
-"""multipart/form-data -> files and fields, parsed as the body streams in, all in memory.
+"""multipart/form-data -> files and fields, parsed in memory while the body arrives.
 
-Unlike a general form parser it never writes to disk, and it stops at the first file too many.
+Unlike Starlette's form parser it never writes to disk, and it stops at the first file too many.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import InvalidOptions
-from service.transport.http_body import RequestRefused
+from service.transport.http_request import RequestRefused
 
 _MAX_FIELD_BYTES = 4096  # of a value that is not a file
 _MAX_FIELDS = 32
@@ -22,13 +22,13 @@ _FILE_TYPES = ("image/", "application/octet-stream")
 class UploadedFile:
     """One file of a form."""
 
-    name: str  # the client's file name, or the field's name where it gave none
+    name: str  # the client's file name; without one, the name of the field
     data: bytes
 
 
 @dataclass(frozen=True)
 class Form:
-    """Files and plain fields of a form, each in the order in which they came."""
+    """Files and plain fields of a form, each in their order in the body."""
 
     files: tuple[UploadedFile, ...]
     fields: tuple[tuple[str, str], ...]
@@ -36,7 +36,7 @@ class Form:
 
 @dataclass
 class _Part:
-    """The part under way."""
+    """The part that is being parsed."""
 
     headers: dict[str, bytes] = field(default_factory=dict)
     field_name: str = ""
@@ -48,20 +48,20 @@ class FormReader:
     """Parses one multipart body."""
 
     def __init__(self, content_type: str, max_files: int) -> None:
-        """Reads what the form is.
+        """Reads the boundary.
 
         Args:
             content_type: the request's header, which names the boundary.
             max_files: in one form.
 
         Raises:
-            RequestRefused: where there is no usable boundary.
+            RequestRefused: for a header without a usable boundary.
         """
         self._collector = _Collector(max_files)
         self._parser = _parser(content_type, self._collector)
 
     def take(self, chunk: bytes) -> None:
-        """Parses a part of the body; whoever brings them bounds their sum.
+        """Parses the next chunk of the body; the caller limits their total size.
 
         Raises:
             RequestRefused: for a body that is not well-formed.
@@ -73,7 +73,7 @@ class FormReader:
             raise _malformed(str(error)) from error
 
     def form(self) -> Form:
-        """The whole form, when all of the body was taken.
+        """Returns the form, after the last chunk.
 
         Raises:
             RequestRefused: for a body that is not well-formed.
@@ -115,7 +115,7 @@ def _malformed(reason: str) -> RequestRefused:
 
 
 class _Collector:
-    """Takes the parser's events and builds the form."""
+    """Builds the form from the parser's events."""
 
     def __init__(self, max_files: int) -> None:
         self.files: list[UploadedFile] = []
@@ -141,7 +141,7 @@ class _Collector:
         self._header_value.clear()
 
     def end_headers(self) -> None:
-        """Decides what the part is: a file has a file name or an image's type."""
+        """Decides whether the part is a file: it has a file name or the type of an image."""
         part = self._part
         _, options = parse_options_header(part.headers.get("content-disposition", b""))
         part.field_name = options.get(b"name", b"").decode("utf-8", "replace")

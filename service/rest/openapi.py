@@ -1,24 +1,37 @@
-"""The API's description (OpenAPI 3.1), built from the served model and the settings.
+"""What FastAPI cannot derive from the routes' signatures, for the OpenAPI document.
 
-Written here and not derived from handlers: the handlers read raw bodies, which no signature
-shows. Tests hold it to the routes, to real answers and to the error table.
+The handlers read raw bodies and write encoded ones. Their parameters, bodies and errors are
+described here; tests compare the document with the routes, with real responses and with the
+error table.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
+from model.labels import named_classes
 from model.weights.info import ModelInfo
+from service.core.detector import Detector
+from service.core.formats import JSON, OUTPUT_FORMATS
 from service.core.selection import PRIORITY_HEADER
-from service.rest import examples, schemas
+from service.rest import examples
 from service.rest.problems import PROBLEM_MEDIA_TYPE
-from service.rest.query import AnswerFormat
+from service.rest.schemas import Problem
 from service.settings import Settings
-from service.transport.http_body import TIMEOUT_HEADER
-from service.transport.http_request_id import REQUEST_ID_HEADER
+from service.transport.http_request import REQUEST_ID_HEADER, TIMEOUT_HEADER
+from service.transport.openapi import (
+    BINARY,
+    JsonObject,
+    response_headers,
+    schema_ref,
+)
 
+API_TITLE = "Lite DETR Serving"
+API_SUMMARY = "POST an image, get boxes."
+API_LICENSE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
 _IMAGE_TYPES = (
     "image/jpeg",
     "image/png",
@@ -28,235 +41,186 @@ _IMAGE_TYPES = (
     "image/gif",
     "application/octet-stream",
 )
-_MODELS = (
-    schemas.Answer,
-    schemas.Answers,
-    schemas.CocoAnswer,
-    schemas.Health,
-    schemas.Models,
-    schemas.Problem,
-    schemas.Samples,
-)
-_Json = dict[str, Any]
 
 
-def describe_api(model: ModelInfo, settings: Settings) -> _Json:
-    """The OpenAPI document of one deployment.
+class OpenApiDocument:
+    """FastAPI's document, generated again whenever another model is served.
 
-    Args:
-        model: names the classes and defaults that the document tells.
-        settings: the limits that it tells.
-
-    Returns:
-        Plain JSON values.
+    The model's name, classes and default threshold are part of the document.
     """
-    _, definitions = models_json_schema(
-        [(schema, "serialization") for schema in _MODELS],
-        ref_template="#/components/schemas/{model}",
-    )
-    paths: _Json = {
-        "/detect": {"post": _detect(model, settings)},
-        "/healthz": {"get": _health("Is the process worth keeping?", "live", "not_live")},
-        "/readyz": {"get": _health("Should traffic come here now?", "ready", "not_ready")},
-        "/v1/models": {
-            "get": _get("models", "The models that are served", "Models", examples.MODELS)
-        },
-        "/samples": {"get": _get("samples", "Photos to try", "Samples", examples.SAMPLES)},
-    }
-    if settings.metrics_port is None:
-        paths["/metrics"] = {"get": _metrics()}
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Lite DETR Serving",
-            "version": model.version,
-            "summary": "POST a photo, get boxes.",
-            "description": _overview(model),
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
-        "servers": [{"url": "."}],
-        "paths": paths,
-        "components": {"schemas": definitions["$defs"], "headers": _HEADERS},
-    }
+
+    def __init__(
+        self, app: FastAPI, detect_route: APIRoute, detector: Detector, settings: Settings
+    ) -> None:
+        """Describes the model that the detector serves now."""
+        self._app = app
+        self._detect_route = detect_route
+        self._detector = detector
+        self._settings = settings
+        self._model = detector.model
+        self._describe(self._model)
+
+    def current(self) -> dict[str, Any]:
+        """The document for the model that is served now."""
+        if self._detector.model is not self._model:
+            self._model = self._detector.model
+            self._describe(self._model)
+        return self._app.openapi()
+
+    def _describe(self, model: ModelInfo) -> None:
+        self._app.version = model.version
+        self._app.description = (
+            f"Detects objects in images with **{model.name}** (weights {model.version}): "
+            f"{model.description}\n\n"
+            "Errors are `application/problem+json`; `code` is stable, `detail` says what was "
+            "wrong."
+        )
+        self._detect_route.openapi_extra = {
+            "parameters": [*_query_parameters(model), *_header_parameters(self._settings)],
+            "requestBody": _image_body(),
+        }
+        self._app.openapi_schema = None  # FastAPI's cache
 
 
-def _overview(model: ModelInfo) -> str:
+def detect_description(settings: Settings) -> str:
+    """The description of POST /detect."""
     return (
-        f"Finds objects in photos with **{model.name}** (weights {model.version}): "
-        f"{model.description}\n\n"
-        "Errors are `application/problem+json`; `code` is stable, `detail` says what was wrong."
+        "Send the bytes of one image as the body (the fast way), or one or several files as a "
+        "form. Each of several files has a result of its own, in order; one failure does not "
+        "affect the others: its entry is an `error` with the `status` that the file would have "
+        "got by itself. The options may also be plain fields of the form.\n\n"
+        "JPEG, PNG, WebP, BMP, TIFF and GIF (first frame) are recognized by their content. EXIF "
+        "orientation is applied; boxes are in pixels, after EXIF rotation. "
+        f"A body has at most {settings.max_body_bytes} bytes, an image at most "
+        f"{settings.max_image_pixels} pixels, a form at most {settings.max_files} files."
     )
 
 
-_HEADERS: _Json = {
-    REQUEST_ID_HEADER: {
-        "description": "the request's id: yours where you sent a sane one, else a new one",
-        "schema": {"type": "string"},
-    },
-    "Server-Timing": {
-        "description": "milliseconds by stage, as browsers' developer tools show them",
-        "schema": {"type": "string"},
-        "example": "decode;dur=4.1, forward;dur=61.2, total;dur=68.0",
-    },
-    "Retry-After": {
-        "description": "in how many seconds trying again makes sense",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-}
+def detect_responses() -> dict[int | str, JsonObject]:
+    """All responses of POST /detect, by status."""
+    return {200: _detect_success(), **_detect_problems()}
 
 
-def _detect(model: ModelInfo, settings: Settings) -> _Json:
-    binary = {"type": "string", "format": "binary"}
-    return {
-        "operationId": "detect",
-        "summary": "Find objects in a photo",
-        "description": (
-            "Send one image's own bytes as the body (the fast way), or one or several files as a "
-            "form. With several, each file is answered on its own, in order, and one that is bad "
-            "does not spoil the others: its place holds an `error` with the `status` that it "
-            "would have got alone. The options may also be plain fields of the form.\n\n"
-            "JPEG, PNG, WebP, BMP, TIFF and GIF (first frame) are told apart by their content; "
-            "EXIF orientation is applied, and boxes are in pixels of the picture as seen. "
-            f"A body has at most {settings.max_body_bytes} bytes, an image at most "
-            f"{settings.max_image_pixels} pixels, a form at most {settings.max_files} files."
-        ),
-        "parameters": _parameters(model, settings),
-        "requestBody": {
-            "required": True,
-            "content": {media_type: {"schema": binary} for media_type in _IMAGE_TYPES}
-            | {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file": {"type": "array", "items": binary}},
-                        "additionalProperties": {"type": "array", "items": binary},
-                    }
-                }
-            },
-        },
-        "responses": {"200": _detect_answer(), **_detect_problems()},
+def ok_response(description: str, example: Any = None) -> dict[int | str, JsonObject]:
+    """The 200 response of a plain JSON route."""
+    response: JsonObject = {
+        "description": description,
+        "headers": response_headers(REQUEST_ID_HEADER),
     }
+    if example is not None:
+        response["content"] = {"application/json": {"example": example}}
+    return {200: response}
 
 
-def _parameters(model: ModelInfo, settings: Settings) -> list[_Json]:
-    names = [name for name in model.labels if name != "N/A"]
-    rules: tuple[tuple[str, str, _Json], ...] = (
+def unavailable_response(code: str) -> dict[int | str, JsonObject]:
+    """The 503 response of a probe."""
+    problem = examples.problem(503, code, "Service Unavailable", "the model is loading")
+    return {503: _problem_response({code: {"value": problem}})}
+
+
+def _query_parameters(model: ModelInfo) -> list[JsonObject]:
+    names = [name for _, name in named_classes(model.labels)]
+    formats = "; ".join(f"{each.name}: {each.description}" for each in OUTPUT_FORMATS.values())
+    rules: tuple[tuple[str, str, JsonObject], ...] = (
         (
             "threshold",
-            "lowest score that is kept",
+            "lowest score of the detections that are returned",
             {"type": "number", "minimum": 0, "maximum": 1, "default": model.score_threshold},
         ),
         (
             "max_detections",
-            "the best so many are kept",
+            "maximum number of detections, the best first",
             {"type": "integer", "minimum": 1, "maximum": model.config.max_detections},
         ),
         (
             "labels",
-            "classes that are kept, parted by commas or repeated; all where left out",
+            "classes to return, separated by commas or repeated; all if left out",
             {"type": "array", "items": {"type": "string", "enum": names}},
         ),
         (
             "format",
-            "json; coco: a COCO data set; image: the photo with boxes drawn (one file only)",
-            {"type": "string", "enum": list(AnswerFormat), "default": AnswerFormat.JSON},
+            formats,
+            {"type": "string", "enum": list(OUTPUT_FORMATS), "default": JSON.name},
         ),
     )
-    query = [
+    return [
         {"name": name, "in": "query", "description": text, "schema": schema}
         for name, text, schema in rules
     ]
+
+
+def _header_parameters(settings: Settings) -> list[JsonObject]:
     timeout_text = (
-        "milliseconds after which the answer is of no use to you; it may only shorten the "
-        f"service's own {settings.request_timeout_ms:g}"
+        "milliseconds after which the client no longer needs the response; it can only shorten "
+        f"the service's own timeout of {settings.request_timeout_ms:g}"
     )
-    headers = [
+    rules: tuple[tuple[str, str, JsonObject], ...] = (
         (TIMEOUT_HEADER, timeout_text, {"type": "number", "exclusiveMinimum": 0}),
         (
             PRIORITY_HEADER,
-            "who goes first where images wait; high has some places of its own and starves nobody",
+            "order of waiting images; high has some slots of its own and does not starve normal",
             {"type": "string", "enum": ["high", "normal"], "default": "normal"},
         ),
-        (REQUEST_ID_HEADER, "your name for the request", {"type": "string", "maxLength": 128}),
-        ("traceparent", "W3C trace context; the answer stays in your trace", {"type": "string"}),
-    ]
-    return query + [
+        (
+            REQUEST_ID_HEADER,
+            "echoed if valid, otherwise generated",
+            {"type": "string", "maxLength": 128},
+        ),
+        (
+            "traceparent",
+            "W3C trace context; the response belongs to your trace",
+            {"type": "string"},
+        ),
+    )
+    return [
         {"name": name, "in": "header", "description": text, "schema": schema}
-        for name, text, schema in headers
+        for name, text, schema in rules
     ]
 
 
-def _detect_answer() -> _Json:
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    shapes = {"anyOf": [_ref("Answer"), _ref("Answers"), _ref("CocoAnswer")]}
+def _image_body() -> JsonObject:
+    form = {
+        "type": "object",
+        "properties": {"file": {"type": "array", "items": BINARY}},
+        "additionalProperties": {"type": "array", "items": BINARY},
+    }
     return {
-        "description": "what was found: one answer, answers for several files, a COCO data set "
-        "or a picture, as asked",
-        "headers": _header_refs(REQUEST_ID_HEADER, "Server-Timing"),
-        "content": {
-            "application/json": {
-                "schema": shapes,
-                "examples": {
-                    "one file": {"value": examples.ANSWER},
-                    "several files": {"value": examples.ANSWERS},
-                    "format=coco": {"value": examples.COCO},
-                },
-            },
-            "image/jpeg": binary,
-            "image/png": binary,
-        },
+        "required": True,
+        "content": {media_type: {"schema": BINARY} for media_type in _IMAGE_TYPES}
+        | {"multipart/form-data": {"schema": form}},
     }
 
 
-def _detect_problems() -> _Json:
-    by_status: dict[int, dict[str, _Json]] = {}
+def _detect_success() -> JsonObject:
+    content: JsonObject = {}
+    for output_format in OUTPUT_FORMATS.values():
+        for media_type in output_format.media_types:
+            entry = content.setdefault(media_type, {})
+            if not output_format.schemas:  # the schemas of JSON documents are the response model
+                text = media_type.startswith("text/")
+                entry["schema"] = {"type": "string"} if text else BINARY
+            for title, example in output_format.examples.items():
+                entry.setdefault("examples", {})[title] = {"value": example}
+    return {
+        "description": "the detections, in the requested format",
+        "headers": response_headers(REQUEST_ID_HEADER, "Server-Timing"),
+        "content": content,
+    }
+
+
+def _detect_problems() -> dict[int | str, JsonObject]:
+    by_status: dict[int, dict[str, JsonObject]] = {}
     for name, problem in examples.detect_problems().items():
         by_status.setdefault(problem["status"], {})[name] = {"value": problem}
-    return {str(status): _problem_response(named) for status, named in sorted(by_status.items())}
+    return {status: _problem_response(named) for status, named in sorted(by_status.items())}
 
 
-def _problem_response(named: dict[str, _Json]) -> _Json:
+def _problem_response(named: dict[str, JsonObject]) -> JsonObject:
     titles = dict.fromkeys(example["value"]["title"] for example in named.values())
     retried = any(example["value"]["status"] in {429, 503} for example in named.values())
     headers = (REQUEST_ID_HEADER, "Retry-After") if retried else (REQUEST_ID_HEADER,)
     return {
         "description": "; ".join(titles),
-        "headers": _header_refs(*headers),
-        "content": {PROBLEM_MEDIA_TYPE: {"schema": _ref("Problem"), "examples": named}},
+        "headers": response_headers(*headers),
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": schema_ref(Problem), "examples": named}},
     }
-
-
-def _health(summary: str, status: str, code: str) -> _Json:
-    operation = _get(code.removeprefix("not_"), summary, "Health", {"status": status})
-    problem = examples.problem(503, code, "Service Unavailable", "the model is loading")
-    operation["responses"]["503"] = _problem_response({code: {"value": problem}})
-    return operation
-
-
-def _get(operation_id: str, summary: str, schema: str, example: _Json) -> _Json:
-    content = {"application/json": {"schema": _ref(schema), "example": example}}
-    return {
-        "operationId": operation_id,
-        "summary": summary,
-        "responses": {
-            "200": {
-                "description": summary,
-                "headers": _header_refs(REQUEST_ID_HEADER),
-                "content": content,
-            }
-        },
-    }
-
-
-def _metrics() -> _Json:
-    operation = _get("metrics", "Prometheus metrics", "Health", {})
-    operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    return operation
-
-
-def _ref(schema: str) -> _Json:
-    return {"$ref": f"#/components/schemas/{schema}"}
-
-
-def _header_refs(*names: str) -> _Json:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

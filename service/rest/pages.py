@@ -1,61 +1,73 @@
-"""What people see in a browser: the page to try photos, its samples, and the API's description."""
+"""Pages for browsers: the page to try images on, its samples, and the API's documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import orjson
+from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+
+from service.rest import examples, schemas
+from service.rest.openapi import OpenApiDocument, ok_response
+from service.rest.probes import add_get_route
 
 STATIC_DIR = Path(__file__).parent / "static"
 _SAMPLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-# Browsers keep the files and ask whether they are still the same (by ETag).
+# Browsers store the files, and revalidate them by ETag.
 _REVALIDATE = {"Cache-Control": "no-cache"}
 
 
-def page_routes(openapi: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
-    """Routes of everything meant for a browser.
+def add_page_routes(app: FastAPI, document: OpenApiDocument) -> None:
+    """Adds the routes for browsers.
 
     Args:
-        openapi: gives the API's description for the model that serves, for /openapi.json.
+        app: gets the routes.
+        document: served as /openapi.json.
     """
-    samples = orjson.dumps({"samples": _samples(STATIC_DIR / "samples")})
-
+    samples = _list_samples(STATIC_DIR / "samples")
     folders = {
         "/samples": STATIC_DIR / "samples",
         "/static": STATIC_DIR,
         "/swagger": _swagger_dir(),
     }
 
-    async def page(_request: Request) -> Response:
+    async def index(_request: Request) -> Response:
         return FileResponse(STATIC_DIR / "index.html", headers=_REVALIDATE)
 
     async def docs(_request: Request) -> Response:
         return FileResponse(STATIC_DIR / "docs.html", headers=_REVALIDATE)
 
-    async def describe(_request: Request) -> Response:
-        return Response(orjson.dumps(openapi()), media_type="application/json", headers=_REVALIDATE)
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(document.current(), headers=_REVALIDATE)
 
-    async def list_samples(_request: Request) -> Response:
-        return Response(samples, media_type="application/json", headers=_REVALIDATE)
+    async def list_samples(response: Response) -> schemas.Samples:
+        response.headers.update(_REVALIDATE)
+        return samples
 
-    return [
-        Route("/", page),
+    add_get_route(
+        app,
+        "/samples",
+        list_samples,
+        operation_id="samples",
+        summary="Sample photos",
+        response_model=schemas.Samples,
+        responses=ok_response("Sample photos", examples.SAMPLES),
+    )
+    app.router.routes += [
+        Route("/", index),
         Route("/docs", docs),
-        Route("/openapi.json", describe),
-        Route("/samples", list_samples),
+        Route("/openapi.json", openapi),
         *(Mount(path, _Files(folder)) for path, folder in folders.items() if folder.is_dir()),
     ]
 
 
 class _Files(StaticFiles):
-    """Files of a folder that a browser keeps but revalidates."""
+    """Files of a folder that a browser stores and revalidates."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory=directory)
@@ -66,19 +78,23 @@ class _Files(StaticFiles):
         return response
 
 
-def _samples(folder: Path) -> list[dict[str, str]]:
-    """The photos to try, by name; none where the folder is missing."""
+def _list_samples(folder: Path) -> schemas.Samples:
+    """The sample photos, by name; none where the folder is missing."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [
-        {"name": path.stem.replace("_", " ").replace("-", " "), "url": f"samples/{path.name}"}
-        for path in found
-        if path.suffix.lower() in _SAMPLE_SUFFIXES
-    ]
+    return schemas.Samples(
+        samples=[
+            schemas.Sample(
+                name=path.stem.replace("_", " ").replace("-", " "), url=f"samples/{path.name}"
+            )
+            for path in found
+            if path.suffix.lower() in _SAMPLE_SUFFIXES
+        ]
+    )
 
 
 def _swagger_dir() -> Path:
-    """Where the package `fastapi-offline` keeps Swagger UI; the package itself is not run."""
+    """The folder of Swagger UI in the package `fastapi-offline`; nothing of it is executed."""
     spec = find_spec("fastapi_offline")
     if spec is None or spec.origin is None:
-        raise RuntimeError("the package fastapi-offline, which carries Swagger UI, is missing")
+        raise RuntimeError("the package fastapi-offline, which contains Swagger UI, is missing")
     return Path(spec.origin).parent / "static"

@@ -1,102 +1,157 @@
-"""What operators and clients ask before they detect: health, readiness, models, metrics."""
+"""GET /healthz, /readyz, /v1/models and /metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
-import orjson
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from model.images.formats import SUPPORTED_FORMATS
-from model.labels import NO_CLASS
+from model.labels import named_classes
 from service.core.detector import Detector
 from service.observability.metrics import Metrics
-from service.rest.problems import Problem, problem_response
+from service.rest import examples, schemas
+from service.rest.openapi import ok_response, unavailable_response
+from service.rest.problems import ProblemDetails, problem_response
 from service.settings import Settings
-from service.transport.http_request_id import request_id_of
+from service.transport.http_request import request_id_of
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _RETRY_AFTER_S = 5
 
 
-class ProbeEndpoints:
-    """Handles GET /healthz, /readyz, /v1/models and /metrics."""
+def add_probe_routes(app: FastAPI, detector: Detector, settings: Settings) -> None:
+    """Adds the routes of monitoring; /metrics unless it has a port of its own."""
+    probes = _Probes(detector, settings)
+    healthz, readyz = "Is the process live?", "Is the service ready for requests?"
+    add_get_route(
+        app,
+        "/healthz",
+        probes.health,
+        operation_id="live",
+        summary=healthz,
+        response_model=schemas.Health,
+        responses=ok_response(healthz, {"status": "live"}) | unavailable_response("not_live"),
+    )
+    add_get_route(
+        app,
+        "/readyz",
+        probes.readiness,
+        operation_id="ready",
+        summary=readyz,
+        response_model=schemas.Health,
+        responses=ok_response(readyz, {"status": "ready"}) | unavailable_response("not_ready"),
+    )
+    add_get_route(
+        app,
+        "/v1/models",
+        probes.models,
+        operation_id="models",
+        summary="The served models",
+        response_model=schemas.Models,
+        responses=ok_response("The served models", examples.MODELS),
+    )
+    if settings.metrics_port is None:
+        add_get_route(
+            app,
+            "/metrics",
+            probes.metrics,
+            operation_id="metrics",
+            summary="Prometheus metrics",
+            response_class=PlainTextResponse,
+            response_model=None,
+            responses=ok_response("Prometheus metrics"),
+        )
+
+
+def add_get_route(app: FastAPI, path: str, endpoint: Callable[..., Any], **declared: Any) -> None:
+    """Adds a GET route that also serves HEAD, as load balancers and Starlette's routes expect."""
+    app.add_api_route(path, endpoint, methods=["GET"], **declared)
+    declared = {key: declared[key] for key in declared.keys() & {"response_model"}}
+    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **declared)
+
+
+class _Probes:
+    """Handles the routes, from the detector's state at each request."""
 
     def __init__(self, detector: Detector, settings: Settings) -> None:
-        """Answers from the detector's state as it is at each request."""
         self._detector = detector
         self._settings = settings
 
-    async def health(self, request: Request) -> Response:
-        """Is the process worth keeping? 503 asks for a restart."""
-        if self._detector.live:
-            return _json({"status": "live"})
-        return self._unavailable(request, "not_live", "the engine fails again and again")
+    async def health(self, request: Request, response: Response) -> Any:
+        """200 if the process is live; 503 asks for a restart."""
+        if not self._detector.live:
+            return _unavailable(request, "not_live", "the engine fails repeatedly")
+        response.headers.update(_NO_STORE)
+        return schemas.Health(status="live")
 
-    async def readiness(self, request: Request) -> Response:
-        """Should traffic come here now?"""
-        if self._detector.ready:
-            return _json({"status": "ready"})
-        return self._unavailable(request, "not_ready", self._detector.not_ready_reason)
+    async def readiness(self, request: Request, response: Response) -> Any:
+        """200 if requests are accepted."""
+        if not self._detector.ready:
+            return _unavailable(request, "not_ready", self._detector.not_ready_reason)
+        response.headers.update(_NO_STORE)
+        return schemas.Health(status="ready")
 
-    async def models(self, _request: Request) -> Response:
-        """Which model is served, and how it wants its images."""
+    async def models(self, response: Response) -> Any:
+        """The served model, its engines, classes and limits."""
         model, settings = self._detector.model, self._settings
-        entry = {
-            "name": model.name,
-            "version": model.version,
-            "description": model.description,
-            "variant": model.config.name,
-            "kernel": self._detector.kernel,
-            "engines": [asdict(facts) for facts in self._detector.served.engine_facts],
-            "default_threshold": model.score_threshold,
-            "classes": [
-                {"id": class_id, "name": name}
-                for class_id, name in enumerate(model.labels)
-                if name != NO_CLASS
+        response.headers.update(_NO_STORE)
+        engines = [schemas.Engine(**asdict(facts)) for facts in self._detector.served.engine_facts]
+        entry = schemas.ModelEntry(
+            name=model.name,
+            version=model.version,
+            description=model.description,
+            variant=model.config.name,
+            kernel=self._detector.kernel,
+            engines=engines,
+            default_threshold=model.score_threshold,
+            classes=[
+                schemas.ClassName(id=class_id, name=name)
+                for class_id, name in named_classes(model.labels)
             ],
-            "input": {
-                "shortest_side": model.config.shortest_side,
-                "longest_side": model.config.longest_side,
-                "resampling": "bilinear",
-                "bucket_stride": model.config.bucket_stride,
-            },
-            "limits": {
-                "max_body_bytes": settings.max_body_bytes,
-                "max_image_pixels": settings.max_image_pixels,
-                "max_files": settings.max_files,
-                "max_detections": model.config.max_detections,
-                "formats": SUPPORTED_FORMATS,
-            },
-        }
-        return _json({"models": [entry]})
+            input=schemas.InputRule(
+                shortest_side=model.config.shortest_side,
+                longest_side=model.config.longest_side,
+                resampling="bilinear",
+                bucket_stride=model.config.bucket_stride,
+            ),
+            limits=schemas.Limits(
+                max_body_bytes=settings.max_body_bytes,
+                max_image_pixels=settings.max_image_pixels,
+                max_files=settings.max_files,
+                max_detections=model.config.max_detections,
+                formats=list(SUPPORTED_FORMATS),
+            ),
+        )
+        return schemas.Models(models=[entry])
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus metrics, in the format that is asked for."""
+        """Prometheus metrics, in the text format that the Accept header prefers."""
         return _metrics(self._detector.metrics, request)
-
-    def _unavailable(self, request: Request, code: str, reason: str) -> Response:
-        headers = {"Retry-After": str(_RETRY_AFTER_S)} | _NO_STORE
-        problem = Problem(503, code, reason)
-        return problem_response(problem, request_id_of(request.scope), headers)
 
 
 def create_metrics_app(metrics: Metrics) -> Starlette:
-    """An application that serves /metrics and nothing else, for a port of its own."""
+    """An application that serves only /metrics, for a port of its own."""
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         return _metrics(metrics, request)
 
-    return Starlette(routes=[Route("/metrics", answer)])
+    return Starlette(routes=[Route("/metrics", respond)])
+
+
+def _unavailable(request: Request, code: str, reason: str) -> Response:
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} | _NO_STORE
+    return problem_response(
+        ProblemDetails(503, code, reason), request_id_of(request.scope), headers
+    )
 
 
 def _metrics(metrics: Metrics, request: Request) -> Response:
     body, content_type = metrics.render(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type} | _NO_STORE)
-
-
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json", headers=_NO_STORE)

@@ -16,8 +16,18 @@ from service.transport.http_status import error_kind, retry_after_s
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
+@dataclass(frozen=True)
+class ProblemDetails:
+    """The content of an error response; `title` defaults to the status's standard phrase."""
+
+    status: int
+    code: str
+    detail: str
+    title: str | None = None
+
+
 def item_error(error: DetectionError) -> ItemError:
-    """An error as it stands among the answers for several files."""
+    """The error of one file of several."""
     kind = error_kind(error)
     return ItemError(
         code=error.code,
@@ -29,28 +39,18 @@ def item_error(error: DetectionError) -> ItemError:
 
 
 def detection_problem(error: DetectionError, request_id: str) -> Response:
-    """The answer to a request that a DetectionError ended."""
+    """The response to a request that ended with a DetectionError."""
     kind = error_kind(error)
     wait_s = retry_after_s(error)
     headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
-    problem = Problem(kind.status, error.code, error.detail, kind.title)
+    problem = ProblemDetails(kind.status, error.code, error.detail, kind.title)
     return problem_response(problem, request_id, headers)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An error as a client reads it; `title` falls back to the status's own phrase."""
-
-    status: int
-    code: str
-    detail: str
-    title: str | None = None
-
-
 def problem_response(
-    problem: Problem, request_id: str, headers: Mapping[str, str] | None = None
+    problem: ProblemDetails, request_id: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A problem+json answer; its `type` is a URN made of the stable code."""
+    """A problem+json response; its `type` is a URN that ends with the stable code."""
     body = orjson.dumps(
         {
             "type": f"urn:lite-detr:problem:{problem.code}",
@@ -65,5 +65,6 @@ def problem_response(
 
 
 def unexpected_problem(request_id: str) -> Response:
-    """The bare 500 for what nobody meant to raise; the log has the rest."""
-    return problem_response(Problem(500, "internal", "An unexpected error."), request_id)
+    """The 500 response to an unexpected exception; only the log has its details."""
+    problem = ProblemDetails(500, "internal", "An unexpected error.")
+    return problem_response(problem, request_id)

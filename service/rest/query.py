@@ -1,15 +1,19 @@
-"""The options of POST /detect: query parameters (or plain form fields) -> `DetectQuery`."""
+"""The options of POST /detect: query parameters or plain form fields -> `DetectQuery`.
+
+FastAPI does not read them: they may also be fields of a form, whose body is parsed as it arrives,
+and one reader serves both.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
 from starlette.datastructures import QueryParams
 
+from service.core.formats import JSON, OUTPUT_FORMATS, OutputFormat
 from service.errors import InvalidOptions
 from service.types import DetectOptions
 
@@ -17,20 +21,12 @@ _MAX_DIGITS = 9
 _CACHED_QUERIES = 256
 
 
-class AnswerFormat(StrEnum):
-    """What POST /detect answers with."""
-
-    JSON = "json"
-    COCO = "coco"
-    IMAGE = "image"
-
-
 @dataclass(frozen=True)
 class DetectQuery:
-    """What a client asked for."""
+    """The options of one request."""
 
     options: DetectOptions
-    answer_format: AnswerFormat
+    output_format: OutputFormat
 
 
 PARAMETERS = ("threshold", "max_detections", "labels", "format")
@@ -38,10 +34,10 @@ PARAMETERS = ("threshold", "max_detections", "labels", "format")
 
 @lru_cache(maxsize=_CACHED_QUERIES)
 def parse_query_string(query_string: bytes) -> DetectQuery:
-    """Reads the options of a URL; most clients send the same ones with every photo.
+    """Reads the options of a URL; cached, since most clients repeat the same ones.
 
     Args:
-        query_string: as it came, percent-encoded.
+        query_string: percent-encoded.
 
     Raises:
         InvalidOptions: as `parse_query` does.
@@ -58,13 +54,13 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:
     """Reads the options.
 
     Args:
-        parameters: names and values in the order given; only `labels` may come repeatedly.
+        parameters: names and values in the order given; only `labels` may be repeated.
 
     Returns:
-        The options; those not given are None and mean the model's defaults.
+        The options; those not given are None, which stands for the model's defaults.
 
     Raises:
-        InvalidOptions: for an unknown, repeated or impossible one; the message names it.
+        InvalidOptions: for an unknown, repeated or invalid parameter; the message names it.
     """
     given: dict[str, list[str]] = {}
     for name, value in parameters:
@@ -79,7 +75,7 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:
         max_detections=_max_detections(given.get("max_detections")),
         labels=_labels(given.get("labels")),
     )
-    return DetectQuery(options, _answer_format(given.get("format")))
+    return DetectQuery(options, _output_format(given.get("format")))
 
 
 def _threshold(values: list[str] | None) -> float | None:
@@ -106,20 +102,20 @@ def _labels(values: list[str] | None) -> tuple[str, ...] | None:
     names = [name.strip() for value in values for name in value.split(",")]
     if not all(names):
         raise InvalidOptions(
-            "labels has an empty name; give class names parted by commas, "
+            "labels has an empty name; give class names separated by commas, "
             "or leave it out for all classes"
         )
     return tuple(dict.fromkeys(names))
 
 
-def _answer_format(values: list[str] | None) -> AnswerFormat:
+def _output_format(values: list[str] | None) -> OutputFormat:
     if values is None:
-        return AnswerFormat.JSON
-    try:
-        return AnswerFormat(values[0])
-    except ValueError:
-        known = ", ".join(AnswerFormat)
-        raise InvalidOptions(f"format is {values[0]!r}; it takes one of {known}") from None
+        return JSON
+    output_format = OUTPUT_FORMATS.get(values[0])
+    if output_format is None:
+        known = ", ".join(OUTPUT_FORMATS)
+        raise InvalidOptions(f"format is {values[0]!r}; it takes one of {known}")
+    return output_format
 
 
 def _number(text: str) -> float | None:

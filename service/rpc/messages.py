@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from model.images.formats import SUPPORTED_FORMATS
-from model.labels import NO_CLASS
+from model.labels import named_classes
 from service.core.detector import Detector
 from service.core.encoding import label_name, rounded_columns
 from service.rpc.options import RpcOptions
@@ -72,9 +72,7 @@ def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelRespons
         engines=[pb.Engine(**asdict(facts)) for facts in detector.served.engine_facts],
         default_threshold=model.score_threshold,
         classes=[
-            pb.ClassName(id=class_id, name=name)
-            for class_id, name in enumerate(model.labels)
-            if name != NO_CLASS
+            pb.ClassName(id=class_id, name=name) for class_id, name in named_classes(model.labels)
         ],
         input=pb.InputRule(
             shortest_side=model.config.shortest_side,

@@ -1,9 +1,6 @@
-"""What the HTTP adapters share of a request: its body within limits, its deadline, its client.
+"""Receives an HTTP body within limits of size, time and memory.
 
-    client --body, chunk by chunk--> receive_body --> adapter --work--> unless_client_leaves
-
-`RequestRefused` and `ClientGone` are the faults of the exchange itself; what is wrong with an
-image or an option is a `DetectionError` as everywhere.
+client --body, chunk by chunk--> receive_body --> adapter
 """
 
 from __future__ import annotations
@@ -11,52 +8,28 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Self
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
-from service.errors import DeadlineExceeded, ImageTooLarge, InvalidOptions, Overloaded
+from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded
 from service.settings import Settings
-
-TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-
-_Answer = TypeVar("_Answer")
-
-
-class RequestRefused(Exception):
-    """A fault of the HTTP request itself, found before there is anything to detect in.
-
-    Attributes:
-        status: the HTTP status.
-        code: stable, for programs.
-        detail: for people; names what was wrong.
-    """
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        """Keeps what the client will read."""
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-
-
-class ClientGone(Exception):
-    """The client closed its connection before the answer; nobody is there to be told."""
+from service.transport.http_request import ClientGone, RequestRefused
 
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """What a body may weigh and how slowly it may come."""
+    """How large a body may be and how slowly it may arrive."""
 
     max_bytes: int
     max_pause_s: float  # between two chunks
-    min_bytes_per_s: int = 1  # on average, once it has had `max_pause_s`
+    min_bytes_per_s: int = 1  # on average, after the first `max_pause_s`
 
     @classmethod
     def of(cls, settings: Settings) -> BodyLimits:
-        """The limits of a deployment."""
+        """The limits in the settings."""
         return cls(
             settings.max_body_bytes,
             settings.body_timeout_seconds,
@@ -65,22 +38,22 @@ class BodyLimits:
 
 
 class BodyMemory:
-    """What the bodies of all requests hold together, of so many bytes."""
+    """Counts the bytes of all bodies that are held at once, up to a maximum."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Nothing is held yet."""
+        """Starts at zero bytes."""
         self._max_bytes = max_bytes
         self._held_bytes = 0
 
     def account(self) -> BodyAccount:
-        """What one request holds, in a `with` statement at whose end it is free again."""
+        """The bytes of one request; a context manager that releases them at its end."""
         return BodyAccount(self)
 
     def take(self, num_bytes: int) -> None:
-        """Counts bytes that have come.
+        """Adds received bytes.
 
         Raises:
-            Overloaded: where they are too many.
+            Overloaded: where the sum would exceed the maximum.
         """
         if self._held_bytes + num_bytes > self._max_bytes:
             raise Overloaded(
@@ -88,8 +61,8 @@ class BodyMemory:
             )
         self._held_bytes += num_bytes
 
-    def give_back(self, num_bytes: int) -> None:
-        """Counts bytes that are held no more."""
+    def release(self, num_bytes: int) -> None:
+        """Subtracts bytes that are no longer held."""
         self._held_bytes -= num_bytes
 
 
@@ -101,38 +74,21 @@ class BodyAccount:
     held_bytes: int = 0
 
     def __enter__(self) -> Self:
-        """Begins with nothing."""
+        """Starts at zero bytes."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Gives everything back."""
-        self.memory.give_back(self.held_bytes)
+        """Releases all bytes."""
+        self.memory.release(self.held_bytes)
 
     def take(self, num_bytes: int) -> None:
-        """Counts bytes that have come.
+        """Adds received bytes.
 
         Raises:
             Overloaded: where all requests together hold too many.
         """
         self.memory.take(num_bytes)
         self.held_bytes += num_bytes
-
-
-def parse_timeout_s(value: str | None) -> float | None:
-    """Reads the timeout header: milliseconds to seconds.
-
-    Raises:
-        InvalidOptions: for anything but a positive number.
-    """
-    if value is None:
-        return None
-    try:
-        timeout_ms = float(value)
-    except ValueError:
-        timeout_ms = math.nan
-    if not math.isfinite(timeout_ms) or timeout_ms <= 0:
-        raise InvalidOptions(f"{TIMEOUT_HEADER} is {value!r}; it takes milliseconds above 0")
-    return timeout_ms / 1000
 
 
 async def read_body(
@@ -142,13 +98,13 @@ async def read_body(
     deadline: float | None = None,
     account: BodyAccount | None = None,
 ) -> bytes:
-    """The whole body; see `receive_body` for arguments and errors."""
+    """Returns the whole body; arguments and errors as for `receive_body`."""
     chunks: list[bytes] = []
     await receive_body(headers, receive, limits, chunks.append, deadline, account)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head and body, and their bounds
+async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head, body and limits
     headers: Mapping[str, str],
     receive: Receive,
     limits: BodyLimits,
@@ -159,29 +115,30 @@ async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head and body, a
     """Receives the body, chunk by chunk.
 
     Args:
-        headers: of the request; a Content-Length that is too large is refused unread.
+        headers: of the request; a Content-Length that is too large is refused before reading.
         receive: the ASGI channel.
-        limits: a body without a length is refused as soon as it passes them.
-        take: is given the chunks as they come, of any size but zero.
+        limits: a body without a length is refused as soon as it exceeds them.
+        take: called with each chunk that is not empty.
         deadline: of the request, time.monotonic seconds.
         account: where the bytes are counted while the request lasts.
 
     Raises:
         ImageTooLarge: for a body of more than `limits.max_bytes`.
         Overloaded: when the bodies of all requests take too much memory.
-        RequestRefused: for a Content-Length that is no number, and a body that stalls or trickles.
-        DeadlineExceeded: when the deadline passes before the body is whole.
-        ClientGone: when the connection closes before the body is whole.
+        RequestRefused: for a Content-Length that is not a number, and a body that arrives too
+            slowly.
+        DeadlineExceeded: when the deadline passes before the body is complete.
+        ClientGone: when the client disconnects before the body is complete.
     """
     announced = _content_length(headers)
     if announced is not None and announced > limits.max_bytes:
         raise _too_large(limits)
     num_bytes, more = 0, True
-    patience, loop = _Patience(limits, deadline), asyncio.get_running_loop()
+    timeouts, loop = _ChunkTimeouts(limits, deadline), asyncio.get_running_loop()
     try:
         async with asyncio.timeout(None) as timer:
             while more:
-                timer.reschedule(loop.time() + patience.for_chunk_after(num_bytes))
+                timer.reschedule(loop.time() + timeouts.for_chunk_after(num_bytes))
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
@@ -195,11 +152,11 @@ async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head and body, a
                 if chunk:
                     take(chunk)
     except TimeoutError:
-        raise patience.ended() from None
+        raise timeouts.error() from None
 
 
-class _Patience:
-    """How long the next chunk of a body is waited for."""
+class _ChunkTimeouts:
+    """How long to wait for the next chunk of a body."""
 
     def __init__(self, limits: BodyLimits, deadline: float | None) -> None:
         self._limits = limits
@@ -208,7 +165,7 @@ class _Patience:
         self._reason = ""
 
     def for_chunk_after(self, num_bytes: int) -> float:
-        """Seconds, where `num_bytes` have come before."""
+        """Seconds to wait after `num_bytes` have been received."""
         limits, now = self._limits, time.monotonic()
         due = self._started + limits.max_pause_s + num_bytes / limits.min_bytes_per_s
         seconds, self._reason = min(
@@ -216,8 +173,8 @@ class _Patience:
         )
         return seconds
 
-    def ended(self) -> DeadlineExceeded | RequestRefused:
-        """What to raise when the wait was as long as that."""
+    def error(self) -> DeadlineExceeded | RequestRefused:
+        """What to raise when the last wait timed out."""
         if self._reason == "deadline":
             return DeadlineExceeded(
                 "the deadline passed while the request's body was being received"
@@ -225,74 +182,9 @@ class _Patience:
         reason = (
             f"paused for more than {self._limits.max_pause_s:g} s"
             if self._reason == "pause"
-            else f"came at less than {self._limits.min_bytes_per_s} bytes a second"
+            else f"arrived at less than {self._limits.min_bytes_per_s} bytes a second"
         )
         return RequestRefused(408, "body_timeout", f"the request's body {reason}")
-
-
-class Connection(Protocol):
-    """What our own server puts into a scope's state as `connection`: ASGI tells only who asks.
-
-    Attributes:
-        lost: whether the client is gone.
-        on_lost: called once when it goes; for the one request that is being answered.
-    """
-
-    lost: bool
-    on_lost: Callable[[], None] | None
-
-
-async def unless_client_leaves(
-    work: Coroutine[Any, Any, _Answer], scope: Scope, receive: Receive
-) -> _Answer:
-    """Awaits `work`, and cancels it when the client closes its connection first.
-
-    Only for a request whose body has been read whole.
-
-    Raises:
-        ClientGone: when the client left; `work` has ended by then.
-    """
-    worker = asyncio.current_task()
-    assert worker is not None, "requests are served by tasks"
-    left = False
-
-    def leave() -> None:
-        nonlocal left
-        left = True
-        worker.cancel()
-
-    stop_watching = _watch(scope, receive, leave)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        # Our own cancellation becomes ClientGone; somebody else's goes on as it came.
-        if left and worker.uncancel() == 0:
-            raise ClientGone from None
-        raise
-    finally:
-        stop_watching()
-
-
-def _watch(scope: Scope, receive: Receive, leave: Callable[[], None]) -> Callable[[], object]:
-    """Calls `leave` when the client goes, until the returned function is called."""
-    connection: Connection | None = scope.get("state", {}).get("connection")
-    if connection is None:  # another server than ours: only a task can wait for the message
-        watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
-        watcher.add_done_callback(lambda ended: None if ended.cancelled() else leave())
-        return watcher.cancel
-
-    def stop() -> None:
-        connection.on_lost = None
-
-    connection.on_lost = leave
-    if connection.lost:
-        leave()
-    return stop
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:

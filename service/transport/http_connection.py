@@ -123,7 +123,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._head_arrived()
         self.scope["state"]["connection"] = self
         if self._crowded:
-            self.scope["state"]["crowded"] = True
+            self.scope["state"]["over_connection_limit"] = True
         super().on_headers_complete()
         _WholeAnswer(self.cycle)
         if self.limits.closing or self._crowded:

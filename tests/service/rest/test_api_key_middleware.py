@@ -11,7 +11,7 @@ from prometheus_client import make_asgi_app
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.rest import create_app, require_metrics_key
-from service.rest.api_key_middleware import scope_needed
+from service.rest.api_key_middleware import scope_of_path
 from service.settings import load_settings
 from tests.service.rest.conftest import MakePhoto
 from tests.service.rest.standin import StandIn
@@ -94,7 +94,7 @@ async def test_a_scrapers_key_opens_metrics_alone(
     ],
 )
 def test_what_a_path_needs(path: str, scope: Scope | None) -> None:
-    assert scope_needed(path) == scope
+    assert scope_of_path(path) == scope
 
 
 async def test_refusals_of_the_inference_protocol_have_its_form(

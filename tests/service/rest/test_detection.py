@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.core.formats.coco import CocoAnswer
+from service.core.formats.result_json import Answer, Answers, FailedFile, FileAnswer
 from service.errors import InferenceFailed, Overloaded
 from service.images.drawing import CLASS_COLOURS
 from service.rest import schemas
@@ -24,7 +26,7 @@ async def test_raw_photo_is_answered_in_pixels_of_the_photo(
     response = await client.post("/detect", content=photo((200, 100)), headers=JPEG)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    answer = schemas.Answer.model_validate_json(response.content)
+    answer = Answer.model_validate_json(response.content)
     assert (answer.image.width, answer.image.height) == (200, 100)
     assert [found.label for found in answer.detections] == ["qr_code", "linear"]
     first = answer.detections[0]
@@ -71,9 +73,9 @@ async def test_several_files_are_answered_in_order(
     ]
     response = await client.post("/detect", files=files)
     assert response.status_code == 200
-    answers = schemas.Answers.model_validate_json(response.content)
+    answers = Answers.model_validate_json(response.content)
     assert [result.file for result in answers.results] == ["0.png", "1.png", "2.png"]
-    found = [result for result in answers.results if isinstance(result, schemas.FileAnswer)]
+    found = [result for result in answers.results if isinstance(result, FileAnswer)]
     assert [(item.image.width, item.image.height) for item in found] == sizes
     assert [item.request_id for item in found] == [
         f"{answers.request_id}-{number}" for number in (1, 2, 3)
@@ -90,10 +92,10 @@ async def test_a_bad_file_leaves_its_neighbours_be(
     ]
     response = await client.post("/detect", files=files)
     assert response.status_code == 200
-    good, bad, notes = schemas.Answers.model_validate_json(response.content).results
-    assert isinstance(good, schemas.FileAnswer)
-    assert isinstance(bad, schemas.FailedFile)
-    assert isinstance(notes, schemas.FailedFile)
+    good, bad, notes = Answers.model_validate_json(response.content).results
+    assert isinstance(good, FileAnswer)
+    assert isinstance(bad, FailedFile)
+    assert isinstance(notes, FailedFile)
     assert (bad.error.status, bad.error.code) == (400, "invalid_image")
     assert "truncated" in bad.error.detail
     assert (notes.error.status, notes.error.code) == (415, "unsupported_image")
@@ -178,7 +180,7 @@ async def test_coco_answer_has_what_a_reader_needs(
         ("file", ("c.jpg", photo((100, 100)))),
     ]
     response = await client.post("/detect?format=coco", files=files)
-    answer = schemas.CocoAnswer.model_validate_json(response.content)
+    answer = CocoAnswer.model_validate_json(response.content)
     assert [(image.id, image.file_name) for image in answer.images] == [(1, "a.jpg"), (3, "c.jpg")]
     assert [item.id for item in answer.annotations] == [1, 2, 3, 4]
     assert {item.image_id for item in answer.annotations} == {1, 3}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidOptions
 from service.rest.multipart import Form, FormReader
-from service.transport.http_body import RequestRefused
+from service.transport.http_request import RequestRefused
 from tests.service.rest.conftest import MakePhoto
 
 TYPE = "multipart/form-data; boundary=cut"

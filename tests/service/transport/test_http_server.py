@@ -26,12 +26,12 @@ class Application:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.requests = 0
-        self.crowded: list[bool] = []
+        self.over_limit: list[bool] = []
         self.body = b"hello"
 
     async def __call__(self, scope: dict[str, Any], receive: object, send: Send) -> None:
         self.requests += 1
-        self.crowded.append(scope["state"].get("crowded", False))
+        self.over_limit.append(scope["state"].get("over_connection_limit", False))
         await self.may_answer.wait()
         headers = [(b"content-length", b"%d" % len(self.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -255,7 +255,7 @@ async def test_a_request_over_a_connection_too_many_is_marked_and_its_last() -> 
         for client in clients:
             client.send(GET)
             await client.read_answer()
-        assert bench.app.crowded == [False, False, True]
+        assert bench.app.over_limit == [False, False, True]
         assert await clients[2].read_until_closed() == b""
         for client in clients:
             await client.close()
@@ -276,7 +276,7 @@ async def test_a_new_connection_takes_the_place_of_a_long_idle_one(
         assert await clients[0].read_until_closed() == b""
         clients[1].send(GET)
         assert (await clients[1].read_answer()).startswith(b"HTTP/1.1 200")
-        assert bench.app.crowded == [False] * 4
+        assert bench.app.over_limit == [False] * 4
         for client in (*clients, newest):
             await client.close()
 

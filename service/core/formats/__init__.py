@@ -1,0 +1,18 @@
+"""The registry of output formats.
+
+`POST /detect?format=`, its OpenAPI description and `lite-detr detect --format` read it. To add a
+format, write a module here with an `OutputFormat`, and add it to `OUTPUT_FORMATS`.
+"""
+
+from __future__ import annotations
+
+from service.core.formats.coco import COCO
+from service.core.formats.drawn_image import DRAWN_IMAGE
+from service.core.formats.output_format import Encoded, EncodeInput, OutputFormat, Schema
+from service.core.formats.result_json import JSON
+
+__all__ = ["JSON", "OUTPUT_FORMATS", "EncodeInput", "Encoded", "OutputFormat", "Schema"]
+
+OUTPUT_FORMATS: dict[str, OutputFormat] = {
+    output_format.name: output_format for output_format in (JSON, COCO, DRAWN_IMAGE)
+}

@@ -1,0 +1,70 @@
+"""What an output format consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from model.images.decode import ImageLimits
+from service.core.encoding import FileResult
+
+
+class Schema(BaseModel):
+    """Base class of the models that describe JSON documents in OpenAPI."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Encoded(NamedTuple):
+    """An encoded response body."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
+class EncodeInput:
+    """What an encoder gets.
+
+    Attributes:
+        files: one for each file, in the order of the files.
+        label_names: of the model, for requests without any result.
+        request_id: of the HTTP request; None for `lite-detr detect`.
+        images: the encoded image files; only for formats with `draws_images`.
+        limits: for decoding `images`.
+        indent: whether people will read the document (a terminal).
+    """
+
+    files: Sequence[FileResult]
+    label_names: Sequence[str] = ()
+    request_id: str | None = None
+    images: Sequence[bytes] = ()
+    limits: ImageLimits | None = None
+    indent: bool = False
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """One value of the `format` option.
+
+    Attributes:
+        name: the option's value.
+        description: for OpenAPI and `--help`.
+        media_types: that the encoder may return.
+        encode: turns the files of a request's files into a response body.
+        schemas: the JSON documents that it writes; none for other media types.
+        examples: of these documents, by title, for OpenAPI.
+        draws_images: whether the encoder needs the image file itself. Then a request has one
+            file, the encoder runs in a worker thread, and `lite-detr detect` does not print it.
+    """
+
+    name: str
+    description: str
+    media_types: tuple[str, ...]
+    encode: Callable[[EncodeInput], Encoded]
+    schemas: tuple[type[BaseModel], ...] = ()
+    examples: Mapping[str, Any] = field(default_factory=dict)
+    draws_images: bool = False

@@ -1,0 +1,165 @@
+"""What the HTTP adapters share of one request besides its body.
+
+Its id, its deadline, whether its client is still connected, and how its outcome is counted.
+`RequestRefused` and `ClientGone` are failures of the HTTP exchange itself; an unusable image or
+option is a `DetectionError`, as in every other adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from starlette.types import Receive, Scope
+
+from service.errors import InvalidOptions
+from service.observability.metrics import Metrics
+
+REQUEST_ID_HEADER = "X-Request-Id"
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+_Result = TypeVar("_Result")
+
+
+class RequestRefused(Exception):
+    """An HTTP request that is refused before detection.
+
+    Attributes:
+        status: the HTTP status.
+        code: stable, for programs.
+        detail: for people; names what was wrong.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        """Stores what the response will contain."""
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the response; none is sent."""
+
+
+def request_id_of(scope: Scope) -> str:
+    """The request id that `service.rest.request_context` stored in the ASGI scope."""
+    request_id: str = scope["state"]["request_id"]
+    return request_id
+
+
+def parse_timeout_s(value: str | None) -> float | None:
+    """Converts the timeout header from milliseconds to seconds.
+
+    Raises:
+        InvalidOptions: for anything but a positive number.
+    """
+    if value is None:
+        return None
+    try:
+        timeout_ms = float(value)
+    except ValueError:
+        timeout_ms = math.nan
+    if not math.isfinite(timeout_ms) or timeout_ms <= 0:
+        raise InvalidOptions(f"{TIMEOUT_HEADER} is {value!r}; it takes milliseconds above 0")
+    return timeout_ms / 1000
+
+
+class OutcomeCounter:
+    """Counts one request by its outcome when the `with` block ends.
+
+    The outcome is "ok", "cancelled", the `code` of the exception, or "internal".
+    """
+
+    def __init__(self, metrics: Metrics, protocol: str) -> None:
+        """Counts in `metrics`, under the label `protocol`."""
+        self._metrics = metrics
+        self._protocol = protocol
+
+    def __enter__(self) -> Self:
+        """Begins the request."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Counts the outcome; exceptions propagate."""
+        if error is None:
+            outcome = "ok"
+        elif isinstance(error, ClientGone | asyncio.CancelledError):
+            outcome = "cancelled"
+        else:
+            code = getattr(error, "code", None)
+            outcome = code if isinstance(code, str) else "internal"
+        self._metrics.count_request(self._protocol, outcome)
+
+
+class Connection(Protocol):
+    """What `http_connection` stores in a scope's state as `connection`.
+
+    Attributes:
+        lost: whether the client has disconnected.
+        on_lost: called once on disconnection; for the one request that is in flight.
+    """
+
+    lost: bool
+    on_lost: Callable[[], None] | None
+
+
+async def unless_client_leaves(
+    work: Coroutine[Any, Any, _Result], scope: Scope, receive: Receive
+) -> _Result:
+    """Awaits `work`, and cancels it if the client disconnects first.
+
+    Only for a request whose body has been read completely.
+
+    Raises:
+        ClientGone: when the client disconnected; `work` has ended by then.
+    """
+    worker = asyncio.current_task()
+    assert worker is not None, "requests are served by tasks"
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        worker.cancel()
+
+    stop_watching = _watch(scope, receive, leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Our own cancellation becomes ClientGone; anybody else's propagates.
+        if left and worker.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        stop_watching()
+
+
+def _watch(scope: Scope, receive: Receive, leave: Callable[[], None]) -> Callable[[], object]:
+    """Calls `leave` when the client disconnects, until the returned function is called."""
+    connection: Connection | None = scope.get("state", {}).get("connection")
+    if connection is None:  # another ASGI server: only a task can wait for http.disconnect
+        watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
+        watcher.add_done_callback(lambda ended: None if ended.cancelled() else leave())
+        return watcher.cancel
+
+    def stop() -> None:
+        connection.on_lost = None
+
+    connection.on_lost = leave
+    if connection.lost:
+        leave()
+    return stop
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
