@@ -1,13 +1,19 @@
-"""Jobs and batches for tests of the scheduling rooms."""
+"""Jobs and batches for tests of batching and supervision."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from model.detections import Detections
 from service.batching.scheduler import Batch, Bucket, Job
 from service.ipc.slots import SlotLayout, SlotMemory, SlotPool
 from service.types import Priority
 
+NO_DETECTIONS = Detections(
+    np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
+)
 BUCKET: Bucket = (64, 64)
 OTHER_BUCKET: Bucket = (64, 128)
 

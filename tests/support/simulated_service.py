@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model.detections import Detections
 from service.batching.batcher import Batcher
 from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.core.admission import Admission
@@ -23,9 +22,7 @@ from service.supervision.in_flight import BatchesInFlight
 from service.supervision.weights_file import OpenWeightsFile
 from service.types import Priority
 from tests.support.fake_device import FAKE_MODEL
-from tests.support.jobs import BUCKET, small_pool
-
-NOTHING = Detections(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+from tests.support.jobs import BUCKET, NO_DETECTIONS, small_pool
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class SimulatedEngine:
             self.sizes.append(len(batch.jobs))
             memory = self._service.served.pool.memory
             for job in batch.jobs:
-                memory.write_result(job.lease.slot, job.lease.generation, NOTHING)
+                memory.write_result(job.lease.slot, job.lease.generation, NO_DETECTIONS)
             _, took = self._in_flight.complete(batch_id, self._service.now)
             self._in_flight.learn(batch, took)
             self._service.served.batcher.batch_done(batch, BatchDone(batch_id, 0.0, 0.0, 0.0))

@@ -13,7 +13,7 @@ def job() -> JobMaker:
     return JobMaker()
 
 
-def test_a_staged_batchs_time_begins_when_the_one_before_ends(job: JobMaker) -> None:
+def test_the_run_time_of_a_staged_batch_begins_when_the_one_before_ends(job: JobMaker) -> None:
     in_flight = BatchesInFlight(now=0.0)
     first, second = job.batch(1), job.batch(2)
     ids = [in_flight.add(first, 1.0), in_flight.add(second, 1.1)]
@@ -23,7 +23,7 @@ def test_a_staged_batchs_time_begins_when_the_one_before_ends(job: JobMaker) -> 
     assert (len(in_flight), in_flight.state().idle_since) == (0, 4.0)
 
 
-def test_an_answer_out_of_turn_is_refused(job: JobMaker) -> None:
+def test_a_reply_to_another_than_the_running_batch_is_an_error(job: JobMaker) -> None:
     in_flight = BatchesInFlight(now=0.0)
     in_flight.add(job.batch(1), 0.0)
     second = in_flight.add(job.batch(1), 0.0)
@@ -33,7 +33,7 @@ def test_an_answer_out_of_turn_is_refused(job: JobMaker) -> None:
         BatchesInFlight(now=0.0).complete(1, 1.0)
 
 
-def test_what_is_lost_comes_back_in_order(job: JobMaker) -> None:
+def test_take_all_returns_the_batches_in_order(job: JobMaker) -> None:
     in_flight = BatchesInFlight(now=0.0)
     batches = [job.batch(1), job.batch(2)]
     for batch in batches:
@@ -42,7 +42,7 @@ def test_what_is_lost_comes_back_in_order(job: JobMaker) -> None:
     assert in_flight.take_all(3.0) == ()
 
 
-def test_the_end_is_predicted_from_batches_before(job: JobMaker) -> None:
+def test_the_end_is_predicted_from_earlier_batches(job: JobMaker) -> None:
     in_flight = BatchesInFlight(now=0.0)
     batch = job.batch(2)
     in_flight.add(batch, 10.0)
@@ -53,7 +53,7 @@ def test_the_end_is_predicted_from_batches_before(job: JobMaker) -> None:
     assert in_flight.predicted_seconds(batch.padded_pixels) == pytest.approx(0.5)
 
 
-def test_an_empty_engine_keeps_nobody_waiting(job: JobMaker) -> None:
+def test_the_prediction_for_no_pixels_is_zero(job: JobMaker) -> None:
     in_flight = BatchesInFlight(now=0.0)
     in_flight.learn(job.batch(1), 0.5)
     assert in_flight.predicted_seconds(0) == 0.0
