@@ -1,7 +1,8 @@
 """How one deployment runs: the only reader of the environment.
 
 Each field is a flag of `lite-detr serve` and an environment variable (`LITE_DETR_` and the field's
-name in capitals). A bad value stops the start with the field's name.
+name in capitals). A bad value stops the start with the field's name. A `section` is the heading of
+a field and of those after it in --help and in docs/configuration.md.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
     )
 
-    # Where the service listens.
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="address to listen on",
+        json_schema_extra={"section": "Where the service listens"},
+    )
     http_port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
     grpc_port: int = Field(
         8001, ge=-1, le=65535, description="gRPC port; 0 picks a free one, -1: no gRPC"
@@ -39,8 +44,11 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="own port for /metrics; unset: the HTTP port serves it"
     )
 
-    # What runs.
-    model: str = Field("default", description="name of a model, or path of its weights file")
+    model: str = Field(
+        "default",
+        description="name of a model, or path of its weights file",
+        json_schema_extra={"section": "What runs"},
+    )
     model_cache_dir: Path | None = Field(
         None, description="where pulled models are kept; unset: ~/.cache/lite-detr"
     )
@@ -79,8 +87,13 @@ class Settings(BaseSettings):
         description="s for first runs of every input shape before ready; unset: 5, on a GPU 60",
     )
 
-    # How batches form.
-    max_batch_size: int = Field(8, ge=1, le=1024, description="most images in a batch")
+    max_batch_size: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="most images in a batch",
+        json_schema_extra={"section": "How batches form"},
+    )
     max_batch_pixels: int = Field(
         8_000_000, ge=1, description="most padded pixels in a batch of more than one image"
     )
@@ -100,8 +113,12 @@ class Settings(BaseSettings):
         0, ge=0, le=256, description="threads that decode images; 0: one a CPU, at most 8"
     )
 
-    # What a request may weigh and how long it may take.
-    max_body_bytes: int = Field(64 * _MIB, ge=1, description="largest request body, bytes")
+    max_body_bytes: int = Field(
+        64 * _MIB,
+        ge=1,
+        description="largest request body, bytes",
+        json_schema_extra={"section": "What a request may weigh and how long it may take"},
+    )
     max_image_pixels: int = Field(
         100_000_000, ge=1, description="largest image, width x height by its header"
     )
@@ -142,9 +159,10 @@ class Settings(BaseSettings):
         3600, ge=0, description="then a gRPC client connects anew, for balancers; 0: never"
     )
 
-    # Who may use it, and how it is protected on the way.
     api_keys_file: Path | None = Field(
-        None, description="file of API keys (made by `lite-detr key`); unset: no key is asked for"
+        None,
+        description="file of API keys (made by `lite-detr key`); unset: no key is asked for",
+        json_schema_extra={"section": "Who may use it, and how it is protected on the way"},
     )
     tls_certificate_file: Path | None = Field(
         None, description="PEM certificate, with its chain; set: HTTP and gRPC speak TLS alone"
@@ -159,15 +177,17 @@ class Settings(BaseSettings):
         description="origins whose pages may call the HTTP API, in a comma list, or *; unset: none",
     )
 
-    # What clients may change.
     model_control: Literal["none", "explicit"] = Field(
         "none",
         description="explicit: clients may load and unload the model (/v2/repository); none: not",
+        json_schema_extra={"section": "What clients may change"},
     )
 
-    # When engines fail.
     start_timeout_seconds: float = Field(
-        300, gt=0, description="an engine must be loaded and warm within this time"
+        300,
+        gt=0,
+        description="an engine must be loaded and warm within this time",
+        json_schema_extra={"section": "When engines fail"},
     )
     watchdog_seconds: float = Field(
         60, gt=0, description="a batch that runs longer has hung: its engine is replaced"
@@ -186,17 +206,20 @@ class Settings(BaseSettings):
     )
     storm_window_seconds: float = Field(60, gt=0, description="window of storm_restarts")
 
-    # How the service ends.
     drain_delay_seconds: float = Field(
-        0, ge=0, description="between not-ready and closing the port; 5 or so behind a balancer"
+        0,
+        ge=0,
+        description="between not-ready and closing the port; 5 or so behind a balancer",
+        json_schema_extra={"section": "How the service ends"},
     )
     drain_timeout_seconds: float = Field(
         60, gt=0, description="accepted requests are given this long to finish"
     )
 
-    # What it says.
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe level that is logged"
+        "info",
+        description="least severe level that is logged",
+        json_schema_extra={"section": "What it says"},
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="json lines or console text; auto: console on a terminal"

@@ -1,12 +1,14 @@
-"""What training minimises: classification, L1 and GIoU on every prediction the network makes.
+"""The training losses: classification, L1 and GIoU on every prediction of the network.
 
-Four groups see the same three terms: the decoder's layers and the selected proposals (one-to-one
+Each term of `model.training.loss_terms.LOSS_TERMS` is a function here. All four apply the same
+three parts to their own predictions: the decoder's layers and the selected proposals (one-to-one
 matching), the denoising queries (assignment known), and all encoder tokens (one-to-many).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,10 +19,15 @@ from model.network.outputs import TrainingOutput
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou
 from model.training.denoising import DenoisingBatch
 from model.training.dense_assignment import assign_tokens
+from model.training.loss_terms import LOSS_TERMS
 from model.training.matcher import match
 from model.training.targets import Matches, Targets
 
 Classification = Literal["quality", "focal"]
+_CLASSIFICATION_WEIGHT, _BOX_L1_WEIGHT, _GIOU_WEIGHT = 1.0, 5.0, 2.0
+# The proposals share their head with the dense loss. One-to-one targets would call the other
+# eight good tokens of a target background, so their classification weighs little.
+_PROPOSAL_CLASSIFICATION_WEIGHT = 0.25
 _ALPHA = 0.25  # focal: weight of the positives
 _GAMMA = 2.0
 _NEGATIVE_WEIGHT = 0.75  # quality: weight of the negatives
@@ -28,48 +35,64 @@ _QUALITY_POWER = 1.5  # a matched query should score IoU^1.5
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """Factors of the terms (first three) and of the groups."""
-
-    classification: float = 1.0
-    box_l1: float = 5.0
-    giou: float = 2.0
-    decoder: float = 1.0  # each decoder layer
-    # The proposals share their head with the dense loss: one-to-one targets would call the other
-    # eight good tokens of a target background, so their classes weigh little beside it.
-    proposal_classes: float = 0.25
-    proposal_boxes: float = 1.0
-    denoising: float = 1.0  # each decoder layer
-    dense: float = 1.0
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Scalars of one batch. `total` carries the gradients; the others are for the log."""
-
-    total: Tensor
-    classification: Tensor  # last decoder layer, unweighted
-    box_l1: Tensor
-    giou: Tensor
-    decoder: Tensor  # weighted sums of the groups
-    proposals: Tensor
-    denoising: Tensor
-    dense: Tensor
-
-    def values(self) -> dict[str, float]:
-        """Plain numbers by name, for the log."""
-        names = [field.name for field in fields(self)]
-        scalars = torch.stack([getattr(self, name).detach() for name in names])
-        return dict(zip(names, scalars.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """Unweighted sums over boxes, one value a prediction set: each [P]."""
+class SetLosses:
+    """Losses of P prediction sets, summed over boxes and unweighted: each [P]."""
 
     classification: Tensor
     box_l1: Tensor
     giou: Tensor
+
+    @property
+    def boxes(self) -> Tensor:
+        """L1 and GIoU with their weights, [P]."""
+        return _BOX_L1_WEIGHT * self.box_l1 + _GIOU_WEIGHT * self.giou
+
+    @property
+    def weighted(self) -> Tensor:
+        """All three with their weights, [P]."""
+        return _CLASSIFICATION_WEIGHT * self.classification + self.boxes
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a loss term is computed from.
+
+    Attributes:
+        output: of `forward_training`; its first N queries are the denoising ones.
+        targets: of the batch.
+        denoising: expected results of the first N queries; None if there are none.
+        classification: "quality" for IoU-aware scores, "focal" for a score of 1 at matches.
+        num_boxes: the divisor of a sum over boxes.
+        matched: losses of the decoder's layers and, last, of the proposals.
+    """
+
+    output: TrainingOutput
+    targets: Targets
+    denoising: DenoisingBatch | None
+    classification: Classification
+    num_boxes: float
+    matched: SetLosses
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars of one batch.
+
+    Attributes:
+        total: sum of the terms, with gradients.
+        terms: weighted, by name in `LOSS_TERMS`.
+        last_layer: unweighted parts of the last decoder layer, for the log.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    last_layer: Mapping[str, Tensor]
+
+    def values(self) -> dict[str, float]:
+        """Plain numbers by name, for the log."""
+        tensors = {"total": self.total, **self.last_layer, **self.terms}
+        scalars = torch.stack([tensor.detach() for tensor in tensors.values()])
+        return dict(zip(tensors, scalars.tolist(), strict=True))
 
 
 def detection_losses(
@@ -77,71 +100,72 @@ def detection_losses(
     targets: Targets,
     denoising: DenoisingBatch | None,
     *,
-    weights: LossWeights,
+    weights: Mapping[str, float],
     classification: Classification = "quality",
 ) -> Losses:
-    """All losses of a batch, divided by its number of boxes.
+    """Computes all terms of `LOSS_TERMS` whose weight is not 0.
 
     Args:
         output: of `forward_training`; its first N queries are the denoising ones.
         targets: of the batch.
-        denoising: what the first N queries should become; None if there are none.
-        weights: of terms and groups.
-        classification: "quality" wants IoU-aware scores, "focal" wants 1 at matches.
+        denoising: expected results of the first N queries; None if there are none.
+        weights: by name of the term.
+        classification: "quality" for IoU-aware scores, "focal" for a score of 1 at matches.
 
     Raises:
         NonFiniteError: if predictions are not finite.
     """
-    count = denoising.counted.shape[1] if denoising else 0
-    boxes = _box_count(targets)
-    logits = torch.cat((output.pred_logits[:, :, count:], output.proposal_logits[None])).float()
-    found = torch.cat((output.pred_boxes[:, :, count:], output.proposal_boxes[None])).float()
-    terms = _set_terms(logits, found, match(logits, found, targets), targets, classification)
-    decoder = weights.decoder * _weighted(terms, weights)[:-1].sum() / boxes
-    proposals = (
-        weights.proposal_classes * weights.classification * terms.classification[-1]
-        + weights.proposal_boxes * _weighted_boxes(terms, weights)[-1]
-    ) / boxes
-    denoised = logits.new_zeros(())
-    if denoising:
-        terms_dn = _denoising_terms(output, targets, denoising, classification)
-        scale = weights.denoising / (boxes * denoising.groups)
-        denoised = scale * _weighted(terms_dn, weights).sum()
-    dense = logits.new_zeros(())
-    if weights.dense > 0:
-        dense = weights.dense * _dense_loss(output, targets, weights, boxes)
+    inputs = _loss_inputs(output, targets, denoising, classification)
+    zero = inputs.matched.giou.new_zeros(())
+    terms = {
+        name: weights[name] * _function(term.function)(inputs) if weights[name] > 0 else zero
+        for name, term in LOSS_TERMS.items()
+    }
+    parts = vars(inputs.matched).items()
     return Losses(
-        total=decoder + proposals + denoised + dense,
-        classification=terms.classification[-2] / boxes,
-        box_l1=terms.box_l1[-2] / boxes,
-        giou=terms.giou[-2] / boxes,
-        decoder=decoder,
-        proposals=proposals,
-        denoising=denoised,
-        dense=dense,
+        total=sum(terms.values(), start=zero),
+        terms=terms,
+        last_layer={name: part[-2] / inputs.num_boxes for name, part in parts},
     )
 
 
-def _box_count(targets: Targets) -> float:
-    """Boxes in the batch; not below half a box an image, or few boxes would mean huge steps."""
-    return max(float(targets.present.sum()), targets.present.shape[0] / 2)
+def _function(name: str) -> Callable[[LossInputs], Tensor]:
+    function: Callable[[LossInputs], Tensor] = globals()[name]
+    return function
 
 
-def _weighted(terms: _Terms, weights: LossWeights) -> Tensor:
-    return weights.classification * terms.classification + _weighted_boxes(terms, weights)
-
-
-def _weighted_boxes(terms: _Terms, weights: LossWeights) -> Tensor:
-    return weights.box_l1 * terms.box_l1 + weights.giou * terms.giou
-
-
-def _denoising_terms(
+def _loss_inputs(
     output: TrainingOutput,
     targets: Targets,
-    denoising: DenoisingBatch,
+    denoising: DenoisingBatch | None,
     classification: Classification,
-) -> _Terms:
-    """The denoising queries' terms; every decoder layer has the same known assignment."""
+) -> LossInputs:
+    count = denoising.counted.shape[1] if denoising else 0
+    logits = torch.cat((output.pred_logits[:, :, count:], output.proposal_logits[None])).float()
+    boxes = torch.cat((output.pred_boxes[:, :, count:], output.proposal_boxes[None])).float()
+    matched = _set_losses(logits, boxes, match(logits, boxes, targets), targets, classification)
+    # Not below half a box per image, or few boxes would mean huge steps.
+    num_boxes = max(float(targets.present.sum()), targets.present.shape[0] / 2)
+    return LossInputs(output, targets, denoising, classification, num_boxes, matched)
+
+
+def decoder_loss(inputs: LossInputs) -> Tensor:
+    """One-to-one loss, summed over the decoder's layers."""
+    return inputs.matched.weighted[:-1].sum() / inputs.num_boxes
+
+
+def proposal_loss(inputs: LossInputs) -> Tensor:
+    """One-to-one loss of the selected proposals."""
+    factor = _PROPOSAL_CLASSIFICATION_WEIGHT * _CLASSIFICATION_WEIGHT
+    matched = inputs.matched
+    return (factor * matched.classification[-1] + matched.boxes[-1]) / inputs.num_boxes
+
+
+def denoising_loss(inputs: LossInputs) -> Tensor:
+    """Loss of the denoising queries; every decoder layer has the same known assignment."""
+    if inputs.denoising is None:
+        return inputs.matched.giou.new_zeros(())
+    output, denoising = inputs.output, inputs.denoising
     layers, known = output.pred_logits.shape[0], denoising.matches
     matches = Matches(
         torch.arange(layers, device=known.image.device).repeat_interleave(len(known.image)),
@@ -150,12 +174,18 @@ def _denoising_terms(
         known.target.repeat(layers),
     )
     count = denoising.counted.shape[1]
-    logits = output.pred_logits[:, :, :count].float()
-    found = output.pred_boxes[:, :, :count].float()
-    return _set_terms(logits, found, matches, targets, classification, counted=denoising.counted)
+    losses = _set_losses(
+        output.pred_logits[:, :, :count].float(),
+        output.pred_boxes[:, :, :count].float(),
+        matches,
+        inputs.targets,
+        inputs.classification,
+        counted=denoising.counted,
+    )
+    return losses.weighted.sum() / (inputs.num_boxes * denoising.groups)
 
 
-def _set_terms(  # noqa: PLR0913 - one call a group, all of its material
+def _set_losses(  # noqa: PLR0913 - predictions, targets and their assignment
     logits: Tensor,
     boxes: Tensor,
     matches: Matches,
@@ -163,8 +193,8 @@ def _set_terms(  # noqa: PLR0913 - one call a group, all of its material
     classification: Classification,
     *,
     counted: Tensor | None = None,
-) -> _Terms:
-    """Terms of prediction sets whose assignment is known.
+) -> SetLosses:
+    """Losses of prediction sets whose assignment is known.
 
     Args:
         logits: [P, B, Q, C].
@@ -172,7 +202,7 @@ def _set_terms(  # noqa: PLR0913 - one call a group, all of its material
         matches: indices into both.
         targets: of the batch.
         classification: the kind of class loss.
-        counted: bool [B, Q]; queries with False have no class loss. None = all count.
+        counted: bool [B, Q]; queries with False have no class loss. None: all have.
     """
     sets, place = logits.shape[0], (matches.layer, matches.image, matches.query)
     found, wanted = boxes[place], targets.boxes[matches.image, matches.target].to(boxes.dtype)
@@ -189,17 +219,16 @@ def _set_terms(  # noqa: PLR0913 - one call a group, all of its material
     if counted is not None:
         loss = loss * counted[None, :, :, None]
     zeros = logits.new_zeros(sets)
-    return _Terms(
+    return SetLosses(
         classification=loss.sum((1, 2, 3)),
         box_l1=zeros.index_add(0, matches.layer, (found - wanted).abs().sum(-1)),
         giou=zeros.index_add(0, matches.layer, 1 - giou),
     )
 
 
-def _dense_loss(
-    output: TrainingOutput, targets: Targets, weights: LossWeights, boxes: float
-) -> Tensor:
-    """One-to-many loss on the valid encoder tokens, a scalar."""
+def dense_loss(inputs: LossInputs) -> Tensor:
+    """One-to-many loss of the valid encoder tokens."""
+    output, targets = inputs.output, inputs.targets
     logits = output.dense_logits.float()
     tokens = assign_tokens(logits, output.dense_boxes, output.anchors, output.dense_valid, targets)
     place = (tokens.image, tokens.token)
@@ -213,11 +242,11 @@ def _dense_loss(
     found = output.dense_boxes[place].float()
     wanted = targets.boxes[tokens.image, tokens.target].to(found.dtype)
     _, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
-    box_loss = weights.box_l1 * (found - wanted).abs().sum(-1) + weights.giou * (1 - giou)
-    # TOOD divides by the soft labels' sum; the bound keeps the first, hopeless labels calm.
-    share = max(float(tokens.quality.sum()), boxes)
-    total = weights.classification * class_loss.sum() + (tokens.quality * box_loss).sum()
-    return total / share
+    box_loss = _BOX_L1_WEIGHT * (found - wanted).abs().sum(-1) + _GIOU_WEIGHT * (1 - giou)
+    # TOOD divides by the sum of the soft labels, which starts near 0: hence the bound.
+    divisor = max(float(tokens.quality.sum()), inputs.num_boxes)
+    total = _CLASSIFICATION_WEIGHT * class_loss.sum() + (tokens.quality * box_loss).sum()
+    return total / divisor
 
 
 def focal_loss(logits: Tensor, goal: Tensor) -> Tensor:
@@ -232,12 +261,12 @@ def focal_loss(logits: Tensor, goal: Tensor) -> Tensor:
 def quality_loss(logits: Tensor, goal: Tensor, positive: Tensor) -> Tensor:
     """Varifocal-like loss, elementwise: soft goals at positives, focal weights elsewhere.
 
-    Unlike varifocal (Zhang et al. 2021) a positive weighs 1 however poor its box, as matchability-
-    aware loss has it (DEIM, Huang et al. 2024): poor matches must not be left unsupervised.
+    Unlike in varifocal loss (Zhang et al. 2021) a positive weighs 1 however poor its box, as in
+    matchability-aware loss (DEIM, Huang et al. 2024): poor matches must be supervised too.
 
     Args:
         logits: any shape.
-        goal: wanted probabilities, same shape; 0 where not `positive`.
+        goal: target probabilities, same shape; 0 where not `positive`.
         positive: bool, same shape.
     """
     weight = torch.where(positive, 1.0, _NEGATIVE_WEIGHT * logits.detach().sigmoid() ** _GAMMA)

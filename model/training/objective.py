@@ -1,4 +1,4 @@
-"""One batch through the network to its losses, in the run's precision."""
+"""The losses of one batch: its forward pass in the run's precision, then the loss terms."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 from model.network.detector import LiteDETR
 from model.training.batches import Batch, normalise
 from model.training.denoising import make_denoising
-from model.training.losses import Losses, LossWeights, detection_losses
+from model.training.losses import Losses, detection_losses
 from model.training.options import TrainOptions
 
 _FINEST_STRIDE = 8  # pixels; doubles with each level
 
 
 class Objective:
-    """What a run minimises.
+    """Computes the losses that a run minimises.
 
     Args:
         detector: the network being trained.
@@ -29,10 +29,10 @@ class Objective:
         self._detector = detector
         self._options = options
         self._precision = precision
-        self._weights = LossWeights(dense=options.dense_weight)
+        self._weights = options.loss_weights
 
     def losses(self, batch: Batch) -> Losses:
-        """The losses of a batch on the network's device; its noise comes from torch's generator.
+        """Computes the losses of a batch on the network's device; noise is from torch's generator.
 
         Raises:
             NonFiniteError: if predictions are not finite.
@@ -61,7 +61,7 @@ class Objective:
         )
 
     def _num_queries(self, batch: Batch) -> int:
-        """Queries that the network selects: small pictures have fewer tokens than that."""
+        """Queries that the network selects; small images have fewer tokens than num_queries."""
         config, (height, width) = self._detector.config, batch.padding_mask.shape[1:]
         strides = (_FINEST_STRIDE * 2**level for level in range(config.num_feature_levels))
         tokens = sum(-(-height // stride) * -(-width // stride) for stride in strides)
@@ -69,14 +69,14 @@ class Objective:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that an option names; "auto" is a GPU where there is one."""
+    """Returns the device of an option; "auto" is a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
 def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
-    """The reduced type to compute in, None for float32."""
+    """Returns the reduced type for an option, None for float32."""
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)

@@ -1,109 +1,266 @@
-"""What one training run is told: a frozen record, filled by the command line or by code."""
+"""Options of a training run: the flags of `lite-detr train`, or arguments in code.
+
+Each field is a flag and an environment variable (`LITE_DETR_TRAIN_` and the field's name in
+capitals). A `section` is the heading of a field and of those after it in --help and in
+docs/configuration.md.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-_SMALLEST_SIDE = 32  # pixels
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
+
+from model.config import VARIANTS
+from model.training.loss_terms import LOSS_TERMS, LossTerm, weight_option
+
+_Side = Annotated[int, Field(ge=32)]  # pixels
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Everything `train` needs; paths are resolved by the caller.
+class _Options(BaseModel):
+    """Everything that a run needs, frozen; the weights of the losses are added below.
 
     Raises:
-        ValueError: for a value that cannot work; the message names the field.
+        ValidationError: for values out of bounds; it names the fields.
     """
 
-    output: Path = Path("runs/train")  # folder of checkpoints, curves and sample pictures
-    variant: str = "lite-dino-efficientnet-lite0"  # a key of VARIANTS
-    # --- data: a generator cache, or COCO JSON + folder, or (neither) scenes drawn while training
-    cache: Path | None = None  # folder with scenes.jsonl; may still be growing
-    annotations: Path | None = None  # COCO-format JSON
-    images: Path | None = None  # folder of the COCO images
-    live_scenes: int = 4000  # scenes an epoch when they are drawn while training
-    workers: int = 1  # data-loading processes; 0 = in the training process
-    # --- start
-    init_from: Path | None = None  # our safetensors; loads what fits and reports the rest
-    pretrained_backbone: str | None = None  # a source that the backbone's loader knows
-    resume: bool = False  # continue from output/last.pt where it exists
-    seed: int = 20240611  # of weights, order and changes of the pictures
-    # --- length
-    max_iterations: int = 8000  # optimizer steps
-    max_minutes: float | None = None  # of the whole run, sittings added up; anneals on time
-    batch_size: int = 8  # images a forward pass
-    accumulate: int = 1  # forward passes an optimizer step
-    # --- optimizer
-    learning_rate: float = 2e-4
-    backbone_lr_factor: float = 0.25  # learning rate of the backbone over that of the rest
-    sampling_lr_factor: float = 0.1  # same for sampling offsets and reference points
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0  # largest gradient norm; 0 = no clipping (large models: 0.1)
-    schedule: Literal["cosine", "step"] = "cosine"
-    warmup_iterations: int = 200
-    final_lr_factor: float = 0.01  # cosine: the last learning rate over the first
-    step_milestones: tuple[float, ...] = (0.75, 0.92)  # step: progress (0..1) of each drop by 10
-    freeze_backbone_stages: int = 1  # first stages without gradients, the stem being the first
-    ema_decay: float = 0.999
-    ema_warmup_iterations: int = 300  # time constant with which the decay grows to its value
-    # --- losses
-    classification: Literal["quality", "focal"] = "quality"
-    denoising_queries: int = 80  # roughly; 0 = no denoising
-    label_noise: float = 0.5  # half of this share of the denoising labels is redrawn
-    box_noise: float = 1.0  # positives move by less than this times half the box, negatives more
-    dense_weight: float = 1.0  # of the one-to-many loss on every encoder token; 0 = off
-    # --- pictures
-    sizes: tuple[int, ...] = (320, 352, 384)  # pixels, longest side of a batch
-    final_sizes: tuple[int, ...] = ()  # pixels, in the final part; empty = `sizes` throughout
-    final_share: float = 0.1  # last share of the run: `final_sizes`, no mosaic, whole pictures
-    symmetries: Literal["none", "hflip", "dihedral"] = "dihedral"  # COCO: hflip
-    crop_probability: float = 0.5  # else the whole picture is fitted
-    mosaic_probability: float = 0.15  # four pictures in one
-    photometric: float = 1.0  # strength of the colour changes, 0 = none
-    invert_probability: float = 0.03
-    grey_probability: float = 0.1
-    # --- machine
-    device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
-    threads: int = 0  # torch threads on CPU; 0 = torch's choice
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 or fp16 on GPU, off on CPU
-    # --- reporting
-    log_every: int = 20  # iterations a row of the log
-    checkpoint_minutes: float = 5.0
-    sample_minutes: float = 5.0
-    sample_pictures: int = 6
-    max_skipped: int = 20  # non-finite losses in a row that stop the run
-    score_threshold: float = 0.4  # written into the exported model as its working threshold
-    duplicate_iou: float = 1.0  # IoU from which the worse of two answers is dropped; 1 = both stay
-    export_half: bool = True  # exported weights in float16
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def __post_init__(self) -> None:
-        """Refuses values that cannot work."""
-        counts = ("max_iterations", "batch_size", "accumulate", "log_every", "max_skipped")
-        checks = {name: getattr(self, name) >= 1 for name in counts}
-        checks |= {
-            "sizes": len(self.sizes) > 0 and min(self.sizes) >= _SMALLEST_SIDE,
-            "final_sizes": all(size >= _SMALLEST_SIDE for size in self.final_sizes),
-            "final_share": 0 <= self.final_share <= 1,
-            "max_minutes": self.max_minutes is None or self.max_minutes > 0,
-            "learning_rate": self.learning_rate > 0,
-            "duplicate_iou": 0 < self.duplicate_iou <= 1,
-            "ema_decay": 0 <= self.ema_decay < 1,
-            "images": (self.annotations is None) == (self.images is None),
-            "cache": self.cache is None or self.annotations is None,
-            "workers": self.workers >= 0,
-            "denoising_queries": self.denoising_queries >= 0,
-        }
-        for field, holds in checks.items():
-            if not holds:
-                raise ValueError(
-                    f"TrainOptions.{field}={getattr(self, field)!r} is impossible here"
-                )
+    output: Path = Field(
+        Path("runs/train"), description="folder of checkpoints, loss curve and sample images"
+    )
+    variant: str = Field(
+        "lite-dino-efficientnet-lite0", description="architecture: a key of VARIANTS"
+    )
+
+    cache: Path | None = Field(
+        None,
+        description="folder with scenes.jsonl, which may still be growing",
+        json_schema_extra={"section": "Data"},
+    )
+    annotations: Path | None = Field(
+        None, validate_default=True, description="COCO-format JSON; requires images"
+    )
+    images: Path | None = Field(
+        None, validate_default=True, description="folder of the COCO images; requires annotations"
+    )
+    live_scenes: int = Field(
+        4000,
+        ge=1,
+        description="images per epoch if they are generated while training (without cache and "
+        "annotations)",
+    )
+    workers: int = Field(
+        1, ge=0, description="data-loading processes; 0: images are loaded in the training process"
+    )
+
+    init_from: Path | None = Field(
+        None,
+        description="safetensors file of this project: loads the tensors that fit, reports the "
+        "others",
+        json_schema_extra={"section": "Start"},
+    )
+    pretrained_backbone: str | None = Field(
+        None, description="source of the backbone's weights, as its loader names it"
+    )
+    resume: bool = Field(False, description="continue from output/last.pt if it exists")
+    seed: int = Field(
+        20240611, ge=0, description="seed of weights, order and augmentation of the images"
+    )
+
+    max_iterations: int = Field(
+        8000, ge=1, description="optimizer steps", json_schema_extra={"section": "Length"}
+    )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="minutes of the whole run, resumed runs included; the learning rate follows "
+        "the time",
+    )
+    batch_size: int = Field(8, ge=1, description="images per forward pass")
+    accumulate: int = Field(1, ge=1, description="forward passes per optimizer step")
+
+    learning_rate: float = Field(
+        2e-4,
+        gt=0,
+        description="learning rate of AdamW after the warm-up",
+        json_schema_extra={"section": "Optimizer"},
+    )
+    backbone_lr_factor: float = Field(
+        0.25, ge=0, description="the backbone's learning rate as a multiple of learning_rate"
+    )
+    sampling_lr_factor: float = Field(
+        0.1, ge=0, description="the same for sampling offsets and reference points"
+    )
+    weight_decay: float = Field(
+        1e-4, ge=0, description="weight decay, except of norms, biases and embeddings"
+    )
+    clip_norm: float = Field(
+        1.0, ge=0, description="largest gradient norm; 0: no clipping (large models: 0.1)"
+    )
+    schedule: Literal["cosine", "step"] = Field(
+        "cosine", description="course of the learning rate after the warm-up"
+    )
+    warmup_iterations: int = Field(
+        200, ge=0, description="optimizer steps in which the learning rate rises from 0"
+    )
+    final_lr_factor: float = Field(
+        0.01, ge=0, description="cosine: the last learning rate as a multiple of learning_rate"
+    )
+    step_milestones: tuple[_Share, ...] = Field(
+        (0.75, 0.92), description="step: progress of the run (0..1) at each division by 10"
+    )
+    freeze_backbone_stages: int = Field(
+        1, ge=0, description="number of first backbone stages that are not trained, stem included"
+    )
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="decay of the averaged weights, per optimizer step"
+    )
+    ema_warmup_iterations: int = Field(
+        300, ge=0, description="time constant, in optimizer steps, of the decay's rise from 0"
+    )
+
+    sizes: tuple[_Side, ...] = Field(
+        (320, 352, 384),
+        min_length=1,
+        description="pixels, longest sides of batches; each batch draws one",
+        json_schema_extra={"section": "Images"},
+    )
+    final_sizes: tuple[_Side, ...] = Field(
+        (), description="pixels, the same in the final part of the run; empty: sizes throughout"
+    )
+    final_share: _Share = Field(
+        0.1, description="final share of the run, with final_sizes, whole images and no mosaics"
+    )
+    symmetries: Literal["none", "hflip", "dihedral"] = Field(
+        "dihedral", description="random mirroring and quarter turns (COCO: hflip)"
+    )
+    crop_probability: _Share = Field(
+        0.5, description="probability of a random crop; otherwise the whole image is used"
+    )
+    mosaic_probability: _Share = Field(
+        0.15, description="probability of four images combined into one"
+    )
+    photometric: float = Field(
+        1.0, ge=0, description="strength of the random colour changes; 0: none"
+    )
+    invert_probability: _Share = Field(0.03, description="probability of inverted colours")
+    grey_probability: _Share = Field(0.1, description="probability of a greyscale image")
+
+    device: str = Field(
+        "auto",
+        description="torch device, such as cpu or cuda:1; auto: a GPU if there is one",
+        json_schema_extra={"section": "Machine"},
+    )
+    threads: int = Field(0, ge=0, description="torch threads on a CPU; 0: torch's default")
+    amp: Literal["auto", "off", "bf16", "fp16"] = Field(
+        "auto", description="mixed precision; auto: bf16 or fp16 on a GPU, off on a CPU"
+    )
+
+    log_every: int = Field(
+        20,
+        ge=1,
+        description="optimizer steps per row of the log",
+        json_schema_extra={"section": "Reporting"},
+    )
+    checkpoint_minutes: float = Field(5.0, ge=0, description="minutes between two checkpoints")
+    sample_minutes: float = Field(5.0, ge=0, description="minutes between two sheets of samples")
+    sample_pictures: int = Field(6, ge=0, description="images on a sheet of samples")
+    max_skipped: int = Field(
+        20, ge=1, description="consecutive non-finite losses that stop the run"
+    )
+    score_threshold: _Share = Field(
+        0.4, description="default score threshold of the exported model"
+    )
+    duplicate_iou: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="IoU from which the worse of two detections is dropped; 1: both are kept",
+    )
+    export_half: bool = Field(True, description="export the weights in float16")
+
+    classification: Literal["quality", "focal"] = Field(
+        "quality",
+        description="target score of a match: quality (its IoU to the power 1.5) or focal (1)",
+        json_schema_extra={"section": "Losses"},
+    )
+    denoising_queries: int = Field(
+        80, ge=0, description="approximate number of denoising queries per image; 0: no denoising"
+    )
+    label_noise: _Share = Field(
+        0.5, description="half of this share of the denoising labels is drawn at random"
+    )
+    box_noise: float = Field(
+        1.0,
+        ge=0,
+        description="largest shift of a positive denoising box, in halves of its size; negative "
+        "ones shift further",
+    )
+
+    @field_validator("variant")
+    @classmethod
+    def _is_known(cls, variant: str) -> str:
+        if variant not in VARIANTS:
+            raise ValueError(f"{variant!r} is not one of: {', '.join(sorted(VARIANTS))}")
+        return variant
+
+    @field_validator("annotations")
+    @classmethod
+    def _excludes_cache(cls, annotations: Path | None, info: ValidationInfo) -> Path | None:
+        if annotations is not None and info.data.get("cache") is not None:
+            raise ValueError("annotations and cache exclude each other")
+        return annotations
+
+    @field_validator("images")
+    @classmethod
+    def _comes_with_annotations(cls, images: Path | None, info: ValidationInfo) -> Path | None:
+        annotations = info.data.get("annotations", images)  # absent if it is invalid itself
+        if (annotations is None) != (images is None):
+            raise ValueError("annotations and images require each other")
+        return images
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each term of `LOSS_TERMS`."""
+        return {name: getattr(self, weight_option(name)) for name in LOSS_TERMS}
+
+    def changed(self, **changes: Any) -> Self:
+        """Returns a validated copy with other values."""
+        return self.model_validate({**dict(self), **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values, for the log and the checkpoint."""
-        return {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in asdict(self).items()
-        }
+        """Returns the fields as plain JSON values, for the checkpoint."""
+        return self.model_dump(mode="json")
+
+
+def options_class(terms: Mapping[str, LossTerm]) -> type[_Options]:
+    """Returns the options with a weight for each loss term."""
+    weights: dict[str, Any] = {
+        weight_option(name): (
+            float,
+            Field(term.weight, ge=0, description=f"weight of the {term.help}; 0: off"),
+        )
+        for name, term in terms.items()
+    }
+    return create_model(
+        "TrainOptions", __base__=_Options, __module__=__name__, __doc__=_Options.__doc__, **weights
+    )
+
+
+if TYPE_CHECKING:
+
+    class TrainOptions(_Options):
+        """Everything that a run needs, the weights of the losses included."""
+else:
+    TrainOptions = options_class(LOSS_TERMS)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress, a log of numbers, the loss curve, sample pictures."""
+"""Reports of a run: progress, a log of numbers, the loss curve, sheets of sample images."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model.training.loss_terms import LOSS_TERMS
 from model.training.sources import Pixels
 
-_CURVES = {  # name in the log -> colour
-    "decoder": (31, 119, 180),
-    "dense": (255, 127, 14),
-    "denoising": (44, 160, 44),
-    "proposals": (148, 103, 189),
-}
-_SIZE = (960, 540)  # pixels of the curve's picture
+_CURVE_COLOURS = (  # of the loss terms, in their order
+    (31, 119, 180),
+    (148, 103, 189),
+    (44, 160, 44),
+    (255, 127, 14),
+    (214, 39, 40),
+    (140, 86, 75),
+    (227, 119, 194),
+    (127, 127, 127),
+)
+_CURVE_SIZE = (960, 540)  # pixels
 _MARGIN = 50
-_FLOOR = 1e-4  # smallest loss shown
-_FOUND = (230, 40, 40)
-_WANTED = (20, 170, 60)
+_LEGEND_WIDTH = 130
+_SMALLEST_SHOWN = 1e-4  # loss
+_DETECTED_COLOUR = (230, 40, 40)
+_ANNOTATED_COLOUR = (20, 170, 60)
 
 
 class Reporter:
-    """Writes to a terminal's progress bar, or plain lines where there is no terminal.
+    """Writes to a terminal's progress bar, or plain lines if there is no terminal.
 
     Args:
-        folder: takes log.jsonl, loss.png and samples/.
+        folder: for log.jsonl, loss.png and samples/.
         console: standard error if None.
     """
 
@@ -54,7 +60,7 @@ class Reporter:
         self._task = self._progress.add_task("training", total=1.0, state="")
 
     def __enter__(self) -> Reporter:
-        """Shows the bar."""
+        """Shows the progress bar."""
         self._progress.start()
         return self
 
@@ -64,21 +70,27 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leaves the bar as it stands."""
+        """Stops the progress bar."""
         self._progress.stop()
 
     def line(self, text: str) -> None:
-        """One line for people."""
+        """Prints a line of text."""
         self._console.print(text, markup=False)
 
     def row(self, values: dict[str, Any], progress: float) -> None:
-        """One row of the log, and of what is shown."""
+        """Appends a row to the log and shows it.
+
+        Args:
+            values: of one row of log.jsonl, the loss terms included.
+            progress: of the run, 0..1.
+        """
         with (self._folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        terms = " ".join(f"{name} {values[name]:.3f}" for name in LOSS_TERMS)
         text = (
             f"it {values['iteration']} epoch {values['epoch']} loss {values['total']:.3f}"
-            f" (cls {values['classification']:.3f} l1 {values['box_l1']:.3f}"
-            f" giou {values['giou']:.3f} dense {values['dense']:.3f})"
+            f" ({terms}; last layer: cls {values['classification']:.3f}"
+            f" l1 {values['box_l1']:.3f} giou {values['giou']:.3f})"
             f" lr {values['learning_rate']:.2e} {values['seconds_per_iteration']:.2f} s/it"
         )
         self._progress.update(self._task, completed=progress, state=text)
@@ -86,32 +98,34 @@ class Reporter:
             self.line(f"{100 * progress:5.1f}% {text}")
 
     def forget_after(self, iteration: int) -> None:
-        """Drops the log's rows past a resumed run's start."""
+        """Deletes the log's rows after the iteration from which a run resumes."""
         rows = [row for row in read_log(self._folder) if row["iteration"] <= iteration]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (self._folder / "log.jsonl").write_text(text, encoding="utf-8")
 
     def curve(self) -> None:
-        """Draws the log so far."""
+        """Writes the loss curve of the log so far."""
         rows = read_log(self._folder)
         if len(rows) > 1:
             draw_curve(rows).save(self._folder / "loss.png")
 
-    def samples(self, iteration: int, pictures: Sequence[Image.Image]) -> None:
-        """Writes sample pictures side by side."""
+    def samples(self, iteration: int, images: Sequence[Image.Image]) -> None:
+        """Writes sample images side by side; nothing if there is none."""
+        if not images:
+            return
         folder = self._folder / "samples"
         folder.mkdir(exist_ok=True)
-        height = max(picture.height for picture in pictures)
-        sheet = Image.new("RGB", (sum(picture.width for picture in pictures), height))
+        height = max(image.height for image in images)
+        sheet = Image.new("RGB", (sum(image.width for image in images), height))
         left = 0
-        for picture in pictures:
-            sheet.paste(picture, (left, 0))
-            left += picture.width
+        for image in images:
+            sheet.paste(image, (left, 0))
+            left += image.width
         sheet.save(folder / f"iteration_{iteration:06d}.jpg", quality=85)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The rows of log.jsonl; an unfinished last line is left out."""
+    """Returns the rows of log.jsonl, without an unfinished last line."""
     file = folder / "log.jsonl"
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
@@ -123,49 +137,75 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def draw_curve(rows: Sequence[dict[str, Any]]) -> Image.Image:
-    """The groups' losses over the iterations, on a logarithmic axis."""
-    picture = Image.new("RGB", _SIZE, "white")
-    pen = ImageDraw.Draw(picture)
+    """Draws the weighted loss terms over the iterations, on a logarithmic axis.
+
+    Args:
+        rows: of the log, at least one; terms that a row lacks count as 0.
+    """
+    image = Image.new("RGB", _CURVE_SIZE, "white")
+    pen = ImageDraw.Draw(image)
     steps = np.array([row["iteration"] for row in rows], np.float64)
-    values = {name: np.array([max(row[name], _FLOOR) for row in rows]) for name in _CURVES}
-    shown = np.log10(np.concatenate([v[v > _FLOOR] for v in values.values()] + [np.ones(1)]))
-    low, high = float(np.floor(shown.min() * 4) / 4), float(np.ceil(shown.max() * 4) / 4 + 0.25)
-    width, height = _SIZE[0] - 2 * _MARGIN, _SIZE[1] - 2 * _MARGIN
+    values = {
+        name: np.array([max(row.get(name, 0.0), _SMALLEST_SHOWN) for row in rows])
+        for name in LOSS_TERMS
+    }
+    shown = [value[value > _SMALLEST_SHOWN] for value in values.values()]
+    logarithms = np.log10(np.concatenate([*shown, np.ones(1)]))
+    low = float(np.floor(logarithms.min() * 4) / 4)
+    high = float(np.ceil(logarithms.max() * 4) / 4 + 0.25)
+    width, height = _CURVE_SIZE[0] - 2 * _MARGIN, _CURVE_SIZE[1] - 2 * _MARGIN
+    _draw_grid(pen, (low, high), (float(steps[0]), float(steps[-1])))
     x = _MARGIN + (steps - steps[0]) / max(steps[-1] - steps[0], 1) * width
-    for part in range(5):
-        level = low + (high - low) * part / 4
-        y = _SIZE[1] - _MARGIN - height * part / 4
-        pen.line((_MARGIN, y, _SIZE[0] - _MARGIN, y), fill=(220, 220, 220))
-        pen.text((5, y - 6), f"{10**level:.3g}", fill="black")
-        step = steps[0] + (steps[-1] - steps[0]) * part / 4
-        pen.text((_MARGIN + width * part / 4 - 10, _SIZE[1] - 35), f"{step:.0f}", fill="black")
-    for place, (name, colour) in enumerate(_CURVES.items()):
-        y = _SIZE[1] - _MARGIN - (np.log10(values[name]).clip(low) - low) / (high - low) * height
+    for number, (name, value) in enumerate(values.items()):
+        colour = _CURVE_COLOURS[number % len(_CURVE_COLOURS)]
+        share = (np.log10(value).clip(low) - low) / (high - low)
+        y = _CURVE_SIZE[1] - _MARGIN - share * height
         pen.line(list(zip(x.tolist(), y.tolist(), strict=True)), fill=colour, width=2)
-        pen.text((_MARGIN + 130 * place, 15), name, fill=colour, font_size=16)
-    return picture
+        pen.text((_MARGIN + _LEGEND_WIDTH * number, 15), name, fill=colour, font_size=16)
+    return image
+
+
+def _draw_grid(
+    pen: ImageDraw.ImageDraw, levels: tuple[float, float], steps: tuple[float, float]
+) -> None:
+    """Draws five horizontal lines and labels both axes.
+
+    Args:
+        pen: of the curve's image.
+        levels: logarithm of the loss at the bottom and at the top.
+        steps: iterations at the left and at the right.
+    """
+    width, height = _CURVE_SIZE[0] - 2 * _MARGIN, _CURVE_SIZE[1] - 2 * _MARGIN
+    for part in range(5):
+        level = levels[0] + (levels[1] - levels[0]) * part / 4
+        y = _CURVE_SIZE[1] - _MARGIN - height * part / 4
+        pen.line((_MARGIN, y, _CURVE_SIZE[0] - _MARGIN, y), fill=(220, 220, 220))
+        pen.text((5, y - 6), f"{10**level:.3g}", fill="black")
+        step = steps[0] + (steps[1] - steps[0]) * part / 4
+        place = (_MARGIN + width * part / 4 - 10, _CURVE_SIZE[1] - 35)
+        pen.text(place, f"{step:.0f}", fill="black")
 
 
 def draw_boxes(
     pixels: Pixels,
-    wanted: npt.NDArray[np.float32],
-    found: npt.NDArray[np.float32],
+    annotated: npt.NDArray[np.float32],
+    detected: npt.NDArray[np.float32],
     captions: Sequence[str],
 ) -> Image.Image:
-    """A picture with its true boxes in green and the found ones in red.
+    """Returns an image with its annotated boxes in green and the detected ones in red.
 
     Args:
         pixels: uint8 [h, w, 3].
-        wanted: [n, 4] xyxy pixels.
-        found: [m, 4] xyxy pixels.
+        annotated: [n, 4] xyxy pixels.
+        detected: [m, 4] xyxy pixels.
         captions: m short texts.
     """
-    picture = Image.fromarray(pixels)
-    pen = ImageDraw.Draw(picture)
+    image = Image.fromarray(pixels)
+    pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(11)
-    for box in wanted.tolist():
-        pen.rectangle(box, outline=_WANTED, width=2)
-    for box, caption in zip(found.tolist(), captions, strict=True):
-        pen.rectangle(box, outline=_FOUND, width=1)
-        pen.text((box[0] + 2, box[1] + 1), caption, fill=_FOUND, font=font)
-    return picture
+    for box in annotated.tolist():
+        pen.rectangle(box, outline=_ANNOTATED_COLOUR, width=2)
+    for box, caption in zip(detected.tolist(), captions, strict=True):
+        pen.rectangle(box, outline=_DETECTED_COLOUR, width=1)
+        pen.text((box[0] + 2, box[1] + 1), caption, fill=_DETECTED_COLOUR, font=font)
+    return image

@@ -1,9 +1,9 @@
 """Command-line options generated from the fields of an options class.
 
-The options of `serve` come from `service.settings.Settings`, those of `train` and `eval` from
-their frozen dataclasses: name, type, default and help are those of the field. pydantic converts the
-text from the command line to the field's type; an error is one line that names the flag and its
-environment variable.
+The options of `serve` come from `service.settings.Settings`, those of `train` from
+`model.training.options.TrainOptions`: name, type, default, bounds and help are those of the field.
+pydantic converts the text from the command line to the field's type; an error is one line that
+names the flag and its environment variable.
 """
 
 from __future__ import annotations
@@ -13,19 +13,15 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import TypeAdapter, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel, ValidationError
 from rich.markup import escape
 
-from service.cli.comments import FieldComment, field_comments
-
-RecordT = TypeVar("RecordT")
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _NO_DEFAULT_SHOWN = (None, "", ())
-_NO_COMMENT = FieldComment("", None)
 _METAVARS: dict[Any, str] = {int: "INTEGER", float: "FLOAT", Path: "PATH", str: "TEXT"}
 
 
@@ -58,53 +54,39 @@ class OptionSpec:
         return self.annotation is bool
 
 
-def dataclass_options(
-    record: type[Any], env_prefix: str, *, skip: tuple[str, ...] = ()
+def model_options(
+    model: type[BaseModel],
+    env_prefix: str,
+    *,
+    short_flags: Mapping[str, tuple[str, ...]] | None = None,
+    click_reads_env: bool = True,
 ) -> tuple[OptionSpec, ...]:
-    """Returns the options for the fields of a frozen dataclass.
-
-    The help text is the comment behind the field; without a comment, the name of the field.
-    """
-    hints = get_type_hints(record)
-    comments = field_comments(record)
-    return tuple(
-        OptionSpec(
-            name=field.name,
-            annotation=hints[field.name],
-            default=field.default,
-            help=comments.get(field.name, _NO_COMMENT).text or field.name.replace("_", " "),
-            env_var=(env_prefix + field.name).upper(),
-            panel=comments.get(field.name, _NO_COMMENT).heading,
-        )
-        for field in dataclasses.fields(record)
-        if field.name not in skip
-    )
-
-
-def settings_options(
-    settings: type[BaseSettings], short_flags: Mapping[str, tuple[str, ...]]
-) -> tuple[OptionSpec, ...]:
-    """Returns the options for the fields of a settings class, which reads the environment itself.
+    """Returns the options for the fields of a pydantic model.
 
     Args:
-        settings: the class; the help text is the description of the field.
+        model: the class. The help text is the description of the field; the key `section` of its
+            `json_schema_extra` is the heading of that field and of those after it.
+        env_prefix: of the environment variables.
         short_flags: further names of a flag, by field name.
+        click_reads_env: False if the model reads the environment itself.
     """
-    prefix = settings.model_config.get("env_prefix", "")
-    comments = field_comments(settings)
-    return tuple(
-        OptionSpec(
-            name=name,
-            annotation=field.annotation,
-            default=field.get_default(call_default_factory=True),
-            help=field.description or "",
-            env_var=(prefix + name).upper(),
-            panel=comments.get(name, _NO_COMMENT).heading,
-            click_reads_env=False,
-            short_flags=short_flags.get(name, ()),
+    specs, panel = [], None
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        panel = str(extra["section"]) if isinstance(extra, dict) and "section" in extra else panel
+        specs.append(
+            OptionSpec(
+                name=name,
+                annotation=field.annotation,
+                default=field.get_default(call_default_factory=True),
+                help=field.description or "",
+                env_var=(env_prefix + name).upper(),
+                panel=panel,
+                click_reads_env=click_reads_env,
+                short_flags=(short_flags or {}).get(name, ()),
+            )
         )
-        for name, field in settings.model_fields.items()
-    )
+    return tuple(specs)
 
 
 def documented_option(  # noqa: PLR0913 - typer's own options, by keyword
@@ -166,31 +148,34 @@ def command_with_options(
     return command
 
 
-def parse_values(specs: tuple[OptionSpec, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts the given values to the types of their fields.
+def parse_options(
+    model: type[ModelT], specs: tuple[OptionSpec, ...], given: Mapping[str, Any]
+) -> ModelT:
+    """Creates an instance of a pydantic model from the values on the command line.
+
+    Args:
+        model: the class that `specs` describe.
+        specs: the options.
+        given: text (or a bool) by field name.
 
     Raises:
-        typer.BadParameter: if a value does not fit the type of its field.
+        typer.BadParameter: with one line for each bad value, which names the flag.
     """
-    by_name = {spec.name: spec for spec in specs}
-    return {name: _parse_value(by_name[name], value) for name, value in given.items()}
-
-
-def record_of(
-    record: type[RecordT], specs: tuple[OptionSpec, ...], values: Mapping[str, Any]
-) -> RecordT:
-    """Creates an instance of the options class.
-
-    Raises:
-        typer.BadParameter: if the class rejects the values; the message names the flags.
-    """
+    lists = {spec.name for spec in specs if is_list(spec.annotation)}
+    values = {
+        name: split_list(value) if name in lists and isinstance(value, str) else value
+        for name, value in given.items()
+    }
     try:
-        return record(**values)
-    except ValueError as error:
-        message = str(error)
-        for spec in specs:
-            message = message.replace(f"{record.__name__}.{spec.name}=", f"{spec.error_name}: ")
-        raise typer.BadParameter(message) from None
+        return model.model_validate(values)
+    except ValidationError as error:
+        names = {spec.name: spec.error_name for spec in specs}
+        lines = []
+        for item in error.errors():
+            field = str(item["loc"][0])
+            problem = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{names[field]}: {problem}; got {given.get(field)!r}")
+        raise typer.BadParameter("\n".join(lines)) from None
 
 
 def help_text(command: Callable[..., Any]) -> str:
@@ -257,12 +242,3 @@ def _typer_option(spec: OptionSpec) -> Any:
         panel=spec.panel,
         click_reads_env=spec.click_reads_env,
     )
-
-
-def _parse_value(spec: OptionSpec, value: Any) -> Any:
-    parts = split_list(value) if isinstance(value, str) and is_list(spec.annotation) else value
-    try:
-        return TypeAdapter(spec.annotation).validate_python(parts)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise typer.BadParameter(f"{spec.error_name}: {problem}; got {value!r}") from None

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.options import command_with_options, documented_option, help_text, settings_options
-from service.settings import Settings, SettingsError, load_settings
+from service.cli.options import command_with_options, documented_option, help_text, model_options
+from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
 # For commands without a service: the settings of the same names; `Settings` reads the environment.
 ModelOption = Annotated[
@@ -34,7 +34,9 @@ DeviceOption = Annotated[
         click_reads_env=False,
     ),
 ]
-SERVE_OPTIONS = settings_options(Settings, short_flags={"http_port": ("--port", "-p")})
+SERVE_OPTIONS = model_options(
+    Settings, ENV_PREFIX, short_flags={"http_port": ("--port", "-p")}, click_reads_env=False
+)
 
 _EPILOG = """[bold]Examples[/]
 

@@ -10,13 +10,12 @@ from model.training.options import TrainOptions
 from service.cli.failure import CommandFailed
 from service.cli.options import (
     command_with_options,
-    dataclass_options,
     help_text,
-    parse_values,
-    record_of,
+    model_options,
+    parse_options,
 )
 
-TRAIN_OPTIONS = dataclass_options(TrainOptions, "LITE_DETR_TRAIN_")
+TRAIN_OPTIONS = model_options(TrainOptions, "LITE_DETR_TRAIN_")
 
 _EPILOG = """[bold]Examples[/]
 
@@ -24,8 +23,8 @@ _EPILOG = """[bold]Examples[/]
   lite-detr train --annotations train.json --images train/ --symmetries hflip
   lite-detr train --output runs/codes --resume
 
-The run writes model.safetensors for `lite-detr serve --model`, last.pt to resume from, the curves
-of its losses and sample pictures into the output folder as it goes. Ctrl-C saves before it ends.
+The run writes model.safetensors for `lite-detr serve --model`, last.pt to resume from, the loss
+curve and sample images into the output folder at intervals. Ctrl-C saves, then ends it.
 """
 
 
@@ -37,8 +36,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _train(given: dict[str, Any]) -> None:
-    """Train a detector on COCO-format data, or on generated pictures of printed codes."""
-    options = record_of(TrainOptions, TRAIN_OPTIONS, parse_values(TRAIN_OPTIONS, given))
+    """Train a detector on COCO-format data, or on generated images of printed codes."""
+    options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
     from model.training.loop import TrainingFailed, train  # noqa: PLC0415
 
     try:

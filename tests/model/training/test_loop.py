@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from model.training.objective import Objective
 from model.training.optimizer import build_optimizer, set_learning_rate
 from model.training.report import read_log
 from model.training.sources import AnnotatedImage, CacheSource
-from model.training.start import build_start, draw_code_scene, load_fitting, open_source
+from model.training.start import draw_code_scene, load_fitting, open_source
 from model.training.state import TrainingStateError
 from model.weights.checkpoint import load_detector
 from tests.model.training.tiny import (
@@ -66,7 +65,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ca
     whole = tiny_trainer(options, CacheSource(cache, LABELS))
     torch.manual_seed(9)
     expected = whole.run()
-    halves = replace(options, output=tmp_path / "halves")
+    halves = options.changed(output=tmp_path / "halves")
     torch.manual_seed(9)
     # One sample picture, then two pictures a batch: the fourth batch gets the signal.
     first = tiny_trainer(halves, _StoppingSource(cache, 1 + 3 * 2 + 1))
@@ -190,7 +189,7 @@ def test_training_state_of_another_model_is_refused(tmp_path: Path, cache: Path)
     state["detector"].pop("label_enc.weight")
     torch.save(state, tmp_path / loop_room.STATE_FILE)
     with pytest.raises(TrainingStateError, match="does not fit"):
-        tiny_trainer(replace(options, resume=True), CacheSource(cache, LABELS)).run()
+        tiny_trainer(options.changed(resume=True), CacheSource(cache, LABELS)).run()
 
 
 def test_start_weights_load_what_fits_and_report_the_rest(tmp_path: Path, cache: Path) -> None:
@@ -216,9 +215,8 @@ def test_start_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> No
 
 
 def test_unknown_variant_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    options = tiny_options(tmp_path, variant="nonesuch")
     with pytest.raises(ValueError, match=r"nonesuch.*lite-dino-r50"):
-        build_start(options, LABELS, print)
+        tiny_options(tmp_path, variant="nonesuch")
 
 
 def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,7 +12,7 @@ import pytest
 from model.training.options import TrainOptions
 from service.cli import main
 from service.cli.configuration import configuration_page
-from service.cli.options import OptionSpec, parse_values, record_of
+from service.cli.options import OptionSpec, parse_options
 from service.cli.serve import SERVE_OPTIONS, settings_from_flags
 from service.cli.train import TRAIN_OPTIONS
 from service.settings import Settings
@@ -92,7 +91,7 @@ def test_serve_has_a_flag_for_each_setting_and_no_other() -> None:
 
 
 def test_train_has_a_flag_for_each_option_and_no_other() -> None:
-    assert [s.name for s in TRAIN_OPTIONS] == [f.name for f in dataclasses.fields(TrainOptions)]
+    assert [spec.name for spec in TRAIN_OPTIONS] == list(TrainOptions.model_fields)
 
 
 @pytest.mark.parametrize("spec", SERVE_OPTIONS, ids=lambda spec: spec.name)
@@ -133,6 +132,8 @@ def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "--batch-size", "0"], ["--batch-size", "LITE_DETR_TRAIN_BATCH_SIZE"]),
         (["train", "--sizes", "320,x"], ["--sizes", "LITE_DETR_TRAIN_SIZES", "320,x"]),
         (["train", "--schedule", "linear"], ["--schedule", "linear"]),
+        (["train", "--images", "x"], ["--images", "LITE_DETR_TRAIN_IMAGES", "annotations"]),
+        (["train", "--dense-weight", "-1"], ["--dense-weight", "LITE_DETR_TRAIN_DENSE_WEIGHT"]),
         (["detect"], ["IMAGE"]),
         (["detect", "a.jpg", "--json", "--coco"], ["--json", "--coco"]),
         (["detect", "-", "-"], ["stdin"]),
@@ -218,7 +219,7 @@ def test_train_flags_are_converted_to_the_types_of_their_fields() -> None:
         "max_minutes": "90",
         "resume": True,
     }
-    options = record_of(TrainOptions, TRAIN_OPTIONS, parse_values(TRAIN_OPTIONS, given))
+    options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
     expected = TrainOptions(
         sizes=(320, 352), learning_rate=3e-4, cache=Path("scenes"), max_minutes=90.0, resume=True
     )
