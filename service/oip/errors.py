@@ -1,4 +1,4 @@
-"""What the protocol itself can refuse, and how that is told: one table for HTTP and gRPC.
+"""The protocol's own errors with their HTTP and gRPC statuses.
 
 Errors of the Detector use the tables of every adapter (`service.transport.http_status`,
 `service.transport.grpc_status`).
@@ -14,7 +14,7 @@ import grpc
 
 @dataclass(frozen=True)
 class RefusalKind:
-    """How one kind of refusal is told."""
+    """The code and statuses of one kind of error."""
 
     code: str  # stable, for programs and metrics
     http_status: int
@@ -28,7 +28,7 @@ WRONG_METHOD = RefusalKind("method_not_allowed", 405, grpc.StatusCode.UNIMPLEMEN
 TOO_LARGE = RefusalKind("body_too_large", 413, grpc.StatusCode.INVALID_ARGUMENT)
 UNKNOWN_ENCODING = RefusalKind("unsupported_encoding", 415, grpc.StatusCode.INVALID_ARGUMENT)
 LOAD_FAILED = RefusalKind("load_failed", 500, grpc.StatusCode.INTERNAL)
-NOT_ALIVE = RefusalKind("not_live", 503, grpc.StatusCode.UNAVAILABLE)
+NOT_LIVE = RefusalKind("not_live", 503, grpc.StatusCode.UNAVAILABLE)
 NOT_READY = RefusalKind("not_ready", 503, grpc.StatusCode.UNAVAILABLE)
 CONTROL_OFF = RefusalKind("model_control_off", 503, grpc.StatusCode.UNAVAILABLE)
 
@@ -38,25 +38,30 @@ _repr.maxstring = _repr.maxother = 100
 
 
 class OipRefused(Exception):
-    """A request that the protocol's rules refuse.
+    """A request that violates the protocol, or names something that the service does not have.
 
     Attributes:
-        kind: how it is told.
+        kind: its code and statuses.
         detail: one sentence for the person who sent the request.
     """
 
     def __init__(self, kind: RefusalKind, detail: str) -> None:
-        """Keeps what the client will read."""
+        """Stores what the response will contain."""
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
 
+    @property
+    def code(self) -> str:
+        """The code of its kind."""
+        return self.kind.code
+
 
 def malformed(detail: str) -> OipRefused:
-    """A request that is not what the protocol asks for."""
+    """A request that violates the protocol."""
     return OipRefused(MALFORMED, detail)
 
 
-def shown(value: object) -> str:
-    """A client's value as a message shows it: short, however large it is."""
+def short_repr(value: object) -> str:
+    """A value of the client for an error message, cut to a bounded length."""
     return _repr.repr(value)

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from service.core.model_control import ModelEntry
 from service.oip.errors import malformed
-from service.oip.inference import InferAnswer
+from service.oip.inference import InferResult
 from service.oip.parameters import read_parameters
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.request import (
@@ -69,7 +69,7 @@ def parameter_values(parameters: Mapping[str, Message]) -> dict[str, object]:
     return values
 
 
-def answer_message(request: InferRequest, answer: InferAnswer) -> pb.ModelInferResponse:
+def response_message(request: InferRequest, answer: InferResult) -> pb.ModelInferResponse:
     """An answer; its tensors lie raw behind their descriptions."""
     return pb.ModelInferResponse(
         model_name=answer.model_name,
@@ -85,10 +85,10 @@ def answer_message(request: InferRequest, answer: InferAnswer) -> pb.ModelInferR
     )
 
 
-def stream_message(request: InferRequest, answer: InferAnswer) -> pb.ModelStreamInferResponse:
+def stream_message(request: InferRequest, answer: InferResult) -> pb.ModelStreamInferResponse:
     """An answer on a stream; where the client asked, it says that no more follow."""
-    response = answer_message(request, answer)
-    if request.parameters.tell_final:
+    response = response_message(request, answer)
+    if request.parameters.mark_final:
         response.parameters[_FINAL_RESPONSE].bool_param = True
     return pb.ModelStreamInferResponse(infer_response=response)
 

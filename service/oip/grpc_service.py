@@ -24,11 +24,11 @@ from service.observability.request_log import RequestLog
 from service.oip.errors import OipRefused
 from service.oip.grpc_management import ManagementMethods, Method
 from service.oip.grpc_messages import (
-    answer_message,
     read_infer_request,
+    response_message,
     stream_message,
 )
-from service.oip.inference import Arrival, InferAnswer, Inference
+from service.oip.inference import Inference, InferResult, RequestInfo
 from service.oip.model_description import ModelDescription
 from service.oip.pb import grpc_service_pb2 as pb
 from service.oip.repository import Repository
@@ -112,7 +112,7 @@ class InferenceService:
 
             async def infer() -> pb.ModelInferResponse:
                 self._calls.refuse_if_draining()
-                return await self._infer(data, call, answer_message)
+                return await self._infer(data, call, response_message)
 
             return await self._answer(call, context, infer(), counted=True)
 
@@ -151,14 +151,14 @@ class InferenceService:
         await self._calls.answer_stream(frames, call, context, answer, _IN_FLIGHT)
 
     async def _infer(
-        self, data: bytes, call: Call, encode: Callable[[InferRequest, InferAnswer], _Answer]
+        self, data: bytes, call: Call, encode: Callable[[InferRequest, InferResult], _Answer]
     ) -> _Answer:
         started = time.monotonic()
         message = parse_message(pb.ModelInferRequest, data)
         self._model.check(message.model_name, message.model_version)
         request = read_infer_request(message, self._max_images)
         priority = parse_priority(call.priority)
-        arrival = Arrival(call.request_id, started, call.deadline, priority)
+        arrival = RequestInfo(call.request_id, started, call.deadline, priority)
         return await self._inference.run(request, arrival, encode)
 
     async def _answer(

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from service.oip.errors import malformed, shown
-from service.oip.inference import InferAnswer
+from service.oip.errors import malformed, short_repr
+from service.oip.inference import InferResult
 from service.oip.parameters import read_flag, read_parameters
 from service.oip.request import (
     InferRequest,
@@ -61,7 +61,7 @@ def read_request(body: bytes, header_length: str | None, max_images: int) -> Inf
     document = read_object(body[:json_length])
     for name in document:
         if name not in _KNOWN_FIELDS:
-            raise malformed(f"unknown field {shown(name)}")
+            raise malformed(f"unknown field {short_repr(name)}")
     parameters = read_parameters(_parameters(document, "the request"))
     return InferRequest(
         images=_images(document, memoryview(body)[json_length:], max_images),
@@ -99,7 +99,7 @@ def read_repository_parameters(body: bytes) -> dict[str, Any]:
     return _parameters(read_object(body), "the request")
 
 
-def write_answer(request: InferRequest, answer: InferAnswer) -> tuple[bytes, int | None]:
+def write_response(request: InferRequest, answer: InferResult) -> tuple[bytes, int | None]:
     """An answer's body.
 
     Returns:
@@ -182,7 +182,7 @@ def _images(document: Mapping[str, Any], binary: memoryview, max_images: int) ->
 
 def _check_binary_size(size: object, present: int) -> None:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise malformed(f"{_BINARY_SIZE} of input {INPUT.name} is {shown(size)}")
+        raise malformed(f"{_BINARY_SIZE} of input {INPUT.name} is {short_repr(size)}")
     if size != present:
         raise malformed(
             f"{_BINARY_SIZE} of input {INPUT.name} is {size}, but {present} bytes follow the JSON"

@@ -1,10 +1,12 @@
-"""The protocol over HTTP: its paths, and what stands behind each of them."""
+"""The protocol over HTTP: its paths under /v2."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -12,17 +14,27 @@ from starlette.routing import BaseRoute, Route
 from service.core.detector import Detector
 from service.core.model_control import ModelControl
 from service.core.selection import PRIORITY_HEADER, parse_priority
+from service.oip import http_schemas as schemas
 from service.oip.compression import inflate_body
-from service.oip.errors import NOT_ALIVE, NOT_READY, UNKNOWN_PATH, OipRefused
+from service.oip.errors import NOT_LIVE, NOT_READY, OipRefused
 from service.oip.http_codec import (
     HEADER_LENGTH,
     read_object,
     read_repository_parameters,
     read_request,
-    write_answer,
+    write_response,
 )
-from service.oip.http_endpoint import Endpoint, json_response
-from service.oip.inference import Arrival, Inference
+from service.oip.http_openapi import (
+    INFER_DESCRIPTION,
+    INFER_REQUEST,
+    INFER_RESPONSE,
+    error_responses,
+    optional_json_body,
+    path_parameters,
+    success_response,
+)
+from service.oip.http_route import OipRoute, UnknownPath, json_response, oip_route
+from service.oip.inference import Inference, RequestInfo
 from service.oip.model_description import ModelDescription
 from service.oip.parameters import read_flag
 from service.oip.repository import Repository
@@ -36,6 +48,12 @@ from service.transport.http_request import (
     request_id_of,
     unless_client_leaves,
 )
+from service.transport.openapi import RequestHandler, register_schemas
+
+_VERSION = "/versions/{version}"
+_MODEL_ERRORS = (404, 503)
+_REPOSITORY_ERRORS = (400, 404, 408, 413, 422, 500, 503)
+_INFER_ERRORS = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 def oip_routes(
@@ -48,50 +66,35 @@ def oip_routes(
 
     Args:
         detector: the core; shared with the other adapters.
-        control: over what is served.
+        control: loads and unloads the model.
         settings: limits, and whether clients may load and unload.
-        bodies: what the bodies of all adapters together may hold; None: a count of its own.
+        bodies: counts the bodies of all adapters; None: a count of its own.
 
     Returns:
         Routes for the HTTP application, which gives each request its id.
     """
     model = ModelDescription(detector, settings)
-    probes = _Probes(detector, model)
-    repository = _RepositoryPaths(Repository(control, settings), settings)
-    infer = _Infer(detector, model, settings, bodies or BodyMemory(settings.max_bodies_bytes))
-    routes: list[BaseRoute] = [
-        Route("/v2", Endpoint("GET", probes.server)),
-        Route("/v2/health/live", Endpoint("GET", probes.live)),
-        Route("/v2/health/ready", Endpoint("GET", probes.ready)),
-        Route("/v2/models/stats", Endpoint("GET", probes.statistics)),
-        Route("/v2/repository/index", Endpoint("POST", repository.index)),
-        Route("/v2/repository/models/{model}/load", Endpoint("POST", repository.load)),
-        Route("/v2/repository/models/{model}/unload", Endpoint("POST", repository.unload)),
+    return [
+        *_server_routes(_ServerEndpoints(detector)),
+        *_model_routes(_ModelEndpoints(detector, model)),
+        *_repository_routes(_RepositoryEndpoints(Repository(control, settings), settings)),
+        *_infer_routes(detector, model, settings, bodies or BodyMemory(settings.max_bodies_bytes)),
+        Route("/v2/{rest:path}", UnknownPath()),
     ]
-    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        routes += [
-            Route(path, Endpoint("GET", probes.metadata)),
-            Route(f"{path}/ready", Endpoint("GET", probes.model_ready)),
-            Route(f"{path}/config", Endpoint("GET", probes.config)),
-            Route(f"{path}/stats", Endpoint("GET", probes.statistics)),
-            Route(f"{path}/infer", Endpoint("POST", infer.answer, detector.metrics)),
-        ]
-    return [*routes, Route("/v2/{rest:path}", Endpoint("", _nothing_here))]
 
 
-class _Probes:
-    """What clients ask before they infer."""
+class _ServerEndpoints:
+    """Handles the paths of the server as a whole."""
 
-    def __init__(self, detector: Detector, model: ModelDescription) -> None:
+    def __init__(self, detector: Detector) -> None:
         self._detector = detector
-        self._model = model
 
-    async def server(self, _request: Request) -> Response:
+    async def metadata(self, _request: Request) -> Response:
         return json_response(server_metadata())
 
     async def live(self, _request: Request) -> Response:
         if not self._detector.live:
-            raise OipRefused(NOT_ALIVE, "the engine fails again and again")
+            raise OipRefused(NOT_LIVE, "the engine fails repeatedly")
         return json_response({"live": True})
 
     async def ready(self, _request: Request) -> Response:
@@ -99,7 +102,24 @@ class _Probes:
             raise OipRefused(NOT_READY, self._detector.not_ready_reason)
         return json_response({"ready": True})
 
-    async def model_ready(self, request: Request) -> Response:
+
+def _server_routes(server: _ServerEndpoints) -> list[BaseRoute]:
+    get = _get_route
+    return [
+        *get("/v2", server.metadata, "Server metadata", schemas.ServerMetadata),
+        *get("/v2/health/live", server.live, "Server live", schemas.ServerLive, (503,)),
+        *get("/v2/health/ready", server.ready, "Server ready", schemas.ServerReady, (503,)),
+    ]
+
+
+class _ModelEndpoints:
+    """Handles the paths that describe the model."""
+
+    def __init__(self, detector: Detector, model: ModelDescription) -> None:
+        self._detector = detector
+        self._model = model
+
+    async def ready(self, request: Request) -> Response:
         model = self._model.check(*_model_of(request))
         if not self._detector.ready:
             raise OipRefused(NOT_READY, self._detector.not_ready_reason)
@@ -115,16 +135,34 @@ class _Probes:
         return json_response(self._model.statistics(*_model_of(request)))
 
 
-class _RepositoryPaths:
-    """What operators ask of the model repository."""
+def _model_routes(model: _ModelEndpoints) -> list[BaseRoute]:
+    stats = (model.statistics, "Model statistics", schemas.ModelStatistics, _MODEL_ERRORS)
+    # Before /v2/models/{model}, which matches it too.
+    routes = _get_route("/v2/models/stats", stats[0], "Statistics of all models", *stats[2:])
+    for suffix in ("", _VERSION):
+        path = "/v2/models/{model}" + suffix
+        metadata = (model.metadata, "Model metadata", schemas.ModelMetadata, _MODEL_ERRORS)
+        ready = (model.ready, "Model ready", schemas.ModelReady, _MODEL_ERRORS)
+        config = (model.config, "Model configuration", schemas.ModelConfig, _MODEL_ERRORS)
+        routes += [
+            *_get_route(path, *metadata),
+            *_get_route(f"{path}/ready", *ready),
+            *_get_route(f"{path}/config", *config),
+            *_get_route(f"{path}/stats", *stats),
+        ]
+    return routes
+
+
+class _RepositoryEndpoints:
+    """Handles the paths of the model repository."""
 
     def __init__(self, repository: Repository, settings: Settings) -> None:
         self._repository = repository
         self._limits = BodyLimits.of(settings)
 
     async def index(self, request: Request) -> Response:
-        asked = read_object(await self._body(request))
-        entries = self._repository.index(ready_only=read_flag(asked, "ready"))
+        requested = read_object(await self._body(request))
+        entries = self._repository.index(ready_only=read_flag(requested, "ready"))
         return json_response([asdict(entry) for entry in entries])
 
     async def load(self, request: Request) -> Response:
@@ -141,8 +179,26 @@ class _RepositoryPaths:
         return await read_body(request.headers, request.receive, self._limits)
 
 
-class _Infer:
-    """POST .../infer."""
+def _repository_routes(repository: _RepositoryEndpoints) -> list[BaseRoute]:
+    index, change = schemas.RepositoryIndexRequest, schemas.RepositoryRequest
+    listed, changed = schemas.RepositoryIndex, schemas.RepositoryResponse
+    path = "/v2/repository/models/{model}"
+    post = _post_route
+    return [
+        *post("/v2/repository/index", repository.index, "List models", listed, index),
+        *post(f"{path}/load", repository.load, "Load a model", changed, change),
+        *post(
+            f"{path}/unload",
+            repository.unload,
+            "Unload a model",
+            schemas.RepositoryResponse,
+            change,
+        ),
+    ]
+
+
+class _InferEndpoint:
+    """Handles POST .../infer."""
 
     def __init__(
         self, detector: Detector, model: ModelDescription, settings: Settings, bodies: BodyMemory
@@ -153,25 +209,25 @@ class _Infer:
         self._limits = BodyLimits.of(settings)
         self._max_images = settings.max_files
 
-    async def answer(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
         with self._bodies.account() as account:
-            return await self._answer(request, account)
+            return await self._respond(request, account)
 
-    async def _answer(self, request: Request, account: BodyAccount) -> Response:
+    async def _respond(self, request: Request, account: BodyAccount) -> Response:
         started = time.monotonic()
         timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
         deadline = None if timeout_s is None else started + timeout_s
         priority = parse_priority(request.headers.get(PRIORITY_HEADER))
         self._model.check(*_model_of(request))
-        asked = await self._read(request, deadline, account)
-        arrival = Arrival(
+        infer_request = await self._read(request, deadline, account)
+        info = RequestInfo(
             request_id=request_id_of(request.scope),
             started=started,
             deadline=deadline,
             priority=priority,
             read_ms=(time.monotonic() - started) * 1000,
         )
-        work = self._inference.run(asked, arrival, write_answer)
+        work = self._inference.run(infer_request, info, write_response)
         body, json_length = await unless_client_leaves(work, request.scope, request.receive)
         if json_length is None:
             return Response(body, media_type="application/json")
@@ -190,10 +246,73 @@ class _Infer:
         return read_request(body, headers.get(HEADER_LENGTH), self._max_images)
 
 
-async def _nothing_here(request: Request) -> Response:
-    raise OipRefused(UNKNOWN_PATH, f"there is nothing at {request.url.path[:200]}")
+def _infer_routes(
+    detector: Detector, model: ModelDescription, settings: Settings, bodies: BodyMemory
+) -> list[BaseRoute]:
+    endpoint = _InferEndpoint(detector, model, settings, bodies)
+    routes: list[BaseRoute] = []
+    for suffix in ("", _VERSION):
+        path = "/v2/models/{model}" + suffix + "/infer"
+        parameters = [*path_parameters(path)["parameters"], *INFER_REQUEST["parameters"]]
+        routes += oip_route(
+            "POST",
+            path,
+            endpoint.respond,
+            counted_by=detector.metrics,
+            summary="Infer",
+            description=INFER_DESCRIPTION,
+            responses=INFER_RESPONSE | error_responses(_INFER_ERRORS),
+            openapi_extra=INFER_REQUEST | {"parameters": parameters},
+        )
+        _register(routes, schemas.InferenceRequest, schemas.InferenceResponse)
+    return routes
+
+
+def _get_route(
+    path: str,
+    endpoint: RequestHandler,
+    summary: str,
+    response_model: type[BaseModel],
+    errors: Sequence[int] = (),
+) -> list[BaseRoute]:
+    return oip_route(
+        "GET",
+        path,
+        endpoint,
+        summary=summary,
+        response_model=response_model,
+        responses=success_response(summary) | error_responses(errors),
+        openapi_extra=path_parameters(path),
+    )
+
+
+def _post_route(
+    path: str,
+    endpoint: RequestHandler,
+    summary: str,
+    response_model: type[BaseModel],
+    request_model: type[BaseModel],
+) -> list[BaseRoute]:
+    routes = oip_route(
+        "POST",
+        path,
+        endpoint,
+        summary=summary,
+        response_model=response_model,
+        responses=success_response(summary) | error_responses(_REPOSITORY_ERRORS),
+        openapi_extra=path_parameters(path) | optional_json_body(request_model),
+    )
+    _register(routes, request_model)
+    return routes
+
+
+def _register(routes: list[BaseRoute], *models: type[BaseModel]) -> None:
+    """Adds models that `openapi_extra` refers to."""
+    for route in routes:
+        if isinstance(route, OipRoute):
+            register_schemas(route, *models)
 
 
 def _model_of(request: Request) -> tuple[str, str]:
-    """Name and version that the path names; empty where it does not."""
+    """The model's name and version in the path; empty where the path has none."""
     return request.path_params.get("model", ""), request.path_params.get("version", "")

@@ -22,7 +22,7 @@ _IMAGES_IN_FLIGHT = 8  # of one request: enough for a batch, too few to crowd ou
 
 
 @dataclass(frozen=True)
-class Arrival:
+class RequestInfo:
     """How a request came."""
 
     request_id: str  # the transport's, for a request that has no name itself
@@ -33,7 +33,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class InferAnswer:
+class InferResult:
     """What a request gets: `tensors` in the order of its outputs."""
 
     model_name: str
@@ -52,8 +52,8 @@ class Inference:
     async def run(
         self,
         request: InferRequest,
-        arrival: Arrival,
-        encode: Callable[[InferRequest, InferAnswer], _Encoded],
+        arrival: RequestInfo,
+        encode: Callable[[InferRequest, InferResult], _Encoded],
     ) -> _Encoded:
         """Detects in all images of a request, side by side.
 
@@ -75,11 +75,11 @@ class Inference:
         specs = [output.spec for output in request.outputs]
         tensors = output_tensors(specs, results, most if asked is None else asked)
         first = results[0]
-        encoded = encode(request, InferAnswer(first.model_name, first.model_version, tensors))
+        encoded = encode(request, InferResult(first.model_name, first.model_version, tensors))
         self._detector.metrics.observe_stage("encode", time.monotonic() - encode_started)
         return encoded
 
-    async def _detect_all(self, request: InferRequest, arrival: Arrival) -> list[DetectResult]:
+    async def _detect_all(self, request: InferRequest, arrival: RequestInfo) -> list[DetectResult]:
         base_id = valid_request_id(request.request_id) or arrival.request_id
         deadline = _deadline(request, arrival)
         room = asyncio.Semaphore(_IMAGES_IN_FLIGHT)
@@ -105,7 +105,7 @@ class Inference:
         return [_result(index, outcome) for index, outcome in enumerate(outcomes)]
 
 
-def _deadline(request: InferRequest, arrival: Arrival) -> float | None:
+def _deadline(request: InferRequest, arrival: RequestInfo) -> float | None:
     """The nearer of the transport's deadline and the request's own."""
     if request.parameters.timeout_s is None:
         return arrival.deadline

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service.errors import InvalidOptions
-from service.oip.errors import shown
+from service.oip.errors import short_repr
 from service.types import DetectOptions, Priority
 
 _MOST_DIGITS = 18
@@ -38,7 +38,7 @@ class InferParameters:
     priority: Priority | None = None  # None: as the transport says
     timeout_s: float | None = None  # None: the service's own
     binary_output: bool = False  # of outputs that do not say it themselves
-    tell_final: bool = False  # a stream's answers say that they are whole
+    mark_final: bool = False  # a stream's answers say that they are whole
 
 
 def read_parameters(values: Mapping[str, object]) -> InferParameters:
@@ -50,7 +50,7 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
     for name in values:
         if name not in PARAMETERS:
             known = ", ".join(PARAMETERS)
-            raise InvalidOptions(f"unknown parameter {shown(name)}; known are {known}")
+            raise InvalidOptions(f"unknown parameter {short_repr(name)}; known are {known}")
     options = DetectOptions(
         threshold=_number(values, "threshold"),
         max_detections=_whole(values, "max_detections"),
@@ -61,7 +61,7 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
         priority=_priority(_whole(values, "priority")),
         timeout_s=_timeout_s(_whole(values, "timeout")),
         binary_output=read_flag(values, "binary_data_output"),
-        tell_final=read_flag(values, "triton_enable_empty_final_response"),
+        mark_final=read_flag(values, "triton_enable_empty_final_response"),
     )
 
 
@@ -75,7 +75,7 @@ def read_flag(values: Mapping[str, object], name: str, default: bool = False) ->
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidOptions(f"{name} is {shown(value)}; it takes true or false")
+        raise InvalidOptions(f"{name} is {short_repr(value)}; it takes true or false")
     return value
 
 
@@ -91,7 +91,7 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
         except (ValueError, OverflowError):
             number = math.nan
     if not math.isfinite(number):
-        raise InvalidOptions(f"{name} is {shown(value)}; it takes a number")
+        raise InvalidOptions(f"{name} is {short_repr(value)}; it takes a number")
     return number
 
 
@@ -102,7 +102,7 @@ def _whole(values: Mapping[str, object], name: str) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MOST_DIGITS:
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidOptions(f"{name} is {shown(value)}; it takes a whole number from 0 up")
+        raise InvalidOptions(f"{name} is {short_repr(value)}; it takes a whole number from 0 up")
     return value
 
 
@@ -113,8 +113,8 @@ def _labels(value: object) -> tuple[str, ...] | None:
     names = [name.strip() for name in str(value).split(",")] if fits else [""]
     if not all(names):
         raise InvalidOptions(
-            f"labels is {shown(value)}; it takes class names parted by commas; leave it out for "
-            f"all classes"
+            f"labels is {short_repr(value)}; it takes class names separated by commas; leave it "
+            "out for all classes"
         )
     return tuple(dict.fromkeys(names))
 

@@ -11,7 +11,14 @@ from service.core.model_control import (
     ModelLoadFailed,
     UnknownModel,
 )
-from service.oip.errors import CONTROL_OFF, LOAD_FAILED, UNKNOWN_MODEL, OipRefused, malformed, shown
+from service.oip.errors import (
+    CONTROL_OFF,
+    LOAD_FAILED,
+    UNKNOWN_MODEL,
+    OipRefused,
+    malformed,
+    short_repr,
+)
 from service.settings import Settings
 
 _UNLOAD_DEPENDENTS = "unload_dependents"  # no model here has any
@@ -39,7 +46,7 @@ class Repository:
         self._check_allowed()
         if parameters:
             raise malformed(
-                f"parameter {shown(next(iter(parameters)))} is not supported: a model is "
+                f"parameter {short_repr(next(iter(parameters)))} is not supported: a model is "
                 f"loaded from its own weights file as it is"
             )
         await _told(self._control.load(name))
@@ -53,7 +60,7 @@ class Repository:
         self._check_allowed()
         unknown = [key for key in parameters if key != _UNLOAD_DEPENDENTS]
         if unknown:
-            raise malformed(f"unknown parameter {shown(unknown[0])}")
+            raise malformed(f"unknown parameter {short_repr(unknown[0])}")
         await _told(self._control.unload(name))
 
     def _check_allowed(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.errors import InvalidOptions
-from service.oip.errors import malformed, shown
+from service.oip.errors import malformed, short_repr
 from service.oip.parameters import InferParameters
 from service.oip.tensors import INPUT, OUTPUT_BY_NAME, OUTPUTS, TensorSpec
 
@@ -52,7 +52,7 @@ def find_output(name: object) -> TensorSpec:
     spec = OUTPUT_BY_NAME.get(name) if isinstance(name, str) else None
     if spec is None:
         known = ", ".join(OUTPUT_BY_NAME)
-        raise malformed(f"unknown output {shown(name)}; the model has {known}")
+        raise malformed(f"unknown output {short_repr(name)}; the model has {known}")
     return spec
 
 
@@ -100,19 +100,19 @@ def check_input(
         OipRefused: where the model has no such input.
     """
     if name != INPUT.name:
-        raise malformed(f"unknown input {shown(name)}; the model has {INPUT.name}")
+        raise malformed(f"unknown input {short_repr(name)}; the model has {INPUT.name}")
     if datatype != INPUT.datatype:
         raise malformed(
-            f"input {INPUT.name} has datatype {shown(datatype)}; it takes {INPUT.datatype}, "
+            f"input {INPUT.name} has datatype {short_repr(datatype)}; it takes {INPUT.datatype}, "
             f"each element a whole image file"
         )
     sizes = [size for size in (shape or ())[:_COLUMN_RANK] if type(size) is int]
     rank_fits = len(sizes) == 1 or sizes[1:] == [1]
     if not rank_fits or shape is None or len(shape) != len(sizes):
-        raise malformed(f"input {INPUT.name} has shape {shown(shape)}; it takes [N], N images")
+        raise malformed(f"input {INPUT.name} has shape {short_repr(shape)}; it takes [N], N images")
     if not 1 <= sizes[0] <= max_images:
         raise malformed(
-            f"input {INPUT.name} has shape {shown(shape)}; 1 to {max_images} images are "
+            f"input {INPUT.name} has shape {short_repr(shape)}; 1 to {max_images} images are "
             f"accepted in one request"
         )
     return sizes[0]
@@ -139,7 +139,7 @@ def is_base64(parameters: Mapping[str, object]) -> bool:
     content_type = parameters.get(_CONTENT_TYPE)
     if content_type not in (None, "base64"):
         raise malformed(
-            f"input {INPUT.name}: {_CONTENT_TYPE} is {shown(content_type)}; "
+            f"input {INPUT.name}: {_CONTENT_TYPE} is {short_repr(content_type)}; "
             f"it takes 'base64', or leave it out"
         )
     return content_type is not None
@@ -171,5 +171,5 @@ def check_request_id(request_id: object) -> str:
     if request_id is None:
         return ""
     if not isinstance(request_id, str):
-        raise InvalidOptions(f"id is {shown(request_id)}; it takes text")
+        raise InvalidOptions(f"id is {short_repr(request_id)}; it takes text")
     return request_id
