@@ -1,8 +1,8 @@
-"""The core: one call from an encoded image to its detections, whatever protocol it came by.
+"""The service's one entry point: `Detector.detect` turns an encoded image into detections.
 
     admit -> slot -> decode (threads) -> batcher (engine) -> select -> DetectResult
 
-Adapters (REST, gRPC, ...) parse, call `Detector.detect` and encode; every rule is here or below.
+Adapters (REST, gRPC, OIP) parse the request, call `detect` and encode the result.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class DetectorLimits:
-    """What one request may weigh and how long it may take."""
+    """Limits of a request; see the settings of the same names."""
 
     images: ImageLimits
     request_timeout_ms: float
@@ -55,7 +55,7 @@ class DetectorLimits:
 
 
 class Detector:
-    """Detects in images; adapters hold one and share it."""
+    """Detects in images; all adapters share one."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class Detector:
         metrics: Metrics,
         limits: DetectorLimits,
     ) -> None:
-        """Starts ready as soon as an engine is.
+        """Creates a detector that becomes ready with the first engine.
 
         Args:
             served: the model that serves, until `swap`.
-            metrics: where it is counted.
+            metrics: count its images.
             limits: of a request.
         """
         self.metrics = metrics
@@ -83,32 +83,32 @@ class Detector:
 
     @property
     def model(self) -> ModelInfo:
-        """The model that serves, or that served last where it was unloaded."""
+        """The model that serves; after `unload`, the one that served last."""
         return self._served.info
 
     @property
     def served(self) -> ServedModel:
-        """The model that serves with its engines, for its owner and for gauges."""
+        """The model that serves, with its engines; for its owner and for gauges."""
         return self._served
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a model to serve; false between `unload` and the next `swap`."""
+        """Whether a model is loaded; false between `unload` and the next `swap`."""
         return self._loaded
 
     @property
     def ready(self) -> bool:
-        """Whether a balancer should send requests here."""
+        """Whether a load balancer should send requests here."""
         return not self.not_ready_reason
 
     @property
     def live(self) -> bool:
-        """False where only a restart of the whole service can help."""
+        """False if only a restart of the whole service can help."""
         return self._served.batcher.live or not self._loaded
 
     @property
     def not_ready_reason(self) -> str:
-        """Why `ready` is false, for people; empty where it is true."""
+        """Why `ready` is false, for people; empty if it is true."""
         if self._draining:
             return "the service is shutting down"
         if not self._loaded:
@@ -122,25 +122,25 @@ class Detector:
 
     @property
     def kernel(self) -> str:
-        """Which attention implementation serves; empty before the engine is ready."""
+        """Name of the attention implementation; empty before the engine is ready."""
         return self._served.batcher.kernel
 
     @property
     def canary_age_seconds(self) -> float:
-        """Seconds since an engine last answered anything; infinite where none ever did."""
+        """Seconds since an engine last completed a batch; infinite if none ever did."""
         return self._served.canary_age_seconds()
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """How long an image that came now would wait, as far as those before can tell."""
+        """Predicted wait of an image that arrived now."""
         return self._admission.predicted_wait_seconds(self._served)
 
     @property
     def active(self) -> int:
-        """Images accepted and not yet answered."""
+        """Images in flight: accepted and not yet finished."""
         return self._accepted.count
 
-    async def detect(  # noqa: PLR0913 - what a request carries, by keyword
+    async def detect(  # noqa: PLR0913 - the fields of a request
         self,
         data: bytes,
         options: DetectOptions,
@@ -154,17 +154,17 @@ class Detector:
 
         Args:
             data: the image file.
-            options: what is asked for.
-            request_id: for logs and the answer.
-            deadline: monotonic seconds; may only shorten the service's own timeout.
-            priority: who goes first where images wait.
-            read_ms: what the adapter spent on receiving the body, for the timings.
+            options: which detections to return.
+            request_id: for logs and the result.
+            deadline: monotonic seconds; can only shorten the service's own timeout.
+            priority: which waiting images go first.
+            read_ms: time the adapter took to receive the body, for the timings.
 
         Returns:
-            The detections in pixels of the image as a person sees it.
+            The detections, in pixels of the image after EXIF rotation.
 
         Raises:
-            DetectionError: one subclass for each thing that can go wrong (`service.errors`).
+            DetectionError: one subclass per kind of failure (`service.errors`).
         """
         started = time.monotonic()
         try:
@@ -186,20 +186,20 @@ class Detector:
             raise
         except DetectionError as error:
             self._count_failure(error.code, started)
-            self._tell_of(error, request_id)
+            self._log_failure(error, request_id)
             raise
         except Exception:
             self._count_failure("internal", started)
             raise
-        # The caller's task goes on first, and sends the answer.
-        asyncio.get_running_loop().call_soon(self._count_answer, result.timings)
+        # Counted after the caller's task has sent the response.
+        asyncio.get_running_loop().call_soon(self._count_result, result.timings)
         return result
 
     def swap(self, served: ServedModel) -> ServedModel:
-        """Serves another model from now on; requests under way stay with the one before.
+        """Serves another model from now on; requests in flight stay with the previous one.
 
         Returns:
-            The one before; its owner closes it when it is `unused`.
+            The previous model; its owner closes it after `wait_until_unused`.
         """
         before, self._served = self._served, served
         self._loaded = True
@@ -207,23 +207,23 @@ class Detector:
         return before
 
     def unload(self) -> ServedModel:
-        """Serves nothing from now on, until `swap`.
+        """Serves no model from now on, until `swap`.
 
         Returns:
-            What served; its owner closes it when it is `unused`.
+            The previous model; its owner closes it after `wait_until_unused`.
         """
         self._loaded = False
         return self._served
 
     def begin_drain(self) -> None:
-        """Ready no more; requests are still taken, as balancers need a moment to notice."""
+        """Becomes not ready. Requests are still accepted: load balancers need time to notice."""
         self._draining = True
 
     async def drain(self, timeout_seconds: float) -> int:
-        """Refuses new images and waits for those accepted.
+        """Refuses new images and waits for those in flight.
 
         Returns:
-            How many are still unanswered; 0 unless the time ran out.
+            How many are still in flight; 0 unless the time ran out.
         """
         self._draining = self._refusing = True
         try:
@@ -234,7 +234,7 @@ class Detector:
         return 0
 
     def close(self) -> None:
-        """Ends the worker threads; nothing is detected afterwards."""
+        """Stops the worker threads; no call of `detect` is allowed afterwards."""
         self._draining = self._refusing = True
         self._decoders.close()
 
@@ -245,18 +245,18 @@ class Detector:
             with self._accepted:
                 try:
                     async with asyncio.timeout(seconds):
-                        decoded, answer = await self._run(request, lease)
+                        decoded, found = await self._run(request, lease)
                 except TimeoutError:
                     raise DeadlineExceeded(f"no answer within {seconds * 1000:.0f} ms") from None
                 finally:
                     lease.release()
-        return finish_request(request, decoded, answer)
+        return finish_request(request, decoded, found)
 
     def _admit(self, request: ImageRequest) -> SlotLease:
-        """Lets a request in, or says why not; the lease is its permit.
+        """Accepts a request: leases a slot for it.
 
         Raises:
-            ShuttingDown, NotReady, DeadlineExceeded, Overloaded: as their names say.
+            ShuttingDown, NotReady, DeadlineExceeded, Overloaded: if it is refused.
         """
         if self._refusing:
             raise ShuttingDown(
@@ -300,7 +300,7 @@ class Detector:
         lease.describe(image)
         return ImageInSlot(image, started, time.monotonic())
 
-    def _count_answer(self, timings: StageTimings) -> None:
+    def _count_result(self, timings: StageTimings) -> None:
         self.metrics.images.labels("ok").inc()
         self.metrics.statistics.record_success(timings)
         self.metrics.observe_timings(timings)
@@ -309,11 +309,11 @@ class Detector:
         self.metrics.images.labels(outcome).inc()
         self.metrics.statistics.record_failure(time.monotonic() - started)
 
-    def _tell_of(self, error: DetectionError, request_id: str) -> None:
+    def _log_failure(self, error: DetectionError, request_id: str) -> None:
         if isinstance(error, Overloaded | NotReady | ShuttingDown):
             self.metrics.refused.labels(error.code).inc()
         elif isinstance(error, DeadlineExceeded):
             self.metrics.expired.inc()
-        # What clients do wrong, and floods of refusals, are for the metrics; our failures are not.
-        tell = _log.warning if isinstance(error, InferenceFailed) else _log.debug
-        tell("not detected", code=error.code, detail=error.detail, request_id=request_id)
+        # Errors of clients and refusals under overload are counted; logged, they would be a flood.
+        log = _log.warning if isinstance(error, InferenceFailed) else _log.debug
+        log("not detected", code=error.code, detail=error.detail, request_id=request_id)

@@ -1,4 +1,4 @@
-"""What every output format and every protocol encodes: outcomes of files, and rounded numbers."""
+"""What output formats and protocols encode: results of files, rounded numbers and label names."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def rounded_columns(
 
 
 def label_name(label_names: Sequence[str], class_id: int) -> str:
-    """The name of a class, or its number where the model has no name for it."""
+    """Returns the name of a class, or its number if the model has no name for it."""
     return label_names[class_id] if 0 <= class_id < len(label_names) else str(class_id)

@@ -1,10 +1,10 @@
-"""Loading and unloading the model of a running service: what adapters and signals ask for.
+"""The interface for loading and unloading the model of a running service.
 
-    SIGHUP, POST /v2/repository/models/{m}/load ---> ModelControl ---> a new model, swapped in whole
+    SIGHUP, POST /v2/repository/models/{m}/load ---> ModelControl ---> a new model
 
-One model serves at a time. A load starts engines on the weights file as it is now, waits until
-they are warm, swaps them in and lets the old ones finish what they accepted; where the file is bad
-the old model goes on as if nothing had been asked.
+One model serves at a time. A load reads the weights file again, starts new engines, waits until
+they are warm, and sends them all new requests; the old engines finish theirs and stop. If the
+file cannot be used, the old model continues to serve.
 """
 
 from __future__ import annotations
@@ -12,47 +12,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-ModelState = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]  # Triton's words
+ModelState = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]  # of the Triton server
 
 
 class ModelControlError(Exception):
-    """A load or unload that was refused; `str()` is a sentence for the operator who asked."""
+    """A load or unload failed or was refused; `str()` is a message for the operator."""
 
 
 class UnknownModel(ModelControlError):
-    """There is no model of that name here."""
+    """The name is not that of the model."""
 
 
 class ModelLoadFailed(ModelControlError):
-    """The model could not be loaded; what served before still serves."""
+    """The model cannot be loaded; the previous one continues to serve."""
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One line of the repository's index."""
+    """One entry of the repository index."""
 
     name: str
-    version: str  # of the weights that serve, or served last
+    version: str  # of the weights that serve or, after an unload, served last
     state: ModelState
     reason: str = ""  # why it is not READY
 
 
 class ModelControl(Protocol):
-    """Who can change what is served.
+    """Loads and unloads the model.
 
-    Calls queue behind one another. A caller that goes away stops neither a load nor an unload.
+    Calls run one after the other. Cancelling a call does not stop its load or unload.
     """
 
     def index(self) -> tuple[ModelEntry, ...]:
-        """The models there are: one."""
+        """Lists the models; there is only one."""
 
     async def load(self, name: str) -> None:
-        """Loads a model's weights file anew and swaps it in; returns when it serves.
-
-        Loading what serves already is a reload.
+        """Loads the weights file again; returns when the new model serves.
 
         Args:
-            name: of the model that serves, or as the setting `model` names it.
+            name: of the model that serves, or the value of the setting `model`.
 
         Raises:
             UnknownModel: for another name.
@@ -60,8 +58,10 @@ class ModelControl(Protocol):
         """
 
     async def unload(self, name: str) -> None:
-        """Answers what was accepted, then ends the engines; requests get `NotReady` until a load.
+        """Finishes the requests in flight, then stops the engines.
+
+        New requests get `NotReady` until the next load.
 
         Raises:
-            UnknownModel: for a name that does not serve.
+            UnknownModel: for another name.
         """

@@ -1,10 +1,10 @@
-r"""The model control of a running service: loads, reloads and unloads, one at a time.
+r"""Loads, reloads and unloads the model of a running service, one change at a time.
 
-    load: build -> start engines -> warm and proven: swap -> the old ones finish, then end
-                        \-> cannot start: the new ones end, the old ones serve on
+    load: build -> start engines -> warm and proven: swap -> the old engines finish, then stop
+                        \-> cannot start: the new engines stop, the old ones continue
 
-For the time of a load both models are in memory. Each change is a task of its own, which the end
-of the service alone cuts short: whoever asked for it may leave.
+During a load both models are in memory. Each change runs in its own task, which only the end of
+the service cancels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ModelSwitch:
-    """Changes what a detector serves; see `service.core.model_control.ModelControl`."""
+    """Changes the model of a detector; see `service.core.model_control.ModelControl`."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class ModelSwitch:
         first_ready: asyncio.Future[None],
         start_timeout_seconds: float,
     ) -> None:
-        """Takes charge of what the detector serves, also of ending it.
+        """Takes over the detector's models, including stopping them.
 
         Args:
-            detector: which serves a model already.
-            setting: how the settings name the model; a load may name it so too.
-            build: makes the model anew from the file that the setting stands for.
-            first_ready: of what it serves already; nothing is changed before.
+            detector: serves a model already.
+            setting: the value of the setting `model`; a load may use it as the name.
+            build: builds the model from the file that the setting names.
+            first_ready: of the model that is served already; no change starts before.
             start_timeout_seconds: for the engines of a load.
         """
         self._detector = detector
@@ -52,12 +52,12 @@ class ModelSwitch:
         self._start_timeout_seconds = start_timeout_seconds
         self._lock = asyncio.Lock()
         self._changing: ModelState | None = None
-        self._old: set[ServedModel] = set()  # swapped out, and not ended yet
+        self._old: set[ServedModel] = set()  # no longer served, and not stopped yet
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def index(self) -> tuple[ModelEntry, ...]:
-        """The one model there is."""
+        """See `ModelControl.index`."""
         detector = self._detector
         state: ModelState = "READY" if detector.ready else "UNAVAILABLE"
         if self._changing is not None and not detector.ready:
@@ -66,7 +66,7 @@ class ModelSwitch:
         return (ModelEntry(detector.model.name, detector.model.version, state, reason),)
 
     async def load(self, name: str) -> None:
-        """Loads the weights file anew and swaps the model in; see `ModelControl.load`.
+        """Loads the weights file again; see `ModelControl.load`.
 
         Raises:
             UnknownModel: for another name.
@@ -76,23 +76,23 @@ class ModelSwitch:
         await asyncio.shield(self._in_background(self._load()))
 
     def reload(self) -> None:
-        """Begins to load whatever the setting stands for now; how it ends is logged."""
-        _log.info("reload asked for", model=self._setting)
+        """Starts to load the file that the setting names now; the outcome is logged."""
+        _log.info("reload requested", model=self._setting)
         self._in_background(self._load())
 
     async def unload(self, name: str) -> None:
-        """Ends the engines once accepted requests are answered; see `ModelControl.unload`.
+        """Stops the engines after the requests in flight; see `ModelControl.unload`.
 
         Raises:
-            UnknownModel: for a name that does not serve.
+            UnknownModel: for another name.
         """
         self._check_name(name)
         await asyncio.shield(self._in_background(self._unload()))
 
     async def stop(self) -> None:
-        """Ends every engine; whoever still waits is answered with `ShuttingDown`.
+        """Stops every engine; requests in flight fail with `ShuttingDown`.
 
-        Changes under way end with it, and who asked for them gets `asyncio.CancelledError`.
+        Changes in progress are cancelled, and so are the calls that wait for them.
         """
         self._stopping = True
         for task in self._tasks:
@@ -101,12 +101,12 @@ class ModelSwitch:
         await asyncio.gather(*(served.stop() for served in (*self._old, self._detector.served)))
 
     def free(self) -> None:
-        """Gives slots and files back after `stop`, when no thread decodes into a slot any more."""
+        """Frees slots and files after `stop`, once no thread decodes into a slot."""
         for served in (*self._old, self._detector.served):
             served.free()
 
     async def _load(self) -> None:
-        """Raises `ModelLoadFailed` with the reason where it cannot."""
+        """Loads and swaps; raises `ModelLoadFailed` with the reason if that fails."""
         await asyncio.wait([self._first_ready])
         async with self._lock:
             self._changing = "LOADING"
@@ -120,10 +120,10 @@ class ModelSwitch:
             finally:
                 self._changing = None
             was_loaded = self._detector.loaded
-            before = self._detector.swap(served)
+            previous = self._detector.swap(served)
             if was_loaded:
-                self._old.add(before)
-                self._in_background(self._retire(before))
+                self._old.add(previous)
+                self._in_background(self._retire(previous))
         _log.info("model loaded", model=served.info.name, version=served.info.version)
 
     async def _unload(self) -> None:
@@ -139,13 +139,13 @@ class ModelSwitch:
         _log.info("model unloaded", model=self._detector.model.name)
 
     async def _start(self) -> ServedModel:
-        """A new model whose engines are ready.
+        """Builds a model and waits until its engines are ready.
 
         Raises:
-            ModelLoadFailed: where there is none to be had.
+            ModelLoadFailed: if that fails or takes too long.
         """
         try:
-            served = await self._built()
+            served = await self._build_in_thread()
         except CheckpointError as error:
             raise ModelLoadFailed(str(error)) from error
         try:
@@ -163,11 +163,11 @@ class ModelSwitch:
             raise
         return served
 
-    async def _built(self) -> ServedModel:
-        """A new model, made in a thread; given back where nobody waits for it any more.
+    async def _build_in_thread(self) -> ServedModel:
+        """Builds a model in a thread; frees it again if the task is cancelled.
 
         Raises:
-            CheckpointError: for a model that is not there or cannot be used.
+            CheckpointError: for a model that does not exist or cannot be used.
         """
         building = asyncio.ensure_future(asyncio.to_thread(self._build))
         try:
@@ -179,13 +179,13 @@ class ModelSwitch:
             raise
 
     async def _retire(self, served: ServedModel) -> None:
-        """Ends a model when its last request is answered, unless `stop` comes before."""
+        """Closes a model after its last request, unless `stop` comes before."""
         await served.wait_until_unused()
         await _close(served)
         self._old.discard(served)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task that goes on whoever asked for it, until `stop`."""
+        """Starts a task that only `stop` cancels."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -194,7 +194,7 @@ class ModelSwitch:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, ModelLoadFailed):  # that one is logged
+        if error is not None and not isinstance(error, ModelLoadFailed):  # logged already
             _log.error("unexpected error", exc_info=error)
 
     def _check_name(self, name: str) -> None:
@@ -204,7 +204,7 @@ class ModelSwitch:
 
 
 async def _close(served: ServedModel) -> None:
-    """Ends a model whole, also where its task is cancelled meanwhile: no engine may stay behind."""
+    """Closes a model completely, even if the task is cancelled: no engine may be left running."""
     closing = asyncio.ensure_future(served.close())
     try:
         await asyncio.shield(closing)

@@ -1,4 +1,4 @@
-"""What a request wants of its detections: options checked at admission, applied at the end."""
+"""Selects detections by the options of a request, which are checked at admission."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from model.weights.info import ModelInfo
 from service.errors import InvalidOptions
 from service.types import DetectOptions, Priority
 
-PRIORITY_HEADER = "X-Request-Priority"  # over gRPC it is metadata, in small letters
-_LONGEST_NAME = 100  # that is looked at to find a similar one
-_MOST_NAMES = 20  # more would bury the message
+PRIORITY_HEADER = "X-Request-Priority"  # in gRPC metadata in lower case
+_LONGEST_NAME = 100  # characters that are compared to find a similar name
+_MOST_NAMES = 20  # in an error message
 
 
 def parse_priority(value: object) -> Priority:
-    """Reads the priority of a request, as every protocol's header has it; None: the usual one.
+    """Parses the value of the priority header; None stands for normal priority.
 
     Raises:
-        InvalidOptions: for anything but the name of a priority.
+        InvalidOptions: for any other value than the name of a priority.
     """
     if value is None:
         return Priority.NORMAL
@@ -43,9 +43,9 @@ class Selection:
     class_ids: frozenset[int] | None  # None: all
 
     def apply(self, detections: Detections) -> Detections:
-        """The detections that were asked for, best score first."""
+        """Returns the selected detections, best score first."""
         keep = detections.scores >= np.float32(self.threshold)
-        if self.class_ids is None:  # scores fall: what passes comes first
+        if self.class_ids is None:  # sorted by score: the kept ones come first
             count = min(int(np.count_nonzero(keep)), self.max_detections)
             return detections if count == len(detections) else detections.keep(slice(count))
         keep &= np.isin(detections.labels, list(self.class_ids))
@@ -53,11 +53,11 @@ class Selection:
 
 
 def resolve_options(options: DetectOptions, model: ModelInfo) -> Selection:
-    """Checks a request's options against the model.
+    """Checks the options of a request and fills in the model's defaults.
 
     Raises:
-        InvalidOptions: for a threshold outside 0..1, a count outside 1..the model's own, or a
-            label that the model does not know; the message names those it knows.
+        InvalidOptions: for a threshold outside 0..1, a count outside 1..`max_detections` of the
+            model, or an unknown label; the message names the known ones.
     """
     threshold = model.score_threshold if options.threshold is None else options.threshold
     if math.isnan(threshold) or not 0.0 <= threshold <= 1.0:
@@ -80,9 +80,9 @@ def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[in
 
 
 def _unknown_label(name: str, known: list[str], model_name: str) -> str:
-    name = name[:_LONGEST_NAME]  # comparing costs more than its length
+    name = name[:_LONGEST_NAME]  # comparing takes quadratic time
     names = ", ".join(known[:_MOST_NAMES])
     more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"the model {model_name} has no label {name!r}{hint}; it knows {names}{more}"
+    return f"the model {model_name} has no label {name!r}{hint}; its labels are {names}{more}"

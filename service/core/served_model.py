@@ -1,7 +1,7 @@
-"""One model in service, with everything that is its own: slots, queues and engines.
+"""One model that serves, with its slots, queues and engines.
 
-A load makes a new one beside the old and swaps them in `service.core.detector`; requests stay with
-the one that they were admitted to, whose engines end when the last of those is answered.
+A load builds a second one and swaps them in `service.core.detector`. A request stays with the model
+that it was admitted to, whose engines stop after the last such request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.usage import UseCounter
 
 
 class ServedModel:
-    """A model, its slots and its engines; `begin` starts them, `close` ends them."""
+    """A model, its slots and its engines; `begin` starts the engines, `close` stops them."""
 
     def __init__(
         self,
@@ -30,14 +30,14 @@ class ServedModel:
         engines: Sequence[Supervisor],
         file: OpenWeightsFile,
     ) -> None:
-        """Takes over what was built for the model.
+        """Takes over the parts of the model.
 
         Args:
-            info: what the weights file says of itself.
-            pool: slots in the model's own layout.
-            batcher: in front of `engines`.
-            engines: one a device.
-            file: the weights, held open for engines to come.
+            info: from the weights file.
+            pool: slots in the layout of the model.
+            batcher: sends batches to `engines`.
+            engines: one per device.
+            file: the weights, kept open for replaced engines.
         """
         self.info = info
         self.pool = pool
@@ -50,51 +50,51 @@ class ServedModel:
         """Starts the engines.
 
         Returns:
-            A future that is done when all of them are ready; it fails with `EngineStartError`
-            where one said that it cannot start.
+            A future that is done when all of them are ready. It fails with `EngineStartError` if
+            one reports that it cannot start.
         """
         ready = [engine.begin(self.batcher) for engine in self.engines]
         return asyncio.ensure_future(_all_of(ready))
 
     @property
     def engine_pids(self) -> tuple[int | None, ...]:
-        """Process ids, in the order of the devices; None for one that is being replaced."""
+        """Process ids in the order of the devices; None for an engine that is being replaced."""
         return tuple(engine.pid for engine in self.engines)
 
     @property
     def engine_facts(self) -> tuple[EngineFacts, ...]:
-        """What the engines compute with, in the order of the devices; without unready ones."""
+        """Facts about the engines that are ready, in the order of the devices."""
         return tuple(facts for engine in self.engines if (facts := engine.facts) is not None)
 
     def canary_age_seconds(self, clock: Callable[[], float] = time.monotonic) -> float:
-        """Seconds since an engine last answered a batch; infinite where none ever did."""
+        """Seconds since an engine last completed a batch; infinite if none ever did."""
         return clock() - max(engine.last_success for engine in self.engines)
 
     def in_use(self) -> UseCounter:
-        """Keeps the engines for as long as a request needs them, in a `with` statement."""
+        """Counts a request, in a `with` statement; the engines run until the count is zero."""
         return self._users
 
     async def wait_until_unused(self) -> None:
-        """Returns when no request needs it."""
+        """Waits until no request uses the model."""
         await self._users.wait_for_zero()
 
     async def close(self) -> None:
-        """Ends it for good, when no request uses it any more."""
+        """Stops the engines and frees the memory; no request may use the model any more."""
         await self.stop()
         self.free()
 
     async def stop(self) -> None:
-        """Ends the engines; whoever still waits is answered with `ShuttingDown`."""
+        """Stops the engines; requests in flight fail with `ShuttingDown`."""
         await asyncio.gather(*(engine.stop() for engine in self.engines))
         self.batcher.close()
-        await asyncio.sleep(0)  # callers that were just answered leave before their slots do
+        await asyncio.sleep(0)  # finished callers release their slots first
 
     def free(self) -> None:
-        """Gives the slots and the file back; no thread may decode into a slot any more."""
+        """Frees the slots and the file; no thread may decode into a slot any more."""
         self.pool.close()
         self._file.close()
 
 
 async def _all_of(futures: Sequence[asyncio.Future[None]]) -> None:
-    """Waits for all; raises the first failure at once."""
+    """Waits for all futures; raises the first failure at once."""
     await asyncio.gather(*futures)

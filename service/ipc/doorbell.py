@@ -1,6 +1,7 @@
-"""The wire between the edge and one engine: a socket pair that carries `service.ipc.messages`.
+"""The connection between the edge and one engine: a socket pair for `service.ipc.messages`.
 
-Async on the edge's side, blocking on the engine's. Either end sees the other die as end of file.
+Asynchronous on the side of the edge, blocking on that of the engine. If one process dies, the other
+reads end of file.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ from service.ipc.messages import (
     encode_message,
 )
 
-_READ_BYTES = 64 * 1024  # many messages: one system call brings all that wait
+_READ_BYTES = 64 * 1024  # many messages in one system call
 
 
 class MessageReader:
-    """Puts messages together from bytes as they come."""
+    """Assembles messages from received bytes."""
 
     def __init__(self) -> None:
-        """Starts with nothing."""
+        """Creates a reader without bytes."""
         self._bytes = bytearray()
 
     @property
     def has_bytes(self) -> bool:
-        """Whether bytes wait here, of a whole message or a part."""
+        """Whether there are unread bytes, of a whole message or of a part."""
         return bool(self._bytes)
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes in."""
+        """Adds received bytes."""
         self._bytes += data
 
     def take(self) -> Message | None:
-        """The next message; None where it is not whole yet.
+        """Returns the next message; None if it is not complete yet.
 
         Raises:
-            BadMessage: for bytes that are no message.
+            BadMessage: for bytes that are not a message.
         """
         if len(self._bytes) < LENGTH.size:
             return None
@@ -57,10 +58,10 @@ class MessageReader:
 
 
 class EdgeDoorbell(asyncio.Protocol):
-    """The edge's end, on its event loop; `open` makes one."""
+    """The end of the edge, on its event loop; created by `open`."""
 
     def __init__(self) -> None:
-        """Starts without a connection, which asyncio brings."""
+        """Creates an end without a connection; asyncio calls `connection_made`."""
         self._reader = MessageReader()
         self._received: deque[Message | BadMessage] = deque()
         self._wake: asyncio.Future[None] | None = None
@@ -77,34 +78,34 @@ class EdgeDoorbell(asyncio.Protocol):
         return doorbell
 
     def send(self, message: Message) -> None:
-        """Rings; where the engine is gone the message is lost, which `receive` tells."""
+        """Sends a message; it is lost if the engine is gone, and then `receive` returns None."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode_message(message))
 
     async def receive(self) -> Message | None:
-        """Waits for a message; None once the engine is gone.
+        """Waits for a message; returns None once the engine is gone.
 
         Raises:
-            BadMessage: for bytes that are no message.
+            BadMessage: for bytes that are not a message.
         """
         while not self._received and not self._gone:
-            await self._be_woken()
+            await self._wait()
         return self._next() if self._received else None
 
     async def listen(self, take: Callable[[Message], None]) -> None:
-        """Hands each message to `take` within the very callback that brings it.
+        """Calls `take` with each message, in the callback that received it.
 
         Returns once the engine is gone.
 
         Raises:
-            BadMessage: for bytes that are no message.
-            Exception: whatever `take` raises; it is given nothing more then.
+            BadMessage: for bytes that are not a message.
+            Exception: any error of `take`; it is not called again.
         """
         self._take = take
         try:
             self._deliver()
             while not self._gone:
-                await self._be_woken()
+                await self._wait()
         finally:
             self._take = None
 
@@ -114,11 +115,11 @@ class EdgeDoorbell(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio's: keeps the way to the engine."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
+        """Called by asyncio: keeps the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has its own class
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio's: the engine said something."""
+        """Called by asyncio with bytes of the engine."""
         self._reader.feed(data)
         try:
             while (message := self._reader.take()) is not None:
@@ -127,16 +128,16 @@ class EdgeDoorbell(asyncio.Protocol):
             self._received.append(error)
         try:
             self._deliver()
-        except Exception as error:  # for `listen` to raise
-            self._awake(error)
+        except Exception as error:  # raised by `listen`
+            self._wake_up(error)
         else:
             if self._received:
-                self._awake()
+                self._wake_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio's: the engine is gone."""
+        """Called by asyncio when the engine is gone."""
         self._gone = True
-        self._awake()
+        self._wake_up()
 
     def _deliver(self) -> None:
         while self._take is not None and self._received:
@@ -148,11 +149,11 @@ class EdgeDoorbell(asyncio.Protocol):
             raise message
         return message
 
-    async def _be_woken(self) -> None:
+    async def _wait(self) -> None:
         self._wake = asyncio.get_running_loop().create_future()
         await self._wake
 
-    def _awake(self, error: Exception | None = None) -> None:
+    def _wake_up(self, error: Exception | None = None) -> None:
         wake, self._wake = self._wake, None
         if wake is None or wake.done():
             return
@@ -164,7 +165,7 @@ class EdgeDoorbell(asyncio.Protocol):
 
 
 class EngineDoorbell:
-    """The engine's end: one thread receives, one sends."""
+    """The end of the engine; one thread receives and one sends."""
 
     def __init__(self, end: socket.socket) -> None:
         """Takes over one end of a socket pair."""
@@ -176,15 +177,15 @@ class EngineDoorbell:
         """Sends a message.
 
         Raises:
-            OSError: where the edge is gone.
+            OSError: if the edge is gone.
         """
         self._socket.sendall(encode_message(message))
 
     def receive(self) -> Message | None:
-        """Waits for a message; None once the edge is gone.
+        """Waits for a message; returns None once the edge is gone.
 
         Raises:
-            BadMessage: for bytes that are no message.
+            BadMessage: for bytes that are not a message.
         """
         while (message := self._reader.take()) is None:
             try:
@@ -197,15 +198,15 @@ class EngineDoorbell:
         return message
 
     def has_message_within(self, seconds: float) -> bool:
-        """Whether `receive` would have something to read, waiting for it so long at most."""
+        """Waits at most `seconds` for bytes to read; returns whether there are any."""
         if self._reader.has_bytes:
             return True
         ready, _, _ = select.select([self._socket], [], [], seconds)
         return bool(ready)
 
     def wait_for_edge_exit(self) -> None:
-        """Returns when the edge has closed its end or died; reads nothing (another thread may)."""
+        """Waits until the edge closes its end or dies; reads nothing (another thread may)."""
         watch = select.poll()
-        watch.register(self._socket, 0)  # a hangup is told unasked
+        watch.register(self._socket, 0)  # hangups are always reported
         while not watch.poll():
             pass

@@ -1,7 +1,7 @@
-"""What the edge and an engine tell one another over the doorbell: a few small frozen records.
+"""The messages between the edge and an engine: small frozen dataclasses.
 
-Pixels and detections never travel here; they lie in the slots. On the wire a message is four bytes
-of length (little-endian) and a JSON object whose `kind` names the record.
+Pixels and detections are in the slots. On the wire a message is four bytes of length
+(little-endian) and a JSON object whose `kind` is the name of the class.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ FailureKind = Literal["error", "out_of_memory"]
 
 @dataclass(frozen=True)
 class Start:
-    """Edge -> engine, first: which device to open, and with what."""
+    """Edge -> engine, first message: which device to open, and its options."""
 
     device_factory: str  # "module:function"; called with this message, it returns the Device
-    model_path: str  # of the weights file; "" where the factory needs none
+    model_path: str  # of the weights file; "" if the factory needs none
     device: str
     threads: int
     layout: SlotLayout
     log_level: str
     log_format: str
-    weights_fd: int | None = None  # an open descriptor of that file, to be handed down
-    # What the engine may be sent, and for how long it may warm up for that.
+    weights_fd: int | None = None  # open descriptor of that file, which the engine inherits
+    # The largest batches, and how long the engine may warm up for them.
     max_batch_size: int = 1
     max_batch_pixels: int = 1
-    warm_up_seconds: float | None = None  # None: by the device
+    warm_up_seconds: float | None = None  # None: depends on the device
     precision: str = "auto"
     max_cuda_graphs: int = 0
     device_options: dict[str, Any] = field(default_factory=dict)  # JSON values, for the factory
@@ -43,7 +43,7 @@ class Start:
 
 @dataclass(frozen=True)
 class RunBatch:
-    """Edge -> engine: run these images together; all lie in the bucket `padded`."""
+    """Edge -> engine: run these images as one batch; all are in the shape bucket `padded`."""
 
     batch_id: int
     padded: tuple[int, int]
@@ -52,46 +52,48 @@ class RunBatch:
 
 @dataclass(frozen=True)
 class Stop:
-    """Edge -> engine: end after what was sent before."""
+    """Edge -> engine: exit after the batches that were sent before."""
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Engine -> edge, once: loaded, warm and waiting."""
+    """Engine -> edge, once: the model is loaded and warm."""
 
     pid: int
     model_name: str
     model_version: str
-    device: str  # the one that was taken
-    implementations: dict[str, str] = field(default_factory=dict)  # which code does what
+    device: str  # such as "cuda:0"
+    implementations: dict[str, str] = field(
+        default_factory=dict
+    )  # implementation by part, such as "kernel"
     load_seconds: float = 0.0
     warm_up_seconds: float = 0.0
-    warm_up_shapes: int = 0  # batch shapes that were run
-    warm_up_left_out: int = 0  # batch shapes whose first run is still to come
+    warm_up_shapes: int = 0  # number of batch shapes that were run
+    warm_up_left_out: int = 0  # number of batch shapes that were not
 
 
 @dataclass(frozen=True)
 class StartFailed:
-    """Engine -> edge instead of Hello: starting again would fail again."""
+    """Engine -> edge instead of Hello: the engine cannot start; a retry would fail too."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class BatchDone:
-    """Engine -> edge: the answers lie in the slots. Times in milliseconds."""
+    """Engine -> edge: the results are in the slots. Times in milliseconds."""
 
     batch_id: int
     assemble_ms: float
     forward_ms: float
     postprocess_ms: float
     copy_ms: float = 0.0
-    started: float = 0.0  # time.monotonic seconds, a clock that all processes here share
+    started: float = 0.0  # time.monotonic seconds, the same clock in all processes
 
 
 @dataclass(frozen=True)
 class BatchFailed:
-    """Engine -> edge: no answer for this batch; the engine itself is well."""
+    """Engine -> edge: the batch failed; the engine itself still works."""
 
     batch_id: int
     reason: str
@@ -107,20 +109,20 @@ _KINDS: dict[str, type[Any]] = {
 
 
 class BadMessage(ValueError):
-    """Bytes on the doorbell that are no message of ours."""
+    """Received bytes are not a message."""
 
 
 def encode_message(message: Message) -> bytes:
-    """A message with its length before it."""
+    """Encodes a message, with its length in front."""
     body = orjson.dumps({"kind": type(message).__name__, "body": message})
     return LENGTH.pack(len(body)) + body
 
 
 def decode_message(body: bytes) -> Message:
-    """The message in `body` (without the length).
+    """Decodes `body`, a message without its length.
 
     Raises:
-        BadMessage: for anything that `encode_message` does not make.
+        BadMessage: for anything that `encode_message` does not produce.
     """
     try:
         envelope = orjson.loads(body)
@@ -137,10 +139,10 @@ def decode_message(body: bytes) -> Message:
 
 
 def check_length(prefix: bytes | bytearray) -> int:
-    """The length that four bytes announce.
+    """Decodes the length of a message from four bytes.
 
     Raises:
-        BadMessage: where it is beyond any message of ours.
+        BadMessage: if it is larger than `MAX_MESSAGE_BYTES`.
     """
     (length,) = LENGTH.unpack(prefix)
     if length > MAX_MESSAGE_BYTES:

@@ -1,19 +1,19 @@
-"""Shared-memory slots: how pixels reach the engine and detections come back, without a copy more.
+"""Shared-memory slots: carry pixels to the engine and detections back, without extra copies.
 
-A fixed number of slots lives in one anonymous memory file. The edge maps it, passes its descriptor
-to each engine, and the kernel frees it when the last of them is gone: nothing can leak, whoever is
-killed. A slot holds one image from its decoding to its answer:
+All slots are in one anonymous memory file. The edge maps it and passes its descriptor to each
+engine. The kernel frees it with the last process that maps it, so that killed processes leak
+nothing. A slot holds one image from its decoding to its result:
 
     header   generation, h, w, padded H, W, original H, W      written by the edge
     image    uint8 [h, w, 3] RGB, resized, without padding      written by the edge
     result   generation, count, then float32 columns:           written by the engine
              scores [max_detections], labels [...], boxes_xyxy [..., 4]
 
-Having no free slot is the back-pressure (`Overloaded`). Each lease of a slot has a generation of
-its own, which travels with every batch; an engine that holds an old one neither reads nor writes,
-and a result of an old one is not taken. A killed engine's slots are leased anew only after the
-process is reaped (`service.supervision.supervisor`), so not even a write in progress meets the
-next owner.
+The number of slots limits the images in flight (`Overloaded`). Each lease of a slot has its own
+generation, which is sent with every batch: an engine neither reads nor writes a slot of another
+generation, and the edge accepts no such result. The slots of a killed engine are leased again only
+after the process is reaped (`service.supervision.supervisor`), so that even a write in progress
+cannot reach the next lease.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from service.errors import Overloaded
 from service.types import Priority
 
 _HEADER = struct.Struct("=7q")
-_HEADER_BYTES = 64  # a cache line: the header and spare room
+_HEADER_BYTES = 64  # one cache line; the header is smaller
 _RESULT_HEADER = struct.Struct("=2q")
 _RESULT_HEADER_BYTES = 64
 _COLUMNS = 6  # score, label, four corners
@@ -52,17 +52,17 @@ class SlotLayout:
     """Sizes that the edge and its engines agree on."""
 
     count: int  # slots
-    image_bytes: int  # of the image area: the largest resized image fits
+    image_bytes: int  # size of the image area: the largest resized image fits
     max_detections: int  # rows of the result area
 
     @property
     def result_offset(self) -> int:
-        """Where a slot's result begins, in bytes from the slot."""
+        """Offset of the result area in a slot, in bytes."""
         return _HEADER_BYTES + -(-self.image_bytes // 64) * 64
 
     @property
     def stride(self) -> int:
-        """Bytes from one slot to the next: whole pages, so that unused ones cost nothing."""
+        """Bytes from one slot to the next: whole pages, so that unused slots take no memory."""
         result_bytes = _RESULT_HEADER_BYTES + 4 * _COLUMNS * self.max_detections
         return -(-(self.result_offset + result_bytes) // _PAGE) * _PAGE
 
@@ -73,21 +73,21 @@ class SlotLayout:
 
 
 class SlotImage(NamedTuple):
-    """What a slot's header says of its image; sizes are (height, width) in pixels."""
+    """The header of a slot; sizes are (height, width) in pixels."""
 
-    size: tuple[int, int]  # resized, as it lies in the slot
-    padded: tuple[int, int]  # its bucket
-    original_size: tuple[int, int]  # as a person sees it; boxes refer to it
+    size: tuple[int, int]  # resized, as stored in the slot
+    padded: tuple[int, int]  # its shape bucket
+    original_size: tuple[int, int]  # after EXIF rotation; boxes refer to it
 
 
 def largest_bucket_pixels(config: ModelConfig) -> int:
-    """Padded pixels of the largest image that the input rule of a model lets through."""
+    """Returns the padded pixels of the largest image that a model's resize rule allows."""
     height, width = padded_size(config.shortest_side, config.longest_side, config.bucket_stride)
     return height * width
 
 
 def slot_layout(config: ModelConfig, count: int) -> SlotLayout:
-    """The layout for a model's images and results."""
+    """Returns the layout for the images and results of a model."""
     return SlotLayout(
         count=count,
         image_bytes=largest_bucket_pixels(config) * _CHANNELS,
@@ -96,14 +96,14 @@ def slot_layout(config: ModelConfig, count: int) -> SlotLayout:
 
 
 class SlotMemory:
-    """The mapped memory file; both sides read and write slots through it."""
+    """The mapped memory file; edge and engines read and write slots through it."""
 
     def __init__(self, layout: SlotLayout, fd: int) -> None:
         """Maps the file.
 
         Args:
             layout: of the file behind `fd`.
-            fd: a descriptor of it; it becomes this object's to close.
+            fd: descriptor of the file; closed by `close`.
         """
         self.layout = layout
         self.fd = fd
@@ -115,7 +115,7 @@ class SlotMemory:
 
     @classmethod
     def create(cls, layout: SlotLayout) -> SlotMemory:
-        """Makes the memory file: in RAM where the system can, else unlinked at birth."""
+        """Creates the memory file: in RAM if possible, otherwise an unlinked temporary file."""
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("lite-detr-slots", os.MFD_CLOEXEC)
         else:
@@ -125,7 +125,7 @@ class SlotMemory:
         return cls(layout, fd)
 
     def close(self) -> None:
-        """Unmaps the memory. Arrays handed out before keep it mapped until they are gone."""
+        """Unmaps the memory, once no array of `pixels` is in use any more."""
         if self.fd < 0:
             return
         os.close(self.fd)
@@ -134,19 +134,19 @@ class SlotMemory:
         self._bytes = np.empty(0, dtype=np.uint8)
         try:
             self._map.close()
-        except BufferError:  # someone still looks at pixels; the map goes with the last view
+        except BufferError:  # arrays still use the mapping; it is freed with the last of them
             return
 
     def write_header(self, slot: int, generation: int, image: SlotImage) -> None:
-        """Describes the image of a slot (edge)."""
+        """Writes the header of a slot (edge)."""
         sizes = *image.size, *image.padded, *image.original_size
         _HEADER.pack_into(self._map, slot * self._stride, generation, *sizes)
 
     def read_header(self, slot: int, generation: int) -> SlotImage:
-        """Reads what a slot holds (engine).
+        """Reads the header of a slot (engine).
 
         Raises:
-            StaleSlot: where the slot belongs to another lease by now.
+            StaleSlot: if the slot belongs to another lease by now.
         """
         self._check_index(slot)
         found, *sizes = _HEADER.unpack_from(self._map, slot * self._stride)
@@ -155,14 +155,14 @@ class SlotMemory:
         return SlotImage((sizes[0], sizes[1]), (sizes[2], sizes[3]), (sizes[4], sizes[5]))
 
     def clear_header(self, slot: int, generation: int) -> None:
-        """Gives a slot to a new lease: whoever holds an older generation finds it stale."""
+        """Gives a slot to a new lease; for older generations it is stale from now on."""
         _HEADER.pack_into(self._map, slot * self._stride, generation, 0, 0, 0, 0, 0, 0)
 
     def pixels(self, slot: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """The image area as uint8 [h, w, 3], a view.
+        """Returns a view of the image area, uint8 [h, w, 3].
 
         Raises:
-            ValueError: where an image of that size does not fit.
+            ValueError: if an image of that size does not fit.
         """
         num_bytes = size[0] * size[1] * _CHANNELS
         if num_bytes > self.layout.image_bytes:
@@ -171,10 +171,10 @@ class SlotMemory:
         return self._bytes[start : start + num_bytes].reshape(*size, _CHANNELS)
 
     def write_result(self, slot: int, generation: int, detections: Detections) -> None:
-        """Puts an answer into a slot (engine); rows beyond `max_detections` are cut.
+        """Writes detections into a slot (engine), at most `max_detections` of them.
 
         Raises:
-            StaleSlot: where the slot belongs to another lease by now; nothing is written.
+            StaleSlot: if the slot belongs to another lease by now; nothing is written.
         """
         self.read_header(slot, generation)
         count = min(len(detections), self.layout.max_detections)
@@ -185,11 +185,11 @@ class SlotMemory:
         _RESULT_HEADER.pack_into(self._map, self._result_start(slot), generation, count)
 
     def read_result(self, slot: int, generation: int) -> Detections:
-        """Copies an answer out of a slot (edge).
+        """Copies the detections out of a slot (edge).
 
         Raises:
-            StaleSlot: where the result is not of this lease.
-            ValueError: where the count is impossible.
+            StaleSlot: if the result belongs to another lease.
+            ValueError: if the count is impossible.
         """
         found, count = _RESULT_HEADER.unpack_from(self._map, self._result_start(slot))
         if found != generation:
@@ -211,7 +211,7 @@ class SlotMemory:
         return slot * self._stride + self._result_offset
 
     def _columns(self, slot: int) -> _ResultColumns:
-        """Views of scores [max], labels [max] and boxes [max, 4]; kept, for numpy is slow."""
+        """Returns views of scores [max], labels [max] and boxes [max, 4]; cached for speed."""
         columns = self._results.get(slot)
         if columns is None:
             columns = self._results[slot] = self._make_columns(slot)
@@ -225,7 +225,7 @@ class SlotMemory:
 
 
 class StaleSlot(RuntimeError):
-    """A slot was asked for by a lease that is over."""
+    """A slot was used under a lease that has ended."""
 
     def __init__(self, slot: int, expected: int, found: int) -> None:
         """Names the slot and both generations."""
@@ -233,16 +233,16 @@ class StaleSlot(RuntimeError):
 
 
 class SlotLease:
-    """One request's hold on one slot.
+    """The use of one slot by one request.
 
-    Counts who needs the slot: the request itself, a thread that decodes into it, the batcher
-    while the engine may touch it. The last to release frees it. Event loop thread only.
+    Counts its holders: the request itself, a thread that decodes into the slot, and the batcher
+    while an engine may use it. The last release frees the slot. Event loop thread only.
     """
 
     __slots__ = ("_holders", "_pool", "generation", "slot")
 
     def __init__(self, pool: SlotPool, slot: int, generation: int) -> None:
-        """Begins with one holder, the request; `SlotPool.acquire` makes leases."""
+        """Creates a lease with one holder, the request; called by `SlotPool`."""
         self.slot = slot
         self.generation = generation
         self._pool = pool
@@ -254,56 +254,56 @@ class SlotLease:
         self._holders += 1
 
     def release(self) -> None:
-        """Takes a holder away; without any the slot is free."""
+        """Removes a holder; frees the slot with the last one."""
         assert self._holders > 0, "a slot was freed twice"
         self._holders -= 1
         if self._holders == 0:
             self._pool._free(self.slot)
 
     def write_image(self, pixels: npt.NDArray[np.uint8], image: SlotImage) -> None:
-        """Copies resized pixels [h, w, 3] into the slot and describes them (any thread)."""
+        """Copies resized pixels [h, w, 3] into the slot and writes its header (any thread)."""
         np.copyto(self.pixels(image.size), pixels)
         self.describe(image)
 
     def pixels(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """Where the resized pixels go, [h, w, 3] (any thread); see `SlotMemory.pixels`."""
+        """Returns the array for the resized pixels (any thread); see `SlotMemory.pixels`."""
         return self._pool.memory.pixels(self.slot, size)
 
     def describe(self, image: SlotImage) -> None:
-        """Says what the slot's pixels are, once they are there (any thread)."""
+        """Writes the header of the slot, after its pixels (any thread)."""
         self._pool.memory.write_header(self.slot, self.generation, image)
 
     def read_result(self) -> Detections:
-        """Copies the engine's answer out of the slot."""
+        """Copies the detections of the engine out of the slot."""
         return self._pool.memory.read_result(self.slot, self.generation)
 
 
 class SlotPool:
-    """Hands out slots (edge, event loop thread only)."""
+    """Leases slots (edge, event loop thread only)."""
 
     def __init__(self, memory: SlotMemory, kept_for_high: int = 0) -> None:
-        """Starts with every slot free.
+        """Creates a pool with every slot free.
 
         Args:
             memory: the slots.
-            kept_for_high: so many of them are for requests of high priority alone.
+            kept_for_high: how many of them only requests of high priority can lease.
         """
         self.memory = memory
         self._kept_for_high = kept_for_high
         self._reserved = 0
-        # Last in, first out: under light load the same few slots stay in use, so the pages of
-        # the others are never touched and cost no memory.
+        # Last in, first out: under light load the same few slots are used, and the pages of the
+        # others are never touched and take no memory.
         self._free_slots = list(range(memory.layout.count - 1, -1, -1))
         self._generation = 0
 
     @property
     def in_use(self) -> int:
-        """How many slots are leased."""
+        """Number of leased slots."""
         return self.count - len(self._free_slots)
 
     @property
     def count(self) -> int:
-        """How many slots there are for requests, of either priority."""
+        """Number of slots for requests, of both priorities."""
         return self.memory.layout.count - self._reserved
 
     def acquire(
@@ -313,15 +313,15 @@ class SlotPool:
 
         Args:
             priority: of the request.
-            retry_after_seconds: told to the client where there is none.
+            retry_after_seconds: for the client if no slot is free.
 
         Raises:
-            Overloaded: where every slot that the request may have is in use.
+            Overloaded: if every slot that the request may use is leased.
         """
         kept = 0 if priority is Priority.HIGH else self._kept_for_high
         if len(self._free_slots) <= kept:
             raise Overloaded(
-                f"all {self.count - kept} places are taken; try again later",
+                f"all {self.count - kept} slots are in use; try again later",
                 retry_after_seconds=retry_after_seconds,
             )
         lease = SlotLease(self, self._free_slots.pop(), 0)
@@ -329,20 +329,20 @@ class SlotPool:
         return lease
 
     def reserve(self) -> SlotLease:
-        """Leases a slot for good, for the service's own images; it is not among `count`."""
+        """Leases a slot permanently, for the service's own images; `count` leaves it out."""
         lease = SlotLease(self, self._free_slots.pop(0), 0)
         self._reserved += 1
         self.renew(lease)
         return lease
 
     def renew(self, lease: SlotLease) -> None:
-        """Gives a lease a new generation: what was written under the old one is stale."""
+        """Gives a lease a new generation; what was written under the old one is stale."""
         self._generation += 1
         lease.generation = self._generation
         self.memory.clear_header(lease.slot, self._generation)
 
     def close(self) -> None:
-        """Gives the memory back; no lease is usable afterwards."""
+        """Frees the memory; no lease may be used afterwards."""
         self.memory.close()
 
     def _free(self, slot: int) -> None:

@@ -273,7 +273,7 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
         _put, path, lambda target: shutil.copy(resolve_model("default"), target)
     )
     service.process.send_signal(signal.SIGHUP)
-    await asyncio.to_thread(service.wait_for_line, "reload asked for", times=3)
+    await asyncio.to_thread(service.wait_for_line, "reload requested", times=3)
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.end) == 0, service.lines
     client.close()

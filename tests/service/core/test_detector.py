@@ -1,4 +1,4 @@
-"""The core with a real (fake) engine process, on a good day."""
+"""The detector with a real engine process that runs the fake device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from model.images import decode as images
+from model.images import decode
 from service.core.detector import Detector
 from service.errors import (
     DeadlineExceeded,
@@ -44,12 +44,12 @@ async def detector() -> AsyncIterator[Detector]:
 
 
 @pytest.fixture(autouse=True)
-def _every_slot_is_free_afterwards(detector: Detector) -> Iterator[None]:
+def every_slot_is_free_afterwards(detector: Detector) -> Iterator[None]:
     yield
     assert (detector.active, value(detector, "slots_in_use")) == (0, 0)
 
 
-async def test_an_image_is_answered_with_its_own_detections(detector: Detector) -> None:
+async def test_an_image_gets_its_own_detections(detector: Detector) -> None:
     data = solid_png((40, 90, 200), width=200, height=100)
     result = await detector.detect(data, EVERYTHING, request_id="r-7")
     assert_is_result_of(data, result)
@@ -57,32 +57,32 @@ async def test_an_image_is_answered_with_its_own_detections(detector: Detector) 
     assert result.label_names == FAKE_MODEL.labels
 
 
-async def test_many_at_once_each_get_their_own_answer(detector: Detector) -> None:
+async def test_concurrent_images_get_their_own_detections(detector: Detector) -> None:
     rng = random.Random(7)
     sizes = [(64, 48), (48, 64), (64, 64), (100, 30)]
-    pictures = [
+    images = [
         solid_png((rng.randrange(256), rng.randrange(256), rng.randrange(256)), *sizes[number % 4])
         for number in range(40)
     ]
     before = value(detector, "batch_size_count")
-    results = await asyncio.gather(*(detect(detector, data) for data in pictures))
-    for data, result in zip(pictures, results, strict=True):
+    results = await asyncio.gather(*(detect(detector, data) for data in images))
+    for data, result in zip(images, results, strict=True):
         assert_is_result_of(data, result)
     after = value(detector, "batch_size_count")
     assert before is not None
     assert after is not None
-    assert after - before < len(pictures), "nothing was batched"
+    assert after - before < len(images), "nothing was batched"
 
 
-async def test_an_image_gets_the_same_answer_alone_and_in_company(detector: Detector) -> None:
+async def test_an_image_gets_the_same_detections_alone_and_in_a_batch(detector: Detector) -> None:
     data = encode_png(np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8))
     alone = await detect(detector, data)
-    company = [solid_png((number, 0, 0), 90, 60) for number in range(10)]
-    together = await asyncio.gather(*(detect(detector, each) for each in [*company, data]))
+    others = [solid_png((number, 0, 0), 90, 60) for number in range(10)]
+    together = await asyncio.gather(*(detect(detector, each) for each in [*others, data]))
     np.testing.assert_array_equal(alone.detections.boxes_xyxy, together[-1].detections.boxes_xyxy)
 
 
-async def test_options_select(detector: Detector) -> None:
+async def test_options_select_detections(detector: Detector) -> None:
     data = solid_png((100, 100, 103))  # four detections
     everything = await detect(detector, data)
     assert len(everything.detections) == 4
@@ -123,7 +123,7 @@ async def test_a_bad_image_is_refused_and_frees_its_slot(
 
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000)])
-async def test_an_absurdly_elongated_image_is_answered(
+async def test_a_very_elongated_image_gets_its_detections(
     detector: Detector, size: tuple[int, int]
 ) -> None:
     data = solid_png((9, 9, 9), *size)
@@ -140,13 +140,13 @@ async def test_a_deadline_that_has_passed_is_refused(detector: Detector) -> None
         await detect(detector, solid_png((1, 1, 1)), deadline=time.monotonic() - 1)
 
 
-async def test_a_deadline_that_passes_while_decoding_is_told_and_the_slot_waits_for_the_thread(
+async def test_a_slot_stays_leased_while_a_thread_decodes_after_the_deadline(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop, thread_may_end, began = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    real = images.decode_image
+    real = decode.decode_image
 
-    def slow(*args: Any) -> images.DecodedImage:
+    def slow(*args: Any) -> decode.DecodedImage:
         loop.call_soon_threadsafe(began.set)
         asyncio.run_coroutine_threadsafe(thread_may_end.wait(), loop).result(20)
         return real(*args)
@@ -163,17 +163,17 @@ async def test_a_deadline_that_passes_while_decoding_is_told_and_the_slot_waits_
     assert value(detector, "expired_total") == expired + 1
 
 
-async def test_a_cancelled_request_is_counted_and_its_neighbours_are_answered(
+async def test_a_cancelled_request_is_counted_and_the_others_finish(
     detector: Detector,
 ) -> None:
     cancelled = value(detector, "cancelled_total")
-    pictures = [solid_png((number, 5, 5)) for number in range(12)]
-    tasks = [asyncio.create_task(detect(detector, data)) for data in pictures]
+    images = [solid_png((number, 5, 5)) for number in range(12)]
+    tasks = [asyncio.create_task(detect(detector, data)) for data in images]
     await asyncio.sleep(0)
     for task in tasks[::3]:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    for number, (data, result) in enumerate(zip(pictures, results, strict=True)):
+    for number, (data, result) in enumerate(zip(images, results, strict=True)):
         if number % 3 == 0:
             assert isinstance(result, asyncio.CancelledError)
         else:
@@ -181,11 +181,11 @@ async def test_a_cancelled_request_is_counted_and_its_neighbours_are_answered(
             assert_is_result_of(data, result)
     assert cancelled is not None
     assert value(detector, "cancelled_total") == cancelled + 4
-    while value(detector, "slots_in_use"):  # an engine may hold some still
+    while value(detector, "slots_in_use"):  # an engine may still use some
         await asyncio.sleep(0.001)
 
 
-async def test_every_stage_of_an_answer_is_measured(detector: Detector) -> None:
+async def test_every_stage_of_a_request_is_measured(detector: Detector) -> None:
     await detect(detector, solid_png((1, 2, 3)), read_ms=1.0)
     for stage in StageTimings._fields:
         assert value(detector, "stage_seconds_count", stage=stage)
@@ -203,9 +203,9 @@ async def test_every_stage_of_an_answer_is_measured(detector: Detector) -> None:
     )
 
 
-async def test_the_stages_of_an_answer_add_up_to_its_total(detector: Detector) -> None:
-    pictures = [solid_png((number, 7, 7)) for number in range(12)]
-    results = await asyncio.gather(*(detect(detector, data, read_ms=1.5) for data in pictures))
+async def test_stages_of_batched_images_add_up_to_the_total(detector: Detector) -> None:
+    images = [solid_png((number, 7, 7)) for number in range(12)]
+    results = await asyncio.gather(*(detect(detector, data, read_ms=1.5) for data in images))
     for result in results:
         timings = result.timings._asdict()
         total = timings.pop("total")
@@ -213,6 +213,6 @@ async def test_the_stages_of_an_answer_add_up_to_its_total(detector: Detector) -
         assert sum(timings.values()) == pytest.approx(total)
 
 
-async def test_a_ready_detector_says_so(detector: Detector) -> None:
+async def test_a_ready_detector_reports_its_state(detector: Detector) -> None:
     assert (detector.ready, detector.live, detector.not_ready_reason) == (True, True, "")
     assert detector.kernel == "fake"

@@ -1,4 +1,4 @@
-"""Loads and unloads with stand-ins: in which order, who waits for whom, and what an end leaves."""
+"""Loads and unloads with stand-in engines: their order, and what `stop` leaves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 async def _load(harness: SwitchHarness, version: int) -> None:
-    """A load that goes well."""
+    """A load that succeeds."""
     load = _begin(harness.control.load(FAKE))
     (await engine_of(harness.models, version)).start()
     await load
@@ -50,7 +50,7 @@ async def test_the_old_engines_end_when_their_last_request_is_answered() -> None
         assert not harness.models.engines[1].ended
 
 
-async def test_loads_queue_behind_one_another() -> None:
+async def test_loads_run_one_after_the_other() -> None:
     async with switching() as harness:
         loads = [_begin(harness.control.load(name)) for name in (FAKE, SETTING)]
         engine = await engine_of(harness.models, 2)
@@ -154,7 +154,7 @@ async def test_an_unknown_name_is_refused_at_once() -> None:
                 await change("large")
 
 
-async def test_a_load_goes_on_when_its_caller_leaves() -> None:
+async def test_a_load_continues_when_its_caller_is_cancelled() -> None:
     async with switching() as harness:
         load = _begin(harness.control.load(FAKE))
         engine = await engine_of(harness.models, 2)
@@ -165,7 +165,7 @@ async def test_a_load_goes_on_when_its_caller_leaves() -> None:
         await until(lambda: harness.version == "2")
 
 
-async def test_an_unload_goes_on_when_its_caller_leaves() -> None:
+async def test_an_unload_continues_when_its_caller_is_cancelled() -> None:
     async with switching() as harness:
         with harness.detector.served.in_use():
             unload = _begin(harness.control.unload(FAKE))
@@ -177,7 +177,7 @@ async def test_an_unload_goes_on_when_its_caller_leaves() -> None:
         await until(lambda: harness.state == "UNAVAILABLE")
 
 
-async def test_a_reload_goes_on_by_itself() -> None:
+async def test_a_reload_runs_in_the_background() -> None:
     async with switching() as harness:
         harness.control.reload()
         (await engine_of(harness.models, 2)).start()
@@ -185,36 +185,36 @@ async def test_a_reload_goes_on_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "told"),
+    ("failure", "message"),
     [
         (CheckpointError("f", "is no model"), "the model cannot be loaded"),
         (ZeroDivisionError(), "unexpected error"),
     ],
 )
-async def test_a_reload_that_fails_is_logged_once(failure: Exception, told: str) -> None:
+async def test_a_reload_that_fails_is_logged_once(failure: Exception, message: str) -> None:
     with capture_logs() as logs:
         async with switching(failure=failure) as harness:
             harness.control.reload()
             await until(lambda: harness.models.starting == 2)
             await until(lambda: any(line["log_level"] == "error" for line in logs))
             await settle()
-    assert [line["event"] for line in logs if line["log_level"] == "error"] == [told]
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [message]
 
 
-async def _ends(harness: SwitchHarness, change: asyncio.Task[None]) -> None:
-    """The end of the service ends a change, and leaves nothing."""
+async def _close_during(harness: SwitchHarness, change: asyncio.Task[None]) -> None:
+    """Ends the service during a change: the change is cancelled and nothing is left."""
     await harness.close()
     with pytest.raises(asyncio.CancelledError):
         await change
     assert harness.models.everything_has_ended()
 
 
-async def test_a_stop_during_a_build_gives_back_what_was_built() -> None:
+async def test_a_stop_during_a_build_frees_the_new_model() -> None:
     async with switching() as harness:
         harness.models.may_build.clear()
         load = _begin(harness.control.load(FAKE))
         await until(lambda: harness.models.starting == 2)
-        ended = asyncio.create_task(_ends(harness, load))
+        ended = asyncio.create_task(_close_during(harness, load))
         await settle()
         assert not ended.done()
         harness.models.may_build.set()
@@ -223,12 +223,12 @@ async def test_a_stop_during_a_build_gives_back_what_was_built() -> None:
         assert harness.models.events == ["1 begins", "1 ended"]
 
 
-async def test_a_stop_during_a_build_that_fails_is_quiet() -> None:
+async def test_a_stop_during_a_build_that_fails_raises_nothing() -> None:
     async with switching(failure=CheckpointError("f", "is no model")) as harness:
         harness.models.may_build.clear()
         load = _begin(harness.control.load(FAKE))
         await until(lambda: harness.models.starting == 2)
-        ended = asyncio.create_task(_ends(harness, load))
+        ended = asyncio.create_task(_close_during(harness, load))
         await settle()
         harness.models.may_build.set()
         await ended
@@ -238,7 +238,7 @@ async def test_a_stop_while_engines_start_ends_them() -> None:
     async with switching() as harness:
         load = _begin(harness.control.load(FAKE))
         await engine_of(harness.models, 2)
-        await _ends(harness, load)
+        await _close_during(harness, load)
         assert [engine.ended for engine in harness.models.engines] == [True, True]
 
 
@@ -246,7 +246,7 @@ async def test_a_stop_while_a_change_waits_for_the_first_model_ends_it() -> None
     async with switching(ready=False) as harness:
         unload = _begin(harness.control.unload(FAKE))
         await settle()
-        await _ends(harness, unload)
+        await _close_during(harness, unload)
         assert harness.models.events == ["1 begins", "1 ended"]
 
 
@@ -255,7 +255,7 @@ async def test_a_stop_while_an_unload_waits_for_requests_ends_the_engines() -> N
         with harness.detector.served.in_use():
             unload = _begin(harness.control.unload(FAKE))
             await until(lambda: not harness.detector.loaded)
-            await _ends(harness, unload)
+            await _close_during(harness, unload)
 
 
 @pytest.mark.parametrize("swapped", [True, False], ids=["swapped out", "unloaded"])
@@ -296,7 +296,7 @@ async def test_slots_stay_until_no_thread_can_write_to_them() -> None:
             assert all(served.pool.memory.fd >= 0 for served in harness.models.served)
 
 
-async def test_after_a_stop_nothing_is_changed_any_more() -> None:
+async def test_nothing_is_changed_after_a_stop() -> None:
     async with switching() as harness:
         await harness.control.stop()
         with pytest.raises(ModelLoadFailed, match="shutting down"):

@@ -1,4 +1,4 @@
-"""Floods in virtual time: the rules alone decide here, not how fast this machine is."""
+"""Overload in virtual time: the result does not depend on the speed of the machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SLOW = Device(0.010, 0.010, max_batch_size=4, jitter=0.2)  # 50 ms
 LARGE = Device(0.020, 0.010, max_batch_size=8, jitter=0.2)  # 100 ms
 
 
-def _tell(
-    device: Device, story: Callable[[SimulatedService], Awaitable[None]], **options: int
+def _run(
+    device: Device, scenario: Callable[[SimulatedService], Awaitable[None]], **options: int
 ) -> None:
-    run_in_virtual_time(with_service(device, story, **options))
+    run_in_virtual_time(with_service(device, scenario, **options))
 
 
 def _goodput(tally: Tally, device: Device, engines: int = 1) -> float:
@@ -36,48 +36,48 @@ def _p99(tally: Tally) -> float:
     [(FAST, 0.1), (FAST, 0.25), (SLOW, 0.1), (SLOW, 0.25), (LARGE, 0.25), (LARGE, 1.0)],
 )
 def test_five_times_the_capacity_costs_no_goodput(device: Device, timeout: float) -> None:
-    async def story(service: SimulatedService) -> None:
-        await service.flood(0.5 * device.capacity, 2, 10.0)  # it has an idea of its engine by then
+    async def scenario(service: SimulatedService) -> None:
+        await service.flood(0.5 * device.capacity, 2, 10.0)  # now the engine's times are measured
         tally = await service.flood(5 * device.capacity, SECONDS, timeout)
         assert _goodput(tally, device) >= 0.9
-        # Who is let in gets an answer in time; who is not is told at once; nobody is forgotten.
+        # Accepted images finish in time, the others are refused, and no request is lost.
         assert tally.outcomes["ok"] >= 0.99 * tally.accepted
         assert _p99(tally) < timeout
         assert tally.accepted + tally.outcomes["overloaded"] == tally.outcomes.total()
         assert (service.served.pool.in_use, service.served.batcher.queue_depth) == (0, 0)
 
-    _tell(device, story)
+    _run(device, scenario)
 
 
-def test_two_engines_share_a_flood(device: Device = FAST) -> None:
-    async def story(service: SimulatedService) -> None:
+def test_two_engines_share_the_load(device: Device = FAST) -> None:
+    async def scenario(service: SimulatedService) -> None:
         tally = await service.flood(10 * device.capacity, SECONDS, 0.1)
         assert _goodput(tally, device, engines=2) >= 0.9
         first, second = (sum(engine.sizes) for engine in service.engines)
         assert 0.8 <= first / second <= 1.25
 
-    _tell(device, story, engines=2)
+    _run(device, scenario, engines=2)
 
 
-def test_below_the_capacity_nobody_is_refused() -> None:
-    async def story(service: SimulatedService) -> None:
+def test_nothing_is_refused_below_the_capacity() -> None:
+    async def scenario(service: SimulatedService) -> None:
         tally = await service.flood(0.5 * FAST.capacity, SECONDS, 0.25)
         assert set(tally.outcomes) == {"ok"}
 
-    _tell(FAST, story)
+    _run(FAST, scenario)
 
 
-def test_after_a_flood_everything_is_as_before() -> None:
-    async def story(service: SimulatedService) -> None:
+def test_nothing_is_refused_after_an_overload() -> None:
+    async def scenario(service: SimulatedService) -> None:
         await service.flood(5 * FAST.capacity, SECONDS, 0.1)
         tally = await service.flood(0.5 * FAST.capacity, SECONDS, 0.25)
         assert set(tally.outcomes) == {"ok"}
 
-    _tell(FAST, story)
+    _run(FAST, scenario)
 
 
-def test_an_engine_that_was_away_for_a_second_does_not_work_for_the_late() -> None:
-    async def story(service: SimulatedService) -> None:
+def test_an_engine_that_was_away_for_a_second_does_not_run_late_images() -> None:
+    async def scenario(service: SimulatedService) -> None:
         (engine,) = service.engines
         flood = asyncio.create_task(service.flood(5 * FAST.capacity, SECONDS, 0.25))
         await asyncio.sleep(3)
@@ -89,11 +89,11 @@ def test_an_engine_that_was_away_for_a_second_does_not_work_for_the_late() -> No
         assert tally.outcomes["ok"] / (SECONDS - 1) >= 0.9 * FAST.capacity
         assert tally.outcomes["not_ready"]
 
-    _tell(FAST, story)
+    _run(FAST, scenario)
 
 
-def test_a_prediction_that_was_far_too_high_does_not_keep_everybody_out() -> None:
-    async def story(service: SimulatedService) -> None:
+def test_a_prediction_that_was_far_too_high_is_corrected() -> None:
+    async def scenario(service: SimulatedService) -> None:
         (engine,) = service.engines
         learn = engine._in_flight._service_time.learn
         for _ in range(20):
@@ -104,11 +104,11 @@ def test_a_prediction_that_was_far_too_high_does_not_keep_everybody_out() -> Non
         assert len(last) == 20
         assert engine.predicted_seconds(64 * 64) < 1.0
 
-    _tell(FAST, story)
+    _run(FAST, scenario)
 
 
-def test_high_priority_has_places_of_its_own_and_goes_first() -> None:
-    async def story(service: SimulatedService) -> None:
+def test_high_priority_has_its_own_slots_and_goes_first() -> None:
+    async def scenario(service: SimulatedService) -> None:
         many = asyncio.create_task(service.flood(5 * SLOW.capacity, SECONDS, 30.0))
         few = await service.flood(0.1 * SLOW.capacity, SECONDS, 30.0, Priority.HIGH)
         usual = await many
@@ -119,16 +119,16 @@ def test_high_priority_has_places_of_its_own_and_goes_first() -> None:
         fewest = sorted(usual.latencies)[len(usual.latencies) // 10]
         assert sorted(few.latencies)[middle] < fewest
 
-    _tell(SLOW, story, slots=32, kept=8)
+    _run(SLOW, scenario, slots=32, kept=8)
 
 
-def test_a_flood_of_high_priority_starves_nobody() -> None:
-    async def story(service: SimulatedService) -> None:
+def test_high_priority_does_not_starve_normal_priority() -> None:
+    async def scenario(service: SimulatedService) -> None:
         many = asyncio.create_task(service.flood(1.5 * SLOW.capacity, SECONDS, 30.0, Priority.HIGH))
         usual = await service.flood(0.1 * SLOW.capacity, SECONDS, 30.0)
         await many
         answered = usual.outcomes["ok"]
         assert answered == usual.accepted > 0
-        assert max(usual.latencies) < 5  # patience is one second; then first come, first served
+        assert max(usual.latencies) < 5  # after one second images run in order of arrival
 
-    _tell(SLOW, story, slots=64, kept=32)
+    _run(SLOW, scenario, slots=64, kept=32)

@@ -61,7 +61,7 @@ def test_a_count_that_the_model_cannot_give_is_refused(count: int) -> None:
         resolve_options(DetectOptions(max_detections=count), FAKE_MODEL)
 
 
-def test_an_unknown_label_is_refused_by_name_with_those_known() -> None:
+def test_the_error_for_an_unknown_label_names_the_known_ones() -> None:
     with pytest.raises(InvalidOptions) as caught:
         resolve_options(DetectOptions(labels=("qr_code", "qrcode")), FAKE_MODEL)
     assert "'qrcode'" in caught.value.detail
@@ -69,7 +69,7 @@ def test_an_unknown_label_is_refused_by_name_with_those_known() -> None:
     assert all(name in caught.value.detail for name in FAKE_MODEL.labels)
 
 
-def test_an_unknown_label_of_any_length_is_told_shortly() -> None:
+def test_the_error_for_a_very_long_label_is_short() -> None:
     with pytest.raises(InvalidOptions) as caught:
         resolve_options(DetectOptions(labels=("qr_cod" + "e" * 1_000_000,)), FAKE_MODEL)
     assert len(caught.value.detail) < 500

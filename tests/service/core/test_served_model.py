@@ -13,6 +13,7 @@ from service.supervision.plan import EngineStartError
 from service.supervision.weights_file import OpenWeightsFile
 from tests.support.fake_serve import fake_backend
 from tests.support.fake_service import fake_settings, quiet_settings
+from tests.support.small_weights import write_small
 
 
 def _fake(devices: str = "cpu") -> ServedModel:
@@ -20,7 +21,7 @@ def _fake(devices: str = "cpu") -> ServedModel:
     return build_served_model(settings, Metrics(), fake_backend(settings))
 
 
-async def test_it_is_ready_when_all_its_engines_are() -> None:
+async def test_a_model_is_ready_when_all_its_engines_are() -> None:
     served = _fake("cpu,cpu")
     assert served.engine_pids == (None, None)
     assert served.canary_age_seconds() == float("inf")
@@ -32,7 +33,7 @@ async def test_it_is_ready_when_all_its_engines_are() -> None:
     assert served.engine_pids == (None, None)
 
 
-async def test_it_is_unused_when_its_last_request_has_left() -> None:
+async def test_a_model_is_unused_after_its_last_request() -> None:
     served = _fake()
     await served.wait_until_unused()
     waiting = asyncio.create_task(served.wait_until_unused())
@@ -47,13 +48,11 @@ async def test_it_is_unused_when_its_last_request_has_left() -> None:
     await served.close()
 
 
-async def test_an_engine_that_cannot_start_is_told_once_for_all(
+async def test_begin_fails_if_an_engine_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     path = tmp_path / "m.safetensors"
-    from tests.support.small_weights import write_small
-
     write_small(path)
     settings = quiet_settings(model=str(path), devices="cuda:7,cuda:7")
     served = build_served_model(settings, Metrics())
@@ -64,30 +63,30 @@ async def test_an_engine_that_cannot_start_is_told_once_for_all(
         await served.close()
 
 
-def test_a_held_file_is_the_one_that_was_opened(tmp_path: Path) -> None:
+def test_an_open_file_is_kept_when_its_path_is_replaced(tmp_path: Path) -> None:
     path, other = tmp_path / "weights", tmp_path / "other"
     path.write_text("old")
     other.write_text("new")
-    held = OpenWeightsFile(path)
+    file = OpenWeightsFile(path)
     other.rename(path)
-    assert Path(held.engine_path).read_text() == "old"
+    assert Path(file.engine_path).read_text() == "old"
     path.unlink()
-    assert Path(held.engine_path).read_text() == "old"
-    assert Path(held.engine_path).read_text() == "old"  # each reader begins at the beginning
-    fd = held.fd
-    held.close()
-    held.close()
+    assert Path(file.engine_path).read_text() == "old"
+    assert Path(file.engine_path).read_text() == "old"  # each reader begins at the beginning
+    fd = file.fd
+    file.close()
+    file.close()
     assert fd is not None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
 
-def test_nothing_is_held_without_a_weights_file() -> None:
-    held = OpenWeightsFile(None)
-    assert (held.engine_path, held.fd) == ("", None)
-    held.close()
+def test_nothing_is_opened_without_a_weights_file() -> None:
+    file = OpenWeightsFile(None)
+    assert (file.engine_path, file.fd) == ("", None)
+    file.close()
 
 
-def test_a_file_that_is_not_there_cannot_be_held(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         OpenWeightsFile(tmp_path / "none")
