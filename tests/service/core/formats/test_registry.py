@@ -14,7 +14,7 @@ from service.core.formats import OUTPUT_FORMATS, Encoded, EncodeInput, OutputFor
 from service.rest import create_app
 from service.settings import load_settings
 from tests.service.rest.standin import StandIn
-from tests.support.pictures import solid_png
+from tests.support.images import solid_png
 
 
 def _encode_csv(job: EncodeInput) -> Encoded:
