@@ -19,6 +19,7 @@ from tests.support.repository import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Files of the packages that are for builders of the client's own distribution alone.
 NOT_SHIPPED = {"lite_detr_client/pyproject.toml", "lite_detr_client/README.md"}
+GENERATOR = "model/training/codes/"  # of training images: in the source archive only
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def shipped_files() -> set[str]:
     files = {path for name in packages for path in (ROOT / name).rglob("*") if path.is_file()}
     names = {path.relative_to(ROOT).as_posix() for path in files}
     leavings = re.compile(r"__pycache__|\.egg-info|\.so$|\.part$")
-    return {name for name in names if not leavings.search(name)} - NOT_SHIPPED
+    shipped = {name for name in names if not leavings.search(name)} - NOT_SHIPPED
+    return {name for name in shipped if not name.startswith(GENERATOR)}
 
 
 @pytest.mark.timeout(600)
@@ -70,6 +72,17 @@ def test_wheel_carries_nothing_else(archives: tuple[Path, Path, Path]) -> None:
     inside = contents_of_wheel(archives[1]).keys()
     extra = {name for name in inside if ".dist-info/" not in name and ".data/" not in name}
     assert extra == shipped_files()
+
+
+@pytest.mark.timeout(600)
+def test_generator_of_training_images_is_in_the_source_archive_only(
+    archives: tuple[Path, Path, Path],
+) -> None:
+    generator = {f"{GENERATOR}{path.name}" for path in (ROOT / GENERATOR).glob("*.py")}
+    assert len(generator) > 10
+    assert generator <= names_in_sdist(archives[0])
+    for wheel in archives[1:]:
+        assert not [name for name in contents_of_wheel(wheel) if name.startswith(GENERATOR)]
 
 
 @pytest.mark.timeout(600)

@@ -53,8 +53,8 @@ def train(options: TrainOptions) -> Path:
     """
     if options.threads > 0:
         torch.set_num_threads(options.threads)
-    options.output.mkdir(parents=True, exist_ok=True)
     source, labels = open_source(options)
+    options.output.mkdir(parents=True, exist_ok=True)
     with Reporter(options.output) as reporter:
         detector = build_start(options, labels, reporter.line)
         return Trainer(detector, source, labels, options, reporter).run()

@@ -1,10 +1,11 @@
-"""What a run starts from: which data, which network, which weights."""
+"""The start of a run: its images, its network and the weights that it starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from model.config import VARIANTS, ModelConfig
+from model.data.annotations import DataError
 from model.labels import COCO_LABELS, CODE_LABELS
 from model.network.backbone import freeze_stages, load_pretrained
 from model.network.detector import LiteDETR, build_detector
@@ -25,9 +27,14 @@ from model.training.sources import (
     LiveSource,
 )
 
+_GENERATOR = "model.training.codes"
+
 
 def open_source(options: TrainOptions) -> tuple[ImageSource, tuple[str, ...]]:
-    """The training pictures and the names of their classes.
+    """Opens the training images.
+
+    Returns:
+        The images and the names of their classes.
 
     Raises:
         DataError: if the data cannot be used.
@@ -37,13 +44,19 @@ def open_source(options: TrainOptions) -> tuple[ImageSource, tuple[str, ...]]:
     if options.annotations is not None and options.images is not None:
         coco = CocoSource(options.annotations, options.images, COCO_LABELS)
         return coco, coco.label_names
+    if find_spec(_GENERATOR) is None:
+        raise DataError(
+            "the generator of training images is not part of the installed package, only of a "
+            "source checkout: train on your own data with --annotations and --images, or run "
+            "this command in a checkout"
+        )
     side = max((*options.sizes, *options.final_sizes))
-    draw = partial(draw_code_scene, seed=options.seed, max_side=side)
-    return LiveSource(draw, options.live_scenes), CODE_LABELS
+    generate = partial(generate_code_image, seed=options.seed, max_side=side)
+    return LiveSource(generate, options.live_scenes), CODE_LABELS
 
 
-def draw_code_scene(number: int, seed: int, max_side: int) -> AnnotatedImage:
-    """The generator's scene of a number; its longest side is at most `max_side` pixels."""
+def generate_code_image(number: int, seed: int, max_side: int) -> AnnotatedImage:
+    """Returns the generated image of a number; its longest side is at most `max_side` pixels."""
     from model.training.codes import generate_scene  # noqa: PLC0415 - needs the extra `train`
 
     scene = generate_scene(np.random.default_rng((seed, number)), max_side=max_side)
@@ -53,7 +66,7 @@ def draw_code_scene(number: int, seed: int, max_side: int) -> AnnotatedImage:
 def build_start(
     options: TrainOptions, labels: Sequence[str], report: Callable[[str], None]
 ) -> LiteDETR:
-    """The network with its start weights, sized for `labels`.
+    """Builds the network for `labels`, with its start weights.
 
     Raises:
         ValueError: for weights that cannot be read.
@@ -77,13 +90,13 @@ def _config(options: TrainOptions, labels: Sequence[str]) -> ModelConfig:
 
 
 def load_fitting(detector: LiteDETR, path: Path) -> list[str]:
-    """Loads the tensors of a safetensors file whose name and shape fit.
+    """Loads the tensors of a safetensors file that fit by name and shape.
 
     Returns:
-        Lines that say what was loaded and what was not.
+        Lines that report what was loaded and what was not.
 
     Raises:
-        ValueError: if the file cannot be read or nothing in it fits.
+        ValueError: if the file cannot be read or no tensor fits.
     """
     try:
         saved = load_file(path)
@@ -93,14 +106,15 @@ def load_fitting(detector: LiteDETR, path: Path) -> list[str]:
     fitting = {name: t for name, t in saved.items() if name in own and t.shape == own[name].shape}
     if not fitting:
         raise ValueError(f"{path}: no tensor fits this model by name and shape")
-    places = {own[name].data_ptr() for name in fitting}
     # A tensor that layers share has several names and is stored under one.
-    fresh = [name for name in own if own[name].data_ptr() not in places]
+    loaded = {own[name].data_ptr() for name in fitting}
+    missing = [name for name in own if own[name].data_ptr() not in loaded]
     with torch.no_grad():
         for name, tensor in fitting.items():
             own[name].copy_(tensor)
     lines = [f"{path}: loaded {len(fitting)} tensors"]
-    for title, names in (("start fresh", fresh), ("do not fit", sorted(saved.keys() - fitting))):
+    unused = sorted(saved.keys() - fitting)
+    for title, names in (("keep their initial values", missing), ("do not fit", unused)):
         if names:
             lines.append(f"  {len(names)} {title}: {', '.join(names[:6])}")
     return lines

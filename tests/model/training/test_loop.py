@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from model.data.annotations import DataError
 from model.postprocess import select_detections
 from model.training import loop as loop_room
+from model.training import start
 from model.training.batches import collate, normalise
 from model.training.loop import Trainer, TrainingFailed, train
 from model.training.matcher import NonFiniteError
@@ -19,7 +21,7 @@ from model.training.objective import Objective
 from model.training.optimizer import build_optimizer, set_learning_rate
 from model.training.report import read_log
 from model.training.sources import AnnotatedImage, CacheSource
-from model.training.start import draw_code_scene, load_fitting, open_source
+from model.training.start import generate_code_image, load_fitting, open_source
 from model.training.state import TrainingStateError
 from model.weights.checkpoint import load_detector
 from tests.model.training.tiny import (
@@ -224,9 +226,17 @@ def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:
     source, labels = open_source(tiny_options(tmp_path, live_scenes=5))
     assert len(source) == 5
     assert len(labels) == 5
-    first, again = (draw_code_scene(3, seed=1, max_side=128) for _ in range(2))
+    first, again = (generate_code_image(3, seed=1, max_side=128) for _ in range(2))
     assert (first.pixels == again.pixels).all()
     assert first.pixels.shape[0] <= 128
+
+
+def test_without_the_generator_the_error_names_the_alternatives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "_GENERATOR", "model.training.absent")
+    with pytest.raises(DataError, match=r"source checkout: .*--annotations and --images"):
+        open_source(tiny_options(tmp_path))
 
 
 def test_train_opens_coco_data_and_sizes_the_network_by_its_categories(
