@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.serving.images import decode, decode_with_pillow, make_photos
 from model.geometry import resized_size
-from model.images.pixel_memory import keep_pictures_whole
+from model.images.pixel_memory import store_images_in_one_block
 from model.images.resize import available, resize_bilinear
 from service.images.allocator import keep_freed_memory
 from tests.support.fake_device import FAKE_MODEL
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     assert available(), "there is no compiled kernel to measure"
     keep_freed_memory()
-    keep_pictures_whole()
+    store_images_in_one_block()
     small = make_photos()[0].data
     rows = measure(small, options.repeats)
     for size in _LARGE:

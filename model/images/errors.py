@@ -1,7 +1,6 @@
-"""Errors of an image that cannot be used, shared by serving, training and evaluation.
+"""Errors of images that cannot be used.
 
-`DetectionError` is the base of every error that a request can end with; the others that serving
-knows are in `service.errors`.
+`DetectionError` is the base class of every error of a request; the others are in `service.errors`.
 """
 
 from __future__ import annotations
@@ -10,18 +9,18 @@ from typing import ClassVar
 
 
 class DetectionError(Exception):
-    """An input or a request that fails with an error of its own.
+    """Base class of the errors that a client can receive.
 
     Attributes:
         code: stable, machine-readable name of the error.
-        detail: one sentence for the person who sent the request.
-        retry_after_seconds: when a retry is worthwhile; None if it never is.
+        detail: one sentence for the client.
+        retry_after_seconds: when a retry may succeed; None if it cannot.
     """
 
     code: ClassVar[str] = "detection_error"
 
     def __init__(self, detail: str, *, retry_after_seconds: int | None = None) -> None:
-        """Keeps the sentence that the client will read."""
+        """Stores the attributes."""
         super().__init__(detail)
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds
@@ -34,7 +33,7 @@ class InvalidImage(DetectionError):
 
 
 class UnsupportedImage(DetectionError):
-    """The bytes are a file of a kind that is not accepted."""
+    """The bytes are a file of another kind."""
 
     code = "unsupported_image"
 

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: used by `images` before a decoder sees them."""
+"""Recognises the format of a file by its first bytes, before a decoder reads it."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ _TEXT_KINDS = (
 )
 
 
-def recognise(head: bytes, num_bytes: int) -> str:
-    """Names the decoder for a file by its content.
+def identify_format(head: bytes, num_bytes: int) -> str:
+    """Returns the format of a file by its content.
 
     Args:
-        head: its first bytes; some thousand are plenty.
-        num_bytes: how long the whole file is.
+        head: its first bytes; some thousand are enough.
+        num_bytes: length of the whole file.
 
     Returns:
-        One of "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF" (Pillow's names).
+        "JPEG", "PNG", "WEBP", "BMP", "TIFF" or "GIF" (Pillow's names).
 
     Raises:
         UnsupportedImage: for a file of another kind, which the message names.
-        InvalidImage: for bytes of no known kind.
+        InvalidImage: for bytes of an unknown kind.
     """
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
@@ -93,7 +93,7 @@ def recognise(head: bytes, num_bytes: int) -> str:
 
 
 def _is_bmp(head: bytes) -> bool:
-    """Asks for a real header size too: plain English text can open with "BM"."""
+    """Checks the size of the header too, as a text can begin with "BM"."""
     return len(head) >= _BMP_HEADER_BYTES and head[15:18] == b"\x00\x00\x00"
 
 
@@ -109,7 +109,7 @@ def _foreign_kind(head: bytes) -> str | None:
 
 
 def _text_kind(head: bytes) -> str | None:
-    """What kind of text, or None where the bytes are no text."""
+    """Returns the kind of text, or None if the bytes are not text."""
     text = _as_text(head)
     if text is None:
         return None
@@ -125,7 +125,7 @@ def _as_text(head: bytes) -> str | None:
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # A cut through the last character is the fault of our reading only the head.
+        # The end of `head` may be in the middle of a character.
         if error.start < len(head) - _LONGEST_UTF8_BYTES:
             return None
         text = head[: error.start].decode("utf-8-sig")

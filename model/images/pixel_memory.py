@@ -1,8 +1,8 @@
-"""The pixels of a Pillow picture where they lie: what a kernel reads without a copy.
+"""The address of a Pillow image's pixels, for kernels that read them without a copy.
 
-Pillow shows its memory by the Arrow C data interface
-(https://arrow.apache.org/docs/format/CDataInterface.html), as one array of all samples, provided
-that the picture lies in one block. Larger ones it would part into several, unless told otherwise.
+Pillow exports its memory through the Arrow C data interface
+(https://arrow.apache.org/docs/format/CDataInterface.html), as one array of all samples, if the
+image is stored in one block. By default it stores large images in several.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BLOCK_BYTES = 1 << 30  # 268 megapixels of RGB
 
 
 class _ArrowArray(ctypes.Structure):
-    """`struct ArrowArray`, as far as it is read here."""
+    """`struct ArrowArray`, up to the last field that is read here."""
 
     _fields_: ClassVar = [
         ("length", ctypes.c_int64),
@@ -36,27 +36,27 @@ _pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _pointer.restype = ctypes.c_void_p
 
 
-def keep_pictures_whole() -> None:
-    """Has Pillow keep each picture that is made from now on in one block, up to a GiB.
+def store_images_in_one_block() -> None:
+    """Makes Pillow store new images in one block each, up to 1 GiB.
 
-    Blocks of that size are the kernel's again as soon as they are freed.
+    Blocks of that size go back to the operating system as soon as they are freed.
     """
     Image.core.set_block_size(_BLOCK_BYTES)  # type: ignore[attr-defined] # Pillow's C side
 
 
 @contextmanager
-def samples_of(picture: Image.Image) -> Iterator[int | None]:
-    """The address of a picture's samples: uint8 [height, width, 4], the fourth of no meaning.
+def samples_of(image: Image.Image) -> Iterator[int | None]:
+    """Yields the address of an image's samples: uint8 [height, width, 4], the fourth is unused.
 
     Args:
-        picture: of mode RGB.
+        image: of mode RGB.
 
     Yields:
-        The address, valid within the context; None where the picture lies in several blocks.
+        The address, valid within the context; None if the image is stored in several blocks.
     """
     try:
-        # The capsules keep the memory, also where the picture is dropped meanwhile.
-        schema, array = picture.__arrow_c_array__()
+        # The capsules keep the memory alive, even if the image is deleted meanwhile.
+        schema, array = image.__arrow_c_array__()
     except ValueError:
         yield None
         return

@@ -1,7 +1,7 @@
-"""How an image file is built, looked at before a decoder sees it: used by `images`.
+"""Checks of an image file's structure before it is decoded.
 
-A small picture can take minutes or gigabytes to read: its header holds a million pieces, its
-progressive JPEG a thousand scans. Pixel limits do not see that, so the pieces are counted here.
+A small image can take minutes or gigabytes to read if its header has a million chunks or its
+progressive JPEG a thousand scans. Pixel limits do not cover that, so they are counted here.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ import numpy as np
 
 from model.images.errors import ImageTooLarge, InvalidImage
 
-# A large photo is read in some ten thousand steps; a second of a CPU's time takes several million.
+# A large photo takes some ten thousand reads; a second of CPU time, several million.
 _MAX_READS = 2_000_000
-# Pillow expands run lengths in Python, a pixel at a time where a line ends early.
+# Pillow expands run lengths in Python, pixel by pixel where a line ends early.
 _MAX_RUN_LENGTH_PIXELS = 4_000_000
 _MAX_TIFF_ENTRIES = 4096
-_MAX_TIFF_STRIPS = 1 << 17  # one a row of the tallest picture that is accepted
+_MAX_TIFF_STRIPS = 1 << 17  # one per row of the tallest accepted image
 
-_PIECE_BYTES = 1 << 16  # that are looked at together: in the cache, and twice its size of memory
-_JPEG_MARK = 0xFF
+_CHUNK_BYTES = 1 << 16  # searched at a time: fits the cache
+_JPEG_MARKER = 0xFF
 _JPEG_SCAN = 0xDA
 _JPEG_END = 0xD9
-_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment behind them
-# The end of a scan's data: 0xff that is neither a stuffed byte, a restart nor a fill.
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment
+# The end of a scan's data: 0xff that begins neither a stuffed byte, a restart nor a fill.
 _JPEG_NEXT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _BMP_RUN_LENGTH = frozenset({1, 2})  # 8 and 4 bits a pixel
-# Where a picture's strips or tiles lie, and how long they are.
+# Offsets and lengths of an image's strips or tiles.
 _TIFF_STRIP_TAGS = frozenset({273, 279, 324, 325})
 
 
 def open_in_memory(name: str, data: bytes | memoryview) -> io.BytesIO:
-    """Opens a file for Pillow, which gets no further than so many reads.
+    """Opens a file for Pillow, with a limit on the number of reads.
 
     Args:
-        name: of its format, as `formats.recognise` tells it.
+        name: of its format, from `identify_format`.
         data: the whole file.
     """
-    # A JPEG is read forwards only, at least a byte a time: a short one needs no meter.
-    return io.BytesIO(data) if name == "JPEG" and len(data) <= _MAX_READS else MeteredFile(data)
+    # A JPEG is read forwards only, at least a byte at a time: a short one needs no limit.
+    return io.BytesIO(data) if name == "JPEG" and len(data) <= _MAX_READS else ReadLimitedFile(data)
 
 
-class MeteredFile(io.BytesIO):
-    """A file in memory that can be read in so many steps, and no more.
+class ReadLimitedFile(io.BytesIO):
+    """A file in memory with a limit on the number of reads.
 
-    Pillow's readers walk a file's pieces in Python, some reads a piece; pixels come in large ones.
+    Pillow parses a file's chunks in Python, with a few reads each, and reads pixels in large parts.
     """
 
     def __init__(self, data: bytes | memoryview) -> None:
@@ -57,10 +57,10 @@ class MeteredFile(io.BytesIO):
         self._reads_left = _MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Reads as any file does.
+        """Reads as `io.BytesIO` does.
 
         Raises:
-            InvalidImage: for one read too many.
+            InvalidImage: when the limit is exceeded.
         """
         self._reads_left -= 1
         if self._reads_left < 0:
@@ -72,9 +72,9 @@ def check_structure(name: str, data: bytes | memoryview, max_jpeg_scans: int) ->
     """Refuses a file that would take far more time or memory than its pixels do.
 
     Args:
-        name: of its format, as `formats.recognise` tells it.
-        data: the whole file. It may be broken: that is for the decoder to say.
-        max_jpeg_scans: of a JPEG; a progressive one has about ten.
+        name: of its format, from `identify_format`.
+        data: the whole file; a broken one is left to the decoder to refuse.
+        max_jpeg_scans: limit for a JPEG; a progressive one has about ten.
 
     Raises:
         InvalidImage: for too many JPEG scans, TIFF strips or TIFF tags.
@@ -89,8 +89,8 @@ def check_structure(name: str, data: bytes | memoryview, max_jpeg_scans: int) ->
 
 
 def _check_jpeg(data: bytes | memoryview, max_scans: int) -> None:
-    # Chance brings the two bytes into segments and into what phones put behind the picture.
-    if _count_scan_marks(data) <= max_scans:
+    # An upper bound: the two bytes can also occur in segments and after the end of the image.
+    if _count_scan_markers(data) <= max_scans:
         return
     num_scans = sum(1 for _ in _jpeg_scans(bytes(data), max_scans))
     if num_scans > max_scans:
@@ -99,19 +99,19 @@ def _check_jpeg(data: bytes | memoryview, max_scans: int) -> None:
         )
 
 
-def _count_scan_marks(data: bytes | memoryview) -> int:
-    """How often the mark of a scan stands in a file; `bytes.count` takes three times as long."""
+def _count_scan_markers(data: bytes | memoryview) -> int:
+    """Counts the two bytes of a scan marker; `bytes.count` takes three times as long."""
     samples = np.frombuffer(data, dtype=np.uint8)
     count = 0
-    for start in range(0, len(samples), _PIECE_BYTES):
-        piece = samples[start : start + _PIECE_BYTES + 1]  # one more: a pair may lie across
-        pairs = (piece[:-1] == _JPEG_MARK) & (piece[1:] == _JPEG_SCAN)
+    for start in range(0, len(samples), _CHUNK_BYTES):
+        chunk = samples[start : start + _CHUNK_BYTES + 1]  # one more: a pair may cross the end
+        pairs = (chunk[:-1] == _JPEG_MARKER) & (chunk[1:] == _JPEG_SCAN)
         count += int(np.count_nonzero(pairs))
     return count
 
 
 def _jpeg_scans(data: bytes, max_scans: int) -> Iterator[int]:
-    """Where the picture's scans begin, one more than `max_scans` of them at most."""
+    """Yields the positions of the image's scans, at most one more than `max_scans`."""
     position, found = 2, 0
     while found <= max_scans:
         marker = _JPEG_NEXT.search(data, position)
@@ -148,10 +148,10 @@ def _check_tiff(data: bytes | memoryview) -> None:
 
 
 def _tiff_entries(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
-    """Tag and count of the entries of the first directory, as far as it goes.
+    """Yields tag and count of the entries of the first directory, up to the end of the data.
 
     Raises:
-        InvalidImage: for more entries than there are tags.
+        InvalidImage: for too many entries.
     """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\x00", b"\x00+")

@@ -197,7 +197,7 @@ def test_batches_hold_photos_of_one_bucket_and_answers_keep_their_order(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         (Image.new("RGBA", (64, 64), (0, 0, 0, 0)), 255),
         (Image.fromarray(np.full((64, 64), 65535, np.uint16)), 255),
@@ -207,14 +207,14 @@ def test_batches_hold_photos_of_one_bucket_and_answers_keep_their_order(tmp_path
     ],
     ids=["transparent", "16-bit white", "16-bit dark", "bilevel", "grey with alpha"],
 )
-def test_any_mode_becomes_rgb(tmp_path: Path, picture: Image.Image, expected: int) -> None:
-    picture.save(tmp_path / "1.png")
+def test_any_mode_becomes_rgb(tmp_path: Path, image: Image.Image, expected: int) -> None:
+    image.save(tmp_path / "1.png")
     _, echo = run_echo(tmp_path, truth_of([]))
     assert np.unique(echo.pixels[0]).tolist() == [expected]
 
 
 def test_a_broken_photo_is_named(tmp_path: Path) -> None:
-    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1\.png cannot be read"):
         run_echo(tmp_path, truth_of([]))
 

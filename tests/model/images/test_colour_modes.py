@@ -21,7 +21,7 @@ def test_black_and_white_and_grey() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "form"),
+    ("image", "form"),
     [
         (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "PNG"),
         (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "WEBP"),
@@ -29,9 +29,9 @@ def test_black_and_white_and_grey() -> None:
         (Image.new("LA", (8, 8), (0, 0)), "PNG"),
     ],
 )
-def test_what_is_transparent_is_white(picture: Image.Image, form: str) -> None:
+def test_transparent_pixels_become_white(image: Image.Image, form: str) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
-    assert upright(encode(picture, form, **options)).min() == 255
+    assert upright(encode(image, form, **options)).min() == 255
 
 
 def test_half_transparent_red_is_pink() -> None:
@@ -41,18 +41,18 @@ def test_half_transparent_red_is_pink() -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "GIF"])
 def test_palette_with_a_transparent_colour(form: str) -> None:
-    picture = Image.new("P", (8, 8), 1)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.paste(0, (0, 0, 4, 8))
-    pixels = upright(encode(picture, form, transparency=0))
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(0, (0, 0, 4, 8))
+    pixels = upright(encode(image, form, transparency=0))
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert pixels[0, 7].tolist() == [0, 0, 255]
 
 
 def test_palette_with_alpha_for_each_colour() -> None:
-    picture = Image.new("P", (8, 8), 0)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    pixels = upright(encode(picture, "PNG", transparency=bytes([0, 255])))
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    pixels = upright(encode(image, "PNG", transparency=bytes([0, 255])))
     assert pixels[0, 0].tolist() == [255, 255, 255]
 
 
@@ -62,7 +62,7 @@ def test_a_transparent_colour_of_an_rgb_png_is_white() -> None:
 
 
 def test_cmyk_jpeg_has_its_colours() -> None:
-    # Pillow writes CMYK as Adobe does, inverted, and marks it; red is no cyan, all the rest.
+    # Pillow writes CMYK inverted, with a marker, as Adobe does. Red is (0, 255, 255, 0).
     data = encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
     assert b"Adobe" in data
     assert np.abs(upright(data)[8, 8].astype(int) - [255, 0, 0]).max() <= 6
@@ -115,7 +115,7 @@ def test_16_bit_colour_png_is_scaled() -> None:
         (np.array([[7, 7, 7]], dtype=np.float32) * 1e6, [0, 0, 0]),
     ],
 )
-def test_deep_tiff_is_brought_to_8_bits(
+def test_deep_tiff_is_scaled_to_8_bits(
     samples: npt.NDArray[np.generic], expected: list[int]
 ) -> None:
     assert upright(encode(Image.fromarray(samples), "TIFF"))[0, :, 0].tolist() == expected

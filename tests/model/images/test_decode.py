@@ -19,7 +19,7 @@ from model.images.resize import resize_bilinear
 from service.errors import DetectionError, ImageTooLarge, InvalidImage
 from tests.support.decoder_images import CONFIG, LIMITS, corners, encode, upright
 
-# Pillow tells of odd metadata by warnings; a service that reads strangers' files hears many.
+# Pillow warns about odd metadata.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
@@ -44,7 +44,7 @@ def test_pixels_are_resized_by_the_models_rule() -> None:
     np.testing.assert_array_equal(decoded.pixels, resize_bilinear(corners(), height, width))
 
 
-def test_a_large_photo_is_resized_over_all_its_pixels() -> None:
+def test_a_large_image_is_resized_from_all_its_pixels() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
     decoded = decode_image(encode(Image.fromarray(noise), "PNG"), CONFIG, LIMITS)
     height, width = decoded.pixels.shape[:2]
@@ -54,7 +54,7 @@ def test_a_large_photo_is_resized_over_all_its_pixels() -> None:
     )  # see model.images.resize
 
 
-def test_a_memoryview_is_as_good_as_bytes() -> None:
+def test_a_memoryview_is_decoded_like_bytes() -> None:
     data = encode(corners(), "PNG")
     one, other = (decode_image(kind, CONFIG, LIMITS) for kind in (data, memoryview(data)))
     np.testing.assert_array_equal(one.pixels, other.pixels)
@@ -63,7 +63,7 @@ def test_a_memoryview_is_as_good_as_bytes() -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
-    stored_as = {  # how a camera held that way stores the picture
+    stored_as = {  # how a camera held that way stores the image
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -92,7 +92,7 @@ def test_an_impossible_orientation_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("exif", [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\xff\xff\xff\xff"])
-def test_broken_exif_does_not_spoil_a_photo(exif: bytes) -> None:
+def test_an_image_with_broken_exif_is_decoded(exif: bytes) -> None:
     data = encode(corners(), "JPEG", exif=exif)
     assert decode_image(data, CONFIG, LIMITS).original_size == (20, 40)
 
@@ -152,10 +152,10 @@ def test_a_bomb_is_refused_without_a_warning() -> None:
             decode_image(data, CONFIG, LIMITS)
 
 
-def test_pixels_above_pillows_own_limit_are_a_matter_of_our_setting() -> None:
+def test_pillows_own_pixel_limit_does_not_apply() -> None:
     data = encode(Image.new("1", (20_000, 9_500)), "PNG")
-    picture, _ = open_upright(data, replace(LIMITS, max_pixels=200_000_000))
-    assert picture.size == (20_000, 9_500)
+    image, _ = open_upright(data, replace(LIMITS, max_pixels=200_000_000))
+    assert image.size == (20_000, 9_500)
 
 
 @pytest.mark.parametrize("size", [(100_000, 1), (1, 60_000), (1, 1), (2, 3)])
@@ -167,8 +167,8 @@ def test_thin_and_tiny_images_keep_a_pixel_on_each_side(size: tuple[int, int]) -
     assert decoded.original_size == (size[1], size[0])
 
 
-def test_no_decoder_but_the_recognised_one_sees_the_bytes() -> None:
-    # A PCX file would open in Pillow; it is not on our list.
+def test_only_the_decoder_of_the_recognised_format_is_used() -> None:
+    # Pillow would open a PCX file; it is not an accepted format.
     data = encode(Image.new("RGB", (8, 8)), "PCX")
     with pytest.raises(InvalidImage):
         decode_image(data, CONFIG, LIMITS)

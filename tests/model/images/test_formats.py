@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes."""
+"""The format of a file, by its first bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.images.formats import recognise
+from model.images.formats import identify_format
 from service.errors import InvalidImage, UnsupportedImage
 
 
@@ -26,7 +26,7 @@ from service.errors import InvalidImage, UnsupportedImage
     ],
 )
 def test_an_accepted_format_is_known_by_its_first_bytes(data: bytes, format_name: str) -> None:
-    assert recognise(data, len(data)) == format_name
+    assert identify_format(data, len(data)) == format_name
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_an_accepted_format_is_known_by_its_first_bytes(data: bytes, format_name
 )
 def test_a_foreign_file_is_unsupported_and_named(data: bytes, named: str) -> None:
     with pytest.raises(UnsupportedImage, match=named):
-        recognise(data, len(data))
+        identify_format(data, len(data))
 
 
 def test_bytes_of_no_known_kind_are_invalid() -> None:
     with pytest.raises(InvalidImage, match="not an image"):
-        recognise(bytes(range(128, 256)), 128)
+        identify_format(bytes(range(128, 256)), 128)
 
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_recognised_or_refused(head: bytes) -> None:
     with contextlib.suppress(InvalidImage, UnsupportedImage):
-        assert recognise(head, len(head)) in {"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"}
+        assert identify_format(head, len(head)) in {"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.images.pixel_memory import keep_pictures_whole, samples_of
+from model.images.pixel_memory import samples_of, store_images_in_one_block
 from model.images.resize import resize_bilinear
 
 _MIB = 1 << 20
@@ -26,26 +26,26 @@ def _noise(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.u
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (480, 640), (2500, 3000)])
-def test_the_samples_are_those_of_the_picture(size: tuple[int, int]) -> None:
-    keep_pictures_whole()
+def test_the_samples_are_those_of_the_image(size: tuple[int, int]) -> None:
+    store_images_in_one_block()
     pixels = _noise(*size)
-    picture = Image.fromarray(pixels)
-    with samples_of(picture) as address:
+    image = Image.fromarray(pixels)
+    with samples_of(image) as address:
         assert address is not None
-        del picture  # what is shown stays
-        lying = (ctypes.c_uint8 * (size[0] * size[1] * 4)).from_address(address)
-        np.testing.assert_array_equal(np.asarray(lying).reshape(*size, 4)[..., :3], pixels)
+        del image  # the memory stays
+        memory = (ctypes.c_uint8 * (size[0] * size[1] * 4)).from_address(address)
+        np.testing.assert_array_equal(np.asarray(memory).reshape(*size, 4)[..., :3], pixels)
 
 
-def test_a_picture_in_several_blocks_shows_none_and_is_resized_all_the_same() -> None:
+def test_an_image_in_several_blocks_has_no_address_and_is_resized_by_pillow() -> None:
     pixels = _noise(600, 800)
     _core.set_block_size(_MIB)
-    parted = Image.fromarray(pixels)
-    keep_pictures_whole()
+    split = Image.fromarray(pixels)
+    store_images_in_one_block()
     whole = Image.fromarray(pixels)
-    with samples_of(parted) as several, samples_of(whole) as one:
+    with samples_of(split) as several, samples_of(whole) as one:
         assert several is None
         assert one is not None
     np.testing.assert_array_equal(
-        resize_bilinear(parted, 300, 400), resize_bilinear(whole, 300, 400)
+        resize_bilinear(split, 300, 400), resize_bilinear(whole, 300, 400)
     )

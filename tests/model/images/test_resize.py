@@ -1,4 +1,4 @@
-"""The resize of serving: beside Pillow's, beside its own arithmetic in numpy, and without C++."""
+"""The resize of serving, compared with Pillow and with numpy, and without a C++ compiler."""
 
 from __future__ import annotations
 
@@ -64,60 +64,60 @@ sizes = st.integers(1, 90)
 @given(height=sizes, width=st.integers(4, 90), new_height=sizes, new_width=sizes)
 @example(height=1, width=4, new_height=1, new_width=1)
 @example(height=90, width=5, new_height=3, new_width=90)
-def test_result_is_that_of_its_arithmetic_and_next_to_pillows(
+def test_result_equals_its_arithmetic_and_is_close_to_pillow(
     height: int, width: int, new_height: int, new_width: int
 ) -> None:
     pixels = noise(height, width)
-    picture = Image.fromarray(pixels)
-    resized = resize_bilinear(picture, new_height, new_width)
+    image = Image.fromarray(pixels)
+    resized = resize_bilinear(image, new_height, new_width)
     assert resized.shape == (new_height, new_width, 3)
     assert resized.flags.c_contiguous
     assert resized.flags.writeable
     if (height, width) != (new_height, new_width):
         np.testing.assert_array_equal(resized, oracle(pixels, new_height, new_width))
-    pillow = np.asarray(picture.resize((new_width, new_height), Image.Resampling.BILINEAR))
+    pillow = np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR))
     assert np.abs(resized.astype(int) - pillow).max() <= 1
 
 
 @needs_kernel
 @pytest.mark.parametrize("size", [(960, 1280), (480, 640), (720, 1280), (600, 800)])
-def test_a_photo_gets_pillows_pixels(size: tuple[int, int]) -> None:
-    """Of a landscape picture, whose sides shrink alike; every version does columns first there."""
-    picture = Image.fromarray(noise(*size))
+def test_a_landscape_image_gets_the_pixels_of_pillow(size: tuple[int, int]) -> None:
+    """Its sides shrink alike; every version of Pillow resizes columns first there."""
+    image = Image.fromarray(noise(*size))
     height, width = resized_size(*size, 336, 448)
-    pillow = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(resize_bilinear(picture, height, width), pillow)
+    pillow = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize_bilinear(image, height, width), pillow)
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
 @pytest.mark.parametrize("size", [(480, 640), (37, 41), (2000, 31)])
-def test_an_even_picture_stays_even(level: int, size: tuple[int, int]) -> None:
-    picture = Image.fromarray(np.full((*size, 3), level, dtype=np.uint8))
-    assert (resize_bilinear(picture, 55, 70) == level).all()
+def test_a_uniform_image_stays_uniform(level: int, size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.full((*size, 3), level, dtype=np.uint8))
+    assert (resize_bilinear(image, 55, 70) == level).all()
 
 
-def test_a_picture_of_that_size_is_copied() -> None:
+def test_an_image_of_that_size_is_copied() -> None:
     pixels = noise(20, 30)
     np.testing.assert_array_equal(resize_bilinear(Image.fromarray(pixels), 20, 30), pixels)
 
 
 @pytest.mark.parametrize("size", [(9, 1), (9, 3), (1, 1)])
-def test_a_picture_too_narrow_for_the_kernel_is_resized_all_the_same(
+def test_an_image_too_narrow_for_the_kernel_is_resized_by_pillow(
     size: tuple[int, int],
 ) -> None:
-    picture = Image.fromarray(noise(*size))
-    expected = np.asarray(picture.resize((6, 7), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(resize_bilinear(picture, 7, 6), expected)
+    image = Image.fromarray(noise(*size))
+    expected = np.asarray(image.resize((6, 7), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize_bilinear(image, 7, 6), expected)
 
 
 @pytest.mark.parametrize("source", [(60, 80), (33, 44), (9, 3)], ids=["kernel", "copy", "Pillow"])
-def test_the_result_goes_where_it_is_wanted(source: tuple[int, int]) -> None:
-    """Into part of a larger memory, as a slot is, and nowhere beside it."""
-    picture = Image.fromarray(noise(*source))
+def test_the_result_is_written_to_the_given_array(source: tuple[int, int]) -> None:
+    """Into part of a larger array, as in a slot, and not outside that part."""
+    image = Image.fromarray(noise(*source))
     memory = np.full(33 * 44 * 3 + 20, 7, dtype=np.uint8)
     place = memory[10:-10].reshape(33, 44, 3)
-    assert resize_bilinear(picture, 33, 44, place) is place
-    np.testing.assert_array_equal(place, resize_bilinear(picture, 33, 44))
+    assert resize_bilinear(image, 33, 44, place) is place
+    np.testing.assert_array_equal(place, resize_bilinear(image, 33, 44))
     assert (memory[:10] == 7).all()
     assert (memory[-10:] == 7).all()
 
@@ -131,7 +131,7 @@ def test_the_result_goes_where_it_is_wanted(source: tuple[int, int]) -> None:
     ],
     ids=["shape", "type", "layout"],
 )
-def test_a_place_that_does_not_fit_is_refused(place: npt.NDArray[np.generic]) -> None:
+def test_an_array_that_does_not_fit_is_refused(place: npt.NDArray[np.generic]) -> None:
     with pytest.raises(ValueError, match="33 x 44 pixels cannot be written"):
         resize_bilinear(Image.fromarray(noise(60, 80)), 33, 44, place)  # type: ignore[arg-type]
 
@@ -143,11 +143,11 @@ def test_what_cannot_be_resized_is_named(mode: str, size: tuple[int, int]) -> No
 
 
 @needs_kernel
-def test_threads_do_not_disturb_one_another() -> None:
-    pictures = [Image.fromarray(noise(60 + number, 80, number)) for number in range(40)]
-    alone = [resize_bilinear(picture, 33, 44) for picture in pictures]
+def test_threads_resize_independently() -> None:
+    images = [Image.fromarray(noise(60 + number, 80, number)) for number in range(40)]
+    alone = [resize_bilinear(image, 33, 44) for image in images]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda picture: resize_bilinear(picture, 33, 44), pictures))
+        together = list(pool.map(lambda image: resize_bilinear(image, 33, 44), images))
     np.testing.assert_array_equal(alone, together)
 
 
@@ -158,19 +158,19 @@ def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("not_loaded")
-def test_without_a_compiler_pillow_resizes_and_one_warning_says_so(
+def test_without_a_compiler_pillow_resizes_and_one_warning_is_logged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(_sources: object) -> None:
         raise BuildError("no C++ compiler found")
 
     monkeypatch.setattr(resize, "load_any", fail)
-    picture = Image.fromarray(noise(40, 50))
+    image = Image.fromarray(noise(40, 50))
     with pytest.warns(RuntimeWarning, match=r"resized by Pillow.*no C\+\+ compiler") as warned:
-        resized = resize_bilinear(picture, 20, 25)
-    resize_bilinear(picture, 21, 25)
+        resized = resize_bilinear(image, 20, 25)
+    resize_bilinear(image, 21, 25)
     assert len(warned) == 1
-    expected = np.asarray(picture.resize((25, 20), Image.Resampling.BILINEAR))
+    expected = np.asarray(image.resize((25, 20), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(resized, expected)
 
 
@@ -181,7 +181,7 @@ def test_without_a_compiler_pillow_resizes_and_one_warning_says_so(
     [level for level in prebuilt.levels() if level.needs <= prebuilt._features()],
     ids=lambda level: level.name,
 )
-def test_every_level_of_processors_gives_the_same(
+def test_every_processor_level_gives_the_same_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: prebuilt.Level
 ) -> None:
     from model.native.library import compile_library

@@ -1,4 +1,4 @@
-"""Changes of pictures keep boxes on their objects."""
+"""Changes of images keep boxes on their objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.training.sources import AnnotatedImage, Boxes, Pixels
 _STRONG = AugmentRule("dihedral", 0.7, 0.0, 0.0, 0.0)
 
 
-def _picture(height: int = 60, width: int = 90) -> AnnotatedImage:
+def _image(height: int = 60, width: int = 90) -> AnnotatedImage:
     """Black with one white rectangle, which the box covers exactly."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[12:32, 40:70] = 255
@@ -27,7 +27,7 @@ def _white(pixels: Pixels) -> Boxes:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_box_follows_its_object_through_every_symmetry(seed: int) -> None:
-    turned = turn(_picture(), "dihedral", np.random.default_rng(seed))
+    turned = turn(_image(), "dihedral", np.random.default_rng(seed))
     np.testing.assert_array_equal(turned.boxes[0], _white(turned.pixels))
 
 
@@ -37,40 +37,38 @@ def test_box_follows_its_object_through_everything(
     seed: int, with_cv2: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "_HAS_CV2", with_cv2 and room._HAS_CV2)
-    changed = augment(_picture(), (96, 128), _STRONG, np.random.default_rng(seed))
+    changed = augment(_image(), (96, 128), _STRONG, np.random.default_rng(seed))
     assert changed.pixels.shape[0] <= 96
     assert changed.pixels.shape[1] <= 128
     if len(changed.boxes):
         np.testing.assert_allclose(changed.boxes[0], _white(changed.pixels), atol=4)
 
 
-def test_hflip_never_turns_a_picture() -> None:
-    shapes = {turn(_picture(), "hflip", np.random.default_rng(s)).pixels.shape for s in range(9)}
+def test_hflip_never_rotates_an_image() -> None:
+    shapes = {turn(_image(), "hflip", np.random.default_rng(s)).pixels.shape for s in range(9)}
     assert shapes == {(60, 90, 3)}
 
 
-def test_same_generator_gives_the_same_picture() -> None:
+def test_same_generator_gives_the_same_image() -> None:
     rule = AugmentRule("dihedral", 0.5, 1.0, 0.5, 0.5)
-    first, second = (
-        augment(_picture(), (64, 64), rule, np.random.default_rng(4)) for _ in range(2)
-    )
+    first, second = (augment(_image(), (64, 64), rule, np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(first.pixels, second.pixels)
 
 
 def test_clean_crop_cuts_no_box() -> None:
     for seed in range(20):
-        cut = crop(_picture(), 1.0, (0.4, 0.8), np.random.default_rng(seed), clean=True)
+        cut = crop(_image(), 1.0, (0.4, 0.8), np.random.default_rng(seed), clean=True)
         if cut is not None and len(cut.boxes):
             extent = cut.boxes[0, 2:] - cut.boxes[0, :2]
             assert float(extent.prod()) >= 0.9 * 30 * 20
 
 
 def test_box_that_shrinks_to_nothing_is_dropped() -> None:
-    assert len(fit(_picture(), (4, 4)).boxes) == 0
+    assert len(fit(_image(), (4, 4)).boxes) == 0
 
 
 def test_mosaic_keeps_all_four_objects_in_place() -> None:
-    made = mosaic([_picture()] * 4, (128, 160), np.random.default_rng(0))
+    made = mosaic([_image()] * 4, (128, 160), np.random.default_rng(0))
     assert made.pixels.shape == (128, 160, 3)
     assert made.labels.tolist() == [1] * 4
     for left, top, right, bottom in made.boxes.round().astype(int).tolist():

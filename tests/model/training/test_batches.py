@@ -32,7 +32,7 @@ def test_plan_started_later_is_the_rest_of_the_whole_plan(tmp_path: Path) -> Non
     assert list(BatchPlanner(options, 30, 3, 0, _never)) != whole
 
 
-def test_every_picture_is_drawn_once_before_any_is_drawn_twice(tmp_path: Path) -> None:
+def test_every_image_is_drawn_once_before_any_is_drawn_twice(tmp_path: Path) -> None:
     draws = [d for batch in BatchPlanner(tiny_options(tmp_path), 120, 0, 0, _never) for d in batch]
     assert sorted(draw.index for draw in draws) == list(range(120))
 
@@ -44,13 +44,13 @@ def test_final_batches_have_the_final_sizes(tmp_path: Path) -> None:
     assert {max(draw.height, draw.width) for batch in plan[40:] for draw in batch} == {128}
 
 
-def _picture(height: int, width: int, boxes: int) -> AnnotatedImage:
+def _image(height: int, width: int, boxes: int) -> AnnotatedImage:
     box = np.array([[0, 0, width / 2, height]] * boxes, np.float32).reshape(-1, 4)
     return AnnotatedImage(np.full((height, width, 3), 9, np.uint8), box, np.zeros(boxes, np.int64))
 
 
 def test_collate_pads_right_and_bottom_and_scales_boxes_by_the_unpadded_size() -> None:
-    batch = collate([_picture(20, 40, 1), _picture(30, 10, 0)])
+    batch = collate([_image(20, 40, 1), _image(30, 10, 0)])
     assert batch.images.shape == (2, 30, 40, 3)
     assert (~batch.padding_mask).sum((1, 2)).tolist() == [800, 300]
     assert bool(batch.padding_mask[0, 20:].all())
@@ -59,7 +59,7 @@ def test_collate_pads_right_and_bottom_and_scales_boxes_by_the_unpadded_size() -
 
 
 def test_normalised_images_are_channels_last_and_zero_on_padding() -> None:
-    batch = collate([_picture(20, 40, 1), _picture(30, 10, 0)])
+    batch = collate([_image(20, 40, 1), _image(30, 10, 0)])
     images = normalise(batch.images, batch.padding_mask)
     assert images.shape == (2, 3, 30, 40)
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -68,11 +68,11 @@ def test_normalised_images_are_channels_last_and_zero_on_padding() -> None:
     assert abs(float(images[0, 0, 0, 0]) - expected) < 1e-5
 
 
-def test_unreadable_picture_is_replaced_by_another(tmp_path: Path) -> None:
+def test_unreadable_image_is_replaced_by_another(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path, 4), LABELS)
     (tmp_path / "1.png").write_bytes(b"broken")
-    pictures = AugmentedImages(source, tiny_options(tmp_path))
-    assert pictures[ImagePlan(1, (0, 0, 0), 96, 96, False)].pixels.shape[1] == 96
+    images = AugmentedImages(source, tiny_options(tmp_path))
+    assert images[ImagePlan(1, (0, 0, 0), 96, 96, False)].pixels.shape[1] == 96
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

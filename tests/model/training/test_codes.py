@@ -1,4 +1,4 @@
-"""Tests of the synthetic code pictures."""
+"""Tests of the synthetic code images."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def test_a_box_bounds_the_ink_after_the_warp(bend: Bend) -> None:
     size = (sheet.colour.shape[1], sheet.colour.shape[0])
     rng = np.random.default_rng(5)
     pose = Pose(homography(rng, size, (200.0, 200.0), 0.4, 0.4), bend)
-    picture = np.full((400, 400, 3), 255, np.uint8)
-    paste(picture, sheet, pose)
+    image = np.full((400, 400, 3), 255, np.uint8)
+    paste(image, sheet, pose)
     box = mark_extent(sheet.marks[0], sheet, pose)
-    np.testing.assert_allclose(box, _dark_bounds(picture), atol=1.6)
+    np.testing.assert_allclose(box, _dark_bounds(image), atol=1.6)
 
 
 def test_bending_back_undoes_bending() -> None:

@@ -42,7 +42,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 class _StoppingSource(CacheSource):
-    """Sends this process SIGTERM while the n-th picture is read."""
+    """Sends this process SIGTERM while the n-th image is read."""
 
     def __init__(self, folder: Path, stop_at: int) -> None:
         super().__init__(folder, LABELS)
@@ -69,7 +69,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ca
     expected = whole.run()
     halves = options.changed(output=tmp_path / "halves")
     torch.manual_seed(9)
-    # One sample picture, then two pictures a batch: the fourth batch gets the signal.
+    # One sample image, then two images a batch: the fourth batch gets the signal.
     first = tiny_trainer(halves, _StoppingSource(cache, 1 + 3 * 2 + 1))
     torch.manual_seed(9)
     first.run()
@@ -86,7 +86,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ca
         assert torch.equal(one, other)
 
 
-def test_two_pictures_are_learned_by_heart(tmp_path: Path) -> None:
+def test_two_images_are_learned_by_heart(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path, 2), LABELS)
     batch = collate([source.load(0), source.load(1)])
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Sources of training pictures."""
+"""Sources of training images."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_absent_cache_is_a_data_error(tmp_path: Path) -> None:
         CacheSource(tmp_path, LABELS)
 
 
-def test_unreadable_picture_is_named(tmp_path: Path) -> None:
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path, 1), LABELS)
-    (tmp_path / "0.png").write_bytes(b"no picture")
+    (tmp_path / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png"):
         source.load(0)
 
@@ -85,10 +85,10 @@ _OWN = [{"id": 3, "name": "blue"}, {"id": 1, "name": "red"}]
 
 def test_coco_boxes_become_corners_and_crowds_are_left_out(tmp_path: Path) -> None:
     source = CocoSource(_coco(tmp_path, _OWN), tmp_path)
-    picture = source.load(0)
+    image = source.load(0)
     assert source.label_names == ("red", "blue")
-    assert picture.boxes.tolist() == [[10, 20, 40, 60]]
-    assert picture.labels.tolist() == [1]
+    assert image.boxes.tolist() == [[10, 20, 40, 60]]
+    assert image.labels.tolist() == [1]
     assert len(source) == 2
     assert source.load(1).boxes.shape == (0, 4)
 
@@ -105,7 +105,7 @@ def test_unknown_category_is_refused(tmp_path: Path) -> None:
         CocoSource(_coco(tmp_path, _OWN, category_id=9), tmp_path)
 
 
-def test_live_source_draws_other_pictures_each_epoch() -> None:
+def test_live_source_draws_other_images_each_epoch() -> None:
     drawn: list[int] = []
 
     def draw(number: int) -> AnnotatedImage:

@@ -39,7 +39,7 @@ CONFIG = ModelConfig(
 
 
 def write_cache(folder: Path, count: int = 4) -> Path:
-    """Pictures of one coloured square each, with their scenes.jsonl."""
+    """Images of one coloured square each, with their scenes.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(5)
     lines = []
@@ -58,7 +58,7 @@ def write_cache(folder: Path, count: int = 4) -> Path:
 
 
 def tiny_options(output: Path, **changes: object) -> TrainOptions:
-    """A run of a few iterations in this process, without changes of the pictures."""
+    """A run of a few iterations in this process, without changes of the images."""
     values: dict[str, object] = {
         "output": output,
         "workers": 0,
@@ -111,7 +111,7 @@ def tiny_detector() -> LiteDETR:
 
 
 def quick_detector() -> LiteDETR:
-    """As `tiny_detector`, with a backbone that fits two pictures in seconds."""
+    """As `tiny_detector`, with a backbone that fits two images in seconds."""
     detector = tiny_detector()
     detector.backbone[0].body = TinyBody()
     return detector
