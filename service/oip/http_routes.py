@@ -187,13 +187,7 @@ def _repository_routes(repository: _RepositoryEndpoints) -> list[BaseRoute]:
     return [
         *post("/v2/repository/index", repository.index, "List models", listed, index),
         *post(f"{path}/load", repository.load, "Load a model", changed, change),
-        *post(
-            f"{path}/unload",
-            repository.unload,
-            "Unload a model",
-            schemas.RepositoryResponse,
-            change,
-        ),
+        *post(f"{path}/unload", repository.unload, "Unload a model", changed, change),
     ]
 
 

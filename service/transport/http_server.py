@@ -1,4 +1,4 @@
-"""uvicorn, run by us: our signals, connections within bounds, and a drain that loses nothing."""
+"""uvicorn with connection limits, without signal handlers, and with a lossless drain."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from service.transport.http_connection import ConnectionLimits, LimitedConnectio
 from service.transport.listen_queue import has_unread, stop_accepting_new
 
 _BACKLOG = 2048
-_LAST_CONNECTIONS_SECONDS = 1.0  # at most, for those that are made and not accepted yet
-_LOOK_AGAIN_SECONDS = 0.005
-_OTHER_DESCRIPTORS = 256  # beside connections: gRPC's, engines', log files
+_LAST_CONNECTIONS_SECONDS = 1.0  # at most, to accept connections that are established
+_RECHECK_SECONDS = 0.005
+_OTHER_DESCRIPTORS = 256  # besides connections: gRPC, engines, log files
 
 
 class HttpServer(uvicorn.Server):
-    """One listening socket and an ASGI application behind it."""
+    """An ASGI application on one listening socket."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class HttpServer(uvicorn.Server):
 
         Args:
             app: an ASGI application.
-            settings: its limits and timeouts.
+            settings: limits and timeouts.
             listener: bound and listening; closed by the server when it drains.
-            tls: set where it speaks HTTPS; connections made later use what it holds then.
+            tls: for HTTPS; new connections use its certificate at that time.
         """
         self._limits = ConnectionLimits(
             head_timeout_seconds=settings.header_timeout_seconds,
@@ -71,48 +71,50 @@ class HttpServer(uvicorn.Server):
         return int(self._listener.getsockname()[1])
 
     async def run_until_drained(self) -> None:
-        """Serves until `drain` is called and every request that came before is answered."""
+        """Serves until `drain` is called and every accepted request has its response."""
         await self.serve(sockets=[self._listener])
 
     def drain(self) -> None:
-        """Takes no new connection, lets every open one finish its request, then ends."""
+        """Accepts no new connection, and ends when the requests in flight are finished."""
         self.should_exit = True
 
     def give_up(self) -> None:
-        """Ends without waiting for requests that are still open."""
+        """Ends without waiting for requests in flight."""
         self.should_exit = self.force_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals alone: `service.app` handles them."""
+        """Installs no signal handlers: `service.app` handles signals."""
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the door, then does as uvicorn does."""
+        """Accepts the connections that are already established, then shuts down as uvicorn does."""
         self._limits.closing = True
         stop_accepting_new(self._listener)
         end = time.monotonic() + _LAST_CONNECTIONS_SECONDS
         while has_unread(self._listener) and time.monotonic() < end:
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # libuv accepts one at each turn of the loop
+            await asyncio.sleep(
+                _RECHECK_SECONDS
+            )  # libuv accepts one an iteration
         await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Binds and listens, so that a taken port is told before anything is started.
+    """Binds and listens, so that a port in use is reported before anything is started.
 
     Args:
         host: an address or a name.
         port: 0 picks a free one.
 
     Raises:
-        OSError: where that is not possible.
+        OSError: if the port is in use or not allowed.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 def _allow_descriptors(count: int) -> None:
-    """Lets this process open so many files, as far as the system lets it say so."""
+    """Raises the soft limit of open files to `count`, at most to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,7 +1,6 @@
-"""What the kernel holds for a server that closes: connections not accepted, bytes not read.
+"""Connections and bytes that the kernel holds for a closing server, not yet accepted or read.
 
-Whatever of it is dropped was a request that somebody had sent in time
-(`service.transport.http_server`).
+Dropping them would lose requests that clients sent in time (`service.transport.http_server`).
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import struct
 import sys
 
 _SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
-_BPF_RET = 0x06  # <linux/filter.h>: end with so many bytes passed
+_BPF_RET = 0x06  # <linux/filter.h>: returns how many bytes of a packet to accept
 
 
 def has_unread(waiting: socket.socket | None) -> bool:
-    """Whether there are bytes to read, or connections to accept, that the loop has not seen."""
+    """Whether a socket has bytes to read, or connections to accept."""
     if waiting is None or waiting.fileno() < 0:
         return False
     poll = select.poll()
@@ -27,15 +26,15 @@ def has_unread(waiting: socket.socket | None) -> bool:
 
 
 def stop_accepting_new(listener: socket.socket) -> None:
-    """Lets no further connection come about, so that those made already can all be accepted.
+    """Prevents new connections, so that those already established can all be accepted.
 
-    What a listener that closes has not accepted yet is reset, also where the request is there
-    already. So the kernel is told first to drop whatever new clients send to it (a classic BPF
-    program that passes nothing); they are refused when it closes.
+    Closing a listener resets established connections that are not accepted yet, even if their
+    request has arrived. So the kernel first drops the packets of new clients (a classic BPF program
+    that accepts no bytes); they are refused once the listener closes.
     """
     if sys.platform != "linux":
         return
     drop_all = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET, 0, 0, 0))
     program = struct.pack("@HP", 1, ctypes.addressof(drop_all))
-    with contextlib.suppress(OSError):  # without it a moment's connections are lost, as elsewhere
+    with contextlib.suppress(OSError):  # then connections of that moment are reset, as elsewhere
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

@@ -284,7 +284,7 @@ async def test_a_new_connection_takes_the_place_of_a_long_idle_one(
 async def test_connections_far_beyond_the_limit_are_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_connection, "_SPARE_CONNECTIONS", 1)
+    monkeypatch.setattr(http_connection, "_MAX_OVER_LIMIT", 1)
     async with _serving(max_connections=1) as bench:
         clients = [await bench.connect() for _ in range(3)]
         with contextlib.suppress(ConnectionError):
