@@ -77,7 +77,7 @@ def test_the_last_slots_are_for_high_priority() -> None:
     async def scenario(service: SimulatedService) -> None:
         admission, served = service.admission, service.served
         leases = [admission.admit(served, 60, Priority.NORMAL) for _ in range(4)]
-        with pytest.raises(Overloaded, match="all 4 places"):
+        with pytest.raises(Overloaded, match="all 4 slots"):
             admission.admit(served, 60, Priority.NORMAL)
         leases += [admission.admit(served, 60, Priority.HIGH) for _ in range(2)]
         with pytest.raises(Overloaded):
