@@ -15,41 +15,41 @@ from model.weights.info import ModelInfo
 
 @dataclass(frozen=True)
 class DeviceResult:
-    """What a device found in one batch, and how long each step took."""
+    """The detections of one batch, and how long each step took."""
 
-    detections: Sequence[Detections]  # one an image, in order
-    assemble_ms: float  # pixels -> the padded batch, on the host
+    detections: Sequence[Detections]  # one per image, in order
+    assemble_ms: float  # putting the images into the padded batch, on the host
     forward_ms: float  # normalisation and the network
     postprocess_ms: float
-    copy_ms: float = 0.0  # the batch to the device; 0 where the host is the device
+    copy_ms: float = 0.0  # copying the batch to the device; 0 if the device is the host
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A batch by its size alone."""
+    """The size of a batch."""
 
-    padded: tuple[int, int]  # (H, W) of the bucket
+    padded: tuple[int, int]  # (H, W) of the shape bucket
     images: int
 
     @property
     def padded_pixels(self) -> int:
-        """Of all its images, padding included."""
+        """Pixels of all images, with padding."""
         return self.images * self.padded[0] * self.padded[1]
 
 
 class OutOfDeviceMemory(Exception):
-    """The batch did not fit; a smaller one may."""
+    """The batch does not fit into memory; a smaller one may."""
 
 
 class Device(Protocol):
     """Runs batches, one at a time."""
 
-    name: str  # the device that was taken: "cpu", "cuda:0"
+    name: str  # "cpu", "cuda:0"
     model: ModelInfo
 
     @property
     def implementations(self) -> Mapping[str, str]:
-        """Which code does what, now that it is warm; for logs and /v1/models."""
+        """Implementation by part, such as "kernel", after warm-up; for logs and /v1/models."""
         ...
 
     def run(
@@ -58,51 +58,51 @@ class Device(Protocol):
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> DeviceResult:
-        """Detects in one batch.
+        """Runs one batch.
 
         Args:
-            images: RGB uint8 [h, w, 3] each, resized; views that are valid during the call only.
-            padded: (H, W) of their bucket.
-            original_sizes: (H, W) that boxes refer to, one an image.
+            images: RGB uint8 [h, w, 3] each, resized; valid only during the call.
+            padded: (H, W) of their shape bucket.
+            original_sizes: (H, W) that boxes refer to, one per image.
 
         Raises:
-            OutOfDeviceMemory: where half the batch may fit.
+            OutOfDeviceMemory: if half the batch may fit.
         """
         ...
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
-        """The batches whose first run may be slower than later ones, the usual ones first.
+        """Lists the batch shapes whose first run may be slower, the most frequent ones first.
 
         Args:
-            max_batch_size: most images in a batch.
-            max_batch_pixels: most padded pixels in a batch of more than one image.
+            max_batch_size: maximum number of images in a batch.
+            max_batch_pixels: maximum number of padded pixels in a batch of several images.
         """
         ...
 
     def is_broken(self, error: Exception) -> bool:
-        """Whether after this error only a new process helps (a sticky CUDA error)."""
+        """Whether only a new process can recover from this error (a sticky CUDA error)."""
         ...
 
 
 class BatchInFlight(Protocol):
-    """A batch that an `OverlappingDevice` computes."""
+    """A batch that an `OverlappingDevice` is computing."""
 
     def done(self) -> bool:
-        """Whether `finish` would not wait."""
+        """Whether `finish` would return at once."""
         ...
 
     def finish(self) -> DeviceResult:
-        """Waits for the answer; called once.
+        """Waits for the result; called once.
 
         Raises:
-            Exception: whatever went wrong.
+            Exception: if the batch failed.
         """
         ...
 
 
 @runtime_checkable
 class OverlappingDevice(Device, Protocol):
-    """A device that computes by itself while its host puts the next batch together (a GPU)."""
+    """A device that computes one batch while its host assembles the next (a GPU)."""
 
     def begin(
         self,
@@ -110,18 +110,18 @@ class OverlappingDevice(Device, Protocol):
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> BatchInFlight:
-        """Starts a batch, behind the one that may be under way; see `Device.run`.
+        """Starts a batch, while the previous one may still run; see `Device.run`.
 
         Args:
-            images: taken one by one, each valid until the next is asked for.
-            padded: (H, W) of their bucket.
-            original_sizes: (H, W) that boxes refer to, one an image.
+            images: read one by one, each valid until the next one is read.
+            padded: (H, W) of their shape bucket.
+            original_sizes: (H, W) that boxes refer to, one per image.
 
         Raises:
-            OutOfDeviceMemory: where half the batch may fit.
+            OutOfDeviceMemory: if half the batch may fit.
         """
         ...
 
     def record(self, shape: BatchShape) -> None:
-        """Prepares for more batches of a shape that has just run in the warm-up; never fails."""
+        """Prepares for more batches of a shape that was just warmed up; never raises."""
         ...

@@ -1,7 +1,7 @@
-"""What an engine does all day: messages in, batches through the device, answers out, in order.
+"""The engine's main loop: receives batches, runs them on the device, and reports results in order.
 
-A device that computes by itself while its host is free (a GPU) gets the next batch before it has
-ended the one before, so that it never waits for pixels; on a CPU one batch follows the other.
+On a CPU one batch follows the other. A device that computes asynchronously (a GPU) gets the next
+batch before it has finished the current one, so that it never waits for pixels.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from service.ipc.messages import BadMessage, BatchDone, BatchFailed, Message, Ru
 from service.ipc.slots import SlotImage, SlotMemory
 
 _EXIT_BROKEN_DEVICE = 70
-_LOOK_SECONDS = 1e-4  # between two looks at the card: what an answer may be late by
+_POLL_SECONDS = 1e-4  # between two checks of the device; delays a result at most this long
 
 _log = structlog.get_logger(__name__)
 
 
 class Engine:
-    """Runs batches until it is told to stop."""
+    """Runs batches until it receives `Stop`."""
 
     def __init__(self, device: Device, memory: SlotMemory, doorbell: EngineDoorbell) -> None:
-        """Takes what it works with."""
+        """Creates an engine; `run` starts it."""
         self._device = device
         self._memory = memory
         self._doorbell = doorbell
 
     def run(self) -> None:
-        """Answers messages in order; returns on `Stop`, on nonsense and when the edge is gone."""
+        """Runs batches in order; returns on `Stop`, on a bad message and when the edge is gone."""
         while isinstance(message := self._next_message(), RunBatch):
             self._doorbell.send(self._run_batch(message))
 
@@ -54,159 +54,161 @@ class Engine:
             return None
 
     def _run_batch(self, batch: RunBatch) -> BatchDone | BatchFailed:
-        """Runs one batch; what goes wrong is told, so that the edge can isolate the culprit."""
+        """Runs one batch; reports an error, so that the edge can find the image that caused it."""
         try:
             return self._detect(batch)
         except Exception as error:
-            return self._failed(batch, error)
+            return self._report_failure(batch, error)
 
     def _detect(self, batch: RunBatch) -> BatchDone:
         started = time.monotonic()
-        heads = self._read_headers(batch)
-        views = list(self._pixels(batch, heads))
+        headers = self._read_headers(batch)
+        views = list(self._pixels(batch, headers))
         viewed = time.monotonic()
-        answer = self._device.run(views, batch.padded, [head.original_size for head in heads])
-        return self._done(batch, answer, started, viewed - started)
+        sizes = [header.original_size for header in headers]
+        result = self._device.run(views, batch.padded, sizes)
+        return self._write_results(batch, result, started, viewed - started)
 
     def _read_headers(self, batch: RunBatch) -> list[SlotImage]:
         return [self._memory.read_header(slot, generation) for slot, generation in batch.slots]
 
     def _pixels(
-        self, batch: RunBatch, heads: Sequence[SlotImage]
+        self, batch: RunBatch, headers: Sequence[SlotImage]
     ) -> Iterator[npt.NDArray[np.uint8]]:
-        """Views of a batch's images, one after the other."""
-        for (slot, _), head in zip(batch.slots, heads, strict=True):
-            yield self._memory.pixels(slot, head.size)
+        """Yields views of the images of a batch."""
+        for (slot, _), header in zip(batch.slots, headers, strict=True):
+            yield self._memory.pixels(slot, header.size)
 
-    def _done(
-        self, batch: RunBatch, answer: DeviceResult, started: float, viewing_seconds: float
+    def _write_results(
+        self, batch: RunBatch, result: DeviceResult, started: float, viewing_seconds: float
     ) -> BatchDone:
-        """Writes an answer into the slots of its batch, and says so."""
-        answered = time.monotonic()
-        for (slot, generation), found in zip(batch.slots, answer.detections, strict=True):
+        """Writes detections into the slots of their batch."""
+        ended = time.monotonic()
+        for (slot, generation), found in zip(batch.slots, result.detections, strict=True):
             _check_finite(found)
             self._memory.write_result(slot, generation, found)
         return BatchDone(
-            batch.batch_id,
-            assemble_ms=viewing_seconds * 1000 + answer.assemble_ms,
-            forward_ms=answer.forward_ms,
-            postprocess_ms=(time.monotonic() - answered) * 1000 + answer.postprocess_ms,
-            copy_ms=answer.copy_ms,
+            batch.message_id,
+            assemble_ms=viewing_seconds * 1000 + result.assemble_ms,
+            forward_ms=result.forward_ms,
+            postprocess_ms=(time.monotonic() - ended) * 1000 + result.postprocess_ms,
+            copy_ms=result.copy_ms,
             started=started,
         )
 
-    def _failed(self, batch: RunBatch, error: Exception) -> BatchFailed:
-        """What the edge is told; ends the process where the device is lost."""
+    def _report_failure(self, batch: RunBatch, error: Exception) -> BatchFailed:
+        """Reports a failed batch; exits the process if the device is lost."""
         if isinstance(error, OutOfDeviceMemory | MemoryError):
-            return BatchFailed(batch.batch_id, str(error) or "no memory left", "out_of_memory")
+            return BatchFailed(batch.message_id, str(error) or "no memory left", "out_of_memory")
         _log.error("batch failed", images=len(batch.slots), padded=batch.padded, exc_info=error)
         if self._device.is_broken(error):
-            _log.error("the device is lost; ending, to be replaced")
+            _log.error("the device is lost; exiting, to be replaced")
             os._exit(_EXIT_BROKEN_DEVICE)
-        return BatchFailed(batch.batch_id, f"{type(error).__name__}: {error}")
+        return BatchFailed(batch.message_id, f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A batch that the device was given, or the failure that it ended in at once."""
+class _StartedBatch:
+    """A batch that the device computes, or that failed to start."""
 
-    batch: RunBatch
+    message: RunBatch
     outcome: BatchInFlight | BatchFailed
 
     def done(self) -> bool:
-        """Whether its answer is there."""
+        """Whether its result can be sent without waiting."""
         return isinstance(self.outcome, BatchFailed) or self.outcome.done()
 
 
 class OverlappingEngine(Engine):
-    """An engine whose device computes one batch while the next is put together.
+    """An engine whose device computes one batch while the next is assembled.
 
-    At most two are under way, as many as the edge sends. Answers go out in order, each as soon as
-    it is there: between two images of the next batch the engine looks whether it is.
+    At most two batches are in flight, as many as the edge sends. Results are sent in order and
+    without delay: the engine checks for the result of the current batch between the images of the
+    next one.
     """
 
     def __init__(
         self, device: OverlappingDevice, memory: SlotMemory, doorbell: EngineDoorbell
     ) -> None:
-        """Takes what it works with."""
+        """Creates an engine; `run` starts it."""
         super().__init__(device, memory, doorbell)
         self._overlapping = device
-        self._under_way: _Begun | None = None
+        self._in_flight: _StartedBatch | None = None
 
     def run(self) -> None:
-        """See `Engine.run`; what is under way is answered before it returns."""
+        """See `Engine.run`; finishes the batch in flight before it returns."""
         while True:
-            if self._under_way is not None and not self._rings_before_the_end(self._under_way):
-                self._answer()
+            if self._in_flight is not None and not self._message_comes_first(self._in_flight):
+                self._finish()
                 continue
             message = self._next_message()
             following = self._begin(message) if isinstance(message, RunBatch) else None
-            self._answer()
+            self._finish()
             if following is None:
                 return
-            self._under_way = following
+            self._in_flight = following
 
-    def _rings_before_the_end(self, begun: _Begun) -> bool:
-        """Waits for a message or for the batch's end; True where the message came first."""
-        while not begun.done():
-            if self._doorbell.has_message_within(_LOOK_SECONDS):
+    def _message_comes_first(self, batch: _StartedBatch) -> bool:
+        """Waits for a message or the end of the batch; returns whether the message came first."""
+        while not batch.done():
+            if self._doorbell.has_message_within(_POLL_SECONDS):
                 return True
         return False
 
-    def _begin(self, batch: RunBatch) -> _Begun:
+    def _begin(self, batch: RunBatch) -> _StartedBatch:
         try:
-            heads = self._read_headers(batch)
-            views = _between(self._pixels(batch, heads), self._answer_if_done)
-            sizes = [head.original_size for head in heads]
-            return _Begun(batch, self._overlapping.begin(views, batch.padded, sizes))
+            headers = self._read_headers(batch)
+            views = _call_between(self._pixels(batch, headers), self._finish_if_done)
+            sizes = [header.original_size for header in headers]
+            return _StartedBatch(batch, self._overlapping.begin(views, batch.padded, sizes))
         except Exception as error:
-            self._answer()  # the one before is not to blame, and must not be lost with the device
-            return _Begun(batch, self._failed(batch, error))
+            self._finish()  # the previous batch must not be lost with the device
+            return _StartedBatch(batch, self._report_failure(batch, error))
 
-    def _answer_if_done(self) -> None:
-        if self._under_way is not None and self._under_way.done():
-            self._answer()
+    def _finish_if_done(self) -> None:
+        if self._in_flight is not None and self._in_flight.done():
+            self._finish()
 
-    def _answer(self) -> None:
-        """Waits for the batch under way, if any, and answers it."""
-        begun, self._under_way = self._under_way, None
-        if begun is not None:
-            self._doorbell.send(self._outcome(begun))
+    def _finish(self) -> None:
+        """Waits for the batch in flight, if any, and sends its result."""
+        batch, self._in_flight = self._in_flight, None
+        if batch is not None:
+            self._doorbell.send(self._outcome(batch))
 
-    def _outcome(self, begun: _Begun) -> BatchDone | BatchFailed:
-        if isinstance(begun.outcome, BatchFailed):
-            return begun.outcome
+    def _outcome(self, batch: _StartedBatch) -> BatchDone | BatchFailed:
+        if isinstance(batch.outcome, BatchFailed):
+            return batch.outcome
         try:
-            answer = begun.outcome.finish()
-            # The times of its steps, end to end: they were waited for before the device was free.
-            worked_ms = answer.assemble_ms + answer.copy_ms + answer.forward_ms
-            started = time.monotonic() - (worked_ms + answer.postprocess_ms) / 1000
-            return self._done(begun.batch, answer, started, 0.0)
+            result = batch.outcome.finish()
+            # The time when its steps would have started without waiting for the previous batch.
+            worked_ms = result.assemble_ms + result.copy_ms + result.forward_ms
+            started = time.monotonic() - (worked_ms + result.postprocess_ms) / 1000
+            return self._write_results(batch.message, result, started, 0.0)
         except Exception as error:
-            return self._failed(begun.batch, error)
+            return self._report_failure(batch.message, error)
 
 
 def create_engine(device: Device, memory: SlotMemory, doorbell: EngineDoorbell) -> Engine:
-    """The engine for a device."""
+    """Creates the engine for a device."""
     if isinstance(device, OverlappingDevice):
         return OverlappingEngine(device, memory, doorbell)
     return Engine(device, memory, doorbell)
 
 
-def _between(
-    images: Iterator[npt.NDArray[np.uint8]], look: Callable[[], None]
+def _call_between(
+    images: Iterator[npt.NDArray[np.uint8]], check: Callable[[], None]
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """The images, with a look at something else before each."""
+    """Yields the images and calls `check` before each."""
     for image in images:
-        look()
+        check()
         yield image
 
 
 def _check_finite(found: Detections) -> None:
-    """Refuses numbers that no client could use.
+    """Checks that scores and boxes are finite.
 
     Raises:
-        ArithmeticError: for NaN or infinity; an error is better than a nonsense box.
+        ArithmeticError: for NaN or infinity.
     """
     if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
         raise ArithmeticError("the network's output is not finite")

@@ -1,11 +1,11 @@
-"""The engine process: owns the device and the model, runs the batches that the edge rings for.
+"""The engine process: owns the device and the model, and runs the batches that the edge sends.
 
     doorbell --RunBatch--> main thread (`service.engine.loop`): slots -> Device -> slots
     doorbell <--BatchDone / BatchFailed-------------------------------------------/
 
-Started by `service.supervision.process` as `python -m service.engine.main`. It ends with
-the edge (end of file on the doorbell, or the kernel's parent-death signal), also in the middle of a
-batch. Signals of the terminal are the edge's business and ignored here.
+Started by `service.supervision.process` as `python -m service.engine.main`. It exits when the edge
+does (end of file on the doorbell, or the kernel's parent-death signal), also during a batch. It
+ignores the signals of the terminal, which the edge handles.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from service.observability.logs import configure_logs
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _WORST_OOM_SCORE = 1000  # proc_pid_oom_score_adj(5)
-_OOM_SCORE_ADDED = 300  # thousandths of the memory that there is
+_OOM_SCORE_ADDED = 300  # thousandths of the machine's memory
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ def open_device(start: Start) -> Device:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs an engine on descriptors that the edge handed down.
+    """Runs an engine on inherited descriptors.
 
     Returns:
         The exit status.
@@ -63,14 +63,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--slots-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True, help="process id of the edge")
     options = parser.parse_args(arguments)
-    _live_and_die_with(options.parent)
-    _die_before_the_edge()
+    _exit_with_parent(options.parent)
+    _raise_oom_score()
     doorbell = EngineDoorbell(socket.socket(fileno=options.doorbell_fd))
     start = doorbell.receive()
     if not isinstance(start, Start):
         return 1
     configure_logs(start.log_level, start.log_format)
-    threading.Thread(target=_end_with_edge, args=(doorbell,), daemon=True).start()
+    threading.Thread(target=_exit_with_edge, args=(doorbell,), daemon=True).start()
     load_started = time.monotonic()
     try:
         device = open_device(start)
@@ -100,31 +100,31 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _end_with_edge(doorbell: EngineDoorbell) -> None:
-    """Ends the process when the edge is gone, also in the middle of a batch."""
+def _exit_with_edge(doorbell: EngineDoorbell) -> None:
+    """Exits when the edge is gone, also during a batch."""
     doorbell.wait_for_edge_exit()
     os._exit(0)
 
 
-def _live_and_die_with(parent: int) -> None:
-    """Ends with the edge however the edge ends, and leaves the terminal's signals to it."""
+def _exit_with_parent(parent: int) -> None:
+    """Makes the kernel kill this process when the edge dies; ignores signals of the terminal."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # the edge died before the line above
         os._exit(0)
 
 
-def _die_before_the_edge() -> None:
-    """Where memory runs out, the kernel shall end an engine, which is replaced, and not the edge.
+def _raise_oom_score() -> None:
+    """Makes the kernel kill an engine, which can be replaced, before the edge if memory runs out.
 
-    Without this it may take either: the slots that both map count for both.
+    Otherwise it could choose either, as the memory of the slots counts for both.
     """
     score = Path("/proc/self/oom_score_adj")
     try:
         score.write_text(str(min(_WORST_OOM_SCORE, int(score.read_text()) + _OOM_SCORE_ADDED)))
-    except (OSError, ValueError):  # not Linux, or a sandbox without it
+    except (OSError, ValueError):  # not Linux, or a sandbox without /proc
         return
 
 

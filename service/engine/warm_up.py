@@ -1,8 +1,8 @@
-"""The engine's first runs, before it says that it is ready: load -> warm up -> Hello.
+"""The engine's first runs, before it reports that it is ready: load -> warm up -> Hello.
 
-What is slow only the first time (memory from the system, compiled kernels, plans made for a shape;
-on a GPU much more) is over before anyone waits for it. It is bounded: a start must not take
-minutes, and a shape that was left out costs its first image a little more, no wrong answer.
+The first run of a shape is slow: memory is allocated, kernels are compiled, plans are made. The
+warm-up runs the shapes before requests do. Its time is limited, so that a start does not take
+minutes; for a shape that is left out only the first image takes longer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from service.engine.device import BatchShape, Device, OutOfDeviceMemory, OverlappingDevice
 
-# Where no setting says otherwise. On a CPU a shape's first run costs little more than its second.
+# Unless `warm_up_seconds` is set. On a CPU the first run of a shape is only a little slower.
 CPU_LIMIT_SECONDS = 5.0
 GPU_LIMIT_SECONDS = 60.0
 _GREY = 127
@@ -23,14 +23,14 @@ _GREY = 127
 
 @dataclass(frozen=True)
 class WarmUpLimits:
-    """What to warm up for; see the settings of the same names."""
+    """Limits of the warm-up; see the settings of the same names."""
 
-    warm_up_seconds: float | None  # None: by the device
+    warm_up_seconds: float | None  # None: depends on the device
     max_batch_size: int
     max_batch_pixels: int
 
     def seconds_on(self, device: Device) -> float:
-        """For how long new shapes are begun; the first is run whatever the limit."""
+        """For how long new shapes are started; the first one always runs."""
         if self.warm_up_seconds is not None:
             return self.warm_up_seconds
         return GPU_LIMIT_SECONDS if device.name.startswith("cuda") else CPU_LIMIT_SECONDS
@@ -38,23 +38,23 @@ class WarmUpLimits:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What was done."""
+    """What the warm-up did."""
 
     seconds: float
-    shapes: int  # that were run
-    left_out: int  # shapes for which there was no time or no memory
+    shapes: int  # number that were run
+    left_out: int  # number that were not, for lack of time or memory
 
 
 def warm_up(
     device: Device, limits: WarmUpLimits, clock: Callable[[], float] = time.monotonic
 ) -> WarmUp:
-    """Runs the shapes that the device wants run, in its order, until the time is over.
+    """Runs the shapes of `Device.shapes_to_warm`, in their order, until the time is over.
 
-    A batch that finds no memory is left out: the edge halves such batches when they come.
+    Batches that do not fit into memory are left out: the edge halves such batches.
 
     Raises:
-        OutOfDeviceMemory: where not even one image fits.
-        Exception: whatever else keeps the network from running.
+        OutOfDeviceMemory: if not even one image fits.
+        Exception: any other error of the device.
     """
     started = clock()
     limit = limits.seconds_on(device)
@@ -68,7 +68,7 @@ def warm_up(
 
 
 def _run(device: Device, shape: BatchShape) -> bool:
-    """Runs one batch of grey images; False where it found no memory."""
+    """Runs one batch of grey images; returns False if it does not fit into memory."""
     grey = np.full((*shape.padded, 3), _GREY, dtype=np.uint8)
     try:
         device.run([grey] * shape.images, shape.padded, [shape.padded] * shape.images)

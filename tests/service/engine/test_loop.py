@@ -1,4 +1,4 @@
-"""An engine whose device computes by itself: batches overlap, answers keep their order."""
+"""An engine with an asynchronous device: batches overlap, results keep their order."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class UnderWay:
 
 @dataclass
 class LazyDevice:
-    """Each batch is done at the look after so many; colours name batches."""
+    """A batch is done after `looks` checks of `done`; batches are named by their colour."""
 
     name: str = "cuda:0"
-    looks: int = 10**9  # the first batch then waits for a second one, however long that takes
+    looks: int = 10**9  # the first batch then ends only after the second has started
     journal: list[str] = field(default_factory=list)
     failing: set[int] = field(default_factory=set)
     refused: dict[int, Exception] = field(default_factory=dict)
@@ -137,13 +137,13 @@ def bench() -> Iterator[Bench]:
         end.close()
 
 
-def test_only_a_device_that_computes_by_itself_overlaps(bench: Bench) -> None:
+def test_only_an_asynchronous_device_overlaps(bench: Bench) -> None:
     assert isinstance(bench.engine, OverlappingEngine)
     plain = create_engine(StandInDevice(), bench.pool.memory, bench.edge)
     assert type(plain) is Engine
 
 
-def test_the_next_batch_is_taken_before_the_one_before_has_ended(bench: Bench) -> None:
+def test_the_next_batch_starts_before_the_previous_one_has_ended(bench: Bench) -> None:
     answers = bench.ring(bench.batch(10), bench.batch(20), bench.batch(30))
     assert bench.device.journal == [
         *("take 10", "take 20", "finish 10"),
@@ -153,18 +153,18 @@ def test_the_next_batch_is_taken_before_the_one_before_has_ended(bench: Bench) -
     bench.assert_answered(10, 20, 30)
 
 
-def test_an_answer_does_not_wait_for_the_next_batch_to_be_put_together(bench: Bench) -> None:
-    bench.device.looks = 2  # done while the second batch is being taken
+def test_a_result_does_not_wait_until_the_next_batch_is_assembled(bench: Bench) -> None:
+    bench.device.looks = 2  # done while the second batch is assembled
     bench.ring(bench.batch(10), bench.batch(20, 21, 22))
     journal = bench.device.journal
     assert journal.index("finish 10") < journal.index("take 22")
     bench.assert_answered(10, 20, 21, 22)
 
 
-def test_a_batch_that_is_done_is_answered_though_nothing_more_comes(
+def test_a_result_is_sent_without_a_following_message(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_loop, "_LOOK_SECONDS", 1e-6)
+    monkeypatch.setattr(engine_loop, "_POLL_SECONDS", 1e-6)
     bench.device.looks = 5
     before = time.monotonic()
     bench.edge.send(bench.batch(10))
@@ -178,7 +178,7 @@ def test_a_batch_that_is_done_is_answered_though_nothing_more_comes(
 
 
 def _once(engine: Engine) -> object:
-    """Its first message, and then none."""
+    """Returns the first message, and then none."""
     first = engine._next_message
     left = [first]
 
@@ -188,7 +188,7 @@ def _once(engine: Engine) -> object:
     return next_message
 
 
-def test_a_batch_that_fails_at_its_end_fails_alone(bench: Bench) -> None:
+def test_a_batch_that_fails_at_its_end_does_not_affect_others(bench: Bench) -> None:
     bench.device.failing = {20}
     first, second, third = bench.ring(bench.batch(10), bench.batch(20), bench.batch(30))
     assert isinstance(first, BatchDone)
@@ -204,7 +204,7 @@ def test_a_batch_that_fails_at_its_end_fails_alone(bench: Bench) -> None:
         (ValueError("odd"), BatchFailed(20, "ValueError: odd", "error")),
     ],
 )
-def test_a_batch_that_cannot_begin_is_answered_in_its_turn(
+def test_a_batch_that_cannot_start_is_reported_in_order(
     bench: Bench, error: Exception, failed: BatchFailed
 ) -> None:
     bench.device.refused = {20: error}
@@ -215,7 +215,7 @@ def test_a_batch_that_cannot_begin_is_answered_in_its_turn(
     bench.assert_answered(10, 30)
 
 
-def test_a_stale_slot_fails_its_batch_alone(bench: Bench) -> None:
+def test_a_stale_slot_fails_only_its_batch(bench: Bench) -> None:
     stale = bench.batch(20)
     ((slot, generation),) = stale.slots
     answers = bench.ring(bench.batch(10), RunBatch(20, (64, 64), ((slot, generation - 1),)))
@@ -224,7 +224,7 @@ def test_a_stale_slot_fails_its_batch_alone(bench: Bench) -> None:
     assert "StaleSlot" in answers[1].reason
 
 
-def test_a_lost_device_ends_the_process_after_the_answer_that_is_there(
+def test_a_lost_device_ends_the_process_after_the_finished_result(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.device.refused = {20: RuntimeError("illegal memory access")}
@@ -240,7 +240,7 @@ def test_a_lost_device_ends_the_process_after_the_answer_that_is_there(
     bench.assert_answered(10)
 
 
-def test_the_end_of_the_edge_ends_the_engine(bench: Bench) -> None:
+def test_an_engine_ends_with_its_edge(bench: Bench) -> None:
     bench.edge.send(bench.batch(10))
     bench.sockets[0].shutdown(socket.SHUT_WR)
     bench.engine.run()

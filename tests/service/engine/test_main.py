@@ -52,7 +52,7 @@ START = Start(
 
 @dataclass
 class StandInDevice:
-    """Answers each image like the fake device, or does what a test wants."""
+    """Returns the detections of the fake device, or what a test sets."""
 
     name: str = "stand-in"
     model: ModelInfo = FAKE_MODEL
@@ -82,7 +82,7 @@ class StandInDevice:
 
 
 class Bench:
-    """An engine in this very process, with both ends of its doorbell."""
+    """An engine in this process, with both ends of its doorbell."""
 
     def __init__(self, device: Device) -> None:
         self.pool = SlotPool(SlotMemory.create(LAYOUT))
@@ -123,7 +123,7 @@ def _lease(bench: Bench, colour: int) -> tuple[int, int]:
     return lease.slot, lease.generation
 
 
-def test_a_batchs_answers_lie_in_the_slots_of_its_images(bench: Bench) -> None:
+def test_results_of_a_batch_are_in_the_slots_of_its_images(bench: Bench) -> None:
     slots = (_lease(bench, 10), _lease(bench, 200))
     before = time.monotonic()
     (done,) = bench.ring(RunBatch(5, (64, 64), slots))
@@ -138,7 +138,9 @@ def test_a_batchs_answers_lie_in_the_slots_of_its_images(bench: Bench) -> None:
         np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
 
 
-def test_an_exception_is_told_and_the_engine_goes_on(bench: Bench, device: StandInDevice) -> None:
+def test_an_exception_is_reported_and_the_engine_continues(
+    bench: Bench, device: StandInDevice
+) -> None:
     device.error = ValueError("bad tensor")
     (failed,) = bench.ring(RunBatch(1, (64, 64), (_lease(bench, 1),)))
     assert failed == BatchFailed(1, "ValueError: bad tensor", "error")
@@ -147,13 +149,13 @@ def test_an_exception_is_told_and_the_engine_goes_on(bench: Bench, device: Stand
     assert isinstance(done, BatchDone)
 
 
-def test_memory_that_ran_out_is_told_apart(bench: Bench, device: StandInDevice) -> None:
+def test_out_of_memory_is_reported_as_such(bench: Bench, device: StandInDevice) -> None:
     device.error = OutOfDeviceMemory("2 GiB short")
     (failed,) = bench.ring(RunBatch(1, (64, 64), (_lease(bench, 1),)))
     assert failed == BatchFailed(1, "2 GiB short", "out_of_memory")
 
 
-def test_a_slot_of_another_generation_fails_the_batch_and_stays_untouched(
+def test_a_slot_of_another_generation_fails_the_batch_and_is_not_written(
     bench: Bench, device: StandInDevice
 ) -> None:
     slot, generation = _lease(bench, 1)
@@ -164,7 +166,7 @@ def test_a_slot_of_another_generation_fails_the_batch_and_stays_untouched(
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_a_failure(
+def test_results_that_are_not_finite_fail_the_batch(
     bench: Bench, device: StandInDevice, score: float
 ) -> None:
     device.score = score
@@ -173,7 +175,7 @@ def test_numbers_that_are_not_finite_are_a_failure(
     assert "not finite" in failed.reason
 
 
-def test_an_engines_threads_do_not_spin_unless_the_operator_wants_it(
+def test_engine_threads_wait_passively_unless_the_environment_says_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started = []
@@ -192,7 +194,7 @@ def test_only_the_torch_device_loads_torch() -> None:
 
 
 class RealEngine:
-    """`python -m service.engine.main` with this test as its edge."""
+    """A `python -m service.engine.main` process whose edge is this test."""
 
     def __init__(self, start: Start | None = START, parent: int | None = None) -> None:
         self.memory = SlotMemory.create(LAYOUT)
@@ -222,7 +224,7 @@ def engines() -> Iterator[list[RealEngine]]:
         engine.close()
 
 
-def test_an_engine_says_hello_ignores_the_terminal_and_ends_with_its_edge(
+def test_an_engine_sends_hello_ignores_terminal_signals_and_ends_with_its_edge(
     engines: list[RealEngine],
 ) -> None:
     engine = RealEngine()
@@ -238,7 +240,7 @@ def test_an_engine_says_hello_ignores_the_terminal_and_ends_with_its_edge(
     assert engine.process.wait(20) == 0
 
 
-def test_an_engine_that_cannot_load_says_why(engines: list[RealEngine]) -> None:
+def test_an_engine_that_cannot_load_reports_the_reason(engines: list[RealEngine]) -> None:
     engine = RealEngine(replace(START, device_options={"start_ms": -1}))
     engines.append(engine)
     failed = engine.edge.receive()
@@ -247,9 +249,9 @@ def test_an_engine_that_cannot_load_says_why(engines: list[RealEngine]) -> None:
     assert engine.process.wait(20) == 1
 
 
-def test_an_engine_whose_edge_is_gone_already_ends(engines: list[RealEngine]) -> None:
-    orphan, nonsense = RealEngine(parent=1), RealEngine(start=None)
-    engines += [orphan, nonsense]
-    nonsense.ours.sendall(encode_message(Stop()))
+def test_an_engine_without_an_edge_ends(engines: list[RealEngine]) -> None:
+    orphan, bad_message = RealEngine(parent=1), RealEngine(start=None)
+    engines += [orphan, bad_message]
+    bad_message.ours.sendall(encode_message(Stop()))
     assert orphan.process.wait(30) == 0
-    assert nonsense.process.wait(30) == 1
+    assert bad_message.process.wait(30) == 1

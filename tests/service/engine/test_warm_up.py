@@ -21,7 +21,7 @@ SHAPES = [BatchShape((64, 96), 1), BatchShape((96, 64), 1), BatchShape((64, 96),
 
 @dataclass
 class SlowDevice:
-    """Each batch takes a second of its own clock; batches of `too_many` find no memory."""
+    """Each batch takes a second of a fake clock; batches of `too_many` images do not fit."""
 
     name: str = "cpu"
     model: ModelInfo = FAKE_MODEL
@@ -61,20 +61,20 @@ def test_every_shape_is_run_in_the_devices_order() -> None:
     assert (done.seconds, done.shapes, done.left_out) == (3.0, 3, 0)
 
 
-def test_a_device_is_asked_for_the_batches_that_it_may_meet() -> None:
+def test_a_device_gets_the_batch_limits() -> None:
     device = SlowDevice()
     warm_up(device, _limits(100, size=1), lambda: device.now)
     assert device.ran == SHAPES[:2]
 
 
 @pytest.mark.parametrize(("seconds", "run"), [(0.0, 1), (0.5, 1), (1.5, 2), (3.0, 3)])
-def test_no_shape_is_begun_after_the_limit_but_the_first(seconds: float, run: int) -> None:
+def test_only_the_first_shape_is_started_after_the_limit(seconds: float, run: int) -> None:
     device = SlowDevice()
     done = warm_up(device, _limits(seconds), lambda: device.now)
     assert (done.shapes, done.left_out) == (run, len(SHAPES) - run)
 
 
-def test_a_batch_without_memory_is_left_out_and_an_image_without_is_an_error() -> None:
+def test_a_batch_that_does_not_fit_is_left_out_and_a_single_image_is_an_error() -> None:
     device = SlowDevice(too_many=2)
     done = warm_up(device, _limits(100), lambda: device.now)
     assert (done.shapes, done.left_out) == (2, 1)
@@ -93,7 +93,7 @@ def test_the_fake_device_needs_no_warm_up() -> None:
     assert warm_up(FakeDevice(FakeDeviceSpec(base_ms=60_000)), _limits(None)).shapes == 0
 
 
-def test_a_cpu_warms_every_bucket_of_its_model_alone(tmp_path: Path) -> None:
+def test_a_cpu_warms_single_images_of_every_bucket(tmp_path: Path) -> None:
     write_small(tmp_path / "small.safetensors")
     device = TorchDevice(tmp_path / "small.safetensors", "cpu", threads=1)
     buckets = reachable_buckets(SMALL.shortest_side, SMALL.longest_side, SMALL.bucket_stride)

@@ -10,7 +10,7 @@ from service.ipc.doorbell import EdgeDoorbell, EngineDoorbell
 from service.ipc.messages import BadMessage, BatchDone, Message, RunBatch, Stop
 
 
-async def test_messages_cross_in_order_both_ways() -> None:
+async def test_messages_arrive_in_order_both_ways() -> None:
     ours, theirs = socket.socketpair()
     edge, engine = await EdgeDoorbell.open(ours), EngineDoorbell(theirs)
     batches = [RunBatch(number, (64, 64), ((number, 1),)) for number in range(20)]
@@ -27,7 +27,7 @@ async def test_messages_cross_in_order_both_ways() -> None:
     theirs.close()
 
 
-async def test_the_edge_sees_the_engine_go_and_may_still_ring() -> None:
+async def test_the_edge_can_send_after_the_engine_is_gone() -> None:
     ours, theirs = socket.socketpair()
     edge = await EdgeDoorbell.open(ours)
     theirs.sendall(b"\x02\x00")  # it died in the middle of a length
@@ -39,7 +39,7 @@ async def test_the_edge_sees_the_engine_go_and_may_still_ring() -> None:
     assert await edge.receive() is None
 
 
-async def test_nonsense_from_the_engine_is_told() -> None:
+async def test_a_bad_message_from_the_engine_is_raised() -> None:
     ours, theirs = socket.socketpair()
     edge = await EdgeDoorbell.open(ours)
     theirs.sendall(b"\x02\x00\x00\x00hi")
@@ -54,7 +54,7 @@ async def _listening(
 ) -> tuple[EdgeDoorbell, socket.socket, asyncio.Task[None]]:
     ours, theirs = socket.socketpair()
     edge = await EdgeDoorbell.open(ours)
-    EngineDoorbell(theirs).send(_done(0))  # before anybody listens
+    EngineDoorbell(theirs).send(_done(0))  # before `listen`
     task = asyncio.create_task(edge.listen(take))
     await asyncio.sleep(0)
     return edge, theirs, task
@@ -64,7 +64,7 @@ def _done(number: int) -> BatchDone:
     return BatchDone(number, 0.0, 1.0, 0.0)
 
 
-async def test_who_listens_gets_every_message_until_the_engine_is_gone() -> None:
+async def test_listen_takes_every_message_until_the_engine_is_gone() -> None:
     heard: list[Message] = []
     _, theirs, task = await _listening(heard.append)
     for number in range(1, 20):
@@ -74,7 +74,7 @@ async def test_who_listens_gets_every_message_until_the_engine_is_gone() -> None
     assert heard == [_done(number) for number in range(20)]
 
 
-async def test_what_a_listener_raises_ends_its_listening() -> None:
+async def test_an_error_of_take_ends_listen() -> None:
     heard: list[Message] = []
 
     def take(message: Message) -> None:
@@ -92,7 +92,7 @@ async def test_what_a_listener_raises_ends_its_listening() -> None:
     theirs.close()
 
 
-async def test_nonsense_ends_listening_too() -> None:
+async def test_a_bad_message_ends_listen() -> None:
     edge, theirs, task = await _listening(lambda _: None)
     theirs.sendall(b"\x02\x00\x00\x00hi")
     with pytest.raises(BadMessage):

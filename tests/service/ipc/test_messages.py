@@ -40,7 +40,7 @@ MESSAGES: list[Message] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_a_message_survives_the_wire(message: Message) -> None:
+def test_a_message_is_decoded_as_it_was_encoded(message: Message) -> None:
     wire = encode_message(message)
     assert check_length(wire[: LENGTH.size]) == len(wire) - LENGTH.size
     assert decode_message(wire[LENGTH.size :]) == message
@@ -59,11 +59,11 @@ def test_a_message_survives_the_wire(message: Message) -> None:
         b'{"kind":"Stop","body":{"surplus":1}}',
     ],
 )
-def test_nonsense_is_refused(body: bytes) -> None:
+def test_a_bad_message_is_refused(body: bytes) -> None:
     with pytest.raises(BadMessage):
         decode_message(body)
 
 
-def test_an_absurd_length_is_refused() -> None:
+def test_a_length_beyond_the_limit_is_refused() -> None:
     with pytest.raises(BadMessage, match="announced"):
         check_length(b"\xff\xff\xff\xff")

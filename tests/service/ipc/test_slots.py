@@ -45,11 +45,11 @@ def _detections(count: int) -> Detections:
 
 
 def _open_elsewhere(pool: SlotPool) -> SlotMemory:
-    """The same memory through a descriptor of its own, as an engine has it."""
+    """The same memory through another descriptor, as in an engine."""
     return SlotMemory(LAYOUT, os.dup(pool.memory.fd))
 
 
-def test_an_image_crosses_unchanged(pool: SlotPool) -> None:
+def test_an_image_is_read_as_it_was_written(pool: SlotPool) -> None:
     engine = _open_elsewhere(pool)
     lease = pool.acquire()
     lease.write_image(_pixels(), IMAGE)
@@ -59,7 +59,7 @@ def test_an_image_crosses_unchanged(pool: SlotPool) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_detections_cross_unchanged(pool: SlotPool, count: int) -> None:
+def test_detections_are_read_as_they_were_written(pool: SlotPool, count: int) -> None:
     engine = _open_elsewhere(pool)
     lease = pool.acquire()
     lease.write_image(_pixels(), IMAGE)
@@ -73,13 +73,13 @@ def test_detections_cross_unchanged(pool: SlotPool, count: int) -> None:
     engine.close()
 
 
-def test_rows_beyond_the_slots_room_are_cut(pool: SlotPool) -> None:
+def test_detections_beyond_the_maximum_are_cut(pool: SlotPool) -> None:
     lease = pool.acquire()
     pool.memory.write_result(lease.slot, lease.generation, _detections(9))
     assert len(lease.read_result()) == LAYOUT.max_detections
 
 
-def test_neighbouring_slots_do_not_touch(pool: SlotPool) -> None:
+def test_slots_do_not_overlap(pool: SlotPool) -> None:
     leases = [pool.acquire() for _ in range(LAYOUT.count)]
     for seed, lease in enumerate(leases):
         lease.write_image(_pixels(seed), IMAGE)
@@ -89,7 +89,7 @@ def test_neighbouring_slots_do_not_touch(pool: SlotPool) -> None:
         np.testing.assert_array_equal(lease.read_result().scores, _detections(5).scores)
 
 
-def test_without_a_free_slot_the_service_is_overloaded(pool: SlotPool) -> None:
+def test_acquire_without_a_free_slot_raises_overloaded(pool: SlotPool) -> None:
     leases = [pool.acquire() for _ in range(LAYOUT.count)]
     assert pool.in_use == LAYOUT.count
     with pytest.raises(Overloaded) as caught:
@@ -99,7 +99,7 @@ def test_without_a_free_slot_the_service_is_overloaded(pool: SlotPool) -> None:
     assert pool.acquire().slot == leases[1].slot
 
 
-def test_a_slot_is_free_when_its_last_holder_lets_go(pool: SlotPool) -> None:
+def test_a_slot_is_free_after_its_last_release(pool: SlotPool) -> None:
     lease = pool.acquire()
     lease.retain()
     lease.release()
@@ -108,7 +108,7 @@ def test_a_slot_is_free_when_its_last_holder_lets_go(pool: SlotPool) -> None:
     assert pool.in_use == 0
 
 
-def test_a_slot_freed_twice_is_our_bug(pool: SlotPool) -> None:
+def test_a_slot_freed_twice_is_an_assertion_error(pool: SlotPool) -> None:
     lease = pool.acquire()
     lease.release()
     with pytest.raises(AssertionError):
@@ -124,7 +124,7 @@ def _lease_again(pool: SlotPool, old: SlotLease) -> SlotLease:
     return new
 
 
-def test_a_late_write_does_not_reach_the_next_owner(pool: SlotPool) -> None:
+def test_a_late_write_does_not_reach_the_next_lease(pool: SlotPool) -> None:
     engine = _open_elsewhere(pool)
     old = pool.acquire()
     old.write_image(_pixels(), IMAGE)
@@ -137,7 +137,7 @@ def test_a_late_write_does_not_reach_the_next_owner(pool: SlotPool) -> None:
     engine.close()
 
 
-def test_an_engine_does_not_read_a_slot_that_is_not_its_own_any_more(pool: SlotPool) -> None:
+def test_an_engine_does_not_read_a_slot_of_another_lease(pool: SlotPool) -> None:
     old = pool.acquire()
     old.write_image(_pixels(), IMAGE)
     old.release()
@@ -145,7 +145,7 @@ def test_an_engine_does_not_read_a_slot_that_is_not_its_own_any_more(pool: SlotP
         pool.memory.read_header(old.slot, old.generation)
 
 
-def test_an_answer_to_an_earlier_lease_is_not_taken(pool: SlotPool) -> None:
+def test_a_result_of_an_earlier_lease_is_refused(pool: SlotPool) -> None:
     old = pool.acquire()
     pool.memory.write_result(old.slot, old.generation, _detections(2))
     new = _lease_again(pool, old)
@@ -182,7 +182,7 @@ def test_the_largest_image_of_every_variant_fits() -> None:
         assert layout.max_detections == config.max_detections
 
 
-def test_unused_slots_cost_no_memory() -> None:
+def test_unused_slots_take_no_memory() -> None:
     memory = SlotMemory.create(SlotLayout(count=500, image_bytes=1_000_000, max_detections=5))
     blocks = os.fstat(memory.fd).st_blocks
     memory.close()
@@ -202,7 +202,7 @@ def test_a_system_without_memfd_has_slots_too(monkeypatch: pytest.MonkeyPatch) -
     memory.close()
 
 
-def test_memory_may_be_closed_twice_and_while_somebody_looks(pool: SlotPool) -> None:
+def test_memory_can_be_closed_twice_and_while_arrays_use_it(pool: SlotPool) -> None:
     view = pool.memory.pixels(0, (4, 6))
     pool.close()
     pool.close()
