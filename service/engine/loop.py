@@ -88,7 +88,7 @@ class Engine:
             _check_finite(found)
             self._memory.write_result(slot, generation, found)
         return BatchDone(
-            batch.message_id,
+            batch.batch_id,
             assemble_ms=viewing_seconds * 1000 + result.assemble_ms,
             forward_ms=result.forward_ms,
             postprocess_ms=(time.monotonic() - ended) * 1000 + result.postprocess_ms,
@@ -99,12 +99,12 @@ class Engine:
     def _report_failure(self, batch: RunBatch, error: Exception) -> BatchFailed:
         """Reports a failed batch; exits the process if the device is lost."""
         if isinstance(error, OutOfDeviceMemory | MemoryError):
-            return BatchFailed(batch.message_id, str(error) or "no memory left", "out_of_memory")
+            return BatchFailed(batch.batch_id, str(error) or "no memory left", "out_of_memory")
         _log.error("batch failed", images=len(batch.slots), padded=batch.padded, exc_info=error)
         if self._device.is_broken(error):
             _log.error("the device is lost; exiting, to be replaced")
             os._exit(_EXIT_BROKEN_DEVICE)
-        return BatchFailed(batch.message_id, f"{type(error).__name__}: {error}")
+        return BatchFailed(batch.batch_id, f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
