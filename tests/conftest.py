@@ -33,11 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(UnexpectedSkips(), "unexpected-skips")
     # Where there is a GPU, tests of the CPU would use it; tests of the GPU name it.
     os.environ.setdefault("LITE_DETR_DEVICE", "cpu")
+    # Before torch is imported: every worker would start a thread per core, and idle threads spin.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        # Before torch is imported: workers would otherwise start one thread per core each.
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,6 @@ def shipped_files() -> set[str]:
     return {name for name in shipped if not name.startswith(GENERATOR)}
 
 
-@pytest.mark.timeout(600)
 def test_wheel_carries_every_file_of_the_packages(archives: tuple[Path, Path, Path]) -> None:
     inside = contents_of_wheel(archives[1]).keys()
     assert not shipped_files() - inside
@@ -60,21 +59,18 @@ def test_wheel_carries_every_file_of_the_packages(archives: tuple[Path, Path, Pa
         assert needed in inside
 
 
-@pytest.mark.timeout(600)
 def test_wheel_carries_the_protocol_for_other_languages(archives: tuple[Path, Path, Path]) -> None:
     inside = contents_of_wheel(archives[1]).keys()
     proto = "share/lite-detr/proto/litedetr/v1/detection.proto"
     assert [name for name in inside if name.endswith(f".data/data/{proto}")]
 
 
-@pytest.mark.timeout(600)
 def test_wheel_carries_nothing_else(archives: tuple[Path, Path, Path]) -> None:
     inside = contents_of_wheel(archives[1]).keys()
     extra = {name for name in inside if ".dist-info/" not in name and ".data/" not in name}
     assert extra == shipped_files()
 
 
-@pytest.mark.timeout(600)
 def test_generator_of_training_images_is_in_the_source_archive_only(
     archives: tuple[Path, Path, Path],
 ) -> None:
@@ -85,19 +81,16 @@ def test_generator_of_training_images_is_in_the_source_archive_only(
         assert not [name for name in contents_of_wheel(wheel) if name.startswith(GENERATOR)]
 
 
-@pytest.mark.timeout(600)
 def test_source_archive_builds_the_same_wheel(archives: tuple[Path, Path, Path]) -> None:
     assert contents_of_wheel(archives[1]) == contents_of_wheel(archives[2])
 
 
-@pytest.mark.timeout(600)
 def test_source_archive_can_be_read_and_pinned(archives: tuple[Path, Path, Path]) -> None:
     inside = names_in_sdist(archives[0])
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md", "LICENSE"} <= inside
     assert {"requirements/lock.txt", "docs/api.md", "proto/generate.sh"} <= inside
 
 
-@pytest.mark.timeout(600)
 def test_archives_are_named_by_the_version(archives: tuple[Path, Path, Path]) -> None:
     for path in archives:
         assert path.name.startswith(f"lite_detr_service-{PROJECT['version']}")

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
+import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +65,16 @@ def build_levels(directory: Path) -> list[Path]:
         BuildError: without a compiler, or where one build fails.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for sources in ALL:
-        for level in levels():
-            paths.append(_path(sources, level, directory))
-            compile_library(sources, level.flags, paths[-1])
-            paths[-1].chmod(0o755)  # built by one user, loaded by another
-    return paths
+
+    def build(task: tuple[Sources, Level]) -> Path:
+        sources, level = task
+        path = _path(sources, level, directory)
+        compile_library(sources, level.flags, path)
+        path.chmod(0o755)  # built by one user, loaded by another
+        return path
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(build, itertools.product(ALL, levels())))
 
 
 def load_any(sources: Sources) -> ctypes.CDLL:

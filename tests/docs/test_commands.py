@@ -21,8 +21,6 @@ NOT_RUN = tuple(block for block in COMMANDS if block.mode.startswith("not-run:")
 WITHOUT_COMMANDS = {"text", "json", "protobuf", "yaml"}
 MAX_NOT_RUN = 16  # raise it only for a good reason
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_every_block_has_a_mode() -> None:
     for block in BLOCKS:

@@ -130,19 +130,19 @@ def _empty_panels(prometheus: httpx.Client) -> list[str]:
     return empty
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.job)
 def test_fault_fires_its_alerts(watch: Watch, scenario: Scenario) -> None:
     assert scenario.alerts <= watch.fired[scenario.job]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_healthy_service_calls_nobody(watch: Watch) -> None:
     # Of its speed this test says nothing: the machine is busy with seven other services.
     assert not [alert for alert in watch.fired["healthy"] if "Latency" not in alert]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_alerts_reach_the_route_of_their_severity(watch: Watch) -> None:
     severity = {rule["alert"]: rule["labels"]["severity"] for rule in rules_of("alerts.rules.yml")}
     assert {severity[alert] for alert in watch.paged} == {"page"}
@@ -151,7 +151,7 @@ def test_alerts_reach_the_route_of_their_severity(watch: Watch) -> None:
     assert expected - SILENCED_BY_ANOTHER <= watch.paged | watch.ticketed
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_every_panel_shows_something_while_all_this_happens(watch: Watch) -> None:
     assert watch.empty_panels == []
 

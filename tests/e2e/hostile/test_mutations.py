@@ -1,8 +1,7 @@
-"""Ten thousand damaged images against the real service, with good ones in between."""
+"""Thousands of damaged images against the real service, with good ones in between."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from tests.e2e.hostile.mutations import damaged_images, seed_images
 from tests.support.images import solid_png
 from tests.support.running import Service
 
-COUNT = int(os.environ.get("LITE_DETR_TEST_MUTATIONS", "10000"))
 SEED = 20_240_601
 CLIENTS = 4
 GOOD_EVERY = 25
@@ -56,26 +54,26 @@ def _send(url: str, images: Sequence[bytes], first: int, expected: Expected) -> 
     return seen
 
 
-@pytest.mark.timeout(900)
-def test_damaged_images_get_answers_and_leave_no_trace(service: Service) -> None:
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_images_get_answers_and_leave_no_trace(service: Service, count: int) -> None:
     with httpx.Client(timeout=150) as client:
         for seed_image in seed_images():
             assert client.post(f"{service.url}/detect", content=seed_image).status_code == 200
         good = [_good(number * GOOD_EVERY) for number in range(GOOD_KINDS)]
         expected = {data: _detect(client, service.url, data) for data in good}
     assert len({str(answer) for answer in expected.values()}) == GOOD_KINDS
-    images = damaged_images(COUNT, SEED)
-    warm_up = COUNT // 5
+    images = damaged_images(count, SEED)
+    warm_up = count // 5
     seen = _send_all(service.url, list(islice(images, warm_up)), 0, expected)
     warm = service.rss_bytes()
     seen += _send_all(service.url, list(images), warm_up, expected)
     deadline = time.monotonic() + 60  # what was freed is the kernel's again after ten seconds
     while (grown := service.rss_bytes() - warm) > SLACK_BYTES and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert seen.total() == COUNT
-    assert seen["200"] > COUNT / 20 and seen["400"] > COUNT / 4, seen
+    assert seen.total() == count
+    assert seen["200"] > count / 20 and seen["400"] > count / 4, seen
     assert set(seen) <= {"200", "400", "413", "415"}, seen
-    assert grown < SLACK_BYTES, f"{grown / 2**20:.0f} MiB more after {COUNT} images"
+    assert grown < SLACK_BYTES, f"{grown / 2**20:.0f} MiB more after {count} images"
 
 
 def _send_all(url: str, images: Sequence[bytes], first: int, expected: Expected) -> Counter[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,22 @@ from tests.model.ops.attention_cases import KINDS, Kind, assert_close, gradients
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("ahead") / "compiled"
-    paths = prebuilt.build_levels(directory)
-    assert sorted(directory.iterdir()) == sorted(paths)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The smallest library at every level."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prebuilt, "ALL", (RESIZE,))
+        directory = tmp_path_factory.mktemp("ahead") / "compiled"
+        paths = prebuilt.build_levels(directory)
+        assert sorted(directory.iterdir()) == sorted(paths)
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def all_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every library at every level."""
+    directory = tmp_path_factory.mktemp("all") / "compiled"
+    prebuilt.build_levels(directory)
     return directory
 
 
@@ -36,7 +48,13 @@ def test_checkout_has_none() -> None:
 
 @needs_compiler
 def test_one_library_a_level_of_the_family(built: Path) -> None:
-    assert len(list(built.iterdir())) == len(ALL) * len(prebuilt.levels()) > 0
+    assert len(list(built.iterdir())) == len(prebuilt.levels()) > 0
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_every_library_is_built_at_every_level(all_built: Path) -> None:
+    assert len(list(all_built.iterdir())) == len(ALL) * len(prebuilt.levels()) > 0
 
 
 @needs_compiler
@@ -45,7 +63,7 @@ def test_best_level_that_the_processor_runs_is_taken(
 ) -> None:
     for level in runnable():
         monkeypatch.setattr(prebuilt, "_features", lambda level=level: level.needs)
-        loaded = prebuilt.load_prebuilt(ATTENTION, built)
+        loaded = prebuilt.load_prebuilt(RESIZE, built)
         assert loaded is not None
         assert f"-{level.name}-" in loaded._name
 
@@ -55,7 +73,7 @@ def test_processor_below_every_level_gets_none(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prebuilt, "_features", frozenset)
-    assert prebuilt.load_prebuilt(ATTENTION, built) is None
+    assert prebuilt.load_prebuilt(RESIZE, built) is None
 
 
 @needs_compiler
@@ -80,13 +98,14 @@ def test_machine_without_a_compiler_is_told(
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("level", runnable(), ids=lambda level: level.name)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_level_gives_the_numbers_of_the_reference(
-    built: Path, monkeypatch: pytest.MonkeyPatch, level: prebuilt.Level, kind: Kind
+    all_built: Path, monkeypatch: pytest.MonkeyPatch, level: prebuilt.Level, kind: Kind
 ) -> None:
     monkeypatch.setattr(prebuilt, "_features", lambda: level.needs)
-    monkeypatch.setattr(cpu, "load_any", lambda sources: prebuilt.load_prebuilt(sources, built))
+    monkeypatch.setattr(cpu, "load_any", lambda sources: prebuilt.load_prebuilt(sources, all_built))
     monkeypatch.setattr(cpu._kernels, "tried", False)
     monkeypatch.setattr(cpu._kernels, "library", None)
     case = random_case(kind)

@@ -6,6 +6,7 @@ The full run (500 batches of each model) is `python -m benchmarks.serving.batch_
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from benchmarks.serving.batch_invariance import (
     Compared,
@@ -23,11 +24,18 @@ def _assert_held(row: Compared) -> None:
     assert row.images_bitwise_equal == row.images
 
 
-def test_the_default_model_answers_a_photo_in_any_batch_as_alone() -> None:
-    served, _ = compare(default_predictor("cpu"), "default", 12, whole_batches=0, pool_size=24)
+@pytest.mark.parametrize(
+    ("batches", "pool_size"), [(2, 6), pytest.param(12, 24, marks=pytest.mark.slow)]
+)
+def test_the_default_model_answers_a_photo_in_any_batch_as_alone(
+    batches: int, pool_size: int
+) -> None:
+    predictor = default_predictor("cpu")
+    served, _ = compare(predictor, "default", batches, whole_batches=0, pool_size=pool_size)
     _assert_held(served)
 
 
+@pytest.mark.slow
 def test_the_full_network_answers_a_photo_in_any_batch_as_alone() -> None:
     served, _ = compare(random_r50("cpu"), "R50", 3, whole_batches=0, pool_size=8)
     _assert_held(served)

@@ -76,5 +76,5 @@ from model.ops import operators
 attend(operators, random_case("shared keys").mapped(torch.float32, leaf=True)).sum().backward()
 sys.exit("torch._dynamo" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=170)
+    done = subprocess.run([sys.executable, "-c", program], check=False)
     assert done.returncode == 0

@@ -12,7 +12,6 @@ from model.native import library
 
 _HERE = Path(__file__).parent
 _SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-_LIMIT_SECONDS = 170
 
 
 def _compiler(directory: Path) -> str:
@@ -31,6 +30,7 @@ def _succeeds(command: list[str]) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["x86-64-v4", "baseline"])
 def test_kernels_touch_nothing_beyond_their_arrays(tmp_path: Path, target: str) -> None:
     compiler = _compiler(tmp_path)
@@ -53,10 +53,7 @@ def test_kernels_touch_nothing_beyond_their_arrays(tmp_path: Path, target: str) 
     subprocess.run(
         [*command, str(_HERE / "sanitized.cpp"), "-o", str(program), "-ldl", "-lpthread"],
         check=True,
-        timeout=_LIMIT_SECONDS,
     )
-    done = subprocess.run(
-        [str(program)], check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS
-    )
+    done = subprocess.run([str(program)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "400 cases\n"

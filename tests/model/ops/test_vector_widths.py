@@ -13,6 +13,7 @@ from model.ops import cpu, operators, reference
 from tests.model.ops.attention_cases import KINDS, assert_close, attend, gradients, random_case
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
 @pytest.mark.parametrize("target", ["x86-64-v3", "baseline"])
 def test_narrower_vectors_give_the_reference_output(

@@ -28,7 +28,7 @@ def build(directory: Path) -> ctypes.CDLL:
     sources = Path(cuda.__file__).parent / "csrc"
     library = directory / "host_warp.so"
     command = [compiler, *flags, f"-I{sources}", str(_HERE / "host_warp.cpp"), "-o", str(library)]
-    subprocess.run(command, check=True, timeout=170)
+    subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.lite_detr_host_warp.restype = ctypes.c_int
     return loaded
