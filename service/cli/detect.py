@@ -42,7 +42,7 @@ def detect_images(  # noqa: PLR0913 - a command's flags
             "--format",
             env_var="LITE_DETR_DETECT_FORMAT",
             metavar="NAME",
-            help="print the results in this format of POST /detect (json, coco); unset: a table",
+            help="print the results in this format of POST /detect, such as coco; unset: a table",
         ),
     ] = None,
     as_json: Annotated[

@@ -21,11 +21,14 @@ def text_of(page: str) -> str:
 
 
 def referenced_files(text: str) -> set[str]:
-    """Paths of source files anywhere, and of anything in the folders of the repository."""
+    """Paths of source files anywhere, and of anything in the folders of the repository.
+
+    Paths with the placeholder NAME are left out.
+    """
     text = re.sub(r"\w+://\S+|localhost:\d+\S*", "", text)
     in_folders = rf"(?<![\w./-])(?:{FOLDERS})/[\w./*-]*"
     found = re.findall(rf"{in_folders}|(?<![\w./-]){SOURCES}", text)
-    return {path.rstrip(".") for path in found}
+    return {path.rstrip(".") for path in found if "NAME" not in path}
 
 
 @pytest.mark.parametrize("page", DOCUMENTS)

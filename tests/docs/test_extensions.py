@@ -1,0 +1,30 @@
+"""The table of extensions in CONTRIBUTING.md is true: an example of each kind works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.extension_checkout import ExtensionCheckout, documented_files
+from tests.docs.extension_examples import EXAMPLES
+from tests.support.repository import ROOT
+
+
+def test_every_extension_has_an_example() -> None:
+    assert EXAMPLES.keys() == documented_files().keys()
+
+
+@pytest.mark.parametrize("kind", documented_files())
+def test_documented_files_exist(kind: str) -> None:
+    files, tests = documented_files()[kind]
+    for path in (*files, *tests):
+        existing = path.partition("NAME")[0].rpartition("/")[0] if "NAME" in path else path
+        assert (ROOT / existing).exists(), path
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_extension_takes_the_documented_files(kind: str, tmp_path: Path) -> None:
+    checkout = ExtensionCheckout.create(tmp_path)
+    EXAMPLES[kind](checkout)
+    assert checkout.changed == documented_files()[kind][0]
