@@ -1,4 +1,4 @@
-"""Compressed request bodies: inflated in a thread, and never beyond the limit of a body."""
+"""Decompresses request bodies in a thread, up to the size limit of a body."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import zlib
 
 from service.oip.errors import TOO_LARGE, UNKNOWN_ENCODING, OipRefused, malformed
 
-_AUTO_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # the header tells which of the two it is
+_AUTO_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # detects the format by its header
 _ENCODINGS = ("gzip", "deflate")
 
 
 async def inflate_body(data: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Undoes a body's Content-Encoding.
+    """Decodes a body according to its Content-Encoding.
 
     Args:
-        data: as it was received.
-        encoding: the header's value; empty or "identity" where there is nothing to undo.
-        max_bytes: most bytes that it may inflate to.
+        data: the received bytes.
+        encoding: the header's value; empty or "identity" for a body that is not compressed.
+        max_bytes: maximum size of the decompressed body.
 
     Raises:
         OipRefused: for an unknown encoding, broken data, or more than `max_bytes`.
@@ -46,6 +46,6 @@ def _inflate(data: bytes, name: str, max_bytes: int) -> bytes:
     if not stream.eof:
         raise malformed(f"the body ends before its {name} data does")
     if stream.unused_data:
-        # Also a second gzip member: thousands of empty ones would cost much and say nothing.
+        # Also a second gzip member: thousands of empty ones would cost much CPU time.
         raise malformed(f"the body goes on after the end of its {name} data")
     return inflated

@@ -1,4 +1,4 @@
-"""The protocol's gRPC methods that detect nothing: health, descriptions and the repository."""
+"""The protocol's gRPC methods besides inference: health, metadata, statistics, repository."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Method = Callable[[bytes], Coroutine[Any, Any, Message]]
 
 
 class ManagementMethods:
-    """Answers them from the state at each request."""
+    """Handles them from the state at each call."""
 
     def __init__(self, detector: Detector, model: ModelDescription, repository: Repository) -> None:
-        """Shares what it tells of."""
+        """Takes the sources of the responses."""
         self._detector = detector
         self._model = model
         self._repository = repository
 
     def methods(self) -> dict[str, Method]:
-        """By their names in the protocol; each takes the request's bytes."""
+        """The handlers by method name; each takes the bytes of the request."""
         return {
             "ServerLive": _parsed(pb.ServerLiveRequest, self._server_live),
             "ServerReady": _parsed(pb.ServerReadyRequest, self._server_ready),
@@ -82,9 +82,9 @@ class ManagementMethods:
 
 
 def _parsed(
-    message_type: type[_Request], answer: Callable[[_Request], Coroutine[Any, Any, Message]]
+    message_type: type[_Request], handle: Callable[[_Request], Coroutine[Any, Any, Message]]
 ) -> Method:
     async def from_bytes(data: bytes) -> Message:
-        return await answer(parse_message(message_type, data))
+        return await handle(parse_message(message_type, data))
 
     return from_bytes

@@ -1,4 +1,4 @@
-"""gRPC messages <-> requests and answers; descriptions are parsed from their JSON form."""
+"""gRPC messages <-> requests and results; metadata messages are parsed from their JSON form."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from service.oip.request import (
 )
 from service.oip.tensors import INPUT, unpack_elements
 
-_MOST_PARAMETERS = 100
+_MAX_PARAMETERS = 100
 _FINAL_RESPONSE = "triton_final_response"
 
 _Message = TypeVar("_Message", bound=Message)
 
 
 def described(message: _Message, description: dict[str, Any]) -> _Message:
-    """Fills a message from the protocol's JSON form of it."""
+    """Fills a message from its JSON form."""
     ParseDict(description, message)
     return message
 
@@ -43,7 +43,7 @@ def read_infer_request(message: pb.ModelInferRequest, max_images: int) -> InferR
     """Reads a request.
 
     Raises:
-        OipRefused: for one that is not what the protocol asks for.
+        OipRefused: for a request that violates the protocol.
         InvalidOptions: for a parameter that is not valid.
     """
     return InferRequest(
@@ -55,13 +55,13 @@ def read_infer_request(message: pb.ModelInferRequest, max_images: int) -> InferR
 
 
 def parameter_values(parameters: Mapping[str, Message]) -> dict[str, object]:
-    """Parameters as plain values; one whose value is not set is None.
+    """Parameters as plain values; None where a value is not set.
 
     Raises:
-        OipRefused: for more than any request has a use for.
+        OipRefused: for too many parameters.
     """
-    if len(parameters) > _MOST_PARAMETERS:
-        raise malformed(f"there are more than {_MOST_PARAMETERS} parameters")
+    if len(parameters) > _MAX_PARAMETERS:
+        raise malformed(f"there are more than {_MAX_PARAMETERS} parameters")
     values: dict[str, object] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
@@ -69,25 +69,25 @@ def parameter_values(parameters: Mapping[str, Message]) -> dict[str, object]:
     return values
 
 
-def response_message(request: InferRequest, answer: InferResult) -> pb.ModelInferResponse:
-    """An answer; its tensors lie raw behind their descriptions."""
+def response_message(request: InferRequest, result: InferResult) -> pb.ModelInferResponse:
+    """The response to one request; tensors are in raw_output_contents."""
     return pb.ModelInferResponse(
-        model_name=answer.model_name,
-        model_version=answer.model_version,
+        model_name=result.model_name,
+        model_version=result.model_version,
         id=request.request_id,
         outputs=[
             pb.ModelInferResponse.InferOutputTensor(
                 name=tensor.spec.name, datatype=tensor.spec.datatype, shape=tensor.shape
             )
-            for tensor in answer.tensors
+            for tensor in result.tensors
         ],
-        raw_output_contents=[tensor.to_bytes() for tensor in answer.tensors],
+        raw_output_contents=[tensor.to_bytes() for tensor in result.tensors],
     )
 
 
-def stream_message(request: InferRequest, answer: InferResult) -> pb.ModelStreamInferResponse:
-    """An answer on a stream; where the client asked, it says that no more follow."""
-    response = response_message(request, answer)
+def stream_message(request: InferRequest, result: InferResult) -> pb.ModelStreamInferResponse:
+    """The response on a stream; marked as final if the client requested that."""
+    response = response_message(request, result)
     if request.parameters.mark_final:
         response.parameters[_FINAL_RESPONSE].bool_param = True
     return pb.ModelStreamInferResponse(infer_response=response)
@@ -136,8 +136,8 @@ def _outputs(message: pb.ModelInferRequest) -> tuple[RequestedOutput, ...]:
     if not message.outputs:
         return all_outputs(binary=True)
     chosen = []
-    for asked in message.outputs:
-        spec = find_output(asked.name)
-        check_output_parameters(spec, parameter_values(asked.parameters))
+    for requested in message.outputs:
+        spec = find_output(requested.name)
+        check_output_parameters(spec, parameter_values(requested.parameters))
         chosen.append(RequestedOutput(spec))
     return check_outputs(chosen)

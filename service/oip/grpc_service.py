@@ -1,7 +1,7 @@
-"""The protocol over gRPC: a service that shares the port of our own.
+"""The protocol over gRPC, on the port of `service.rpc.server`.
 
-Requests arrive as bytes and are parsed here, so that a broken one is refused like any other bad
-input instead of passing for a fault of the server.
+Requests arrive as bytes and are parsed here, so that a malformed one gets INVALID_ARGUMENT; gRPC's
+own parsing would report it as INTERNAL.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _IN_FLIGHT = 8  # of one stream
 _PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 _NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
 _log = structlog.get_logger(__name__)
 
@@ -57,38 +57,38 @@ class InferenceService:
         settings: Settings,
         request_log: RequestLog | None = None,
     ) -> None:
-        """Shares a detector; its start and stop are not this adapter's business.
+        """Uses a detector that the caller starts and stops.
 
         Args:
             detector: the core.
-            control: over what is served.
+            control: loads and unloads the model.
             settings: limits, and whether clients may load and unload.
-            request_log: follows each call; None: one that logs and traces nothing.
+            request_log: follows each call; None: one that neither logs nor traces.
         """
         self._detector = detector
         self._request_log = request_log or RequestLog()
         self._model = ModelDescription(detector, settings)
         self._inference = Inference(detector, self._model)
-        self._descriptions = ManagementMethods(detector, self._model, Repository(control, settings))
+        self._management = ManagementMethods(detector, self._model, Repository(control, settings))
         self._max_images = settings.max_files
         self._calls = CallsInFlight()
 
     @property
     def name(self) -> str:
-        """Its full name, for health and reflection."""
+        """The service's full name, for health and reflection."""
         return _NAME
 
     @property
     def descriptors(self) -> DescriptorPool:
-        """Where reflection finds its messages: not in protobuf's default pool."""
+        """The pool of its messages, for reflection: not protobuf's default pool."""
         pool: DescriptorPool = pb.DESCRIPTOR.pool
         return pool
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """For the server; they take bytes and parse them themselves."""
+        """The handlers of all methods; they take bytes and parse them."""
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(self._plain(name, method), None, _to_bytes)
-            for name, method in self._descriptions.methods().items()
+            for name, method in self._management.methods().items()
         }
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
             self.model_infer, None, _to_bytes
@@ -103,24 +103,24 @@ class InferenceService:
         self._calls.begin_drain()
 
     async def wait_idle(self) -> None:
-        """Returns when no call is under way."""
+        """Returns when no call is in flight."""
         await self._calls.wait_idle()
 
     async def model_infer(self, data: bytes, context: Context) -> pb.ModelInferResponse:
-        """Answers ModelInfer."""
+        """Handles ModelInfer."""
         with self._open("ModelInfer", context) as call:
 
             async def infer() -> pb.ModelInferResponse:
                 self._calls.refuse_if_draining()
                 return await self._infer(data, call, response_message)
 
-            return await self._answer(call, context, infer(), counted=True)
+            return await self._run(call, context, infer(), counted=True)
 
     async def model_stream_infer(self, frames: AsyncIterator[bytes], context: Context) -> None:
-        """Answers ModelStreamInfer."""
+        """Handles ModelStreamInfer."""
         with self._open("ModelStreamInfer", context) as call:
             work = self._infer_frames(frames, call, context)
-            await self._answer(call, context, work, counted=True)
+            await self._run(call, context, work, counted=True)
 
     def _open(
         self, method: str, context: Context, *, quiet: bool = False
@@ -128,31 +128,31 @@ class InferenceService:
         return open_call(context, self._request_log, f"{_NAME}/{method}", quiet=quiet)
 
     def _plain(self, name: str, method: Method) -> Callable[[bytes, Context], Awaitable[Message]]:
-        """A method that detects nothing, as gRPC calls it."""
+        """A method without images, in the form that gRPC calls."""
 
-        async def answer(data: bytes, context: Context) -> Message:
+        async def handle(data: bytes, context: Context) -> Message:
             with self._open(name, context, quiet=name in _PROBES) as call:
-                return await self._answer(call, context, method(data))
+                return await self._run(call, context, method(data))
 
-        return answer
+        return handle
 
     async def _infer_frames(
         self, frames: AsyncIterator[bytes], call: Call, context: Context
     ) -> None:
-        """Answers request after request."""
+        """Infers for each request of a stream."""
 
-        async def answer(_index: int, data: bytes) -> pb.ModelStreamInferResponse:
+        async def respond(_index: int, data: bytes) -> pb.ModelStreamInferResponse:
             try:
                 return await self._infer(data, call, stream_message)
             except Exception as error:
                 _log_unexpected(error, call.request_id)
                 return _failure(data, error)
 
-        await self._calls.answer_stream(frames, call, context, answer, _IN_FLIGHT)
+        await self._calls.run_stream(frames, call, context, respond, _IN_FLIGHT)
 
     async def _infer(
-        self, data: bytes, call: Call, encode: Callable[[InferRequest, InferResult], _Answer]
-    ) -> _Answer:
+        self, data: bytes, call: Call, encode: Callable[[InferRequest, InferResult], _Response]
+    ) -> _Response:
         started = time.monotonic()
         message = parse_message(pb.ModelInferRequest, data)
         self._model.check(message.model_name, message.model_version)
@@ -161,20 +161,20 @@ class InferenceService:
         arrival = RequestInfo(call.request_id, started, call.deadline, priority)
         return await self._inference.run(request, arrival, encode)
 
-    async def _answer(
-        self, call: Call, context: Context, work: Awaitable[_Answer], *, counted: bool = False
-    ) -> _Answer:
-        """Awaits the work for a call; tells its failure as a status and counts how it ended."""
+    async def _run(
+        self, call: Call, context: Context, work: Awaitable[_Response], *, counted: bool = False
+    ) -> _Response:
+        """Awaits the work of a call; an exception becomes its status."""
 
         def refuse(error: Exception) -> Refusal:
             _log_unexpected(error, call.request_id)
             return _refusal(error)
 
-        def note(outcome: str) -> None:
+        def count(outcome: str) -> None:
             if counted:
                 self._detector.metrics.count_request(_PROTOCOL, outcome)
 
-        return await self._calls.answer(call, context, work, refuse, note)
+        return await self._calls.run(call, context, work, refuse, count)
 
 
 def _to_bytes(message: Message) -> bytes:
@@ -183,7 +183,7 @@ def _to_bytes(message: Message) -> bytes:
 
 
 def _failure(data: bytes, error: Exception) -> pb.ModelStreamInferResponse:
-    """An error on a stream; with the name of its request, where that can be read."""
+    """An error on a stream, with the id of its request if that can be read."""
     try:
         request_id = parse_message(pb.ModelInferRequest, data).id
     except MalformedMessage:
@@ -195,11 +195,11 @@ def _failure(data: bytes, error: Exception) -> pb.ModelStreamInferResponse:
 
 def _refusal(error: Exception) -> Refusal:
     if isinstance(error, OipRefused):
-        return Refusal(error.kind.grpc_status, error.kind.code, error.detail)
+        return Refusal(error.kind.grpc_status, error.code, error.detail)
     return refusal_of(error)
 
 
 def _log_unexpected(error: Exception, request_id: str) -> None:
-    """Whole, for us: the client is not told."""
+    """Logs an unexpected exception with its traceback; the client gets no details."""
     if not isinstance(error, DetectionError | MalformedMessage | OipRefused):
         _log.error("unexpected error", request_id=request_id, exc_info=error)

@@ -1,10 +1,10 @@
-"""HTTP bodies <-> requests and answers: JSON, and the binary extension behind it.
+"""HTTP bodies <-> requests and results: JSON, optionally followed by binary data.
 
     {"inputs": [{..., "parameters": {"binary_data_size": n}}]}  n bytes of the tensor
     |<------ Inference-Header-Content-Length ---------------->|
 
-Without that header the body is JSON alone. With a header of 0 it is one image file and nothing
-else. In JSON an image file is base64 text, as no image format is valid UTF-8.
+Without that header the whole body is JSON. If it is 0, the whole body is one image file. In JSON an
+image file is base64 text, because no image format is valid UTF-8.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from service.oip.tensors import INPUT, OutputTensor, unpack_elements
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE = "binary_data_size"
-_MOST_DIGITS = 18
-# A few bytes of JSON may cost hundreds of memory: many small values are refused before they are
-# parsed. Images do not count, as base64 has none of these characters.
-_MOST_VALUES = 10_000
+_MAX_DIGITS = 18
+# A few bytes of JSON can take hundreds of bytes of memory, so too many small values are refused
+# before parsing. Images do not count: base64 has none of these characters.
+_MAX_VALUES = 10_000
 _SEPARATORS = (b"{", b"[", b",")
 _KNOWN_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
 
 
 def read_request(body: bytes, header_length: str | None, max_images: int) -> InferRequest:
-    """Reads a request's body.
+    """Reads a request from its body.
 
     Args:
-        body: whole, inflated.
-        header_length: the value of `Inference-Header-Content-Length`; None where it did not come.
-        max_images: most images in one request.
+        body: complete, decompressed.
+        header_length: the value of `Inference-Header-Content-Length`; None if not given.
+        max_images: maximum number of images in one request.
 
     Raises:
-        OipRefused: for a body that is not what the protocol asks for.
-        InvalidOptions: for a parameter that is not valid.
+        OipRefused: for a body that violates the protocol.
+        InvalidOptions: for an invalid parameter.
     """
     json_length = _json_length(header_length, len(body))
     if json_length == 0:
@@ -72,15 +72,15 @@ def read_request(body: bytes, header_length: str | None, max_images: int) -> Inf
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """Reads a JSON object; nothing at all is an empty one.
+    """Reads a JSON object; an empty body is an empty object.
 
     Raises:
         OipRefused: for anything else.
     """
     if not data:
         return {}
-    if sum(map(data.count, _SEPARATORS)) > _MOST_VALUES:
-        raise malformed(f"the request's JSON has more than {_MOST_VALUES} values")
+    if sum(map(data.count, _SEPARATORS)) > _MAX_VALUES:
+        raise malformed(f"the request's JSON has more than {_MAX_VALUES} values")
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -91,24 +91,24 @@ def read_object(data: bytes) -> dict[str, Any]:
 
 
 def read_repository_parameters(body: bytes) -> dict[str, Any]:
-    """The parameters of a request to the repository.
+    """Reads the parameters of a request to the repository.
 
     Raises:
-        OipRefused: for a body that has none in the right form.
+        OipRefused: for a body that violates the protocol.
     """
     return _parameters(read_object(body), "the request")
 
 
-def write_response(request: InferRequest, answer: InferResult) -> tuple[bytes, int | None]:
-    """An answer's body.
+def write_response(request: InferRequest, result: InferResult) -> tuple[bytes, int | None]:
+    """Writes the body of a response.
 
     Returns:
-        The body, and the length of its JSON where tensors follow that; else None.
+        The body, and the length of its JSON if binary data follow it, otherwise None.
     """
     entries, blobs = [], []
-    for asked, tensor in zip(request.outputs, answer.tensors, strict=True):
+    for requested, tensor in zip(request.outputs, result.tensors, strict=True):
         entry = _entry(tensor)
-        if asked.binary:
+        if requested.binary:
             blob = tensor.to_bytes()
             entry["parameters"] = {_BINARY_SIZE: len(blob)}
             blobs.append(blob)
@@ -116,8 +116,8 @@ def write_response(request: InferRequest, answer: InferResult) -> tuple[bytes, i
             entry["data"] = tensor.to_list()
         entries.append(entry)
     document: dict[str, Any] = {
-        "model_name": answer.model_name,
-        "model_version": answer.model_version,
+        "model_name": result.model_name,
+        "model_version": result.model_version,
     }
     if request.request_id:
         document["id"] = request.request_id
@@ -128,9 +128,9 @@ def write_response(request: InferRequest, answer: InferResult) -> tuple[bytes, i
 
 def _json_length(header_length: str | None, body_length: int) -> int:
     if header_length is None:
-        return body_length or -1  # an empty body is bad JSON, not an empty image
+        return body_length or -1  # an empty body is invalid JSON, not an empty image
     text = header_length.strip()
-    if not (text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS):
+    if not (text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS):
         raise malformed(f"{HEADER_LENGTH} is {header_length[:100]!r}; it takes a number of bytes")
     if int(text) > body_length:
         raise malformed(f"{HEADER_LENGTH} is {text}, but the body has {body_length} bytes")
@@ -142,7 +142,7 @@ def _parameters(owner: Mapping[str, Any], name: str) -> dict[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise malformed(f"parameters of {name} are no JSON object")
+        raise malformed(f"parameters of {name} are not a JSON object")
     return parameters
 
 
@@ -190,7 +190,7 @@ def _check_binary_size(size: object, present: int) -> None:
 
 
 def _only(element: Any) -> Any:
-    """The element of a row of one, as shape [N, 1] may be written; else the element itself."""
+    """The element of a row with one element (shape [N, 1]), otherwise the element itself."""
     return element[0] if isinstance(element, list) and len(element) == 1 else element
 
 
@@ -199,13 +199,13 @@ def _outputs(document: Mapping[str, Any], *, binary: bool) -> tuple[RequestedOut
     if outputs is None or outputs == []:
         return all_outputs(binary=binary)
     if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
-        raise malformed("outputs are no list of objects")
+        raise malformed("outputs is not a list of objects")
     return check_outputs(_output(each, binary=binary) for each in outputs)
 
 
-def _output(asked: Mapping[str, Any], *, binary: bool) -> RequestedOutput:
-    spec = find_output(asked.get("name"))
-    parameters = _parameters(asked, f"output {spec.name}")
+def _output(requested: Mapping[str, Any], *, binary: bool) -> RequestedOutput:
+    spec = find_output(requested.get("name"))
+    parameters = _parameters(requested, f"output {spec.name}")
     check_output_parameters(spec, parameters)
     return RequestedOutput(spec, read_flag(parameters, "binary_data", binary))
 

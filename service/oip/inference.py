@@ -1,4 +1,4 @@
-"""An inference request -> its answer: the one call into the Detector, for HTTP and gRPC alike."""
+"""An inference request -> its result: calls the Detector, for HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from service.types import DetectResult, Priority
 
 _Encoded = TypeVar("_Encoded")
 
-_IMAGES_IN_FLIGHT = 8  # of one request: enough for a batch, too few to crowd out other clients
+_IMAGES_IN_FLIGHT = 8  # of one request: enough for a batch, few enough to leave slots to others
 
 
 @dataclass(frozen=True)
 class RequestInfo:
-    """How a request came."""
+    """What the transport knows of a request."""
 
-    request_id: str  # the transport's, for a request that has no name itself
-    started: float  # time.monotonic seconds: the request's own timeout counts from here
+    request_id: str  # of the transport; used if the request has no id of its own
+    started: float  # time.monotonic seconds; the request's own timeout starts here
     deadline: float | None = None  # time.monotonic seconds, of the transport
     priority: Priority = Priority.NORMAL  # of the transport
-    read_ms: float = 0.0  # spent on receiving it
+    read_ms: float = 0.0  # spent receiving the body
 
 
 @dataclass(frozen=True)
 class InferResult:
-    """What a request gets: `tensors` in the order of its outputs."""
+    """The result of a request; `tensors` are in the order of its outputs."""
 
     model_name: str
     model_version: str
@@ -42,10 +42,10 @@ class InferResult:
 
 
 class Inference:
-    """Answers inference requests."""
+    """Runs inference requests."""
 
     def __init__(self, detector: Detector, model: ModelDescription) -> None:
-        """Shares a detector and the model that it serves."""
+        """Takes a detector and the description of its model."""
         self._detector = detector
         self._model = model
 
@@ -55,25 +55,25 @@ class Inference:
         arrival: RequestInfo,
         encode: Callable[[InferRequest, InferResult], _Encoded],
     ) -> _Encoded:
-        """Detects in all images of a request, side by side.
+        """Detects in all images of a request concurrently.
 
         Args:
-            request: what is asked.
+            request: the parsed request.
             arrival: how it came.
-            encode: makes of an answer what is sent.
+            encode: converts the result to what is sent.
 
         Returns:
-            What `encode` made.
+            What `encode` returned.
 
         Raises:
-            DetectionError: of the first image that has no detections; all others are over by then.
+            DetectionError: of the first image that failed; all other images have ended by then.
         """
-        most = self._model.info.config.max_detections
-        asked = request.parameters.options.max_detections
+        maximum = self._model.info.config.max_detections
+        requested = request.parameters.options.max_detections
         results = await self._detect_all(request, arrival)
         encode_started = time.monotonic()
         specs = [output.spec for output in request.outputs]
-        tensors = output_tensors(specs, results, most if asked is None else asked)
+        tensors = output_tensors(specs, results, maximum if requested is None else requested)
         first = results[0]
         encoded = encode(request, InferResult(first.model_name, first.model_version, tensors))
         self._detector.metrics.observe_stage("encode", time.monotonic() - encode_started)
@@ -82,21 +82,21 @@ class Inference:
     async def _detect_all(self, request: InferRequest, arrival: RequestInfo) -> list[DetectResult]:
         base_id = valid_request_id(request.request_id) or arrival.request_id
         deadline = _deadline(request, arrival)
-        room = asyncio.Semaphore(_IMAGES_IN_FLIGHT)
-        alone = len(request.images) == 1
+        in_flight = asyncio.Semaphore(_IMAGES_IN_FLIGHT)
+        single = len(request.images) == 1
 
         async def one(index: int, image: bytes) -> DetectResult:
-            async with room:
+            async with in_flight:
                 return await self._detector.detect(
                     image,
                     request.parameters.options,
-                    request_id=base_id if alone else f"{base_id}-{index + 1}",
+                    request_id=base_id if single else f"{base_id}-{index + 1}",
                     deadline=deadline,
                     priority=request.parameters.priority or arrival.priority,
                     read_ms=arrival.read_ms,
                 )
 
-        if alone:
+        if single:
             return [await one(0, request.images[0])]
         outcomes = await asyncio.gather(
             *(one(index, image) for index, image in enumerate(request.images)),
@@ -106,7 +106,7 @@ class Inference:
 
 
 def _deadline(request: InferRequest, arrival: RequestInfo) -> float | None:
-    """The nearer of the transport's deadline and the request's own."""
+    """The earlier of the transport's deadline and the request's own."""
     if request.parameters.timeout_s is None:
         return arrival.deadline
     own = arrival.started + request.parameters.timeout_s
@@ -114,10 +114,10 @@ def _deadline(request: InferRequest, arrival: RequestInfo) -> float | None:
 
 
 def _result(index: int, outcome: DetectResult | BaseException) -> DetectResult:
-    """An image's result.
+    """The result of one image.
 
     Raises:
-        DetectionError: which names the image that has none.
+        DetectionError: names the image that failed.
     """
     if isinstance(outcome, DetectionError):
         raise type(outcome)(

@@ -1,6 +1,6 @@
-"""The model that serves, as the protocol describes it: metadata, configuration, statistics.
+"""The served model in the protocol's terms: metadata, configuration, statistics.
 
-ManagementMethods are plain objects in the protocol's JSON form; gRPC parses its messages from them.
+These are objects in the protocol's JSON form; gRPC parses its messages from them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT32": "TYPE_INT
 
 
 class ModelDescription:
-    """Describes what the detector serves at each moment."""
+    """Describes the model that the detector currently serves."""
 
     def __init__(self, detector: Detector, settings: Settings) -> None:
-        """Shares a detector; the settings are part of the model's configuration."""
+        """Takes a detector, and settings that are part of the model's configuration."""
         self._detector = detector
         self._settings = settings
 
@@ -35,22 +35,22 @@ class ModelDescription:
         """The model.
 
         Raises:
-            NotReady: while there is none.
+            NotReady: while no model is loaded.
         """
         if not self._detector.loaded:
             raise NotReady("no model is loaded", retry_after_seconds=_RETRY_SECONDS)
         return self._detector.model
 
     def check(self, name: str, version: str) -> ModelInfo:
-        """The model, where it is the one that a client means.
+        """The model, if it has the requested name and version.
 
         Args:
             name: of the model.
-            version: empty for whichever serves.
+            version: empty for the served one.
 
         Raises:
             OipRefused: for another name or version.
-            NotReady: while there is no model.
+            NotReady: while no model is loaded.
         """
         model = self.info
         if name != model.name:
@@ -66,7 +66,7 @@ class ModelDescription:
         return model
 
     def is_ready(self, name: str, version: str) -> bool:
-        """Whether requests for a model are answered now; false for one that is not here."""
+        """Whether a model is ready; false for an unknown one."""
         try:
             self.check(name, version)
         except (OipRefused, NotReady):
@@ -123,11 +123,11 @@ class ModelDescription:
         }
 
     def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
-        """What has been detected since the start.
+        """Statistics since the start.
 
         Args:
-            name: of the model; empty for all there are.
-            version: empty for whichever serves.
+            name: of the model; empty for all models.
+            version: empty for the served one.
 
         Raises:
             OipRefused, NotReady: as `check` does.
@@ -147,7 +147,7 @@ class ModelDescription:
                 "compute_input": _total(counted.compute_input),
                 "compute_infer": _total(counted.compute_infer),
                 "compute_output": _total(counted.compute_output),
-                "cache_hit": _total(Total()),  # there is no cache
+                "cache_hit": _total(Total()),  # the service has no cache
                 "cache_miss": _total(Total()),
             },
             "batch_stats": [

@@ -1,7 +1,7 @@
-"""A request's parameters: options of the detection, and the protocol's own.
+"""The parameters of a request: detection options, and the protocol's own.
 
-Clients differ in the types that they can send (tritonclient sends no floats over gRPC), so that a
-number may also come as text.
+Numbers may also be text, because some clients cannot send every type (tritonclient sends no floats
+over gRPC).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from service.errors import InvalidOptions
 from service.oip.errors import short_repr
 from service.types import DetectOptions, Priority
 
-_MOST_DIGITS = 18
-_MOST_TEXT = 10_000  # characters
-_LONGEST_NUMBER = 40  # characters
+_MAX_DIGITS = 18
+_MAX_TEXT = 10_000  # characters
+_MAX_NUMBER_TEXT = 40  # characters
 _US_PER_S = 1_000_000
 _PRIORITIES = {0: None, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
 PARAMETERS = (
@@ -32,20 +32,20 @@ PARAMETERS = (
 
 @dataclass(frozen=True)
 class InferParameters:
-    """What a request's parameters say."""
+    """The parameters of one request."""
 
     options: DetectOptions = field(default_factory=DetectOptions)
-    priority: Priority | None = None  # None: as the transport says
-    timeout_s: float | None = None  # None: the service's own
-    binary_output: bool = False  # of outputs that do not say it themselves
-    mark_final: bool = False  # a stream's answers say that they are whole
+    priority: Priority | None = None  # None: the transport's
+    timeout_s: float | None = None  # None: the service's
+    binary_output: bool = False  # of outputs without their own setting
+    mark_final: bool = False  # responses on a stream are marked as final
 
 
 def read_parameters(values: Mapping[str, object]) -> InferParameters:
     """Reads a request's parameters.
 
     Raises:
-        InvalidOptions: for an unknown or impossible one; the message names it.
+        InvalidOptions: for an unknown or invalid parameter; the message names it.
     """
     for name in values:
         if name not in PARAMETERS:
@@ -66,7 +66,7 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
 
 
 def read_flag(values: Mapping[str, object], name: str, default: bool = False) -> bool:
-    """A parameter that is true or false.
+    """Reads a boolean parameter.
 
     Raises:
         InvalidOptions: for anything else.
@@ -84,7 +84,7 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
     if value is None:
         return None
     number = math.nan
-    too_long = isinstance(value, str) and len(value) > _LONGEST_NUMBER
+    too_long = isinstance(value, str) and len(value) > _MAX_NUMBER_TEXT
     if isinstance(value, int | float | str) and not isinstance(value, bool) and not too_long:
         try:
             number = float(value)
@@ -99,7 +99,7 @@ def _whole(values: Mapping[str, object], name: str) -> int | None:
     value = values.get(name)
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MOST_DIGITS:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidOptions(f"{name} is {short_repr(value)}; it takes a whole number from 0 up")
@@ -109,7 +109,7 @@ def _whole(values: Mapping[str, object], name: str) -> int | None:
 def _labels(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
-    fits = isinstance(value, str) and len(value) <= _MOST_TEXT
+    fits = isinstance(value, str) and len(value) <= _MAX_TEXT
     names = [name.strip() for name in str(value).split(",")] if fits else [""]
     if not all(names):
         raise InvalidOptions(
@@ -120,7 +120,7 @@ def _labels(value: object) -> tuple[str, ...] | None:
 
 
 def _timeout_s(microseconds: int | None) -> float | None:
-    """Triton's meaning: 0 asks for no timeout of one's own."""
+    """As in Triton, 0 means no timeout of the request itself."""
     return microseconds / _US_PER_S if microseconds else None
 
 

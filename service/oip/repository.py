@@ -1,4 +1,4 @@
-"""The model repository: which model there is, and loading it anew or unloading it where allowed."""
+"""The model repository: its index, and loading and unloading the model if allowed."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from service.oip.errors import (
 )
 from service.settings import Settings
 
-_UNLOAD_DEPENDENTS = "unload_dependents"  # no model here has any
+_UNLOAD_DEPENDENTS = "unload_dependents"  # accepted: no model has any
 
 
 class Repository:
-    """What clients may see and change of what is served."""
+    """What clients may see and change of the served model."""
 
     def __init__(self, control: ModelControl, settings: Settings) -> None:
-        """Takes `settings.model_control` as the rule."""
+        """Changes are allowed if `settings.model_control` is "explicit"."""
         self._control = control
         self._allowed = settings.model_control == "explicit"
 
     def index(self, *, ready_only: bool) -> tuple[ModelEntry, ...]:
-        """The models there are."""
+        """The models of the repository."""
         entries = self._control.index()
         return tuple(each for each in entries if not ready_only or each.state == "READY")
 
     async def load(self, name: str, parameters: Mapping[str, object]) -> None:
-        """Loads a model's weights anew; returns when they serve.
+        """Loads the weights file again; returns when it is served.
 
         Raises:
-            OipRefused: where that is not allowed or did not work.
+            OipRefused: if that is not allowed or failed.
         """
         self._check_allowed()
         if parameters:
@@ -49,19 +49,19 @@ class Repository:
                 f"parameter {short_repr(next(iter(parameters)))} is not supported: a model is "
                 f"loaded from its own weights file as it is"
             )
-        await _told(self._control.load(name))
+        await _translate_errors(self._control.load(name))
 
     async def unload(self, name: str, parameters: Mapping[str, object]) -> None:
-        """Unloads a model; what it had accepted is answered first.
+        """Unloads the model after its accepted images are finished.
 
         Raises:
-            OipRefused: where that is not allowed or did not work.
+            OipRefused: if that is not allowed or failed.
         """
         self._check_allowed()
         unknown = [key for key in parameters if key != _UNLOAD_DEPENDENTS]
         if unknown:
             raise malformed(f"unknown parameter {short_repr(unknown[0])}")
-        await _told(self._control.unload(name))
+        await _translate_errors(self._control.unload(name))
 
     def _check_allowed(self) -> None:
         if not self._allowed:
@@ -72,11 +72,11 @@ class Repository:
             )
 
 
-async def _told(change: Awaitable[None]) -> None:
-    """Awaits a change and tells its failure as the protocol does.
+async def _translate_errors(change: Awaitable[None]) -> None:
+    """Awaits a change and re-raises its errors as OipRefused.
 
     Raises:
-        OipRefused: where it did not work.
+        OipRefused: if the change failed.
     """
     try:
         await change

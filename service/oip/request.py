@@ -1,6 +1,6 @@
-"""An inference request, whatever it came by: HTTP's JSON, its binary extension, or gRPC.
+"""An inference request, independent of its encoding: JSON, binary extension, or gRPC.
 
-Each of these reads its own form into an `InferRequest`; the rules that they share stand here.
+Each encoding has a reader that returns an `InferRequest`; the checks that they share are here.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _COLUMN_RANK = 2
 
 @dataclass(frozen=True)
 class RequestedOutput:
-    """An output that was asked for."""
+    """A requested output."""
 
     spec: TensorSpec
-    binary: bool = True  # in HTTP's binary extension; false: in the JSON
+    binary: bool = True  # HTTP: in the binary extension; False: in the JSON
 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What is asked of the model."""
+    """Images, parameters and requested outputs."""
 
     images: tuple[bytes, ...]
     parameters: InferParameters
-    outputs: tuple[RequestedOutput, ...]  # in the order of the answer
-    request_id: str = ""  # the client's name for it; empty: none
+    outputs: tuple[RequestedOutput, ...]  # in the order of the response
+    request_id: str = ""  # the client's; empty: none
 
 
 def all_outputs(*, binary: bool) -> tuple[RequestedOutput, ...]:
-    """For a request that names none."""
+    """All outputs, for a request that names none."""
     return tuple(RequestedOutput(spec, binary) for spec in OUTPUTS)
 
 
@@ -47,7 +47,7 @@ def find_output(name: object) -> TensorSpec:
     """The output of that name.
 
     Raises:
-        OipRefused: where the model has none.
+        OipRefused: if the model has none.
     """
     spec = OUTPUT_BY_NAME.get(name) if isinstance(name, str) else None
     if spec is None:
@@ -57,10 +57,10 @@ def find_output(name: object) -> TensorSpec:
 
 
 def check_outputs(outputs: Iterable[RequestedOutput]) -> tuple[RequestedOutput, ...]:
-    """Refuses outputs that are asked for twice.
+    """Refuses outputs that are requested twice.
 
     Raises:
-        OipRefused: which names the output.
+        OipRefused: names the output.
     """
     chosen: dict[str, RequestedOutput] = {}
     for output in outputs:
@@ -71,10 +71,10 @@ def check_outputs(outputs: Iterable[RequestedOutput]) -> tuple[RequestedOutput, 
 
 
 def check_output_parameters(spec: TensorSpec, parameters: Mapping[str, object]) -> None:
-    """Refuses what cannot be done with an output.
+    """Refuses unsupported parameters of an output.
 
     Raises:
-        OipRefused: which names it.
+        OipRefused: names the output.
     """
     if _SHARED_MEMORY in parameters:
         raise malformed(f"output {spec.name}: shared memory is not supported")
@@ -85,19 +85,19 @@ def check_output_parameters(spec: TensorSpec, parameters: Mapping[str, object]) 
 def check_input(
     name: object, datatype: object, shape: Sequence[object] | None, max_images: int
 ) -> int:
-    """Checks what a request says of its input.
+    """Checks the name, type and shape of a request's input.
 
     Args:
         name: of the tensor.
-        datatype: of its elements.
-        shape: [N], or [N, 1] as clients write it that think in rows.
-        max_images: most images in one request.
+        datatype: of the elements.
+        shape: [N], or [N, 1].
+        max_images: maximum number of images in one request.
 
     Returns:
         N, the number of images.
 
     Raises:
-        OipRefused: where the model has no such input.
+        OipRefused: if the model has no such input.
     """
     if name != INPUT.name:
         raise malformed(f"unknown input {short_repr(name)}; the model has {INPUT.name}")
@@ -119,17 +119,17 @@ def check_input(
 
 
 def check_count(elements: Sequence[object], count: int) -> None:
-    """Compares data with its shape.
+    """Compares the number of elements with the shape.
 
     Raises:
-        OipRefused: where they disagree.
+        OipRefused: if they differ.
     """
     if len(elements) != count:
         raise malformed(f"input {INPUT.name} has {len(elements)} elements; its shape says {count}")
 
 
 def is_base64(parameters: Mapping[str, object]) -> bool:
-    """Whether an input's parameters say that its elements are base64 text.
+    """Whether the elements of an input are base64 text, according to its parameters.
 
     Raises:
         OipRefused: for another content type, and for shared memory.
@@ -146,10 +146,10 @@ def is_base64(parameters: Mapping[str, object]) -> bool:
 
 
 def decode_base64(index: int, text: object) -> bytes:
-    """An image file that came as text.
+    """Decodes an image file from base64 text.
 
     Raises:
-        OipRefused: where it is none.
+        OipRefused: for anything that is not base64.
     """
     if isinstance(text, str | bytes):
         try:
@@ -163,10 +163,10 @@ def decode_base64(index: int, text: object) -> bytes:
 
 
 def check_request_id(request_id: object) -> str:
-    """The client's name for its request.
+    """The client's request id; empty for none.
 
     Raises:
-        InvalidOptions: where it is no text.
+        InvalidOptions: for anything but text.
     """
     if request_id is None:
         return ""

@@ -1,4 +1,4 @@
-"""The server as the protocol describes it."""
+"""The server in the protocol's terms."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EXTENSIONS = (
 
 @cache
 def server_metadata() -> dict[str, Any]:
-    """Name, version and the extensions of the protocol that are spoken here."""
+    """Name, version and the supported extensions of the protocol."""
     return {"name": _NAME, "version": _version(), "extensions": list(_EXTENSIONS)}
 
 
 def _version() -> str:
     try:
         return version(_PACKAGE)
-    except PackageNotFoundError:  # run from a folder that nobody installed
+    except PackageNotFoundError:  # run from a checkout that is not installed
         return "unknown"

@@ -1,10 +1,10 @@
-"""The model's tensors: one input of image files, outputs as rectangles of detections.
+"""The model's tensors: one input of image files, and outputs padded to the same number of rows.
 
-    IMAGE BYTES [N] ---> N detections of different lengths ---> [N, M, ...], padded to M rows
+    IMAGE BYTES [N] ---> N results of different lengths ---> [N, M, ...], padded to M rows
 
 M is the request's `max_detections`, or the model's own. Row i of an image is a detection while
 i < num_detections; the rest is padding: 0 in boxes and scores, -1 in class_ids, "" in class_names.
-Numbers are rounded by `service.core.encoding`: what HTTP's JSON says, these say too.
+Numbers are rounded by `service.core.encoding`, as in the JSON of POST /detect.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TensorSpec:
 INPUT = TensorSpec("IMAGE", "BYTES", (-1,))
 OUTPUTS = (
     TensorSpec("num_detections", "INT32", (-1, 1)),
-    TensorSpec("boxes", "FP32", (-1, -1, 4)),  # xmin, ymin, xmax, ymax: pixels of the original
+    TensorSpec("boxes", "FP32", (-1, -1, 4)),  # xmin, ymin, xmax, ymax in pixels
     TensorSpec("scores", "FP32", (-1, -1)),
     TensorSpec("class_ids", "INT32", (-1, -1)),
     TensorSpec("class_names", "BYTES", (-1, -1)),
@@ -48,14 +48,14 @@ OUTPUT_BY_NAME = {spec.name: spec for spec in OUTPUTS}
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """One output of one answer: `values` has its shape, and for BYTES holds `str`."""
+    """One output of a response: `values` has its shape, and holds `str` for BYTES."""
 
     spec: TensorSpec
     values: npt.NDArray[Any]
 
     @property
     def shape(self) -> list[int]:
-        """As the protocol tells it."""
+        """The shape as a list."""
         return list(self.values.shape)
 
     def to_list(self) -> list[Any]:
@@ -64,7 +64,7 @@ class OutputTensor:
         return flat
 
     def to_bytes(self) -> bytes:
-        """Row-major, little-endian; BYTES elements with their lengths before them."""
+        """Row-major, little-endian; each BYTES element after its length."""
         if self.spec.datatype == "BYTES":
             return pack_elements(name.encode() for name in self.to_list())
         return self.values.astype(_WIRE_TYPES[self.spec.datatype]).tobytes()
@@ -73,31 +73,31 @@ class OutputTensor:
 def output_tensors(
     specs: Sequence[TensorSpec], results: Sequence[DetectResult], rows: int
 ) -> tuple[OutputTensor, ...]:
-    """The outputs asked for.
+    """The requested outputs.
 
     Args:
-        specs: of `OUTPUTS`, in the order of the answer.
-        results: one an image.
-        rows: of each image (M); more where a result has more.
+        specs: of `OUTPUTS`, in the order of the response.
+        results: one per image.
+        rows: of each image (M); more if a result has more.
     """
     rows = max(rows, *(len(result.detections) for result in results))
     return tuple(OutputTensor(spec, _BUILDERS[spec.name](results, rows)) for spec in specs)
 
 
 def pack_elements(elements: Iterable[bytes]) -> bytes:
-    """A BYTES tensor on the wire."""
+    """Encodes a BYTES tensor."""
     return b"".join(part for each in elements for part in (_LENGTH.pack(len(each)), each))
 
 
 def unpack_elements(data: bytes | memoryview, count: int) -> tuple[bytes, ...]:
-    """The elements of a BYTES tensor.
+    """Decodes a BYTES tensor.
 
     Args:
         data: of the whole tensor.
-        count: how many elements its shape promises.
+        count: number of elements according to the shape.
 
     Raises:
-        OipRefused: where data and count disagree.
+        OipRefused: if data and count do not match.
     """
     view, elements, start = memoryview(data), [], 0
     for index in range(count):

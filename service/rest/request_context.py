@@ -45,7 +45,7 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 
-# Probes are answered on connections over the limit too; otherwise a flood of idle connections
+# Probes are served on connections over the limit too; otherwise a flood of idle connections
 # would get the service restarted.
 _PROBE_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _TOO_MANY = ProblemDetails(503, "too_many_connections", "the service has too many open connections")

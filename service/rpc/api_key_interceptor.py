@@ -1,6 +1,6 @@
-"""API keys over gRPC: an interceptor that asks for a key before a call reaches its service.
+"""API keys over gRPC: an interceptor that checks the key of a call before its service sees it.
 
-The same keys and scopes as over HTTP; whatever is not listed here needs the scope `detect`.
+The keys and scopes are those of HTTP. Methods that are not listed here require the scope `detect`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import grpc
 
 from service.access.api_keys import Forbidden, KeyRing, Scope, Unauthenticated, presented_key
 
-_OPEN = frozenset(
+_PUBLIC = frozenset(
     {
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
@@ -30,23 +30,23 @@ _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
 class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
-    """Lets through calls that show a key which opens them."""
+    """Refuses calls without a sufficient key."""
 
     def __init__(self, keys: KeyRing) -> None:
-        """Asks for keys of this ring."""
+        """Accepts the keys of this ring."""
         self._keys = keys
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
-        """Finds the handler of a call, or one that refuses it."""
+        """Returns the handler of a call, or one that refuses it."""
         handler = await continuation(handler_call_details)
-        needed = scope_needed(handler_call_details.method)
-        if handler is None or needed is None:
+        required = scope_of_method(handler_call_details.method)
+        if handler is None or required is None:
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         try:
-            self._keys.check(presented_key(lambda name: _text(metadata.get(name))), needed)
+            self._keys.check(presented_key(lambda name: _text(metadata.get(name))), required)
         except Unauthenticated as error:
             return _refusing(handler, grpc.StatusCode.UNAUTHENTICATED, str(error))
         except Forbidden as error:
@@ -54,9 +54,9 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         return handler
 
 
-def scope_needed(method: str) -> Scope | None:
-    """What a key must open for a method; None where none is needed."""
-    if method in _OPEN:
+def scope_of_method(method: str) -> Scope | None:
+    """The scope that a method requires; None for public methods."""
+    if method in _PUBLIC:
         return None
     return Scope.ADMIN if method in _ADMIN else Scope.DETECT
 
@@ -68,7 +68,7 @@ def _text(value: object) -> str | None:
 def _refusing(
     handler: grpc.RpcMethodHandler[Any, Any], status: grpc.StatusCode, detail: str
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of the same shape that reads nothing and refuses."""
+    """A handler of the same kind that refuses the call without reading it."""
 
     async def refuse(_request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(status, detail)

@@ -1,7 +1,7 @@
-"""litedetr.v1.DetectionService: parses messages, calls the Detector, encodes what it found.
+"""litedetr.v1.DetectionService: parses messages, calls the Detector, encodes the results.
 
-Requests arrive as bytes and are parsed here, so that a broken one is refused like any other bad
-input instead of passing for a fault of the server.
+Requests arrive as bytes and are parsed here, so that a malformed one gets INVALID_ARGUMENT; gRPC's
+own parsing would report it as INTERNAL.
 """
 
 from __future__ import annotations
@@ -33,65 +33,65 @@ from service.transport.grpc_status import MalformedMessage, Refusal, refusal_of
 _PROTOCOL = "grpc"  # in metrics
 _SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
 _log = structlog.get_logger(__name__)
 
 
 class DetectionServicer:
-    """Handles the service's four methods."""
+    """Handles the four methods of the service."""
 
     def __init__(self, detector: Detector, options: RpcOptions, request_log: RequestLog) -> None:
-        """Shares a detector; its start and stop are not this adapter's business."""
+        """Uses a detector that the caller starts and stops."""
         self._detector = detector
         self._request_log = request_log
         self._options = options
         self._calls = CallsInFlight()
 
     async def detect(self, data: bytes, context: Context) -> pb.DetectResponse:
-        """Answers Detect."""
+        """Handles Detect."""
         with self._open("Detect", context) as call:
-            return await self._answer(call, context, self._detect_alone(data, call))
+            return await self._run(call, context, self._detect_one(data, call))
 
     async def detect_batch(self, data: bytes, context: Context) -> pb.DetectBatchResponse:
-        """Answers DetectBatch."""
+        """Handles DetectBatch."""
         with self._open("DetectBatch", context) as call:
-            return await self._answer(call, context, self._detect_all(data, call))
+            return await self._run(call, context, self._detect_all(data, call))
 
     async def detect_stream(self, frames: AsyncIterator[bytes], context: Context) -> None:
-        """Answers DetectStream."""
+        """Handles DetectStream."""
         with self._open("DetectStream", context) as call:
-            await self._answer(call, context, self._detect_frames(frames, call, context))
+            await self._run(call, context, self._detect_frames(frames, call, context))
 
     async def get_model(self, data: bytes, context: Context) -> pb.GetModelResponse:
-        """Answers GetModel."""
+        """Handles GetModel."""
         with self._open("GetModel", context) as call:
-            return await self._answer(call, context, self._describe(data))
+            return await self._run(call, context, self._describe(data))
 
     def begin_drain(self) -> None:
         """Refuses new images, and ends streams after the frames that were read."""
         self._calls.begin_drain()
 
     async def wait_idle(self) -> None:
-        """Returns when no call is under way."""
+        """Returns when no call is in flight."""
         await self._calls.wait_idle()
 
     def _open(self, method: str, context: Context) -> AbstractContextManager[Call]:
         return open_call(context, self._request_log, f"{_SERVICE}/{method}")
 
-    async def _answer(self, call: Call, context: Context, work: Awaitable[_Answer]) -> _Answer:
-        """Awaits the work for a call; tells its failure as a status and counts how it ended."""
+    async def _run(self, call: Call, context: Context, work: Awaitable[_Response]) -> _Response:
+        """Awaits the work of a call; an exception becomes its status."""
 
         def refuse(error: Exception) -> Refusal:
             _log_unexpected(error, call.request_id)
             return refusal_of(error)
 
-        def note(outcome: str) -> None:
+        def count(outcome: str) -> None:
             self._detector.metrics.count_request(_PROTOCOL, outcome)
 
-        return await self._calls.answer(call, context, work, refuse, note)
+        return await self._calls.run(call, context, work, refuse, count)
 
-    async def _detect_alone(self, data: bytes, call: Call) -> pb.DetectResponse:
+    async def _detect_one(self, data: bytes, call: Call) -> pb.DetectResponse:
         self._calls.refuse_if_draining()
         request = parse_message(pb.DetectRequest, data)
         request_id = valid_request_id(request.request_id) or call.request_id
@@ -101,13 +101,13 @@ class DetectionServicer:
     async def _detect_all(self, data: bytes, call: Call) -> pb.DetectBatchResponse:
         self._calls.refuse_if_draining()
         requests = parse_message(pb.DetectBatchRequest, data).requests
-        most = self._options.max_images
-        if not 1 <= len(requests) <= most:
-            raise InvalidOptions(f"a batch holds 1 to {most} requests, not {len(requests)}")
-        room = asyncio.Semaphore(self._options.images_in_flight)
+        maximum = self._options.max_images
+        if not 1 <= len(requests) <= maximum:
+            raise InvalidOptions(f"a batch holds 1 to {maximum} requests, not {len(requests)}")
+        in_flight = asyncio.Semaphore(self._options.images_in_flight)
 
         async def one(index: int, request: pb.DetectRequest) -> pb.DetectOutcome:
-            async with room:
+            async with in_flight:
                 return await self._outcome(index, request, call)
 
         async with asyncio.TaskGroup() as group:
@@ -119,24 +119,24 @@ class DetectionServicer:
     async def _detect_frames(
         self, frames: AsyncIterator[bytes], call: Call, context: Context
     ) -> None:
-        """Answers frame after frame."""
+        """Detects in each frame of a stream."""
 
-        async def answer(index: int, data: bytes) -> pb.DetectOutcome:
+        async def respond(index: int, data: bytes) -> pb.DetectOutcome:
             try:
                 request = parse_message(pb.DetectRequest, data)
             except MalformedMessage as error:
                 return _failure(index, error, f"{call.request_id}-{index + 1}")
             return await self._outcome(index, request, call)
 
-        most = self._options.images_in_flight
-        await self._calls.answer_stream(frames, call, context, answer, most)
+        in_flight = self._options.images_in_flight
+        await self._calls.run_stream(frames, call, context, respond, in_flight)
 
     async def _describe(self, data: bytes) -> pb.GetModelResponse:
         parse_message(pb.GetModelRequest, data)
         return model_message(self._detector, self._options)
 
     async def _outcome(self, index: int, request: pb.DetectRequest, call: Call) -> pb.DetectOutcome:
-        """One image of several: what spoils it leaves the others be."""
+        """One image of several; its failure does not affect the others."""
         request_id = valid_request_id(request.request_id) or f"{call.request_id}-{index + 1}"
         try:
             response = await self._detect(request, request_id, call)
@@ -166,6 +166,6 @@ def _failure(index: int, error: Exception, request_id: str) -> pb.DetectOutcome:
 
 
 def _log_unexpected(error: Exception, request_id: str) -> None:
-    """Whole, for us: the client is not told."""
+    """Logs an unexpected exception with its traceback; the client gets no details."""
     if not isinstance(error, DetectionError | MalformedMessage):
         _log.error("unexpected error", request_id=request_id, exc_info=error)

@@ -1,8 +1,8 @@
-"""grpc.health.v1, following the Detector's readiness.
+"""grpc.health.v1 with the Detector's readiness.
 
-Check tells the state of this very moment. Watch looks again and again: readiness belongs to the
-engines and has no event of its own. Unlike the library's servicer it ends its streams when the
-server drains, so that a balancer that watches does not hold the drain up.
+Check returns the current state. Watch polls it: readiness depends on the engines and has no event.
+Unlike the library's servicer it ends its streams when the server drains, so that a load balancer
+that watches does not delay the drain.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from service.core.detector import Detector
 from service.transport.grpc_call import Context
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
-_WATCH_SECONDS = 0.25  # between two looks
+_POLL_SECONDS = 0.25
 
 
 class ReadinessHealth:
     """Handles Check and Watch."""
 
     def __init__(
-        self, detector: Detector, services: tuple[str, ...], watch_seconds: float = _WATCH_SECONDS
+        self, detector: Detector, services: tuple[str, ...], poll_seconds: float = _POLL_SECONDS
     ) -> None:
-        """Answers for some services, all of which are as ready as the detector.
+        """Reports the readiness of the detector for some services.
 
         Args:
-            detector: whose readiness it is.
-            services: full names; "" stands for the server as a whole.
-            watch_seconds: between two looks of a watcher.
+            detector: its readiness is that of the services.
+            services: full names; "" stands for the whole server.
+            poll_seconds: how often Watch polls.
         """
         self._detector = detector
         self._services = services
-        self._watch_seconds = watch_seconds
+        self._poll_seconds = poll_seconds
         self._draining = asyncio.Event()
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """For the server."""
+        """The handlers of both methods."""
         read = health_pb2.HealthCheckRequest.FromString
         write = health_pb2.HealthCheckResponse.SerializeToString
         return grpc.method_handlers_generic_handler(
@@ -51,13 +51,13 @@ class ReadinessHealth:
         )
 
     def begin_drain(self) -> None:
-        """Not serving from now on; watchers are told so, and their streams end."""
+        """Reports NOT_SERVING from now on, and ends the streams of Watch."""
         self._draining.set()
 
     async def check(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> health_pb2.HealthCheckResponse:
-        """Tells the state of one service; NOT_FOUND for one that is not here."""
+        """Returns the state of one service; NOT_FOUND for an unknown one."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
@@ -65,18 +65,18 @@ class ReadinessHealth:
     async def watch(
         self, request: health_pb2.HealthCheckRequest, _context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Tells the state of one service now and whenever it changes."""
-        told = None
+        """Yields the state of one service now and whenever it changes."""
+        sent = None
         while True:
             draining = self._draining.is_set()
             status = self._status(request.service)
-            if status != told:
+            if status != sent:
                 yield health_pb2.HealthCheckResponse(status=status)
-                told = status
+                sent = status
             if draining:
                 return
             try:
-                async with asyncio.timeout(self._watch_seconds):
+                async with asyncio.timeout(self._poll_seconds):
                     await self._draining.wait()
             except TimeoutError:
                 continue

@@ -1,7 +1,7 @@
-"""Protobuf messages <-> what crosses rooms: bytes in, messages out, HTTP's very numbers.
+"""Protobuf messages <-> options and results.
 
-Scores, boxes and timings are rounded by `service.core.encoding`, and travel as doubles, so that a
-client reads over gRPC what it would have read from the JSON.
+Scores, boxes and timings are rounded by `service.core.encoding` and sent as doubles, so that they
+are the same numbers as in the JSON of HTTP.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from service.types import DetectOptions, DetectResult
 
 
 def read_options(request: pb.DetectRequest) -> DetectOptions:
-    """What a request asks for; what it does not set is None and means the model's default."""
+    """The options of a request; unset ones are None, which stands for the model's default."""
     options = request.options
     return DetectOptions(
         threshold=options.threshold if options.HasField("threshold") else None,
@@ -29,7 +29,7 @@ def read_options(request: pb.DetectRequest) -> DetectOptions:
 
 
 def result_message(result: DetectResult) -> pb.DetectResponse:
-    """The answer for one image."""
+    """The response for one image."""
     columns = zip(*rounded_columns(result.detections), strict=True)
     return pb.DetectResponse(
         model=pb.ModelName(name=result.model_name, version=result.model_version),
@@ -49,7 +49,7 @@ def result_message(result: DetectResult) -> pb.DetectResponse:
 
 
 def error_message(refusal: Refusal, request_id: str) -> pb.DetectError:
-    """Why one image of several has no answer."""
+    """Why one image of several has no result."""
     number: int = refusal.status.value[0]
     return pb.DetectError(
         code=refusal.code,
@@ -61,7 +61,7 @@ def error_message(refusal: Refusal, request_id: str) -> pb.DetectError:
 
 
 def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelResponse:
-    """What is served, as GET /v1/models tells it."""
+    """The served model, as in GET /v1/models."""
     model = detector.model
     return pb.GetModelResponse(
         name=model.name,

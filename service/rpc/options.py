@@ -1,4 +1,4 @@
-"""How the gRPC server is set up: filled from the settings by whoever builds it."""
+"""The configuration of the gRPC server; `service.app` fills it from the settings."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from service.access.tls import TlsFiles
 
 @dataclass(frozen=True)
 class RpcOptions:
-    """What one gRPC server allows, and how it keeps its connections."""
+    """Address, limits, keepalive, keys and certificate of one gRPC server."""
 
     host: str
     port: int  # 0 picks a free one
-    max_message_bytes: int  # of the images in one request; their envelope comes on top
-    max_image_pixels: int  # told to clients; the Detector holds it
+    max_message_bytes: int  # of the images in one request, without the rest of the message
+    max_image_pixels: int  # only reported to clients; the Detector checks it
     max_images: int  # in one batch
-    max_concurrent_calls: int = 1024  # more are refused: each may hold a whole message
-    images_in_flight: int = 8  # of one call: enough for a batch, too few to crowd out others
-    keepalive_seconds: float = 60.0  # a silent connection is probed this often
-    max_connection_age_seconds: float = 3600.0  # then the client connects anew; 0: never
+    max_concurrent_calls: int = 1024  # further calls are refused: each may hold a whole message
+    images_in_flight: int = 8  # of one call: enough for a batch, few enough for other clients
+    keepalive_seconds: float = 60.0  # interval of keepalive pings on an idle connection
+    max_connection_age_seconds: float = 3600.0  # then the client must reconnect; 0: unlimited
     drain_timeout_seconds: float = 60.0  # for accepted calls, once `RpcServer.drain` was called
-    keys: KeyRing | None = None  # that calls must show; None: no key is asked for
+    keys: KeyRing | None = None  # that calls must present; None: no key is required
     tls: TlsFiles | None = None

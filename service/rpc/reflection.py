@@ -1,4 +1,4 @@
-"""Where reflection looks for messages: the pool of each service, then protobuf's default one."""
+"""The descriptor pools of all services as one, for gRPC reflection."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 
 class JoinedPools:
-    """Offers what the reflection service asks of a descriptor pool, from several.
+    """Looks descriptors up in several pools, with the interface of one.
 
-    The messages of the Open Inference Protocol live in a pool of their own: its public clients
-    put messages of the same names into the default pool, which may hold a name only once.
+    The messages of the Open Inference Protocol are in a pool of their own: its public clients
+    register the same names in the default pool, which accepts each name only once.
     """
 
     def __init__(self, pools: Sequence[DescriptorPool]) -> None:
-        """Asks the given pools in order, and the default one last."""
+        """Searches the given pools in order, and the default pool last."""
         self._pools: tuple[Any, ...] = (*dict.fromkeys(pools), descriptor_pool.Default())
 
     def FindFileByName(self, file_name: str) -> FileDescriptor:
         """The file of that name.
 
         Raises:
-            KeyError: where there is none.
+            KeyError: if there is none.
         """
         return cast(FileDescriptor, self._first(lambda pool: pool.FindFileByName(file_name)))
 
@@ -33,7 +33,7 @@ class JoinedPools:
         """The file that declares a symbol.
 
         Raises:
-            KeyError: where there is none.
+            KeyError: if there is none.
         """
         return cast(FileDescriptor, self._first(lambda pool: pool.FindFileContainingSymbol(symbol)))
 
@@ -41,15 +41,15 @@ class JoinedPools:
         """The message of that name.
 
         Raises:
-            KeyError: where there is none.
+            KeyError: if there is none.
         """
         return cast(Descriptor, self._first(lambda pool: pool.FindMessageTypeByName(full_name)))
 
     def FindExtensionByNumber(self, message: Descriptor, number: int) -> FieldDescriptor:
-        """A message's extension.
+        """An extension of a message.
 
         Raises:
-            KeyError: where there is none.
+            KeyError: if there is none.
         """
         return message.file.pool.FindExtensionByNumber(message, number)
 

@@ -21,33 +21,34 @@ from service.transport.grpc_call import GrpcService
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
-_ENVELOPE_BYTES = 64 * 1024  # of a message, beside its images
+_ENVELOPE_BYTES = 64 * 1024  # of a message, in addition to its images
 _MAX_METADATA_BYTES = 16 * 1024
-_KEEPALIVE_TIMEOUT_MS = 20_000  # a probe that is not answered within this ends the connection
-_MIN_PING_INTERVAL_MS = 10_000  # clients that probe more often are told to calm down
+_KEEPALIVE_TIMEOUT_MS = 20_000  # for the reply to a ping; then the connection is closed
+_MIN_PING_INTERVAL_MS = 10_000  # clients that ping more often get ENHANCE_YOUR_CALM
 _LARGEST_OPTION = 2**31 - 1
-# Calls that wait to be taken up. Above gRPC's own 1000 it cancels calls at random, anyone's: one
-# client that opens and resets calls in a flood would harm its neighbours. These take a second.
+# Calls that are queued in gRPC. Above its default of 1000, gRPC cancels calls of any client at
+# random, so that a flood of opened and reset calls would affect other clients. Handling this many
+# takes a second.
 _MAX_PENDING_CALLS = 20_000
 _MIN_STREAMS = 100  # of one connection, as HTTP/2 recommends
-# Calls that gRPC has not handed over when its server stops end as CANCELLED, which tells a client
-# nothing. For this long before, new ones are told that the service shuts down.
+# Calls that are queued in gRPC when its server stops end with CANCELLED, which does not say why.
+# For this long before, new calls get UNAVAILABLE.
 _REFUSING_SECONDS = 0.2
-_LAST_ANSWERS_SECONDS = 1.0  # for answers that are on their way out
+_LAST_RESPONSES_SECONDS = 1.0  # for responses that are being sent
 
 
 class _Draining(Protocol):
-    """What a stop asks of each service."""
+    """What a stop needs of each service."""
 
     def begin_drain(self) -> None:
-        """Refuses new work; what was accepted is answered."""
+        """Refuses new images; accepted ones are finished."""
 
     async def wait_idle(self) -> None:
-        """Returns when no call is under way."""
+        """Returns when no call is in flight."""
 
 
 class RpcServer:
-    """One listening port and the Detector behind it."""
+    """The gRPC services of a detector on one port."""
 
     def __init__(
         self,
@@ -60,9 +61,9 @@ class RpcServer:
 
         Args:
             detector: the core; shared with the other adapters.
-            options: where to listen, and what is allowed.
-            request_log: follows each call; None: one that logs and traces nothing.
-            extra_services: of other adapters, served by the same port.
+            options: address and limits.
+            request_log: follows each call; None: one that neither logs nor traces.
+            extra_services: of other adapters, served on the same port.
         """
         self._detector = detector
         self._options = options
@@ -76,14 +77,14 @@ class RpcServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on, once started."""
+        """The port of the running server."""
         return self._port
 
     async def start(self) -> None:
-        """Listens and serves; the health service says whether the detector is ready.
+        """Listens and serves; the health service reports whether the detector is ready.
 
         Raises:
-            OSError: where the port cannot be had.
+            OSError: if the port is in use or not allowed.
             TlsFileError: for certificate files that cannot be used.
         """
         options = self._options
@@ -113,7 +114,7 @@ class RpcServer:
         self._server = server
 
     async def run_until_drained(self) -> None:
-        """Serves until `drain` is called and accepted calls are answered."""
+        """Serves until `drain` is called and accepted calls are finished."""
         await self._drain_requested.wait()
         await self.stop(self._options.drain_timeout_seconds)
 
@@ -126,10 +127,10 @@ class RpcServer:
         self._drain_requested.set()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuses new images and answers those under way; does nothing where it never started.
+        """Refuses new images, and stops when accepted ones are finished.
 
-        Streams end after the frames that were read; a client may carry on elsewhere. Calls that
-        detect nothing (health, reflection) do not hold it up.
+        Streams end after the frames that were read. Calls without images (health, reflection) do
+        not delay it. Does nothing if the server was never started.
 
         Args:
             grace_seconds: calls that take longer are cancelled.
@@ -147,13 +148,13 @@ class RpcServer:
         either: set[asyncio.Future[Any]] = {stopped, idle}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
-        await asyncio.wait({stopped}, timeout=_LAST_ANSWERS_SECONDS)
+        await asyncio.wait({stopped}, timeout=_LAST_RESPONSES_SECONDS)
         await self._server.stop(None)
         await stopped
 
 
 def _detection_handlers(servicer: DetectionServicer) -> grpc.GenericRpcHandler:
-    """The four methods; they take bytes and parse them themselves."""
+    """The four methods; they take bytes and parse them."""
     one, many = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
     return grpc.method_handlers_generic_handler(
         SERVICE,
@@ -171,15 +172,15 @@ def _detection_handlers(servicer: DetectionServicer) -> grpc.GenericRpcHandler:
 def _channel_arguments(options: RpcOptions) -> list[tuple[str, int]]:
     max_message = min(options.max_message_bytes + _ENVELOPE_BYTES, _LARGEST_OPTION)
     arguments = [
-        ("grpc.so_reuseport", 0),  # else a second service would quietly share the port
+        ("grpc.so_reuseport", 0),  # otherwise a second service could share the port unnoticed
         ("grpc.max_receive_message_length", max_message),
         ("grpc.max_send_message_length", max_message),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
-        # A client holds back what is above this, where more calls would be refused in any case.
+        # A client queues calls above this; they would be refused otherwise.
         ("grpc.max_concurrent_streams", max(options.max_concurrent_calls, _MIN_STREAMS)),
-        # Images are compressed already; a compressed message could only be a bomb.
+        # No compressed messages: images are compressed already, and others could inflate to GBs.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),

@@ -1,1 +1,1 @@
-"""HTTP and gRPC servers: what every adapter of a protocol shares."""
+"""HTTP and gRPC servers, and what the adapters of each protocol share."""

@@ -1,4 +1,4 @@
-"""What the gRPC services share: what a call carries, how it is parsed, counted and drained."""
+"""What the gRPC services share: one call, its parsing, its outcome, and draining."""
 
 from __future__ import annotations
 
@@ -24,100 +24,100 @@ from service.transport.grpc_stream import FramePump
 from service.transport.protobuf_fields import BrokenMessage, has_more_fields
 from service.usage import UseCounter
 
-_MOST_FIELDS = 10_000  # of one message, those in it included
+_MAX_FIELDS = 10_000  # of one message with all messages inside it
 _RECONNECT_SECONDS = 1
 
 REQUEST_ID_KEY = "x-request-id"
 PRIORITY_KEY = PRIORITY_HEADER.lower()
 
-# gRPC cancels a call at its deadline. Work for it ends a little earlier, so that it ends as an
-# expired deadline and its answer, if there is one, still has time to travel.
+# gRPC cancels a call at its deadline. Detection gets a slightly earlier one, so that it ends with
+# DeadlineExceeded, and a result still has time to reach the client.
 _MARGIN_SECONDS = 0.005
 _MARGIN_SHARE = 0.1  # of short deadlines
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Message = TypeVar("_Message", bound=Message)
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
 
 class GrpcService(Protocol):
-    """A service that can share the server's port."""
+    """A gRPC service on the port of `service.rpc.server`."""
 
     @property
     def name(self) -> str:
-        """Its full name, for health and reflection."""
+        """The service's full name, for health and reflection."""
 
     @property
     def descriptors(self) -> DescriptorPool:
-        """Where reflection finds its messages."""
+        """The descriptor pool of its messages, for reflection."""
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """For the server."""
+        """The handlers of its methods."""
 
     def begin_drain(self) -> None:
-        """Refuses new work; what was accepted is answered."""
+        """Refuses new images; accepted ones are finished."""
 
     async def wait_idle(self) -> None:
-        """Returns when no call is under way."""
+        """Returns when no call is in flight."""
 
 
 class CallsInFlight:
-    """Answers a service's calls and counts them, so that a drain can wait for the last of them."""
+    """Runs the calls of a service and counts those in flight, so that a drain can wait for them."""
 
     def __init__(self) -> None:
-        """Starts with none."""
-        self._answering = UseCounter()
+        """Starts with no call."""
+        self._in_flight = UseCounter()
         self._draining = False
         self._streams: set[FramePump[bytes, Any]] = set()
 
     def begin_drain(self) -> None:
-        """From now on nothing is accepted; streams end after the messages that were read."""
+        """Refuses new images; streams end after the messages that were read."""
         self._draining = True
         for stream in self._streams:
             stream.stop_reading()
 
     def refuse_if_draining(self) -> None:
-        """To be called before work is accepted.
+        """Must be called before an image is accepted.
 
         Raises:
             ShuttingDown: once a drain has begun.
         """
         if self._draining:
             raise ShuttingDown(
-                "the service is shutting down; what it had taken before is answered",
+                "the service is shutting down; requests accepted before are finished",
                 retry_after_seconds=_RECONNECT_SECONDS,
             )
 
     async def wait_idle(self) -> None:
-        """Returns when no call is under way."""
-        await self._answering.wait_for_zero()
+        """Returns when no call is in flight."""
+        await self._in_flight.wait_for_zero()
 
-    async def answer(
+    async def run(
         self,
         call: Call,
         context: Context,
-        work: Awaitable[_Answer],
+        work: Awaitable[_Response],
         refuse: Callable[[Exception], Refusal],
-        note: Callable[[str], None],
-    ) -> _Answer:
-        """Awaits the work for a call and tells its failure as a status.
+        count: Callable[[str], None],
+    ) -> _Response:
+        """Awaits the work of a call; an exception becomes the call's status.
 
         Args:
-            call: whose work it is.
+            call: the call.
             context: gRPC's own.
-            work: makes the answer.
-            refuse: how an exception of the work is told.
-            note: is told how the call ended: "ok", "cancelled", or the code of an error.
+            work: returns the response.
+            refuse: converts an exception of the work.
+            count: called with the outcome: "ok", "cancelled", or the code of an error.
         """
         outcome, status = "internal", grpc.StatusCode.OK
         context.set_trailing_metadata(call.metadata)
         try:
-            with self._answering:
-                answer = await work
+            with self._in_flight:
+                response = await work
             outcome = "ok"
-            return answer
+            return response
         except asyncio.CancelledError:
-            # gRPC cancels a call for both: a client that left and a deadline that passed.
+            # gRPC cancels a call if its client cancels it, and if its deadline passes.
             outcome = "deadline_exceeded" if call.is_late else "cancelled"
             late = grpc.StatusCode.DEADLINE_EXCEEDED
             status = late if call.is_late else grpc.StatusCode.CANCELLED
@@ -127,33 +127,33 @@ class CallsInFlight:
             outcome, status = refusal.code, refusal.status
         finally:
             call.scope.status = status.name
-            note(outcome)
+            count(outcome)
         await context.abort(refusal.status, refusal.detail, (*call.metadata, *refusal.metadata))
 
-    async def answer_stream(
+    async def run_stream(
         self,
         messages: AsyncIterator[bytes],
         call: Call,
         context: Context,
-        answer: Callable[[int, bytes], Coroutine[Any, Any, Message]],
+        respond: Callable[[int, bytes], Coroutine[Any, Any, Message]],
         in_flight: int,
     ) -> None:
-        """The work for a stream of messages: answers each, in their order.
+        """Responds to each message of a stream, in their order.
 
         Args:
-            messages: of the client.
-            call: the stream as a whole.
+            messages: from the client.
+            call: the whole stream.
             context: gRPC's own.
-            answer: turns a message and its index into an answer; tells errors as answers.
-            in_flight: most messages that are read and not yet answered.
+            respond: returns the response to a message and its index; errors are responses too.
+            in_flight: maximum number of messages that are read and have no response yet.
 
         Raises:
-            ShuttingDown: when the service drains; what was read is answered by then.
+            ShuttingDown: when the service drains; messages that were read have a response by then.
         """
         self.refuse_if_draining()
         await context.send_initial_metadata(call.metadata)
         if not self._draining:  # a drain may have begun meanwhile
-            pump = FramePump(answer, context.write, in_flight)
+            pump = FramePump(respond, context.write, in_flight)
             self._streams.add(pump)
             try:
                 await pump.run(messages)
@@ -164,21 +164,21 @@ class CallsInFlight:
 
 @dataclass(frozen=True)
 class Call:
-    """One call as the adapter sees it."""
+    """One call in flight."""
 
     request_id: str
     scope: RequestScope
     deadline: float | None  # time.monotonic seconds
-    priority: object  # as it came; None where none did
+    priority: object  # the metadata's value; None if not given
 
     @property
     def is_late(self) -> bool:
-        """Whether its deadline has passed."""
+        """Whether the deadline has passed."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What the client gets back."""
+        """Metadata of the response."""
         return ((REQUEST_ID_KEY, self.request_id), *self.scope.trace.headers)
 
 
@@ -186,13 +186,13 @@ class Call:
 def open_call(
     context: Context, request_log: RequestLog, method: str, *, quiet: bool = False
 ) -> Iterator[Call]:
-    """A call for the time that it is under way; ids that are not sane are replaced or dropped.
+    """Opens a call in the request log; invalid ids are replaced.
 
     Args:
         context: gRPC's own.
         request_log: follows the call.
-        method: its full name, without a leading slash.
-        quiet: whether it is a probe, which nobody wants to read about.
+        method: full name, without a leading slash.
+        quiet: whether the call is a probe, which is not logged.
     """
     metadata = tuple(context.invocation_metadata() or ())
     with request_log.track(
@@ -212,16 +212,16 @@ def open_call(
 
 
 def parse_message(message_type: type[_Message], data: bytes) -> _Message:
-    """Reads a message.
+    """Parses a message.
 
     Raises:
-        MalformedMessage: for bytes that are none, and for a message of very many fields.
+        MalformedMessage: for bytes that are not such a message, and for too many fields.
     """
     message = message_type()
     name = message.DESCRIPTOR.full_name
     try:
-        if has_more_fields(data, message.DESCRIPTOR, _MOST_FIELDS):
-            raise MalformedMessage(f"the {name} has more than {_MOST_FIELDS} fields")
+        if has_more_fields(data, message.DESCRIPTOR, _MAX_FIELDS):
+            raise MalformedMessage(f"the {name} has more than {_MAX_FIELDS} fields")
         message.ParseFromString(data)
     except (BrokenMessage, DecodeError):
         raise MalformedMessage(f"the request is not a message of type {name}") from None

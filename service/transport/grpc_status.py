@@ -1,4 +1,4 @@
-"""Errors -> gRPC: the one table of status codes for every service, and what travels beside them."""
+"""Errors -> gRPC status codes and trailing metadata, in one table for all services."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RETRY_DELAY_KEY = "retry-delay-ms"
 
 @dataclass(frozen=True)
 class ErrorStatus:
-    """How one kind of error is told over gRPC."""
+    """The status of one kind of error."""
 
     status: grpc.StatusCode
-    retry_delay_ms: int | None = None  # where the error itself names no time
+    retry_delay_ms: int | None = None  # unless the error has its own
 
 
 ERROR_STATUSES: Mapping[type[DetectionError], ErrorStatus] = {
@@ -47,12 +47,12 @@ _UNKNOWN_ERROR = ErrorStatus(grpc.StatusCode.INTERNAL)
 
 
 class MalformedMessage(Exception):
-    """A request whose bytes are no message of the expected type."""
+    """A request whose bytes are not a message of the expected type."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error as a client reads it."""
+    """An error as it is sent to the client."""
 
     status: grpc.StatusCode
     code: str  # stable, for programs
@@ -61,7 +61,7 @@ class Refusal:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What travels as trailing metadata."""
+        """The trailing metadata."""
         code = ((CODE_KEY, self.code),)
         if self.retry_delay_ms is None:
             return code
@@ -69,7 +69,7 @@ class Refusal:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """How an error is told; of an unknown one nothing is."""
+    """Converts an exception; an unexpected one gives no details away."""
     if isinstance(error, MalformedMessage):
         return Refusal(grpc.StatusCode.INVALID_ARGUMENT, "malformed_message", str(error))
     if not isinstance(error, DetectionError):
@@ -82,7 +82,7 @@ def refusal_of(error: Exception) -> Refusal:
 
 
 def _error_status(error: DetectionError) -> ErrorStatus:
-    """The table's row for an error, by its nearest listed class."""
+    """The entry for an error's class, or for its nearest base class."""
     for error_class in type(error).__mro__:
         if error_class in ERROR_STATUSES:
             return ERROR_STATUSES[error_class]

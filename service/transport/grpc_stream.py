@@ -1,9 +1,9 @@
-"""A stream of frames -> a stream of outcomes: some at a time, answered in their order.
+"""A stream of frames -> a stream of outcomes, in the same order, several in flight.
 
-    reader --(room)--> one task a frame --> queue --> writer --(room back)--> reader
+    reader --(acquire)--> one task per frame --> queue --> writer --(release)--> reader
 
-A frame takes room until its outcome is written, so a client that does not read its answers is
-not read from either: the transport holds it back.
+A frame is in flight until its outcome is written. If a client does not read its outcomes, no more
+of its frames are read, and the transport's flow control stops the client.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ _Outcome = TypeVar("_Outcome")
 
 
 class FramePump(Generic[_Frame, _Outcome]):
-    """Moves the frames of one stream."""
+    """Processes the frames of one stream."""
 
     def __init__(
         self,
-        answer: Callable[[int, _Frame], Coroutine[Any, Any, _Outcome]],
+        process: Callable[[int, _Frame], Coroutine[Any, Any, _Outcome]],
         write: Callable[[_Outcome], Awaitable[None]],
         in_flight: int,
     ) -> None:
         """Prepares a pump.
 
         Args:
-            answer: turns a frame and its index into an outcome; tells errors as outcomes.
-            write: hands an outcome to the client; called for one at a time.
-            in_flight: most frames that are read and not yet written.
+            process: returns the outcome of a frame and its index; errors are outcomes too.
+            write: sends an outcome to the client; called for one at a time.
+            in_flight: maximum number of frames that are read and whose outcome is not written.
         """
-        self._answer = answer
+        self._process = process
         self._write = write
-        self._room = asyncio.Semaphore(in_flight)
-        # The tasks of frames that were read, in their order; None ends them.
-        self._answers: asyncio.Queue[asyncio.Task[_Outcome] | None] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(in_flight)
+        # The tasks of frames that were read, in their order; None is the end.
+        self._tasks: asyncio.Queue[asyncio.Task[_Outcome] | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
 
     async def run(self, frames: AsyncIterator[_Frame]) -> None:
-        """Returns when every frame that was read is answered.
+        """Returns when the outcome of every frame that was read is written.
 
         Raises:
-            BaseExceptionGroup: of what `frames`, `answer` or `write` raised; every task has
+            BaseExceptionGroup: of exceptions of `frames`, `process` or `write`; every task has
                 ended by then.
         """
         async with asyncio.TaskGroup() as group:
             self._reader = group.create_task(self._read(frames, group))
-            # Not in the reader itself: one that is cancelled before its first step never runs.
-            self._reader.add_done_callback(lambda _: self._answers.put_nowait(None))
-            while (answer := await self._answers.get()) is not None:
-                await self._write(await answer)
-                self._room.release()
+            # Not in the reader itself: a task that is cancelled before its first step never runs.
+            self._reader.add_done_callback(lambda _: self._tasks.put_nowait(None))
+            while (task := await self._tasks.get()) is not None:
+                await self._write(await task)
+                self._slots.release()
 
     def stop_reading(self) -> None:
-        """Ends a running stream after the frames that were read."""
+        """Ends the stream after the frames that were read."""
         if self._reader is not None:
             self._reader.cancel()
 
     async def _read(self, frames: AsyncIterator[_Frame], group: asyncio.TaskGroup) -> None:
         index = 0
-        await self._room.acquire()
+        await self._slots.acquire()
         async for frame in frames:
-            self._answers.put_nowait(group.create_task(self._answer(index, frame)))
+            self._tasks.put_nowait(group.create_task(self._process(index, frame)))
             index += 1
-            await self._room.acquire()
+            await self._slots.acquire()

@@ -93,9 +93,7 @@ class HttpServer(uvicorn.Server):
         stop_accepting_new(self._listener)
         end = time.monotonic() + _LAST_CONNECTIONS_SECONDS
         while has_unread(self._listener) and time.monotonic() < end:
-            await asyncio.sleep(
-                _RECHECK_SECONDS
-            )  # libuv accepts one an iteration
+            await asyncio.sleep(_RECHECK_SECONDS)  # libuv accepts one an iteration
         await super().shutdown(sockets)
 
 

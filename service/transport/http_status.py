@@ -1,4 +1,4 @@
-"""Errors -> HTTP: the one table of statuses, for every adapter that speaks it."""
+"""Errors -> HTTP statuses, in one table for all adapters."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from service.errors import (
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """How one kind of error is told over HTTP."""
+    """The HTTP status and title of one kind of error."""
 
     status: int
     title: str
-    retry_after_s: int | None = None  # Retry-After where the error itself names no time
+    retry_after_s: int | None = None  # Retry-After, unless the error has its own
 
 
 ERROR_KINDS: Mapping[type[DetectionError], ErrorKind] = {
@@ -43,7 +43,7 @@ _UNKNOWN_KIND = ErrorKind(500, "Internal error")
 
 
 def error_kind(error: DetectionError) -> ErrorKind:
-    """The table's row for an error, by its nearest listed class."""
+    """The entry for an error's class, or for its nearest base class."""
     for error_class in type(error).__mro__:
         if error_class in ERROR_KINDS:
             return ERROR_KINDS[error_class]
@@ -51,7 +51,7 @@ def error_kind(error: DetectionError) -> ErrorKind:
 
 
 def retry_after_s(error: DetectionError) -> int | None:
-    """In how many seconds trying again makes sense; None where it never does."""
+    """Seconds after which a retry is useful; None if it never is."""
     if error.retry_after_seconds is not None:
         return error.retry_after_seconds
     return error_kind(error).retry_after_s

@@ -1,6 +1,6 @@
 """Helpers for routes whose OpenAPI description FastAPI cannot derive from their signature.
 
-These routes receive their bodies in chunks, within limits (`http_body`), and answer with encoded
+These routes receive their bodies in chunks, within limits (`http_body`), and return encoded
 bytes, so that FastAPI sees only a `Request` and a `Response`.
 """
 

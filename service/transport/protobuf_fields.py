@@ -1,8 +1,8 @@
-"""How many fields a protobuf message has, told before it is parsed.
+"""Counts the fields of a protobuf message before it is parsed.
 
-Two bytes on the wire can make an object of a hundred in memory (an empty message in a list), so a
-large request of nothing but those would cost gigabytes. Requests for images have few fields and
-much data: counting skips the data and costs microseconds.
+Two bytes on the wire can become an object of a hundred bytes in memory (an empty message in a
+list), so a large request that consists only of those would take gigabytes. Requests for images have
+few fields and much data: counting skips the data and takes microseconds.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ _LONGEST_VARINT = 10  # bytes
 
 
 class BrokenMessage(ValueError):
-    """Bytes that are no message."""
+    """Bytes that are not a message."""
 
 
 def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
-    """Counts the fields of a message and of all messages in it.
+    """Counts the fields of a message and of all messages inside it.
 
     Args:
         data: a serialized message.
-        descriptor: of its type; tells which of its fields hold messages.
-        limit: counting ends above it.
+        descriptor: of its type; says which fields hold messages.
+        limit: counting stops above it.
 
     Returns:
         Whether there are more than `limit`.
 
     Raises:
-        BrokenMessage: where the bytes cannot be of that type.
+        BrokenMessage: for bytes that cannot be of that type.
     """
     count = 0
     pending = [(0, len(data), descriptor)]
@@ -61,10 +61,10 @@ def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """A variable-length number, and where the next thing begins."""
+    """A variable-length number, and the position after it."""
     value = 0
     for shift, byte in enumerate(data[position : position + _LONGEST_VARINT]):
         value |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:  # noqa: PLR2004 - the highest bit says that more follow
+        if byte < 0x80:  # noqa: PLR2004 - the highest bit: more bytes follow
             return value, position + shift + 1
     raise BrokenMessage("a number without an end")

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
-from service.rpc.api_key_interceptor import scope_needed
+from service.rpc.api_key_interceptor import scope_of_method
 from service.rpc.pb import detection_pb2 as pb
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import Caller, calling, serving
@@ -82,4 +82,4 @@ async def test_a_key_without_the_scope_is_refused(guarded: Caller, photo: bytes)
     ],
 )
 def test_what_a_method_needs(method: str, scope: Scope | None) -> None:
-    assert scope_needed(method) == scope
+    assert scope_of_method(method) == scope

@@ -60,7 +60,7 @@ async def test_health_of_a_service_that_is_not_here_is_unknown(caller: Caller) -
 
 
 async def test_a_watcher_is_told_of_every_change_and_of_the_end(standin: StandIn) -> None:
-    health = ReadinessHealth(standin.as_detector(), ("",), watch_seconds=0.001)
+    health = ReadinessHealth(standin.as_detector(), ("",), poll_seconds=0.001)
     told = health.watch(health_pb2.HealthCheckRequest(), None)  # type: ignore[arg-type]
     assert (await anext(told)).status == SERVING
     standin.ready = False

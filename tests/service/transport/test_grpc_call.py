@@ -21,7 +21,7 @@ from service.transport.grpc_status import MalformedMessage, refusal_of
 
 @dataclass
 class Transport:
-    """Offers what `open_call` asks of gRPC's context."""
+    """The part of gRPC's context that `open_call` uses."""
 
     remaining: float | None = None
     metadata: tuple[tuple[str, Any], ...] | None = ()
@@ -64,7 +64,9 @@ def test_work_ends_a_little_before_the_transport_gives_up(
 
 
 @pytest.mark.parametrize("metadata", [None, (), (("x-request-id", b"bytes"),)])
-def test_a_call_without_names_gets_some(metadata: tuple[tuple[str, Any], ...] | None) -> None:
+def test_a_call_without_ids_gets_generated_ones(
+    metadata: tuple[tuple[str, Any], ...] | None,
+) -> None:
     with opened(Transport(metadata=metadata)) as first:
         assert len(first.request_id) == 32
         assert dict(first.metadata) == {
@@ -76,21 +78,21 @@ def test_a_call_without_names_gets_some(metadata: tuple[tuple[str, Any], ...] | 
         assert first.scope.trace.trace_id != second.scope.trace.trace_id
 
 
-def test_a_call_is_the_current_request_while_it_is_under_way() -> None:
+def test_a_call_is_the_current_request_while_it_is_in_flight() -> None:
     with opened(Transport()) as call:
         assert current_scope() is call.scope
         assert call.scope.method == "package.Service/Method"
     assert current_scope() is None
 
 
-def test_a_message_of_very_many_fields_is_refused_unparsed() -> None:
-    crowd = b"\x0a\x00" * 10_001  # empty requests
+def test_a_message_with_too_many_fields_is_refused_before_parsing() -> None:
+    many = b"\x0a\x00" * 10_001  # empty requests
     with pytest.raises(MalformedMessage, match="more than 10000 fields"):
-        parse_message(pb.DetectBatchRequest, crowd)
-    assert len(parse_message(pb.DetectBatchRequest, crowd[:-2]).requests) == 10_000
+        parse_message(pb.DetectBatchRequest, many)
+    assert len(parse_message(pb.DetectBatchRequest, many[:-2]).requests) == 10_000
 
 
-def test_a_message_that_is_none_is_refused_by_its_type() -> None:
+def test_bytes_that_are_no_message_are_refused() -> None:
     with pytest.raises(MalformedMessage, match=r"type litedetr\.v1\.DetectRequest"):
         parse_message(pb.DetectRequest, b"\xff\xff")
 
@@ -104,9 +106,7 @@ async def test_a_drain_waits_for_the_last_call() -> None:
     async def call_for(work: asyncio.Future[str]) -> str:
         transport = Transport()
         with opened(transport) as call:
-            return await calls.answer(
-                call, transport.as_context(), work, refusal_of, outcomes.append
-            )
+            return await calls.run(call, transport.as_context(), work, refusal_of, outcomes.append)
 
     first, last = (asyncio.create_task(call_for(work)) for work in works)
     await asyncio.sleep(0)
@@ -122,7 +122,7 @@ async def test_a_drain_waits_for_the_last_call() -> None:
 
 @dataclass
 class StreamTransport(Transport):
-    """Offers what `answer_stream` asks of gRPC's context."""
+    """The part of gRPC's context that `run_stream` uses."""
 
     calls: CallsInFlight = field(default_factory=CallsInFlight)
     drains: bool = False  # while its first metadata are sent
@@ -141,7 +141,7 @@ class StreamTransport(Transport):
             return pb.DetectRequest(request_id=f"{index}", image=data)
 
         with opened(self) as call:
-            await self.calls.answer_stream(messages, call, self.as_context(), answer, 2)
+            await self.calls.run_stream(messages, call, self.as_context(), answer, 2)
 
 
 async def test_a_stream_is_answered_message_by_message() -> None:
@@ -181,7 +181,7 @@ async def test_a_stream_that_meets_a_drain_is_refused_unread(early: bool) -> Non
 
     if early:
         transport.calls.begin_drain()
-    with pytest.raises(ShuttingDown, match="what it had taken before is answered"):
+    with pytest.raises(ShuttingDown, match="requests accepted before are finished"):
         await transport.run(messages())
     assert not read
     assert not transport.written
