@@ -1,8 +1,8 @@
-"""What decoding and resizing a photo costs, with Pillow alone and as the service does it.
+"""CPU time to decode and resize a JPEG file: with Pillow, and as the service does it.
 
     python -m benchmarks.kernels.resize [--repeats 15] [--output FOLDER]
 
-Both sides decode the same JPEG files and take turns; CPU milliseconds of one image, medians. Writes
+Both sides decode the same files and alternate; CPU milliseconds per image, medians. Writes
 resize.json and resize.md.
 """
 
@@ -10,27 +10,24 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 from PIL import Image
 
-from benchmarks.serving.images import decode, decode_with_pillow, make_photos
+from benchmarks.report import RESULTS, conditions, table, write_report
+from benchmarks.serving.images import decode, decode_with_pillow, make_images
 from model.geometry import resized_size
 from model.images.pixel_memory import store_images_in_one_block
 from model.images.resize import available, resize_bilinear
 from service.images.allocator import keep_freed_memory
 from tests.support.fake_device import FAKE_MODEL
 
-_ROOT = Path(__file__).resolve().parents[2]
 _LARGE = ((1920, 1440), (3264, 2448), (4000, 3000))  # width, height, pixels
 _ROUND_SECONDS = 0.1
 
@@ -43,75 +40,64 @@ def _cpu_ms(work: Callable[[], object]) -> float:
     return passed * 1000 / count
 
 
-def _in_turns(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def _alternating(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     rounds = [[_cpu_ms(side) for side in sides] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
-def measure(data: bytes, repeats: int) -> list[dict[str, object]]:
-    """The rows for one JPEG file: resizing alone, and decoding with it."""
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
+def measure(data: bytes, repeats: int) -> list[dict[str, Any]]:
+    """The rows of one JPEG file: resizing, and decoding with resizing."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
     config = FAKE_MODEL.config
-    size = resized_size(picture.height, picture.width, config.shortest_side, config.longest_side)
-    pillow, ours = _in_turns(
+    size = resized_size(image.height, image.width, config.shortest_side, config.longest_side)
+    pillow, ours = _alternating(
         (
-            lambda: np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR)),
-            lambda: resize_bilinear(picture, *size),
+            lambda: np.array(image.resize(size[::-1], Image.Resampling.BILINEAR)),
+            lambda: resize_bilinear(image, *size),
         ),
         repeats,
     )
-    whole_pillow, whole_ours = _in_turns(
+    whole_pillow, whole_ours = _alternating(
         (lambda: np.array(decode_with_pillow(data)), lambda: decode(data)), repeats
     )
-    shown = f"{picture.width} x {picture.height} to {size[1]} x {size[0]}"
+    shown = f"{image.width} x {image.height} to {size[1]} x {size[0]}"
     rows = (("resize", pillow, ours), ("decode and resize", whole_pillow, whole_ours))
     return [
-        {"photo": shown, "work": work, "pillow_ms": one, "ours_ms": other, "ratio": one / other}
+        {"image": shown, "work": work, "pillow_ms": one, "ours_ms": other, "ratio": one / other}
         for work, one, other in rows
     ]
 
 
 def main() -> None:
     """Measures and writes the report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Time decoding and resizing on the CPU.")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks/results/kernels")
+    parser.add_argument("--output", type=Path, default=RESULTS / "kernels")
     options = parser.parse_args()
-    assert available(), "there is no compiled kernel to measure"
+    assert available(), "the resize kernel cannot be compiled here"
+    document = conditions()
     keep_freed_memory()
     store_images_in_one_block()
-    small = make_photos()[0].data
+    small = make_images()[0].data
     rows = measure(small, options.repeats)
     for size in _LARGE:
         large = io.BytesIO()
         Image.open(io.BytesIO(small)).resize(size).save(large, "JPEG", quality=90)
         rows += measure(large.getvalue(), options.repeats)
-    facts = {
-        "command": "python -m benchmarks.kernels.resize",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "pillow": PIL.__version__,
-        "load_average": os.getloadavg()[0],
-        "repeats": options.repeats,
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    document = json.dumps(facts | {"rows": rows}, indent=2) + "\n"
-    (options.output / "resize.json").write_text(document)
-    lines = [
-        "# Resizing on a CPU\n",
-        f"Made by `{facts['command']}` on {str(facts['date'])[:10]}: Pillow {PIL.__version__}, "
-        f"load average {facts['load_average']:.1f}; CPU time of one image.\n",
-        "| photo | work | Pillow, ms | the service, ms | ratio |",
-        "| --- | --- | ---: | ---: | ---: |",
-        *(
-            f"| {row['photo']} | {row['work']} | {row['pillow_ms']:.2f} | {row['ours_ms']:.2f} "
-            f"| {row['ratio']:.2f} |"
-            for row in rows
-        ),
+    document |= {"pillow": PIL.__version__, "repeats": options.repeats, "rows": rows}
+    cells = [
+        (
+            row["image"],
+            row["work"],
+            *(f"{row[key]:.2f}" for key in ("pillow_ms", "ours_ms", "ratio")),
+        )
+        for row in rows
     ]
-    text = "\n".join(lines) + "\n"
-    (options.output / "resize.md").write_text(text)
-    print(text)
+    sections = [
+        f"Pillow {PIL.__version__}; CPU time per image, medians of {options.repeats}.\n",
+        table(("image", "work", "Pillow, ms", "the service, ms", "ratio"), cells, texts=2),
+    ]
+    write_report(options.output / "resize", "Resizing on a CPU", document, sections)
 
 
 if __name__ == "__main__":

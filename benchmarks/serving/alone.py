@@ -1,10 +1,11 @@
-"""What the service costs by itself: latency of the edge, memory, start, drain, and saturation.
+"""What the service itself costs: latency of the edge, memory, start, drain, and saturation.
 
     python -m benchmarks.serving.alone [--rounds 5] [--skip-model]
 
-The edge is measured with the fake device at zero time; what it adds is an answer's latency less
-the decoding and resizing that the same answer tells of. Saturation compares the service with its
-default model against the engine alone (same images, threads and batch size), in turns.
+The edge is measured with the fake device at zero time; the latency that it adds is a response's
+latency minus the decode and resize time that the response reports. Saturation compares the service
+with its default model and the engine without the service (same images, threads and batch size), in
+alternation.
 """
 
 from __future__ import annotations
@@ -25,58 +26,30 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import RESULTS, conditions, table, version_of, write_report
-from benchmarks.serving.images import make_photos
-from benchmarks.serving.peer_comparison import measure, measure_bare, run_load
-from benchmarks.serving.servers import (
-    HOST,
-    Server,
-    free_ports,
-    start_own_service,
-)
-from benchmarks.serving.service_process import FAKE_SERVICE
+from benchmarks.serving.images import make_images
+from benchmarks.serving.measurements import measure, measure_bare, run_load
+from benchmarks.serving.servers import HOST
+from benchmarks.serving.service_process import SERVE_FAKE_DEVICE, Service, run_service
 from model.weights.info import resolve_model
 from service.cpus import PASSIVE_OMP_WAIT, usable_cpus
 
-_ZERO = {"module": FAKE_SERVICE, "fake_base_ms": 0, "fake_per_image_ms": 0}
-_SLOW = {"module": FAKE_SERVICE, "fake_base_ms": 100, "fake_per_image_ms": 0}
 _DRAINED = 32
 _BATCH = 8
-_START_SECONDS = 300.0
 
 Row = tuple[str, str, str]  # what, goal, seen
 
 
-def start_service(log: Path, **settings: Any) -> Server:
-    """Starts the service and waits until it is ready; `ready_seconds` counts from the start.
-
-    Args:
-        log: gets what the service prints.
-        **settings: see `start_own_service`.
-    """
-    (port,) = free_ports(1)
-    started = time.monotonic()
-    server = start_own_service(port, log, **settings)
-    while time.monotonic() - started < _START_SECONDS:
-        if _get(port, "/readyz") == http.HTTPStatus.OK:
-            server.ready_seconds = time.monotonic() - started
-            return server
-        time.sleep(0.02)
-    server.stop()
-    raise TimeoutError(f"the service is not ready: {server.last_words}")
-
-
 def edge_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
     """Start, added latency, CPU time and memory with the fake device at zero time."""
-    photos = make_photos()
-    server = start_service(log, **_ZERO)
-    try:
-        run_load(server, "--in-flight", "16", "--seconds", "1")
+    images = make_images()
+    with run_service(log, SERVE_FAKE_DEVICE, fake_base_ms=0, fake_per_image_ms=0) as service:
+        run_load(service, "--in-flight", "16", "--seconds", "1")
         rounds = []
         for number in range(options.rounds):
             slow = ("--rate", "10", "--arrivals", "constant", "--seconds", str(options.seconds))
-            seldom = run_load(server, *slow, "--seed", str(number))
-            report = run_load(server, "--in-flight", "1", "--seconds", str(options.seconds / 2))
-            full = measure(server, photos, "--in-flight", "48", "--seconds", str(options.seconds))
+            seldom = run_load(service, *slow, "--seed", str(number))
+            report = run_load(service, "--in-flight", "1", "--seconds", str(options.seconds / 2))
+            full = measure(service, images, "--in-flight", "48", "--seconds", str(options.seconds))
             rounds.append(
                 {
                     "added_p50_ms": report["added_p50_ms"],
@@ -88,50 +61,53 @@ def edge_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
             )
         return {
             "rounds": rounds,
-            "ready_seconds": server.ready_seconds,
-            "edge_peak_mib": _peak_mib(server.process.pid),
-            "bare_ms": measure_bare(photos),
+            "ready_seconds": service.ready_seconds,
+            "edge_peak_mib": _peak_mib(service.process.pid),
+            "bare_ms": measure_bare(images),
         }
-    finally:
-        server.stop()
 
 
 def drain_figures(log: Path) -> dict[str, Any]:
-    """SIGTERM with 32 requests in flight: how many are answered, and when the process is gone."""
-    server = start_service(log, **_SLOW, max_batch_size=8)
-    answered: list[float] = []
-    photo = make_photos()[0]
+    """SIGTERM with 32 requests in flight: how many get a response, and when the process exits."""
+    slow = {"fake_base_ms": 100, "fake_per_image_ms": 0}
+    with run_service(log, SERVE_FAKE_DEVICE, **slow, max_batch_size=8) as service:
+        return _drain(service)
 
-    def ask() -> None:
-        connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
-        connection.request("POST", "/detect", photo.data, {"Content-Type": "image/jpeg"})
-        answer = connection.getresponse()
-        answer.read()
-        if answer.status == http.HTTPStatus.OK:
-            answered.append(time.monotonic())
 
-    threads = [threading.Thread(target=ask) for _ in range(_DRAINED)]
+def _drain(service: Service) -> dict[str, Any]:
+    completed: list[float] = []  # times of the responses
+    image = make_images()[0]
+
+    def detect() -> None:
+        connection = http.client.HTTPConnection(HOST, service.port, timeout=60)
+        connection.request("POST", "/detect", image.data, {"Content-Type": "image/jpeg"})
+        response = connection.getresponse()
+        response.read()
+        if response.status == http.HTTPStatus.OK:
+            completed.append(time.monotonic())
+
+    threads = [threading.Thread(target=detect) for _ in range(_DRAINED)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 10
-    while _in_flight(server.port) + len(answered) < _DRAINED and time.monotonic() < deadline:
+    while _slots_in_use(service) + len(completed) < _DRAINED and time.monotonic() < deadline:
         time.sleep(0.01)
-    open_at_signal = _DRAINED - len(answered)
-    server.process.send_signal(signal.SIGTERM)
-    status = server.process.wait(60)
+    in_flight = _DRAINED - len(completed)
+    service.process.send_signal(signal.SIGTERM)
+    status = service.process.wait(60)
     ended = time.monotonic()
     for thread in threads:
         thread.join()
     return {
-        "in_flight": open_at_signal,
-        "answered": len(answered),
+        "in_flight": in_flight,
+        "responses": len(completed),
         "exit_status": status,
-        "exit_after_last_answer_seconds": ended - max(answered),
+        "exit_after_last_response_seconds": ended - max(completed),
     }
 
 
 def model_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
-    """The default model: start, and the share of the engine's own throughput that is served."""
+    """The default model: start, and the service's share of the engine's throughput."""
     threads = usable_cpus()
     model = str(resolve_model("default", None).resolve())
     command = [sys.executable, "-m", "benchmarks.serving.offline_engine", model]
@@ -144,32 +120,31 @@ def model_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
     )
     assert offline.stdin is not None and offline.stdout is not None
     offline.stdout.readline()
-    server = start_service(log, engine_threads=threads, max_batch_size=_BATCH)
     try:
-        load = ("--in-flight", "24", "--unchecked", "--seconds")
-        run_load(server, *load, str(options.model_seconds / 2))
-        rounds = []
-        for _ in range(options.rounds):
-            offline.stdin.write(f"{options.model_seconds}\n")
-            offline.stdin.flush()
-            engine = json.loads(offline.stdout.readline())
-            cpu = server.cpu_seconds()
-            report = run_load(server, *load, str(options.model_seconds))
-            cpu_ms = (server.cpu_seconds() - cpu) * 1000 / report["right"]
-            rounds.append(
-                {
-                    "engine_throughput": engine["throughput"],
-                    "service_throughput": report["goodput"],
-                    "share": report["goodput"] / engine["throughput"],
-                    "engine_cpu_ms": engine["cpu_ms"],
-                    "service_cpu_ms": cpu_ms,
-                    "cpu_share": engine["cpu_ms"] / cpu_ms,
-                    "not_answered": report["sent"] - report["right"],
-                }
-            )
-        return {"rounds": rounds, "ready_seconds": server.ready_seconds}
+        with run_service(log, engine_threads=threads, max_batch_size=_BATCH) as service:
+            load = ("--in-flight", "24", "--unchecked", "--seconds")
+            run_load(service, *load, str(options.model_seconds / 2))
+            rounds = []
+            for _ in range(options.rounds):
+                offline.stdin.write(f"{options.model_seconds}\n")
+                offline.stdin.flush()
+                engine = json.loads(offline.stdout.readline())
+                cpu = service.cpu_seconds()
+                report = run_load(service, *load, str(options.model_seconds))
+                cpu_ms = (service.cpu_seconds() - cpu) * 1000 / report["right"]
+                rounds.append(
+                    {
+                        "engine_throughput": engine["throughput"],
+                        "service_throughput": report["goodput"],
+                        "share": report["goodput"] / engine["throughput"],
+                        "engine_cpu_ms": engine["cpu_ms"],
+                        "service_cpu_ms": cpu_ms,
+                        "cpu_share": engine["cpu_ms"] / cpu_ms,
+                        "without_right_response": report["sent"] - report["right"],
+                    }
+                )
+            return {"rounds": rounds, "ready_seconds": service.ready_seconds}
     finally:
-        server.stop()
         offline.stdin.close()
         offline.wait()
 
@@ -178,62 +153,49 @@ def _rows(edge: dict[str, Any], drain: dict[str, Any], model: dict[str, Any] | N
     def median(rounds: Sequence[dict[str, float]], key: str) -> float:
         return statistics.median(one[key] for one in rounds)
 
-    last = drain["exit_after_last_answer_seconds"]
+    last = drain["exit_after_last_response_seconds"]
     rows = [
-        ("added beyond decode and resize, p50", "<= 2 ms", _ms(edge, "added_p50_ms")),
-        ("the same where one comes every 100 ms", "", _ms(edge, "added_seldom_p50_ms")),
-        ("beside it: decoding and resizing with Pillow alone", "", f"{edge['bare_ms']:.2f} ms"),
         (
-            "CPU of an answer, x decoding and resizing with Pillow alone",
+            "added to decode and resize, p50",
+            "<= 2 ms",
+            _spread(edge, "added_p50_ms", " ms"),
+        ),
+        ("the same with one request every 100 ms", "", _spread(edge, "added_seldom_p50_ms", " ms")),
+        ("for comparison: decode and resize with Pillow", "", f"{edge['bare_ms']:.2f} ms"),
+        (
+            "CPU time per response, x decode and resize with Pillow",
             "<= 1.15",
-            _ratio(edge, "cpu_ratio"),
+            _spread(edge, "cpu_ratio"),
         ),
         ("peak memory of the edge", "<= 200 MiB", f"{edge['edge_peak_mib']:.0f} MiB"),
         ("start to ready, fake device", "<= 5 s", f"{edge['ready_seconds']:.1f} s"),
         (
-            f"drain with {drain['in_flight']} in flight: answered",
+            f"drain with {drain['in_flight']} in flight: responses",
             str(_DRAINED),
-            str(drain["answered"]),
+            str(drain["responses"]),
         ),
-        ("exit after the last answer", "<= 1 s", f"{last:.2f} s"),
+        ("exit after the last response", "<= 1 s", f"{last:.2f} s"),
     ]
     if model is not None:
         share = median(model["rounds"], "share")
         cpu_share = median(model["rounds"], "cpu_share")
         rows += [
             ("start to ready, default model", "<= 12 s", f"{model['ready_seconds']:.1f} s"),
-            ("throughput, of the engine's own", ">= 0.90", f"{share:.2f}"),
-            ("CPU of an image: engine's own, of the service's", "", f"{cpu_share:.2f}"),
+            ("throughput, share of the engine's", ">= 0.90", f"{share:.2f}"),
+            ("CPU time per image, engine / service", "", f"{cpu_share:.2f}"),
         ]
     return rows
 
 
-def _ms(figures: dict[str, Any], key: str) -> str:
+def _spread(figures: dict[str, Any], key: str, unit: str = "") -> str:
+    """Median and range over the rounds."""
     values = [one[key] for one in figures["rounds"]]
-    return f"{statistics.median(values):.2f} ms ({min(values):.2f} to {max(values):.2f})"
+    return f"{statistics.median(values):.2f}{unit} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _ratio(figures: dict[str, Any], key: str) -> str:
-    values = [one[key] for one in figures["rounds"]]
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _get(port: int, path: str) -> int:
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except OSError:
-        return 0
-    finally:
-        connection.close()
-
-
-def _in_flight(port: int) -> int:
-    """Slots that are leased just now, by the service's own metrics."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
-    connection.request("GET", "/metrics")
-    for line in connection.getresponse().read().decode().splitlines():
+def _slots_in_use(service: Service) -> int:
+    """The number of leased slots, from the service's metrics."""
+    for line in service.get("/metrics")[1].decode().splitlines():
         if line.startswith("lite_detr_slots_in_use "):
             return int(float(line.split()[1]))
     return 0
@@ -248,7 +210,7 @@ def _peak_mib(pid: int) -> float:
 
 def main(arguments: Sequence[str]) -> int:
     """Measures and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Measure the service itself.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--model-seconds", type=float, default=15.0)
@@ -263,7 +225,7 @@ def main(arguments: Sequence[str]) -> int:
         model = None if options.skip_model else model_figures(options, log)
     document |= {"edge": edge, "drain": drain, "default_model": model}
     rows = table(("", "goal", "seen"), _rows(edge, drain, model))
-    write_report(RESULTS / "serving/alone", "What the service costs by itself", document, [rows])
+    write_report(RESULTS / "serving/alone", "What the service itself costs", document, [rows])
     return 0
 
 

@@ -1,20 +1,19 @@
-"""Whether a photo's answer depends on the company it came in, and what batches cost or save.
+"""Compares detections of single images with those in batches, and the time of both.
 
     python -m benchmarks.serving.batch_invariance [--batches 500] [--device cpu] [--output FOLDER]
 
-Pictures are random crops of the sample photos, through the input rule. Each is answered alone
-first; then random batches (2 to 8 pictures of one bucket) are answered, and every detection above
-0.05 is compared with its twin of before. "as served" is `Predictor.predict`; "as one" sends the
-whole batch through the network, which a CPU does not do (see `model.predictor`). The R50 network
-has random weights, with heads scaled so that scores above 0.05 exist, and is compared at a small
-input size; it is timed at 800 x 1066. Writes batch-invariance.json and .md.
+Images are random crops of the sample photos, resized by the model's input rule. Each image is run
+alone; then random batches (2 to 8 images of one shape bucket) are run, and every detection above
+0.05 is compared with its match in the single run. "as served" is `Predictor.predict`; "as one"
+sends the whole batch through the network, which a CPU does not do (see `model.predictor`). The R50
+network has random weights, with heads scaled so that scores above 0.05 exist, and is compared at a
+small input size; it is timed at 800 x 1066. Writes batch-invariance.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmarks.report import RESULTS, conditions, table, write_report
+from benchmarks.serving.images import SAMPLES
 from model import VARIANTS, build_detector
 from model.detections import Detections
 from model.geometry import padded_size, resized_size
@@ -37,37 +38,34 @@ from model.weights.info import resolve_model
 from service.cpus import usable_cpus
 from service.engine.torch_device import load_predictor
 
-_ROOT = Path(__file__).resolve().parents[2]
-_SAMPLES = _ROOT / "service" / "rest" / "static" / "samples"
 _LEAST_SCORE = 0.05
-_SCORE_BOUND, _BOX_BOUND = 1e-5, 0.05  # what is promised; boxes in pixels
+_SCORE_BOUND, _BOX_BOUND = 1e-5, 0.05  # the documented bounds; boxes in pixels
 _LARGEST_BATCH = 8
 _R50 = "lite-dino-r50-h3l1-2p1x3"
 _R50_SIDES = (192, 256)  # of the comparison; 500 batches at full size would take half a day
-_HEADERS = ("model", "path", "batches", "detections", "largest score difference", "box, px")
 
 Bucket = tuple[int, int]
-Run = Callable[[list["Picture"], Bucket], list[Detections]]
+Run = Callable[[list["ResizedImage"], Bucket], list[Detections]]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A resized picture and the size that its boxes refer to."""
+class ResizedImage:
+    """The pixels of a resized image, and the size (height, width) that its boxes refer to."""
 
     pixels: npt.NDArray[np.uint8]
     original_size: tuple[int, int]
 
 
 @dataclass
-class Compared:
-    """Batches of one model on one path, against its answers to single pictures."""
+class Comparison:
+    """Batches of one model on one path, compared with the results of single images."""
 
     model: str
     path: str
     batches: int = 0
     images: int = 0
-    detections: int = 0  # above 0.05, each time
-    without_twin: int = 0  # no detection of that class in the other answer
+    detections: int = 0  # above 0.05, summed over the batches
+    without_match: int = 0  # no detection of the same class in the batch's result
     beyond_bound: int = 0
     largest_score_difference: float = 0.0
     largest_box_difference: float = 0.0
@@ -75,8 +73,8 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """One batch as one, over the same pictures one by one; medians of one run."""
+class Timing:
+    """One batch as one, and the same images one by one; medians of one run."""
 
     model: str
     padded: Bucket
@@ -86,12 +84,12 @@ class Timed:
     ratio: float
 
 
-def pictures(predictor: Predictor, count: int, seed: int) -> dict[Bucket, list[Picture]]:
-    """Random crops of the sample photos, by bucket."""
+def random_images(predictor: Predictor, count: int, seed: int) -> dict[Bucket, list[ResizedImage]]:
+    """Random crops of the sample photos, by shape bucket."""
     rng = np.random.default_rng(seed)
-    sources = [Image.open(path).convert("RGB") for path in sorted(_SAMPLES.glob("*.jpg"))]
+    sources = [Image.open(path).convert("RGB") for path in sorted(SAMPLES.glob("*.jpg"))]
     config = predictor.config
-    found: dict[Bucket, list[Picture]] = {}
+    found: dict[Bucket, list[ResizedImage]] = {}
     for index in range(count):
         source = sources[index % len(sources)]
         width, height = (int(side * rng.uniform(0.4, 1.0)) for side in source.size)
@@ -103,26 +101,26 @@ def pictures(predictor: Predictor, count: int, seed: int) -> dict[Bucket, list[P
         size = resized_size(height, width, config.shortest_side, config.longest_side)
         pixels = np.asarray(crop.resize(size[::-1], Image.Resampling.BILINEAR))
         bucket = padded_size(*size, config.bucket_stride)
-        found.setdefault(bucket, []).append(Picture(pixels, (height, width)))
+        found.setdefault(bucket, []).append(ResizedImage(pixels, (height, width)))
     return found
 
 
 def as_served(predictor: Predictor) -> Run:
-    """A batch the way the engine runs it."""
+    """Runs batches as the engine does."""
 
-    def run(batch: list[Picture], bucket: Bucket) -> list[Detections]:
-        sizes = [picture.original_size for picture in batch]
-        return predictor.predict([picture.pixels for picture in batch], bucket, sizes)
+    def run(batch: list[ResizedImage], bucket: Bucket) -> list[Detections]:
+        sizes = [image.original_size for image in batch]
+        return predictor.predict([image.pixels for image in batch], bucket, sizes)
 
     return run
 
 
 def as_one(predictor: Predictor) -> Run:
-    """The whole batch through the network, on whatever device."""
+    """Sends whole batches through the network, on any device."""
 
-    def run(batch: list[Picture], bucket: Bucket) -> list[Detections]:
-        assembled = predictor.assemble([picture.pixels for picture in batch], bucket)
-        sizes = [picture.original_size for picture in batch]
+    def run(batch: list[ResizedImage], bucket: Bucket) -> list[Detections]:
+        assembled = predictor.assemble([image.pixels for image in batch], bucket)
+        sizes = [image.original_size for image in batch]
         return predictor.postprocess(predictor.forward(*assembled), sizes)
 
     return run
@@ -130,32 +128,32 @@ def as_one(predictor: Predictor) -> Run:
 
 def compare(
     predictor: Predictor, name: str, batches: int, whole_batches: int, pool_size: int = 64
-) -> list[Compared]:
-    """Random batches against single answers, on both paths."""
-    pool = pictures(predictor, pool_size, seed=1)
+) -> list[Comparison]:
+    """Compares random batches with single images, on both paths."""
+    pool = random_images(predictor, pool_size, seed=1)
     serve = as_served(predictor)
     alone = {
-        bucket: [serve([picture], bucket)[0] for picture in found] for bucket, found in pool.items()
+        bucket: [serve([image], bucket)[0] for image in found] for bucket, found in pool.items()
     }
     buckets = [bucket for bucket, found in pool.items() if len(found) > 1]
     paths = ((serve, "as served", batches), (as_one(predictor), "as one", whole_batches))
     rows = []
     for run, path, count in paths:
         rng = np.random.default_rng(2)
-        row = Compared(name, path, batches=count)
+        row = Comparison(name, path, batches=count)
         for _ in range(count):
             bucket = buckets[rng.integers(len(buckets))]
             chosen = rng.integers(0, len(pool[bucket]), rng.integers(2, _LARGEST_BATCH + 1))
-            answers = run([pool[bucket][index] for index in chosen], bucket)
-            for index, answer in zip(chosen, answers, strict=True):
-                _tally(row, alone[bucket][index], answer)
+            results = run([pool[bucket][index] for index in chosen], bucket)
+            for index, result in zip(chosen, results, strict=True):
+                _count(row, alone[bucket][index], result)
         rows.append(row)
         print(json.dumps(asdict(row)), flush=True)
     return rows
 
 
-def _tally(row: Compared, alone: Detections, batched: Detections) -> None:
-    """Compares each detection above 0.05 with its nearest twin in the batch's answer."""
+def _count(row: Comparison, alone: Detections, batched: Detections) -> None:
+    """Compares each detection above 0.05 with the nearest one in the batch's result."""
     row.images += 1
     same = len(alone) == len(batched) and all(
         np.array_equal(getattr(alone, field), getattr(batched, field))
@@ -166,12 +164,12 @@ def _tally(row: Compared, alone: Detections, batched: Detections) -> None:
         if score <= _LEAST_SCORE:
             continue
         row.detections += 1
-        twins = batched.labels == label
-        if not twins.any():
-            row.without_twin += 1
+        same_class = batched.labels == label
+        if not same_class.any():
+            row.without_match += 1
             continue
-        scores = np.abs(batched.scores[twins] - score)
-        boxes = np.abs(batched.boxes_xyxy[twins] - box).max(-1)
+        scores = np.abs(batched.scores[same_class] - score)
+        boxes = np.abs(batched.boxes_xyxy[same_class] - box).max(-1)
         nearest = np.argmin(np.maximum(scores / _SCORE_BOUND, boxes / _BOX_BOUND))
         row.beyond_bound += bool(scores[nearest] > _SCORE_BOUND or boxes[nearest] > _BOX_BOUND)
         row.largest_score_difference = max(row.largest_score_difference, float(scores[nearest]))
@@ -180,15 +178,17 @@ def _tally(row: Compared, alone: Detections, batched: Detections) -> None:
 
 def measure(
     predictor: Predictor, name: str, size: tuple[int, int], images: int, repeats: int
-) -> Timed:
-    """Times a batch as one and one by one; both take turns."""
+) -> Timing:
+    """Times a batch as one and one by one, in alternation."""
     rng = np.random.default_rng(3)
     bucket = padded_size(*size, predictor.config.bucket_stride)
-    batch = [Picture(rng.integers(0, 256, (*size, 3), dtype=np.uint8), size) for _ in range(images)]
+    batch = [
+        ResizedImage(rng.integers(0, 256, (*size, 3), dtype=np.uint8), size) for _ in range(images)
+    ]
     whole = as_one(predictor)
     sides: tuple[Callable[[], object], ...] = (
         lambda: whole(batch, bucket),
-        lambda: [whole([picture], bucket) for picture in batch],
+        lambda: [whole([image], bucket) for image in batch],
     )
     for side in sides:
         side()
@@ -200,19 +200,19 @@ def measure(
             taken.append((time.perf_counter() - started) * 1000)
     one, single = map(statistics.median, times)
     ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
-    row = Timed(name, bucket, len(batch), round(one, 1), round(single, 1), round(ratio, 2))
+    row = Timing(name, bucket, len(batch), round(one, 1), round(single, 1), round(ratio, 2))
     print(json.dumps(asdict(row)), flush=True)
     return row
 
 
 def default_predictor(device: str) -> Predictor:
-    """The model that is served unless another is named, as it is served."""
+    """The default model in the form that serves."""
     predictor, _ = load_predictor(resolve_model("default"), device, torch.get_num_threads())
     return predictor
 
 
 def random_r50_detector() -> LiteDETR:
-    """The full network with random weights whose class heads give scores of all sizes."""
+    """The R50 network with random weights; its class heads give scores from 0 to 1."""
     config = replace(VARIANTS[_R50], shortest_side=_R50_SIDES[0], longest_side=_R50_SIDES[1])
     torch.manual_seed(0)
     detector = build_detector(config).eval()
@@ -227,49 +227,49 @@ def random_r50_detector() -> LiteDETR:
 
 
 def random_r50(device: str) -> Predictor:
-    """`random_r50_detector` as the engine would run it."""
+    """`random_r50_detector` in the form that serves."""
     detector = random_r50_detector().to(device)
     with torch.inference_mode():
         network = InferenceDetector(detector).eval()
     return Predictor(network, detector.config, device)
 
 
-def to_markdown(facts: dict[str, object], rows: list[Compared], times: list[Timed]) -> str:
-    """The tables for people."""
-    lines = [
-        "# An image alone and in a batch",
-        "",
-        "Made by `python -m benchmarks.serving.batch_invariance`: "
-        + ", ".join(f"{key} {value}" for key, value in facts.items())
-        + f". Promised: scores within {_SCORE_BOUND:g} and boxes within {_BOX_BOUND:g} px for every"
-        " detection above 0.05.",
-        "",
-        "| " + " | ".join((*_HEADERS, "beyond the bound", "bitwise equal images")) + " |",
-        "| --- | --- |" + " ---: |" * 6,
-    ]
-    lines += [
-        f"| {row.model} | {row.path} | {row.batches} | {row.detections} "
-        f"| {row.largest_score_difference:.2g} | {row.largest_box_difference:.2g} "
-        f"| {row.beyond_bound + row.without_twin} | {row.images_bitwise_equal} of {row.images} |"
+def _comparison_table(rows: list[Comparison]) -> str:
+    columns = ["model", "path", "batches", "detections", "largest score difference", "box, px"]
+    cells = [
+        (
+            row.model,
+            row.path,
+            f"{row.batches}",
+            f"{row.detections}",
+            f"{row.largest_score_difference:.2g}",
+            f"{row.largest_box_difference:.2g}",
+            f"{row.beyond_bound + row.without_match}",
+            f"{row.images_bitwise_equal} of {row.images}",
+        )
         for row in rows
     ]
-    lines += [
-        "",
-        "A batch as one, over the same pictures one by one (a ratio above 1: batches cost time):",
-        "",
-        "| model | padded | batch | as one, ms | one by one, ms | ratio |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+    return table([*columns, "beyond the bound", "bitwise equal images"], cells, texts=2)
+
+
+def _timing_table(rows: list[Timing]) -> str:
+    columns = ("model", "padded", "batch", "as one, ms", "one by one, ms", "ratio")
+    cells = [
+        (
+            row.model,
+            f"{row.padded[0]} x {row.padded[1]}",
+            f"{row.batch}",
+            f"{row.as_one_ms}",
+            f"{row.one_by_one_ms}",
+            f"{row.ratio}",
+        )
+        for row in rows
     ]
-    lines += [
-        f"| {row.model} | {row.padded[0]} x {row.padded[1]} | {row.batch} | {row.as_one_ms} "
-        f"| {row.one_by_one_ms} | {row.ratio} |"
-        for row in times
-    ]
-    return "\n".join(lines) + "\n"
+    return table(columns, cells, texts=2)
 
 
 def main() -> None:
-    """Compares, times, prints and writes."""
+    """Compares, times and writes the report."""
     parser = argparse.ArgumentParser(description="Compare batches with single images.")
     parser.add_argument("--batches", type=int, default=500)
     parser.add_argument("--r50-batches", type=int, default=500)
@@ -277,8 +277,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks/results/serving")
+    parser.add_argument("--output", type=Path, default=RESULTS / "serving")
     options = parser.parse_args()
+    document = conditions()
     torch.set_num_threads(options.threads)
     rows, times = [], []
     default, r50 = default_predictor(options.device), random_r50(options.device)
@@ -294,18 +295,19 @@ def main() -> None:
     times.append(
         measure(r50, "R50", (800, 1066), _LARGEST_BATCH // 2, max(1, options.repeats // 3))
     )
-    facts: dict[str, object] = {
-        "device": options.device,
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-    }
-    record = {**facts, "compared": [asdict(row) for row in rows]}
-    record["timed"] = [asdict(row) for row in times]
-    options.output.mkdir(parents=True, exist_ok=True)
-    stem = options.output / "batch-invariance"
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(to_markdown(facts, rows, times))
+    document |= {"device": options.device, "threads": options.threads}
+    document |= {"torch": torch.__version__, "compared": [asdict(row) for row in rows]}
+    document["timed"] = [asdict(row) for row in times]
+    sections = [
+        f"Device {options.device}, {options.threads} threads, torch {torch.__version__}. Bounds: "
+        f"scores within {_SCORE_BOUND:g} and boxes within {_BOX_BOUND:g} px for every detection "
+        "above 0.05.\n",
+        _comparison_table(rows),
+        "A batch as one / the same images one by one (ratio above 1: batching takes longer):\n",
+        _timing_table(times),
+    ]
+    title = "Single images and batches"
+    write_report(options.output / "batch-invariance", title, document, sections)
 
 
 if __name__ == "__main__":

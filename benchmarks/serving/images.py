@@ -1,7 +1,7 @@
-"""The photos that every contender gets, and the answers that each of them must give.
+"""The JPEG files that every server receives, and the detections that each must return.
 
-JPEG files of 640 x 480 cut from the sample photos that the service ships; each differs from the
-others, and so does its expected answer, so that an answer given to the wrong caller is seen.
+Crops of 640 x 480 from the sample photos of the service's page. Each differs from the others, and
+so do its expected detections: a response to the wrong request counts as wrong.
 """
 
 from __future__ import annotations
@@ -22,50 +22,57 @@ from model.images.decode import DecodedImage, ImageLimits, decode_image
 from tests.support.fake_device import FAKE_MODEL, fake_detections
 
 SIZE = (640, 480)  # width, height
-_QUALITY = 90
-_SAMPLES = Path(service.__file__).parent / "rest" / "static" / "samples"
-_CUTS = 4  # of each sample
+SAMPLES = Path(service.__file__).parent / "rest" / "static" / "samples"
 NO_LIMITS = ImageLimits(max_bytes=10**9, max_pixels=10**9)
+_QUALITY = 90
+_CROPS = 4  # of each sample
 
-# What a client reads from an answer: score, class id and corners of each detection.
+# What a client reads from a response: score, class id and corners of each detection.
 Found = tuple[tuple[float, int, tuple[float, ...]], ...]
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One encoded image, and what the fake device finds in it."""
+class EncodedImage:
+    """A JPEG file, and what the fake device finds in it."""
 
     data: bytes
     found: Found
 
 
-def make_photos() -> tuple[Photo, ...]:
-    """Sixteen photos, always the same."""
-    photos = []
-    for path in sorted(_SAMPLES.glob("*.jpg")):
+def make_images() -> tuple[EncodedImage, ...]:
+    """Sixteen images, always the same."""
+    images = []
+    for path in sorted(SAMPLES.glob("*.jpg")):
         with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-        for cut in range(_CUTS):
-            photos.append(_photo(_encode(_cut(picture, cut))))
-    return tuple(photos)
+            sample = opened.convert("RGB")
+        for number in range(_CROPS):
+            images.append(_with_detections(_encode(_crop(sample, number))))
+    return tuple(images)
+
+
+def flat_png() -> bytes:
+    """An image that takes almost no time to decode and resize."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (96, 4), (90, 120, 150)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def decode(data: bytes) -> DecodedImage:
-    """The service's own decoding and resizing, for the fake device's model."""
+    """Decodes and resizes as the service does, for the fake device's model."""
     return decode_image(data, FAKE_MODEL.config, NO_LIMITS)
 
 
 def decode_with_pillow(data: bytes) -> Image.Image:
-    """The same with nothing but Pillow: what CPU times are told in multiples of."""
+    """Decodes and resizes with Pillow alone: the unit of CPU time of the comparisons."""
     config = FAKE_MODEL.config
     with Image.open(io.BytesIO(data)) as opened:
-        picture = opened.convert("RGB")
-    size = resized_size(picture.height, picture.width, config.shortest_side, config.longest_side)
-    return picture.resize(size[::-1], Image.Resampling.BILINEAR)
+        image = opened.convert("RGB")
+    size = resized_size(image.height, image.width, config.shortest_side, config.longest_side)
+    return image.resize(size[::-1], Image.Resampling.BILINEAR)
 
 
 def as_json(detections: Detections) -> list[dict[str, Any]]:
-    """Detections the way this service writes them, for contenders that have no way of their own."""
+    """Detections in this service's JSON format, for servers that have no format of their own."""
     scores = np.round(detections.scores.astype(np.float64), 4).tolist()
     boxes = np.round(detections.boxes_xyxy.astype(np.float64), 2).tolist()
     return [
@@ -80,7 +87,7 @@ def as_json(detections: Detections) -> list[dict[str, Any]]:
 
 
 def read_found(detections: Sequence[dict[str, Any]]) -> Found:
-    """The detections of an answer's JSON, as `Photo.found` holds them."""
+    """The detections of a response's JSON, in the form of `EncodedImage.found`."""
     return tuple(
         (
             round(float(each["score"]), 4),
@@ -91,20 +98,21 @@ def read_found(detections: Sequence[dict[str, Any]]) -> Found:
     )
 
 
-def _photo(data: bytes) -> Photo:
+def _with_detections(data: bytes) -> EncodedImage:
     decoded = decode(data)
-    return Photo(data, read_found(as_json(fake_detections(decoded.pixels, decoded.original_size))))
+    found = fake_detections(decoded.pixels, decoded.original_size)
+    return EncodedImage(data, read_found(as_json(found)))
 
 
-def _cut(picture: Image.Image, number: int) -> Image.Image:
-    """A part of three quarters of a picture: one of its four corners."""
-    width, height = picture.width * 3 // 4, picture.height * 3 // 4
-    left = (number % 2) * (picture.width - width)
-    top = (number // 2) * (picture.height - height)
-    return picture.crop((left, top, left + width, top + height)).resize(SIZE)
+def _crop(sample: Image.Image, number: int) -> Image.Image:
+    """One corner of a sample, three quarters of its width and height, resized to `SIZE`."""
+    width, height = sample.width * 3 // 4, sample.height * 3 // 4
+    left = (number % 2) * (sample.width - width)
+    top = (number // 2) * (sample.height - height)
+    return sample.crop((left, top, left + width, top + height)).resize(SIZE)
 
 
-def _encode(picture: Image.Image) -> bytes:
+def _encode(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
+    image.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()

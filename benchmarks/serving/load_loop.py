@@ -1,8 +1,8 @@
-"""The load generators' own loop: connections to one server, and requests on them by a schedule.
+"""The event loop of the load generators: sends scheduled requests on connections to one server.
 
     schedule --> waiting --> a free connection --> Exchange
 
-Each answer is kept as it came; `benchmarks.serving.load` and `.overload` say what it is worth.
+Responses are stored unparsed; `benchmarks.serving.load` and `.overload` evaluate them.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from typing import cast
 
 import httptools
 
-_GRACE_SECONDS = 10.0  # for what is still unanswered at the end
+_GRACE_SECONDS = 10.0  # for requests in flight at the end
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer; times are `time.perf_counter` seconds."""
+    """One request and its response; times are `time.perf_counter` seconds."""
 
-    photo: int
-    intended: float
+    image: int
+    scheduled: float
     sent: float = 0.0  # 0: never
     done: float = 0.0
-    status: int = 0  # 0: no answer
+    status: int = 0  # 0: no response
     headers: dict[bytes, bytes] | None = None
     body: bytes = b""
 
     @property
     def latency_ms(self) -> float:
-        """From the intended start to the answer, which there must be."""
-        return (self.done - self.intended) * 1000
+        """From the scheduled start to the response; only for requests with a response."""
+        return (self.done - self.scheduled) * 1000
 
     @property
     def lag_ms(self) -> float:
-        """From the intended start until the request, which there must be, was sent."""
-        return (self.sent - self.intended) * 1000
+        """From the scheduled start to sending; only for requests that were sent."""
+        return (self.sent - self.scheduled) * 1000
 
 
 class _Connection(asyncio.Protocol):
-    """A kept-alive connection that carries one request at a time."""
+    """A keep-alive connection with at most one request in flight."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -56,7 +56,7 @@ class _Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are not of its class
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -67,8 +67,8 @@ class _Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         self._load.on_closed(self, exchange)
 
-    def ask(self, exchange: Exchange, request: bytes) -> None:
-        """Sends a request; `Load.on_answer` gets the connection back."""
+    def send(self, exchange: Exchange, request: bytes) -> None:
+        """Sends a request; `Load.on_response` gets the connection back."""
         assert self.transport is not None
         self._exchange = exchange
         exchange.sent = time.perf_counter()
@@ -92,103 +92,103 @@ class _Connection(asyncio.Protocol):
         usable = self._parser.should_keep_alive()
         if not usable:
             self.transport.close()
-        self._load.on_answer(self, exchange, usable)
+        self._load.on_response(self, exchange, usable)
 
 
 class Load:
-    """Requests and their answers, on one event loop."""
+    """Sends requests and collects the exchanges, on one event loop."""
 
     def __init__(self, port: int, requests: Sequence[bytes], connections: int) -> None:
-        """Prepares.
+        """Stores the arguments; opens no connection.
 
         Args:
             port: of the server, on 127.0.0.1.
-            requests: whole HTTP requests, one a photo; sent in turns.
-            connections: most that are opened.
+            requests: complete HTTP requests, one per image; sent in this order, repeatedly.
+            connections: maximum number of open connections.
         """
         self._port = port
         self._requests = requests
-        self._most = connections
+        self._max_connections = connections
         self._idle: list[_Connection] = []
         self._open = 0
         self._waiting: deque[Exchange] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._left = asyncio.Event()
-        self._refill: deque[int] | None = None  # closed loop: photos still to be sent
+        self._all_done = asyncio.Event()
+        self._next_images: deque[int] | None = None  # closed loop only
         self._until = 0.0
         self.exchanges: list[Exchange] = []
-        self._unanswered = 0
+        self._in_flight = 0
 
     async def open_connections(self, count: int) -> None:
-        """Connects beforehand, so that no latency holds a handshake."""
-        await asyncio.gather(*(self._connect() for _ in range(min(count, self._most))))
+        """Connects before the load, so that no latency includes a handshake."""
+        await asyncio.gather(*(self._connect() for _ in range(min(count, self._max_connections))))
 
     def close(self) -> None:
-        """Closes the connections that carry nothing."""
+        """Closes the idle connections."""
         for connection in self._idle:
             assert connection.transport is not None
             connection.transport.close()
 
     async def run_open(self, starts: Sequence[float]) -> None:
-        """Sends one request at each of these seconds from now, and waits for the answers."""
+        """Sends one request at each of these times (seconds from now); waits for the responses."""
         begin = time.perf_counter()
         for number, start in enumerate(starts):
             wait = begin + start - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
             self._submit(Exchange(number % len(self._requests), begin + start))
-        await self._wait_for_answers()
+        await self._wait_for_responses()
 
     async def run_closed(self, in_flight: int, seconds: float) -> None:
-        """Keeps so many requests under way for so long."""
+        """Keeps `in_flight` requests in flight for `seconds`; waits for the responses."""
         self._until = time.perf_counter() + seconds
-        self._refill = deque(range(len(self._requests)))
+        self._next_images = deque(range(len(self._requests)))
         for _ in range(in_flight):
             self._submit_next()
-        await self._wait_for_answers(seconds)
+        await self._wait_for_responses(seconds)
 
-    def on_answer(self, connection: _Connection, exchange: Exchange, usable: bool) -> None:
-        """Takes the answer to a request; its connection is free again."""
-        self._unanswered -= 1
+    def on_response(self, connection: _Connection, exchange: Exchange, usable: bool) -> None:
+        """Reuses the connection of a completed exchange; in a closed loop, sends the next one."""
+        self._in_flight -= 1
         if usable and self._waiting:
             waiting = self._waiting.popleft()
-            connection.ask(waiting, self._requests[waiting.photo])
+            connection.send(waiting, self._requests[waiting.image])
         elif usable:
             self._idle.append(connection)
-        if self._refill is not None and time.perf_counter() < self._until:
+        if self._next_images is not None and time.perf_counter() < self._until:
             self._submit_next()
-        if not self._unanswered:
-            self._left.set()
+        if not self._in_flight:
+            self._all_done.set()
 
     def on_closed(self, connection: _Connection, exchange: Exchange | None) -> None:
-        """A connection is gone; a request on it has no answer."""
+        """Removes a closed connection; a request in flight on it has no response."""
         self._open -= 1
         if connection in self._idle:
             self._idle.remove(connection)
         if exchange is not None:
-            self._unanswered -= 1
-        if not self._unanswered:
-            self._left.set()
+            self._in_flight -= 1
+        if not self._in_flight:
+            self._all_done.set()
         if self._waiting:
             self._start_connecting()
 
     def _submit_next(self) -> None:
-        assert self._refill is not None
-        self._refill.rotate(-1)
-        self._submit(Exchange(self._refill[-1], time.perf_counter()))
+        assert self._next_images is not None
+        self._next_images.rotate(-1)
+        self._submit(Exchange(self._next_images[-1], time.perf_counter()))
 
     def _submit(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
-        self._unanswered += 1
-        self._left.clear()
+        self._in_flight += 1
+        self._all_done.clear()
         if self._idle:
-            self._idle.pop().ask(exchange, self._requests[exchange.photo])
+            self._idle.pop().send(exchange, self._requests[exchange.image])
             return
         self._waiting.append(exchange)
         self._start_connecting()
 
     def _start_connecting(self) -> None:
-        if self._open < self._most:
+        if self._open < self._max_connections:
             task = asyncio.ensure_future(self._connect())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -205,24 +205,24 @@ class Load:
             return
         if self._waiting:
             exchange = self._waiting.popleft()
-            connection.ask(exchange, self._requests[exchange.photo])
+            connection.send(exchange, self._requests[exchange.image])
         else:
             self._idle.append(connection)
 
-    async def _wait_for_answers(self, seconds: float = 0.0) -> None:
+    async def _wait_for_responses(self, seconds: float = 0.0) -> None:
         try:
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
-                await self._left.wait()
+                await self._all_done.wait()
         except TimeoutError:
-            return  # whoever has no answer by now counts as failed
+            return  # requests without a response count as failed
 
 
 def schedule(rate: float, seconds: float, arrivals: str, seed: int) -> list[float]:
-    """Intended starts, seconds from the beginning: evenly spaced or a Poisson process."""
+    """Scheduled starts in seconds from the beginning: evenly spaced, or a Poisson process."""
     if arrivals == "constant":
         return [number / rate for number in range(int(rate * seconds))]
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     starts, now = [], 0.0
-    while (now := now + chance.expovariate(rate)) < seconds:
+    while (now := now + generator.expovariate(rate)) < seconds:
         starts.append(now)
     return starts

@@ -1,10 +1,10 @@
-"""What it costs to observe a request: microseconds of the edge's one core, by what is switched on.
+"""CPU time of observability per request, by what is switched on.
 
     python -m benchmarks.serving.observability
 
-Each line does for one request of one image all that its row says and nothing else (no decoding, no
-network); rows are measured in turns, several times, and the best turn of each counts. Log lines go
-to /dev/null. Spans are made and batched, and dropped by the sender.
+Each row performs the observability work of one request with one image and nothing else (no
+decoding, no network). Rows are measured in alternation; the best of several rounds counts. Log
+lines go to /dev/null. Spans are created and batched; the exporter drops them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from service.observability.request_log import RequestLog
 from service.observability.request_scope import ImageRecord, ImageTimes
 from service.types import StageTimings
 
-_REQUESTS = 2000  # in a turn
-_TURNS = 7
+_REQUESTS = 2000  # per round
+_ROUNDS = 7
 _SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _TIMINGS = StageTimings(0.6, 12.3, 4.5, 0.6, 0.0, 30.1, 0.5, 48.6)
 _ENGINE_MS = {"assemble": 0.6, "copy": 0.0, "forward": 30.1, "postprocess": 0.4}
@@ -30,11 +30,11 @@ _TIMES = ImageTimes(1.0, (1.0005, 1.0128), 1.0173, _ENGINE_MS, (1.0485, 1.0486))
 
 def main() -> None:
     """Measures and prints a table."""
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as we run
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     configure_logs("info", "json")
     metrics = Metrics()
     rows: dict[str, Callable[[], object]] = {
-        "names and metrics": _request(RequestLog(), metrics),
+        "request names and metrics": _request(RequestLog(), metrics),
         "the same, with exemplars": _request(RequestLog(), metrics, [_SAMPLED]),
         "and a log line (--log-requests)": _request(RequestLog(log_requests=True), metrics),
     }
@@ -42,12 +42,12 @@ def main() -> None:
     if spans is not None:
         rows["spans and exemplars (--otlp-endpoint)"] = _request(spans, metrics, [_SAMPLED])
     best = dict.fromkeys(rows, float("inf"))
-    for _ in range(_TURNS):
+    for _ in range(_ROUNDS):
         for name, request in rows.items():
             seconds = timeit.timeit(request, number=_REQUESTS)
             best[name] = min(best[name], seconds / _REQUESTS)
     base = next(iter(best.values()))
-    print(f"{'observed':40} {'us a request':>12} {'ratio':>6}")
+    print(f"{'observability':40} {'us/request':>12} {'ratio':>6}")
     for name, seconds in best.items():
         print(f"{name:40} {seconds * 1e6:12.1f} {seconds / base:6.2f}")
 
@@ -68,7 +68,7 @@ def _request(
 
 
 def _spans() -> RequestLog | None:
-    """A request log whose spans go nowhere; None without the extra `otel`."""
+    """A request log whose spans are dropped by the exporter; None without the extra `otel`."""
     try:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import (  # noqa: PLC0415
@@ -81,12 +81,12 @@ def _spans() -> RequestLog | None:
     except ImportError:
         return None
 
-    class Nowhere(SpanExporter):
+    class DroppingExporter(SpanExporter):
         def export(self, spans: object) -> SpanExportResult:
             return SpanExportResult.SUCCESS
 
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    provider.add_span_processor(BatchSpanProcessor(DroppingExporter()))
     return RequestLog(tracer=OtlpTracer(provider))
 
 

@@ -1,9 +1,9 @@
-"""The engine's own throughput, without a service around it: what saturation is measured against.
+"""Throughput of the engine without the service: the upper bound of the service's throughput.
 
     python -m benchmarks.serving.offline_engine MODEL THREADS BATCH
 
-Started by `benchmarks.serving.alone`. For each line on stdin, a number of seconds, it runs batches
-of the benchmark's photos, decoded beforehand, for so long, and prints a line of JSON.
+Started by `benchmarks.serving.alone`. Each line on stdin is a number of seconds; for this time it
+runs batches of decoded images, and then prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.serving.images import NO_LIMITS, make_photos
+from benchmarks.serving.images import NO_LIMITS, make_images
 from model.geometry import padded_size
 from model.images.decode import decode_image
 from service.engine.torch_device import TorchDevice
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Answers until stdin ends."""
+    """Measures once per line until stdin ends."""
     path, threads, batch_size = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     device = TorchDevice(str(path), "cpu", threads)
     config = device.model.config
-    decoded = [decode_image(photo.data, config, NO_LIMITS) for photo in make_photos()]
+    decoded = [decode_image(image.data, config, NO_LIMITS) for image in make_images()]
     batch = decoded[:batch_size]
     height, width = batch[0].pixels.shape[:2]
     padded = padded_size(height, width, config.bucket_stride)

@@ -1,7 +1,7 @@
-"""How long a service is not ready after its engine was killed or stopped, under load.
+"""The time for which the service is not ready after its engine was killed or stopped, under load.
 
-Compared with what the engine itself says that it needed to load and warm up the model, and with
-the whole time from the start of its process, which also imports torch.
+Compared with the load and warm-up time that the new engine logs, and with the time since the start
+of its process, which also imports torch.
 
     python -m benchmarks.serving.recovery --rounds 5
 """
@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -23,39 +24,40 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from benchmarks.serving.service_process import ROOT, RunningService, run_service
+from benchmarks.report import RESULTS, ROOT, conditions, table, write_report
+from benchmarks.serving.service_process import Service, run_service
 
-RESULT = ROOT / "benchmarks" / "results" / "serving" / "recovery"
-_PHOTO = ROOT / "docs" / "samples" / "codes.jpg"
+_IMAGE = ROOT / "docs" / "samples" / "codes.jpg"
 _CLIENTS = 2
 
 
 @dataclass(frozen=True)
 class Row:
-    """One death."""
+    """Times of one failure."""
 
-    how: str
+    signal: str
     noticed_s: float  # from the signal to /readyz = 503
     not_ready_s: float  # from there to /readyz = 200
-    model_load_s: float  # of the new engine by its own clock: weights, warm-up
-    process_and_load_s: float  # from its start to its readiness, imports of torch included
+    model_load_s: float  # logged by the new engine: weights, warm-up
+    process_and_load_s: float  # from the start of its process to readiness, including imports
 
 
-class Load:
-    """Clients that send one photo after another; every answer is counted."""
+class Clients:
+    """Clients that send one image after another and count the responses by status (0: none)."""
 
     def __init__(self, url: str) -> None:
-        """Starts nothing yet."""
-        self.outcomes: Counter[int] = Counter()
+        """Stores the service's URL; starts no thread."""
+        self.responses: Counter[int] = Counter()
         self._url = f"{url}/detect"
         self._stop = threading.Event()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keeps the service busy meanwhile."""
+        """Inside this context, the clients send requests."""
         threads = [threading.Thread(target=self._work) for _ in range(_CLIENTS)]
         for thread in threads:
             thread.start()
@@ -67,30 +69,30 @@ class Load:
                 thread.join()
 
     def _work(self) -> None:
-        photo = _PHOTO.read_bytes()
+        image = _IMAGE.read_bytes()
         while not self._stop.is_set():
-            request = Request(self._url, photo, {"Content-Type": "image/jpeg"})
+            request = Request(self._url, image, {"Content-Type": "image/jpeg"})
             try:
-                with urlopen(request, timeout=120) as answer:
-                    self.outcomes[int(answer.status)] += 1
+                with urlopen(request, timeout=120) as response:
+                    self.responses[int(response.status)] += 1
             except HTTPError as error:
-                self.outcomes[error.code] += 1
+                self.responses[error.code] += 1
                 time.sleep(0.05)
             except OSError:
-                self.outcomes[0] += 1
+                self.responses[0] += 1
 
 
-def measure(service: RunningService, log: Path, how: str) -> Row:
-    """Ends the engine once."""
+def measure(service: Service, log: Path, name: str) -> Row:
+    """Sends SIGKILL or SIGSTOP to the engine and waits until the service is ready again."""
     starts = _ready_lines(log)
     engine = service.engine_pid()
     began = time.monotonic()
-    os.kill(engine, signal.SIGKILL if how == "SIGKILL" else signal.SIGSTOP)
+    os.kill(engine, signal.Signals[name])
     noticed = service.wait_until(False)
     ready = service.wait_until(True)
     loaded = json.loads(_ready_lines(log)[len(starts)])
     return Row(
-        how=how,
+        signal=name,
         noticed_s=round(noticed - began, 3),
         not_ready_s=round(ready - noticed, 3),
         model_load_s=round(loaded["load_seconds"] + loaded["warm_up_seconds"], 3),
@@ -108,59 +110,51 @@ def _age_at_readiness(pid: int) -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
-def _markdown(rows: Sequence[Row], outcomes: Counter[int], rounds: int, load: float) -> str:
-    lines = [
-        "# Recovery: an engine of the default model is killed or stopped under load",
-        "",
-        f"`python -m benchmarks.serving.recovery --rounds {rounds}` on {os.cpu_count()} cores "
-        f"shared with other work (load average {load:.1f}); device cpu, {_CLIENTS} clients.",
-        "Medians, seconds. The margin is what not being ready took beyond the start of the new "
-        "process with its model load.",
-        "",
-        "| how | until noticed | not ready | load, warm-up | process start to ready | margin |",
-        "|---|---|---|---|---|---|",
-    ]
-    for how in dict.fromkeys(row.how for row in rows):
-        those = [row for row in rows if row.how == how]
+def _table(rows: Sequence[Row]) -> str:
+    columns = ("signal", "until noticed", "not ready", "load, warm-up", "process start to ready")
+    cells = []
+    for name in dict.fromkeys(row.signal for row in rows):
+        those = [row for row in rows if row.signal == name]
         margins = [row.not_ready_s - row.process_and_load_s for row in those]
-        columns = ("noticed_s", "not_ready_s", "model_load_s", "process_and_load_s")
-        medians = [statistics.median(getattr(row, name) for row in those) for name in columns]
-        cells = " | ".join(f"{value:.2f}" for value in (*medians, statistics.median(margins)))
-        lines.append(f"| {how} | {cells} |")
-    told = ", ".join(f"{status}: {number}" for status, number in sorted(outcomes.items()))
-    lines += ["", f"Answers meanwhile by status (0: none): {told}."]
-    return "\n".join(lines) + "\n"
+        fields = ("noticed_s", "not_ready_s", "model_load_s", "process_and_load_s")
+        medians = [statistics.median(getattr(row, field) for row in those) for field in fields]
+        shown = (f"{value:.2f}" for value in (*medians, statistics.median(margins)))
+        cells.append((name, *shown))
+    return table((*columns, "margin"), cells)
 
 
 def main() -> None:
-    """Kills and stops in turn and writes both results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Kills and stops engines in alternation and writes the report."""
+    parser = argparse.ArgumentParser(description="Measure the recovery from engine failures.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / "serving")
     options = parser.parse_args()
+    document = conditions()
     rows = []
+    settings: dict[str, Any] = {"log_level": "info", "log_format": "json"}
+    settings |= {"device": "cpu", "storm_restarts": 1000}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with run_service(log, device="cpu", storm_restarts=1000) as service:
-            load = Load(service.url)
-            with load.running():
+        with run_service(log, **settings) as service:
+            clients = Clients(service.url)
+            with clients.running():
                 for number in range(2 * options.rounds):
-                    answered = load.outcomes[HTTPStatus.OK]
-                    while load.outcomes[HTTPStatus.OK] < answered + 3:
+                    completed = clients.responses[HTTPStatus.OK]
+                    while clients.responses[HTTPStatus.OK] < completed + 3:
                         time.sleep(0.05)
                     rows.append(measure(service, log, ("SIGKILL", "SIGSTOP")[number % 2]))
-                    print(rows[-1], flush=True)
-    average = os.getloadavg()[0]
-    record = {
-        "rounds": options.rounds,
-        "load_average": average,
-        "cpus": os.cpu_count(),
-        "day": time.strftime("%Y-%m-%d"),
-        "answers_by_status": dict(load.outcomes),
-        "rows": [asdict(row) for row in rows],
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-    RESULT.with_suffix(".md").write_text(_markdown(rows, load.outcomes, options.rounds, average))
+                    print(rows[-1], file=sys.stderr, flush=True)
+    document |= {"rounds": options.rounds, "responses_by_status": dict(clients.responses)}
+    document["rows"] = [asdict(row) for row in rows]
+    counts = ", ".join(f"{status}: {count}" for status, count in sorted(clients.responses.items()))
+    sections = [
+        f"Device cpu, {_CLIENTS} clients. Medians in seconds. The margin is the time that the "
+        "service was not ready minus the start of the new process with its model load.\n",
+        _table(rows),
+        f"Responses during the measurement, by status (0: none): {counts}.\n",
+    ]
+    title = "Recovery: an engine of the default model is killed or stopped under load"
+    write_report(options.output / "recovery", title, document, sections)
 
 
 if __name__ == "__main__":

@@ -1,100 +1,110 @@
-"""A service of one's own to measure: a process on free ports of this machine, and its end."""
+"""This service as a process under measurement, with the model or with the fake device."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
+import http.client
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from urllib.request import urlopen
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVICE = ("service", "serve")
-FAKE_SERVICE = ("tests.support.fake_serve",)  # with a device that sleeps
-_PATIENCE_SECONDS = 300.0
+from benchmarks.serving.servers import HOST, THIS_SERVICE, Server, StartError, free_ports
+
+# Python modules that serve, with their arguments.
+SERVE = ("service", "serve")
+SERVE_FAKE_DEVICE = ("tests.support.fake_serve",)  # its device sleeps instead of computing
+_TIMEOUT_SECONDS = 300.0
 
 
-class RunningService:
-    """What a benchmark asks of a service that runs."""
+class Service(Server):
+    """A running service."""
 
-    def __init__(self, url: str, edge_pid: int) -> None:
-        """Takes what is known of it."""
-        self.url = url
-        self.edge_pid = edge_pid
+    @property
+    def url(self) -> str:
+        """The address of its HTTP server."""
+        return f"http://{HOST}:{self.port}"
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a GET request; status 0 without a response."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except OSError:
+            return 0, b""
+        finally:
+            connection.close()
 
     def is_ready(self) -> bool:
-        """Whether /readyz says so."""
-        try:
-            with urlopen(f"{self.url}/readyz", timeout=10) as answer:
-                return int(answer.status) == HTTPStatus.OK
-        except OSError:  # 503 too
-            return False
+        """Whether /readyz returns 200."""
+        return self.get("/readyz")[0] == HTTPStatus.OK
 
-    def wait_until(self, ready: bool) -> float:
-        """Polls every millisecond or so; returns the time (monotonic) when it was so."""
-        end = time.monotonic() + _PATIENCE_SECONDS
+    def wait_until(
+        self, ready: bool, timeout_seconds: float = _TIMEOUT_SECONDS, poll_seconds: float = 0.001
+    ) -> float:
+        """Polls /readyz.
+
+        Returns:
+            The time (monotonic) when readiness was first seen as wanted.
+
+        Raises:
+            StartError: if the process ends, or after the timeout.
+        """
+        deadline = time.monotonic() + timeout_seconds
         while self.is_ready() is not ready:
-            if time.monotonic() > end:
-                raise TimeoutError(f"the service did not become {'' if ready else 'un'}ready")
-            time.sleep(0.001)
+            self.check_running()
+            if time.monotonic() > deadline:
+                raise StartError(f"not {'' if ready else 'un'}ready in time: {self.log_tail}")
+            time.sleep(poll_seconds)
         return time.monotonic()
 
     def engine_pid(self) -> int:
-        """The process that the edge started."""
-        children = Path(f"/proc/{self.edge_pid}/task/{self.edge_pid}/children").read_text().split()
+        """The engine process that was started last."""
+        edge = self.process.pid
+        children = Path(f"/proc/{edge}/task/{edge}/children").read_text().split()
         return int(children[-1])
 
-    def resident_bytes(self) -> int:
-        """Memory of the edge and of all its engines."""
-        children = Path(f"/proc/{self.edge_pid}/task/{self.edge_pid}/children").read_text().split()
-        return sum(map(_resident, [self.edge_pid, *map(int, children)]))
 
+def start_service(log: Path, module: Sequence[str] = SERVE, **settings: object) -> Service:
+    """Starts this service without waiting for its readiness.
 
-def _resident(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+    Args:
+        log: gets what the service prints.
+        module: `SERVE` (and command line options), or `SERVE_FAKE_DEVICE`.
+        **settings: of `service.settings`, or of `tests.support.fake_serve`.
+    """
+    (port,) = free_ports(1)
+    given = {"http_port": port, "grpc_port": -1, "log_level": "error"} | settings
+    environment = {f"LITE_DETR_{name.upper()}": str(value) for name, value in given.items()}
+    command = [sys.executable, "-m", *module]
+    return Service.start(THIS_SERVICE, command, environment, log, port)
 
 
 @contextmanager
 def run_service(
-    log: Path, module: Sequence[str] = SERVICE, **settings: object
-) -> Iterator[RunningService]:
-    """Starts a service, waits until it is ready, and ends it.
+    log: Path,
+    module: Sequence[str] = SERVE,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
+    **settings: object,
+) -> Iterator[Service]:
+    """Starts this service, waits until it is ready, and stops it at the end.
 
     Args:
-        log: gets what the service prints.
-        module: the Python module that serves, with its arguments: `SERVICE`, or `FAKE_SERVICE`.
-        **settings: of `service.settings`.
+        log: as for `start_service`.
+        module: as for `start_service`.
+        timeout_seconds: for the start.
+        **settings: as for `start_service`.
+
+    Raises:
+        StartError: if the process ends, or after the timeout.
     """
-    given = {"http_port": 0, "grpc_port": -1, "log_format": "json"} | settings
-    environment = {f"LITE_DETR_{name.upper()}": str(value) for name, value in given.items()}
-    with log.open("w") as words:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stderr=words,
-        )
+    service = start_service(log, module, **settings)
     try:
-        service = RunningService(_url(process, log), process.pid)
-        service.wait_until(True)
+        ready = service.wait_until(True, timeout_seconds, poll_seconds=0.02)
+        service.ready_seconds = ready - service.started
         yield service
     finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    end = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        if found := re.search(r"listens on (\S+)", log.read_text()):
-            return found[1]
-        time.sleep(0.05)
-    raise RuntimeError(f"the service did not start:\n{log.read_text()}")
+        service.stop()

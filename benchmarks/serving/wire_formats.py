@@ -1,4 +1,4 @@
-"""How each kind of server is asked, and how its answer is read."""
+"""Encodes requests and reads responses in the HTTP formats of the compared servers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """One protocol over HTTP/1.1.
+class WireFormat:
+    """One format over HTTP/1.1.
 
     Attributes:
-        request: a photo's bytes, and the path to post to -> head and body as they go on the wire.
-        read: (headers, body) of an answer -> what was found; raises for anything else.
+        request: (bytes of an image file, path) -> head and body of the POST request.
+        read: (headers, body) of a response -> its detections; raises ValueError, KeyError,
+            TypeError or IndexError for anything else.
     """
 
     request: Callable[[bytes, str], bytes]
@@ -29,7 +30,7 @@ class Dialect:
 
 
 def post_request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """Head and body of a POST as they go on the wire."""
+    """Head and body of a POST request over HTTP/1.1."""
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -52,7 +53,7 @@ def _base64_request(data: bytes, path: str) -> bytes:
 def _triton_request(data: bytes, path: str) -> bytes:
     """Open Inference Protocol with its binary extension: one BYTES tensor in, one out."""
     tensor = len(data).to_bytes(4, "little") + data
-    asked = {
+    request = {
         "inputs": [
             {
                 "name": "image",
@@ -61,16 +62,16 @@ def _triton_request(data: bytes, path: str) -> bytes:
                 "parameters": {"binary_data_size": len(tensor)},
             }
         ],
-        "outputs": [{"name": "answer", "parameters": {"binary_data": True}}],
+        "outputs": [{"name": "detections", "parameters": {"binary_data": True}}],
     }
-    head = json.dumps(asked).encode()
+    head = json.dumps(request).encode()
     headers = {"Content-Type": "application/octet-stream", _JSON_LENGTH: str(len(head))}
     return post_request(path, head + tensor, headers)
 
 
 def _read_triton(headers: dict[bytes, bytes], body: bytes) -> Found:
     head = int(headers[_JSON_LENGTH.lower().encode()])
-    return read_found(orjson.loads(body[head + 4 :])["detections"])  # behind the element's length
+    return read_found(orjson.loads(body[head + 4 :])["detections"])  # after the element's length
 
 
 def _oip_request(data: bytes, path: str) -> bytes:
@@ -90,9 +91,9 @@ def _read_oip(_headers: dict[bytes, bytes], body: bytes) -> Found:
     return read_found(orjson.loads(orjson.loads(body)["outputs"][0]["data"][0])["detections"])
 
 
-DIALECTS = {
-    "raw": Dialect(_raw_request, _read_json),
-    "base64": Dialect(_base64_request, _read_json),
-    "triton": Dialect(_triton_request, _read_triton),
-    "oip": Dialect(_oip_request, _read_oip),
+WIRE_FORMATS = {
+    "raw": WireFormat(_raw_request, _read_json),
+    "base64": WireFormat(_base64_request, _read_json),
+    "triton": WireFormat(_triton_request, _read_triton),
+    "oip": WireFormat(_oip_request, _read_oip),
 }

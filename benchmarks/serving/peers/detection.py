@@ -1,7 +1,7 @@
-"""What every peer does with an image: the service's own decoding and the same fake device.
+"""Detection in every peer: the service's own decoding, and the same fake device.
 
-There is one device, whatever number of processes a peer starts: one batch at a time is on it, as
-on the one GPU of a machine whose processes take turns. A file lock keeps the turns.
+There is one device, independent of the number of processes that a peer starts: it runs one batch
+at a time, like one GPU that processes share. A file lock excludes other processes.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ _device = FakeDevice(
         per_image_ms=float(os.environ.get("PEER_PER_IMAGE_MS", "1")),
     )
 )
-_one_thread = threading.Lock()
-_turns = Path(os.environ.get("PEER_DEVICE", os.devnull)).open("r+b")  # noqa: SIM115 - as long as the process lives
-decoders = ThreadPoolExecutor(CPUS, thread_name_prefix="decode")
+_thread_lock = threading.Lock()
+_lock_file = Path(os.environ.get("PEER_DEVICE", os.devnull)).open("r+b")  # noqa: SIM115 - until the process ends
+_decoders = ThreadPoolExecutor(CPUS, thread_name_prefix="decode")
 
 
 @contextmanager
-def _turn_on_the_device() -> Iterator[None]:
-    """Waits until no other thread or process of this peer is on the device."""
-    with _one_thread:
-        fcntl.lockf(_turns, fcntl.LOCK_EX)  # unlike flock, not shared by forks
+def _exclusive_device() -> Iterator[None]:
+    """Waits until no other thread or process of this peer uses the device."""
+    with _thread_lock:
+        fcntl.lockf(_lock_file, fcntl.LOCK_EX)  # unlike flock, not shared with forked processes
         try:
             yield
         finally:
-            fcntl.lockf(_turns, fcntl.LOCK_UN)
+            fcntl.lockf(_lock_file, fcntl.LOCK_UN)
 
 
 def run_device(images: Sequence[DecodedImage]) -> list[bytes]:
-    """Runs decoded images as one batch; an encoded answer for each."""
+    """Runs decoded images as one batch; returns a JSON response body for each."""
     pixels = [image.pixels for image in images]
     sizes = [image.original_size for image in images]
-    with _turn_on_the_device():
-        answer = _device.run(pixels, PADDED, sizes)
-    return [orjson.dumps({"detections": as_json(found)}) for found in answer.detections]
+    with _exclusive_device():
+        result = _device.run(pixels, PADDED, sizes)
+    return [orjson.dumps({"detections": as_json(found)}) for found in result.detections]
 
 
-def detect(datas: Sequence[bytes]) -> list[bytes]:
-    """Decodes, one after the other, and runs: for peers that bring their own parallelism."""
-    return run_device([decode(data) for data in datas])
+def detect(files: Sequence[bytes]) -> list[bytes]:
+    """Decodes sequentially and runs one batch: for peers with several workers."""
+    return run_device([decode(data) for data in files])
 
 
-def detect_in_threads(datas: Sequence[bytes]) -> list[bytes]:
-    """Decodes in threads and runs: for peers with one worker."""
-    return run_device(list(decoders.map(decode, datas)))
+def detect_in_threads(files: Sequence[bytes]) -> list[bytes]:
+    """Decodes in threads and runs one batch: for peers with one worker."""
+    return run_device(list(_decoders.map(decode, files)))

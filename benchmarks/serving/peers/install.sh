@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs each peer into a virtual environment of its own: sh install.sh FOLDER [PEER ...]
-# The Pillow is this project's own version, so that all decode with the same code.
+# Installs each peer into its own virtual environment: sh install.sh FOLDER [PEER ...]
+# All use this project's version of Pillow, so that they decode with the same code.
 set -eu
 folder=${1:?usage: install.sh FOLDER [PEER ...]}
 shift

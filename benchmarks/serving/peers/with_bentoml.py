@@ -1,7 +1,7 @@
-"""BentoML: an image a request, decoded and run in the service's threads.
+"""BentoML: each request is decoded and run in the service's threads, without batching.
 
-Without its batching, which takes requests that are lists: for single images it wants a second
-service behind the first, and the way there costs more than a batch of this device wins.
+BentoML batches requests that are lists. For single images it requires a second service behind the
+first, and the call between them costs more than batching saves on this device.
 """
 
 import os
@@ -23,14 +23,14 @@ from benchmarks.serving.peers.detection import CPUS, HOST, PORT, detect
     logging={"access": {"enabled": False}},
 )
 class Detect:
-    """Bytes in, JSON out."""
+    """Image bytes in, JSON out."""
 
     @bentoml.api(route="/detect")
-    def answer(self, image: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, Any]:
-        """One image."""
+    def run(self, image: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, Any]:
+        """Detects in one image."""
         (body,) = detect([image.read_bytes()])
-        answer: dict[str, Any] = orjson.loads(body)
-        return answer
+        result: dict[str, Any] = orjson.loads(body)
+        return result
 
 
 if __name__ == "__main__":

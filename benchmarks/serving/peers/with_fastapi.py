@@ -1,4 +1,4 @@
-"""Plain FastAPI: what one writes in ten lines, decoding and device in a thread of the process."""
+"""Plain FastAPI: decoding and device in a thread of the server process, without batching."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ app = FastAPI()
 
 
 @app.post("/detect")
-async def answer(request: Request) -> Response:
-    """One image, without batching."""
+async def detect_image(request: Request) -> Response:
+    """Detects in one image."""
     (body,) = await run_in_threadpool(detect, [await request.body()])
     return Response(body, media_type="application/json")
 
 
 @app.get("/ready")
 def ready() -> str:
-    """Answers once the server does."""
+    """Returns 200 once the server runs."""
     return "ready"
 
 

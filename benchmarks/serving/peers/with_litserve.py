@@ -1,4 +1,4 @@
-"""LitServe: a batching worker a CPU, each a process that decodes; they take turns on the device."""
+"""LitServe: a batching worker process per CPU, which decodes; the workers share the device."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from benchmarks.serving.peers.detection import CPUS, HOST, MAX_BATCH_SIZE, MAX_W
 
 
 class Detect(litserve.LitAPI):
-    """Bytes in, bytes out."""
+    """Image bytes in, JSON bytes out."""
 
     def setup(self, device: str) -> None:
-        """The fake device is there already."""
+        """Does nothing: the device exists already."""
 
-    def decode_request(self, request) -> bytes:
-        """Base64 in JSON: it hands parsed JSON to its workers, and no raw bodies."""
+    def decode_request(self, request: dict[str, str]) -> bytes:
+        """Base64 in JSON: LitServe passes parsed JSON, not raw bodies, to its workers."""
         return base64.b64decode(request["image"])
 
     def batch(self, inputs: list[bytes]) -> list[bytes]:
-        """Batches are lists."""
+        """Returns the list unchanged."""
         return inputs
 
     def predict(self, x: list[bytes]) -> list[bytes]:
-        """One batch."""
+        """Runs one batch."""
         return detect(x)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
-        """Batches are lists."""
+        """Returns the list unchanged."""
         return output
 
     def encode_response(self, output: bytes) -> Response:
-        """The answer is JSON already."""
+        """Wraps the JSON bytes."""
         return Response(output, media_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""MLServer: its adaptive batching in one process, decoding in threads."""
+"""MLServer: adaptive batching in one process, decoding in threads."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from benchmarks.serving.peers.detection import (
 
 
 class Detect(MLModel):
-    """Base64 in (its REST interface has no binary tensors), JSON text out."""
+    """Base64 in (the REST interface has no binary tensors), JSON text out."""
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """One batch: its batcher has put the requests' elements behind one another."""
+        """Runs one batch; MLServer's batcher has concatenated the requests' elements."""
         elements = payload.inputs[0].data.root
-        answers = await asyncio.to_thread(_detect, list(elements))
+        bodies = await asyncio.to_thread(_detect, list(elements))
         output = ResponseOutput(
-            name="answer", shape=[len(answers), 1], datatype="BYTES", data=answers
+            name="detections", shape=[len(bodies), 1], datatype="BYTES", data=bodies
         )
         return InferenceResponse(model_name=self.name, outputs=[output])
 
 
 def _detect(elements: list[str | bytes]) -> list[str]:
-    answers = detect_in_threads([base64.b64decode(element) for element in elements])
-    return [answer.decode() for answer in answers]
+    bodies = detect_in_threads([base64.b64decode(element) for element in elements])
+    return [body.decode() for body in bodies]
 
 
 async def _serve() -> None:
     settings = Settings(
         host=HOST,
         http_port=PORT,
-        grpc_port=0,  # asked over HTTP alone
+        grpc_port=0,  # the benchmark uses HTTP only
         metrics_endpoint=None,
         parallel_workers=0,
         debug=False,

@@ -1,6 +1,6 @@
-"""mosec: a batching worker a CPU, each a process that decodes; they take turns on the device.
+"""mosec: a batching worker process per CPU, which decodes; the workers share the device.
 
-One stage rather than two: handing decoded pixels from a stage to the next costs more than it wins.
+One stage instead of two: passing decoded pixels from stage to stage costs more than it saves.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from benchmarks.serving.peers.detection import CPUS, HOST, MAX_BATCH_SIZE, MAX_W
 
 
 class Detect(Worker):
-    """Bytes in, bytes out."""
+    """Image bytes in, JSON bytes out."""
 
     def deserialize(self, data: bytes) -> bytes:
-        """The body is the image."""
+        """Returns the body, which is the image."""
         return data
 
     def serialize(self, data: bytes) -> bytes:
-        """The answer is JSON already."""
+        """Returns the JSON bytes unchanged."""
         return data
 
     def forward(self, data: list[bytes]) -> list[bytes]:
-        """One batch."""
+        """Runs one batch."""
         return detect(data)
 
 

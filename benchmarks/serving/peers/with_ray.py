@@ -1,4 +1,4 @@
-"""Ray Serve: one replica with its own batching decorator, decoding in threads."""
+"""Ray Serve: one replica with Ray's batching decorator, decoding in threads."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from benchmarks.serving.peers.detection import (
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
 class Detect:
-    """Bytes in, bytes out."""
+    """Image bytes in, JSON bytes out."""
 
     @serve.batch(
         max_batch_size=MAX_BATCH_SIZE,
         batch_wait_timeout_s=MAX_WAIT_MS / 1000,
         max_concurrent_batches=2,
     )
-    async def run(self, datas: list[bytes]) -> list[bytes]:
-        """One batch."""
-        return await asyncio.to_thread(detect_in_threads, datas)
+    async def run(self, files: list[bytes]) -> list[bytes]:
+        """Runs one batch."""
+        return await asyncio.to_thread(detect_in_threads, files)
 
     async def __call__(self, request: Request) -> Response:
-        """One image."""
+        """Detects in one image."""
         body = await self.run(await request.body())
         return Response(body, media_type="application/json")
 

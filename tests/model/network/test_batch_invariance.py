@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.serving.batch_invariance import (
-    Compared,
-    Picture,
+    Comparison,
+    ResizedImage,
     as_served,
     compare,
     default_predictor,
@@ -18,9 +18,9 @@ from benchmarks.serving.batch_invariance import (
 )
 
 
-def _assert_held(row: Compared) -> None:
+def _assert_held(row: Comparison) -> None:
     assert row.detections > 20
-    assert (row.without_twin, row.beyond_bound) == (0, 0)
+    assert (row.without_match, row.beyond_bound) == (0, 0)
     assert row.images_bitwise_equal == row.images
 
 
@@ -45,10 +45,10 @@ def test_a_neighbour_full_of_noise_or_of_another_size_changes_nothing() -> None:
     predictor = default_predictor("cpu")
     run = as_served(predictor)
     rng = np.random.default_rng(5)
-    photo = Picture(rng.integers(0, 256, (320, 440, 3), dtype=np.uint8), (640, 880))
+    photo = ResizedImage(rng.integers(0, 256, (320, 440, 3), dtype=np.uint8), (640, 880))
     (alone,) = run([photo], (384, 448))
     for size, low, high in (((384, 448), 0, 256), ((1, 1), 0, 1), ((350, 2), 255, 256)):
-        neighbour = Picture(rng.integers(low, high, (*size, 3), dtype=np.uint8), size)
+        neighbour = ResizedImage(rng.integers(low, high, (*size, 3), dtype=np.uint8), size)
         for batch, place in (([photo, neighbour], 0), ([neighbour, neighbour, photo], 2)):
             found = run(batch, (384, 448))[place]
             np.testing.assert_array_equal(found.scores, alone.scores)
