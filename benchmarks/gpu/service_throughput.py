@@ -22,8 +22,10 @@ import torch
 from benchmarks.gpu.report import write
 from benchmarks.report import ROOT
 
-_REQUIRED = ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "pydantic_settings")
-_REQUIRED += ("grpc", "typer")
+_REQUIRED = (
+    *("fastapi", "uvicorn", "uvloop", "httptools", "orjson"),
+    *("pydantic_settings", "grpc", "typer"),
+)
 _START_LIMIT_SECONDS = 45.0
 
 
