@@ -80,8 +80,8 @@ def batch_of(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def runner_of(detector: nn.Module, side: str) -> Callable[[Tensor, Tensor], Tensor]:
     """A function of (images, padding mask) that returns the encoder's memory [1, S, C]."""
     if side != "plain":
-        network = InferenceDetector(detector, DTYPES[side]).eval()
-        return lambda images, mask: network(images, mask).memory  # type: ignore[no-any-return]
+        network = InferenceDetector(detector, DTYPES[side]).eval()  # type: ignore[arg-type]
+        return lambda images, mask: network(images, mask).memory
 
     def run(images: Tensor, mask: Tensor) -> Tensor:
         with plain_pytorch():

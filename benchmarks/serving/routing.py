@@ -32,7 +32,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from benchmarks.report import RESULTS, conditions, table, version_of, write_report
-from benchmarks.serving.images import make_photos
+from benchmarks.serving.images import make_images
 from model.detections import Detections
 from service.observability.logs import configure_logs
 from service.rest import create_app
@@ -244,7 +244,7 @@ def _rows(routing: dict[str, list[float]], edge: list[float]) -> list[tuple[str,
 async def _measure(rounds: int) -> None:
     document = conditions()
     configure_logs("error", "json")
-    make_photos()
+    make_images()
     routing, edge = await measure_routing(rounds), await measure_edge(rounds)
     document |= {
         "fastapi": version_of("fastapi"),
