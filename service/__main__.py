@@ -1,4 +1,4 @@
-"""`python -m service` is the console command `lite-detr`."""
+"""Runs the command `lite-detr`: `python -m service`."""
 
 from __future__ import annotations
 

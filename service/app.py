@@ -1,9 +1,9 @@
-"""The composition root: builds the house, opens the door, and closes it without losing anybody.
+"""The composition root: builds the service, runs it until a signal, and drains it.
 
-start: listen -> HTTP (not ready) + engine -> engine warm: ready
-load:  SIGHUP -> keys, certificate and weights are read anew; bad ones change nothing
-stop:  SIGTERM or SIGINT -> not ready -> drain_delay -> port closed -> everything accepted is
-       answered -> engine ended -> exit status 0; a second signal ends it at once
+start:  listen -> HTTP (not ready) and engines -> engines warm: ready
+reload: SIGHUP -> API keys, certificate and weights are read again; invalid ones change nothing
+stop:   SIGTERM or SIGINT -> not ready -> drain_delay -> port closed -> requests in flight finish
+        -> engines stopped -> exit status 0; a second signal exits at once
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from service.transport.http_server import HttpServer, listen
 
 _EXIT_FAILED = 1
 _EXIT_SIGNALLED = 128  # plus the signal's number, as shells do
-_LAST_ANSWERS_SECONDS = 0.5
+_LAST_RESPONSES_SECONDS = 0.5
 _ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
 
 _log = structlog.get_logger(__name__)
@@ -51,48 +51,47 @@ def run(settings: Settings, backend: Backend = TORCH) -> int:
 
     Args:
         settings: of this deployment.
-        backend: the device of its engines.
+        backend: which device the engines open.
 
     Returns:
-        The exit status: 0 after a complete drain, 1 where it could not start or had to give up
-        requests.
+        The exit status: 0 after a complete drain; 1 if the start failed or requests were dropped.
     """
     configure_logs(settings.log_level, settings.log_format)
     keep_freed_memory()
     try:
         return uvloop.run(_serve(settings, backend))
     except CheckpointError as error:
-        _say(f"Cannot use the model: {error}")
+        _print(f"Cannot use the model: {error}")
     except (KeyFileError, TlsFileError) as error:
-        _say(f"Cannot guard the service: {error}")
+        _print(f"Cannot secure the service: {error}")
     except EngineStartError as error:
-        _say(f"The engine cannot start: {error}")
+        _print(f"The engine cannot start: {error}")
     except TracingUnavailable as error:
-        _say(f"Cannot send traces: {error}")
+        _print(f"Cannot send traces: {error}")
     return _EXIT_FAILED
 
 
 class _Server(Protocol):
-    """What answers on a port, over whichever protocol."""
+    """A server on one port."""
 
     async def run_until_drained(self) -> None:
-        """Serves until drained."""
+        """Serves until it is drained."""
 
     def drain(self) -> None:
-        """Takes nothing new; what was accepted is answered."""
+        """Stops accepting; finishes the requests in flight."""
 
     def give_up(self) -> None:
-        """Ends without waiting any longer."""
+        """Stops without waiting for requests."""
 
 
 async def _serve(settings: Settings, backend: Backend) -> int:
-    """The whole life of the service.
+    """Starts the service, serves until a signal, and drains.
 
     Raises:
         CheckpointError: for a model that cannot be used.
-        EngineStartError: where the engine cannot start.
+        EngineStartError: if an engine cannot start.
         KeyFileError, TlsFileError: for keys and certificates that cannot be used.
-        TracingUnavailable: where traces are asked for and cannot be had.
+        TracingUnavailable: if tracing is configured but not installed.
     """
     access = Access.from_settings(settings)
     started = time.monotonic()
@@ -104,20 +103,19 @@ async def _serve(settings: Settings, backend: Backend) -> int:
     servers: list[_Server] = []
     tasks: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(
-            asyncio.to_thread, request_log.close
-        )  # the last: spans of all others
+        # Closed last, as it exports the spans of all requests.
+        stack.push_async_callback(asyncio.to_thread, request_log.close)
         for listener in listeners:
             stack.callback(listener.close)
-        # After the core: what it gave up on leaving still gets its answer over HTTP.
+        # After the core: requests that it fails on exit still get their HTTP responses.
         stack.push_async_callback(_end_servers, servers, tasks)
         core = await stack.enter_async_context(open_core(settings, backend))
-        _renew_on_hangup(core, access)
+        _reload_on_sighup(core, access)
         http_servers = _build_servers(settings, access, core, request_log, listeners)
         url = _url(settings, http_servers[0].port)
-        _say(f"Lite DETR Serving listens on {url} and loads the model {core.detector.model.name}")
+        _print(f"Lite DETR Serving listens on {url} and loads the model {core.detector.model.name}")
         for server in http_servers[1:]:
-            _say(f"Metrics: {_url(settings, server.port)}/metrics")
+            _print(f"Metrics: {_url(settings, server.port)}/metrics")
         servers += http_servers
         if settings.grpc_port >= 0:
             rpc = await _open_rpc(settings, access, core, request_log)
@@ -129,11 +127,11 @@ async def _serve(settings: Settings, backend: Backend) -> int:
             await _serve_until(stop, core, tasks, url, started)
         finally:
             core.detector.begin_drain()
-            unanswered = await _drain(settings, core, servers, tasks, delay=stop.is_set())
-    if unanswered:
-        _say(f"Stopped with {unanswered} requests unanswered: the drain took too long")
+            dropped = await _drain(settings, core, servers, tasks, delay=stop.is_set())
+    if dropped:
+        _print(f"Stopped with {dropped} requests unanswered: the drain took too long")
         return _EXIT_FAILED
-    _say("Stopped; every accepted request was answered")
+    _print("Stopped; every accepted request was answered")
     return 0
 
 
@@ -144,10 +142,10 @@ async def _serve_until(
     url: str,
     started: float,
 ) -> None:
-    """Says when the model is ready, and returns when a signal asks for the end.
+    """Prints when the model is ready, and returns after a signal.
 
     Raises:
-        EngineStartError: where the first engine cannot start.
+        EngineStartError: if an engine of the first model cannot start.
     """
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -156,11 +154,11 @@ async def _serve_until(
         if core.first_ready.done():
             await core.first_ready
             _freeze_garbage()
-            _say(f"Ready after {time.monotonic() - started:.1f} s. Try it in a browser, or:")
-            _say(f"  curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/detect")
+            _print(f"Ready after {time.monotonic() - started:.1f} s. Try it in a browser, or:")
+            _print(f"  curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/detect")
         await asyncio.wait({stopped, *servers}, return_when=asyncio.FIRST_COMPLETED)
         for server in servers:
-            if server.done():  # only when something went wrong: have it raised here
+            if server.done():  # only after an error, which is raised here
                 server.result()
     finally:
         stopped.cancel()
@@ -174,13 +172,13 @@ async def _drain(
     *,
     delay: bool,
 ) -> int:
-    """Lets balancers notice, closes the port, answers what was accepted.
+    """Waits for load balancers to notice, closes the ports and finishes requests in flight.
 
     Returns:
-        How many images were left without an answer.
+        How many images were dropped.
     """
     if delay and settings.drain_delay_seconds:
-        _say(f"Draining: still serving for {settings.drain_delay_seconds:g} s")
+        _print(f"Draining: still serving for {settings.drain_delay_seconds:g} s")
         await asyncio.sleep(settings.drain_delay_seconds)
     deadline = time.monotonic() + settings.drain_timeout_seconds
     for server in servers:
@@ -190,12 +188,12 @@ async def _drain(
 
 
 async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) -> None:
-    """Ends servers that did not drain in time."""
+    """Stops servers that did not drain in time."""
     if tasks:
-        await asyncio.wait(tasks, timeout=_LAST_ANSWERS_SECONDS)
+        await asyncio.wait(tasks, timeout=_LAST_RESPONSES_SECONDS)
         for server in servers:
             server.give_up()
-        await asyncio.wait(tasks, timeout=_LAST_ANSWERS_SECONDS)
+        await asyncio.wait(tasks, timeout=_LAST_RESPONSES_SECONDS)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -208,7 +206,7 @@ def _build_servers(
     request_log: RequestLog,
     listeners: list[socket.socket],
 ) -> list[HttpServer]:
-    """The main server and, on a port of its own, the metrics."""
+    """Builds the HTTP server and, if it has its own port, that of the metrics."""
     detector = core.detector
     bodies = BodyMemory(settings.max_bodies_bytes)
     oip = oip_routes(detector, core.control, settings, bodies)
@@ -225,7 +223,7 @@ def _build_servers(
 async def _open_rpc(
     settings: Settings, access: Access, core: ServiceCore, request_log: RequestLog
 ) -> RpcServer | None:
-    """The gRPC server, started; None where its port cannot be had (and that was said)."""
+    """Starts the gRPC server; returns None and prints why if its port is not available."""
     detector = core.detector
     oip = InferenceService(detector, core.control, settings, request_log)
     server = RpcServer(
@@ -249,15 +247,15 @@ async def _open_rpc(
     try:
         await server.start()
     except OSError as error:
-        _say_port_taken(settings, "grpc_port", error)
+        _print_port_error(settings, "grpc_port", error)
         return None
     name = _ANY_ADDRESS.get(settings.host, settings.host)
-    _say(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService and {oip.name}")
+    _print(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService and {oip.name}")
     return server
 
 
 def _listen_all(settings: Settings) -> list[socket.socket] | None:
-    """The sockets, or None where a port cannot be had (and that was said)."""
+    """Opens the HTTP sockets; returns None and prints why if a port is not available."""
     listeners: list[socket.socket] = []
     ports = {"http_port": settings.http_port, "metrics_port": settings.metrics_port}
     for field, port in ports.items():
@@ -268,21 +266,21 @@ def _listen_all(settings: Settings) -> list[socket.socket] | None:
         except OSError as error:
             for listener in listeners:
                 listener.close()
-            _say_port_taken(settings, field, error)
+            _print_port_error(settings, field, error)
             return None
     return listeners
 
 
-def _say_port_taken(settings: Settings, field: str, error: OSError) -> None:
+def _print_port_error(settings: Settings, field: str, error: OSError) -> None:
     port = getattr(settings, field)
-    _say(
+    _print(
         f"Cannot listen on {settings.host}:{port}: {error.strerror or error}. Choose another "
         f"with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
     )
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+    """Returns an event that the first SIGTERM or SIGINT sets; the second exits at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -290,31 +288,31 @@ def _stop_on_signals() -> asyncio.Event:
         stop.set()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
-            signal.signal(each, _end_at_once)
-        _say(f"{number.name}: finishing what was accepted; once more ends at once")
+            signal.signal(each, _exit_at_once)
+        _print(f"{number.name}: finishing requests in flight; a second signal exits at once")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_first, number)
     return stop
 
 
-def _renew_on_hangup(core: ServiceCore, access: Access) -> None:
-    """SIGHUP: keys, certificate and model are read again from their files."""
+def _reload_on_sighup(core: ServiceCore, access: Access) -> None:
+    """Reads API keys, certificate and weights from their files again after each SIGHUP."""
 
-    def renew() -> None:
+    def reload() -> None:
         access.reload()
         core.control.reload()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
-def _end_at_once(number: int, _frame: FrameType | None) -> None:
-    """Ends without a word to anybody; the engine sees the doorbell close and ends too."""
+def _exit_at_once(number: int, _frame: FrameType | None) -> None:
+    """Exits without cleaning up; engines exit when the doorbell closes."""
     os._exit(_EXIT_SIGNALLED + number)
 
 
 def _freeze_garbage() -> None:
-    """Everything loaded so far stays: the collector need not walk it again and again."""
+    """Excludes everything loaded so far from garbage collection: it is never freed."""
     gc.collect()
     gc.freeze()
 
@@ -325,6 +323,6 @@ def _url(settings: Settings, port: int) -> str:
     return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
-def _say(line: str) -> None:
-    """A line for the person at the terminal."""
+def _print(line: str) -> None:
+    """Prints a line for the person at the terminal."""
     print(line, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Puts the core together from settings: slots, engines, batcher, detector; and takes it apart.
+"""Builds the core of the service from settings: slots, engines, batcher and detector.
 
-Used by `service.app` and by whoever wants a detector in its own event loop (tests, benchmarks).
+Used by `service.app`, and by tests and benchmarks for a detector in their own event loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service.supervision.plan import EnginePlan
 from service.supervision.supervisor import Supervisor
 from service.supervision.weights_file import OpenWeightsFile
 
-_MOST_DECODE_THREADS = 8
+_MAX_DEFAULT_DECODE_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ TORCH = Backend()
 
 @dataclass(frozen=True)
 class ServiceCore:
-    """A detector whose engines are starting, and what its owner may want to know."""
+    """A detector whose engines are starting, and the control of its model."""
 
     detector: Detector
     control: ModelSwitch
-    first_ready: asyncio.Future[None]  # fails with EngineStartError where it never will be
+    first_ready: asyncio.Future[None]  # fails with EngineStartError if an engine cannot start
 
 
-def _hold_model(settings: Settings, backend: Backend) -> tuple[OpenWeightsFile, ModelInfo]:
+def _open_model(settings: Settings, backend: Backend) -> tuple[OpenWeightsFile, ModelInfo]:
     """Opens the weights file, unless the backend needs none, and reads its header.
 
     The header is read from the open file: another file may take its place in the meantime.
@@ -90,9 +90,9 @@ def build_served_model(
     Raises:
         CheckpointError: for a model that does not exist or cannot be used.
     """
-    file, model = _hold_model(settings, backend)
+    file, model = _open_model(settings, backend)
     devices = settings.engine_devices
-    slots = settings.slots + settings.priority_slots + len(devices)  # the last are for canaries
+    slots = settings.slots + settings.priority_slots + len(devices)  # one per engine for canaries
     pool = SlotPool(SlotMemory.create(slot_layout(model.config, slots)), settings.priority_slots)
     layout = pool.memory.layout
     starts = [_start_message(settings, backend, file, layout, device) for device in devices]
@@ -117,7 +117,7 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
     served = build_served_model(settings, metrics, backend)
     detector = Detector(served, metrics, _limits(settings))
     first_ready = served.begin()
-    # Found or compiled before the first image needs it.
+    # Loads or compiles the resize kernel before the first image needs it.
     asyncio.get_running_loop().run_in_executor(None, resize.available)
     control = ModelSwitch(
         detector,
@@ -201,33 +201,33 @@ def _limits(settings: Settings) -> DetectorLimits:
             settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
         ),
         request_timeout_ms=settings.request_timeout_ms,
-        decode_threads=settings.decode_threads or min(_MOST_DECODE_THREADS, usable_cpus()),
+        decode_threads=settings.decode_threads or min(_MAX_DEFAULT_DECODE_THREADS, usable_cpus()),
         decode_memory_bytes=settings.decode_memory_bytes,
         canary_max_age_seconds=settings.canary_max_age_seconds,
     )
 
 
 def _add_gauges(metrics: Metrics, detector: Detector) -> None:
-    """Gauges that are read when somebody asks, each from the model that serves then."""
+    """Adds gauges that are read on each scrape, from the model that serves at that time."""
     add_gauge = metrics.add_gauge
     add_gauge("queue_depth", "Images waiting for an engine", lambda: _batcher(detector).queue_depth)
     add_gauge("slots_in_use", "Slots leased to requests", lambda: detector.served.pool.in_use)
     add_gauge("slots", "Slots for requests, of both priorities", lambda: detector.served.pool.count)
-    add_gauge("ready", "1 while requests are welcome", lambda: detector.ready)
-    add_gauge("live", "0 when only a restart can help", lambda: detector.live)
+    add_gauge("ready", "1 while the service is ready for requests", lambda: detector.ready)
+    add_gauge("live", "0 if only a restart of the service can help", lambda: detector.live)
     add_gauge(
         "predicted_wait_seconds",
-        "Predicted wait of an image that came now",
+        "Predicted wait of an image that arrived now",
         lambda: detector.predicted_wait_seconds,
     )
     add_gauge(
         "canary_age_seconds",
-        "Since an engine last answered, a canary where nobody else asked; +Inf before the first",
+        "Time since an engine last completed a batch or a canary; +Inf before the first",
         lambda: detector.canary_age_seconds,
     )
     add_gauge(
         "engines_ready",
-        "Engines that take batches",
+        "Engines that are ready for batches",
         lambda: sum(engine.ready for engine in detector.served.engines),
     )
     for number in range(len(detector.served.engines)):
@@ -236,7 +236,7 @@ def _add_gauges(metrics: Metrics, detector: Detector) -> None:
 
 
 def _pid(detector: Detector, number: int) -> int | None:
-    """Of an engine of the model that serves just then."""
+    """Process id of an engine of the model that serves now."""
     return detector.served.engine_pids[number]
 
 

@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use: its affinity mask and its container's quota."""
+"""The number of CPUs that this process may use, by its affinity mask and its container's quota."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import math
 import os
 from pathlib import Path
 
-# Idle threads of torch's pool would spin by default. Cores are shared, with the edge or with who
-# knows what: where they were short, spinning cost five times the CPU time of a forward.
+# By default idle threads of torch's pool spin. The edge and other processes need the cores: where
+# they were short, spinning took five times the CPU time of a forward pass.
 PASSIVE_OMP_WAIT = {"OMP_WAIT_POLICY": "passive"}
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cpus(quota_file: Path = _CGROUP_QUOTA) -> int:
-    """The number of CPUs to size thread pools by; at least 1.
+    """Returns the number of CPUs for sizing thread pools; at least 1.
 
-    A container limited to 2 CPUs on a host of 64 sees 64 in `os.cpu_count`; threads beyond its
-    quota only get it throttled.
+    `os.cpu_count` ignores the quota of a container, and threads beyond the quota are throttled.
 
     Args:
         quota_file: cgroup v2 `cpu.max`: "QUOTA PERIOD" in microseconds, or "max PERIOD".

@@ -1,6 +1,6 @@
-"""What can go wrong on the way of a request: one error for each arrow.
+"""The errors of a request, by the stage that raises them.
 
-    client ---> admit ---> slot ---> decode ---> queue ---> engine ---> answer
+    client ---> admit ---> slot ---> decode ---> queue ---> engine ---> result
                   |          |          |          |           |
                   |          |          |          |           +- InferenceFailed
                   |          |          |          +- DeadlineExceeded (any stage up to here)
@@ -8,8 +8,9 @@
                   |          +- Overloaded
                   +- InvalidOptions, NotReady, ShuttingDown
 
-An adapter maps each class to a status by one table; `all_error_types` lets a test prove that the
-table is whole. Anything that is not a `DetectionError` is a bug: logged whole, answered bare.
+Each adapter maps every class to a status in one table; tests check the tables with
+`all_error_types`. Any other exception is a bug: it is logged with its traceback, and the client
+gets only a generic error.
 """
 
 from __future__ import annotations
@@ -32,41 +33,41 @@ __all__ = [
 
 
 class InvalidOptions(DetectionError):
-    """A threshold, count or label that this model does not have."""
+    """An option has an invalid value, or one that this model does not have."""
 
     code = "invalid_options"
 
 
 class Overloaded(DetectionError):
-    """No slot is free: more requests are on their way than memory is set aside for."""
+    """No slot is free, or the result would miss its deadline."""
 
     code = "overloaded"
 
 
 class DeadlineExceeded(DetectionError):
-    """The request's time ran out before its answer was there."""
+    """The deadline passed before the result was ready."""
 
     code = "deadline_exceeded"
 
 
 class ShuttingDown(DetectionError):
-    """The service drains and takes nothing new."""
+    """The service is draining and accepts no new requests."""
 
     code = "shutting_down"
 
 
 class NotReady(DetectionError):
-    """No engine is ready: still loading, or being replaced."""
+    """No engine is ready: they are loading or being replaced."""
 
     code = "not_ready"
 
 
 class InferenceFailed(DetectionError):
-    """The engine failed on this one image, also when it ran alone."""
+    """The engine failed on this image, even in a batch of its own."""
 
     code = "inference_failed"
 
 
 def all_error_types() -> tuple[type[DetectionError], ...]:
-    """Every concrete error, so that adapters can prove their status tables whole."""
+    """Returns every concrete error."""
     return tuple(DetectionError.__subclasses__())

@@ -1,8 +1,8 @@
-"""How one deployment runs: the only reader of the environment.
+"""The settings of a deployment, from flags and environment variables.
 
-Each field is a flag of `lite-detr serve` and an environment variable (`LITE_DETR_` and the field's
-name in capitals). A bad value stops the start with the field's name. A `section` is the heading of
-a field and of those after it in --help and in docs/configuration.md.
+Each field is a flag of `lite-detr serve` and an environment variable (`LITE_DETR_` and the name in
+capitals). A bad value stops the start, with the name of the field. A `section` is the heading of
+its field and the following ones in --help and in docs/configuration.md.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _DEVICES = rf"^{_DEVICE}(,{_DEVICE})*$"
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used; the message names the field, its variable and why."""
+    """Invalid settings; the message names each field, its variable and the reason."""
 
 
 class Settings(BaseSettings):
-    """A deployment's settings, frozen."""
+    """The settings of a deployment."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
@@ -34,217 +34,233 @@ class Settings(BaseSettings):
         "127.0.0.1",
         min_length=1,
         description="address to listen on",
-        json_schema_extra={"section": "Where the service listens"},
+        json_schema_extra={"section": "Addresses and ports"},
     )
     http_port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
     grpc_port: int = Field(
         8001, ge=-1, le=65535, description="gRPC port; 0 picks a free one, -1: no gRPC"
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="own port for /metrics; unset: the HTTP port serves it"
+        None,
+        ge=0,
+        le=65535,
+        description="separate port for /metrics; unset: the HTTP port serves it",
     )
 
     model: str = Field(
         "default",
         description="name of a model, or path of its weights file",
-        json_schema_extra={"section": "What runs"},
+        json_schema_extra={"section": "Model and devices"},
     )
     model_cache_dir: Path | None = Field(
-        None, description="where pulled models are kept; unset: ~/.cache/lite-detr"
+        None, description="folder of downloaded models; unset: ~/.cache/lite-detr"
     )
     device: str = Field(
         "auto",
         pattern=rf"^{_DEVICE}$",
-        description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one",
+        description="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one",
     )
     devices: str | None = Field(
         None,
         pattern=_DEVICES,
-        description="several engines, one for each device of this comma list (cuda:0,cuda:1); "
-        "a device named twice gets two; unset: one engine on device",
+        description="comma-separated devices (cuda:0,cuda:1) with one engine each; a device named "
+        "twice gets two; unset: one engine on device",
     )
     engine_threads: int = Field(
         0,
         ge=0,
-        description="CPU threads of an engine; 0: the CPUs that this process may use, shared out "
-        "among the engines",
+        description="CPU threads of each engine; 0: the available CPUs, divided among the engines",
     )
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="numbers the network computes in: auto is fp32; bf16 is quicker on CPUs that"
-        " have AVX512-BF16 and less exact; fp16 on GPUs alone",
+        description="numbers the network computes in: auto is fp32; bf16 is less exact and, on "
+        "CPUs with AVX512-BF16, faster; fp16 only on GPUs",
     )
     max_cuda_graphs: int = Field(
         512,
         ge=0,
-        description="on a GPU: most CUDA graphs, one for each input shape and batch size that the "
-        "warm-up reaches; 0: none, every batch is launched kernel by kernel",
+        description="on a GPU: maximum number of CUDA graphs, one for each input shape and batch "
+        "size that the warm-up reaches; 0: none, kernels are launched one by one",
     )
     warm_up_seconds: float | None = Field(
         None,
         ge=0,
-        description="s for first runs of every input shape before ready; unset: 5, on a GPU 60",
+        description="maximum s of warm-up, which runs input shapes once; unset: 5, on a GPU 60",
     )
 
     max_batch_size: int = Field(
         8,
         ge=1,
         le=1024,
-        description="most images in a batch",
-        json_schema_extra={"section": "How batches form"},
+        description="maximum images in a batch",
+        json_schema_extra={"section": "Batching"},
     )
     max_batch_pixels: int = Field(
-        8_000_000, ge=1, description="most padded pixels in a batch of more than one image"
+        8_000_000, ge=1, description="maximum padded pixels in a batch of several images"
     )
     max_wait_ms: float = Field(
         2.0,
         ge=0,
         le=1000,
-        description="ms an idle engine waits for images still being decoded to join a batch",
+        description="ms an idle engine waits for images that are still being decoded",
     )
     slots: int = Field(
-        64, ge=1, le=4096, description="images on their way at once; more are told to come back"
+        64, ge=1, le=4096, description="maximum images in flight; further requests get 429"
     )
     priority_slots: int = Field(
-        8, ge=0, le=4096, description="slots beside those, for requests of high priority alone"
+        8, ge=0, le=4096, description="additional slots, only for requests of high priority"
     )
     decode_threads: int = Field(
-        0, ge=0, le=256, description="threads that decode images; 0: one a CPU, at most 8"
+        0, ge=0, le=256, description="threads that decode images; 0: one per CPU, at most 8"
     )
 
     max_body_bytes: int = Field(
         64 * _MIB,
         ge=1,
-        description="largest request body, bytes",
-        json_schema_extra={"section": "What a request may weigh and how long it may take"},
+        description="maximum size of a request body, bytes",
+        json_schema_extra={"section": "Limits of a request"},
     )
     max_image_pixels: int = Field(
-        100_000_000, ge=1, description="largest image, width x height by its header"
+        100_000_000, ge=1, description="maximum size of an image, width x height"
     )
     max_jpeg_scans: int = Field(
-        64, ge=1, description="most scans of a JPEG; each costs a walk over all its pixels"
+        64, ge=1, description="maximum scans of a JPEG; each takes a pass over all pixels"
     )
     decode_memory_bytes: int = Field(
-        2048 * _MIB, ge=_MIB, description="memory that decoding takes; large images wait for it"
+        2048 * _MIB,
+        ge=_MIB,
+        description="memory for decoding, bytes; images wait until there is enough",
     )
     max_bodies_bytes: int = Field(
-        1024 * _MIB, ge=1, description="request bodies held at once; more are told to come back"
+        1024 * _MIB,
+        ge=1,
+        description="maximum size of all request bodies in memory, bytes; beyond it 429",
     )
-    max_files: int = Field(32, ge=1, description="most images in one multipart request")
-    max_connections: int = Field(1024, ge=1, description="most open HTTP connections")
+    max_files: int = Field(32, ge=1, description="maximum images in a multipart request")
+    max_connections: int = Field(1024, ge=1, description="maximum open HTTP connections")
     request_timeout_ms: float = Field(
-        30_000, gt=0, description="ms until a request is given up, queueing included"
+        30_000, gt=0, description="maximum ms from the received body to the result"
     )
     header_timeout_seconds: float = Field(
-        10, gt=0, description="a connection must send its request head within this time"
+        10, gt=0, description="maximum time for receiving a request head"
     )
     body_timeout_seconds: float = Field(
-        30, gt=0, description="a request body may pause for this long, not longer"
+        30, gt=0, description="maximum pause while receiving a request body"
     )
     body_min_bytes_per_second: int = Field(
-        1024, ge=1, description="a request body must come at this rate after body_timeout_seconds"
+        1024,
+        ge=1,
+        description="minimum rate of a request body, once it has taken body_timeout_seconds",
     )
     send_timeout_seconds: float = Field(
-        30, gt=0, description="a client that takes nothing of its answer for so long is let go"
+        30, gt=0, description="maximum time in which a client reads nothing of its response"
     )
     keep_alive_timeout_seconds: int = Field(
-        75, ge=1, description="an idle connection is closed after this time"
+        75, ge=1, description="time after which an idle connection is closed"
     )
 
     grpc_keepalive_seconds: float = Field(
-        60, gt=0, description="a silent gRPC connection is probed this often"
+        60, gt=0, description="interval of keepalive pings on a silent gRPC connection"
     )
     grpc_max_connection_age_seconds: float = Field(
-        3600, ge=0, description="then a gRPC client connects anew, for balancers; 0: never"
+        3600,
+        ge=0,
+        description="age at which a gRPC client must reconnect, for load balancers; 0: never",
     )
 
     api_keys_file: Path | None = Field(
         None,
-        description="file of API keys (made by `lite-detr key`); unset: no key is asked for",
-        json_schema_extra={"section": "Who may use it, and how it is protected on the way"},
+        description="file of API keys (see `lite-detr key`); unset: no key is required",
+        json_schema_extra={"section": "Access and encryption"},
     )
     tls_certificate_file: Path | None = Field(
-        None, description="PEM certificate, with its chain; set: HTTP and gRPC speak TLS alone"
+        None, description="PEM certificate with its chain; if set, HTTP and gRPC accept only TLS"
     )
     tls_key_file: Path | None = Field(None, description="PEM key of that certificate")
     tls_client_ca_file: Path | None = Field(
-        None, description="PEM authority that must have signed the certificates of clients"
+        None,
+        description="PEM certificate authority; if set, clients need a certificate signed by it",
     )
     cors_origins: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^,\s/]+(,https?://[^,\s/]+)*)$",
-        description="origins whose pages may call the HTTP API, in a comma list, or *; unset: none",
+        description="comma-separated origins whose pages may call the HTTP API, or *; unset: none",
     )
 
     model_control: Literal["none", "explicit"] = Field(
         "none",
-        description="explicit: clients may load and unload the model (/v2/repository); none: not",
-        json_schema_extra={"section": "What clients may change"},
+        description="explicit: clients can load and unload the model (/v2/repository); none: they "
+        "cannot",
+        json_schema_extra={"section": "Model control"},
     )
 
     start_timeout_seconds: float = Field(
         300,
         gt=0,
-        description="an engine must be loaded and warm within this time",
-        json_schema_extra={"section": "When engines fail"},
+        description="maximum time until an engine is loaded and warm",
+        json_schema_extra={"section": "Supervision of engines"},
     )
     watchdog_seconds: float = Field(
-        60, gt=0, description="a batch that runs longer has hung: its engine is replaced"
+        60, gt=0, description="maximum time of a batch; then its engine is replaced"
     )
     canary_interval_seconds: float = Field(
-        10, gt=0, description="an engine that is silent for so long is tried with a small image"
+        10, gt=0, description="idle time after which an engine is tested with a small image"
     )
     canary_timeout_seconds: float = Field(
-        10, gt=0, description="a canary that takes longer has hung: its engine is replaced"
+        10, gt=0, description="maximum time of that test; then the engine is replaced"
     )
     canary_max_age_seconds: float = Field(
-        90, gt=0, description="not ready once the last success of every engine is older than this"
+        90,
+        gt=0,
+        description="maximum time since the last completed batch of any engine; then not ready",
     )
     storm_restarts: int = Field(
-        10, ge=1, description="engine restarts within storm_window_seconds that fail liveness"
+        10,
+        ge=1,
+        description="number of engine restarts within storm_window_seconds that fail liveness",
     )
     storm_window_seconds: float = Field(60, gt=0, description="window of storm_restarts")
 
     drain_delay_seconds: float = Field(
         0,
         ge=0,
-        description="between not-ready and closing the port; 5 or so behind a balancer",
-        json_schema_extra={"section": "How the service ends"},
+        description="time from not ready to closing the ports; about 5 behind a load balancer",
+        json_schema_extra={"section": "Shutdown"},
     )
     drain_timeout_seconds: float = Field(
-        60, gt=0, description="accepted requests are given this long to finish"
+        60, gt=0, description="maximum time for requests in flight to finish"
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
-        description="least severe level that is logged",
-        json_schema_extra={"section": "What it says"},
+        description="minimum level of log lines",
+        json_schema_extra={"section": "Logs and traces"},
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="json lines or console text; auto: console on a terminal"
+        "auto", description="json or console; auto: console on a terminal, otherwise json"
     )
     log_requests: bool = Field(
-        False, description="one log line for each request: status, sizes, time by stage"
+        False, description="log one line per request: status, sizes, time by stage"
     )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^\s/]+",
-        description="OpenTelemetry collector that gets traces (OTLP/HTTP, base URL); unset: as "
-        "OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra otel",
+        description="base URL of an OpenTelemetry collector for traces (OTLP/HTTP); unset: "
+        "OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra otel",
     )
 
     @property
     def engine_devices(self) -> tuple[str, ...]:
-        """One device for each engine."""
+        """The device of each engine."""
         return tuple((self.devices or self.device).split(","))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Refuses ports that collide and half a TLS.
+        """Checks that ports differ and that the TLS settings are complete.
 
         Raises:
-            ValueError: which pydantic turns into its own error.
+            ValueError: if not; pydantic reports it as a ValidationError.
         """
         ports = {
             "http_port": self.http_port,
@@ -266,16 +282,13 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Reads the settings: the environment, and over it what the command line gave.
+    """Reads the settings from the environment.
 
     Args:
-        **overrides: values by field name; None means "not given".
-
-    Returns:
-        The settings of this deployment.
+        **overrides: values by field name, which take precedence; None means "not given".
 
     Raises:
-        SettingsError: for the bad values, one line each, with the field and its variable.
+        SettingsError: for bad values, one line each, with the field and its variable.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
@@ -285,7 +298,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _explain(item: Any) -> str:
-    """One line for one bad value."""
+    """Describes one bad value in one line."""
     message = str(item["msg"]).removeprefix("Value error, ")
     if not item["loc"]:
         return message

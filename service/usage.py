@@ -1,4 +1,4 @@
-"""How many need something at the moment, and who is told when nobody does any more."""
+"""Counts the current users of something."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Callable
 
 
 class UseCounter:
-    """A count: each `with` statement is one more while it lasts; event loop thread only.
+    """Counts the `with` statements in progress; event loop thread only.
 
     Attributes:
         count: how many there are.
     """
 
     def __init__(self, on_zero: Callable[[], object] | None = None) -> None:
-        """Nobody is there yet.
+        """Creates a counter at zero.
 
         Args:
-            on_zero: called whenever the last one leaves.
+            on_zero: called whenever the last `with` statement ends.
         """
         self.count = 0
         self._on_zero = on_zero
-        self._gone = asyncio.Event()
+        self._zero = asyncio.Event()
 
     def __enter__(self) -> None:
-        """One more."""
+        """Counts up."""
         self.count += 1
 
     def __exit__(self, *exc: object) -> None:
-        """One less."""
+        """Counts down."""
         self.count -= 1
         if not self.count:
-            self._gone.set()
+            self._zero.set()
             if self._on_zero is not None:
                 self._on_zero()
 
     async def wait_for_zero(self) -> None:
-        """Returns when nobody is there."""
+        """Waits until the count is zero."""
         while self.count:
-            self._gone.clear()
-            await self._gone.wait()
+            self._zero.clear()
+            await self._zero.wait()

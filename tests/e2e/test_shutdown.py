@@ -84,7 +84,7 @@ async def test_a_second_signal_under_load_ends_at_once(start: type[WatchedServic
     hangs = asyncio.create_task(client.detect(HANG))
     await asyncio.sleep(0.2)
     service.process.send_signal(signal.SIGTERM)
-    await asyncio.to_thread(service.wait_for_line, "once more ends at once")
+    await asyncio.to_thread(service.wait_for_line, "a second signal exits at once")
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.end) == 128 + signal.SIGTERM
     assert (await hangs).outcome != "ok"

@@ -96,7 +96,7 @@ def test_a_second_signal_ends_at_once(start: type[Service]) -> None:
         while "lite_detr_batch_size_count 1.0" not in httpx.get(f"{service.url}/metrics").text:
             time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
-        service.wait_for_line("once more ends at once")
+        service.wait_for_line("a second signal exits at once")
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 128 + signal.SIGTERM
         assert answer.exception() is not None
@@ -288,7 +288,7 @@ def test_guards_that_cannot_be_set_up_end_the_start(
     service = start(**settings)
     assert service.end() == 1
     said = "".join(service.lines)
-    assert f"Cannot guard the service: {words}" in said
+    assert f"Cannot secure the service: {words}" in said
     assert "Traceback" not in said
 
 
