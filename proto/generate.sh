@@ -4,7 +4,7 @@
 #   sh proto/generate.sh [PYTHON] [ROOT]
 # PYTHON must have grpcio-tools; ROOT contains service/ and lite_detr_client/ (default: this repository).
 #
-# No gRPC stubs are generated: the methods are in service/rpc/server.py, service/oip/servicer.py and
+# No gRPC stubs are generated: the methods are in service/rpc/server.py, service/oip/grpc_service.py and
 # lite_detr_client/grpc_wire.py, so that neither side depends on one version of grpcio.
 set -eu
 

@@ -188,14 +188,14 @@ def test_the_slider_acts_at_once(page: Page, photo: Path) -> None:
     assert page.canvas() == before
 
 
-def test_a_slider_above_all_scores_says_where_the_guesses_are(page: Page, photo: Path) -> None:
+def test_a_slider_above_all_scores_counts_the_hidden_detections(page: Page, photo: Path) -> None:
     Image.new("RGB", (64, 48), (0, 0, 0)).save(photo)  # one thing is found in black
     page.choose(photo)
     page.await_results()
     page.browser.execute_script("document.getElementById('threshold').max = 1")
     page.slide_to(1)
     assert page.text("summary") == "Nothing found"
-    assert page.text("nothing").startswith("1 guess has a lower score")
+    assert page.text("nothing").startswith("1 detection has a lower score")
 
 
 def test_pointing_at_a_row_sets_its_box_off(page: Page, photo: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_file_that_is_no_photo_is_told_in_plain_words(page: Page, tmp_path: Pa
     path.write_bytes(b"%PDF-1.7 and so on")
     page.choose(path)
     page.until("return !document.getElementById('problem').hidden")
-    assert page.text("problem-title") == "This is not a photo that can be read"
+    assert page.text("problem-title") == "This file type is not supported"
     assert "looks like a PDF document" in page.text("problem-detail")
     assert page.browser.find_element(By.ID, "invite").is_displayed()
 
@@ -318,7 +318,7 @@ def test_a_photo_chosen_while_the_model_loads_is_looked_at_when_it_can(
         page = Page(browser, address)
         page.choose(photo)
         page.until("return !document.getElementById('problem').hidden")
-        assert page.text("problem-title") == "The model is still loading"
+        assert page.text("problem-title") == "The model is loading"
         page.await_results()
         assert page.text("summary") == "5 objects found"
         assert not page.browser.find_element(By.ID, "problem").is_displayed()

@@ -1,4 +1,4 @@
-// Draws boxes over the photo and tells which one lies under the pointer.
+// Draws boxes over the image and reports which one is under the pointer.
 
 // As in service/images/drawing.py, so that a class has one colour everywhere.
 const CLASS_COLOURS = [
@@ -15,7 +15,7 @@ export function classColour(classId) {
 
 export class Boxes {
   /**
-   * @param {HTMLCanvasElement} canvas laid over the photo, of the same size on the screen
+   * @param {HTMLCanvasElement} canvas over the image, of the same size on the screen
    * @param {(detection: object | null) => void} onHover told what the pointer is on
    */
   constructor(canvas, onHover) {

@@ -1,9 +1,9 @@
-// Shows openapi.json with Swagger UI, from this server alone.
+// Shows openapi.json with Swagger UI; loads nothing from other hosts.
 
 window.ui = window.SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#docs",
   deepLinking: true,
   displayRequestDuration: true,
-  validatorUrl: null, // never ask another host
+  validatorUrl: null, // no request to another host
 });

@@ -1,21 +1,21 @@
-// Brings the page together: a photo comes in, goes to the service, and its answer is shown.
+// The page: sends an image to the service and shows the result.
 
 import { Boxes } from "./boxes.js";
 import * as results from "./results.js";
 import { Failure, detect, getBlob, getModel, getSamples, render, useKey } from "./service.js";
 
-const LOWEST_THRESHOLD = 0.05; // asked for once; the slider then selects without asking again
+const LOWEST_THRESHOLD = 0.05; // requested once; the slider then filters without another request
 const MAX_RETRIES = 30; // while the model loads
 
 const $ = (id) => document.getElementById(id);
-const state = { photo: null, name: "", answer: null, lit: null, run: null, url: "", limits: null };
+const state = { image: null, name: "", result: null, lit: null, run: null, url: "", limits: null };
 const boxes = new Boxes($("boxes"), light);
 
-/** Takes a photo from wherever it came. */
-async function open(photo, name) {
+/** Opens an image: chosen, dropped, pasted or a sample. */
+async function open(image, name) {
   state.run?.abort();
   const run = new AbortController();
-  Object.assign(state, { photo, name, answer: null, run });
+  Object.assign(state, { image, name, result: null, run });
   showProblem(null);
   boxes.show({ width: 1, height: 1 }, []);
   $("panel").hidden = true;
@@ -24,11 +24,11 @@ async function open(photo, name) {
   for (const id of ["viewer", "under", "working"]) $(id).hidden = false;
   $("invite").hidden = true;
   try {
-    checkSize(photo);
-    const asked = ask(photo, run.signal);
-    await Promise.all([asked, showPhoto(photo, asked, run.signal)]);
-    state.answer = await asked;
-    showAnswer();
+    checkSize(image);
+    const detected = detectWhenReady(image, run.signal);
+    await Promise.all([detected, showImage(image, detected, run.signal)]);
+    state.result = await detected;
+    showResult();
   } catch (error) {
     if (error.name === "AbortError" || state.run !== run) return;
     if (!$("photo").complete || !$("photo").naturalWidth || $("viewer").hidden) invite();
@@ -38,7 +38,7 @@ async function open(photo, name) {
   }
 }
 
-/** Back to the start: there is no picture to show. */
+/** Shows the start: there is no image. */
 function invite() {
   for (const id of ["viewer", "under", "panel"]) $(id).hidden = true;
   $("invite").hidden = false;
@@ -46,47 +46,47 @@ function invite() {
   document.querySelector("main").classList.remove("shown");
 }
 
-/** Asks for detections, and waits for a model that still loads. */
-async function ask(photo, signal) {
+/** Requests detections, and retries while the model loads. */
+async function detectWhenReady(image, signal) {
   for (let tries = 0; ; tries += 1) {
     try {
-      return await detect(photo, LOWEST_THRESHOLD, signal);
+      return await detect(image, LOWEST_THRESHOLD, signal);
     } catch (error) {
       if (error.code !== "not_ready" || tries >= MAX_RETRIES) throw error;
-      showProblem(error, "It is tried again by itself.");
+      showProblem(error, "The page retries automatically.");
       await new Promise((resolve) => setTimeout(resolve, 1000 * error.retryAfter));
       signal.throwIfAborted();
     }
   }
 }
 
-/** Shows the photo; one that the browser does not know is turned into a PNG by the service. */
-async function showPhoto(photo, asked, signal) {
-  const image = $("photo");
+/** Shows the image; the service converts formats that the browser does not support. */
+async function showImage(image, detected, signal) {
+  const element = $("photo");
   const load = (blob) => {
     URL.revokeObjectURL(state.url);
     state.url = URL.createObjectURL(blob);
-    image.src = state.url;
-    return image.decode();
+    element.src = state.url;
+    return element.decode();
   };
   try {
-    await load(photo);
+    await load(image);
   } catch {
     $("viewer").hidden = true;
-    await asked; // a photo that the service cannot read either needs no second try
-    const shown = await render(photo, signal);
+    await detected; // if the service cannot read it either, it cannot convert it
+    const shown = await render(image, signal);
     $("viewer").hidden = false;
     await load(shown);
   }
 }
 
-function checkSize(photo) {
+function checkSize(image) {
   const limit = state.limits?.max_body_bytes;
-  if (limit && photo.size > limit) {
+  if (limit && image.size > limit) {
     const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
     throw new Failure(
-      "This photo is too large",
-      `It has ${mib(photo.size)}; at most ${mib(limit)} are accepted.`,
+      "This image is too large",
+      `It has ${mib(image.size)}; at most ${mib(limit)} are accepted.`,
     );
   }
 }
@@ -96,31 +96,31 @@ function threshold() {
 }
 
 function visible() {
-  return state.answer.detections.filter((detection) => detection.score >= threshold());
+  return state.result.detections.filter((detection) => detection.score >= threshold());
 }
 
-/** Shows what the answer holds from the slider's score up. */
-function showAnswer() {
-  const { answer } = state;
+/** Shows the detections with at least the slider's score. */
+function showResult() {
+  const { result } = state;
   showProblem(null);
   $("panel").hidden = false;
   document.querySelector("main").classList.add("shown");
   const shown = visible();
-  boxes.show(answer.image, shown);
+  boxes.show(result.image, shown);
   $("boxes").setAttribute("aria-label", results.describe(shown));
   $("summary").textContent = results.summarise(shown);
   results.listDetections($("detections"), shown, light);
-  const below = answer.detections.length - shown.length;
+  const below = result.detections.length - shown.length;
   $("nothing").hidden = shown.length > 0;
   $("nothing").textContent = below
-    ? `${below} ${below === 1 ? "guess has" : "guesses have"} a lower score: move the slider left.`
-    : "Nothing that the model knows is in this photo.";
-  results.showTimings($("bar"), $("timings"), $("total"), answer.timings_ms);
+    ? `${below} ${below === 1 ? "detection has" : "detections have"} a lower score: move the slider left.`
+    : "The model detected nothing in this image.";
+  results.showTimings($("bar"), $("timings"), $("total"), result.timings_ms);
   showCurl();
 }
 
 function showCurl() {
-  $("curl").textContent = results.curlLine(state.name, state.photo.type, threshold());
+  $("curl").textContent = results.curlLine(state.name, state.image.type, threshold());
 }
 
 function light(detection) {
@@ -145,7 +145,7 @@ function askForKey() {
   $("key").focus();
 }
 
-/** Tries what was refused once more, with the key. */
+/** Repeats the refused request with the key. */
 async function takeKey(event) {
   event.preventDefault();
   useKey($("key").value.trim());
@@ -154,7 +154,7 @@ async function takeKey(event) {
   showProblem(null);
   try {
     await showModel();
-    if (state.photo) await open(state.photo, state.name);
+    if (state.image) await open(state.image, state.name);
   } catch (error) {
     showProblem(error);
   }
@@ -180,11 +180,11 @@ function openFiles(files) {
   open(file, file.name || "pasted.png");
 }
 
-function listenForPhotos() {
+function listenForFiles() {
   for (const id of ["file", "file-again", "camera", "camera-again"]) {
     $(id).addEventListener("change", (event) => {
       openFiles(event.target.files);
-      event.target.value = ""; // so that the same photo can be chosen again
+      event.target.value = ""; // so that the same file can be chosen again
     });
   }
   document.addEventListener("paste", (event) => openFiles(event.clipboardData.files));
@@ -208,7 +208,7 @@ async function copyCurl() {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Without TLS browsers offer no clipboard: select the line and copy it the old way.
+    // Without TLS browsers have no clipboard API: select the line and copy it.
     getSelection().selectAllChildren($("curl"));
     document.execCommand("copy");
   }
@@ -221,10 +221,10 @@ async function showModel() {
   state.limits = model.limits;
   $("model").hidden = false;
   $("model").textContent = `${model.name} · ${model.version}`;
-  $("model").title = `${model.variant}, ${model.kernel || "still loading"}`;
+  $("model").title = `${model.variant}, ${model.kernel || "loading"}`;
   const names = model.classes.map(({ name }) => name);
   const finds = names.length <= 8 ? names.join(", ") : `${names.length} kinds of objects`;
-  $("finds").textContent = `Finds ${finds}.`;
+  $("finds").textContent = `Detects ${finds}.`;
   $("threshold").value = model.default_threshold;
   $("threshold-value").textContent = threshold().toFixed(2);
 }
@@ -248,14 +248,14 @@ async function showSamples() {
   );
 }
 
-listenForPhotos();
+listenForFiles();
 invite();
-$("again").addEventListener("click", () => open(state.photo, state.name));
+$("again").addEventListener("click", () => open(state.image, state.name));
 $("copy").addEventListener("click", copyCurl);
 $("key-form").addEventListener("submit", takeKey);
 $("threshold").addEventListener("input", () => {
   $("threshold-value").textContent = threshold().toFixed(2);
-  if (state.answer) showAnswer();
+  if (state.result) showResult();
 });
 Promise.all([showModel(), showSamples()])
   .catch(showProblem)

@@ -1,4 +1,4 @@
-// The panel of results: what was found, how long it took, and the same from a terminal.
+// The panel of results: detections, timings, and the request as a curl command.
 
 import { classColour } from "./boxes.js";
 
@@ -12,7 +12,7 @@ const STAGES = {
   postprocess: "select",
 };
 
-/** Lists detections; `onPoint(detection | null)` hears what is pointed at. */
+/** Lists detections; `onPoint(detection | null)` is called with the one under the pointer. */
 export function listDetections(list, detections, onPoint) {
   list.replaceChildren(
     ...detections.map((detection) => {
@@ -48,18 +48,18 @@ export function lightRow(list, index) {
   });
 }
 
-/** "3 objects: 2 qr_code, 1 linear" in short words. */
+/** The number of detections, in words. */
 export function summarise(detections) {
   if (detections.length === 0) return "Nothing found";
   return detections.length === 1 ? "1 object found" : `${detections.length} objects found`;
 }
 
-/** What a screen reader hears of the picture. */
+/** A description of the boxes for screen readers. */
 export function describe(detections) {
   const counts = new Map();
   for (const { label } of detections) counts.set(label, (counts.get(label) ?? 0) + 1);
   const parts = [...counts].map(([label, count]) => `${count} ${label}`);
-  return parts.length ? `The photo with boxes around ${parts.join(", ")}` : "The photo, no boxes";
+  return parts.length ? `The image with boxes around ${parts.join(", ")}` : "The image, no boxes";
 }
 
 /** Fills the bar and the legend of the stages. */
@@ -86,7 +86,7 @@ export function showTimings(bar, legend, total, timings) {
   );
 }
 
-/** The command that does the same, for a POSIX shell. */
+/** The same request as a curl command, for a POSIX shell. */
 export function curlLine(fileName, mediaType, threshold) {
   const url = new URL(`detect?threshold=${threshold.toFixed(2)}`, document.baseURI).href;
   const type = mediaType || "application/octet-stream";

@@ -1,4 +1,4 @@
-// Talks to the service. Every failure becomes a `Failure` with words for a person.
+// Sends requests to the service. Every error becomes a `Failure` with a title and a detail.
 
 export class Failure extends Error {
   constructor(title, detail, { status = 0, code = "", retryAfter = 0 } = {}) {
@@ -7,11 +7,11 @@ export class Failure extends Error {
     this.detail = detail;
     this.status = status;
     this.code = code;
-    this.retryAfter = retryAfter; // seconds; 0: trying again the same way makes no sense
+    this.retryAfter = retryAfter; // seconds; 0: a retry is not useful
   }
 }
 
-const KEY_PLACE = "lite-detr-api-key"; // of this tab alone: closing it forgets the key
+const KEY_PLACE = "lite-detr-api-key"; // in sessionStorage: closing the tab deletes the key
 
 /** Sends this API key with every request from now on. */
 export function useKey(key) {
@@ -19,52 +19,52 @@ export function useKey(key) {
 }
 
 const TITLES = {
-  invalid_image: "This photo cannot be read",
-  unsupported_image: "This is not a photo that can be read",
-  image_too_large: "This photo is too large",
-  overloaded: "The service is busy just now",
-  not_ready: "The model is still loading",
+  invalid_image: "This image cannot be read",
+  unsupported_image: "This file type is not supported",
+  image_too_large: "This image is too large",
+  overloaded: "The service is busy",
+  not_ready: "The model is loading",
   shutting_down: "The service is shutting down",
-  deadline_exceeded: "That took too long",
-  inference_failed: "The model failed on this photo",
-  unauthenticated: "An API key is needed",
-  forbidden: "This API key does not open that",
+  deadline_exceeded: "The deadline passed",
+  inference_failed: "The model failed on this image",
+  unauthenticated: "An API key is required",
+  forbidden: "This API key is not sufficient",
 };
 
-/** The served model, as /v1/models tells. */
+/** The served model, from /v1/models. */
 export async function getModel() {
-  const models = await (await ask("v1/models")).json();
+  const models = await (await request("v1/models")).json();
   return models.models[0];
 }
 
-/** Photos to try: [{name, url}]. */
+/** Sample photos: [{name, url}]. */
 export async function getSamples() {
-  return (await (await ask("samples")).json()).samples;
+  return (await (await request("samples")).json()).samples;
 }
 
-/** A file of the service itself. */
+/** A file of the service. */
 export async function getBlob(url) {
-  return (await ask(url)).blob();
+  return (await request(url)).blob();
 }
 
-/** Everything found in a photo from `threshold` up. */
-export async function detect(photo, threshold, signal) {
-  return (await post(photo, `threshold=${threshold}`, signal)).json();
+/** All detections in an image with a score of at least `threshold`. */
+export async function detect(image, threshold, signal) {
+  return (await post(image, `threshold=${threshold}`, signal)).json();
 }
 
-/** The photo as a picture that any browser shows, without boxes. */
-export async function render(photo, signal) {
-  return (await post(photo, "format=image&threshold=1", signal)).blob();
+/** The image in a format that every browser shows, without boxes. */
+export async function render(image, signal) {
+  return (await post(image, "format=image&threshold=1", signal)).blob();
 }
 
-function post(photo, query, signal) {
-  // The service looks at the bytes and names what they are: better words than the type gets.
-  const type = photo.type.startsWith("image/") ? photo.type : "application/octet-stream";
+function post(image, query, signal) {
+  // Without an image type the service recognizes the file by its content.
+  const type = image.type.startsWith("image/") ? image.type : "application/octet-stream";
   const headers = { "Content-Type": type };
-  return ask(`detect?${query}`, { method: "POST", body: photo, headers, signal });
+  return request(`detect?${query}`, { method: "POST", body: image, headers, signal });
 }
 
-async function ask(url, options = {}) {
+async function request(url, options = {}) {
   const key = sessionStorage.getItem(KEY_PLACE);
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;
@@ -81,7 +81,7 @@ async function ask(url, options = {}) {
   try {
     problem = await response.json();
   } catch {
-    // Something between us and the service answered; its status is all there is.
+    // Not a response of the service but of a proxy: only its status is known.
   }
   const title = TITLES[problem.code] || problem.title || `Error ${response.status}`;
   const detail = sentence(problem.detail || response.statusText);
