@@ -59,14 +59,14 @@ async def test_an_engine_that_ends_under_load_costs_nobody_an_answer(
     flood = Flood()
     flood.add_http(service.url, 8)
     flood.add_grpc(service.grpc_address, 4)
-    await flood.answered(50)
+    await flood.wait_for_results(50)
     [engine] = service.engine_pids()
     _end(engine, how)
     await asyncio.to_thread(service.until, lambda: service.health("/readyz") == 503)
     assert await asyncio.to_thread(service.health, "/healthz") == 200
     assert await asyncio.to_thread(process_has_ended, engine)
     await asyncio.to_thread(service.wait_for_line, "engine ready", times=2)
-    await flood.answered(50)
+    await flood.wait_for_results(50)
     assert await asyncio.to_thread(service.health, "/readyz") == 200
     outcomes = await flood.stop()
     # Those that came while no engine was there were told to come back; nobody else noticed.
@@ -89,7 +89,9 @@ async def test_no_response_goes_to_another_client_while_engines_are_killed(
     flood.add_grpc(service.grpc_address, 4)
     rng, kills = random.Random(3), 0
     while (done := count(flood.replies)["ok"]) < requests:
-        await flood.answered(min(rng.randrange(600, 1200) * requests // 10_000, requests - done))
+        await flood.wait_for_results(
+            min(rng.randrange(600, 1200) * requests // 10_000, requests - done)
+        )
         if kills < kills_wanted:
             pids = await asyncio.to_thread(service.engine_pids, 2)
             _end(rng.choice(pids), rng.choice(["kill", "stop"]))
@@ -109,7 +111,7 @@ async def test_while_one_of_two_engines_is_replaced_the_other_serves(
     flood = Flood()
     flood.add_http(service.url, 8)
     flood.add_grpc(service.grpc_address, 4)
-    await flood.answered(200)
+    await flood.wait_for_results(200)
     pids = service.engine_pids(2)
     busy = [_cpu_ticks(pid) for pid in pids]
     assert min(busy) > 0
@@ -117,12 +119,12 @@ async def test_while_one_of_two_engines_is_replaced_the_other_serves(
     assert await asyncio.to_thread(process_has_ended, pids[0])
     assert service.metric_or_none("engines_ready") == 1
     assert service.health("/readyz") == 200
-    await flood.answered(200)
+    await flood.wait_for_results(200)
     assert service.count("engine ready") == 2  # all of those by the other
     await asyncio.to_thread(service.wait_for_line, "engine ready", times=3)
     fresh = service.engine_pids(2)[-1]
     before = _cpu_ticks(fresh)
-    await flood.answered(300)
+    await flood.wait_for_results(300)
     await flood.until(lambda: _cpu_ticks(fresh) > before)  # the new one has its share
     outcomes = await flood.stop()
     assert set(outcomes) == {"ok"}, outcomes
@@ -202,11 +204,11 @@ async def test_a_device_that_fails_everything_is_replaced_and_costs_the_culprit_
     flood = Flood()
     flood.add_http(service.url, 6)
     flood.add_grpc(service.grpc_address, 2)
-    await flood.answered(30)
+    await flood.wait_for_results(30)
     client = HttpClient(service.url)
     assert (await client.detect(POISON)).outcome == "500"
     client.close()
-    await flood.answered(50)
+    await flood.wait_for_results(50)
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
     assert service.metric_or_none('engine_restarts_total{reason="canary"}')
@@ -252,7 +254,7 @@ async def test_an_engine_that_runs_out_of_memory_costs_nobody_but_the_culprit_an
     flood = Flood()
     flood.add_http(service.url, 6)
     flood.add_grpc(service.grpc_address, 2)
-    await flood.answered(30)
+    await flood.wait_for_results(30)
     client = HttpClient(service.url)
     culprit = asyncio.create_task(client.detect(POISON))
     guards = []
@@ -264,7 +266,7 @@ async def test_an_engine_that_runs_out_of_memory_costs_nobody_but_the_culprit_an
             await asyncio.sleep(0.02)
     assert culprit.result().outcome == "500"
     client.close()
-    await flood.answered(50)
+    await flood.wait_for_results(50)
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "503", "UNAVAILABLE"}, outcomes
     assert sum(guard.killed for guard in guards) >= 2

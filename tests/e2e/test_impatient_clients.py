@@ -88,7 +88,7 @@ async def test_a_thousand_clients_that_leave_cost_nobody_else_an_answer(
             await closed
 
     await asyncio.gather(*(leave_again_and_again(100 + number) for number in range(24)))
-    await flood.answered(20)
+    await flood.wait_for_results(20)
     outcomes = await flood.stop()
     assert left >= 1000
     assert set(outcomes) <= {"ok", "429", "RESOURCE_EXHAUSTED"}, outcomes
@@ -135,7 +135,7 @@ async def test_what_would_be_late_is_refused_at_once_and_never_runs(
 ) -> None:
     flood = Flood()
     flood.add_http(slow_service.url, 14)  # some five batches are always before a newcomer
-    await flood.answered(30)
+    await flood.wait_for_results(30)
     hasty_http = HttpClient(slow_service.url)
     hasty_grpc = GrpcClient(slow_service.grpc_address)
     replies: list[Reply] = []
@@ -184,7 +184,7 @@ async def test_high_priority_has_places_of_its_own_and_is_answered_sooner(
 ) -> None:
     flood = Flood()
     flood.add_http(slow_service.url, 20)  # more than there are places
-    await flood.answered(30)
+    await flood.wait_for_results(30)
     known = len(flood.replies)
     replies = []
     http, rpc = HttpClient(slow_service.url), GrpcClient(slow_service.grpc_address)
@@ -194,7 +194,7 @@ async def test_high_priority_has_places_of_its_own_and_is_answered_sooner(
             replies.append(await http.detect(colour, X_Request_Priority="high"))
         else:
             replies.append(await rpc.detect(colour, metadata=(("x-request-priority", "high"),)))
-    await flood.answered(20)
+    await flood.wait_for_results(20)
     usual = flood.replies[known:]
     outcomes = await flood.stop()
     assert {reply.outcome for reply in replies} == {"ok"}
@@ -225,9 +225,9 @@ async def test_overload_with_deadlines_is_answered_or_told_and_takes_no_memory(
 
     flood = Flood()
     flood.add_http(service.url, 100, X_Request_Timeout_Ms="1000")
-    await flood.answered(300)
+    await flood.wait_for_results(300)
     before = resident()
-    await flood.answered(900)
+    await flood.wait_for_results(900)
     grown = resident() - before
     outcomes = await flood.stop()
     assert set(outcomes) <= {"ok", "429", "504"}, outcomes

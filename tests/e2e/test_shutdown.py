@@ -53,7 +53,7 @@ async def test_the_end_under_load_loses_nothing(
     flood.add_grpc(service.grpc_address, 4)
     frames: list[Reply] = []
     streams = [asyncio.create_task(_stream_until_drained(service, frames)) for _ in range(2)]
-    await flood.answered(150)
+    await flood.wait_for_results(150)
     service.process.send_signal(signal.SIGTERM)
     asked_at = time.monotonic()
     outcomes = await flood.ended()
@@ -79,7 +79,7 @@ async def test_a_second_signal_under_load_ends_at_once(start: type[WatchedServic
     [engine] = service.engine_pids()
     flood = Flood()
     flood.add_http(service.url, 4)
-    await flood.answered(20)
+    await flood.wait_for_results(20)
     client = GrpcClient(service.grpc_address)
     hangs = asyncio.create_task(client.detect(HANG))
     await asyncio.sleep(0.2)
@@ -100,7 +100,7 @@ async def test_an_engine_that_is_killed_while_the_service_ends_costs_nobody_an_a
     [engine] = service.engine_pids()
     flood = Flood()
     flood.add_http(service.url, 12)
-    await flood.answered(20)
+    await flood.wait_for_results(20)
     service.process.send_signal(signal.SIGTERM)
     asked_at = time.monotonic()
     os.kill(engine, signal.SIGKILL)

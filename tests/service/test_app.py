@@ -50,7 +50,7 @@ def _post(url: str, colour: tuple[int, int, int]) -> httpx.Response:
     return httpx.post(f"{url}/detect?threshold=0", content=data, headers=headers, timeout=60)
 
 
-def test_a_day_of_service(start: type[Service]) -> None:
+def test_the_service_starts_serves_and_drains(start: type[Service]) -> None:
     service = start(metrics_port="0", fake_start_ms="1500")
     url = service.url
     assert httpx.get(f"{url}/healthz").status_code == 200
@@ -61,13 +61,14 @@ def test_a_day_of_service(start: type[Service]) -> None:
     assert httpx.get(f"{url}/readyz").status_code == 200
     metrics_url = service.wait_for_line(r"Metrics: (\S+)")[1]
     with ThreadPoolExecutor(24) as clients:
-        answers = [clients.submit(_post, url, (number, 0, 0)) for number in range(24)]
-        while not any(answer.done() for answer in answers):
+        responses = [clients.submit(_post, url, (number, 0, 0)) for number in range(24)]
+        while not any(response.done() for response in responses):
             time.sleep(0.005)
         assert "lite_detr_images_total" in httpx.get(metrics_url).text
         service.process.send_signal(signal.SIGTERM)
         codes = [
-            "refused" if answer.exception() else answer.result().status_code for answer in answers
+            "refused" if response.exception() else response.result().status_code
+            for response in responses
         ]
     assert set(codes) <= {200, "refused"}
     assert 200 in codes
@@ -76,7 +77,7 @@ def test_a_day_of_service(start: type[Service]) -> None:
     assert process_has_ended(service.engine_pid)
 
 
-def test_while_draining_it_serves_until_balancers_have_noticed(start: type[Service]) -> None:
+def test_requests_are_served_during_the_drain_delay(start: type[Service]) -> None:
     service = start(drain_delay_seconds="1.5")
     service.wait_until_ready()
     service.process.send_signal(signal.SIGINT)
@@ -86,11 +87,11 @@ def test_while_draining_it_serves_until_balancers_have_noticed(start: type[Servi
     assert service.end() == 0
 
 
-def test_a_second_signal_ends_at_once(start: type[Service]) -> None:
+def test_a_second_signal_exits_at_once(start: type[Service]) -> None:
     service = start(fake_hang_colour=HANG_HEX)
     service.wait_until_ready()
     with ThreadPoolExecutor(1) as client:
-        answer = client.submit(_post, service.url, HANG)
+        response = client.submit(_post, service.url, HANG)
         while "queue_depth" not in httpx.get(f"{service.url}/metrics").text:
             time.sleep(0.01)
         while "lite_detr_batch_size_count 1.0" not in httpx.get(f"{service.url}/metrics").text:
@@ -99,24 +100,24 @@ def test_a_second_signal_ends_at_once(start: type[Service]) -> None:
         service.wait_for_line("a second signal exits at once")
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 128 + signal.SIGTERM
-        assert answer.exception() is not None
+        assert response.exception() is not None
     assert process_has_ended(service.engine_pid)
 
 
-def test_requests_that_never_end_do_not_hold_up_the_end(start: type[Service]) -> None:
+def test_requests_that_never_end_do_not_block_the_shutdown(start: type[Service]) -> None:
     service = start(fake_hang_colour=HANG_HEX, drain_timeout_seconds="1")
     service.wait_until_ready()
     with ThreadPoolExecutor(1) as client:
-        answer = client.submit(_post, service.url, HANG)
+        response = client.submit(_post, service.url, HANG)
         while "lite_detr_batch_size_count 1.0" not in httpx.get(f"{service.url}/metrics").text:
             time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
         assert service.end() == 1
-        assert answer.result().status_code == 503
+        assert response.result().status_code == 503
     assert process_has_ended(service.engine_pid)
 
 
-def test_an_engine_does_not_outlive_a_killed_edge(start: type[Service]) -> None:
+def test_an_engine_exits_with_a_killed_edge(start: type[Service]) -> None:
     service = start()
     service.wait_until_ready()
     service.process.kill()
@@ -124,35 +125,35 @@ def test_an_engine_does_not_outlive_a_killed_edge(start: type[Service]) -> None:
     assert process_has_ended(service.engine_pid)
 
 
-def test_a_taken_port_is_told_with_the_setting_that_helps(start: type[Service]) -> None:
+def test_the_error_for_a_port_in_use_names_the_setting(start: type[Service]) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         service = start(http_port=str(port))
         assert service.end() == 1
-    said = "".join(service.lines)
-    assert f"Cannot listen on 127.0.0.1:{port}" in said
-    assert "--http-port (LITE_DETR_HTTP_PORT)" in said
-    assert "Traceback" not in said
+    output = "".join(service.lines)
+    assert f"Cannot listen on 127.0.0.1:{port}" in output
+    assert "--http-port (LITE_DETR_HTTP_PORT)" in output
+    assert "Traceback" not in output
 
 
-def test_a_model_that_is_not_there_is_told(start: type[Service]) -> None:
+def test_a_model_that_does_not_exist_ends_the_start(start: type[Service]) -> None:
     service = start(backend="torch", model="no-such-model")
     assert service.end() == 1
-    said = "".join(service.lines)
-    assert "Cannot use the model: no-such-model" in said
-    assert "Traceback" not in said
+    output = "".join(service.lines)
+    assert "Cannot use the model: no-such-model" in output
+    assert "Traceback" not in output
 
 
-def test_grpc_answers_as_http_does_and_drains_with_it(start: type[Service]) -> None:
+def test_grpc_returns_the_detections_of_http_and_drains_with_it(start: type[Service]) -> None:
     service = start(grpc_port="0")
     address = service.wait_for_line(r"gRPC: (\S+),")[1]
     service.wait_until_ready()
     over_http = _post(service.url, (10, 20, 30)).json()["detections"]
     with GrpcClient(address) as client:
-        answer = client.detect(solid_png((10, 20, 30)), DetectOptions(threshold=0))
+        result = client.detect(solid_png((10, 20, 30)), DetectOptions(threshold=0))
     assert over_http
-    assert [found.label for found in answer.detections] == [found["label"] for found in over_http]
-    assert answer.detections[0].box.xmin == pytest.approx(over_http[0]["box"]["xmin"])
+    assert [found.label for found in result.detections] == [found["label"] for found in over_http]
+    assert result.detections[0].box.xmin == pytest.approx(over_http[0]["box"]["xmin"])
     service.process.send_signal(signal.SIGTERM)
     assert service.end() == 0, service.lines
 
@@ -170,17 +171,18 @@ def test_the_open_inference_protocol_is_served_on_both_ports_and_drains(
     url = f"{service.url}/v2/models/fake/infer"
     with ThreadPoolExecutor(24) as clients:
         raw = {"Inference-Header-Content-Length": "0"}
-        answers = [
+        responses = [
             clients.submit(
                 httpx.post, url, content=solid_png((number, 0, 0)), headers=raw, timeout=60
             )
             for number in range(24)
         ]
-        while not any(answer.done() for answer in answers):
+        while not any(response.done() for response in responses):
             time.sleep(0.005)
         service.process.send_signal(signal.SIGTERM)
         codes = [
-            "refused" if answer.exception() else answer.result().status_code for answer in answers
+            "refused" if response.exception() else response.result().status_code
+            for response in responses
         ]
     assert set(codes) <= {200, "refused"}
     assert 200 in codes
@@ -209,19 +211,17 @@ def test_a_model_is_unloaded_and_loaded_over_the_open_inference_protocol(
     assert service.end() == 0, service.lines
 
 
-def test_a_taken_grpc_port_is_told_with_the_setting_that_helps(start: type[Service]) -> None:
+def test_the_error_for_a_grpc_port_in_use_names_the_setting(start: type[Service]) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         service = start(grpc_port=str(port))
         assert service.end() == 1
-    said = "".join(service.lines)
-    assert "--grpc-port (LITE_DETR_GRPC_PORT)" in said
-    assert "Traceback" not in said
+    output = "".join(service.lines)
+    assert "--grpc-port (LITE_DETR_GRPC_PORT)" in output
+    assert "Traceback" not in output
 
 
-def test_a_guarded_service_over_tls_takes_new_keys_and_certificates_on_hangup(
-    start: type[Service], tmp_path: Path
-) -> None:
+def test_sighup_reloads_keys_and_certificates(start: type[Service], tmp_path: Path) -> None:
     authority, keys = Authority(tmp_path), tmp_path / "keys"
     pair, first, second = authority.issue("server"), new_key(), new_key()
     keys.write_text(key_line("first", [Scope.DETECT], first))
@@ -266,9 +266,9 @@ def test_a_guarded_service_over_tls_takes_new_keys_and_certificates_on_hangup(
     assert outcomes(second) == ["ok", "ok"]
     service.process.send_signal(signal.SIGTERM)
     assert service.end() == 0, service.lines
-    said = "".join(service.lines)
-    assert first not in said
-    assert second not in said
+    output = "".join(service.lines)
+    assert first not in output
+    assert second not in output
 
 
 @pytest.mark.parametrize(
@@ -282,17 +282,17 @@ def test_a_guarded_service_over_tls_takes_new_keys_and_certificates_on_hangup(
     ],
     ids=["keys", "tls"],
 )
-def test_guards_that_cannot_be_set_up_end_the_start(
+def test_invalid_keys_or_certificates_end_the_start(
     start: type[Service], settings: dict[str, str], words: str
 ) -> None:
     service = start(**settings)
     assert service.end() == 1
-    said = "".join(service.lines)
-    assert f"Cannot secure the service: {words}" in said
-    assert "Traceback" not in said
+    output = "".join(service.lines)
+    assert f"Cannot secure the service: {words}" in output
+    assert "Traceback" not in output
 
 
-def test_a_hangup_while_the_model_loads_waits_for_it(start: type[Service]) -> None:
+def test_sighup_during_the_first_load_waits_for_it(start: type[Service]) -> None:
     service = start(fake_start_ms="1500")
     assert service.url
     service.process.send_signal(signal.SIGHUP)

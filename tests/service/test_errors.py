@@ -7,7 +7,7 @@ import pytest
 from service.errors import DetectionError, Overloaded, all_error_types
 
 
-def test_every_error_has_a_code_of_its_own() -> None:
+def test_every_error_has_its_own_code() -> None:
     codes = [error.code for error in all_error_types()]
     assert len(set(codes)) == len(codes) == 9
     assert DetectionError.code not in codes
@@ -23,6 +23,6 @@ def test_an_error_carries_its_detail(error_type: type[DetectionError]) -> None:
     )
 
 
-def test_an_error_survives_pickling() -> None:
+def test_an_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(Overloaded("busy", retry_after_seconds=2)))
     assert (error.detail, error.retry_after_seconds) == ("busy", 2)

@@ -36,7 +36,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert load_settings(http_port=9001, slots=None).http_port == 9001
 
 
-def test_flags_may_come_as_text() -> None:
+def test_values_can_be_text() -> None:
     settings = load_settings(http_port="0", max_wait_ms="1.5", model_cache_dir="models")
     assert (settings.http_port, settings.max_wait_ms) == (0, 1.5)
     assert settings.model_cache_dir == Path("models")

@@ -1,5 +1,3 @@
-"""Who needs something at the moment."""
-
 from __future__ import annotations
 
 import asyncio
@@ -9,9 +7,9 @@ import pytest
 from service.usage import UseCounter
 
 
-async def test_gone_returns_when_the_last_one_has_left() -> None:
+async def test_wait_for_zero_returns_after_the_last_user() -> None:
     users = UseCounter()
-    await users.wait_for_zero()  # nobody came yet
+    await users.wait_for_zero()  # returns at once
     with users:
         waiting = asyncio.create_task(users.wait_for_zero())
         with users:
@@ -21,25 +19,25 @@ async def test_gone_returns_when_the_last_one_has_left() -> None:
     await asyncio.wait_for(waiting, 1)
 
 
-async def test_gone_goes_on_waiting_for_one_that_came_at_once() -> None:
+async def test_wait_for_zero_waits_for_a_user_that_follows_at_once() -> None:
     users = UseCounter()
     with users:
         waiting = asyncio.create_task(users.wait_for_zero())
         await asyncio.sleep(0)
-    with users:  # before the waiting task had its turn
+    with users:  # before the waiting task runs
         await asyncio.sleep(0)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 1)
 
 
-def test_the_last_one_that_leaves_is_told_of_whatever_made_it_leave() -> None:
-    told: list[int] = []
-    users = UseCounter(on_zero=lambda: told.append(users.count))
+def test_on_zero_is_called_after_an_exception_too() -> None:
+    counts: list[int] = []
+    users = UseCounter(on_zero=lambda: counts.append(users.count))
     with users:
         with pytest.raises(ValueError, match="left"), users:
             raise ValueError("left")
-        assert told == []
-    assert told == [0]
+        assert counts == []
+    assert counts == [0]
     with users:
         pass
-    assert told == [0, 0]
+    assert counts == [0, 0]

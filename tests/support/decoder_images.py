@@ -1,4 +1,4 @@
-"""Encoded pictures, and what they decode to, for tests of decoding."""
+"""Encoded images for tests of decoding."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CONFIG = ModelConfig(shortest_side=48, longest_side=64)
 UINT8 = npt.NDArray[np.uint8]
 
 
-def encode(picture: Image.Image, form: str, **options: object) -> bytes:
+def encode(image: Image.Image, form: str, **options: object) -> bytes:
     encoded = io.BytesIO()
-    picture.save(encoded, form, **options)
+    image.save(encoded, form, **options)
     return encoded.getvalue()
 
 
@@ -28,8 +28,8 @@ def upright(data: bytes) -> UINT8:
 
 def corners() -> Image.Image:
     """40 x 20: red, green, blue and yellow corners."""
-    picture = Image.new("RGB", (40, 20), "red")
-    picture.paste("lime", (20, 0, 40, 10))
-    picture.paste("blue", (0, 10, 20, 20))
-    picture.paste("yellow", (20, 10, 40, 20))
-    return picture
+    image = Image.new("RGB", (40, 20), "red")
+    image.paste("lime", (20, 0, 40, 10))
+    image.paste("blue", (0, 10, 20, 20))
+    image.paste("yellow", (20, 10, 40, 20))
+    return image

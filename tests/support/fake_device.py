@@ -85,13 +85,13 @@ class FakeDevice:
         """
         started = time.monotonic()
         self._trigger_faults(images)
-        answers = [
+        found = [
             fake_detections(image, size) for image, size in zip(images, original_sizes, strict=True)
         ]
         budget = (self._spec.base_ms + self._spec.per_image_ms * len(images)) / 1000
         time.sleep(max(0.0, started + budget - time.monotonic()))
         forward_ms = (time.monotonic() - started) * 1000
-        return DeviceResult(answers, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
+        return DeviceResult(found, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """None: the first batch of a shape is as fast as any other."""

@@ -39,7 +39,7 @@ def open_fake_detector(settings: FakeSettings) -> AbstractAsyncContextManager[De
 
 
 def assert_is_result_of(data: bytes, result: DetectResult) -> None:
-    """The result is that of these very bytes and of no other image."""
+    """The result is that of this image and of no other."""
     decoded = decode_image(data, FAKE_MODEL.config, ImageLimits(10**9, 10**9))
     expected = fake_detections(decoded.pixels, decoded.original_size)
     np.testing.assert_array_equal(result.detections.scores, expected.scores)

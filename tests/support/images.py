@@ -1,4 +1,4 @@
-"""Small pictures for tests of the service."""
+"""Small images for tests of the service."""
 
 from __future__ import annotations
 

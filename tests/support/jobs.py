@@ -24,7 +24,7 @@ def small_pool(count: int = 32) -> SlotPool:
 
 
 class JobMaker:
-    """Makes jobs, each with a slot of its own."""
+    """Creates jobs, each with its own slot."""
 
     def __init__(self, pool: SlotPool | None = None) -> None:
         self.pool = pool or small_pool(256)

@@ -1,4 +1,4 @@
-"""Clients of a running service that check each answer and can tell what became of each request."""
+"""Clients of a running service that check each result and record each outcome."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ from tests.support.images import solid_png
 
 Colour = tuple[int, int, int]
 
-# Flat pictures are the cheapest to resize; answers follow from colours, which resizing keeps.
+# Images of one colour are cheap to resize, and resizing keeps the colour, which sets the result.
 WIDTH, HEIGHT = 96, 4
 
 
 @lru_cache(maxsize=4096)
-def picture(colour: Colour) -> bytes:
+def image(colour: Colour) -> bytes:
     return solid_png(colour, WIDTH, HEIGHT)
 
 
 @lru_cache(maxsize=4096)
-def expected_answer(colour: Colour) -> list[tuple[str, list[float]]]:
-    """Label and box of each detection, as the fake device must find them."""
-    decoded = decode_image(picture(colour), FAKE_MODEL.config, ImageLimits(10**9, 10**9))
+def expected_detections(colour: Colour) -> list[tuple[str, list[float]]]:
+    """Label and box of each detection of the fake device."""
+    decoded = decode_image(image(colour), FAKE_MODEL.config, ImageLimits(10**9, 10**9))
     found = fake_detections(decoded.pixels, decoded.original_size)
     names = [FAKE_MODEL.labels[label] for label in found.labels]
     return list(zip(names, found.boxes_xyxy.tolist(), strict=True))
 
 
-def _is_right(colour: Colour, found: list[tuple[str, list[float]]]) -> bool:
-    wanted = expected_answer(colour)
+def _is_correct(colour: Colour, found: list[tuple[str, list[float]]]) -> bool:
+    wanted = expected_detections(colour)
     return [name for name, _ in found] == [name for name, _ in wanted] and np.allclose(
         [box for _, box in found], [box for _, box in wanted], atol=0.02
     )
 
 
 def random_colours(seed: int) -> Callable[[], Colour]:
-    """Colours that no fault is bound to (those of the tests have blue below 16)."""
+    """Colours without a fault (those of the tests have blue below 16)."""
     rng = random.Random(seed)
     return lambda: (rng.randrange(256), rng.randrange(256), rng.randrange(16, 256))
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client got for one request."""
+    """The outcome of one request."""
 
     outcome: str  # "ok", "wrong", "refused", "lost", or the status of an error
     sent_at: float  # monotonic seconds
@@ -74,7 +74,7 @@ def count(replies: list[Reply]) -> Counter[str]:
 
 
 class HttpClient:
-    """One connection, kept alive; made anew when the service closed it."""
+    """One keep-alive connection; reconnects if the service closed it."""
 
     def __init__(self, url: str, *, keep_alive: bool = True) -> None:
         parts = urlsplit(url)
@@ -84,7 +84,7 @@ class HttpClient:
         self._writer: asyncio.StreamWriter | None = None
 
     async def detect(self, colour: Colour, **headers: str) -> Reply:
-        """Sends a picture of one colour and looks whether the answer is the right one."""
+        """Sends an image of one colour and checks the result."""
         began = time.monotonic()
         try:
             reader, writer = await self._connect()
@@ -92,24 +92,24 @@ class HttpClient:
             return Reply("refused", began, time.monotonic() - began)
         sent_at = time.monotonic()
         try:
-            writer.write(self._request(picture(colour), headers))
-            status, answer_headers, body = await _read_answer(reader)
+            writer.write(self._request(image(colour), headers))
+            status, response_headers, body = await _read_response(reader)
         except (OSError, EOFError):
             self._drop()
             return Reply("lost", sent_at, time.monotonic() - sent_at)
         except asyncio.CancelledError:
             self._drop()
             raise
-        if not self._keep_alive or answer_headers.get("connection") == "close":
+        if not self._keep_alive or response_headers.get("connection") == "close":
             self._drop()
         seconds = time.monotonic() - sent_at
         if status != 200:
-            return Reply(str(status), sent_at, seconds, "", answer_headers, body)
-        answer = json.loads(body)
-        found = [(one["label"], _corners(one["box"])) for one in answer["detections"]]
-        outcome = "ok" if _is_right(colour, found) else "wrong"
-        version = answer["model"]["version"]
-        return Reply(outcome, sent_at, seconds, version, answer_headers, body)
+            return Reply(str(status), sent_at, seconds, "", response_headers, body)
+        result = json.loads(body)
+        found = [(one["label"], _corners(one["box"])) for one in result["detections"]]
+        outcome = "ok" if _is_correct(colour, found) else "wrong"
+        version = result["model"]["version"]
+        return Reply(outcome, sent_at, seconds, version, response_headers, body)
 
     def close(self) -> None:
         self._drop()
@@ -136,7 +136,7 @@ def _corners(box: dict[str, float]) -> list[float]:
     return [box["xmin"], box["ymin"], box["xmax"], box["ymax"]]
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+async def _read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     pairs = (line.split(": ", 1) for line in head[1:] if line)
     headers = {name.lower(): value for name, value in pairs}
@@ -145,10 +145,10 @@ async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str
 
 
 class GrpcClient:
-    """A channel; `detect` makes a unary call, `stream` one call for many pictures."""
+    """A channel; `detect` makes a unary call, `stream` one call for many images."""
 
     def __init__(self, address: str) -> None:
-        # A connection of its own for each client.
+        # Each client has its own connection.
         options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
         self.channel = grpc.aio.insecure_channel(address, options)
         self._caller = Caller(self.channel)
@@ -162,10 +162,10 @@ class GrpcClient:
             response = await call
         except grpc.aio.AioRpcError as error:
             return Reply(_outcome_of(error), began, time.monotonic() - began)
-        return self._judge(colour, response, began)
+        return self._reply(colour, response, began)
 
     async def stream(self, colours: list[Colour], pause: float = 0.0) -> list[Reply]:
-        """Replies in order; what was not answered when the stream ended is missing."""
+        """Returns replies in order, without those that were missing when the stream ended."""
         began = time.monotonic()
         replies: list[Reply] = []
 
@@ -180,28 +180,28 @@ class GrpcClient:
                 if outcome.HasField("error"):
                     replies.append(Reply(outcome.error.code, began, time.monotonic() - began))
                 else:
-                    replies.append(self._judge(colour, outcome.response, began))
+                    replies.append(self._reply(colour, outcome.response, began))
         return replies
 
     async def close(self) -> None:
         await self.channel.close()
 
-    def _judge(self, colour: Colour, response: pb.DetectResponse, began: float) -> Reply:
+    def _reply(self, colour: Colour, response: pb.DetectResponse, began: float) -> Reply:
         found = [
             (one.label, [one.box.xmin, one.box.ymin, one.box.xmax, one.box.ymax])
             for one in response.detections
         ]
-        outcome = "ok" if _is_right(colour, found) else "wrong"
+        outcome = "ok" if _is_correct(colour, found) else "wrong"
         return Reply(outcome, began, time.monotonic() - began)
 
 
 def _message(colour: Colour) -> pb.DetectRequest:
     options = pb.DetectOptions(threshold=0.0)
-    return pb.DetectRequest(image=picture(colour), options=options)
+    return pb.DetectRequest(image=image(colour), options=options)
 
 
 def _outcome_of(error: grpc.aio.AioRpcError) -> str:
-    """A connection that could not be had is no lost answer."""
+    """Tells a refused connection from a lost response."""
     details = error.details() or ""
     if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
         return "refused"
@@ -209,7 +209,7 @@ def _outcome_of(error: grpc.aio.AioRpcError) -> str:
 
 
 class Flood:
-    """Workers that send one request after another until they are told to stop."""
+    """Workers that send one request after another until `stop`."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = []
@@ -249,8 +249,8 @@ class Flood:
             while not holds():
                 await asyncio.sleep(0.01)
 
-    async def answered(self, more: int) -> None:
-        """Waits until so many more right answers came."""
+    async def wait_for_results(self, more: int) -> None:
+        """Waits for so many more correct results."""
         wanted = count(self.replies)["ok"] + more
         await self.until(lambda: count(self.replies)["ok"] >= wanted)
 
@@ -260,6 +260,6 @@ class Flood:
         return count(self.replies)
 
     async def ended(self) -> Counter[str]:
-        """Waits until the service refuses everybody."""
+        """Waits until the service refuses all connections."""
         await asyncio.gather(*self._tasks)
         return count(self.replies)

@@ -85,7 +85,7 @@ class Service:
         return self.wait_for_line(r"gRPC: (\S+),")[1]
 
     def metric(self, name: str) -> float:
-        """What GET /metrics says of a gauge or counter that has no labels."""
+        """The value of a gauge or counter without labels on GET /metrics."""
         text = self.http.get(f"{self.url}/metrics").text
         found = re.search(rf"^lite_detr_{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
         assert found is not None, text
@@ -116,7 +116,7 @@ class Service:
 
 
 def process_has_ended(pid: int) -> bool:
-    """Whether a process ends within some seconds (a zombie nobody reaps counts as ended)."""
+    """Whether a process ends within ten seconds; an unreaped zombie counts as ended."""
     for _ in range(1000):
         try:
             os.kill(pid, 0)

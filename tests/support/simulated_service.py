@@ -1,4 +1,4 @@
-"""The real queues, rules and admission before a simulated engine, in virtual time."""
+"""The real admission, queues and scheduling in front of a simulated engine, in virtual time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.jobs import BUCKET, NO_DETECTIONS, small_pool
 
 @dataclass(frozen=True)
 class Device:
-    """Takes base + per_image x n seconds for n images, give or take the jitter."""
+    """Takes base + per_image x n seconds for n images, times a random factor (jitter)."""
 
     base: float
     per_image: float
@@ -39,12 +39,12 @@ class Device:
 
     @property
     def capacity(self) -> float:
-        """Images a second in full batches."""
+        """Images per second in full batches."""
         return self.max_batch_size / self.seconds(self.max_batch_size)
 
 
 class SimulatedEngine:
-    """An engine that takes its time on the loop's clock."""
+    """An engine whose batches only take time on the loop's clock."""
 
     live, kernel, last_success = True, "none", 0.0
 
@@ -86,7 +86,7 @@ class SimulatedEngine:
 
 @dataclass
 class Tally:
-    """What became of the requests, as their clients saw it."""
+    """Outcomes of requests, as their clients see them."""
 
     outcomes: Counter[str] = field(default_factory=Counter)  # "ok", "late" or an error's code
     latencies: list[float] = field(default_factory=list)  # of all that were accepted, seconds
@@ -97,7 +97,7 @@ class Tally:
 
 
 class SimulatedService:
-    """As `service.core.detector` does: admit, decode, batch, answer."""
+    """The stages of `service.core.detector`: admit, decode, batch."""
 
     def __init__(self, device: Device, *, engines: int = 1, slots: int = 64, kept: int = 0) -> None:
         self.device = device
@@ -131,7 +131,7 @@ class SimulatedService:
             lease.release()
 
     async def call(self, tally: Tally, timeout: float, priority: Priority) -> None:
-        """One client, who notes what it got."""
+        """One request of a client; counts its outcome."""
         began, accepted = self.now, True
         try:
             await self.detect(timeout, priority)
@@ -147,7 +147,7 @@ class SimulatedService:
     async def flood(
         self, rate: float, seconds: float, timeout: float, priority: Priority = Priority.NORMAL
     ) -> Tally:
-        """Open-loop arrivals: they come at random, however long answers take."""
+        """Sends requests at random times, independent of their results (open loop)."""
         tally, rng = Tally(), random.Random(7)
         tasks, end = [], self.now + seconds
         while self.now < end:
@@ -164,10 +164,10 @@ class SimulatedService:
 
 
 async def with_service(
-    device: Device, story: Callable[[SimulatedService], Awaitable[None]], **options: int
+    device: Device, scenario: Callable[[SimulatedService], Awaitable[None]], **options: int
 ) -> None:
     service = SimulatedService(device, **options)
     try:
-        await story(service)
+        await scenario(service)
     finally:
         await service.close()

@@ -1,4 +1,4 @@
-"""A card without a GPU: its work is done at once, on the CPU, and what was asked of it is noted."""
+"""A `Card` without a GPU: works at once, on the CPU, and records its calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.engine.cuda_card import Event
 
 @dataclass
 class StandInEvent:
-    """Reached at once, unless the card holds its work back."""
+    """Done at once, unless the card is `busy`."""
 
     card: StandInCard
     number: int
@@ -51,7 +51,7 @@ class StandInCard:
     room: bool = True
     busy: bool = False
     lost: bool = False
-    syncs: int = 0  # ends that the host waited for
+    syncs: int = 0  # events that the host waited for
     stream: str = "none"
     notes: list[str] = field(default_factory=list)
     buffers: list[Tensor] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""Models whose engines are stand-ins without a process, behind a real `Detector` and `ModelSwitch`.
+"""Models with stand-in engines, in a real `Detector` and `ModelSwitch`.
 
-The test says when an engine is ready, that it cannot start, or when it has ended.
+The test decides when an engine is ready, cannot start, or has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIMITS = DetectorLimits(ImageLimits(10**6, 10**6), 1000.0, 1, 10**6, float("inf
 
 
 class StandInEngine:
-    """What a served model asks of its engine; see `service.supervision.supervisor`."""
+    """A `Supervisor` without a process."""
 
     live, kernel, last_success, pid = True, "none", 0.0, None
     facts: EngineFacts | None = None
@@ -65,7 +65,7 @@ class StandInEngine:
         self._first_ready.set_exception(EngineStartError(reason))
 
     async def stop(self) -> None:
-        """As the real one: who comes second does not wait."""
+        """Like the real one, a second call does not wait."""
         if self._stopping:
             return
         self._stopping = True
@@ -76,14 +76,14 @@ class StandInEngine:
             self._first_ready.cancel()
 
     def send(self, batch: Batch) -> None:
-        raise AssertionError("nobody detects here")
+        raise AssertionError("no test sends batches")
 
     def predicted_seconds(self, padded_pixels: int) -> float:
         return 0.0
 
 
 class Models:
-    """Builds models, versions "1", "2" and so on, and remembers what became of them."""
+    """Builds models of versions "1", "2" and so on, and records their events."""
 
     def __init__(self) -> None:
         self.events: list[str] = []  # such as "2 begins", "1 ended"
@@ -93,7 +93,7 @@ class Models:
         self.may_build = threading.Event()
         self.may_build.set()
         self.ends_at_once = True  # the engines of the next builds
-        self.starting = 0  # builds that were begun
+        self.starting = 0  # number of builds that were started
         self._metrics = Metrics()
 
     def build(self) -> ServedModel:
@@ -115,13 +115,13 @@ class Models:
         return served
 
     def everything_has_ended(self) -> bool:
-        """Whether every engine that began has ended, and no slots are kept."""
+        """Whether every engine that was started has ended, and all slots are freed."""
         engines = all(engine.ended for engine in self.engines if engine.begun)
         return engines and all(served.pool.memory.fd < 0 for served in self.served)
 
 
 class SwitchHarness:
-    """A switch over models, the first of which serves already."""
+    """A `ModelSwitch` whose first model serves already."""
 
     def __init__(self, models: Models, start_timeout_seconds: float) -> None:
         self.models = models
@@ -146,7 +146,7 @@ class SwitchHarness:
         return entry.state
 
     async def close(self) -> None:
-        """As `service.build.open_core` does on leaving."""
+        """What `service.build.open_core` does on exit."""
         self.first_ready.cancel()
         await self.control.stop()
         self.detector.close()
@@ -160,13 +160,13 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 async def settle() -> None:
-    """Lets everybody go on who can."""
+    """Runs all tasks that are ready."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 async def engine_of(models: Models, version: int) -> StandInEngine:
-    """Of a model, once it has begun."""
+    """Waits for the engine of a model to be started, and returns it."""
     await until(lambda: len(models.engines) >= version and models.engines[version - 1].begun)
     return models.engines[version - 1]
 
@@ -175,7 +175,7 @@ async def engine_of(models: Models, version: int) -> StandInEngine:
 async def switching(
     *, start_timeout_seconds: float = 10.0, ready: bool = True, **models: Any
 ) -> AsyncIterator[SwitchHarness]:
-    """A harness that is closed at the end, whatever the test has left under way."""
+    """Yields a harness and closes it, also with changes in progress."""
     harness = SwitchHarness(Models(), start_timeout_seconds)
     if ready:
         harness.models.engines[0].start()

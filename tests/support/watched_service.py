@@ -1,4 +1,4 @@
-"""A running service that bad days are made for: its engines, meters and words, as they change."""
+"""A running service for tests of faults: waits for its engines, metrics and log lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.running import DEFAULTS, Service
 
 
 class WatchedService(Service):
-    """Settings may be of any type; those that are not given are the defaults of tests."""
+    """Settings can be of any type; the defaults are those of tests."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**{name: str(value) for name, value in (DEFAULTS | settings).items()})
@@ -20,7 +20,7 @@ class WatchedService(Service):
     def wait_for_line(
         self, pattern: str, timeout_seconds: float = 60, *, times: int = 1
     ) -> re.Match[str]:
-        """Waits until a line of that kind was said so many times; the last of them."""
+        """Waits until `times` lines match; returns the match of the last of them."""
 
         def found() -> list[re.Match[str]]:
             return [match for line in self.lines if (match := re.search(pattern, line))]
@@ -31,19 +31,19 @@ class WatchedService(Service):
             return found()[times - 1]
 
     def count(self, pattern: str) -> int:
-        """How many lines of that kind were said."""
+        """Number of lines that match."""
         with self._changed:
             return sum(re.search(pattern, line) is not None for line in self.lines)
 
     def engine_pids(self, engines: int = 1) -> list[int]:
-        """Of the engines that serve, the newest last; waits for so many to be there."""
+        """Process ids of the engines that serve, the newest last; waits for so many."""
 
         def serving() -> list[int]:
-            ready, over = (
+            ready, ended = (
                 [int(match[1]) for line in self.lines if (match := re.search(pattern, line))]
                 for pattern in (r'"pid":(\d+).*engine ready', r'"pid":(\d+).*engine exited')
             )
-            return [pid for pid in ready if pid not in over]
+            return [pid for pid in ready if pid not in ended]
 
         with self._changed:
             enough = self._changed.wait_for(lambda: len(serving()) == engines, 60)
@@ -54,13 +54,13 @@ class WatchedService(Service):
         return httpx.get(f"{self.url}{path}", timeout=60).status_code
 
     def metric_or_none(self, name: str) -> float | None:
-        """A meter with its labels in the name; None where nothing was counted yet."""
+        """The value of a metric, by its name with labels; None before the first observation."""
         text = httpx.get(f"{self.url}/metrics", timeout=60).text
         found = re.search(rf"^lite_detr_{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return None if found is None else float(found[1])
 
     def until(self, holds: Callable[[], bool], timeout_seconds: float = 60) -> None:
-        """Waits until something holds; fails with what the service said."""
+        """Waits until `holds` returns true; fails with the log of the service."""
         end = time.monotonic() + timeout_seconds
         while not holds():
             assert time.monotonic() < end, "".join(self.lines)

@@ -1,4 +1,4 @@
-"""`lite-detr detect` with the fake device: the service's answers, and bad photos."""
+"""`lite-detr detect` with the fake device: the results of the service, and bad files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from service.settings import Settings
 from tests.support.fake_device import FakeDevice, FakeDeviceSpec
 from tests.support.fake_serve import FakeSettings, fake_backend
 
-PHOTO_SIZE = (320, 200)
+IMAGE_SIZE = (320, 200)
 OPEN_DEVICE = "service.cli.offline_run.open_device"
 
 
@@ -33,12 +33,12 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A folder with a teal JPEG, a broken one and, in a folder of its own, a red PNG."""
     (tmp_path / "inner").mkdir()
-    Image.new("RGB", PHOTO_SIZE, "teal").save(tmp_path / "a.jpg")
+    Image.new("RGB", IMAGE_SIZE, "teal").save(tmp_path / "a.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
-    (tmp_path / "notes.txt").write_text("not a photo")
+    (tmp_path / "notes.txt").write_text("not an image")
     Image.new("RGB", (100, 300), "red").save(tmp_path / "inner" / "c.png")
     return tmp_path
 
@@ -48,10 +48,10 @@ def detect_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tup
     return status, json.loads(capsys.readouterr().out)
 
 
-async def answers_of_service(
+async def results_of_service(
     paths: list[Path], settings: Settings, backend: Backend, query: dict[str, str] | None = None
 ) -> list[Any]:
-    answers = []
+    results = []
     async with open_detector(settings, backend) as detector:
         transport = httpx.ASGITransport(create_app(detector, settings))
         async with httpx.AsyncClient(
@@ -62,31 +62,31 @@ async def answers_of_service(
                 response = await client.post(
                     "/detect", content=path.read_bytes(), headers=headers, params=query
                 )
-                answers.append(response.json())
-    return answers
+                results.append(response.json())
+    return results
 
 
-def without_run(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what differs from call to call."""
-    return {k: v for k, v in answer.items() if k not in ("timings_ms", "request_id", "file")}
+def without_run(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what differs from call to call."""
+    return {k: v for k, v in result.items() if k not in ("timings_ms", "request_id", "file")}
 
 
-async def test_json_equals_the_answers_of_the_service(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+async def test_json_equals_the_results_of_the_service(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = [photos / "inner" / "c.png", photos / "a.jpg"]
+    paths = [folder / "inner" / "c.png", folder / "a.jpg"]
     settings = FakeSettings()
     status, offline = detect_json([str(path) for path in paths], capsys)
-    served = await answers_of_service(paths, settings, fake_backend(settings))
+    served = await results_of_service(paths, settings, fake_backend(settings))
     assert status == 0
-    assert [without_run(answer) for answer in offline] == [without_run(a) for a in served]
+    assert [without_run(result) for result in offline] == [without_run(a) for a in served]
     for mine, theirs in zip(offline, served, strict=True):
         assert mine.keys() - theirs.keys() == {"file"}
         assert mine["timings_ms"].keys() == theirs["timings_ms"].keys()
 
 
 @pytest.mark.skipif(not DEFAULT_MODEL_PATH.exists(), reason="no default model in this checkout")
-async def test_json_of_the_default_model_equals_the_answer_of_the_service(
+async def test_json_of_the_default_model_equals_the_result_of_the_service(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(OPEN_DEVICE, open_device)
@@ -96,90 +96,90 @@ async def test_json_of_the_default_model_equals_the_answer_of_the_service(
     Image.fromarray(blocks).convert("RGB").save(path)
     _, [mine] = detect_json([str(path), "--threshold", "0", "--device", "cpu"], capsys)
     settings = Settings(device="cpu")
-    [theirs] = await answers_of_service([path], settings, TORCH, {"threshold": "0"})
+    [theirs] = await results_of_service([path], settings, TORCH, {"threshold": "0"})
     assert mine["model"] == theirs["model"]
     assert mine["image"] == theirs["image"]
     assert len(mine["detections"]) == len(theirs["detections"]) > 0
-    scores = [[found["score"] for found in answer["detections"]] for answer in (mine, theirs)]
+    scores = [[found["score"] for found in result["detections"]] for result in (mine, theirs)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_array_is_in_the_order_of_the_arguments(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [
-        str(photos / "inner" / "c.png"),
-        str(photos / "a.jpg"),
-        str(photos / "inner" / "c.png"),
+        str(folder / "inner" / "c.png"),
+        str(folder / "a.jpg"),
+        str(folder / "inner" / "c.png"),
     ]
-    status, answers = detect_json(names, capsys)
+    status, results = detect_json(names, capsys)
     assert status == 0
-    assert [answer["file"] for answer in answers] == names
+    assert [result["file"] for result in results] == names
 
 
-def test_bad_photo_answers_in_its_place_and_the_others_are_answered(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+def test_an_error_of_one_file_does_not_affect_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [str(photos / name) for name in ("broken.jpg", "a.jpg", "absent.jpg", "notes.txt")]
-    status, answers = detect_json(names, capsys)
+    names = [str(folder / name) for name in ("broken.jpg", "a.jpg", "absent.jpg", "notes.txt")]
+    status, results = detect_json(names, capsys)
     assert status == 1
-    assert [answer.get("error", {}).get("code") for answer in answers] == [
+    assert [result.get("error", {}).get("code") for result in results] == [
         "invalid_image",
         None,
         "unreadable_file",
         "unsupported_image",
     ]
-    assert "absent.jpg" in answers[2]["error"]["detail"]
-    assert answers[1]["detections"]
+    assert "absent.jpg" in results[2]["error"]["detail"]
+    assert results[1]["detections"]
 
 
-def test_folder_stands_for_the_images_in_it_and_below(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+def test_folder_expands_to_the_images_in_it_and_below(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, answers = detect_json([str(photos)], capsys)
+    status, results = detect_json([str(folder)], capsys)
     assert status == 1  # for broken.jpg
-    assert [Path(answer["file"]).name for answer in answers] == ["a.jpg", "broken.jpg", "c.png"]
+    assert [Path(result["file"]).name for result in results] == ["a.jpg", "broken.jpg", "c.png"]
 
 
-def test_quoted_pattern_is_expanded(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, answers = detect_json([str(photos / "**" / "*.png")], capsys)
+def test_quoted_pattern_is_expanded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, results = detect_json([str(folder / "**" / "*.png")], capsys)
     assert status == 0
-    assert [Path(answer["file"]).name for answer in answers] == ["c.png"]
+    assert [Path(result["file"]).name for result in results] == ["c.png"]
 
 
 def test_file_named_like_a_pattern_is_that_file(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    odd = photos / "a[1].jpg"
-    (photos / "a.jpg").rename(odd)
-    status, answers = detect_json([str(odd)], capsys)
-    assert (status, answers[0]["file"]) == (0, str(odd))
+    odd = folder / "a[1].jpg"
+    (folder / "a.jpg").rename(odd)
+    status, results = detect_json([str(odd)], capsys)
+    assert (status, results[0]["file"]) == (0, str(odd))
 
 
-def test_empty_folder_and_fruitless_pattern_are_told(
+def test_empty_folder_and_pattern_without_a_match_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, answers = detect_json([str(tmp_path), str(tmp_path / "*.jpg")], capsys)
+    status, results = detect_json([str(tmp_path), str(tmp_path / "*.jpg")], capsys)
     assert status == 1
-    assert [answer["error"]["code"] for answer in answers] == ["unreadable_file"] * 2
+    assert [result["error"]["code"] for result in results] == ["unreadable_file"] * 2
 
 
 def test_dash_reads_stdin(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = (photos / "a.jpg").read_bytes()
+    data = (folder / "a.jpg").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    status, [answer] = detect_json(["-"], capsys)
+    status, [result] = detect_json(["-"], capsys)
     assert status == 0
-    assert (answer["file"], answer["image"]) == ("-", {"width": 320, "height": 200})
+    assert (result["file"], result["image"]) == ("-", {"width": 320, "height": 200})
 
 
-def test_options_select_as_over_http(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photo = str(photos / "a.jpg")
-    _, [every] = detect_json([photo, "--threshold", "0"], capsys)
-    _, [one] = detect_json([photo, "--threshold", "0", "--max-detections", "1"], capsys)
+def test_options_select_as_over_http(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = str(folder / "a.jpg")
+    _, [every] = detect_json([image, "--threshold", "0"], capsys)
+    _, [one] = detect_json([image, "--threshold", "0", "--max-detections", "1"], capsys)
     label = every["detections"][-1]["label"]
-    _, [labelled] = detect_json([photo, "--threshold", "0", "--labels", label], capsys)
+    _, [labelled] = detect_json([image, "--threshold", "0", "--labels", label], capsys)
     assert len(every["detections"]) > 1
     assert one["detections"] == every["detections"][:1]
     assert labelled["detections"] == [d for d in every["detections"] if d["label"] == label]
@@ -193,41 +193,41 @@ def test_options_select_as_over_http(photos: Path, capsys: pytest.CaptureFixture
         ("--labels", "qr", "qr_code"),
     ],
 )
-def test_impossible_option_answers_2(
-    option: str, value: str, words: str, photos: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_option_exits_with_2(
+    option: str, value: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["detect", str(photos / "a.jpg"), option, value]) == 2
+    assert main(["detect", str(folder / "a.jpg"), option, value]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert words in captured.err
 
 
-def test_coco_is_one_data_set(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(["detect", str(photos / "a.jpg"), str(photos / "inner" / "c.png"), "--coco"])
+def test_coco_is_one_data_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["detect", str(folder / "a.jpg"), str(folder / "inner" / "c.png"), "--coco"])
     document = json.loads(capsys.readouterr().out)
     assert status == 0
     assert [image["id"] for image in document["images"]] == [1, 2]
     assert {row["image_id"] for row in document["annotations"]} == {1, 2}
 
 
-def test_save_draws_each_photo_under_its_own_name(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+def test_save_draws_each_image_under_its_own_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    twin = photos / "inner" / "a.jpg"
-    twin.write_bytes((photos / "a.jpg").read_bytes())
-    drawn = photos / "out" / "drawn"
-    arguments = [str(photos / "a.jpg"), str(twin), str(photos / "inner" / "c.png")]
+    twin = folder / "inner" / "a.jpg"
+    twin.write_bytes((folder / "a.jpg").read_bytes())
+    drawn = folder / "out" / "drawn"
+    arguments = [str(folder / "a.jpg"), str(twin), str(folder / "inner" / "c.png")]
     assert main(["detect", *arguments, "--save", str(drawn)]) == 0
     assert sorted(path.name for path in drawn.iterdir()) == ["a-2.jpg", "a.jpg", "c.png"]
-    with Image.open(drawn / "a.jpg") as picture:
-        assert picture.size == PHOTO_SIZE
-        assert len(picture.getcolors(1 << 16) or ()) > 1
+    with Image.open(drawn / "a.jpg") as image:
+        assert image.size == IMAGE_SIZE
+        assert len(image.getcolors(1 << 16) or ()) > 1
 
 
-def test_table_is_for_people_and_the_bar_on_stderr(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+def test_table_is_on_stdout_and_the_bar_on_stderr(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = main(["detect", str(photos)])
+    status = main(["detect", str(folder)])
     captured = capsys.readouterr()
     assert status == 1
     assert "320 x 200" in captured.out
@@ -236,19 +236,19 @@ def test_table_is_for_people_and_the_bar_on_stderr(
     assert "3/3" not in captured.out
 
 
-def test_one_photo_has_no_bar(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["detect", str(photos / "a.jpg")]) == 0
+def test_one_image_has_no_bar(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", str(folder / "a.jpg")]) == 0
     assert capsys.readouterr().err == ""
 
 
-def test_failing_model_is_an_error_of_that_photo(
-    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_failing_model_is_an_error_of_that_image(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_arguments: object) -> None:
-        raise RuntimeError("bad photo for a bad device")
+        raise RuntimeError("bad image for a bad device")
 
     monkeypatch.setattr("tests.support.fake_device.FakeDevice.run", fail)
-    status, [answer] = detect_json([str(photos / "a.jpg")], capsys)
+    status, [result] = detect_json([str(folder / "a.jpg")], capsys)
     assert status == 1
-    assert answer["error"]["code"] == "inference_failed"
-    assert "bad device" in answer["error"]["detail"]
+    assert result["error"]["code"] == "inference_failed"
+    assert "bad device" in result["error"]["detail"]
