@@ -7,9 +7,7 @@ names in comments (`enc_scale`, `num_expansion`, ...) are those of the official 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
-
-BackboneName = Literal["resnet18", "resnet50", "efficientnet_lite0"]
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class ModelConfig:
     """
 
     name: str = "lite-dino"
-    backbone: BackboneName = "resnet50"
+    backbone: str = "resnet50"  # a key of model.network.backbone.BACKBONES
     num_classes: int = 91  # outputs of a classification head
     d_model: int = 256  # channels of a token; a multiple of 32 (GroupNorm) and of num_heads
     num_heads: int = 8

@@ -36,7 +36,7 @@ from model.evaluation.evaluate import (
 from model.evaluation.photo_rules import PhotoScores, format_photo_scores, judge_photos
 from model.predictor import Predictor
 from model.weights.info import ModelInfo, default_cache_dir, resolve_model
-from service.engine.torch_device import load_predictor
+from service.engine.load import load_predictor
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import torch
 from benchmarks.gpu.report import write
 from model import VARIANTS, build_detector
 from model.detections import Detections
-from model.inference.network import InferenceDetector
+from model.network.inference import prepare_for_inference
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
@@ -69,7 +69,7 @@ class Bench:
             config = VARIANTS[name]
             detector = build_detector(config).eval().to(device)
         with torch.inference_mode():
-            network = InferenceDetector(detector, _DTYPES[precision]).eval()
+            network = prepare_for_inference(detector, _DTYPES[precision])
         self.predictor = Predictor(network, config, str(device))
         pixels = most * self.padded[0] * self.padded[1]
         self.pipeline = GpuPipeline(

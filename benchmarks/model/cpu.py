@@ -3,10 +3,10 @@
     OMP_WAIT_POLICY=passive python -m benchmarks.model.cpu [--repeats 3] [--output FOLDER]
 
 The baseline is `benchmarks.model.plain_pytorch`. Each side runs in its own process, with its own
-allocator settings (see `model.inference.memory`), and the sides alternate; a ratio is the median
-of the rounds' ratios. "CPU" is the process's CPU time, which load on the machine changes less than
-wall time. The peak is the memory of the first image above that of the loaded network. The R50
-network has random weights: time does not depend on them. Writes cpu.json and cpu.md.
+allocator settings (see `service.engine.host_memory`), and the sides alternate; a ratio is the
+median of the rounds' ratios. "CPU" is the process's CPU time, which load on the machine changes
+less than wall time. The peak is the memory of the first image above that of the loaded network.
+The R50 network has random weights: time does not depend on them. Writes cpu.json and cpu.md.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.model.plain_pytorch import plain_pytorch
 from benchmarks.report import RESULTS, ROOT, conditions, table, write_report
 from benchmarks.serving.batch_invariance import random_r50_detector
 from model.geometry import level_shapes, padded_size, resized_size
-from model.inference.geometry import real_tokens
-from model.inference.memory import keep_freed_memory
-from model.inference.network import InferenceDetector
+from model.network.detector import LiteDETR
+from model.network.geometry import image_tokens
+from model.network.inference import prepare_for_inference
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
 from service.cpus import usable_cpus
+from service.engine.host_memory import keep_freed_memory
 
 _SIDES = ("plain", "fp32", "bf16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -59,7 +60,7 @@ class Row:
     largest_memory_difference: float  # encoder output, to float64; 0: not measured
 
 
-def network_of(model: str) -> tuple[nn.Module, tuple[int, int]]:
+def network_of(model: str) -> tuple[LiteDETR, tuple[int, int]]:
     """A detector, and the (height, width) of its images."""
     if model == "default":
         detector, info = load_detector(resolve_model("default"))
@@ -77,10 +78,10 @@ def batch_of(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return images.masked_fill(mask[:, None], 0.0), mask
 
 
-def runner_of(detector: nn.Module, side: str) -> Callable[[Tensor, Tensor], Tensor]:
+def runner_of(detector: LiteDETR, side: str) -> Callable[[Tensor, Tensor], Tensor]:
     """A function of (images, padding mask) that returns the encoder's memory [1, S, C]."""
     if side != "plain":
-        network = InferenceDetector(detector, DTYPES[side]).eval()  # type: ignore[arg-type]
+        network = prepare_for_inference(detector, DTYPES[side])
         return lambda images, mask: network(images, mask).memory
 
     def run(images: Tensor, mask: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ def work(model: str, side: str) -> None:
         exact = copy.deepcopy(detector).double()(images.double(), mask).memory
         if exact.shape != memory.shape:  # the inference network drops the padding tokens
             height, width = mask.shape[1:]
-            exact = exact[:, real_tokens(mask, level_shapes(height, width, _LEVELS))]
+            exact = exact[:, image_tokens(mask, level_shapes(height, width, _LEVELS))]
         error = float((memory.double() - exact).abs().max())
     run(images, mask)
     print(json.dumps(((peak - resident) / 2**20, error)), flush=True)

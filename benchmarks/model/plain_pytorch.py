@@ -14,14 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.backbone.norm import FrozenBatchNorm
+from model.network.convolution import FrozenBatchNorm
+from model.network.linear import add_and_activate
+from model.network.onednn import Activation
 
 
-def separate_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm) -> Tensor:
-    """norm(conv(x)) as two operations."""
+def separate_norm(
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: FrozenBatchNorm,
+    activation: Activation = "none",
+    add: Tensor | None = None,
+) -> Tensor:
+    """activation(norm(conv(x)) + add), with the norm as an operation of its own."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
-    return conv(x) * scale[None, :, None, None] + shift[None, :, None, None]  # type: ignore[no-any-return]
+    normed = conv(x) * scale[None, :, None, None] + shift[None, :, None, None]
+    return add_and_activate(normed, add, activation)
 
 
 def key_aware_formula(  # noqa: PLR0913, PLR0917 - the operation's own arguments

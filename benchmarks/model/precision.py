@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.report import RESULTS, conditions, table, write_report
 from model import build_detector
-from model.inference.network import InferenceDetector
-from model.inference.precision import resolve_precision
+from model.network.inference import prepare_for_inference
+from model.network.precision import resolve_precision
 from model.postprocess import select_detections
 from service.cpus import usable_cpus
 from tests.support import reference_cases
@@ -47,7 +47,7 @@ def measure(name: str, precision: str) -> Row:
     detector = build_detector(reference_cases.config_of(case.meta)).eval()
     detector.load_state_dict(reference_cases.weights_of(case.meta), strict=True)
     images, mask = reference_cases.batch_of(case.arrays, torch.float32)
-    output = InferenceDetector(detector, resolve_precision(precision, "cpu")[1])(images, mask)
+    output = prepare_for_inference(detector, resolve_precision(precision, "cpu")[1])(images, mask)
     difference = output.memory.double() - torch.from_numpy(case.arrays["memory"]).double()
     sizes = [tuple(map(int, case.arrays[f"target_size_{i}"])) for i in range(len(images))]
     results = select_detections(output.pred_logits, output.pred_boxes, sizes, 300)  # type: ignore[arg-type]

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from benchmarks.model.cpu import DTYPES, batch_of, network_of
 from benchmarks.report import RESULTS, conditions, table, write_report
-from model.inference.layers import Convolution, Product
-from model.inference.memory import keep_freed_memory
-from model.inference.network import InferenceDetector
+from model.network.convolution import FoldedConvolution
+from model.network.detector import LiteDETR
+from model.network.inference import prepare_for_inference
+from model.network.linear import Linear, PackedLinear
 from service.cpus import usable_cpus
+from service.engine.host_memory import keep_freed_memory
 
 _GEMMS = ((4433, 256, 2048), (4433, 2048, 256), (2048, 2048, 2048))  # rows, inputs, outputs
 
@@ -42,31 +44,37 @@ class Part:
     floor_ms: float = 0.0
 
 
-def parts_of(network: InferenceDetector) -> dict[str, list[nn.Module]]:
+def parts_of(network: LiteDETR) -> dict[str, list[nn.Module]]:
     """The modules of each part."""
-    layers = list(network.encoder.layers)
+    transformer = network.transformer
+    layers = [*transformer.encoder.layers]
+    feed_forward = ("linear1", "linear2", "norm2", "linear12", "linear22", "norm22")
+    selection = ("enc_output", "enc_output_norm", "enc_out_class_embed", "enc_out_bbox_embed")
+    attentions = [layer.get_submodule("self_attn") for layer in layers]
     return {
-        "backbone": [network.backbone],
-        "input projections": list(network.projections),
-        "encoder: values": [layer.sampled for layer in layers],  # type: ignore[misc]
-        "encoder: attention": [layer.attention for layer in layers],  # type: ignore[misc]
+        "backbone": [network.backbone[0]],
+        "input projections": [*network.input_proj],
+        "encoder: values": [attention.get_submodule("value_proj") for attention in attentions],
+        "encoder: attention": attentions,
         "encoder: feed-forward": [
             module
             for layer in layers
-            for module in (layer.feedforward, layer.small)
-            if isinstance(module, nn.Module)
+            for name, module in layer.named_children()
+            if name in feed_forward
         ],
-        "query selection": [network.selection],
-        "decoder: values": [network.decoder.sampled],
-        "decoder: the rest": [network.decoder],
+        "query selection": [transformer.get_submodule(name) for name in selection],
+        "decoder: values": [
+            layer.get_submodule("cross_attn.value_proj") for layer in transformer.decoder.layers
+        ],
+        "decoder: the rest": [transformer.decoder],
     }
 
 
 def flops_of(module: nn.Module, x: Tensor, result: Tensor) -> float:
     """Number of multiplications and additions of one call."""
-    if isinstance(module, Product):
+    if isinstance(module, PackedLinear):
         return 2.0 * result.numel() * x.shape[-1]
-    assert isinstance(module, Convolution)
+    assert isinstance(module, FoldedConvolution)
     if module.product is not None:
         return 2.0 * result.numel() * x.shape[1]
     return 2.0 * result.numel() * module.get_buffer("weight")[0].numel()
@@ -93,8 +101,8 @@ def best_rate(dtype: torch.dtype) -> float:
     """The largest rate of a few large products on this machine, GFLOP per CPU second."""
     best = 0.0
     for rows, inputs, outputs in _GEMMS:
-        product, x = Product(nn.Linear(inputs, outputs), dtype), torch.randn(1, rows, inputs)
-        x = x.to(dtype)
+        product = Linear(inputs, outputs).inference_form(dtype)
+        x = torch.randn(1, rows, inputs).to(dtype)
         for _ in range(6):
             started = time.process_time()
             product(x)
@@ -106,7 +114,7 @@ def best_rate(dtype: torch.dtype) -> float:
 def measure(model: str, precision: str, repeats: int) -> list[Part]:
     """Means over `repeats` images, after one that is not counted."""
     detector, size = network_of(model)
-    network = InferenceDetector(detector, DTYPES[precision]).eval()  # type: ignore[arg-type]
+    network = prepare_for_inference(detector, DTYPES[precision])
     images, mask = batch_of(size)
     network(images, mask)
     rate = best_rate(DTYPES[precision])
@@ -132,8 +140,8 @@ def measure(model: str, precision: str, repeats: int) -> list[Part]:
             record_calls(module, add_time(rows[name]))
             for inner in module.modules():
                 # A 1x1 convolution holds a product, which is counted instead of it.
-                is_product = isinstance(inner, Product) or (
-                    isinstance(inner, Convolution) and inner.product is None
+                is_product = isinstance(inner, PackedLinear) or (
+                    isinstance(inner, FoldedConvolution) and inner.product is None
                 )
                 if is_product and inner not in seen:
                     seen.add(inner)

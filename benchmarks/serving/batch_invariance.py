@@ -31,12 +31,12 @@ from benchmarks.serving.images import SAMPLES
 from model import VARIANTS, build_detector
 from model.detections import Detections
 from model.geometry import padded_size, resized_size
-from model.inference.network import InferenceDetector
 from model.network.detector import LiteDETR
+from model.network.inference import prepare_for_inference
 from model.predictor import Predictor
 from model.weights.info import resolve_model
 from service.cpus import usable_cpus
-from service.engine.torch_device import load_predictor
+from service.engine.load import load_predictor
 
 _LEAST_SCORE = 0.05
 _SCORE_BOUND, _BOX_BOUND = 1e-5, 0.05  # the documented bounds; boxes in pixels
@@ -229,9 +229,7 @@ def random_r50_detector() -> LiteDETR:
 def random_r50(device: str) -> Predictor:
     """`random_r50_detector` in the form that serves."""
     detector = random_r50_detector().to(device)
-    with torch.inference_mode():
-        network = InferenceDetector(detector).eval()
-    return Predictor(network, detector.config, device)
+    return Predictor(prepare_for_inference(detector), detector.config, device)
 
 
 def _comparison_table(rows: list[Comparison]) -> str:

@@ -6,32 +6,20 @@ forward twice": a layer's output box may send its gradient into the layer before
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import cast
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.network.deformable_attention import DeformableAttention
-from model.network.levels import Levels
+from model.network.deformable_attention import DeformableAttention, SampledTokens
+from model.network.geometry import Geometry
+from model.network.linear import MLP, Linear, MergedLinear, feed_forward
 from model.network.position_encoding import encode_boxes
 from model.network.query_selection import inverse_sigmoid
-
-
-class MLP(nn.Module):
-    """Linear layers with ReLU between them."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, num_layers: int) -> None:
-        super().__init__()
-        widths = [inputs, *[hidden] * (num_layers - 1), outputs]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return self.layers[-1](x)  # type: ignore[no-any-return]
+from model.network.self_attention import SelfAttention
 
 
 class DecoderLayer(nn.Module):
@@ -43,10 +31,10 @@ class DecoderLayer(nn.Module):
         # The official decoder ignores proj_key and same_loc: they are encoder settings.
         self.cross_attn = DeformableAttention(config, config.decoder_points)
         self.norm1 = nn.LayerNorm(d_model)
-        self.self_attn = nn.MultiheadAttention(d_model, config.num_heads, batch_first=True)
+        self.self_attn = SelfAttention(d_model, config.num_heads)
         self.norm2 = nn.LayerNorm(d_model)
-        self.linear1 = nn.Linear(d_model, config.decoder_feedforward)
-        self.linear2 = nn.Linear(config.decoder_feedforward, d_model)
+        self.linear1 = Linear(d_model, config.decoder_feedforward)
+        self.linear2 = Linear(config.decoder_feedforward, d_model)
         self.norm3 = nn.LayerNorm(d_model)
 
     def forward(
@@ -54,24 +42,21 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         query_position: Tensor,
         reference_boxes: Tensor,
-        memory: Levels,
+        memory: SampledTokens,
         attention_mask: Tensor | None,
     ) -> Tensor:
         """[B, Q, d] queries -> [B, Q, d]; `reference_boxes` [B, Q, L, 4]."""
-        q = x + query_position
-        attended, _ = self.self_attn(q, q, x, attn_mask=attention_mask, need_weights=False)
-        x = self.norm2(x + attended)
-        x = self.norm1(x + self.cross_attn(x + query_position, reference_boxes, memory))
-        updated: Tensor = self.norm3(x + self.linear2(F.relu(self.linear1(x))))
-        return updated
+        x = self.norm2(self.self_attn(x, query_position, attention_mask))
+        x = self.norm1(self.cross_attn(x + query_position, reference_boxes, memory, x))
+        return feed_forward(x, self.linear1, self.linear2, self.norm3)
 
 
 @dataclass(frozen=True)
 class DecoderStates:
-    """What each decoder layer leaves.
+    """What each decoder layer returned and received.
 
     Attributes:
-        hidden: a layer's normed queries, [B, Q, d] each.
+        hidden: a layer's queries before the last norm, [B, Q, d] each.
         references: the boxes a layer received, [B, Q, 4] cxcywh 0..1 each.
     """
 
@@ -88,6 +73,8 @@ class Decoder(nn.Module):
         class_embed: one class head a layer; kept here for the official names only.
     """
 
+    float32_layers = ("norm", "bbox_embed", "class_embed")
+
     def __init__(
         self, config: ModelConfig, bbox_embed: nn.ModuleList, class_embed: nn.ModuleList
     ) -> None:
@@ -98,12 +85,21 @@ class Decoder(nn.Module):
         self.ref_point_head = MLP(2 * d_model, d_model, d_model, 2)
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
+        self.merged_values: MergedLinear | None = None  # of all layers' memory, on a GPU
+
+    def inference_form(self, dtype: torch.dtype) -> Decoder:
+        """See `model.network.inference`."""
+        layers = [attention.value_proj for attention in self._attentions()]
+        if MergedLinear.is_worthwhile(layers, dtype):
+            self.merged_values = MergedLinear(layers, dtype)
+        return self
 
     def forward(
         self,
         content: Tensor,
         reference_logits: Tensor,
-        memory: Levels,
+        memory: Tensor,
+        geometry: Geometry,
         attention_mask: Tensor | None = None,
     ) -> DecoderStates:
         """Runs the layers.
@@ -111,22 +107,41 @@ class Decoder(nn.Module):
         Args:
             content: [B, Q, d].
             reference_logits: [B, Q, 4], boxes before the sigmoid.
-            memory: the encoder's output.
+            memory: [B, S, d], the encoder's output.
+            geometry: of the memory.
             attention_mask: bool [Q, Q], True where a query may not see another, or None.
         """
-        ratios = memory.valid_ratios.repeat(1, 1, 2)[:, None]  # [B, 1, L, 4]
         x, boxes = content, reference_logits.sigmoid()
         received = boxes  # with its gradient; `boxes` goes on without
         hidden, references = [], []
-        for layer, head in zip(self.layers, self.bbox_embed, strict=True):
-            boxes_by_level = boxes[:, :, None] * ratios
-            query_position = self.ref_point_head(
-                encode_boxes(boxes_by_level[:, :, 0], content.shape[-1])
-            )
-            x = layer(x, query_position, boxes_by_level, memory, attention_mask)
-            hidden.append(self.norm(x))
+        memories = self._project_memory(memory, geometry)
+        for layer, head, sampled in zip(self.layers, self.bbox_embed, memories, strict=True):
+            encoded = encode_boxes(boxes * geometry.query_ratios, content.shape[-1])
+            query_position = self.ref_point_head(encoded.to(content.dtype))
+            boxes_by_level = boxes[:, :, None] * geometry.box_ratios
+            x = layer(x, query_position, boxes_by_level, sampled, attention_mask)
+            hidden.append(x.to(boxes.dtype))
             references.append(received)
             if len(hidden) < len(self.layers):
-                received = (head(x) + inverse_sigmoid(boxes)).sigmoid()
+                received = self.refine(head, hidden[-1], boxes)
                 boxes = received.detach()
         return DecoderStates(tuple(hidden), tuple(references))
+
+    @staticmethod
+    def refine(head: nn.Module, hidden: Tensor, boxes: Tensor) -> Tensor:
+        """Boxes [B, Q, 4] moved by what a box head says of the queries [B, Q, d]."""
+        return (head(hidden) + inverse_sigmoid(boxes)).sigmoid()  # type: ignore[no-any-return]
+
+    def _project_memory(self, memory: Tensor, geometry: Geometry) -> Iterator[SampledTokens]:
+        """The memory as each layer's cross-attention samples it."""
+        if self.merged_values is None:
+            for attention in self._attentions():
+                yield attention.project(memory, geometry)
+            return
+        values = self.merged_values(memory)
+        for attention, value in zip(self._attentions(), values, strict=True):
+            yield attention.sampled(value, None, geometry)
+
+    def _attentions(self) -> Iterator[DeformableAttention]:
+        for layer in self.layers:
+            yield cast(DecoderLayer, layer).cross_attn

@@ -8,13 +8,25 @@ query-key products at the sampled locations. Parameter names are the official on
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.levels import Levels
+from model.network.geometry import Geometry, Shapes
+from model.network.linear import Linear, MergedLinear
 from model.ops import key_aware_deform_attn, ms_deform_attn
+
+
+@dataclass(frozen=True)
+class SampledTokens:
+    """The tokens of all levels, projected for one attention."""
+
+    value: Tensor  # [B, S, M, D], zero on padding
+    key: Tensor | None  # as `value`; None: the keys are the values
+    spatial_shapes: Shapes  # (H, W) of each level
 
 
 class DeformableAttention(nn.Module):
@@ -43,19 +55,20 @@ class DeformableAttention(nn.Module):
         )
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         self.key_aware, self.offset_levels = config.key_aware, 1 if same_loc else num_levels
-        self.sampling_offsets = nn.Linear(d_model, num_heads * self.offset_levels * num_points * 2)
+        self.sampling_offsets = Linear(d_model, num_heads * self.offset_levels * num_points * 2)
         if not self.key_aware:
-            self.attention_weights = nn.Linear(d_model, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(d_model, d_model)
-        self.key_proj = nn.Linear(d_model, d_model) if separate_keys else None
+            self.attention_weights = Linear(d_model, num_heads * num_levels * num_points)
+        self.value_proj = Linear(d_model, d_model)
+        self.key_proj = Linear(d_model, d_model) if separate_keys else None
         # Lite models carry a query projection even where it is unused.
         has_query = config.key_aware or config.interleaved
-        self.query_proj = nn.Linear(d_model, d_model) if has_query else None
-        self.output_proj = nn.Linear(d_model, d_model)
+        self.query_proj = Linear(d_model, d_model) if has_query else None
+        self.output_proj = Linear(d_model, d_model)
+        self.merged_queries: MergedLinear | None = None  # both projections of queries, on a GPU
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Offsets start as a star: each head looks its own way, each point one cell further."""
+        """Offsets start as a star: one direction for each head, each point one cell further."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         star = torch.stack((angles.cos(), angles.sin()), dim=-1)
@@ -73,42 +86,73 @@ class DeformableAttention(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, query: Tensor, reference_points: Tensor, memory: Levels) -> Tensor:
+    def inference_form(self, dtype: torch.dtype) -> DeformableAttention:
+        """See `model.network.inference`."""
+        layers = (self.sampling_offsets, self._query_layer())
+        if MergedLinear.is_worthwhile(layers, dtype):
+            self.merged_queries = MergedLinear(layers, dtype)
+        return self
+
+    def project(self, tokens: Tensor, geometry: Geometry) -> SampledTokens:
+        """Projects the tokens that are attended to, [B, S, d]."""
+        key = None if self.key_proj is None else self.key_proj(tokens)
+        return self.sampled(self.value_proj(tokens), key, geometry)
+
+    def sampled(self, value: Tensor, key: Tensor | None, geometry: Geometry) -> SampledTokens:
+        """Projected tokens [B, S, d], split by heads and zeroed on padding (in place)."""
+        if geometry.padding is not None:
+            value = _zero_rows(value, geometry.padding)
+            key = None if key is None else _zero_rows(key, geometry.padding)
+        keys = None if key is None else self._by_head(key)
+        return SampledTokens(self._by_head(value), keys, geometry.spatial_shapes)
+
+    def forward(
+        self, query: Tensor, reference_points: Tensor, tokens: SampledTokens, residual: Tensor
+    ) -> Tensor:
         """Attends from each query to the levels' tokens around its reference.
 
         Args:
             query: [B, Q, d], position already added.
             reference_points: [B, Q, L, 2] points or [B, Q, L, 4] cxcywh boxes; 0..1 of the
                 padded map.
-            memory: the levels attended to.
+            tokens: what `project` returned for the tokens attended to.
+            residual: [B, Q, d], added to the result.
 
         Returns:
             [B, Q, d].
         """
-        batch, num_queries, _ = query.shape
-        value = self._projected(self.value_proj, memory)
-        offsets = self.sampling_offsets(query).view(
-            batch, num_queries, self.num_heads, self.offset_levels, self.num_points, 2
-        )
-        shapes = memory.spatial_shapes
+        offsets, asked = self._project_queries(query)
+        batch, count, _ = query.shape
+        offsets = offsets.view(batch, count, self.num_heads, self.offset_levels, self.num_points, 2)
+        asked = self._by_head(asked)
+        value, shapes = tokens.value, tokens.spatial_shapes
         if self.key_aware:
-            assert self.query_proj is not None
-            key = None if self.key_proj is None else self._projected(self.key_proj, memory)
             attended = key_aware_deform_attn(
-                self._by_head(self.query_proj(query)), key, value, shapes, reference_points, offsets
+                asked, tokens.key, value, shapes, reference_points, offsets
             )
         else:
-            logits = self.attention_weights(query).view(
-                batch, num_queries, self.num_heads, self.num_levels * self.num_points
-            )
-            attended = ms_deform_attn(value, shapes, reference_points, offsets, logits)
-        output: Tensor = self.output_proj(attended)
-        return output
+            attended = ms_deform_attn(value, shapes, reference_points, offsets, asked)
+        return self.output_proj(attended.to(query.dtype), residual)  # type: ignore[no-any-return]
 
-    def _projected(self, layer: nn.Linear, memory: Levels) -> Tensor:
-        """[B, S, M, D], zero on padding."""
-        return self._by_head(layer(memory.tokens).masked_fill(memory.padding_mask[..., None], 0.0))
+    def _query_layer(self) -> Linear:
+        """What weighs the samples: queries to compare with keys, or logits."""
+        layer = self.query_proj if self.key_aware else self.attention_weights
+        return cast(Linear, layer)
+
+    def _project_queries(self, query: Tensor) -> tuple[Tensor, ...]:
+        """[B, Q, d] -> offsets, and queries or logits, each [B, Q, M * something]."""
+        if self.merged_queries is not None:
+            return self.merged_queries(query)  # type: ignore[no-any-return]
+        return self.sampling_offsets(query), self._query_layer()(query)
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """[B, N, d] -> [B, N, M, D]."""
+        """[B, N, M * n] -> [B, N, M, n]."""
         return x.view(*x.shape[:2], self.num_heads, -1)
+
+
+def _zero_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Zeroes rows of [B, S, d] in place where bool [B, S] is True."""
+    if x.device.type == "cpu":  # only these rows are touched; on a GPU finding them would wait
+        x.view(-1, x.shape[-1]).index_fill_(0, rows.flatten().nonzero()[:, 0], 0.0)
+        return x
+    return x.masked_fill_(rows[..., None], 0.0)

@@ -6,16 +6,18 @@ so official state dicts load strictly; the heads that layers share appear under 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.backbone import Backbone
-from model.network.decoder import DecoderStates
-from model.network.levels import Levels, build_levels, input_projections
+from model.network.backbone.base import Backbone, DetectorBackbone
+from model.network.decoder import Decoder
+from model.network.geometry import Geometry
+from model.network.levels import input_projections, project_levels, tokens_of
 from model.network.outputs import DenoisingQueries, DetectorOutput, TrainingOutput
-from model.network.query_selection import inverse_sigmoid
-from model.network.transformer import Transformer, box_head, class_head, gather_rows
+from model.network.transformer import Proposals, Transformer, box_head, class_head, gather_rows
 
 __all__ = [
     "DenoisingQueries",
@@ -35,17 +37,24 @@ class LiteDETR(nn.Module):
         config: the architecture.
     """
 
+    float32_layers = ("bbox_embed", "class_embed")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        backbone = Backbone(config)
+        backbone = DetectorBackbone(config.backbone)
         self.backbone = nn.ModuleList((backbone,))
-        self.input_proj = input_projections(backbone.channels, config)
-        self.label_enc = nn.Embedding(config.num_classes + 1, config.d_model)  # denoising only
+        self.input_proj = input_projections(backbone.body.channels, config)
+        self.label_enc = nn.Embedding(config.num_classes + 1, config.d_model)  # only for denoising
         boxes, classes = box_head(config.d_model), class_head(config)
         self.bbox_embed = nn.ModuleList(boxes for _ in range(config.decoder_layers))
         self.class_embed = nn.ModuleList(classes for _ in range(config.decoder_layers))
         self.transformer = Transformer(config, self.bbox_embed, self.class_embed)
+
+    @property
+    def body(self) -> Backbone:
+        """The network that makes the feature maps."""
+        return cast(DetectorBackbone, self.backbone[0]).body
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> DetectorOutput:
         """Detects objects.
@@ -58,17 +67,16 @@ class LiteDETR(nn.Module):
             The last layer's predictions; queries in the order of their encoder score.
 
         Raises:
-            ValueError: where shapes do not fit one another.
+            ValueError: for images and masks whose shapes contradict each other.
         """
-        memory = self.transformer.encode(self._levels(images, padding_mask))
-        proposals = self.transformer.propose(memory)
-        content = self.transformer.content(proposals)
-        states: DecoderStates = self.transformer.decoder(
-            content, proposals.reference_logits, memory
+        memory, geometry = self.encode(images, padding_mask)
+        decoder, proposals = self.transformer.decoder, self.transformer.propose(memory, geometry)
+        states = decoder(
+            self.transformer.content(proposals), proposals.reference_logits, memory, geometry
         )
-        hidden, reference = states.hidden[-1], states.references[-1]
-        boxes = (self.bbox_embed[-1](hidden) + inverse_sigmoid(reference)).sigmoid()
-        return DetectorOutput(self.class_embed[-1](hidden), boxes, memory.tokens)
+        hidden = decoder.norm(states.hidden[-1])
+        boxes = Decoder.refine(self.bbox_embed[-1], hidden, states.references[-1])
+        return DetectorOutput(self.class_embed[-1](hidden), boxes, memory)
 
     def forward_training(
         self, images: Tensor, padding_mask: Tensor, denoising: DenoisingQueries | None
@@ -76,10 +84,10 @@ class LiteDETR(nn.Module):
         """As `forward`, with every layer's predictions and the encoder's proposals.
 
         Raises:
-            ValueError: where shapes do not fit one another.
+            ValueError: for images and masks whose shapes contradict each other.
         """
-        memory = self.transformer.encode(self._levels(images, padding_mask))
-        proposals = self.transformer.propose(memory)
+        memory, geometry = self.encode(images, padding_mask)
+        decoder, proposals = self.transformer.decoder, self.transformer.propose(memory, geometry)
         content = self.transformer.content(proposals)
         reference_logits = proposals.reference_logits.detach()
         mask = None
@@ -87,35 +95,48 @@ class LiteDETR(nn.Module):
             content = torch.cat((denoising.content, content), dim=1)
             reference_logits = torch.cat((denoising.reference_logits, reference_logits), dim=1)
             mask = denoising.attention_mask
-        states: DecoderStates = self.transformer.decoder(content, reference_logits, memory, mask)
+        states = decoder(content, reference_logits, memory, geometry, mask)
         per_layer = zip(
             self.bbox_embed, self.class_embed, states.hidden, states.references, strict=True
         )
         boxes, logits = [], []
         for boxes_of, classes_of, hidden, reference in per_layer:
-            boxes.append((boxes_of(hidden) + inverse_sigmoid(reference)).sigmoid())
-            logits.append(classes_of(hidden))
-        dense_deltas = self.transformer.enc_out_bbox_embed(proposals.tokens)
+            normed = decoder.norm(hidden)
+            boxes.append(Decoder.refine(boxes_of, normed, reference))
+            logits.append(classes_of(normed))
+        dense_logits, dense_boxes = self._dense_predictions(proposals, geometry)
         return TrainingOutput(
             pred_logits=torch.stack(logits),
             pred_boxes=torch.stack(boxes),
-            proposal_logits=gather_rows(proposals.logits, proposals.selected),
+            proposal_logits=gather_rows(dense_logits, proposals.selected),
             proposal_boxes=proposals.reference_logits.sigmoid(),
-            dense_logits=proposals.logits,
-            dense_boxes=(dense_deltas + inverse_sigmoid(proposals.anchors)).sigmoid(),
-            dense_valid=proposals.valid,
-            anchors=proposals.anchors,
+            dense_logits=dense_logits,
+            dense_boxes=dense_boxes,
+            dense_valid=~geometry.invalid,
+            anchors=geometry.anchors,
         )
 
-    def _levels(self, images: Tensor, padding_mask: Tensor) -> Levels:
+    def encode(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Geometry]:
+        """The memory [B, T, d] and its geometry; see `forward`."""
         if images.dim() != _IMAGE_DIMS or images.shape[1] != 3:  # noqa: PLR2004
             raise ValueError(f"images should be [B, 3, H, W], not {tuple(images.shape)}")
         if padding_mask.shape != images.shape[:1] + images.shape[2:]:
             raise ValueError(
                 f"padding_mask {tuple(padding_mask.shape)} does not fit {tuple(images.shape)}"
             )
-        maps = self.backbone[0](images)
-        return build_levels(maps, self.input_proj, self.transformer.level_embed, padding_mask)
+        levels = project_levels(self.backbone[0](images), self.input_proj)
+        shapes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        geometry = self.transformer.geometry_of(padding_mask, shapes)
+        tokens = tokens_of(levels, geometry.spatial_shapes)
+        return self.transformer.encoder(tokens, geometry), geometry
+
+    def _dense_predictions(self, proposals: Proposals, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Class logits [B, S, C] and boxes [B, S, 4] of every token; see `TrainingOutput`."""
+        transformer = self.transformer
+        blank = transformer.enc_out_class_embed(transformer.blank_token(proposals.tokens.dtype))
+        logits = torch.where(geometry.invalid[..., None], blank, proposals.logits)
+        boxes = Decoder.refine(transformer.enc_out_bbox_embed, proposals.tokens, geometry.anchors)
+        return logits, boxes
 
 
 def build_detector(config: ModelConfig) -> LiteDETR:

@@ -7,38 +7,14 @@ tokens only in the last layer of each block, with a narrow FFN of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.network.deformable_attention import DeformableAttention
-from model.network.levels import Levels
-
-
-def cell_reference_points(
-    spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor
-) -> Tensor:
-    """Centres of all cells, seen from every level.
-
-    Args:
-        spatial_shapes: (H, W) of each level.
-        valid_ratios: [B, L, 2], unpadded share (w, h) of each level.
-
-    Returns:
-        [B, S, L, 2], (x, y) in 0..1 of the padded maps.
-    """
-    per_level = []
-    for level, (height, width) in enumerate(spatial_shapes):
-        y = torch.arange(height, dtype=valid_ratios.dtype, device=valid_ratios.device) + 0.5
-        x = torch.arange(width, dtype=valid_ratios.dtype, device=valid_ratios.device) + 0.5
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        y_valid = grid_y.reshape(1, -1) / (valid_ratios[:, None, level, 1] * height)
-        x_valid = grid_x.reshape(1, -1) / (valid_ratios[:, None, level, 0] * width)
-        per_level.append(torch.stack((x_valid, y_valid), dim=-1))
-    return torch.cat(per_level, dim=1)[:, :, None] * valid_ratios[:, None]
+from model.network.geometry import Geometry
+from model.network.linear import Linear, feed_forward
 
 
 class EncoderLayer(nn.Module):
@@ -59,42 +35,45 @@ class EncoderLayer(nn.Module):
             same_loc=config.same_loc,
         )
         self.norm1 = nn.LayerNorm(d_model)
-        self.linear1 = nn.Linear(d_model, width)
-        self.linear2 = nn.Linear(width, d_model)
+        self.linear1 = Linear(d_model, width)
+        self.linear2 = Linear(width, d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.small_expand = small_expand
         if small_expand:
-            self.linear12 = nn.Linear(d_model, d_model)
-            self.linear22 = nn.Linear(d_model, d_model)
+            self.linear12 = Linear(d_model, d_model)
+            self.linear22 = Linear(d_model, d_model)
             self.norm22 = nn.LayerNorm(d_model)
 
     def forward(
-        self, levels: Levels, position: Tensor, reference_points: Tensor, start: int, num_low: int
-    ) -> Tensor:
+        self, tokens: Tensor, geometry: Geometry, start: int, num_low: int
+    ) -> tuple[Tensor, ...]:
         """Updates the tokens from `start` on.
 
         Args:
-            levels: all tokens, which serve as keys and values.
-            position: [B, S - start, d] of the updated tokens.
-            reference_points: [B, S - start, L, 2] of the updated tokens.
+            tokens: [B, S, d], all of which serve as keys and values.
+            geometry: theirs.
             start: the first token to update.
             num_low: how many leading tokens of all are low-level.
 
         Returns:
-            [B, S - start, d].
+            The updated tokens in order, in one part or two: [B, N, d] each.
         """
-        queries = levels.tokens[:, start:]
-        attended = self.self_attn(queries + position, reference_points, levels)
-        x = self.norm1(queries + attended)
-        if not self.small_expand:
-            return self._feedforward(x)
+        queries = tokens[:, start:]
+        x = self.norm1(
+            self.self_attn(
+                queries + geometry.position[:, start:],
+                geometry.reference_points[:, start:],
+                self.self_attn.project(tokens, geometry),
+                queries,
+            )
+        )
+        if not self.small_expand or num_low <= start:
+            return (feed_forward(x, self.linear1, self.linear2, self.norm2),)
         low, high = x[:, : num_low - start], x[:, num_low - start :]
-        low = self.norm22(low + self.linear22(F.relu(self.linear12(low))))
-        return torch.cat((low, self._feedforward(high)), dim=1)
-
-    def _feedforward(self, x: Tensor) -> Tensor:
-        updated: Tensor = self.norm2(x + self.linear2(F.relu(self.linear1(x))))
-        return updated
+        return (
+            feed_forward(low, self.linear12, self.linear22, self.norm22),
+            feed_forward(high, self.linear1, self.linear2, self.norm2),
+        )
 
 
 class InterleavedEncoder(nn.Module):
@@ -117,12 +96,20 @@ class InterleavedEncoder(nn.Module):
         """Whether that layer updates the low-level tokens too."""
         return not self.interleaved or (index + 1) % self.layers_per_block == 0
 
-    def forward(self, levels: Levels) -> Tensor:
-        """Encodes all tokens: memory [B, S, d]."""
-        points = cell_reference_points(levels.spatial_shapes, levels.valid_ratios)
-        num_low = sum(h * w for h, w in levels.spatial_shapes[: self.num_low_levels])
+    def forward(self, tokens: Tensor, geometry: Geometry) -> Tensor:
+        """Encodes all tokens: memory [B, S, d]; without gradients, in place."""
+        num_low = sum(h * w for h, w in geometry.spatial_shapes[: self.num_low_levels])
         for index, layer in enumerate(self.layers):
             start = 0 if self.updates_all(index) else num_low
-            updated = layer(levels, levels.position[:, start:], points[:, start:], start, num_low)
-            levels = replace(levels, tokens=torch.cat((levels.tokens[:, :start], updated), dim=1))
-        return levels.tokens
+            tokens = _replace_from(tokens, start, layer(tokens, geometry, start, num_low))
+        return tokens
+
+
+def _replace_from(tokens: Tensor, start: int, parts: Sequence[Tensor]) -> Tensor:
+    """The tokens [B, S, d] with those from `start` on replaced by the parts."""
+    if torch.is_grad_enabled():
+        return torch.cat((tokens[:, :start], *parts), dim=1)
+    for part in parts:
+        tokens[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return tokens

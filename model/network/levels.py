@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.position_encoding import encode_cells
+from model.network.convolution import FoldedConvolution
+from model.network.geometry import Shapes
 
 _GROUPS = 32  # of the GroupNorm after an input projection
 
 
-@dataclass(frozen=True)
-class Levels:
-    """All feature levels as one sequence.
+class InputProjection(nn.Sequential):
+    """A convolution and GroupNorm (official names `0` and `1`)."""
 
-    Attributes:
-        tokens: [B, S, d], the levels' cells row by row, finest level first.
-        position: [B, S, d], sine encoding plus level embedding.
-        padding_mask: bool [B, S], True on padding.
-        spatial_shapes: (H, W) of each level.
-        valid_ratios: [B, L, 2], unpadded share (w, h) of each level.
-    """
-
-    tokens: Tensor
-    position: Tensor
-    padding_mask: Tensor
-    spatial_shapes: tuple[tuple[int, int], ...]
-    valid_ratios: Tensor
+    def inference_form(self, dtype: torch.dtype) -> InputProjection:
+        """See `model.network.inference`."""
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        self[0] = FoldedConvolution(conv, conv.weight, conv.bias, dtype, adds=False)
+        return self
 
 
 def input_projections(channels: Sequence[int], config: ModelConfig) -> nn.ModuleList:
@@ -47,52 +38,38 @@ def input_projections(channels: Sequence[int], config: ModelConfig) -> nn.Module
         assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
     return nn.ModuleList(
-        nn.Sequential(convolution, nn.GroupNorm(_GROUPS, d_model)) for convolution in convolutions
+        InputProjection(convolution, nn.GroupNorm(_GROUPS, d_model)) for convolution in convolutions
     )
 
 
-def build_levels(
-    maps: Sequence[Tensor], projections: nn.ModuleList, level_embed: Tensor, padding_mask: Tensor
-) -> Levels:
-    """Projects the maps and flattens them.
+def project_levels(maps: Sequence[Tensor], projections: nn.ModuleList) -> list[Tensor]:
+    """The maps of all levels, [B, d, H_i, W_i] each.
 
     Args:
         maps: [B, C_i, H_i, W_i] of strides 8, 16, 32. The first level past them is projected from
             the coarsest map, each further one from the level before it.
         projections: one a level; see `input_projections`.
-        level_embed: [L, d].
-        padding_mask: bool [B, H, W] of the images, True on padding.
     """
-    sources = [*maps, maps[-1]]
-    tokens, positions, masks, shapes, ratios = [], [], [], [], []
+    sources, projected = [*maps, maps[-1]], []
     for index, projection in enumerate(projections):
-        projected = projection(sources[index])
+        projected.append(projection(sources[index]))
         if index >= len(maps):
-            sources.append(projected)
-        shape = (projected.shape[2], projected.shape[3])
-        mask = _resized_mask(padding_mask, shape)
-        position = encode_cells(mask, level_embed.shape[-1], projected.dtype)
-        tokens.append(projected.flatten(2).transpose(1, 2))
-        positions.append(position.flatten(1, 2) + level_embed[index])
-        masks.append(mask.flatten(1))
-        ratios.append(_valid_ratio(mask, projected.dtype))
-        shapes.append(shape)
-    return Levels(
-        tokens=torch.cat(tokens, 1),
-        position=torch.cat(positions, 1),
-        padding_mask=torch.cat(masks, 1),
-        spatial_shapes=tuple(shapes),
-        valid_ratios=torch.stack(ratios, 1),
-    )
+            sources.append(projected[-1])
+    return projected
 
 
-def _resized_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Nearest neighbour: bool [B, H, W] -> bool [B, *shape]."""
-    return F.interpolate(padding_mask[None].float(), size=shape)[0].bool()
-
-
-def _valid_ratio(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Unpadded share (w, h) of bool [B, H, W] masks, read off their first row and column."""
-    height = (~padding_mask[:, :, 0]).to(dtype).mean(1)
-    width = (~padding_mask[:, 0, :]).to(dtype).mean(1)
-    return torch.stack((width, height), dim=-1)
+def tokens_of(levels: Sequence[Tensor], shapes: Shapes) -> Tensor:
+    """The upper left (H, W) of each [B, d, H', W'] map, row by row, finest first: [B, T, d]."""
+    rectangles = [
+        level[:, :, :height, :width].permute(0, 2, 3, 1)
+        for level, (height, width) in zip(levels, shapes, strict=True)
+    ]
+    if torch.is_grad_enabled():
+        return torch.cat([rectangle.flatten(1, 2) for rectangle in rectangles], dim=1)
+    # Written in place: a cropped map is copied once.
+    batch, channels = levels[0].shape[:2]
+    sizes = [height * width for height, width in shapes]
+    tokens = levels[0].new_empty(batch, sum(sizes), channels)
+    for part, rectangle in zip(tokens.split(sizes, dim=1), rectangles, strict=True):  # type: ignore[no-untyped-call]
+        part.view(rectangle.shape).copy_(rectangle)
+    return tokens

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.decoder import MLP, Decoder
+from model.network.decoder import Decoder
 from model.network.encoder import InterleavedEncoder
-from model.network.levels import Levels
-from model.network.query_selection import proposal_logits, propose_boxes
+from model.network.geometry import Geometry, GeometryCache, Shapes, make_geometry
+from model.network.linear import MLP, Linear
 
 _PRIOR_LOGIT = -math.log(99.0)  # classes start at a probability of 1 %
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Scored encoder tokens and the selected ones.
+    """Scored encoder tokens and the selected ones; for T and S see `Geometry`.
 
     Attributes:
-        tokens: [B, S, d], projected and normed memory.
-        logits: [B, S, C], class scores before the sigmoid.
-        anchors: [B, S, 4], each token's proposal, cxcywh 0..1.
-        valid: bool [B, S], tokens that may propose.
-        selected: int64 [B, Q], best tokens first.
+        tokens: [B, T, d], projected and normed memory.
+        logits: [B, T, C], class scores before the sigmoid; of no use where a token is invalid.
+        selected: int64 [B, Q], indices into the S tokens, best first.
         reference_logits: [B, Q, 4], refined boxes of the selected tokens before the sigmoid.
     """
 
     tokens: Tensor
     logits: Tensor
-    anchors: Tensor
-    valid: Tensor
     selected: Tensor
     reference_logits: Tensor
 
@@ -42,15 +38,15 @@ def box_head(d_model: int) -> MLP:
     """A 3-layer head for box deltas that starts at zero."""
     head = MLP(d_model, d_model, 4, 3)
     last = head.layers[-1]
-    assert isinstance(last, nn.Linear)
+    assert isinstance(last, Linear)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return head
 
 
-def class_head(config: ModelConfig) -> nn.Linear:
+def class_head(config: ModelConfig) -> Linear:
     """A linear head for class logits that starts at the prior probability."""
-    head = nn.Linear(config.d_model, config.num_classes)
+    head = Linear(config.d_model, config.num_classes)
     nn.init.constant_(head.bias, _PRIOR_LOGIT)
     return head
 
@@ -69,6 +65,8 @@ class Transformer(nn.Module):
         class_embed: one class head a decoder layer.
     """
 
+    float32_layers = ("level_embed", "enc_output_norm", "enc_out_bbox_embed", "enc_out_class_embed")
+
     def __init__(
         self, config: ModelConfig, bbox_embed: nn.ModuleList, class_embed: nn.ModuleList
     ) -> None:
@@ -77,11 +75,12 @@ class Transformer(nn.Module):
         self.level_embed = nn.Parameter(torch.empty(config.num_feature_levels, d_model))
         self.encoder = InterleavedEncoder(config)
         self.decoder = Decoder(config, bbox_embed, class_embed)
-        self.tgt_embed = nn.Embedding(config.num_queries, d_model)
-        self.enc_output = nn.Linear(d_model, d_model)
+        self.tgt_embed = nn.Embedding(config.num_queries, d_model)  # content of the queries
+        self.enc_output = Linear(d_model, d_model)
         self.enc_output_norm = nn.LayerNorm(d_model)
         self.enc_out_bbox_embed = box_head(d_model)
         self.enc_out_class_embed = class_head(config)
+        self.geometry_cache: GeometryCache | None = None  # in the inference form
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -94,32 +93,54 @@ class Transformer(nn.Module):
                 if parameter.dim() > 1 and not resets_itself:
                     nn.init.xavier_uniform_(parameter)
 
-    def encode(self, levels: Levels) -> Levels:
-        """The memory: the levels with their tokens encoded."""
-        return replace(levels, tokens=self.encoder(levels))
+    def inference_form(self, dtype: torch.dtype) -> Transformer:
+        """See `model.network.inference`."""
+        self.geometry_cache = GeometryCache(dtype)
+        return self
 
-    def propose(self, memory: Levels) -> Proposals:
-        """Scores every token and selects as many as there are queries (or tokens, if fewer)."""
-        anchors, valid = propose_boxes(
-            memory.padding_mask, memory.spatial_shapes, memory.tokens.dtype
-        )
-        tokens = memory.tokens.masked_fill(~valid[..., None], 0.0)
-        tokens = self.enc_output_norm(self.enc_output(tokens))
+    def geometry_of(self, padding_mask: Tensor, shapes: Shapes) -> Geometry:
+        """The geometry of bool [B, H, W] padding and (H, W) of each level."""
+        if self.geometry_cache is not None:
+            return self.geometry_cache.get(padding_mask, shapes, self.level_embed)
+        return make_geometry(padding_mask, shapes, self.level_embed)
+
+    def propose(self, memory: Tensor, geometry: Geometry) -> Proposals:
+        """Scores every token and selects as many as there are queries (or tokens, if fewer).
+
+        A token that may not propose a box counts as zeros: it takes the score of `blank`.
+
+        Args:
+            memory: [B, T, d], the encoder's output.
+            geometry: of the memory.
+        """
+        exact = geometry.anchors.dtype
+        tokens = self.enc_output_norm(self.enc_output(memory).to(exact))
         logits = self.enc_out_class_embed(tokens)
-        selected = self.select_queries(logits)
-        base = gather_rows(proposal_logits(anchors, valid), selected)
-        reference_logits = self.enc_out_bbox_embed(gather_rows(tokens, selected)) + base
-        return Proposals(tokens, logits, anchors, valid, selected, reference_logits)
+        blank = self.blank_token(exact)
+        best = logits.detach().amax(-1)
+        if geometry.kept is not None:
+            best = best.new_zeros(geometry.invalid.shape).index_copy_(1, geometry.kept, best)
+        least = self.enc_out_class_embed(blank[None]).detach().amax()
+        selected = self.select_queries(torch.where(geometry.invalid, least, best))
+        rows = selected
+        if geometry.kept is not None:  # a token of padding has no row: any will do
+            rows = torch.searchsorted(geometry.kept, selected).clamp_(max=tokens.shape[1] - 1)
+        invalid = geometry.invalid.gather(1, selected)[..., None]
+        chosen = torch.where(invalid, blank, gather_rows(tokens, rows))
+        base = gather_rows(geometry.proposal_logits, selected)
+        return Proposals(tokens, logits, selected, self.enc_out_bbox_embed(chosen) + base)
 
-    def select_queries(self, logits: Tensor) -> Tensor:
-        """The best tokens by [B, S, C] class logits: int64 [B, Q], best first.
+    def blank_token(self, dtype: torch.dtype) -> Tensor:
+        """[d], what becomes of a token of zeros."""
+        return self.enc_output_norm(self.enc_output.bias.to(dtype))  # type: ignore[no-any-return]
+
+    def select_queries(self, best: Tensor) -> Tensor:
+        """The best tokens by their highest class logit, [B, S]: int64 [B, Q], best first.
 
         A token's rank chooses its learned content, so near ties that rounding swaps change both
-        queries' answers a little.
+        queries' results a little.
         """
-        best = logits.detach().amax(-1)
-        count = min(self.tgt_embed.num_embeddings, best.shape[1])
-        return best.topk(count, dim=1).indices
+        return best.topk(min(self.tgt_embed.num_embeddings, best.shape[1]), dim=1).indices
 
     def content(self, proposals: Proposals) -> Tensor:
         """Learned content of the selected queries [B, Q, d]; it does not depend on the image."""

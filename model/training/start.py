@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from model.config import VARIANTS, ModelConfig
 from model.data.annotations import DataError
 from model.labels import COCO_LABELS, CODE_LABELS
-from model.network.backbone import freeze_stages, load_pretrained
 from model.network.detector import LiteDETR, build_detector
 from model.training.options import TrainOptions
 from model.training.sources import (
@@ -74,12 +73,12 @@ def build_start(
     torch.manual_seed(options.seed)
     detector = build_detector(_config(options, labels))
     if options.pretrained_backbone is not None:
-        load_pretrained(detector.backbone[0], options.pretrained_backbone)  # type: ignore[arg-type]
+        detector.body.load_pretrained(options.pretrained_backbone)
         report(f"backbone starts from {options.pretrained_backbone}")
     if options.init_from is not None:
         for line in load_fitting(detector, options.init_from):
             report(line)
-    freeze_stages(detector.backbone[0], options.freeze_backbone_stages)  # type: ignore[arg-type]
+    detector.body.freeze_stages(options.freeze_backbone_stages)
     return detector
 
 

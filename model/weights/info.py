@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from model.config import VARIANTS, BackboneName, ModelConfig
+from model.config import VARIANTS, ModelConfig
+from model.network.backbone import BACKBONES
 from model.weights.header import CheckpointError, file_sha256, parse_json, read_header
 
 __all__ = [
@@ -142,8 +142,8 @@ def _parse_config(path: Path, text: str) -> ModelConfig:
         if type(value) is int and not 1 <= value <= _MAX_CONFIG_NUMBER:
             raise CheckpointError(path, f"its config has an impossible {field} ({value})")
     backbone = values.get("backbone", ModelConfig.backbone)
-    if backbone not in get_args(BackboneName):
-        known = ", ".join(get_args(BackboneName))
+    if backbone not in list(BACKBONES):
+        known = ", ".join(BACKBONES)
         raise CheckpointError(path, f"its backbone {backbone!r} is not known here ({known})")
     try:
         return ModelConfig.from_dict(values)

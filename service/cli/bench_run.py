@@ -33,7 +33,7 @@ from model.ops.workloads import (
 )
 from model.predictor import Predictor
 from model.weights.info import resolve_model
-from service.engine.torch_device import load_predictor
+from service.engine.load import load_predictor
 from service.settings import Settings
 
 _KERNELS_SHARE = 0.5  # of the time

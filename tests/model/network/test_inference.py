@@ -8,18 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import ModelConfig, build_detector
 from model.geometry import level_shapes
-from model.inference import layers
-from model.inference.geometry import real_tokens
-from model.inference.memory import keep_freed_memory
-from model.inference.network import InferenceDetector
-from model.inference.precision import resolve_precision
-from model.inference.winograd import WinogradConvolution
+from model.network import onednn
+from model.network.backbone import BACKBONES
+from model.network.backbone.base import Backbone, Maps
+from model.network.convolution import WinogradConvolution
 from model.network.detector import LiteDETR
+from model.network.geometry import image_tokens
+from model.network.inference import prepare_for_inference
 from model.network.outputs import DetectorOutput
+from model.network.precision import resolve_precision
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
 from tests.model.network.test_detector import CASES, needs_reference, seeded, tiny
@@ -36,8 +37,8 @@ def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Both ways to multiply: a CPU's, and the one of every other device."""
     dtype = request.node.callspec.params.get("dtype", torch.float32)
     if request.param == "torch":
-        monkeypatch.setattr(layers, "onednn_takes", lambda *_: False)
-    elif not layers.onednn_takes(torch.device("cpu"), dtype):
+        monkeypatch.setattr(onednn, "is_available", lambda *_: False)
+    elif not onednn.is_available(torch.device("cpu"), dtype):
         pytest.skip(f"oneDNN has no products of {dtype} here")
 
 
@@ -59,7 +60,7 @@ def _as_given(output: DetectorOutput, levels: int, mask: Tensor) -> DetectorOutp
     if len(mask) > 1:
         return output
     height, width = mask.shape[1:]
-    kept = real_tokens(mask, level_shapes(height, width, levels))
+    kept = image_tokens(mask, level_shapes(height, width, levels))
     return replace(output, memory=output.memory[:, kept])
 
 
@@ -67,11 +68,11 @@ def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch
     """Memory, and, with the same query selection (near ties may swap), logits and boxes."""
     selections: list[Tensor] = []
     select = detector.transformer.select_queries
-    detector.transformer.select_queries = lambda logits: (  # type: ignore[method-assign]
-        selections.append(select(logits)) or selections[-1]  # type: ignore[func-returns-value]
+    detector.transformer.select_queries = lambda best: (  # type: ignore[method-assign]
+        selections.append(select(best)) or selections[-1]  # type: ignore[func-returns-value]
     )
-    network = InferenceDetector(detector, dtype).eval()
-    network.selection.select = lambda logits: selections[-1]  # type: ignore[method-assign,assignment]
+    network = prepare_for_inference(detector, dtype)
+    network.transformer.select_queries = lambda best: selections[-1]  # type: ignore[method-assign,assignment]
     with torch.inference_mode():
         levels = len(detector.transformer.level_embed)
         expected = _as_given(detector(images, mask), levels, mask)
@@ -93,7 +94,7 @@ def test_every_reference_case_is_reproduced(name: str) -> None:
     for dtype in TOLERANCES:
         _assert_alike(copy.deepcopy(detector), images, mask, dtype)
     with torch.inference_mode():
-        memory = InferenceDetector(detector)(images, mask).memory
+        memory = prepare_for_inference(detector)(images, mask).memory
     official = torch.from_numpy(case.arrays["memory"])
     torch.testing.assert_close(memory, official, atol=1e-4, rtol=0)
 
@@ -129,9 +130,9 @@ def test_every_architecture_gives_what_its_detector_gives(
 
 def test_a_residual_network_on_a_larger_map_gives_what_its_detector_gives() -> None:
     """Large enough for Winograd's convolutions, at sides that are no multiples of their tiles."""
-    network = InferenceDetector(seeded(tiny(backbone="resnet50")))
+    network = prepare_for_inference(seeded(tiny(backbone="resnet50")))
     taking = [part for part in network.modules() if isinstance(part, WinogradConvolution)]
-    assert len(taking) == 11 or not layers.onednn_takes(torch.device("cpu"), torch.float32)
+    assert len(taking) == 11 or not onednn.is_available(torch.device("cpu"), torch.float32)
     images, mask = _batch((250, 500), padded=(264, 520))
     _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
     images, mask = _batch((250, 500), (264, 100), padded=(264, 520))
@@ -146,7 +147,7 @@ def test_the_shipped_model_gives_the_detections_of_its_detector() -> None:
 
 def test_images_of_other_sizes_are_not_given_remembered_positions() -> None:
     detector = seeded(tiny())
-    network = InferenceDetector(detector).eval()
+    network = prepare_for_inference(detector)
     for size in ((64, 96), (50, 96), (64, 90), (64, 96), (10, 10), (1, 1), (63, 1), (50, 96)):
         images, mask = _batch(size, padded=(64, 96))
         with torch.inference_mode():
@@ -158,7 +159,7 @@ def test_images_of_other_sizes_are_not_given_remembered_positions() -> None:
 def test_the_detector_may_change_afterwards() -> None:
     detector = seeded(tiny())
     images, mask = _batch((64, 96), padded=(64, 96))
-    network = InferenceDetector(detector).eval()
+    network = prepare_for_inference(detector)
     with torch.inference_mode():
         before = network(images, mask).pred_logits.clone()
     with torch.no_grad():
@@ -172,15 +173,40 @@ def test_inputs_are_left_unchanged() -> None:
     images, mask = _batch((50, 90), padded=(64, 96))
     copies = images.clone(), mask.clone()
     with torch.inference_mode():
-        InferenceDetector(seeded(tiny()))(images, mask)
+        prepare_for_inference(seeded(tiny()))(images, mask)
     assert torch.equal(images, copies[0]) and torch.equal(mask, copies[1])
 
 
-def test_an_unknown_backbone_is_refused() -> None:
-    detector = seeded(tiny())
-    detector.backbone[0].body = torch.nn.Identity()
-    with pytest.raises(TypeError, match="Identity"):
-        InferenceDetector(detector)
+class _PlainBackbone(Backbone):
+    """A backbone without an inference form of its own."""
+
+    channels = (8, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=8, padding=1)
+
+    def forward(self, images: Tensor) -> Maps:
+        finest = self.conv(images)
+        return finest, finest[:, :, ::2, ::2], finest[:, :, ::4, ::4]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
+def test_a_backbone_without_an_inference_form_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setitem(BACKBONES, "plain", f"{__name__}:_PlainBackbone")
+    images, mask = _batch((64, 96), padded=(64, 96))
+    _assert_alike(seeded(tiny(backbone="plain")), images, mask, dtype)
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_every_backbone_has_the_channels_that_it_declares(name: str) -> None:
+    detector = seeded(tiny(backbone=name))
+    with torch.inference_mode():
+        maps = detector.body(torch.zeros(1, 3, 64, 96))
+    assert tuple(m.shape[1] for m in maps) == detector.body.channels
+    assert [m.shape[2:] for m in maps] == [(8, 12), (4, 6), (2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +229,3 @@ def test_a_precision_that_is_not_there_is_refused() -> None:
         resolve_precision("fp8", "cpu")
     with pytest.raises(RuntimeError, match="fp16 needs a GPU"):
         resolve_precision("fp16", "cpu")
-
-
-def test_keeping_freed_memory_says_whether_it_could() -> None:
-    assert keep_freed_memory() in (True, False)

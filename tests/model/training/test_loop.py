@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model.data.annotations import DataError
+from model.network.linear import Linear
 from model.postprocess import select_detections
 from model.training import loop as loop_room
 from model.training import start
@@ -198,7 +199,7 @@ def test_start_weights_load_what_fits_and_report_the_rest(tmp_path: Path, cache:
     options = tiny_options(tmp_path, max_iterations=1)
     trainer = tiny_trainer(options, CacheSource(cache, LABELS))
     path = trainer.run()
-    other = torch.nn.Linear(32, 5)
+    other = Linear(32, 5)
     fresh = tiny_detector()
     fresh.transformer.enc_out_class_embed = other
     before = other.weight.clone()

@@ -13,7 +13,8 @@ from model.geometry import padded_size, usual_buckets
 from model.predictor import Predictor
 from service.engine.device import BatchShape, OutOfDeviceMemory, OverlappingDevice
 from service.engine.gpu_device import GpuDevice, GpuLimits, open_torch_device
-from service.engine.torch_device import TorchDevice, load_predictor
+from service.engine.load import load_predictor
+from service.engine.torch_device import TorchDevice
 from service.engine.warm_up import WarmUpLimits, warm_up
 from tests.support.small_weights import SMALL, write_small
 from tests.support.standin_card import StandInCard

@@ -14,7 +14,8 @@ from model.geometry import padded_size
 from model.images.decode import ImageLimits, decode_image
 from service.build import open_detector
 from service.engine.device import OutOfDeviceMemory
-from service.engine.torch_device import TorchDevice, load_predictor, pick_device
+from service.engine.load import load_predictor, pick_device
+from service.engine.torch_device import TorchDevice
 from service.types import DetectOptions
 from tests.support.fake_service import quiet_settings
 from tests.support.images import encode_png

@@ -1,0 +1,122 @@
+"""Linear layers, and what is made of them: feed-forward networks and heads.
+
+In training a layer is torch's own. Its inference form holds the weights in the precision of the
+network, packed for oneDNN on a CPU; several layers of one input are one batched product on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.network import onednn
+from model.network.onednn import Activation
+
+
+class Linear(nn.Linear):
+    """activation(x W^T + b + add)."""
+
+    def forward(
+        self, x: Tensor, add: Tensor | None = None, *, activation: Activation = "none"
+    ) -> Tensor:
+        """[..., inputs] -> [..., outputs]; `add` has the shape of the result."""
+        return add_and_activate(F.linear(x, self.weight, self.bias), add, activation)
+
+    def inference_form(self, dtype: torch.dtype) -> PackedLinear:
+        """See `model.network.inference`."""
+        return PackedLinear(self.weight, self.bias, dtype)
+
+
+class PackedLinear(nn.Module):
+    """The inference form of `Linear`.
+
+    Args:
+        weight: [outputs, inputs]; copied.
+        bias: [outputs]; copied.
+        dtype: of the weights, the input and the result.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.bias = bias.detach().to(dtype, copy=True)
+        self.weight = weight.detach().to(dtype, copy=True)
+        self.packed = onednn.is_available(weight.device, dtype)
+        if self.packed:
+            self.weight = onednn.pack_linear(self.weight)
+
+    def forward(
+        self, x: Tensor, add: Tensor | None = None, *, activation: Activation = "none"
+    ) -> Tensor:
+        """See `Linear.forward`."""
+        if not self.packed or x.numel() == 0:
+            weight = self.weight.to_dense() if self.packed else self.weight
+            return add_and_activate(F.linear(x, weight, self.bias), add, activation)
+        if add is None:
+            return onednn.linear(x, self.weight, self.bias, activation)
+        return add_and_activate(onednn.linear_add(x, self.weight, self.bias, add), None, activation)
+
+
+class MergedLinear(nn.Module):
+    """Several linear layers of one input as one batched product, for inference on a GPU.
+
+    Each result is contiguous, as the attention kernels need it.
+
+    Args:
+        layers: with equal numbers of inputs and of outputs; their weights are copied.
+        dtype: of the weights, the input and the results.
+    """
+
+    weights: Tensor  # [layers, inputs, outputs]
+    biases: Tensor  # [layers, 1, outputs]
+
+    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+        super().__init__()
+        weights = torch.stack([layer.weight.detach().t() for layer in layers])
+        biases = torch.stack([layer.bias.detach() for layer in layers])[:, None]
+        self.register_buffer("weights", weights.to(dtype))
+        self.register_buffer("biases", biases.to(dtype))
+
+    @staticmethod
+    def is_worthwhile(layers: Sequence[nn.Linear], dtype: torch.dtype) -> bool:
+        """Whether the layers can be merged; on a CPU separate packed products are as fast."""
+        alike = len({layer.out_features for layer in layers}) == 1
+        return alike and not onednn.is_available(layers[0].weight.device, dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[B, N, inputs] -> [B, N, outputs] of each layer."""
+        rows = x.reshape(1, -1, x.shape[-1]).expand(len(self.weights), -1, -1)
+        merged = torch.baddbmm(self.biases, rows, self.weights)
+        return tuple(part.view(*x.shape[:-1], -1) for part in merged)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [inputs, *[hidden] * (num_layers - 1), outputs]
+        self.layers = nn.ModuleList(Linear(before, after) for before, after in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        for layer in self.layers[:-1]:
+            x = layer(x, activation="relu")
+        return self.layers[-1](x)  # type: ignore[no-any-return]
+
+
+def feed_forward(x: Tensor, widen: nn.Module, narrow: nn.Module, norm: nn.Module) -> Tensor:
+    """norm(x + narrow(relu(widen(x)))): the transformer's FFN, [B, N, d] -> [B, N, d]."""
+    return norm(narrow(widen(x, activation="relu"), x))  # type: ignore[no-any-return]
+
+
+def add_and_activate(x: Tensor, add: Tensor | None, activation: Activation) -> Tensor:
+    """activation(x + add); `x` may be overwritten."""
+    if add is not None:
+        x = x + add
+    if activation == "relu":
+        return F.relu_(x)
+    return F.relu6(x, inplace=True) if activation == "relu6" else x

@@ -1,0 +1,102 @@
+"""oneDNN's fused products, which torch offers under private names only.
+
+A fused product adds the residual or applies the activation while its result is still in the
+cache. torch is pinned exactly; without these operators everything works, a little slower.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Activation = Literal["none", "relu", "relu6"]
+
+_POINTWISE: dict[Activation, tuple[str, list[float], str]] = {
+    "none": ("none", [], ""),
+    "relu": ("relu", [], ""),
+    "relu6": ("hardtanh", [0.0, 6.0], ""),
+}
+_OPERATORS = (
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_convolution_pointwise_",
+    "_is_mkldnn_bf16_supported",
+)
+
+
+def is_available(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the fused products work there; not every processor has them in bfloat16.
+
+    Args:
+        device: the device that computes.
+        dtype: float32 or bfloat16.
+    """
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+        and (dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+    )
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    """[outputs, inputs] weights in oneDNN's own layout."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+    return packed
+
+
+def linear(x: Tensor, packed: Tensor, bias: Tensor, activation: Activation) -> Tensor:
+    """activation(x W^T + b), with a weight of `pack_linear`."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, *_POINTWISE[activation])
+    return product
+
+
+def linear_add(x: Tensor, packed: Tensor, bias: Tensor, add: Tensor) -> Tensor:
+    """X W^T + b + add, with a weight of `pack_linear`."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, add, packed, bias, "add")
+    return product
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor, geometry: tuple[Any, ...], activation: Activation
+) -> Tensor:
+    """activation(conv(x) + b).
+
+    Args:
+        x: [B, C, H, W], channels last.
+        weight: [C', C / groups, h, w].
+        bias: [C'].
+        geometry: padding, stride, dilation and groups.
+        activation: applied to the result.
+    """
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, *geometry, *_POINTWISE[activation]
+    )
+    return result
+
+
+def convolve_add_(  # noqa: PLR0913, PLR0917 - an operator's arguments
+    add: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    geometry: tuple[Any, ...],
+    activation: Activation,
+) -> Tensor:
+    """activation(conv(x) + b + add), written into `add`; for the others see `convolve`."""
+    unary, scalars, algorithm = _POINTWISE[activation]
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
+        add,
+        x,
+        weight,
+        bias,
+        *geometry,
+        "add",
+        1.0,
+        None if unary == "none" else unary,
+        scalars,
+        algorithm,
+    )
+    return result

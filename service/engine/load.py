@@ -1,0 +1,61 @@
+"""Loads a model as it is served: the one function that the engine and the commands use.
+
+weights file -> `load_detector` -> inference form on the device -> `Predictor`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from model.network.inference import prepare_for_inference
+from model.network.precision import resolve_precision
+from model.predictor import Predictor
+from model.weights.checkpoint import load_detector
+from model.weights.info import ModelInfo
+from service.cpus import usable_cpus
+from service.engine.host_memory import keep_freed_memory
+
+
+def load_predictor(
+    path: Path | str, device: str = "auto", threads: int = 0, precision: str = "auto"
+) -> tuple[Predictor, ModelInfo]:
+    """Loads a weights file as `lite-detr serve` runs it.
+
+    On a CPU the process keeps freed memory from here on; see `service.engine.host_memory`.
+
+    Args:
+        path: the weights file.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        threads: torch threads on the CPU; 0: as many as this process may use.
+        precision: see `model.network.precision`.
+
+    Returns:
+        The predictor, and the description in the file.
+
+    Raises:
+        CheckpointError: for a file that cannot be used.
+        RuntimeError: for a device that is not there or does not have that precision.
+    """
+    torch.set_num_threads(threads or usable_cpus())
+    chosen = pick_device(device)
+    _, dtype = resolve_precision(precision, chosen)
+    detector, info = load_detector(path, chosen)
+    predictor = Predictor(prepare_for_inference(detector, dtype), info.config, chosen)
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
+    return predictor, info
+
+
+def pick_device(device: str) -> str:
+    """The torch device for a setting.
+
+    Raises:
+        RuntimeError: for a GPU where there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"device={device}: torch finds no CUDA GPU here")
+    return device
