@@ -68,7 +68,7 @@ test-release: $(FULL) ## build wheel and sdist, install them in an empty environ
 lint: $(FULL) ## ruff, format check, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict model service lite_detr_client tests
+	$(BIN)/mypy --strict model service lite_detr_client tests benchmarks
 	$(BIN)/lint-imports
 
 format: $(FULL) ## rewrite the sources in the project's format

@@ -1,6 +1,6 @@
-"""PyPI's `arbez` (YOLOX-s for barcodes, through onnxruntime) as a detector of our evaluation.
+"""The barcode detector `arbez` (YOLOX-s in onnxruntime), evaluated for comparison.
 
-Install it beside the project: pip install arbez==0.2.1
+Requires the package: pip install arbez==0.2.1
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from model.data.image_files import read_image
 from model.detections import Detections
 from model.evaluation.evaluate import PhotoDetections
 
-SCORE_THRESHOLD = 0.3  # its default of 0.25 finds the same codes on the photos
+SCORE_THRESHOLD = 0.3  # on the photos, its default of 0.25 detects the same codes
 
 
 def run_arbez_on(
     truth: GroundTruth, folder: Path, progress: Callable[[int, int], None]
 ) -> list[PhotoDetections]:
-    """Runs its detector, without reading the codes, on the photos of a set.
+    """Runs arbez's detector, without decoding the codes, on the images of a set.
 
     Args:
-        truth: the photos.
-        folder: where their file names start from.
-        progress: told after each photo.
+        truth: the images.
+        folder: that their file names are relative to.
+        progress: called with (done, total) after each image.
 
     Returns:
-        One entry a photo. Its classes are symbologies other than ours: all labels are 0, to be
-        judged with classes ignored.
+        One entry per image. arbez's classes differ from ours: all labels are 0, and classes must
+        be ignored in the evaluation.
 
     Raises:
-        ModuleNotFoundError: where arbez is not installed.
+        ModuleNotFoundError: if arbez is not installed.
     """
     from arbez.engines.arbez import ArbezEngine  # noqa: PLC0415 - optional, and slow to import
 
     engine = ArbezEngine(decode=False, providers=("CPUExecutionProvider",))
     engine.warmup(smoke=True)
-    answers = []
-    for number, photo in enumerate(truth.images, 1):
-        picture = read_image(folder / photo.file_name)
+    results = []
+    for number, entry in enumerate(truth.images, 1):
+        image = read_image(folder / entry.file_name)
         start = time.perf_counter()
-        found = engine.detect_and_decode(picture)
+        found = engine.detect_and_decode(image)
         spent_ms = (time.perf_counter() - start) * 1000
         detections = Detections(
             np.array([one.score for one in found], np.float32),
             np.zeros(len(found), np.int64),
             np.array([one.bbox_xyxy for one in found], np.float32).reshape(-1, 4),
         )
-        answers.append(PhotoDetections(photo.image_id, detections, spent_ms))
+        results.append(PhotoDetections(entry.image_id, detections, spent_ms))
         progress(number, len(truth.images))
-    return answers
+    return results

@@ -1,11 +1,11 @@
-"""The score card of the code detector: our model, and `arbez` beside it, by the same rules.
+"""The score card of the code detector: our model, and `arbez` for comparison, by the same rules.
 
     python -m benchmarks.accuracy.codes --photos DIR --arbez
     python -m benchmarks.accuracy.codes --sweep
 
-DIR holds `photos.json` (COCO format) and `photos/`. Prints Markdown; `--json FILE` keeps all
-numbers. The working threshold is chosen by `--sweep`, which looks at the synthetic set alone:
-photos are for measuring, not for tuning.
+DIR contains `photos.json` (COCO format) and `photos/`. Prints Markdown; `--json FILE` writes all
+figures. `--sweep` chooses the working threshold on the synthetic set only: the photos are used for
+measuring, not for tuning.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from service.engine.load import load_predictor
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What one set says about the detectors."""
+class SetScores:
+    """The scores of the detectors on one set."""
 
     name: str
     columns: dict[str, PhotoScores]  # by detector
-    coco: Scores | None  # ours; None where the boxes are too loose for COCO's scores
+    coco: Scores | None  # of our model; None if the set's boxes are too inexact for COCO scores
 
 
 def main() -> None:
-    """Reads the command line, runs, prints and writes."""
+    """Runs the detectors and prints the score card, or the threshold sweep."""
     options = _parse()
     _use_cpus(options.threads)
     path = resolve_model(options.model)
@@ -62,7 +62,7 @@ def main() -> None:
     if options.sweep:
         points = sweep(ours, scenes)
         print(format_sweep(points))
-        chosen = choose_threshold(points, options.most_alarms)
+        chosen = choose_threshold(points, options.max_alarms)
         print(f"\nworking threshold: {chosen:.2f}")
         return
 
@@ -76,12 +76,12 @@ def main() -> None:
         columns = {title: judge_photos(found, truth, threshold)}
         if options.arbez:
             columns |= _peer_column("photos", truth, images)
-        judged.append(Judged("Real photos", columns, None))
+        judged.append(SetScores("Real photos", columns, None))
     columns = {title: judge_photos(ours, scenes, threshold)}
     if options.arbez:
         columns |= _peer_column("synthetic", scenes, folder)
     name = f"Synthetic validation set ({len(scenes.images)} scenes, seed {SEED})"
-    judged.append(Judged(name, columns, evaluate_coco(ours, scenes)))
+    judged.append(SetScores(name, columns, evaluate_coco(ours, scenes)))
 
     print("\n\n".join(_section(part) for part in judged))
     if options.json is not None:
@@ -89,30 +89,30 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score the code detector, and arbez beside it.")
-    parser.add_argument("--model", default="default", help="name or path (default: the shipped)")
+    parser = argparse.ArgumentParser(description="Score the code detector, and arbez.")
+    parser.add_argument("--model", default="default", help="name or path")
     parser.add_argument("--photos", type=Path, help="folder with photos.json and photos/")
     parser.add_argument("--threshold", type=float, help="working threshold (default: the model's)")
-    parser.add_argument("--arbez", action="store_true", help="run arbez too (pip install arbez)")
-    parser.add_argument("--sweep", action="store_true", help="choose a threshold, synthetic only")
+    parser.add_argument("--arbez", action="store_true", help="run arbez too (requires the package)")
+    parser.add_argument("--sweep", action="store_true", help="choose a threshold (synthetic set)")
     parser.add_argument(
-        "--most-alarms",
+        "--max-alarms",
         type=float,
         default=1.0,
-        help="with --sweep: share of code-free scenes that may raise an alarm (default: any)",
+        help="with --sweep: largest share of code-free scenes with a detection (default: any)",
     )
-    parser.add_argument("--limit", type=int, help="only the first photos")
-    parser.add_argument("--precision", default="auto", help="that the network computes in")
-    parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="synthetic scenes")
+    parser.add_argument("--limit", type=int, help="use only the first photos")
+    parser.add_argument("--precision", default="auto", help="of the network")
+    parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="number of synthetic scenes")
     parser.add_argument("--device", default="cpu", help="torch device of our model")
     parser.add_argument("--threads", type=int, default=2, help="CPU cores for either detector")
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir() / "evaluation")
-    parser.add_argument("--json", type=Path, help="where to write all numbers")
+    parser.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args()
 
 
 def _use_cpus(count: int) -> None:
-    """Holds both detectors to the same cores; onnxruntime offers no setting through arbez."""
+    """Restricts the process to some cores: arbez has no setting for onnxruntime's threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
     torch.set_num_threads(count)
@@ -132,14 +132,14 @@ def _peer_column(what: str, truth: GroundTruth, folder: Path) -> dict[str, Photo
     return {f"arbez 0.2.1 at {ARBEZ_THRESHOLD:g}, class ignored": scores}
 
 
-def _section(judged: Judged) -> str:
-    parts = [f"### {judged.name}", format_photo_scores(judged.columns)]
-    if judged.coco is not None:
-        parts += [f"COCO scores of {next(iter(judged.columns))}:", format_scores(judged.coco)]
+def _section(scores: SetScores) -> str:
+    parts = [f"### {scores.name}", format_photo_scores(scores.columns)]
+    if scores.coco is not None:
+        parts += [f"COCO scores of {next(iter(scores.columns))}:", format_scores(scores.coco)]
     return "\n\n".join(parts)
 
 
-def _record(info: ModelInfo, threshold: float, judged: list[Judged]) -> dict[str, Any]:
+def _record(info: ModelInfo, threshold: float, judged: list[SetScores]) -> dict[str, Any]:
     return {
         "model": info.name,
         "version": info.version,
@@ -150,13 +150,13 @@ def _record(info: ModelInfo, threshold: float, judged: list[Judged]) -> dict[str
 
 
 def _progress(what: str) -> Callable[[int, int], None]:
-    """A line on stderr that counts, where a person watches."""
+    """A counter on stderr, if it is a terminal."""
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if sys.stderr.isatty():
             print(f"\r{what}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
 
-    return tell
+    return report
 
 
 def _log(text: str) -> None:

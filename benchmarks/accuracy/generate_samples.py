@@ -1,11 +1,10 @@
-"""Takes the project's sample photos.
+"""Renders the sample photos of the documentation and of the service's page.
 
     python -m benchmarks.accuracy.generate_samples
 
-Everything on them is drawn here, so they are ours to give away. Each photo comes with a JSON file
-of its codes: class, payload and box (xyxy in pixels). They go to docs/samples and, for the page
-of the service, the photos alone to service/rest/static/samples. The same seed takes the same
-photos.
+Everything on them is drawn by this project, so they can be distributed with it. docs/samples gets
+each photo and a JSON file of its codes (class, payload, and box xyxy in pixels);
+service/rest/static/samples gets the photos. The same seed renders the same photos.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from benchmarks.accuracy.sample_renderer.scene import (
     put_box,
     standing,
 )
+from benchmarks.report import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 250_000
 _WIDTH, _HEIGHT = 1280, 960
 
@@ -44,8 +43,8 @@ Scene = Callable[[Rng], tuple[Photo, float]]  # the photo and its exposure
 
 
 def main() -> None:
-    """Takes all photos."""
-    parser = argparse.ArgumentParser(description="Take the sample photos.")
+    """Renders all photos."""
+    parser = argparse.ArgumentParser(description="Render the sample photos.")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "samples")
     parser.add_argument("--page", type=Path, default=ROOT / "service/rest/static/samples")
@@ -61,8 +60,7 @@ def main() -> None:
     for number, (name, scene) in enumerate(scenes.items()):
         rng = np.random.default_rng((options.seed, number))
         photo, exposure = scene(rng)
-        picture = Image.fromarray(photo.develop(rng, exposure=exposure))
-        data = _compress(picture)
+        data = _compress(Image.fromarray(photo.develop(rng, exposure=exposure)))
         _check_readable(name, data, photo.codes)
         (options.out / f"{name}.jpg").write_bytes(data)
         (options.out / f"{name}.json").write_text(_describe(photo.codes), encoding="utf-8")
@@ -70,30 +68,30 @@ def main() -> None:
         print(f"{name}.jpg: {len(data) / 1000:.0f} kB, {len(photo.codes)} codes")
 
 
-def _compress(picture: Image.Image) -> bytes:
-    """The best JPEG that is small enough for a repository."""
+def _compress(image: Image.Image) -> bytes:
+    """The JPEG of the best quality with at most `MAX_BYTES`."""
     for quality in range(92, 60, -2):
         out = io.BytesIO()
-        picture.save(out, "JPEG", quality=quality, optimize=True, progressive=True)
+        image.save(out, "JPEG", quality=quality, optimize=True, progressive=True)
         if out.tell() <= MAX_BYTES:
             return out.getvalue()
     raise SystemExit(f"no quality makes the photo smaller than {MAX_BYTES} bytes")
 
 
 def _check_readable(name: str, data: bytes, codes: list[SeenCode]) -> None:
-    """Refuses a photo whose codes a decoder cannot read from their boxes."""
-    picture = Image.open(io.BytesIO(data))
+    """Exits if a decoder cannot read a code from its box."""
+    image = Image.open(io.BytesIO(data))
     for code in codes:
         left, top, right, bottom = code.box
         x, y = 0.1 * (right - left), 0.1 * (bottom - top)
-        crop = picture.crop((int(left - x), int(top - y), int(right + x), int(bottom + y)))
+        crop = image.crop((int(left - x), int(top - y), int(right + x), int(bottom + y)))
         read = [found.text for found in zxingcpp.read_barcodes(np.asarray(crop))]
         if read != [code.payload]:
             raise SystemExit(f"{name}: {code.label} {code.payload!r} reads as {read}")
 
 
 def _describe(codes: list[SeenCode]) -> str:
-    """The photo's codes as JSON, one a line."""
+    """The photo's codes as JSON, one per line."""
     rows = [{**asdict(code), "box": [round(value, 1) for value in code.box]} for code in codes]
     lines = ",\n    ".join(json.dumps(row) for row in rows)
     listed = f"[\n    {lines}\n  ]" if rows else "[]"
@@ -105,7 +103,7 @@ def _ground(photo: Photo, print_: Print, centre: tuple[float, float]) -> None:
 
 
 def _stuck_on(box: Print, label: Print, left: float, top: float) -> Print:
-    """A print with another one glued onto it."""
+    """A print with another one pasted onto it."""
     scale = box.colour.shape[1] / box.size[0]
     fine = label.colour.shape[1] / label.size[0]
     factor = fine / scale
@@ -145,7 +143,7 @@ def desk(rng: Rng) -> tuple[Photo, float]:
 
 
 def cafe_table(rng: Rng) -> tuple[Photo, float]:
-    """A bar's menu card with a QR code, near."""
+    """A bar's menu card with a QR code, close up."""
     camera = Camera((3.0, -24.0, 30.0), (0.2, -0.6, 0.0), 1750.0, _WIDTH, _HEIGHT)
     photo = Photo(camera, (-0.5, -0.3, -1.0))
     _ground(photo, materials.wood(rng, (80.0, 70.0), (96, 70, 52), 14.0), (0.0, 10.0))
@@ -209,7 +207,7 @@ def _pack(tone: tuple[int, int, int], name: str, detail: str) -> Print:
 
 
 def picnic(rng: Rng) -> tuple[Photo, float]:
-    """A notebook, a ruler and a checked cloth: much that looks like a code, and none."""
+    """A notebook, a ruler and a checked cloth: similar to codes, but none."""
     camera = Camera((-2.0, -22.0, 34.0), (0.0, 0.0, 0.0), 1450.0, _WIDTH, _HEIGHT)
     photo = Photo(camera, (0.5, -0.4, -1.0))
     _ground(photo, materials.wood(rng, (80.0, 70.0), (190, 160, 122), 9.0), (0.0, 8.0))
@@ -236,7 +234,7 @@ def _notebook() -> Print:
 
 
 def _ruler() -> Print:
-    """A wooden ruler with millimetres, which a hasty detector takes for a linear code."""
+    """A wooden ruler with millimetres, similar to a linear code."""
     sheet = prints.Sheet(21.0, 3.0, (232, 200, 138), 0.1)
     for millimetre in range(201):
         x = 0.5 + millimetre / 10

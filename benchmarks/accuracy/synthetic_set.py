@@ -1,4 +1,4 @@
-"""The synthetic validation set: the code generator's scenes from a seed that no training uses."""
+"""The synthetic validation set: generated scenes of a seed that training does not use."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from model.training.codes.cache import build
 
 SEED = 97_531
 NUM_SCENES = 300
-MAX_SIDE = 384  # pixels, as the training pictures
+MAX_SIDE = 384  # pixels, as in training
 
 _ANNOTATIONS = "annotations.json"
 
 
 def synthetic_set(cache_dir: Path, num_scenes: int = NUM_SCENES) -> tuple[Path, Path]:
-    """Renders the set where the cache does not have it yet.
+    """Renders the set unless the cache contains it.
 
     Args:
-        cache_dir: may keep several sets; each lies in a folder of its own.
-        num_scenes: the first scenes of the seed.
+        cache_dir: contains one folder for each set.
+        num_scenes: number of scenes, from the first of the seed.
 
     Returns:
         Its COCO-format annotations and its folder of images.
@@ -33,7 +33,7 @@ def synthetic_set(cache_dir: Path, num_scenes: int = NUM_SCENES) -> tuple[Path, 
 
 
 def _generator_version() -> str:
-    """A digest of the generator's sources: other sources draw other scenes."""
+    """A digest of the generator's sources: changed sources render other scenes."""
     digest = hashlib.sha256()
     for file in sorted(Path(model.training.codes.__path__[0]).glob("*.py")):
         digest.update(file.read_bytes())

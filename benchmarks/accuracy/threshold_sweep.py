@@ -1,4 +1,4 @@
-"""Chooses a working threshold: what each one finds, misses and wrongly reports on a set."""
+"""Chooses a working threshold by recall, precision and alarms of each threshold on a set."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _STEPS = range(10, 91, 2)  # hundredths
 
 @dataclass(frozen=True)
 class ThresholdPoint:
-    """What a set says about one threshold; all but the threshold itself are shares, 0..1."""
+    """The scores of one threshold on a set; recall, precision and alarmed are shares, 0..1."""
 
     threshold: float
     recall: float  # of the codes
     precision: float  # of the detections
-    alarmed: float  # code-free photos with a detection
+    alarmed: float  # code-free images with a detection
 
     @property
     def f1(self) -> float:
@@ -29,7 +29,7 @@ class ThresholdPoint:
 
 
 def sweep(predictions: Sequence[PhotoDetections], truth: GroundTruth) -> list[ThresholdPoint]:
-    """Judges the same detections at thresholds from 0.10 to 0.90."""
+    """Scores the same detections at thresholds from 0.10 to 0.90."""
     points = []
     for step in _STEPS:
         scores = judge_photos(predictions, truth, step / 100)
@@ -47,18 +47,18 @@ def sweep(predictions: Sequence[PhotoDetections], truth: GroundTruth) -> list[Th
     return points
 
 
-def choose_threshold(points: Sequence[ThresholdPoint], most_alarms: float) -> float:
-    """The threshold of the best F1 among those that alarm few enough code-free photos.
+def choose_threshold(points: Sequence[ThresholdPoint], max_alarms: float) -> float:
+    """The threshold with the best F1 among those with few enough alarms.
 
     Args:
-        points: at least one, thresholds rising.
-        most_alarms: the share of code-free photos that may have a detection.
+        points: at least one, by rising threshold.
+        max_alarms: largest share of code-free images with a detection.
 
     Returns:
-        The threshold; the highest where each alarms too many.
+        The threshold; the highest one if all have more alarms.
     """
-    quiet = [point for point in points if point.alarmed <= most_alarms]
-    return max(quiet, key=lambda point: point.f1).threshold if quiet else points[-1].threshold
+    allowed = [point for point in points if point.alarmed <= max_alarms]
+    return max(allowed, key=lambda point: point.f1).threshold if allowed else points[-1].threshold
 
 
 def format_sweep(points: Sequence[ThresholdPoint]) -> str:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.report import ROOT
 from model.training.loop import train
 from model.training.options import TrainOptions
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
         TrainOptions(
             output=options.output,
             cache=options.cache,
-            init_from=_ROOT / "model" / "weights" / "default.safetensors",
+            init_from=ROOT / "model" / "weights" / "default.safetensors",
             max_iterations=options.max_iterations,
             max_minutes=options.minutes,
             batch_size=options.batch_size,

@@ -1,1 +1,1 @@
-"""A small photo studio: flat prints with codes, put on things, under a lamp, before a camera."""
+"""Renders photos of flat prints with codes on objects, under a lamp, with a pinhole camera."""

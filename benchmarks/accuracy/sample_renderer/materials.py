@@ -11,7 +11,7 @@ _PIXELS_PER_CM = 40
 
 
 def _field(rng: np.random.Generator, wide: int, high: int, columns: float, rows: float) -> Colour:
-    """Smooth noise about 0 with about so many bumps across and down; [high, wide]."""
+    """Smooth noise [high, wide] with mean 0; `columns` and `rows`: about so many maxima."""
     shape = (max(2, int(rows)), max(2, int(columns)))
     small = rng.normal(0, 1, shape).astype(np.float32)
     return np.asarray(cv2.resize(small, (wide, high), interpolation=cv2.INTER_CUBIC), np.float32)
@@ -27,7 +27,7 @@ def wood(
     tone: tuple[float, float, float] = (176, 132, 92),
     plank: float = 11.0,
 ) -> Print:
-    """A table of planks that run across."""
+    """A table of horizontal planks."""
     wide, high = _canvas(size, 24)
     out = np.empty((high, wide, 3), np.float32)
     step = round(plank * 24)
@@ -46,7 +46,7 @@ def wood(
 
 
 def cardboard(rng: np.random.Generator, size: tuple[float, float]) -> Print:
-    """Corrugated board, from its brown outside."""
+    """The brown outside of corrugated board."""
     wide, high = _canvas(size, 24)
     flutes = _field(rng, wide, high, wide / 9, 6) * 0.012
     fibre = _field(rng, wide, high, wide / 5, high / 2) * 0.018

@@ -1,7 +1,7 @@
-"""The camera and what stands before it: textured rectangles in space, shadows, the film's flaws.
+"""Renders a scene: a camera, textured rectangles in space, shadows, and flaws of a real photo.
 
 World coordinates are centimetres: x to the right, y away from the camera, z up. A scene is
-painted back to front, at twice the size of the photo, and then developed.
+painted back to front at twice the size of the photo; `Photo.develop` then scales it down.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Colour = npt.NDArray[np.float32]  # [h, w, 3] RGB, 0..255, or [h, w, 4] with opacity 0..255
-Points = npt.NDArray[np.float64]  # [n, 3] in the world or [n, 2] on a picture
+Points = npt.NDArray[np.float64]  # [n, 3] in the world or [n, 2] in the photo
 
 _OVERSAMPLING = 2
 _DOWN = (0.0, 0.0, -1.0)
@@ -21,7 +21,7 @@ _DOWN = (0.0, 0.0, -1.0)
 
 @dataclass(frozen=True)
 class Print:
-    """A flat picture of known size and the codes on it."""
+    """A flat image of known size, and the codes on it."""
 
     colour: Colour
     size: tuple[float, float]  # width, height in centimetres
@@ -30,7 +30,7 @@ class Print:
 
 @dataclass(frozen=True)
 class PrintedCode:
-    """A code on a print."""
+    """A code and its place on a print."""
 
     label: str
     payload: str
@@ -39,7 +39,7 @@ class PrintedCode:
 
 @dataclass(frozen=True)
 class SeenCode:
-    """A code on the photo."""
+    """A code and its place in the photo."""
 
     label: str
     payload: str
@@ -57,7 +57,7 @@ class Camera:
     height: int
 
     def project(self, points: Points) -> Points:
-        """World points [n, 3] to pixels [n, 2] of the oversampled picture."""
+        """World points [n, 3] to pixels [n, 2] of the oversampled photo."""
         eye = np.array(self.eye)
         forward = np.array(self.target) - eye
         forward /= np.linalg.norm(forward)
@@ -72,7 +72,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a print lies: its top left corner and the directions of its sides."""
+    """The position of a print: its top left corner and the directions of its sides."""
 
     corner: tuple[float, float, float]
     across: tuple[float, float, float]  # unit vector of its width
@@ -88,7 +88,7 @@ class Pose:
 
 
 def lying(centre: tuple[float, float], size: tuple[float, float], turn: float, z: float) -> Pose:
-    """The pose of a print that lies on its back, turned by degrees to the left."""
+    """The pose of a print that lies face up, turned to the left by `turn` degrees."""
     angle = np.deg2rad(turn)
     across = np.array((np.cos(angle), np.sin(angle), 0.0))
     along = np.array((np.sin(angle), -np.cos(angle), 0.0))
@@ -107,10 +107,10 @@ def _triple(vector: Points) -> tuple[float, float, float]:
 
 
 class Photo:
-    """A picture being taken.
+    """A photo that is being rendered.
 
     Args:
-        camera: takes it.
+        camera: the viewpoint.
         lamp: direction in which the light travels; z is negative.
     """
 
@@ -122,7 +122,7 @@ class Photo:
         self.codes: list[SeenCode] = []
 
     def show(self, print_: Print, pose: Pose, brightness: float = 1.0) -> None:
-        """Paints a print over what is there and notes its codes."""
+        """Paints a print over the present content and adds its codes."""
         high, wide = print_.colour.shape[:2]
         width, height = print_.size
         corners = np.array(((0, 0), (width, 0), (width, height), (0, height)), np.float64)
@@ -149,26 +149,26 @@ class Photo:
         return SeenCode(code.label, code.payload, box)
 
     def brightness(self, normal: Points) -> float:
-        """How bright an upright face with this outward direction is; level ones have 1."""
-        towards = -self._lamp / np.linalg.norm(self._lamp)
-        return 0.55 + 0.4 * max(0.0, float(normal @ towards))
+        """The brightness of an upright face with this outward normal; level faces have 1."""
+        to_lamp = -self._lamp / np.linalg.norm(self._lamp)
+        return 0.55 + 0.4 * max(0.0, float(normal @ to_lamp))
 
     def shade(self, outline: Points, height: float, softness: float, depth: float = 0.5) -> None:
-        """Darkens the ground where something is between it and the lamp.
+        """Darkens the ground in the shadow of an object.
 
         Args:
-            outline: [n, 3] corners of the thing's base on the ground, in order.
-            height: of the thing above its base, in centimetres.
+            outline: [n, 3] corners of the object's base on the ground, in order.
+            height: of the object above its base, in centimetres.
             softness: of the shadow's edge, in pixels of the photo.
             depth: 0..1, how dark the shadow is.
         """
         shift = self._lamp / -self._lamp[2] * height
         lifted = outline + np.array((shift[0], shift[1], 0.0))
         seen = self._camera.project(np.concatenate((outline, lifted)))
-        mask = np.zeros(self._film.shape[:2], np.float32)
-        cv2.fillConvexPoly(mask, cv2.convexHull(seen.astype(np.int32)), 1.0)
-        mask = cv2.GaussianBlur(mask, (0, 0), softness * _OVERSAMPLING)
-        self._film *= 1 - depth * mask[..., None]
+        hull = np.zeros(self._film.shape[:2], np.float32)
+        cv2.fillConvexPoly(hull, cv2.convexHull(seen.astype(np.int32)), 1.0)
+        shadow = cv2.GaussianBlur(hull, (0, 0), softness * _OVERSAMPLING)
+        self._film *= 1 - depth * shadow[..., None]
 
     def develop(self, rng: np.random.Generator, *, exposure: float = 1.0) -> npt.NDArray[np.uint8]:
         """The photo [height, width, 3] RGB: uneven light, vignette, softness, grain."""
@@ -182,9 +182,9 @@ class Photo:
         film = film * (window * vignette)[..., None] * warmth * exposure
         film = cv2.GaussianBlur(film, (0, 0), 0.55)
         film += rng.normal(0, 1.6, film.shape[:2])[..., None] + rng.normal(0, 0.8, film.shape)
-        # A film's shoulder: whites near the limit are compressed instead of cut off.
+        # As on film, whites near the limit are compressed instead of clipped.
         film = np.where(film > 215, 215 + 40 * np.tanh((film - 215) / 40), film)  # noqa: PLR2004
-        return np.clip(np.rint(film), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(film), 0, 255), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def put_box(
 
     Args:
         photo: to paint on.
-        box: to put there.
+        box: to paint.
         centre: of its base.
         turn: degrees to the left, below 45.
         softness: of its shadow's edge.
