@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, spoken by its public client to a whole service."""
+"""Clients of the Open Inference Protocol and a complete service."""
 
 from __future__ import annotations
 

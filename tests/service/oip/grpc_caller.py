@@ -1,4 +1,4 @@
-"""The gRPC service and the HTTP routes around a stand-in detector, in the test's own loop."""
+"""The gRPC service and the HTTP routes with a stand-in detector, in the test's event loop."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def standing(
 
 
 class OipCaller:
-    """Methods of the service over one channel, with our own messages."""
+    """Methods of the service over one channel, with our messages."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel

@@ -1,4 +1,4 @@
-"""A whole service with the fake device, in a thread of its own: its clients may block."""
+"""A complete service with the fake device, in its own thread, so that clients may block."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _Answer = TypeVar("_Answer")
 
 @dataclass
 class StandInControl:
-    """A repository of one model that notes what it is asked."""
+    """A repository of one model that records its calls."""
 
     name: str = "fake"
     version: str = "000000000000"
     loaded: bool = True
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    calls: list[tuple[str, str]] = field(default_factory=list)
     hold: asyncio.Event | None = None  # awaited before a load is done
     failure: str = ""  # of the next loads
 
@@ -39,7 +39,7 @@ class StandInControl:
         return (ModelEntry(self.name, self.version, "UNAVAILABLE", "unloaded"),)
 
     async def load(self, name: str) -> None:
-        self.asked.append(("load", name))
+        self.calls.append(("load", name))
         if name != self.name:
             raise UnknownModel(f"there is no model {name!r}")
         if self.failure:
@@ -49,7 +49,7 @@ class StandInControl:
         self.loaded = True
 
     async def unload(self, name: str) -> None:
-        self.asked.append(("unload", name))
+        self.calls.append(("unload", name))
         if name != self.name:
             raise UnknownModel(f"there is no model {name!r}")
         self.loaded = False
@@ -57,7 +57,7 @@ class StandInControl:
 
 @dataclass
 class Served:
-    """A running service, as its clients and its tests see it."""
+    """A running service with its addresses and internals."""
 
     settings: FakeSettings
     http_port: int

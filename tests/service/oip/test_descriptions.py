@@ -1,4 +1,4 @@
-"""Health, metadata, configuration, statistics and the repository, over HTTP and gRPC alike."""
+"""Health, metadata, configuration, statistics and the repository, over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def client(request: pytest.FixtureRequest) -> Client:
     return request.getfixturevalue(request.param)
 
 
-def plain(answer: Any) -> Any:
+def plain(response: Any) -> Any:
     """A gRPC message in HTTP's JSON form, its 64-bit numbers included."""
-    if isinstance(answer, dict | list):
-        return answer
+    if isinstance(response, dict | list):
+        return response
     fields = MessageToDict(
-        answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return _numbers(fields)
 
@@ -46,7 +46,7 @@ def _numbers(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.lstrip("-").isdigit() else value
 
 
-def test_a_ready_service_says_so(client: Client) -> None:
+def test_a_ready_service_reports_it(client: Client) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(MODEL)
@@ -54,22 +54,22 @@ def test_a_ready_service_says_so(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("name", "version"), [("other", ""), (MODEL, "1"), ("", "")])
-def test_a_model_that_is_not_here_is_not_ready(client: Client, name: str, version: str) -> None:
+def test_an_unknown_model_is_not_ready(client: Client, name: str, version: str) -> None:
     assert not client.is_model_ready(name, version)
 
 
 def test_the_server_names_itself_and_its_extensions(client: Client) -> None:
-    answer = plain(client.get_server_metadata())
-    assert answer["name"] == "lite-detr"
-    assert answer["version"]
-    assert "binary_tensor_data" in answer["extensions"]
+    response = plain(client.get_server_metadata())
+    assert response["name"] == "lite-detr"
+    assert response["version"]
+    assert "binary_tensor_data" in response["extensions"]
 
 
 def test_metadata_describes_the_tensors(client: Client) -> None:
-    answer = plain(client.get_model_metadata(MODEL))
-    assert answer["versions"] == [VERSION]
-    assert answer["inputs"] == [{"name": "IMAGE", "datatype": "BYTES", "shape": [-1]}]
-    assert [(each["name"], each["datatype"], each["shape"]) for each in answer["outputs"]] == [
+    response = plain(client.get_model_metadata(MODEL))
+    assert response["versions"] == [VERSION]
+    assert response["inputs"] == [{"name": "IMAGE", "datatype": "BYTES", "shape": [-1]}]
+    assert [(each["name"], each["datatype"], each["shape"]) for each in response["outputs"]] == [
         (spec.name, spec.datatype, list(spec.shape)) for spec in OUTPUTS
     ]
 
@@ -80,7 +80,7 @@ def test_metadata_of_a_version_is_that_of_the_model(client: Client) -> None:
     )
 
 
-def test_both_transports_tell_the_same(
+def test_both_transports_return_the_same_metadata(
     http: tritonclient.http.InferenceServerClient, grpc: tritonclient.grpc.InferenceServerClient
 ) -> None:
     for over_http, over_grpc in (
@@ -93,9 +93,9 @@ def test_both_transports_tell_the_same(
         assert ParseDict(over_http, type(over_grpc)()) == over_grpc
 
 
-def test_the_configuration_tells_dimensions_priorities_and_limits(client: Client) -> None:
-    answer = plain(client.get_model_config(MODEL))
-    config = answer.get("config", answer)
+def test_the_configuration_has_dimensions_priorities_and_limits(client: Client) -> None:
+    response = plain(client.get_model_config(MODEL))
+    config = response.get("config", response)
     assert config["max_batch_size"] == 0
     (image,) = config["input"]
     assert (image["name"], image["data_type"], image["dims"]) == ("IMAGE", "TYPE_STRING", [-1])
@@ -135,7 +135,7 @@ def test_statistics_count_images_batches_and_failures(
 
 @pytest.mark.parametrize("question", ["get_model_metadata", "get_model_config"])
 @pytest.mark.parametrize(("name", "version"), [("other", ""), (MODEL, "1")])
-def test_an_unknown_model_is_told_with_the_one_that_serves(
+def test_the_error_for_an_unknown_model_names_the_served_one(
     client: Client, question: str, name: str, version: str
 ) -> None:
     with pytest.raises(InferenceServerException) as caught:
@@ -145,13 +145,13 @@ def test_an_unknown_model_is_told_with_the_one_that_serves(
     assert (MODEL if version == "" else VERSION) in caught.value.message()
 
 
-def test_the_index_tells_the_model(client: Client) -> None:
-    answer = plain(client.get_model_repository_index())
-    entries = answer if isinstance(answer, list) else answer["models"]
+def test_the_index_lists_the_model(client: Client) -> None:
+    response = plain(client.get_model_repository_index())
+    entries = response if isinstance(response, list) else response["models"]
     assert entries == [{"name": MODEL, "version": VERSION, "state": "READY", "reason": ""}]
 
 
-def test_the_index_can_leave_out_what_does_not_serve(service: Served) -> None:
+def test_the_index_can_leave_out_models_that_are_not_ready(service: Served) -> None:
     url = f"{service.url}/v2/repository/index"
     service.control.loaded = False
     try:
@@ -164,11 +164,11 @@ def test_the_index_can_leave_out_what_does_not_serve(service: Served) -> None:
 
 
 def test_a_model_can_be_unloaded_and_loaded(client: Client, service: Served) -> None:
-    service.control.asked.clear()
+    service.control.calls.clear()
     client.unload_model(MODEL)
     assert not service.control.loaded
     client.load_model(MODEL)
-    assert service.control.asked == [("unload", MODEL), ("load", MODEL)]
+    assert service.control.calls == [("unload", MODEL), ("load", MODEL)]
     assert service.control.loaded
 
 
@@ -179,7 +179,7 @@ def test_an_unknown_model_cannot_be_loaded(client: Client) -> None:
         assert caught.value.status() in ("404", "StatusCode.NOT_FOUND")
 
 
-def test_a_load_that_fails_says_why(client: Client, service: Served) -> None:
+def test_a_failed_load_gives_the_reason(client: Client, service: Served) -> None:
     service.control.failure = "weights.safetensors is cut short"
     try:
         with pytest.raises(InferenceServerException, match="is cut short") as caught:
@@ -190,10 +190,10 @@ def test_a_load_that_fails_says_why(client: Client, service: Served) -> None:
 
 
 def test_a_load_cannot_bring_its_own_configuration(client: Client, service: Served) -> None:
-    service.control.asked.clear()
+    service.control.calls.clear()
     with pytest.raises(InferenceServerException, match="'config' is not supported"):
         client.load_model(MODEL, config='{"backend": "python"}')
-    assert service.control.asked == []
+    assert service.control.calls == []
 
 
 def test_without_model_control_nothing_can_be_loaded_or_unloaded() -> None:
@@ -209,10 +209,12 @@ def test_without_model_control_nothing_can_be_loaded_or_unloaded() -> None:
                     assert caught.value.status() in ("503", "StatusCode.UNAVAILABLE")
                     assert "model_control=none" in caught.value.message()
                 assert client.get_model_repository_index()
-        assert service.control.asked == []
+        assert service.control.calls == []
 
 
-def test_a_service_that_is_not_ready_is_live_and_says_why(service: Served, client: Client) -> None:
+def test_a_service_that_is_not_ready_is_live_and_gives_the_reason(
+    service: Served, client: Client
+) -> None:
     service.detector.begin_drain()
     try:
         assert client.is_server_live()

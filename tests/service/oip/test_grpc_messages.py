@@ -1,4 +1,4 @@
-"""Our messages beside those of the public client: the same on the wire, in one process."""
+"""Our messages and those of the public client: the same wire format, in one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _messages(file: Any) -> Iterator[Any]:
         pending.extend(message.nested_types)
 
 
-def test_both_live_in_one_process_in_pools_of_their_own() -> None:
+def test_both_are_loaded_in_one_process_in_separate_pools() -> None:
     assert ours.DESCRIPTOR.pool is not descriptor_pool.Default()
     assert theirs.DESCRIPTOR.pool is descriptor_pool.Default()
     mine, other = ours.ModelInferRequest(id="x"), theirs.ModelInferRequest(id="x")
@@ -65,19 +65,19 @@ def request(**changes: Any) -> ours.ModelInferRequest:
     return ours.ModelInferRequest(**(fields | changes))
 
 
-def test_images_may_stand_in_the_contents() -> None:
+def test_images_may_be_in_contents() -> None:
     message = request(raw_input_contents=[])
     message.inputs[0].contents.bytes_contents.append(b"image")
     assert read_infer_request(message, 4).images == (b"image",)
 
 
-def test_images_may_be_base64_where_that_is_declared() -> None:
+def test_images_may_be_base64_if_declared() -> None:
     message = request(raw_input_contents=[pack_elements([b"aW1hZ2U="])])
     message.inputs[0].parameters["content_type"].string_param = "base64"
     assert read_infer_request(message, 4).images == (b"image",)
 
 
-def test_images_may_not_stand_in_both_places() -> None:
+def test_images_may_not_be_in_both_places() -> None:
     message = request()
     message.inputs[0].contents.bytes_contents.append(b"image")
     with pytest.raises(OipRefused, match="both contents and raw_input_contents"):
@@ -93,20 +93,20 @@ def test_images_may_not_stand_in_both_places() -> None:
         ([pack_elements([b"a", b"b"])], "beyond the 1 elements"),
     ],
 )
-def test_raw_contents_that_disagree_are_refused(raw: list[bytes], words: str) -> None:
+def test_raw_contents_that_do_not_match_the_shape_are_refused(raw: list[bytes], words: str) -> None:
     with pytest.raises(OipRefused, match=words):
         read_infer_request(request(raw_input_contents=raw), 4)
 
 
 @pytest.mark.parametrize("shape", [[-1], [0], [2**62], [], [1, 2]])
-def test_shapes_that_cannot_be_are_refused(shape: list[int]) -> None:
+def test_invalid_shapes_are_refused(shape: list[int]) -> None:
     message = request()
     message.inputs[0].shape[:] = shape
     with pytest.raises(OipRefused, match="shape"):
         read_infer_request(message, 4)
 
 
-def test_very_many_parameters_are_refused() -> None:
+def test_too_many_parameters_are_refused() -> None:
     message = request()
     for number in range(101):
         message.parameters[str(number)].int64_param = number

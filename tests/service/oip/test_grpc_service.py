@@ -1,4 +1,4 @@
-"""The gRPC service: streams, deadlines, cancellation, and the way it drains with its server."""
+"""The gRPC service: streams, deadlines, cancellation and draining."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def outcome_count(standin: StandIn, outcome: str) -> float:
     return registry.get_sample_value("lite_detr_requests_total", labels) or 0.0
 
 
-async def answers(stream: object) -> list[pb.ModelStreamInferResponse]:
-    return [answer async for answer in stream]  # type: ignore[attr-defined]
+async def read_all(stream: object) -> list[pb.ModelStreamInferResponse]:
+    return [response async for response in stream]  # type: ignore[attr-defined]
 
 
-async def test_a_stream_is_answered_in_order_and_survives_bad_requests(
+async def test_a_stream_has_responses_in_order_and_survives_bad_requests(
     caller: OipCaller, standin: StandIn
 ) -> None:
     requests = [
@@ -66,52 +66,58 @@ async def test_a_stream_is_answered_in_order_and_survives_bad_requests(
         infer_request(PHOTO, request_id="fourth", model_version="7"),
         infer_request(PHOTO, request_id="fifth"),
     ]
-    told = await answers(caller.stream(iter(requests)))
-    assert [answer.infer_response.id for answer in told] == [each.id for each in requests]
-    assert [bool(answer.error_message) for answer in told] == [False, True, False, True, False]
-    assert "9 bytes are not an image" in told[1].error_message
-    assert "unknown version '7'" in told[3].error_message
-    assert len(told[0].infer_response.raw_output_contents) == 5
+    responses = await read_all(caller.stream(iter(requests)))
+    assert [response.infer_response.id for response in responses] == [each.id for each in requests]
+    assert [bool(response.error_message) for response in responses] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert "9 bytes are not an image" in responses[1].error_message
+    assert "unknown version '7'" in responses[3].error_message
+    assert len(responses[0].infer_response.raw_output_contents) == 5
     assert outcome_count(standin, "ok") == 1
 
 
 async def test_a_stream_survives_bytes_that_are_no_message(caller: OipCaller) -> None:
     frames = [b"\xff\xff", infer_request(PHOTO).SerializeToString()]
-    bad, good = await answers(caller.raw_stream(iter(frames)))
+    bad, good = await read_all(caller.raw_stream(iter(frames)))
     assert "not a message of type inference.ModelInferRequest" in bad.error_message
     assert not good.error_message
 
 
-async def test_a_stream_says_that_an_answer_is_final_where_it_is_asked(caller: OipCaller) -> None:
+async def test_a_response_on_a_stream_is_marked_as_final_if_requested(caller: OipCaller) -> None:
     request = infer_request(PHOTO)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
-    asked, unasked = await answers(caller.stream(iter([request, infer_request(PHOTO)])))
-    assert asked.infer_response.parameters["triton_final_response"].bool_param
-    assert "triton_final_response" not in unasked.infer_response.parameters
+    final, usual = await read_all(caller.stream(iter([request, infer_request(PHOTO)])))
+    assert final.infer_response.parameters["triton_final_response"].bool_param
+    assert "triton_final_response" not in usual.infer_response.parameters
 
 
-async def test_a_fault_of_ours_does_not_end_a_stream(caller: OipCaller, standin: StandIn) -> None:
+async def test_an_unexpected_exception_does_not_end_a_stream(
+    caller: OipCaller, standin: StandIn
+) -> None:
     standin.error = RuntimeError("secret")
-    told = await answers(caller.stream(iter([infer_request(PHOTO)] * 2)))
-    assert [answer.error_message for answer in told] == ["An unexpected error."] * 2
+    responses = await read_all(caller.stream(iter([infer_request(PHOTO)] * 2)))
+    assert [response.error_message for response in responses] == ["An unexpected error."] * 2
 
 
-async def test_bytes_that_are_no_message_are_the_clients_fault(caller: OipCaller) -> None:
+async def test_bytes_that_are_no_message_get_invalid_argument(caller: OipCaller) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await caller.raw(b"\xff\xff")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert trailing(caught.value)["lite-detr-code"] == "malformed_message"
 
 
-async def test_a_compressed_message_is_refused_unread(caller: OipCaller) -> None:
+async def test_a_compressed_message_is_refused(caller: OipCaller) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await caller.infer(infer_request(PHOTO), compression=grpc.Compression.Gzip)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_an_error_carries_its_code_and_when_to_come_back(
-    caller: OipCaller, standin: StandIn
-) -> None:
+async def test_an_error_has_its_code_and_retry_time(caller: OipCaller, standin: StandIn) -> None:
     standin.error = Overloaded("busy", retry_after_seconds=3)
     for images in ((PHOTO,), (PHOTO, PHOTO)):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -123,13 +129,13 @@ async def test_an_error_carries_its_code_and_when_to_come_back(
     assert caught.value.details() == "IMAGE[0]: busy"
 
 
-async def test_the_nearer_of_two_deadlines_holds(caller: OipCaller, standin: StandIn) -> None:
+async def test_the_earlier_of_two_deadlines_applies(caller: OipCaller, standin: StandIn) -> None:
     started = time.monotonic()
-    hurried = infer_request(PHOTO)
-    hurried.parameters["timeout"].int64_param = 30_000_000
-    await caller.infer(hurried, timeout=50)
-    await caller.infer(hurried, timeout=10)
-    await caller.infer(hurried)
+    request = infer_request(PHOTO)
+    request.parameters["timeout"].int64_param = 30_000_000
+    await caller.infer(request, timeout=50)
+    await caller.infer(request, timeout=10)
+    await caller.infer(request)
     await caller.infer(infer_request(PHOTO))
     first, second, third, fourth = standin.deadlines
     assert first is not None
@@ -153,7 +159,7 @@ async def test_the_priority_is_passed_on(caller: OipCaller, standin: StandIn) ->
     assert standin.priorities == [high, high, usual, high, usual]
 
 
-async def test_a_client_that_leaves_cancels_all_its_images(
+async def test_a_client_that_disconnects_cancels_all_its_images(
     caller: OipCaller, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
@@ -166,7 +172,7 @@ async def test_a_client_that_leaves_cancels_all_its_images(
     assert standin.cancelled
 
 
-async def test_a_request_of_many_images_does_not_crowd_out_others(
+async def test_a_request_of_many_images_leaves_slots_to_others(
     caller: OipCaller, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
@@ -180,7 +186,7 @@ async def test_a_request_of_many_images_does_not_crowd_out_others(
     assert list((await call).outputs[0].shape) == [12, 1]
 
 
-async def test_a_stop_answers_what_is_under_way_and_refuses_the_rest(
+async def test_a_stop_finishes_calls_in_flight_and_refuses_new_ones(
     server: RpcServer, caller: OipCaller, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
@@ -197,12 +203,12 @@ async def test_a_stop_answers_what_is_under_way_and_refuses_the_rest(
     assert trailing(caught.value)["lite-detr-code"] == "shutting_down"
     assert not stopped.done()
     standin.hold.set()
-    for answer in await asyncio.gather(*accepted):
-        assert len(answer.outputs) == 5
+    for response in await asyncio.gather(*accepted):
+        assert len(response.outputs) == 5
     await stopped
 
 
-async def test_a_stop_ends_a_stream_after_what_was_read(
+async def test_a_stop_ends_a_stream_after_the_requests_that_were_read(
     server: RpcServer, caller: OipCaller, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
@@ -220,7 +226,7 @@ async def test_a_stop_ends_a_stream_after_what_was_read(
     await stopped
 
 
-async def test_a_load_goes_on_when_its_client_leaves(standin: StandIn) -> None:
+async def test_a_load_continues_when_its_client_disconnects(standin: StandIn) -> None:
     async with (
         switching() as house,
         standing(standin, house.control) as server,
@@ -233,7 +239,7 @@ async def test_a_load_goes_on_when_its_client_leaves(standin: StandIn) -> None:
         await until(lambda: house.version == "2")
 
 
-async def test_an_unload_goes_on_when_its_client_leaves(standin: StandIn) -> None:
+async def test_an_unload_continues_when_its_client_disconnects(standin: StandIn) -> None:
     async with (
         switching() as house,
         standing(standin, house.control) as server,
@@ -247,24 +253,24 @@ async def test_an_unload_goes_on_when_its_client_leaves(standin: StandIn) -> Non
 
 
 async def _leave(call: grpc.aio.Call, server: RpcServer) -> None:
-    """Until the server has ended the call, too."""
+    """Waits until the server has ended the call, too."""
     call.cancel()
     [service] = server._extra_services
     await service.wait_idle()
 
 
-async def test_one_port_serves_both_services_and_names_them(server: RpcServer) -> None:
-    async with calling(server) as ours, asking(server) as theirs:
-        assert (await ours.detect(detection_pb2.DetectRequest(image=PHOTO))).detections
+async def test_one_port_serves_both_services_and_reflection_lists_them(server: RpcServer) -> None:
+    async with calling(server) as detection, asking(server) as theirs:
+        assert (await detection.detect(detection_pb2.DetectRequest(image=PHOTO))).detections
         assert (await theirs.infer(infer_request(PHOTO))).outputs
-        check = ours.channel.unary_unary(
+        check = detection.channel.unary_unary(
             f"/{HEALTH_SERVICE}/Check",
             health_pb2.HealthCheckRequest.SerializeToString,
             health_pb2.HealthCheckResponse.FromString,
         )
-        answer = await check(health_pb2.HealthCheckRequest(service=SERVICE))
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        listed = await _reflect(ours.channel, list_services="")
+        response = await check(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert response.status == health_pb2.HealthCheckResponse.SERVING
+        listed = await _reflect(detection.channel, list_services="")
         names = {service.name for service in listed.list_services_response.service}
         assert {SERVICE, "litedetr.v1.DetectionService", HEALTH_SERVICE} <= names
 
@@ -286,7 +292,7 @@ async def test_reflection_finds_the_messages_of_each_service(
         assert FileDescriptorProto.FromString(files[0]).name == file
 
 
-async def test_reflection_of_what_is_not_here_is_not_found(caller: OipCaller) -> None:
+async def test_reflection_of_an_unknown_symbol_is_not_found(caller: OipCaller) -> None:
     for question in ({"file_containing_symbol": "no.Body"}, {"file_by_filename": "no.proto"}):
         found = await _reflect(caller.channel, **question)
         assert found.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
@@ -305,5 +311,5 @@ async def _reflect(
         reflection_pb2.ServerReflectionResponse.FromString,
     )
     request = reflection_pb2.ServerReflectionRequest(**question)
-    (answer,) = [answer async for answer in ask(iter([request]))]
-    return answer
+    (response,) = [response async for response in ask(iter([request]))]
+    return response

@@ -1,4 +1,4 @@
-"""HTTP bodies as bytes: the binary extension, raw images, base64, and what hostile clients send."""
+"""HTTP bodies as bytes: the binary extension, raw images, base64, and malformed ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
 def binary(
     service: Served, entry: dict[str, Any], data: bytes, length: str | None = None, **more: Any
 ) -> httpx.Response:
-    """Posts one tensor with its data behind the JSON."""
+    """Posts one tensor with its data after the JSON."""
     head = json.dumps({"inputs": [entry], "parameters": {"threshold": 0}} | more).encode()
     header = str(len(head)) if length is None else length
     return post(service, head + data, Inference_Header_Content_Length=header)
@@ -55,18 +55,18 @@ def error_of(response: httpx.Response) -> str:
     return str(body["error"])
 
 
-def test_the_binary_extension_carries_an_image_as_it_is(service: Served) -> None:
+def test_an_image_may_be_sent_with_the_binary_extension(service: Served) -> None:
     response = binary(service, tensor(), ELEMENT)
     assert response.status_code == 200
-    assert LENGTH not in response.headers  # nobody asked for binary outputs
+    assert LENGTH not in response.headers  # no binary outputs were requested
     outputs = {output["name"]: output for output in response.json()["outputs"]}
     assert tuple(outputs) == NAMES
     assert outputs["num_detections"]["data"] == [len(expected_of(PHOTO))]
 
 
-def test_binary_outputs_lie_behind_the_json_in_order(service: Served) -> None:
-    asked = [{"name": "scores", "parameters": {"binary_data": True}}, {"name": "class_ids"}]
-    response = binary(service, tensor(), ELEMENT, outputs=asked)
+def test_binary_outputs_follow_the_json_in_order(service: Served) -> None:
+    requested = [{"name": "scores", "parameters": {"binary_data": True}}, {"name": "class_ids"}]
+    response = binary(service, tensor(), ELEMENT, outputs=requested)
     length = int(response.headers[LENGTH])
     scores, class_ids = json.loads(response.content[:length])["outputs"]
     assert scores["parameters"] == {"binary_data_size": len(response.content) - length}
@@ -84,7 +84,7 @@ def test_a_header_length_of_zero_makes_the_body_one_image(service: Served) -> No
 
 
 @pytest.mark.parametrize("parameters", [{}, {"content_type": "base64"}])
-def test_json_carries_images_as_base64(service: Served, parameters: dict[str, Any]) -> None:
+def test_images_in_json_are_base64(service: Served, parameters: dict[str, Any]) -> None:
     text = base64.b64encode(PHOTO).decode()
     entry = tensor(data=[text], parameters=parameters)
     response = post(service, json.dumps({"inputs": [entry]}).encode())
@@ -93,7 +93,7 @@ def test_json_carries_images_as_base64(service: Served, parameters: dict[str, An
     assert post(service, json.dumps({"inputs": [rows]}).encode()).status_code == 200
 
 
-def test_base64_may_also_travel_in_binary_where_it_is_declared(service: Served) -> None:
+def test_binary_data_may_be_base64_if_declared(service: Served) -> None:
     text = base64.b64encode(PHOTO)
     data = struct.pack("<I", len(text)) + text
     parameters = {"binary_data_size": len(data), "content_type": "base64"}
@@ -109,7 +109,7 @@ def test_json_data_that_is_not_base64_is_refused(service: Served, data: list[Any
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "1e3", "", "9" * 30, "99999"])
-def test_a_header_length_that_cannot_be_is_refused(service: Served, length: str) -> None:
+def test_an_invalid_header_length_is_refused(service: Served, length: str) -> None:
     response = binary(service, tensor(), ELEMENT, length)
     assert response.status_code == 400
     assert LENGTH in error_of(response)
@@ -135,7 +135,7 @@ def test_a_header_length_that_cuts_the_json_is_refused(service: Served, length: 
         (1.5, "is 1.5"),
     ],
 )
-def test_a_binary_size_that_disagrees_is_refused(service: Served, size: Any, words: str) -> None:
+def test_a_wrong_binary_size_is_refused(service: Served, size: Any, words: str) -> None:
     response = binary(service, tensor(parameters={"binary_data_size": size}), ELEMENT)
     assert response.status_code == 400
     assert words in error_of(response)
@@ -151,7 +151,7 @@ def test_a_binary_size_that_disagrees_is_refused(service: Served, size: Any, wor
         (b"", "ends after 0 of the 1"),
     ],
 )
-def test_an_element_length_that_lies_is_refused(service: Served, data: bytes, words: str) -> None:
+def test_a_wrong_element_length_is_refused(service: Served, data: bytes, words: str) -> None:
     response = binary(service, tensor(parameters={"binary_data_size": len(data)}), data)
     assert response.status_code == 400
     assert words in error_of(response)
@@ -161,7 +161,7 @@ def test_an_element_length_that_lies_is_refused(service: Served, data: bytes, wo
     "shape",
     [[-1], [0], [5], [2**63], [2**70], [1, 1, 1], [], [1.0], ["1"], [True], "1", None, {"a": 1}],
 )
-def test_a_shape_that_cannot_be_is_refused(service: Served, shape: Any) -> None:
+def test_an_invalid_shape_is_refused(service: Served, shape: Any) -> None:
     response = binary(service, tensor(shape=shape), ELEMENT)
     assert response.status_code == 400
     assert "shape" in error_of(response)
@@ -213,16 +213,14 @@ def test_a_body_that_is_no_json_object_is_refused(service: Served, body: bytes) 
 
 
 @pytest.mark.parametrize("value", ["{},", "[],", "1,"])
-def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(
-    service: Served, value: str
-) -> None:
+def test_a_body_with_too_many_values_is_refused_before_parsing(service: Served, value: str) -> None:
     values = value * (LIMIT // len(value) - 10) + "1"
     response = post(service, f'{{"inputs": [{values}]}}'.encode())
     assert response.status_code == 400
     assert "more than 10000 values" in error_of(response)
 
 
-def test_a_message_shows_little_of_a_large_value(service: Served) -> None:
+def test_an_error_shows_a_short_part_of_a_large_value(service: Served) -> None:
     entry = tensor(name="x" * (LIMIT // 2), parameters=None)
     response = post(service, json.dumps({"inputs": [entry]}).encode())
     assert "unknown input" in error_of(response)
@@ -244,8 +242,8 @@ def test_an_id_that_is_no_text_is_refused(service: Served, request_id: Any) -> N
 
 @pytest.mark.parametrize("value", ["yes", 1, None])
 def test_a_flag_takes_true_or_false(service: Served, value: Any) -> None:
-    asked = [{"name": "boxes", "parameters": {"binary_data": value}}]
-    response = binary(service, tensor(), ELEMENT, outputs=asked)
+    requested = [{"name": "boxes", "parameters": {"binary_data": value}}]
+    response = binary(service, tensor(), ELEMENT, outputs=requested)
     assert response.status_code == (200 if value is None else 422)
 
 
@@ -258,7 +256,7 @@ def _bomb() -> bytes:
     [("gzip", gzip.compress(_bomb(), mtime=0)), ("deflate", zlib.compress(_bomb()))],
     ids=["gzip", "deflate"],
 )
-def test_a_body_that_inflates_beyond_the_limit_is_refused(
+def test_a_body_that_decompresses_beyond_the_limit_is_refused(
     service: Served, encoding: str, body: bytes
 ) -> None:
     assert len(body) < LIMIT
@@ -279,7 +277,7 @@ def test_a_body_that_inflates_beyond_the_limit_is_refused(
         ("gzip, gzip", b"x", 415, "gzip or deflate"),
     ],
 )
-def test_a_body_that_cannot_be_inflated_is_refused(
+def test_a_body_that_cannot_be_decompressed_is_refused(
     service: Served, encoding: str, body: bytes, status: int, words: str
 ) -> None:
     response = post(service, body, Content_Encoding=encoding)
@@ -296,13 +294,13 @@ def test_a_body_over_the_limit_is_refused(service: Served) -> None:
     assert post(service, bytes(LIMIT + 1)).status_code == 413
 
 
-def test_the_timeout_header_of_the_service_holds_here_too(service: Served) -> None:
+def test_the_timeout_header_of_the_service_applies_here_too(service: Served) -> None:
     response = post(service, b"{}", X_Request_Timeout_Ms="soon")
     assert response.status_code == 422
     assert "X-Request-Timeout-Ms" in error_of(response)
 
 
-def test_the_request_id_of_the_service_is_on_every_answer(service: Served) -> None:
+def test_every_response_has_the_request_id(service: Served) -> None:
     assert post(service, b"{}", X_Request_Id="mine").headers["x-request-id"] == "mine"
 
 
@@ -321,7 +319,7 @@ def test_the_request_id_of_the_service_is_on_every_answer(service: Served) -> No
         ("HEAD", "/v2/health/live", 200),
     ],
 )
-def test_paths_and_methods_are_answered_in_the_protocols_form(
+def test_wrong_paths_and_methods_get_errors_in_the_protocols_form(
     service: Served, method: str, path: str, status: int
 ) -> None:
     response = httpx.request(method, service.url + path)
@@ -331,19 +329,19 @@ def test_paths_and_methods_are_answered_in_the_protocols_form(
 
 
 @pytest.mark.parametrize("body", [b"[]", b'{"ready": 7}', b"{"])
-def test_a_bad_question_to_the_repository_is_refused(service: Served, body: bytes) -> None:
+def test_a_malformed_repository_request_is_refused(service: Served, body: bytes) -> None:
     response = httpx.post(f"{service.url}/v2/repository/index", content=body)
     assert response.status_code in (400, 422)
     assert error_of(response)
 
 
-def test_an_unload_takes_only_its_own_parameter(service: Served) -> None:
+def test_an_unload_accepts_only_its_own_parameter(service: Served) -> None:
     url = f"{service.url}/v2/repository/models/{MODEL}/unload"
     response = httpx.post(url, json={"parameters": {"at_once": True}})
     assert response.status_code == 400
     assert "'at_once'" in error_of(response)
 
 
-def test_the_routes_beside_it_keep_their_own_form(service: Served) -> None:
+def test_other_routes_keep_their_own_error_form(service: Served) -> None:
     response = httpx.get(f"{service.url}/v3")
     assert response.headers["content-type"] == "application/problem+json"

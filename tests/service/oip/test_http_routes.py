@@ -1,4 +1,4 @@
-"""The HTTP routes around a stand-in: deadlines, priority, clients that leave, faults of ours."""
+"""The HTTP routes with a stand-in detector: deadlines, priority, disconnects, exceptions."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def calling(standin: StandIn, control: StandInControl | None = None) -> httpx.As
     return httpx.AsyncClient(transport=transport, base_url="http://service")
 
 
-class Leaver:
-    """A client that sends one body and leaves when it is told to."""
+class LeavingClient:
+    """A client that sends one body and disconnects when `leave` is set."""
 
     def __init__(self, body: bytes, headers: dict[str, str], *, whole: bool = True) -> None:
         self.messages: list[Message] = [
@@ -70,9 +70,9 @@ def outcome_count(standin: StandIn, outcome: str) -> float:
     return registry.get_sample_value("lite_detr_requests_total", labels) or 0.0
 
 
-async def test_a_client_that_leaves_while_waiting_cancels_its_detection(standin: StandIn) -> None:
+async def test_a_client_that_disconnects_cancels_its_detection(standin: StandIn) -> None:
     standin.hold = asyncio.Event()
-    client = Leaver(PHOTO, RAW)
+    client = LeavingClient(PHOTO, RAW)
     call = asyncio.create_task(client.run(standin))
     await standin.started.wait()
     client.leave.set()
@@ -82,10 +82,10 @@ async def test_a_client_that_leaves_while_waiting_cancels_its_detection(standin:
     assert outcome_count(standin, "cancelled") == 1
 
 
-async def test_a_client_that_leaves_in_its_body_is_counted_and_not_answered(
+async def test_a_client_that_disconnects_within_its_body_is_counted_and_gets_no_response(
     standin: StandIn,
 ) -> None:
-    client = Leaver(PHOTO[:50], RAW | {"content-length": str(len(PHOTO))}, whole=False)
+    client = LeavingClient(PHOTO[:50], RAW | {"content-length": str(len(PHOTO))}, whole=False)
     client.leave.set()
     await client.run(standin)
     assert not client.sent
@@ -93,18 +93,18 @@ async def test_a_client_that_leaves_in_its_body_is_counted_and_not_answered(
     assert outcome_count(standin, "cancelled") == 1
 
 
-async def test_the_nearer_of_header_and_parameter_is_the_deadline(standin: StandIn) -> None:
+async def test_the_earlier_of_header_and_parameter_is_the_deadline(standin: StandIn) -> None:
     body = b'{"inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": ["eA=="]}]%s}'
-    patient, hurried = (
+    long, short = (
         b', "parameters": {"timeout": 50000000}',
         b', "parameters": {"timeout": 5000000}',
     )
     started = time.monotonic()
     async with calling(standin) as client:
-        for parameters in (patient, hurried, b""):
+        for parameters in (long, short, b""):
             headers = {"X-Request-Timeout-Ms": "20000"}
             await client.post(PATH, content=body % parameters, headers=headers)
-        await client.post(PATH, content=body % hurried)
+        await client.post(PATH, content=body % short)
         await client.post(PATH, content=body % b"")
     ended = time.monotonic()
     *bounded, unbounded = standin.deadlines
@@ -114,7 +114,7 @@ async def test_the_nearer_of_header_and_parameter_is_the_deadline(standin: Stand
         assert started + seconds <= deadline <= ended + seconds
 
 
-async def test_the_priority_is_the_parameters_or_else_the_headers(standin: StandIn) -> None:
+async def test_the_priority_parameter_takes_precedence_over_the_header(standin: StandIn) -> None:
     body = b'{"inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": ["eA=="]}]%s}'
     high = {"X-Request-Priority": "high"}
     async with calling(standin) as client:
@@ -128,7 +128,9 @@ async def test_the_priority_is_the_parameters_or_else_the_headers(standin: Stand
     assert standin.priorities == [usual, Priority.HIGH, Priority.HIGH, usual]
 
 
-async def test_a_fault_of_ours_is_logged_whole_and_answered_bare(standin: StandIn) -> None:
+async def test_an_unexpected_exception_is_logged_and_gives_no_details_away(
+    standin: StandIn,
+) -> None:
     standin.error = RuntimeError("secret")
     with structlog.testing.capture_logs() as logs:
         async with calling(standin) as client:
@@ -138,25 +140,25 @@ async def test_a_fault_of_ours_is_logged_whole_and_answered_bare(standin: StandI
     assert logs[0]["request_id"] == response.headers["x-request-id"]
 
 
-async def test_a_service_that_is_not_live_says_so(standin: StandIn) -> None:
+async def test_a_service_that_is_not_live_gets_503(standin: StandIn) -> None:
     standin.live = False
     async with calling(standin) as client:
         assert (await client.get("/v2/health/live")).status_code == 503
         assert (await client.get("/v2/health/ready")).status_code == 200
 
 
-async def test_answers_are_not_kept_by_caches(standin: StandIn) -> None:
+async def test_responses_are_not_stored_by_caches(standin: StandIn) -> None:
     async with calling(standin) as client:
         for path in ("/v2", "/v2/health/ready", "/v2/nothing"):
             assert (await client.get(path)).headers["cache-control"] == "no-store"
 
 
-async def test_a_load_is_answered_when_it_is_done(standin: StandIn) -> None:
+async def test_a_load_responds_when_the_model_is_loaded(standin: StandIn) -> None:
     control = StandInControl("stand-in", loaded=False, hold=asyncio.Event())
     assert control.hold is not None
     async with calling(standin, control) as client:
         call = asyncio.create_task(client.post("/v2/repository/models/stand-in/load"))
-        while not control.asked:
+        while not control.calls:
             await asyncio.sleep(0)
         assert not call.done()
         control.hold.set()

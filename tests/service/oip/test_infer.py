@@ -1,4 +1,4 @@
-"""Inference by the public client: images in, tensors out, over each of its four transports."""
+"""Inference by the public client over each of its four transports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.service.oip.running_service import Served
 from tests.service.oip.triton_requests import (
     MODEL,
     NAMES,
-    assert_answers,
+    assert_results,
     expected_of,
     grpc_input,
     http_input,
@@ -48,33 +48,33 @@ def refusal(client: Client, inputs: Any, **arguments: Any) -> InferenceServerExc
 
 def test_one_image_gets_all_outputs(client: Client) -> None:
     result = client.infer(MODEL, input_of(client, PHOTOS[0]), parameters=EVERYTHING)
-    assert_answers(result, PHOTOS[0])
+    assert_results(result, PHOTOS[0])
 
 
 def test_several_images_get_each_their_own_rows(client: Client) -> None:
     result = client.infer(MODEL, input_of(client, *PHOTOS), parameters=EVERYTHING)
-    assert_answers(result, *PHOTOS)
+    assert_results(result, *PHOTOS)
 
 
-def test_an_answer_names_its_model_and_its_request(client: Client) -> None:
+def test_a_response_names_its_model_and_its_request(client: Client) -> None:
     result = client.infer(MODEL, input_of(client, PHOTOS[0]), "000000000000", request_id="mine")
-    answer = result.get_response()
-    if not isinstance(answer, dict):
-        answer = {"model_version": answer.model_version, "id": answer.id}
-    assert (answer["model_version"], answer["id"]) == ("000000000000", "mine")
+    response = result.get_response()
+    if not isinstance(response, dict):
+        response = {"model_version": response.model_version, "id": response.id}
+    assert (response["model_version"], response["id"]) == ("000000000000", "mine")
 
 
 def test_only_the_requested_outputs_are_sent(client: Client) -> None:
     outputs = outputs_of(client, "scores", "num_detections")
     result = client.infer(MODEL, input_of(client, PHOTOS[0]), outputs=outputs)
-    answer = result.get_response()
-    sent = answer["outputs"] if isinstance(answer, dict) else answer.outputs
+    response = result.get_response()
+    sent = response["outputs"] if isinstance(response, dict) else response.outputs
     names = [each["name"] if isinstance(each, dict) else each.name for each in sent]
     assert names == ["scores", "num_detections"]
     assert result.as_numpy("boxes") is None
 
 
-def test_an_image_in_which_nothing_is_found_has_padding_alone(client: Client) -> None:
+def test_an_image_without_detections_has_only_padding(client: Client) -> None:
     result = client.infer(MODEL, input_of(client, PHOTOS[0]), parameters={"threshold": "1"})
     assert result.as_numpy("num_detections").tolist() == [[0]]
     assert not result.as_numpy("boxes").any()
@@ -84,10 +84,10 @@ def test_an_image_in_which_nothing_is_found_has_padding_alone(client: Client) ->
 def test_max_detections_is_the_number_of_rows(client: Client) -> None:
     parameters = {"threshold": "0", "max_detections": 2}
     result = client.infer(MODEL, input_of(client, *PHOTOS), parameters=parameters)
-    assert_answers(result, *PHOTOS, rows=2)
+    assert_results(result, *PHOTOS, rows=2)
 
 
-def test_labels_choose_classes(client: Client) -> None:
+def test_labels_select_classes(client: Client) -> None:
     parameters = {"threshold": "0", "labels": "linear, aztec"}
     result = client.infer(MODEL, input_of(client, PHOTOS[0]), parameters=parameters)
     wanted = [label for label in expected_of(PHOTOS[0]).labels.tolist() if label in (2, 4)]
@@ -96,18 +96,18 @@ def test_labels_choose_classes(client: Client) -> None:
     assert class_ids[: result.as_numpy("num_detections")[0, 0]].tolist() == wanted
 
 
-def test_a_column_of_images_is_as_good_as_a_row(client: Client) -> None:
+def test_the_shape_of_images_may_be_n_by_1(client: Client) -> None:
     (tensor,) = input_of(client, PHOTOS[0])
     transport = tritonclient.http if hasattr(client, "_pool") else tritonclient.grpc
     column = transport.InferInput("IMAGE", [2, 1], "BYTES")
     column.set_data_from_numpy(np.array([[PHOTOS[0]], [PHOTOS[1]]], dtype=np.object_))
     assert tensor.shape() == [1]
-    assert_answers(client.infer(MODEL, [column], parameters=EVERYTHING), *PHOTOS[:2])
+    assert_results(client.infer(MODEL, [column], parameters=EVERYTHING), *PHOTOS[:2])
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_each_tensor_travels_in_json_or_in_binary(
+def test_each_tensor_may_be_sent_in_json_or_in_binary(
     http: tritonclient.http.InferenceServerClient, binary_in: bool, binary_out: bool
 ) -> None:
     result = http.infer(
@@ -116,7 +116,7 @@ def test_each_tensor_travels_in_json_or_in_binary(
         outputs=[tritonclient.http.InferRequestedOutput(name, binary_out) for name in NAMES],
         parameters=EVERYTHING,
     )
-    assert_answers(result, *PHOTOS)
+    assert_results(result, *PHOTOS)
     for output in result.get_response()["outputs"]:
         assert ("data" in output) is not binary_out
 
@@ -129,12 +129,12 @@ def test_json_and_binary_outputs_can_be_mixed(
         for index, name in enumerate(NAMES)
     ]
     result = http.infer(MODEL, http_input(PHOTOS[0]), outputs=outputs, parameters=EVERYTHING)
-    assert_answers(result, PHOTOS[0])
+    assert_results(result, PHOTOS[0])
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
-def test_a_compressed_request_is_inflated(
+def test_a_compressed_request_is_decompressed(
     http: tritonclient.http.InferenceServerClient, algorithm: str, binary: bool
 ) -> None:
     result = http.infer(
@@ -144,7 +144,7 @@ def test_a_compressed_request_is_inflated(
         request_compression_algorithm=algorithm,
         response_compression_algorithm=algorithm,
     )
-    assert_answers(result, *PHOTOS)
+    assert_results(result, *PHOTOS)
 
 
 async def test_the_asynchronous_http_client_is_served(service: Served) -> None:
@@ -155,7 +155,7 @@ async def test_the_asynchronous_http_client_is_served(service: Served) -> None:
             *(client.infer(MODEL, http_input(photo), parameters=EVERYTHING) for photo in PHOTOS)
         )
         for photo, result in zip(PHOTOS, results, strict=True):
-            assert_answers(result, photo)
+            assert_results(result, photo)
         with pytest.raises(InferenceServerException, match="not an image"):
             await client.infer(MODEL, http_input(NOISE))
 
@@ -167,12 +167,12 @@ async def test_the_asynchronous_grpc_client_is_served(service: Served) -> None:
             *(client.infer(MODEL, grpc_input(photo), parameters=EVERYTHING) for photo in PHOTOS)
         )
         for photo, result in zip(PHOTOS, results, strict=True):
-            assert_answers(result, photo)
+            assert_results(result, photo)
         with pytest.raises(InferenceServerException, match="not an image"):
             await client.infer(MODEL, grpc_input(NOISE))
 
 
-def test_a_bad_image_alone_is_told_in_the_words_of_the_detector(client: Client) -> None:
+def test_the_error_of_a_single_image_is_the_detectors(client: Client) -> None:
     error = refusal(client, input_of(client, NOISE))
     assert error.status() in ("400", "StatusCode.INVALID_ARGUMENT")
     assert error.message().startswith("the 9 bytes are not an image")
@@ -194,7 +194,7 @@ def test_a_bad_image_among_others_is_named_by_its_index(client: Client) -> None:
     ],
     ids=["pdf", "pixels", "truncated", "engine"],
 )
-def test_each_fault_of_an_image_has_its_status(
+def test_each_error_of_an_image_has_its_status(
     client: Client, image: bytes, http_status: str
 ) -> None:
     error = refusal(client, input_of(client, image))
@@ -242,12 +242,12 @@ def test_an_unknown_output_is_refused_with_the_known_ones(client: Client) -> Non
     assert "num_detections" in error.message()
 
 
-def test_an_output_that_is_asked_for_twice_is_refused(client: Client) -> None:
+def test_an_output_that_is_requested_twice_is_refused(client: Client) -> None:
     outputs = outputs_of(client, "boxes", "boxes")
     assert "twice" in refusal(client, input_of(client, PHOTOS[0]), outputs=outputs).message()
 
 
-def test_what_outputs_cannot_do_is_refused(client: Client) -> None:
+def test_unsupported_output_parameters_are_refused(client: Client) -> None:
     transport = tritonclient.http if hasattr(client, "_pool") else tritonclient.grpc
     classified = transport.InferRequestedOutput("scores", class_count=3)
     error = refusal(client, input_of(client, PHOTOS[0]), outputs=[classified])
@@ -280,7 +280,7 @@ def test_a_bad_parameter_is_named(client: Client, parameters: Any, words: str) -
     assert words in error.message()
 
 
-def test_a_timeout_that_passes_is_told(client: Client) -> None:
+def test_a_passed_timeout_gets_deadline_exceeded(client: Client) -> None:
     error = refusal(client, input_of(client, PHOTOS[0]), timeout=1)
     assert error.status() in ("504", "StatusCode.DEADLINE_EXCEEDED")
 
@@ -289,10 +289,10 @@ def test_a_timeout_that_does_not_pass_changes_nothing(client: Client) -> None:
     result = client.infer(
         MODEL, input_of(client, PHOTOS[0]), parameters=EVERYTHING, timeout=100_000_000, priority=1
     )
-    assert_answers(result, PHOTOS[0])
+    assert_results(result, PHOTOS[0])
 
 
-def test_an_unknown_model_or_version_is_told(client: Client) -> None:
+def test_an_unknown_model_or_version_is_not_found(client: Client) -> None:
     for model, version in (("other", ""), (MODEL, "7")):
         error = refusal(client, input_of(client, PHOTOS[0]), model=model, model_version=version)
         assert error.status() in ("404", "StatusCode.NOT_FOUND")
@@ -305,7 +305,7 @@ def test_an_unknown_model_or_version_is_told(client: Client) -> None:
         (Overloaded("busy"), ("429", "StatusCode.RESOURCE_EXHAUSTED")),
     ],
 )
-def test_what_may_pass_is_told_as_such(
+def test_temporary_errors_have_their_status(
     client: Client,
     service: Served,
     monkeypatch: pytest.MonkeyPatch,
@@ -316,9 +316,9 @@ def test_what_may_pass_is_told_as_such(
         raise error
 
     monkeypatch.setattr(service.detector, "detect", refuse)
-    told = refusal(client, input_of(client, PHOTOS[0]))
-    assert told.status() in statuses
-    assert told.message() == str(error)
+    refused = refusal(client, input_of(client, PHOTOS[0]))
+    assert refused.status() in statuses
+    assert refused.message() == str(error)
 
 
 def test_an_unloaded_model_is_not_ready(
@@ -332,7 +332,7 @@ def test_an_unloaded_model_is_not_ready(
     assert error.message() == "no model is loaded"
 
 
-def test_a_fault_of_ours_is_told_bare(
+def test_an_unexpected_exception_gives_no_details_away(
     client: Client, service: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_args: object, **_options: object) -> None:
@@ -340,9 +340,9 @@ def test_a_fault_of_ours_is_told_bare(
 
     monkeypatch.setattr(service.detector, "detect", fail)
     for images in (PHOTOS[:1], PHOTOS[:2]):
-        told = refusal(client, input_of(client, *images))
-        assert told.status() in ("500", "StatusCode.INTERNAL")
-        assert told.message() == "An unexpected error."
+        refused = refusal(client, input_of(client, *images))
+        assert refused.status() in ("500", "StatusCode.INTERNAL")
+        assert refused.message() == "An unexpected error."
 
 
 def test_requests_are_counted_by_protocol_and_outcome(client: Client, service: Served) -> None:
@@ -364,4 +364,4 @@ def test_requests_are_counted_by_protocol_and_outcome(client: Client, service: S
 def test_images_share_batches_across_a_request(client: Client, service: Served) -> None:
     noise = np.random.default_rng(5).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     photos = tuple(encode_png(np.roll(noise, shift, axis=0)) for shift in range(4))
-    assert_answers(client.infer(MODEL, input_of(client, *photos), parameters=EVERYTHING), *photos)
+    assert_results(client.infer(MODEL, input_of(client, *photos), parameters=EVERYTHING), *photos)

@@ -9,12 +9,12 @@ from service.oip.parameters import InferParameters, read_parameters
 from service.types import DetectOptions, Priority
 
 
-def test_nothing_given_means_the_defaults() -> None:
+def test_without_parameters_the_defaults_apply() -> None:
     assert read_parameters({}) == InferParameters()
     assert read_parameters(dict.fromkeys(("threshold", "labels", "timeout"))) == InferParameters()
 
 
-def test_numbers_may_come_as_text() -> None:
+def test_numbers_may_be_text() -> None:
     as_text = {"threshold": "0.25", "max_detections": "7", "timeout": "1500000", "priority": "1"}
     as_numbers = {"threshold": 0.25, "max_detections": 7, "timeout": 1_500_000, "priority": 1}
     expected = InferParameters(
@@ -23,7 +23,7 @@ def test_numbers_may_come_as_text() -> None:
     assert read_parameters(as_text) == read_parameters(as_numbers) == expected
 
 
-def test_labels_are_parted_by_commas() -> None:
+def test_labels_are_separated_by_commas() -> None:
     options = read_parameters({"labels": "a b, c,a b"}).options
     assert options.labels == ("a b", "c")
 
@@ -31,7 +31,7 @@ def test_labels_are_parted_by_commas() -> None:
 @pytest.mark.parametrize(
     ("level", "priority"), [(0, None), (1, Priority.HIGH), (2, Priority.NORMAL)]
 )
-def test_priority_one_is_high_and_zero_says_nothing(level: int, priority: Priority | None) -> None:
+def test_priority_one_is_high_and_zero_is_unset(level: int, priority: Priority | None) -> None:
     assert read_parameters({"priority": level}).priority is priority
 
 
@@ -65,6 +65,6 @@ def test_a_timeout_of_zero_is_none() -> None:
         ("sequence_id", 1),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
+def test_an_invalid_value_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InvalidOptions, match=name):
         read_parameters({name: value})

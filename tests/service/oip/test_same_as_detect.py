@@ -1,4 +1,4 @@
-"""One photo, five ways in: HTTP, gRPC and the Open Inference Protocol over each, all the same."""
+"""The same image over HTTP, gRPC and the Open Inference Protocol over each: the same result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def from_detections(detections: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     ]
 
 
-def from_ours(answer: Any) -> list[tuple[Any, ...]]:
+def from_client(result: Any) -> list[tuple[Any, ...]]:
     sides = ("xmin", "ymin", "xmax", "ymax")
     return from_detections(
         [
@@ -54,12 +54,12 @@ def from_ours(answer: Any) -> list[tuple[Any, ...]]:
                 "score": found.score,
                 "box": {side: getattr(found.box, side) for side in sides},
             }
-            for found in answer.detections
+            for found in result.detections
         ]
     )
 
 
-def test_the_same_photo_gets_the_same_numbers_everywhere(service: Served, clients: Clients) -> None:
+def test_the_same_image_gets_the_same_numbers_everywhere(service: Served, clients: Clients) -> None:
     http, grpc = clients
     rng = np.random.default_rng(23)
     everything = {"threshold": "0"}
@@ -67,14 +67,14 @@ def test_the_same_photo_gets_the_same_numbers_everywhere(service: Served, client
         tritonclient.http.InferRequestedOutput(name, binary_data=False)
         for name in ("num_detections", "boxes", "scores", "class_ids", "class_names")
     ]
-    with GrpcClient(service.grpc) as ours:
+    with GrpcClient(service.grpc) as own_client:
         for _ in range(12):
             height, width = rng.integers(20, 300, 2)
             photo = encode_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
             rest = httpx.post(f"{service.url}/detect?threshold=0", content=photo).json()
             expected = from_detections(rest["detections"])
             assert expected
-            assert from_ours(ours.detect(photo, DetectOptions(threshold=0))) == expected
+            assert from_client(own_client.detect(photo, DetectOptions(threshold=0))) == expected
             for client, tensors, outputs in (
                 (http, http_input(photo), None),
                 (http, http_input(photo, binary=False), json_outputs),
@@ -116,7 +116,7 @@ def test_the_same_options_select_the_same(
     ],
     ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
 )
-def test_the_same_fault_has_the_same_status_and_words(
+def test_the_same_error_has_the_same_status_and_detail(
     service: Served, clients: Clients, photo: bytes, query: str, parameters: dict[str, Any]
 ) -> None:
     http, grpc = clients

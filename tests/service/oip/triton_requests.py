@@ -1,4 +1,4 @@
-"""What tests send over tritonclient, the same over each of its transports."""
+"""Requests of tritonclient, and checks of their results, for each of its transports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def http_client(address: str) -> Iterator[tritonclient.http.InferenceServerClien
 
 
 def http_input(*images: bytes, binary: bool = True) -> list[Any]:
-    """Images as they are, or as base64 in the JSON."""
+    """Images as binary data, or as base64 in the JSON."""
     if not binary:
         images = tuple(base64.b64encode(image) for image in images)
     tensor = tritonclient.http.InferInput("IMAGE", [len(images)], "BYTES")
@@ -49,7 +49,7 @@ def grpc_input(*images: bytes) -> list[Any]:
 
 
 def input_of(client: object, *images: bytes) -> list[Any]:
-    """In the form of the client's transport."""
+    """The input for the client's transport."""
     speaks_http = "http" in type(client).__module__
     return http_input(*images) if speaks_http else grpc_input(*images)
 
@@ -60,8 +60,8 @@ def outputs_of(client: object, *names: str) -> list[Any]:
     return [transport.InferRequestedOutput(name) for name in names]
 
 
-def assert_answers(result: Any, *images: bytes, rows: int = ROWS) -> None:
-    """All outputs are those of these very images (asked for with threshold 0)."""
+def assert_results(result: Any, *images: bytes, rows: int = ROWS) -> None:
+    """All outputs are those of these images, with threshold 0."""
     shapes = {name: result.as_numpy(name).shape for name in NAMES}
     count = len(images)
     assert shapes == {

@@ -1,4 +1,4 @@
-"""A detector without an engine: it decodes for real and finds the same things in any image."""
+"""A detector without an engine: it decodes images, and returns the same detections for each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL = ModelInfo(
     config=CONFIG,
     labels=CODE_LABELS,
     score_threshold=0.5,
-    description="Finds the same things in any image.",
+    description="The same detections in every image.",
 )
 # Class id, score and box in parts of the image.
 FOUND = (
@@ -37,7 +37,7 @@ FOUND = (
 
 @dataclass
 class StandInServed:
-    """What a model in service says of its engines."""
+    """The part of a served model that lists its engines."""
 
     engine_facts: tuple[EngineFacts, ...] = (
         EngineFacts("cuda:0", "cuda", "fp16", 432),
@@ -47,7 +47,7 @@ class StandInServed:
 
 @dataclass
 class StandIn:
-    """Offers what the REST adapter uses of a Detector."""
+    """The part of a Detector that the adapters use."""
 
     limits: ImageLimits = field(default_factory=lambda: ImageLimits(1 << 20, 4_000_000))
     model: ModelInfo = MODEL
@@ -58,8 +58,8 @@ class StandIn:
     kernel: str = "reference"
     served: StandInServed = field(default_factory=StandInServed)
     metrics: Metrics = field(default_factory=Metrics)
-    error: Exception | None = None  # raised in place of an answer
-    hold: asyncio.Event | None = None  # awaited before an answer
+    error: Exception | None = None  # raised instead of a result
+    hold: asyncio.Event | None = None  # awaited before a result
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     deadlines: list[float | None] = field(default_factory=list)

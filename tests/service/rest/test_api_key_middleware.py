@@ -57,7 +57,7 @@ async def test_without_a_key_nothing_is_detected(
     assert not standin.started.is_set()
 
 
-async def test_a_key_opens_detection_by_either_header(
+async def test_a_key_is_accepted_in_either_header(
     guarded: httpx.AsyncClient, photo: MakePhoto
 ) -> None:
     for headers in (_bearer(Scope.DETECT), {"X-API-Key": KEYS[Scope.DETECT]}):
@@ -65,7 +65,7 @@ async def test_a_key_opens_detection_by_either_header(
         assert response.status_code == 200
 
 
-async def test_a_scrapers_key_opens_metrics_alone(
+async def test_a_metrics_key_gives_access_only_to_metrics(
     guarded: httpx.AsyncClient, photo: MakePhoto
 ) -> None:
     headers = _bearer(Scope.METRICS)
@@ -93,11 +93,11 @@ async def test_a_scrapers_key_opens_metrics_alone(
         ("/docs/x", Scope.DETECT),
     ],
 )
-def test_what_a_path_needs(path: str, scope: Scope | None) -> None:
+def test_the_scope_that_a_path_requires(path: str, scope: Scope | None) -> None:
     assert scope_of_path(path) == scope
 
 
-async def test_refusals_of_the_inference_protocol_have_its_form(
+async def test_refusals_under_v2_have_the_form_of_the_protocol(
     guarded: httpx.AsyncClient,
 ) -> None:
     refusal = await guarded.post("/v2/repository/models/m/load", headers=_bearer(Scope.DETECT))
@@ -105,7 +105,7 @@ async def test_refusals_of_the_inference_protocol_have_its_form(
     assert set(refusal.json()) == {"error"}
 
 
-async def test_metrics_on_a_port_of_their_own_are_closed_at_every_path(
+async def test_metrics_on_a_separate_port_require_a_key_at_every_path(
     standin: StandIn, ring: KeyRing
 ) -> None:
     app = require_metrics_key(make_asgi_app(standin.metrics.registry), ring)
@@ -113,28 +113,31 @@ async def test_metrics_on_a_port_of_their_own_are_closed_at_every_path(
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         for path in ("/", "/metrics", "/healthz"):
             assert (await client.get(path)).status_code == 401
-            answer = await client.get(path, headers=_bearer(Scope.METRICS))
-            assert "lite_detr_images_total" in answer.text
+            response = await client.get(path, headers=_bearer(Scope.METRICS))
+            assert "lite_detr_images_total" in response.text
 
 
-async def test_a_page_of_a_named_origin_may_call(
-    guarded: httpx.AsyncClient, photo: MakePhoto
-) -> None:
+async def test_a_configured_origin_is_allowed(guarded: httpx.AsyncClient, photo: MakePhoto) -> None:
     origin = {"Origin": "https://shop.test"}
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    preflight = await guarded.options("/detect", headers=origin | asked)
+    requested = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-api-key",
+    }
+    preflight = await guarded.options("/detect", headers=origin | requested)
     assert preflight.status_code == 200
-    answer = await guarded.post("/detect", content=photo(), headers=origin | _bearer(Scope.DETECT))
-    for response in (preflight, answer):
-        assert response.headers["access-control-allow-origin"] == "https://shop.test"
+    response = await guarded.post(
+        "/detect", content=photo(), headers=origin | _bearer(Scope.DETECT)
+    )
+    for each in (preflight, response):
+        assert each.headers["access-control-allow-origin"] == "https://shop.test"
 
 
-async def test_a_page_of_another_origin_may_not(guarded: httpx.AsyncClient) -> None:
+async def test_another_origin_is_not_allowed(guarded: httpx.AsyncClient) -> None:
     response = await guarded.get("/healthz", headers={"Origin": "https://evil.test"})
     assert "access-control-allow-origin" not in response.headers
 
 
-async def test_without_the_setting_no_page_of_another_origin_may(
+async def test_without_the_setting_no_origin_is_allowed(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/healthz", headers={"Origin": "https://shop.test"})

@@ -1,4 +1,4 @@
-"""Bodies that are too large, too slow or never whole, and clients that leave."""
+"""Bodies that are too large, too slow or incomplete, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 10_000
 
 
 class Call:
-    """One POST /detect, played message by message; after the last one the client is silent."""
+    """One POST /detect, message by message; after the last one the client sends nothing."""
 
     def __init__(self, messages: Iterable[Message], headers: dict[str, str] | None = None) -> None:
         self.messages = list(messages)
@@ -58,8 +58,8 @@ class Call:
         return b"".join(message.get("body", b"") for message in self.sent[1:])
 
 
-class Trickle(Call):
-    """A body that comes byte by byte for ever."""
+class SlowCall(Call):
+    """A body that arrives byte by byte without end."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         super().__init__((), headers)
@@ -87,7 +87,7 @@ async def test_an_announced_size_over_the_limit_is_refused_before_the_body(
     assert call.received == 0
 
 
-async def test_a_body_is_refused_as_soon_as_it_passes_the_limit(standin: StandIn) -> None:
+async def test_a_body_is_refused_as_soon_as_it_exceeds_the_limit(standin: StandIn) -> None:
     long = [chunk(b"x" * 4000, more=True)] * 1000 + [chunk(b"x")]
     call = Call(long, {"transfer-encoding": "chunked"})
     task = asyncio.create_task(call.run(build(standin)))
@@ -100,7 +100,7 @@ async def test_a_body_is_refused_as_soon_as_it_passes_the_limit(standin: StandIn
     assert call.sent[-1] == {"type": "http.response.body", "body": b""}
 
 
-async def test_a_body_that_lies_about_its_size_is_held_to_the_limit(standin: StandIn) -> None:
+async def test_a_body_with_a_false_content_length_is_limited_too(standin: StandIn) -> None:
     call = Call([chunk(b"x" * 6000, more=True), chunk(b"x" * 6000)], {"content-length": "10"})
     await call.run(build(standin))
     assert call.status == 413
@@ -113,7 +113,9 @@ async def test_a_body_of_exactly_the_limit_is_read(standin: StandIn) -> None:
 
 
 @pytest.mark.parametrize("length", ["x", "-5", "1e3", ""])
-async def test_a_content_length_that_is_no_number_is_refused(standin: StandIn, length: str) -> None:
+async def test_a_content_length_that_is_not_a_number_is_refused(
+    standin: StandIn, length: str
+) -> None:
     call = Call([chunk(b"x")], {"content-length": length})
     await call.run(build(standin))
     assert call.status == 400
@@ -128,7 +130,7 @@ async def test_a_photo_in_many_chunks_is_one_photo(standin: StandIn, photo: Make
     assert call.status == 200
 
 
-async def test_a_body_that_stalls_is_given_up(standin: StandIn) -> None:
+async def test_a_body_that_stalls_times_out(standin: StandIn) -> None:
     call = Call([chunk(b"x", more=True)], {"transfer-encoding": "chunked"})
     task = asyncio.create_task(call.run(build(standin, body_timeout_seconds=0.01)))
     while not call.sent:
@@ -139,16 +141,18 @@ async def test_a_body_that_stalls_is_given_up(standin: StandIn) -> None:
     assert b"body_timeout" in call.body
 
 
-async def test_a_body_that_trickles_is_given_up_though_it_never_stalls(standin: StandIn) -> None:
+async def test_a_body_that_arrives_slowly_times_out_though_it_never_stalls(
+    standin: StandIn,
+) -> None:
     limits = {"body_timeout_seconds": 0.05, "body_min_bytes_per_second": 1_000_000}
-    call = Trickle(headers={"transfer-encoding": "chunked"})
+    call = SlowCall(headers={"transfer-encoding": "chunked"})
     await call.run(build(standin, **limits))
     assert call.status == 408
     assert b"bytes a second" in call.body
     assert call.received < 100
 
 
-async def test_bodies_of_all_requests_together_are_held_to_a_limit(
+async def test_the_bodies_of_all_requests_are_limited_together(
     standin: StandIn, photo: MakePhoto
 ) -> None:
     data = photo()
@@ -166,7 +170,7 @@ async def test_bodies_of_all_requests_together_are_held_to_a_limit(
     assert third.status == 200
 
 
-async def test_a_deadline_counts_while_the_body_is_read(standin: StandIn) -> None:
+async def test_a_deadline_applies_while_the_body_is_read(standin: StandIn) -> None:
     headers = {"transfer-encoding": "chunked", "x-request-timeout-ms": "10"}
     call = Call([chunk(b"x", more=True)], headers)
     task = asyncio.create_task(call.run(build(standin)))
@@ -187,14 +191,14 @@ async def test_the_timeout_header_becomes_the_deadline(standin: StandIn, photo: 
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", ""])
-async def test_a_bad_timeout_header_is_refused_by_name(standin: StandIn, value: str) -> None:
+async def test_an_invalid_timeout_header_is_refused_by_name(standin: StandIn, value: str) -> None:
     call = Call([chunk(b"x")], {"x-request-timeout-ms": value})
     await call.run(build(standin))
     assert call.status == 422
     assert b"X-Request-Timeout-Ms" in call.body
 
 
-async def test_a_client_that_leaves_in_its_body_is_counted_and_not_answered(
+async def test_a_client_that_disconnects_within_its_body_is_counted_and_gets_no_response(
     standin: StandIn,
 ) -> None:
     call = Call([chunk(b"x", more=True), {"type": "http.disconnect"}], {"content-length": "9"})
@@ -203,7 +207,7 @@ async def test_a_client_that_leaves_in_its_body_is_counted_and_not_answered(
     assert outcome_count(standin, "cancelled") == 1
 
 
-async def test_a_client_that_leaves_while_waiting_cancels_its_detection(
+async def test_a_client_that_disconnects_cancels_its_detection(
     standin: StandIn, photo: MakePhoto
 ) -> None:
     standin.hold = asyncio.Event()

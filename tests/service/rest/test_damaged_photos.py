@@ -1,4 +1,4 @@
-"""Hundreds of damaged photos: each is answered or refused, none breaks the service."""
+"""Hundreds of damaged images: each gets a result or an error, none breaks the service."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def damage(data: bytes, dice: random.Random) -> bytes:
 
 @pytest.mark.parametrize("answer_format", ["json", "image"])
 @pytest.mark.parametrize("form", [False, True], ids=["raw", "form"])
-async def test_damaged_photos_are_answered_or_refused(
+async def test_damaged_images_get_a_result_or_an_error(
     client: httpx.AsyncClient, answer_format: str, form: bool
 ) -> None:
     dice = random.Random(f"{answer_format} {form}")

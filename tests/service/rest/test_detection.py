@@ -20,19 +20,19 @@ from tests.service.rest.standin import StandIn
 JPEG = {"Content-Type": "image/jpeg"}
 
 
-async def test_raw_photo_is_answered_in_pixels_of_the_photo(
+async def test_a_raw_image_gets_boxes_in_its_own_pixels(
     client: httpx.AsyncClient, photo: MakePhoto
 ) -> None:
     response = await client.post("/detect", content=photo((200, 100)), headers=JPEG)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    answer = Answer.model_validate_json(response.content)
-    assert (answer.image.width, answer.image.height) == (200, 100)
-    assert [found.label for found in answer.detections] == ["qr_code", "linear"]
-    first = answer.detections[0]
+    body = Answer.model_validate_json(response.content)
+    assert (body.image.width, body.image.height) == (200, 100)
+    assert [found.label for found in body.detections] == ["qr_code", "linear"]
+    first = body.detections[0]
     assert first.score == 0.9123
     assert first.box.model_dump() == {"xmin": 20.0, "ymin": 10.0, "xmax": 80.0, "ymax": 50.0}
-    assert answer.request_id == response.headers["x-request-id"]
+    assert body.request_id == response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ async def test_content_decides_and_not_the_declared_type(
     assert response.status_code == 200
 
 
-async def test_a_form_with_one_file_answers_as_the_raw_body(
+async def test_a_form_with_one_file_gets_the_response_of_a_raw_body(
     client: httpx.AsyncClient, photo: MakePhoto
 ) -> None:
     raw = (await client.post("/detect", content=photo(), headers=JPEG)).json()
@@ -63,7 +63,7 @@ async def test_a_form_with_one_file_answers_as_the_raw_body(
     assert "results" not in form
 
 
-async def test_several_files_are_answered_in_order(
+async def test_several_files_have_results_in_their_order(
     client: httpx.AsyncClient, photo: MakePhoto
 ) -> None:
     sizes = [(200, 100), (50, 60), (70, 30)]
@@ -73,16 +73,16 @@ async def test_several_files_are_answered_in_order(
     ]
     response = await client.post("/detect", files=files)
     assert response.status_code == 200
-    answers = Answers.model_validate_json(response.content)
-    assert [result.file for result in answers.results] == ["0.png", "1.png", "2.png"]
-    found = [result for result in answers.results if isinstance(result, FileAnswer)]
+    body = Answers.model_validate_json(response.content)
+    assert [result.file for result in body.results] == ["0.png", "1.png", "2.png"]
+    found = [result for result in body.results if isinstance(result, FileAnswer)]
     assert [(item.image.width, item.image.height) for item in found] == sizes
     assert [item.request_id for item in found] == [
-        f"{answers.request_id}-{number}" for number in (1, 2, 3)
+        f"{body.request_id}-{number}" for number in (1, 2, 3)
     ]
 
 
-async def test_a_bad_file_leaves_its_neighbours_be(
+async def test_a_bad_file_does_not_affect_the_others(
     client: httpx.AsyncClient, photo: MakePhoto
 ) -> None:
     files = [
@@ -102,7 +102,7 @@ async def test_a_bad_file_leaves_its_neighbours_be(
     assert "PDF" in notes.error.detail
 
 
-async def test_an_unexpected_exception_on_one_file_is_answered_bare(
+async def test_an_unexpected_exception_on_one_file_gives_no_details_away(
     client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
@@ -113,7 +113,7 @@ async def test_an_unexpected_exception_on_one_file_is_answered_bare(
     assert [item["error"]["status"] for item in response.json()["results"]] == [500, 500]
 
 
-async def test_an_overloaded_file_says_when_to_come_back(
+async def test_an_overloaded_file_has_a_retry_time(
     client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
 ) -> None:
     standin.error = Overloaded("full", retry_after_seconds=3)
@@ -161,7 +161,7 @@ async def test_options_may_be_fields_of_the_form(
         ("format=xml", "json, coco, image"),
     ],
 )
-async def test_a_bad_option_answers_422_naming_it(
+async def test_an_invalid_option_gets_422_and_is_named(
     client: httpx.AsyncClient, photo: MakePhoto, query: str, named: str
 ) -> None:
     response = await client.post(f"/detect?{query}", content=photo(), headers=JPEG)
@@ -171,7 +171,7 @@ async def test_a_bad_option_answers_422_naming_it(
     assert named in problem.detail
 
 
-async def test_coco_answer_has_what_a_reader_needs(
+async def test_a_coco_response_has_what_a_reader_needs(
     client: httpx.AsyncClient, photo: MakePhoto
 ) -> None:
     files = [
@@ -180,41 +180,41 @@ async def test_coco_answer_has_what_a_reader_needs(
         ("file", ("c.jpg", photo((100, 100)))),
     ]
     response = await client.post("/detect?format=coco", files=files)
-    answer = CocoAnswer.model_validate_json(response.content)
-    assert [(image.id, image.file_name) for image in answer.images] == [(1, "a.jpg"), (3, "c.jpg")]
-    assert [item.id for item in answer.annotations] == [1, 2, 3, 4]
-    assert {item.image_id for item in answer.annotations} == {1, 3}
-    assert answer.annotations[0].bbox == [20.0, 10.0, 60.0, 40.0]
-    assert next(category.name for category in answer.categories) == "qr_code"
-    assert [failed.image_id for failed in answer.errors] == [2]
+    body = CocoAnswer.model_validate_json(response.content)
+    assert [(image.id, image.file_name) for image in body.images] == [(1, "a.jpg"), (3, "c.jpg")]
+    assert [item.id for item in body.annotations] == [1, 2, 3, 4]
+    assert {item.image_id for item in body.annotations} == {1, 3}
+    assert body.annotations[0].bbox == [20.0, 10.0, 60.0, 40.0]
+    assert next(category.name for category in body.categories) == "qr_code"
+    assert [failed.image_id for failed in body.errors] == [2]
 
 
 @pytest.mark.parametrize(
     ("form", "media_type"),
     [("JPEG", "image/jpeg"), ("WEBP", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/png")],
 )
-async def test_image_answer_is_the_whole_photo_with_boxes(
+async def test_an_image_response_is_the_whole_image_with_boxes(
     client: httpx.AsyncClient, photo: MakePhoto, form: str, media_type: str
 ) -> None:
     body = photo((900, 700), form, "black")
     response = await client.post("/detect?format=image", content=body)
     assert response.headers["content-type"] == media_type
-    picture = Image.open(io.BytesIO(response.content))
-    picture.load()
-    assert picture.size == (900, 700)
+    drawn = Image.open(io.BytesIO(response.content))
+    drawn.load()
+    assert drawn.size == (900, 700)
     colour = np.array(Image.new("RGB", (1, 1), CLASS_COLOURS[0]))[0, 0].astype(int)
-    on_the_box = np.array(picture.convert("RGB"))[200, 90:94].astype(int)
+    on_the_box = np.array(drawn.convert("RGB"))[200, 90:94].astype(int)
     assert np.abs(on_the_box - colour).max(axis=-1).min() < 90
 
 
-async def test_image_answer_takes_one_file(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_format_image_takes_one_file(client: httpx.AsyncClient, photo: MakePhoto) -> None:
     files = [("file", ("a.jpg", photo())), ("file", ("b.jpg", photo()))]
     response = await client.post("/detect?format=image", files=files)
     assert response.status_code == 422
     assert "one file" in response.json()["detail"]
 
 
-async def test_server_timing_tells_every_stage(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_server_timing_has_every_stage(client: httpx.AsyncClient, photo: MakePhoto) -> None:
     response = await client.post("/detect", content=photo(), headers=JPEG)
     stages = [item.partition(";")[0] for item in response.headers["server-timing"].split(", ")]
     assert stages == [
@@ -230,7 +230,7 @@ async def test_server_timing_tells_every_stage(client: httpx.AsyncClient, photo:
     ]
 
 
-async def test_a_failure_of_the_model_answers_500(
+async def test_a_failure_of_the_model_gets_500(
     client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
 ) -> None:
     standin.error = InferenceFailed("this image kills")

@@ -1,4 +1,4 @@
-"""Forms, as they come over the wire: whole, in crumbs, and broken."""
+"""Forms as bytes: whole, in small chunks, and malformed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parse(body: bytes, step: int = 1 << 20, content_type: str = TYPE) -> Form:
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 1000])
-async def test_a_form_in_crumbs_is_the_same_form(step: int) -> None:
+async def test_a_form_in_small_chunks_is_the_same_form(step: int) -> None:
     content = bytes(range(256)) * 3 + b"\r\n--cu"
     threshold = part('Content-Disposition: form-data; name="threshold"', b"0.5")
     body = file_part("a.jpg", content) + threshold + file_part("ü.jpg", b"") + END
@@ -43,7 +43,7 @@ async def test_a_form_in_crumbs_is_the_same_form(step: int) -> None:
     assert form.fields == (("threshold", "0.5"),)
 
 
-async def test_a_part_with_an_images_type_is_a_file_without_a_name() -> None:
+async def test_a_part_with_the_type_of_an_image_is_a_file() -> None:
     headers = 'Content-Disposition: form-data; name="photo"\r\nContent-Type: image/jpeg'
     form = parse(part(headers, b"abc") + END)
     assert [(file.name, file.data) for file in form.files] == [("photo", b"abc")]
@@ -63,7 +63,7 @@ async def test_a_part_with_an_images_type_is_a_file_without_a_name() -> None:
         (part('Content-Disposition: form-data; name="a"', b"\xff\xfe") + END, TYPE),
     ],
 )
-async def test_a_broken_form_is_refused(body: bytes, content_type: str) -> None:
+async def test_a_malformed_form_is_refused(body: bytes, content_type: str) -> None:
     with pytest.raises(RequestRefused, match="malformed") as caught:
         parse(body, content_type=content_type)
     assert caught.value.status == 400
@@ -79,7 +79,7 @@ async def test_too_many_fields_are_refused() -> None:
         parse(part('Content-Disposition: form-data; name="a"', b"1") * 33 + END)
 
 
-async def test_a_long_field_is_taken_for_a_forgotten_file_name() -> None:
+async def test_the_error_for_a_long_field_suggests_a_file_name() -> None:
     with pytest.raises(InvalidOptions, match="give it a file name"):
         parse(part('Content-Disposition: form-data; name="a"', b"x" * 5000) + END)
 
@@ -95,7 +95,7 @@ async def test_any_body_is_a_form_or_refused(body: bytes, step: int) -> None:
         assert all(file.name is not None for file in form.files)
 
 
-async def test_a_form_without_a_file_answers_400(client: httpx.AsyncClient) -> None:
+async def test_a_form_without_a_file_gets_400(client: httpx.AsyncClient) -> None:
     response = await client.post(
         "/detect",
         content=part('Content-Disposition: form-data; name="threshold"', b"0.5") + END,
@@ -105,18 +105,18 @@ async def test_a_form_without_a_file_answers_400(client: httpx.AsyncClient) -> N
     assert "no file" in response.json()["detail"]
 
 
-async def test_an_unknown_field_answers_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_an_unknown_field_gets_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
     response = await client.post("/detect", files={"f": ("a.jpg", photo())}, data={"foo": "1"})
     assert response.status_code == 422
     assert "'foo'" in response.json()["detail"]
 
 
-async def test_a_malformed_form_answers_400(client: httpx.AsyncClient) -> None:
+async def test_a_malformed_form_gets_400(client: httpx.AsyncClient) -> None:
     response = await client.post("/detect", content=b"abc", headers={"Content-Type": TYPE})
     assert response.status_code == 400
     assert response.json()["code"] == "malformed_form"
 
 
-async def test_a_fourth_file_answers_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_a_fourth_file_gets_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
     response = await client.post("/detect", files=[("f", ("a.jpg", photo()))] * 4)
     assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""The page, its files and samples, and the API's description without internet."""
+"""The page, its files and samples, and the documentation without internet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN_FILES = sorted(path for path in pages.STATIC_DIR.iterdir() if path.is_file()
 
 
 @pytest.mark.parametrize("page", ["/", "/docs"])
-async def test_everything_a_page_asks_for_is_there(client: httpx.AsyncClient, page: str) -> None:
+async def test_everything_that_a_page_loads_exists(client: httpx.AsyncClient, page: str) -> None:
     response = await client.get(page)
     assert response.headers["content-type"].startswith("text/html")
     wanted = re.findall(r'(?:src|href)="([^"#]+)"', response.text)
@@ -27,7 +27,7 @@ async def test_everything_a_page_asks_for_is_there(client: httpx.AsyncClient, pa
         assert (await client.get(f"/{url.removeprefix('./')}")).status_code == 200, url
 
 
-async def test_modules_import_what_is_there(client: httpx.AsyncClient) -> None:
+async def test_the_imports_of_modules_exist(client: httpx.AsyncClient) -> None:
     script = (await client.get("/static/page.js")).text
     for name in re.findall(r'from "\./(\w+\.js)"', script):
         response = await client.get(f"/static/{name}")
@@ -47,12 +47,12 @@ def test_pages_have_nothing_inline(name: str) -> None:
     assert not re.search(r"<script(?![^>]*\ssrc=)", text)
 
 
-def test_the_page_and_the_drawings_agree_on_colours() -> None:
+def test_the_page_and_drawn_images_use_the_same_colours() -> None:
     script = (pages.STATIC_DIR / "boxes.js").read_text()
     assert tuple(re.findall(r'"(#[0-9a-f]{6})",', script.partition("];")[0])) == CLASS_COLOURS
 
 
-async def test_files_are_revalidated_and_then_not_sent_again(client: httpx.AsyncClient) -> None:
+async def test_unchanged_files_are_not_sent_again(client: httpx.AsyncClient) -> None:
     first = await client.get("/static/page.css")
     assert first.headers["cache-control"] == "no-cache"
     again = await client.get("/static/page.css", headers={"If-None-Match": first.headers["etag"]})

@@ -12,14 +12,14 @@ from service.settings import load_settings
 from tests.service.rest.standin import CONFIG, MODEL, StandIn
 
 
-async def test_a_live_service_says_so(client: httpx.AsyncClient) -> None:
+async def test_a_live_service_reports_it(client: httpx.AsyncClient) -> None:
     response = await client.get("/healthz")
     assert response.status_code == 200
     assert response.json() == {"status": "live"}
     assert response.headers["cache-control"] == "no-store"
 
 
-async def test_a_dead_service_asks_for_a_restart(
+async def test_a_service_that_is_not_live_gets_503(
     client: httpx.AsyncClient, standin: StandIn
 ) -> None:
     standin.live = False
@@ -28,11 +28,11 @@ async def test_a_dead_service_asks_for_a_restart(
     assert response.json()["code"] == "not_live"
 
 
-async def test_a_ready_service_says_so(client: httpx.AsyncClient) -> None:
+async def test_a_ready_service_reports_it(client: httpx.AsyncClient) -> None:
     assert (await client.get("/readyz")).json() == {"status": "ready"}
 
 
-async def test_a_service_that_is_not_ready_says_why(
+async def test_a_service_that_is_not_ready_gives_the_reason(
     client: httpx.AsyncClient, standin: StandIn
 ) -> None:
     standin.ready = False
@@ -42,12 +42,12 @@ async def test_a_service_that_is_not_ready_says_why(
     assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_probes_answer_head_as_balancers_ask(client: httpx.AsyncClient) -> None:
+async def test_probes_serve_head(client: httpx.AsyncClient) -> None:
     for path in ("/healthz", "/readyz", "/v1/models", "/"):
         assert (await client.head(path)).status_code == 200
 
 
-async def test_the_model_tells_its_classes_and_rules(client: httpx.AsyncClient) -> None:
+async def test_the_model_entry_has_classes_rules_and_limits(client: httpx.AsyncClient) -> None:
     response = await client.get("/v1/models")
     (entry,) = schemas.Models.model_validate_json(response.content).models
     assert (entry.name, entry.version, entry.kernel) == (MODEL.name, MODEL.version, "reference")
@@ -70,7 +70,7 @@ async def test_the_model_tells_its_classes_and_rules(client: httpx.AsyncClient) 
     assert (entry.limits.max_files, entry.limits.max_detections) == (3, CONFIG.max_detections)
 
 
-async def test_gaps_between_class_ids_are_no_classes(standin: StandIn) -> None:
+async def test_gaps_between_class_ids_are_not_classes(standin: StandIn) -> None:
     standin.model = replace(MODEL, labels=COCO_LABELS)
     transport = httpx.ASGITransport(create_app(standin.as_detector(), load_settings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
@@ -84,7 +84,7 @@ async def test_metrics_are_text(client: httpx.AsyncClient) -> None:
     assert "lite_detr_stage_seconds" in response.text
 
 
-async def test_metrics_on_a_port_of_their_own_are_not_here(standin: StandIn) -> None:
+async def test_metrics_on_a_separate_port_are_not_served_here(standin: StandIn) -> None:
     settings = load_settings(metrics_port=9090)
     transport = httpx.ASGITransport(create_app(standin.as_detector(), settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

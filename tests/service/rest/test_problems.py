@@ -1,4 +1,4 @@
-"""Errors over HTTP: the one table, and the form of an error's answer."""
+"""Errors over HTTP: their statuses, and the form of error responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_table_covers_every_error() -> None:
     assert set(ERROR_KINDS) == set(all_error_types())
 
 
-def test_a_more_special_error_takes_the_row_of_its_parent() -> None:
+def test_a_subclass_has_the_status_of_its_base_class() -> None:
     class Blurred(InvalidImage):
         code = "blurred"
 
@@ -34,7 +34,7 @@ def test_a_more_special_error_takes_the_row_of_its_parent() -> None:
 
 
 @pytest.mark.parametrize("error_class", all_error_types())
-async def test_each_error_is_told_as_a_problem(
+async def test_each_error_is_a_problem(
     client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn, error_class: type[DetectionError]
 ) -> None:
     standin.error = error_class("what was wrong")
@@ -54,7 +54,7 @@ async def test_each_error_is_told_as_a_problem(
 
 
 @pytest.mark.parametrize("error_class", [Overloaded, NotReady, ShuttingDown])
-async def test_an_error_of_the_moment_says_when_to_come_back(
+async def test_a_temporary_error_has_retry_after(
     client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn, error_class: type[DetectionError]
 ) -> None:
     standin.error = error_class("later")
@@ -65,14 +65,14 @@ async def test_an_error_of_the_moment_says_when_to_come_back(
     assert response.headers["retry-after"] == "17"
 
 
-async def test_a_passed_deadline_does_not_ask_to_come_back(
+async def test_a_passed_deadline_has_no_retry_after(
     client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
 ) -> None:
     standin.error = DeadlineExceeded("late")
     assert "retry-after" not in (await client.post("/detect", content=photo())).headers
 
 
-async def test_an_unknown_exception_is_logged_whole_and_answered_bare(
+async def test_an_unexpected_exception_is_logged_and_gives_no_details_away(
     client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
@@ -85,7 +85,7 @@ async def test_an_unknown_exception_is_logged_whole_and_answered_bare(
     assert [(log["event"], log["request_id"]) for log in logs] == [("unexpected error", "mine")]
 
 
-async def test_a_wrong_path_answers_404_as_a_problem(client: httpx.AsyncClient) -> None:
+async def test_a_wrong_path_gets_404_as_a_problem(client: httpx.AsyncClient) -> None:
     response = await client.get("/detekt")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
@@ -93,7 +93,7 @@ async def test_a_wrong_path_answers_404_as_a_problem(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/detect"), ("POST", "/healthz")])
-async def test_a_wrong_method_answers_405_and_names_the_right_one(
+async def test_a_wrong_method_gets_405_and_names_the_right_one(
     client: httpx.AsyncClient, method: str, path: str
 ) -> None:
     response = await client.request(method, path)
@@ -102,25 +102,25 @@ async def test_a_wrong_method_answers_405_and_names_the_right_one(
     assert response.headers["allow"]
 
 
-async def test_a_body_that_cannot_be_an_image_answers_415(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_cannot_be_an_image_gets_415(client: httpx.AsyncClient) -> None:
     response = await client.post("/detect", json={"image": "abc"})
     assert response.status_code == 415
     assert "application/json" in response.json()["detail"]
 
 
-async def test_an_empty_body_answers_400(client: httpx.AsyncClient) -> None:
+async def test_an_empty_body_gets_400(client: httpx.AsyncClient) -> None:
     response = await client.post("/detect")
     assert response.status_code == 400
     assert "empty" in response.json()["detail"]
 
 
-async def test_a_truncated_jpeg_answers_400(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_a_truncated_jpeg_gets_400(client: httpx.AsyncClient, photo: MakePhoto) -> None:
     response = await client.post("/detect", content=photo()[:400])
     assert response.status_code == 400
     assert "truncated" in response.json()["detail"]
 
 
-async def test_too_many_pixels_answer_413(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_too_many_pixels_get_413(client: httpx.AsyncClient, photo: MakePhoto) -> None:
     response = await client.post("/detect", content=photo((2100, 2000), "PNG"))
     assert response.status_code == 413
     assert "2100 x 2000" in response.json()["detail"]

@@ -1,4 +1,4 @@
-"""What every answer carries."""
+"""Ids, trace context and security headers of every response."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ async def test_a_request_without_an_id_gets_one(client: httpx.AsyncClient) -> No
     assert first != second
 
 
-async def test_a_clients_request_id_is_kept(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_a_valid_request_id_is_echoed(client: httpx.AsyncClient, photo: MakePhoto) -> None:
     response = await client.post("/detect", content=photo(), headers={"X-Request-Id": "order-7/b"})
     assert response.headers["x-request-id"] == "order-7/b"
     assert response.json()["request_id"] == "order-7/b"
 
 
 @pytest.mark.parametrize("bad", ["", "a b", 'a"b', "x" * 129, "ä"])
-async def test_an_unsafe_request_id_is_replaced(client: httpx.AsyncClient, bad: str) -> None:
+async def test_an_invalid_request_id_is_replaced(client: httpx.AsyncClient, bad: str) -> None:
     response = await client.get("/healthz", headers={b"X-Request-Id": bad.encode()})
     assert len(response.headers["x-request-id"]) == 32
 
 
-async def test_an_answer_stays_in_the_clients_trace(client: httpx.AsyncClient) -> None:
+async def test_a_response_belongs_to_the_clients_trace(client: httpx.AsyncClient) -> None:
     headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=1,other=2"}
     response = await client.get("/v1/models", headers=headers)
     version, trace_id, span_id, flags = response.headers["traceparent"].split("-")
@@ -52,7 +52,7 @@ async def test_an_answer_stays_in_the_clients_trace(client: httpx.AsyncClient) -
 
 
 @pytest.mark.parametrize("bad", [None, "x", f"00-{'0' * 32}-00f067aa0ba902b7-01"])
-async def test_a_request_outside_of_any_trace_gets_one(
+async def test_a_request_without_a_trace_gets_one(
     client: httpx.AsyncClient, bad: str | None
 ) -> None:
     headers = {} if bad is None else {"traceparent": bad, "tracestate": "vendor=1"}
@@ -61,7 +61,7 @@ async def test_a_request_outside_of_any_trace_gets_one(
     assert "tracestate" not in response.headers
 
 
-async def test_an_error_is_named_like_any_answer(client: httpx.AsyncClient) -> None:
+async def test_an_error_has_the_ids_too(client: httpx.AsyncClient) -> None:
     response = await client.post("/detect?threshold=7", headers={"traceparent": TRACEPARENT})
     assert response.status_code == 422
     assert response.headers["traceparent"].split("-")[1] == TRACE_ID
@@ -69,7 +69,7 @@ async def test_an_error_is_named_like_any_answer(client: httpx.AsyncClient) -> N
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/page.js", "/nothing", "/v1/models"])
-async def test_pages_allow_nothing_inline_and_nothing_foreign(
+async def test_pages_allow_nothing_inline_and_no_other_host(
     client: httpx.AsyncClient, path: str
 ) -> None:
     headers = (await client.get(path)).headers
@@ -90,7 +90,7 @@ async def test_pages_allow_nothing_inline_and_nothing_foreign(
         ("/files/7/pages/8", "/files/{file}/pages/{page}"),
     ],
 )
-async def test_a_request_is_known_by_the_pattern_that_it_matched(
+async def test_the_route_of_a_request_is_the_pattern_that_it_matched(
     standin: StandIn, settings: Settings, path: str, route: str
 ) -> None:
     scopes: list[RequestScope] = []

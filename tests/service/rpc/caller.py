@@ -1,4 +1,4 @@
-"""A client made of the bare transport, so that tests see what is on the wire."""
+"""A client without our client library, so that tests see the messages themselves."""
 
 from __future__ import annotations
 

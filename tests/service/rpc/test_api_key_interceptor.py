@@ -35,8 +35,8 @@ def _metadata(scope: Scope) -> tuple[tuple[str, str], ...]:
 
 async def test_health_needs_no_key(guarded: Caller) -> None:
     stub = health_pb2_grpc.HealthStub(guarded.channel)  # type: ignore[no-untyped-call]
-    answer = await stub.Check(health_pb2.HealthCheckRequest())
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    response = await stub.Check(health_pb2.HealthCheckRequest())
+    assert response.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_without_a_key_nothing_is_detected(
@@ -48,7 +48,7 @@ async def test_without_a_key_nothing_is_detected(
     assert not standin.started.is_set()
 
 
-async def test_a_key_opens_calls_and_streams(guarded: Caller, photo: bytes) -> None:
+async def test_a_key_gives_access_to_calls_and_streams(guarded: Caller, photo: bytes) -> None:
     metadata = _metadata(Scope.DETECT)
     request = pb.DetectRequest(image=photo)
     assert (await guarded.detect(request, metadata=metadata)).detections
@@ -81,5 +81,5 @@ async def test_a_key_without_the_scope_is_refused(guarded: Caller, photo: bytes)
         ("/grpc.health.v1.Health/Watch", None),
     ],
 )
-def test_what_a_method_needs(method: str, scope: Scope | None) -> None:
+def test_the_scope_that_a_method_requires(method: str, scope: Scope | None) -> None:
     assert scope_of_method(method) == scope

@@ -21,7 +21,7 @@ def counted(standin: StandIn, outcome: str) -> float | None:
     return standin.metrics.registry.get_sample_value("lite_detr_requests_total", labels)
 
 
-async def test_a_photo_is_answered_in_pixels_of_the_photo(
+async def test_an_image_gets_boxes_in_its_own_pixels(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     response = await caller.detect(pb.DetectRequest(image=photo, request_id="mine"))
@@ -45,7 +45,7 @@ async def test_options_that_are_not_set_are_the_models_own(caller: Caller, photo
     assert [found.label for found in response.detections] == ["linear"]
 
 
-async def test_ids_in_metadata_are_given_back(caller: Caller, photo: bytes) -> None:
+async def test_ids_in_metadata_are_returned(caller: Caller, photo: bytes) -> None:
     metadata = (
         ("x-request-id", "r-1"),
         ("traceparent", TRACEPARENT),
@@ -60,7 +60,7 @@ async def test_ids_in_metadata_are_given_back(caller: Caller, photo: bytes) -> N
     assert span_id not in TRACEPARENT  # a span of our own, below the client's
 
 
-async def test_ids_that_are_not_sane_are_replaced(caller: Caller, photo: bytes) -> None:
+async def test_invalid_ids_are_replaced(caller: Caller, photo: bytes) -> None:
     metadata = (("x-request-id", 'a "b"'), ("traceparent", "00-0-0-00"))
     call = caller.detect(pb.DetectRequest(image=photo, request_id="\n"), metadata=metadata)
     response = await call
@@ -70,7 +70,7 @@ async def test_ids_that_are_not_sane_are_replaced(caller: Caller, photo: bytes) 
     assert str(answered["traceparent"]).endswith("-02")  # a trace that nobody records
 
 
-async def test_an_error_carries_its_code_and_when_to_come_back(
+async def test_an_error_has_its_code_and_retry_time(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.error = Overloaded("full", retry_after_seconds=3)
@@ -78,14 +78,14 @@ async def test_an_error_carries_its_code_and_when_to_come_back(
         await caller.detect(pb.DetectRequest(image=photo), metadata=(("x-request-id", "r-2"),))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.details() == "full"
-    told = trailing(caught.value)
-    assert told["lite-detr-code"] == "overloaded"
-    assert told["retry-delay-ms"] == "3000"
-    assert told["x-request-id"] == "r-2"
+    trailers = trailing(caught.value)
+    assert trailers["lite-detr-code"] == "overloaded"
+    assert trailers["retry-delay-ms"] == "3000"
+    assert trailers["x-request-id"] == "r-2"
     assert counted(standin, "overloaded") == 1
 
 
-async def test_an_error_that_will_come_again_names_no_time(
+async def test_a_permanent_error_has_no_retry_time(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.error = InvalidOptions("a bad one")
@@ -95,7 +95,7 @@ async def test_an_error_that_will_come_again_names_no_time(
     assert "retry-delay-ms" not in trailing(caught.value)
 
 
-async def test_an_unexpected_exception_is_answered_bare(
+async def test_an_unexpected_exception_gives_no_details_away(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
@@ -108,14 +108,14 @@ async def test_an_unexpected_exception_is_answered_bare(
 
 
 @pytest.mark.parametrize("method", ["Detect", "DetectBatch", "GetModel"])
-async def test_bytes_that_are_no_message_are_the_clients_fault(caller: Caller, method: str) -> None:
+async def test_bytes_that_are_no_message_get_invalid_argument(caller: Caller, method: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await caller.raw[method](b"\xff\xff\xff")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert trailing(caught.value)["lite-detr-code"] == "malformed_message"
 
 
-async def test_the_calls_deadline_is_the_detectors(
+async def test_the_deadline_of_a_call_is_passed_to_the_detector(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     before = time.monotonic()
@@ -127,7 +127,7 @@ async def test_the_calls_deadline_is_the_detectors(
     assert before < deadline < time.monotonic() + 51  # the transport rounds timeouts up
 
 
-async def test_a_deadline_that_passes_is_counted_as_such(
+async def test_a_passed_deadline_is_counted_as_deadline_exceeded(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
@@ -139,7 +139,7 @@ async def test_a_deadline_that_passes_is_counted_as_such(
     assert standin.cancelled
 
 
-async def test_a_client_that_leaves_cancels_its_work(
+async def test_a_client_that_disconnects_cancels_its_detection(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
@@ -154,7 +154,7 @@ async def test_a_client_that_leaves_cancels_its_work(
     assert standin.cancelled
 
 
-async def test_a_batch_is_answered_in_order_each_for_itself(caller: Caller, photo: bytes) -> None:
+async def test_a_batch_has_one_outcome_per_image_in_order(caller: Caller, photo: bytes) -> None:
     requests = [
         pb.DetectRequest(image=photo, request_id="first"),
         pb.DetectRequest(image=photo[:100]),
@@ -162,41 +162,41 @@ async def test_a_batch_is_answered_in_order_each_for_itself(caller: Caller, phot
         pb.DetectRequest(image=photo, options=pb.DetectOptions(max_detections=1)),
     ]
     batch = pb.DetectBatchRequest(requests=requests)
-    answer = await caller.detect_batch(batch, metadata=(("x-request-id", "b"),))
-    assert [outcome.index for outcome in answer.outcomes] == [0, 1, 2, 3]
-    kinds = [outcome.WhichOneof("outcome") for outcome in answer.outcomes]
+    response = await caller.detect_batch(batch, metadata=(("x-request-id", "b"),))
+    assert [outcome.index for outcome in response.outcomes] == [0, 1, 2, 3]
+    kinds = [outcome.WhichOneof("outcome") for outcome in response.outcomes]
     assert kinds == ["response", "error", "error", "response"]
-    assert [outcome.error.code for outcome in answer.outcomes[1:3]] == [
+    assert [outcome.error.code for outcome in response.outcomes[1:3]] == [
         "invalid_image",
         "unsupported_image",
     ]
-    assert answer.outcomes[1].error.status == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert not answer.outcomes[1].error.HasField("retry_delay_ms")
-    assert answer.outcomes[1].error.request_id == "b-2"
-    assert answer.outcomes[0].response.request_id == "first"
-    assert len(answer.outcomes[3].response.detections) == 1
-    assert answer.request_id == "b"
+    assert response.outcomes[1].error.status == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert not response.outcomes[1].error.HasField("retry_delay_ms")
+    assert response.outcomes[1].error.request_id == "b-2"
+    assert response.outcomes[0].response.request_id == "first"
+    assert len(response.outcomes[3].response.detections) == 1
+    assert response.request_id == "b"
 
 
-async def test_an_overloaded_image_of_a_batch_says_when_to_come_back(
+async def test_an_overloaded_image_of_a_batch_has_a_retry_time(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.error = NotReady("loading")
-    answer = await caller.detect_batch(
+    response = await caller.detect_batch(
         pb.DetectBatchRequest(requests=[pb.DetectRequest(image=photo)])
     )
-    assert answer.outcomes[0].error.retry_delay_ms == 5000
+    assert response.outcomes[0].error.retry_delay_ms == 5000
 
 
-async def test_an_unexpected_exception_on_one_image_is_told_bare(
+async def test_an_unexpected_exception_on_one_image_gives_no_details_away(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
-    answer = await caller.detect_batch(
+    response = await caller.detect_batch(
         pb.DetectBatchRequest(requests=[pb.DetectRequest(image=photo)] * 2)
     )
-    assert [outcome.error.code for outcome in answer.outcomes] == ["internal", "internal"]
-    assert "secret" not in str(answer)
+    assert [outcome.error.code for outcome in response.outcomes] == ["internal", "internal"]
+    assert "secret" not in str(response)
 
 
 @pytest.mark.parametrize("count", [0, 5])

@@ -1,4 +1,4 @@
-"""HTTP = gRPC, over a whole core: with the fake device, and with the model that is shipped."""
+"""HTTP = gRPC with a complete core: with the fake device, and with the default model."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from tests.support.images import encode_png, solid_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-Doors = tuple[httpx.AsyncClient, Caller]
+Clients = tuple[httpx.AsyncClient, Caller]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def doors() -> AsyncIterator[Doors]:
+async def clients() -> AsyncIterator[Clients]:
     settings = fake_settings(max_image_pixels=1_000_000)
     async with open_fake_detector(settings) as detector, serving(detector) as server:
         transport = httpx.ASGITransport(create_app(detector, settings))
@@ -50,19 +50,19 @@ async def doors() -> AsyncIterator[Doors]:
 
 
 def _as_json(response: pb.DetectResponse) -> dict[str, Any]:
-    answer: dict[str, Any] = MessageToDict(
+    document: dict[str, Any] = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    del answer["timings_ms"], answer["request_id"]
-    return answer
+    del document["timings_ms"], document["request_id"]
+    return document
 
 
-def _of_http(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: answer[key] for key in ("model", "image", "detections")}
+def _of_http(response: dict[str, Any]) -> dict[str, Any]:
+    return {key: response[key] for key in ("model", "image", "detections")}
 
 
-async def test_the_same_photo_gets_the_same_numbers_over_both(doors: Doors) -> None:
-    http, caller = doors
+async def test_the_same_image_gets_the_same_numbers_over_both(clients: Clients) -> None:
+    http, caller = clients
     rng = np.random.default_rng(11)
     for _ in range(20):
         height, width = rng.integers(20, 300, 2)
@@ -80,8 +80,8 @@ async def test_the_same_photo_gets_the_same_numbers_over_both(doors: Doors) -> N
             assert _as_json(response) == expected
 
 
-async def test_the_same_options_select_the_same(doors: Doors) -> None:
-    http, caller = doors
+async def test_the_same_options_select_the_same(clients: Clients) -> None:
+    http, caller = clients
     data = solid_png((100, 100, 103))
     for query, options in (
         ("threshold=0.7", pb.DetectOptions(threshold=0.7)),
@@ -106,10 +106,10 @@ async def test_the_same_options_select_the_same(doors: Doors) -> None:
     ],
     ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
 )
-async def test_the_same_fault_has_the_same_code_and_words(
-    doors: Doors, data: bytes, query: str, options: dict[str, Any]
+async def test_the_same_error_has_the_same_code_and_detail(
+    clients: Clients, data: bytes, query: str, options: dict[str, Any]
 ) -> None:
-    http, caller = doors
+    http, caller = clients
     over_http = (await http.post(f"/detect?{query}", content=data)).json()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await caller.detect(pb.DetectRequest(image=data, options=pb.DetectOptions(**options)))
@@ -117,29 +117,29 @@ async def test_the_same_fault_has_the_same_code_and_words(
     assert caught.value.details() == over_http["detail"]
 
 
-async def test_the_same_model_is_described(doors: Doors) -> None:
-    http, caller = doors
+async def test_the_same_model_is_described(clients: Clients) -> None:
+    http, caller = clients
     entry = (await http.get("/v1/models")).json()["models"][0]
     model = await caller.get_model(pb.GetModelRequest())
     for field in ("name", "version", "description", "variant", "kernel", "default_threshold"):
         assert getattr(model, field) == entry[field]
     assert [{"id": each.id, "name": each.name} for each in model.classes] == entry["classes"]
-    for engine, told in zip(model.engines, entry["engines"], strict=True):
-        assert {field: getattr(engine, field) for field in told} == told
+    for engine, reported in zip(model.engines, entry["engines"], strict=True):
+        assert {field: getattr(engine, field) for field in reported} == reported
     assert [engine.kernel for engine in model.engines] == ["fake"]
     for field, size in entry["input"].items():
         assert getattr(model.input, field) == size
     assert list(model.limits.formats) == entry["limits"]["formats"]
 
 
-async def test_a_stream_of_many_frames_gets_each_its_own_answer_in_order(doors: Doors) -> None:
-    _, caller = doors
-    pictures = [solid_png((number, 255 - number, 7 * number % 256)) for number in range(60)]
+async def test_each_frame_of_a_stream_gets_its_own_outcome_in_order(clients: Clients) -> None:
+    _, caller = clients
+    images = [solid_png((number, 255 - number, 7 * number % 256)) for number in range(60)]
     options = pb.DetectOptions(threshold=0)
-    frames = (pb.DetectRequest(image=data, options=options) for data in pictures)
+    frames = (pb.DetectRequest(image=data, options=options) for data in images)
     outcomes = [outcome async for outcome in caller.detect_stream(frames)]
-    assert len(outcomes) == len(pictures)
-    for data, outcome in zip(pictures, outcomes, strict=True):
+    assert len(outcomes) == len(images)
+    for data, outcome in zip(images, outcomes, strict=True):
         result = await caller.detector.detect(  # type: ignore[attr-defined]
             data, EVERYTHING, request_id=outcome.response.request_id
         )
@@ -147,7 +147,7 @@ async def test_a_stream_of_many_frames_gets_each_its_own_answer_in_order(doors: 
         assert _as_json(outcome.response) == _as_json(result_message(result))
 
 
-async def test_calls_that_are_cancelled_free_their_slots_and_leave_others_be() -> None:
+async def test_cancelled_calls_free_their_slots_and_do_not_affect_others() -> None:
     async with (
         open_fake_detector(fake_settings(fake_base_ms=300)) as detector,
         serving(detector) as server,
@@ -181,7 +181,7 @@ def _photos() -> list[bytes]:
     return photos
 
 
-async def test_the_shipped_model_answers_a_photo_alone_and_in_a_crowd_alike_over_both() -> None:
+async def test_the_default_model_gives_the_same_result_alone_and_in_batches_over_both() -> None:
     photos = _photos()
     options = pb.DetectOptions(threshold=0.05)
     settings = quiet_settings(device="cpu", max_wait_ms=100)
@@ -199,9 +199,9 @@ async def test_the_shipped_model_answers_a_photo_alone_and_in_a_crowd_alike_over
                 return _as_json(await caller.detect(pb.DetectRequest(image=data, options=options)))
 
             alone = [await over_http(data) for data in photos]
-            crowd = await asyncio.gather(
+            batched = await asyncio.gather(
                 *(over(data) for data in photos for over in (over_http, over_grpc))
             )
-    assert sum(len(answer["detections"]) for answer in alone) > len(photos)
-    for expected, both in zip(alone, zip(crowd[::2], crowd[1::2], strict=True), strict=True):
+    assert sum(len(response["detections"]) for response in alone) > len(photos)
+    for expected, both in zip(alone, zip(batched[::2], batched[1::2], strict=True), strict=True):
         assert both == (expected, expected)

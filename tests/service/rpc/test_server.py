@@ -1,4 +1,4 @@
-"""The server as a whole: ports, limits, health, reflection and the way it stops."""
+"""The whole server: ports, limits, health, reflection and stopping."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def _reflect(caller: Caller, **question: str):
         reflection_pb2.ServerReflectionResponse.FromString,
     )
     request = reflection_pb2.ServerReflectionRequest(**question)
-    (answer,) = [answer async for answer in ask(iter([request]))]
-    return answer
+    (response,) = [response async for response in ask(iter([request]))]
+    return response
 
 
 @pytest.mark.parametrize("service", ["", SERVICE])
@@ -50,7 +50,7 @@ async def test_health_follows_readiness(caller: Caller, standin: StandIn, servic
     assert (await check(request)).status == NOT_SERVING
 
 
-async def test_health_of_a_service_that_is_not_here_is_unknown(caller: Caller) -> None:
+async def test_health_of_an_unknown_service_is_unknown(caller: Caller) -> None:
     check, watch = _health(caller)
     request = health_pb2.HealthCheckRequest(service="nobody")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -59,18 +59,18 @@ async def test_health_of_a_service_that_is_not_here_is_unknown(caller: Caller) -
     assert (await anext(aiter(watch(request)))).status == SERVICE_UNKNOWN
 
 
-async def test_a_watcher_is_told_of_every_change_and_of_the_end(standin: StandIn) -> None:
+async def test_watch_yields_every_change_and_ends_with_the_drain(standin: StandIn) -> None:
     health = ReadinessHealth(standin.as_detector(), ("",), poll_seconds=0.001)
-    told = health.watch(health_pb2.HealthCheckRequest(), None)  # type: ignore[arg-type]
-    assert (await anext(told)).status == SERVING
+    states = health.watch(health_pb2.HealthCheckRequest(), None)  # type: ignore[arg-type]
+    assert (await anext(states)).status == SERVING
     standin.ready = False
-    assert (await anext(told)).status == NOT_SERVING
+    assert (await anext(states)).status == NOT_SERVING
     standin.ready = True
-    assert (await anext(told)).status == SERVING
+    assert (await anext(states)).status == SERVING
     health.begin_drain()
-    assert (await anext(told)).status == NOT_SERVING
+    assert (await anext(states)).status == NOT_SERVING
     with pytest.raises(StopAsyncIteration):
-        await anext(told)
+        await anext(states)
 
 
 async def test_reflection_lists_the_services_and_their_messages(caller: Caller) -> None:
@@ -82,7 +82,7 @@ async def test_reflection_lists_the_services_and_their_messages(caller: Caller) 
     assert FileDescriptorProto.FromString(files[0]).name == "litedetr/v1/detection.proto"
 
 
-async def test_a_photo_of_the_largest_size_passes_and_a_larger_message_does_not(
+async def test_a_message_of_the_maximum_size_is_accepted_and_a_larger_one_is_not(
     standin: StandIn, photo: bytes
 ) -> None:
     most = 6 * 1024 * 1024  # above gRPC's own default of 4 MiB
@@ -99,7 +99,7 @@ async def test_a_photo_of_the_largest_size_passes_and_a_larger_message_does_not(
         assert await caller.detect(pb.DetectRequest(image=photo))
 
 
-async def test_a_compressed_message_is_refused_unread(server: RpcServer) -> None:
+async def test_a_compressed_message_is_refused(server: RpcServer) -> None:
     async with calling(server) as caller:
         bomb = pb.DetectRequest(image=bytes(64 << 20))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -122,14 +122,14 @@ async def test_more_calls_than_allowed_are_refused(standin: StandIn, photo: byte
         assert (await first).detections
 
 
-async def test_a_taken_port_is_told(server: RpcServer, standin: StandIn) -> None:
+async def test_a_port_in_use_raises(server: RpcServer, standin: StandIn) -> None:
     other = RpcServer(standin.as_detector(), rpc_options(port=server.port))
     with pytest.raises(OSError, match=str(server.port)):
         await other.start()
     await other.stop(0)
 
 
-async def test_a_stop_answers_what_is_under_way_and_refuses_the_rest(
+async def test_a_stop_finishes_calls_in_flight_and_refuses_new_ones(
     server: RpcServer, caller: Caller, standin: StandIn, photo: bytes
 ) -> None:
     standin.hold = asyncio.Event()
@@ -146,12 +146,12 @@ async def test_a_stop_answers_what_is_under_way_and_refuses_the_rest(
         assert trailing(caught.value)["lite-detr-code"] == "shutting_down"
     assert not stopped.done()
     standin.hold.set()
-    for answer in await asyncio.gather(*accepted):
-        assert answer.detections
+    for response in await asyncio.gather(*accepted):
+        assert response.detections
     await stopped
 
 
-async def test_onlookers_do_not_hold_a_stop_up(
+async def test_calls_without_images_do_not_delay_a_stop(
     server: RpcServer, caller: Caller, standin: StandIn
 ) -> None:
     _, watch = _health(caller)

@@ -38,20 +38,20 @@ async def test_a_frame_that_fails_does_not_end_its_stream(caller: Caller, photo:
 async def test_a_frame_past_its_deadline_is_reported_in_the_stream(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
-    standin.error = DeadlineExceeded("no answer within 5 ms")
+    standin.error = DeadlineExceeded("no result within 5 ms")
     outcomes = [
         outcome async for outcome in caller.detect_stream(iter([pb.DetectRequest(image=photo)]))
     ]
     assert outcomes[0].error.status == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
-async def test_an_empty_stream_ends_well(caller: Caller) -> None:
+async def test_an_empty_stream_ends_with_ok(caller: Caller) -> None:
     stream = caller.detect_stream(iter([]))
     assert [outcome async for outcome in stream] == []
     assert await stream.code() is grpc.StatusCode.OK
 
 
-async def test_a_client_that_leaves_its_stream_cancels_its_frames(
+async def test_a_client_that_cancels_its_stream_cancels_its_frames(
     caller: Caller, photo: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_its_stream_cancels_its_frames(
     assert standin.cancelled
 
 
-async def test_a_drain_answers_the_frames_it_took_and_ends_the_stream(
+async def test_a_drain_finishes_the_frames_that_were_read_and_ends_the_stream(
     caller: Caller, server: RpcServer, photo: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()

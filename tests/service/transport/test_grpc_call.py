@@ -56,7 +56,7 @@ def test_a_call_without_a_deadline_has_none(remaining: float | None) -> None:
 
 
 @pytest.mark.parametrize(("remaining", "left"), [(10.0, 9.995), (0.01, 0.009), (0.0, 0.0)])
-def test_work_ends_a_little_before_the_transport_gives_up(
+def test_the_deadline_is_slightly_before_that_of_the_transport(
     now: float, remaining: float, left: float
 ) -> None:
     with opened(Transport(remaining)) as call:
@@ -137,14 +137,14 @@ class StreamTransport(Transport):
         self.written.append(message)
 
     async def run(self, messages: AsyncIterator[bytes]) -> None:
-        async def answer(index: int, data: bytes) -> pb.DetectRequest:
+        async def respond(index: int, data: bytes) -> pb.DetectRequest:
             return pb.DetectRequest(request_id=f"{index}", image=data)
 
         with opened(self) as call:
-            await self.calls.run_stream(messages, call, self.as_context(), answer, 2)
+            await self.calls.run_stream(messages, call, self.as_context(), respond, 2)
 
 
-async def test_a_stream_is_answered_message_by_message() -> None:
+async def test_each_message_of_a_stream_gets_a_response() -> None:
     async def messages() -> AsyncIterator[bytes]:
         for data in (b"a", b"b", b"c"):
             yield data
@@ -157,7 +157,7 @@ async def test_a_stream_is_answered_message_by_message() -> None:
     ]
 
 
-async def test_a_drain_ends_a_stream_after_what_was_read() -> None:
+async def test_a_drain_ends_a_stream_after_the_messages_that_were_read() -> None:
     transport = StreamTransport()
 
     async def messages() -> AsyncIterator[bytes]:
@@ -171,7 +171,7 @@ async def test_a_drain_ends_a_stream_after_what_was_read() -> None:
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before", "while it opens"])
-async def test_a_stream_that_meets_a_drain_is_refused_unread(early: bool) -> None:
+async def test_a_stream_during_a_drain_is_refused_before_reading(early: bool) -> None:
     transport = StreamTransport(drains=not early)
     read: list[bytes] = []
 

@@ -18,36 +18,36 @@ def test_an_error_keeps_its_code_and_detail(error_type: type[DetectionError]) ->
     assert dict(refusal.metadata)["lite-detr-code"] == error_type.code
 
 
-def test_only_what_may_pass_says_when_to_come_back() -> None:
-    patient = {
+def test_only_temporary_errors_have_a_retry_time() -> None:
+    retried = {
         error_type.code
         for error_type in all_error_types()
         if "retry-delay-ms" in dict(refusal_of(error_type("x")).metadata)
     }
-    assert patient == {"overloaded", "not_ready", "shutting_down"}
+    assert retried == {"overloaded", "not_ready", "shutting_down"}
 
 
-def test_an_errors_own_time_wins() -> None:
+def test_an_errors_own_retry_time_takes_precedence() -> None:
     assert refusal_of(Overloaded("busy", retry_after_seconds=7)).retry_delay_ms == 7000
 
 
-def test_a_subclass_is_told_as_its_parent() -> None:
+def test_a_subclass_has_the_status_of_its_base_class() -> None:
     class Blurred(InvalidImage):
         pass
 
     assert refusal_of(Blurred("too blurred")).status is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_an_unlisted_error_is_internal_but_told() -> None:
+def test_an_unlisted_error_is_internal_and_keeps_its_detail() -> None:
     refusal = refusal_of(DetectionError("odd"))
     assert (refusal.status, refusal.detail) == (grpc.StatusCode.INTERNAL, "odd")
 
 
-def test_an_unknown_exception_is_told_bare() -> None:
+def test_an_unexpected_exception_gives_no_details_away() -> None:
     refusal = refusal_of(ValueError("secret"))
     assert (refusal.status, refusal.code) == (grpc.StatusCode.INTERNAL, "internal")
     assert "secret" not in refusal.detail
 
 
-def test_a_malformed_message_is_the_clients_fault() -> None:
+def test_a_malformed_message_is_an_invalid_argument() -> None:
     assert refusal_of(MalformedMessage("x")).status is grpc.StatusCode.INVALID_ARGUMENT

@@ -20,11 +20,11 @@ GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 
 
 class Application:
-    """Answers "hello" once the test lets it."""
+    """Responds with "hello" when the test allows it."""
 
     def __init__(self) -> None:
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
+        self.may_respond = asyncio.Event()
+        self.may_respond.set()
         self.requests = 0
         self.over_limit: list[bool] = []
         self.body = b"hello"
@@ -32,14 +32,14 @@ class Application:
     async def __call__(self, scope: dict[str, Any], receive: object, send: Send) -> None:
         self.requests += 1
         self.over_limit.append(scope["state"].get("over_connection_limit", False))
-        await self.may_answer.wait()
+        await self.may_respond.wait()
         headers = [(b"content-length", b"%d" % len(self.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
 class Client:
-    """A bare connection."""
+    """A TCP connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -57,7 +57,7 @@ class Client:
         transport.pause_reading()
 
     async def read_slowly(self) -> int:
-        """Some megabytes a second until the answer is whole; how many bytes came."""
+        """Reads a few megabytes a second until the response is complete; returns the bytes read."""
         num_bytes = 0
         async with asyncio.timeout(60):
             while num_bytes < 24 << 20 and (chunk := await self._reader.read(1 << 16)):
@@ -69,7 +69,7 @@ class Client:
         async with asyncio.timeout(20):
             return await self._reader.read()
 
-    async def read_answer(self) -> bytes:
+    async def read_response(self) -> bytes:
         async with asyncio.timeout(20):
             head = await self._reader.readuntil(b"\r\n\r\n")
             return head + await self._reader.readexactly(5)
@@ -97,7 +97,7 @@ async def _serving(**overrides: Any) -> AsyncIterator[Bench]:
     try:
         yield bench
     finally:
-        bench.app.may_answer.set()
+        bench.app.may_respond.set()
         bench.server.drain()
         await asyncio.wait_for(task, 30)
 
@@ -107,45 +107,45 @@ async def test_requests_are_answered_on_one_connection() -> None:
         client = await bench.connect()
         for _ in range(3):
             client.send(GET)
-            answer = await client.read_answer()
-            assert answer.startswith(b"HTTP/1.1 200")
-            assert b"uvicorn" not in answer
+            response = await client.read_response()
+            assert response.startswith(b"HTTP/1.1 200")
+            assert b"uvicorn" not in response
         await client.close()
 
 
 @pytest.mark.parametrize("trickle", [b"", b"GET / HTTP/1.1\r\nx-slow: ", b"\r\n"])
-async def test_a_client_that_does_not_finish_its_head_is_let_go(trickle: bytes) -> None:
+async def test_a_client_that_does_not_finish_its_head_is_disconnected(trickle: bytes) -> None:
     async with _serving(header_timeout_seconds=0.2) as bench:
         client = await bench.connect()
         client.send(trickle)
-        answer = await client.read_until_closed()
-        assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
+        response = await client.read_until_closed()
+        assert response == b"" or response.startswith(b"HTTP/1.1 408")
         assert bench.app.requests == 0
         await client.close()
 
 
-async def test_the_second_head_on_a_connection_is_watched_too() -> None:
+async def test_the_second_head_on_a_connection_has_a_timeout_too() -> None:
     async with _serving(header_timeout_seconds=0.2) as bench:
         client = await bench.connect()
         client.send(GET)
-        await client.read_answer()
+        await client.read_response()
         client.send(b"GET / HTTP/1.1\r\nx-slow: ")
         assert (await client.read_until_closed()).startswith(b"HTTP/1.1 408")
         await client.close()
 
 
-async def test_a_request_that_takes_longer_than_a_head_may_is_not_cut() -> None:
+async def test_the_timeout_of_the_head_does_not_apply_to_the_response() -> None:
     async with _serving(header_timeout_seconds=0.1) as bench:
-        bench.app.may_answer.clear()
+        bench.app.may_respond.clear()
         client = await bench.connect()
         client.send(GET)
         await asyncio.sleep(0.4)
-        bench.app.may_answer.set()
-        assert (await client.read_answer()).startswith(b"HTTP/1.1 200")
+        bench.app.may_respond.set()
+        assert (await client.read_response()).startswith(b"HTTP/1.1 200")
         await client.close()
 
 
-async def test_a_head_without_end_is_refused() -> None:
+async def test_an_endless_head_is_refused() -> None:
     async with _serving() as bench:
         client = await bench.connect()
         client.send(b"GET / HTTP/1.1\r\nx-filler: " + b"y" * (64 * 1024))
@@ -153,10 +153,10 @@ async def test_a_head_without_end_is_refused() -> None:
         await client.close()
 
 
-async def test_a_drain_answers_requests_under_way_and_closes_the_port() -> None:
+async def test_a_drain_finishes_requests_in_flight_and_closes_the_port() -> None:
     bench = Bench()
     task = asyncio.create_task(bench.server.run_until_drained())
-    bench.app.may_answer.clear()
+    bench.app.may_respond.clear()
     clients = [await bench.connect() for _ in range(5)]
     for client in clients:
         client.send(GET)
@@ -168,11 +168,11 @@ async def test_a_drain_answers_requests_under_way_and_closes_the_port() -> None:
         while True:
             await (await bench.connect()).close()
             await asyncio.sleep(0.01)
-    bench.app.may_answer.set()
+    bench.app.may_respond.set()
     for client in clients:
-        answer = await client.read_until_closed()
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert b"connection: close" in answer
+        response = await client.read_until_closed()
+        assert response.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in response
         await client.close()
     await asyncio.wait_for(task, 20)
 
@@ -184,7 +184,7 @@ def _read_all(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_connection_that_was_not_accepted_yet_when_the_port_closes_is_answered(
+def test_a_connection_not_yet_accepted_when_the_port_closes_gets_its_response(
     loop_factory: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -195,7 +195,7 @@ async def _end_with_connections_in_the_backlog() -> None:
     bench, clients = Bench(), []
 
     async def connect_and_end() -> None:
-        """The server's main loop; it never yields, so that nothing is accepted in it."""
+        """The server's main loop; it never yields, so that it accepts nothing."""
         for _ in range(20):
             client = socket.create_connection(("127.0.0.1", bench.port))
             client.sendall(GET)
@@ -203,27 +203,27 @@ async def _end_with_connections_in_the_backlog() -> None:
 
     bench.server.main_loop = connect_and_end  # type: ignore[method-assign]
     await asyncio.wait_for(bench.server.run_until_drained(), 20)
-    answers = [await asyncio.to_thread(_read_all, client) for client in clients]
-    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
+    responses = [await asyncio.to_thread(_read_all, client) for client in clients]
+    assert [response[:12] for response in responses] == [b"HTTP/1.1 200"] * 20
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", bench.port))
 
 
-def test_a_loop_that_was_held_up_reads_what_came_before_it_closes_idle_connections() -> None:
+def test_a_blocked_loop_reads_received_requests_before_it_closes_idle_connections() -> None:
     async def story() -> None:
         bench = Bench()
         task = asyncio.create_task(bench.server.run_until_drained())
         idle = await bench.connect()
         idle.send(GET)
-        await idle.read_answer()
+        await idle.read_response()
         bench.server.drain()
         while not bench.server._limits.closing:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.1)
         idle.send(GET)  # uvloop writes at once
         time.sleep(0.5)  # the loop hangs; its timers are due before it looks at sockets
-        answer = await idle.read_until_closed()
-        assert answer.startswith(b"HTTP/1.1 200")
+        response = await idle.read_until_closed()
+        assert response.startswith(b"HTTP/1.1 200")
         await idle.close()
         await asyncio.wait_for(task, 20)
 
@@ -231,37 +231,37 @@ def test_a_loop_that_was_held_up_reads_what_came_before_it_closes_idle_connectio
         runner.run(story())
 
 
-async def test_a_request_that_was_on_the_wire_when_the_port_closed_is_answered() -> None:
+async def test_a_request_on_the_wire_when_the_port_closes_gets_its_response() -> None:
     bench = Bench()
     task = asyncio.create_task(bench.server.run_until_drained())
     idle, fresh = await bench.connect(), await bench.connect()
     idle.send(GET)
-    await idle.read_answer()
+    await idle.read_response()
     bench.server.drain()
     while not bench.server._limits.closing:
         await asyncio.sleep(0.001)
     for client in (idle, fresh):
         client.send(GET)
-        answer = await client.read_until_closed()
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert b"connection: close" in answer
+        response = await client.read_until_closed()
+        assert response.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in response
         await client.close()
     await asyncio.wait_for(task, 20)
 
 
-async def test_a_request_over_a_connection_too_many_is_marked_and_its_last() -> None:
+async def test_a_request_on_a_connection_over_the_limit_is_marked_and_its_last() -> None:
     async with _serving(max_connections=2) as bench:
         clients = [await bench.connect() for _ in range(3)]
         for client in clients:
             client.send(GET)
-            await client.read_answer()
+            await client.read_response()
         assert bench.app.over_limit == [False, False, True]
         assert await clients[2].read_until_closed() == b""
         for client in clients:
             await client.close()
 
 
-async def test_a_new_connection_takes_the_place_of_a_long_idle_one(
+async def test_a_new_connection_replaces_a_long_idle_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_connection, "_IDLE_SECONDS", 0.0)
@@ -269,19 +269,19 @@ async def test_a_new_connection_takes_the_place_of_a_long_idle_one(
         clients = [await bench.connect() for _ in range(2)]
         for client in clients:
             client.send(GET)
-            await client.read_answer()
+            await client.read_response()
         newest = await bench.connect()
         newest.send(GET)
-        assert (await newest.read_answer()).startswith(b"HTTP/1.1 200")
+        assert (await newest.read_response()).startswith(b"HTTP/1.1 200")
         assert await clients[0].read_until_closed() == b""
         clients[1].send(GET)
-        assert (await clients[1].read_answer()).startswith(b"HTTP/1.1 200")
+        assert (await clients[1].read_response()).startswith(b"HTTP/1.1 200")
         assert bench.app.over_limit == [False] * 4
         for client in (*clients, newest):
             await client.close()
 
 
-async def test_connections_far_beyond_the_limit_are_dropped(
+async def test_connections_far_over_the_limit_are_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_connection, "_MAX_OVER_LIMIT", 1)
@@ -293,31 +293,31 @@ async def test_connections_far_beyond_the_limit_are_dropped(
             await client.close()
 
 
-async def test_pipelined_requests_are_answered_in_turn_up_to_a_bound() -> None:
+async def test_pipelined_requests_are_served_in_order_up_to_a_limit() -> None:
     async with _serving() as bench:
         client = await bench.connect()
         client.send(GET * 5000)
-        answers = await client.read_until_closed()
-        assert 1 <= answers.count(b"HTTP/1.1 200") <= 64
-        assert answers.count(b"HTTP/1.1 ") == answers.count(b"hello")
+        responses = await client.read_until_closed()
+        assert 1 <= responses.count(b"HTTP/1.1 200") <= 64
+        assert responses.count(b"HTTP/1.1 ") == responses.count(b"hello")
         await client.close()
 
 
-async def test_answers_to_good_requests_go_before_the_refusal_of_a_bad_one() -> None:
+async def test_responses_to_earlier_requests_precede_the_refusal_of_a_malformed_one() -> None:
     async with _serving() as bench:
-        bench.app.may_answer.clear()
+        bench.app.may_respond.clear()
         client = await bench.connect()
         client.send(GET + b"no such thing\r\n\r\n")
         while not bench.app.requests:
             await asyncio.sleep(0.005)
-        bench.app.may_answer.set()
+        bench.app.may_respond.set()
         assert (await client.read_until_closed()).startswith(b"HTTP/1.1 200")
         await client.close()
 
 
-async def test_a_head_without_end_is_refused_behind_another_request_too() -> None:
+async def test_an_endless_head_after_another_request_is_refused_too() -> None:
     async with _serving() as bench:
-        bench.app.may_answer.clear()
+        bench.app.may_respond.clear()
         client = await bench.connect()
         client.send(GET)
         client.send(b"GET / HTTP/1.1\r\n")
@@ -325,14 +325,14 @@ async def test_a_head_without_end_is_refused_behind_another_request_too() -> Non
             for number in range(2000):
                 client.send(b"x-filler-%d: %b\r\n" % (number, b"y" * 1000))
                 await client.drain()
-        bench.app.may_answer.set()
+        bench.app.may_respond.set()
         with contextlib.suppress(ConnectionError):
             assert b"HTTP/1.1 200" not in (await client.read_until_closed())[20:]
         assert bench.app.requests == 1
         await client.close()
 
 
-async def test_a_client_that_never_reads_its_answer_is_let_go() -> None:
+async def test_a_client_that_never_reads_its_response_is_disconnected() -> None:
     async with _serving(send_timeout_seconds=0.2) as bench:
         bench.app.body = b"x" * (32 << 20)
         client = await bench.connect()
@@ -345,7 +345,7 @@ async def test_a_client_that_never_reads_its_answer_is_let_go() -> None:
         await client.close()
 
 
-async def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
+async def test_a_client_that_reads_slowly_gets_its_whole_response() -> None:
     async with _serving(send_timeout_seconds=2) as bench:
         bench.app.body = b"x" * (24 << 20)
         client = await bench.connect()
@@ -354,6 +354,6 @@ async def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
         await client.close()
 
 
-def test_a_taken_port_is_told_at_once() -> None:
+def test_a_port_in_use_raises_immediately() -> None:
     with listen("127.0.0.1", 0) as first, pytest.raises(OSError, match="in use"):
         listen("127.0.0.1", first.getsockname()[1])

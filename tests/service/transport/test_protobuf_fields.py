@@ -43,7 +43,7 @@ def request() -> pb.ModelInferRequest:
     return message
 
 
-def test_every_field_counts_those_in_messages_within_included() -> None:
+def test_every_field_counts_also_in_nested_messages() -> None:
     message = request()
     data, count = message.SerializeToString(), _count(message)
     assert count > 15
@@ -51,11 +51,11 @@ def test_every_field_counts_those_in_messages_within_included() -> None:
     assert has_more_fields(data, message.DESCRIPTOR, count - 1)
 
 
-def test_nothing_has_no_fields() -> None:
+def test_an_empty_message_has_no_fields() -> None:
     assert not has_more_fields(b"", pb.ModelInferRequest.DESCRIPTOR, 0)
 
 
-def test_fields_that_are_not_known_count_too() -> None:
+def test_unknown_fields_count_too() -> None:
     unknown = b"\x98\x06\x07" * 5  # field 99
     assert has_more_fields(unknown, pb.ModelInferRequest.DESCRIPTOR, 4)
     assert not has_more_fields(unknown, pb.ModelInferRequest.DESCRIPTOR, 5)
@@ -76,13 +76,13 @@ def test_fields_that_are_not_known_count_too() -> None:
         b"\x0a" + b"\xff" * 9 + b"\x01",
     ],
 )
-def test_bytes_that_are_no_message_are_told(data: bytes) -> None:
+def test_bytes_that_are_no_message_raise(data: bytes) -> None:
     with pytest.raises(BrokenMessage):
         has_more_fields(data, pb.ModelInferRequest.DESCRIPTOR, 100)
 
 
 @given(st.binary(max_size=200))
-def test_whatever_protobuf_reads_can_be_counted(data: bytes) -> None:
+def test_every_message_that_protobuf_parses_can_be_counted(data: bytes) -> None:
     message = pb.ModelInferRequest()
     try:
         message.ParseFromString(data)
@@ -95,7 +95,7 @@ def test_whatever_protobuf_reads_can_be_counted(data: bytes) -> None:
 
 
 @given(st.data())
-def test_a_message_that_is_cut_short_never_makes_trouble(draw: st.DataObject) -> None:
+def test_a_truncated_message_is_counted_or_raises(draw: st.DataObject) -> None:
     whole = request().SerializeToString()
     end = draw.draw(st.integers(0, len(whole)))
     try:
