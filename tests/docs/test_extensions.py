@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.extension_checkout import ExtensionCheckout, documented_files
-from tests.docs.extension_examples import EXAMPLES
+from tests.docs.extensions import model, service
+from tests.docs.extensions.checkout import ExtensionCheckout, documented_files
 from tests.support.repository import ROOT
+
+EXAMPLES = service.EXAMPLES | model.EXAMPLES
 
 
 def test_every_extension_has_an_example() -> None:

@@ -91,6 +91,12 @@ class ExtensionCheckout:
         target.write_text(text, encoding="utf-8")
         self.changed.add(path.replace(self.new_name, "NAME"))
 
+    def append(self, path: str, text: str) -> None:
+        """Adds text to the end of a file."""
+        with (self.folder / path).open("a", encoding="utf-8") as file:
+            file.write(text)
+        self.changed.add(path)
+
     def insert(self, path: str, after: str, text: str) -> None:
         """Inserts text into a file behind the only match of a regular expression."""
         self.replace(path, after, lambda match: match[0] + text)
