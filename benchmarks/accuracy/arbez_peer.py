@@ -14,14 +14,14 @@ import numpy as np
 from model.data.annotations import GroundTruth
 from model.data.image_files import read_image
 from model.detections import Detections
-from model.evaluation.evaluate import PhotoDetections
+from model.evaluation.evaluate import ImageDetections
 
 SCORE_THRESHOLD = 0.3  # on the photos, its default of 0.25 detects the same codes
 
 
 def run_arbez_on(
     truth: GroundTruth, folder: Path, progress: Callable[[int, int], None]
-) -> list[PhotoDetections]:
+) -> list[ImageDetections]:
     """Runs arbez's detector, without decoding the codes, on the images of a set.
 
     Args:
@@ -51,6 +51,6 @@ def run_arbez_on(
             np.zeros(len(found), np.int64),
             np.array([one.bbox_xyxy for one in found], np.float32).reshape(-1, 4),
         )
-        results.append(PhotoDetections(entry.image_id, detections, spent_ms))
+        results.append(ImageDetections(entry.image_id, detections, spent_ms))
         progress(number, len(truth.images))
     return results

@@ -27,7 +27,7 @@ from benchmarks.accuracy.synthetic_set import NUM_SCENES, SEED, synthetic_set
 from benchmarks.accuracy.threshold_sweep import choose_threshold, format_sweep, sweep
 from model.data.annotations import GroundTruth
 from model.evaluation.evaluate import (
-    PhotoDetections,
+    ImageDetections,
     Scores,
     evaluate_coco,
     format_scores,
@@ -120,7 +120,7 @@ def _use_cpus(count: int) -> None:
 
 def _run(
     what: str, predictor: Predictor, info: ModelInfo, truth: GroundTruth, folder: Path
-) -> list[PhotoDetections]:
+) -> list[ImageDetections]:
     return run_detector_on(
         predictor, truth, folder, info.config, info.labels, progress=_progress(what)
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.data.annotations import GroundTruth
-from model.evaluation.evaluate import PhotoDetections
+from model.evaluation.evaluate import ImageDetections
 from model.evaluation.photo_rules import judge_photos
 
 _STEPS = range(10, 91, 2)  # hundredths
@@ -28,7 +28,7 @@ class ThresholdPoint:
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
-def sweep(predictions: Sequence[PhotoDetections], truth: GroundTruth) -> list[ThresholdPoint]:
+def sweep(predictions: Sequence[ImageDetections], truth: GroundTruth) -> list[ThresholdPoint]:
     """Scores the same detections at thresholds from 0.10 to 0.90."""
     points = []
     for step in _STEPS:

@@ -1,8 +1,9 @@
-"""How good a detector is on annotated photos: COCO scores, in the way that serving sees photos.
+"""Scores a detector on annotated images with COCO's measures.
 
-The data path ends here: annotations (`GroundTruth`) -> photos, decoded and resized as the
-service does -> `Predictor` -> `PhotoDetections` -> `evaluate_coco` -> `Scores`. `evaluate` is the
-whole way for one model file; `model.evaluation.photo_rules` judges the same detections otherwise.
+annotations (`GroundTruth`) -> images, decoded and resized as in serving -> `Predictor`
+    -> `ImageDetections` -> `evaluate_coco` -> `Scores`
+
+`evaluate` does all of it; `model.evaluation.photo_rules` scores the same detections by other rules.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from model.evaluation.scores import ClassScores, Scores, format_scores
 from model.images.decode import ImageLimits
 
 __all__ = [
-    "PhotoDetections",
+    "ImageDetections",
     "Scores",
     "coco_results",
     "evaluate",
@@ -43,64 +44,58 @@ _MAX_DETECTIONS = (1, 10, 100)  # an image; the three at which COCO measures rec
 _IOU_50, _IOU_75 = 0, 5  # rows of COCO's ten IoU thresholds 0.50, 0.55, ... 0.95
 _ALL_AREAS = 0  # of COCO's all, small, medium, large
 
-Progress = Callable[[int, int], None]  # photos done, photos in all
+Progress = Callable[[int, int], None]  # images done, images in total
 
 
 @dataclass(frozen=True)
-class PhotoDetections:
-    """What a detector found on one photo of a `GroundTruth`."""
+class ImageDetections:
+    """The detections in one image of a `GroundTruth`."""
 
     image_id: int
     detections: Detections  # labels are category ids of the ground truth
-    milliseconds: float  # resize, and the photo's share of its batch
+    milliseconds: float  # the resize, and the image's share of its batch
 
 
 def evaluate(  # noqa: PLR0913 - options, by keyword
-    model_path: Path | str,
+    predictor: Predictor,
+    labels: Sequence[str],
     annotations: Path | str,
     images_dir: Path | str,
     *,
-    device: str = "cpu",
     batch_size: int = 1,
     limit: int | None = None,
     results_path: Path | None = None,
     progress: Progress | None = None,
     limits: ImageLimits = FILE_LIMITS,
 ) -> Scores:
-    """Scores a weights file on annotated photos.
+    """Scores a model on annotated images.
 
     Args:
-        model_path: a safetensors file of this project.
-        annotations: COCO-format JSON; its category names are found among the model's labels.
-        images_dir: the folder that its `file_name`s start from.
-        device: a torch device.
-        batch_size: photos of one bucket that run together.
-        limit: only the first photos of the file.
+        predictor: runs the model.
+        labels: the model's class names, one per output.
+        annotations: COCO-format JSON; its category names are looked up in `labels`.
+        images_dir: the folder that its `file_name`s are relative to.
+        batch_size: images of one shape bucket in a batch.
+        limit: use only the first images of the file.
         results_path: where to write the detections as a COCO results file.
-        progress: told after each batch.
+        progress: called after each batch.
         limits: on an image file.
 
     Returns:
         The scores.
 
     Raises:
-        CheckpointError: for a weights file that cannot be used.
-        DataError: for annotations or photos that cannot be used.
+        DataError: for annotations or images that cannot be used.
         ModuleNotFoundError: without faster-coco-eval (the `train` extra).
     """
-    # Named before the model runs for an hour.
-    import_module("faster_coco_eval")
-    from model.predictor import Predictor  # noqa: PLC0415
-    from model.weights.checkpoint import load_detector  # noqa: PLC0415 - torch loads only when it runs
-
+    import_module("faster_coco_eval")  # fails here, not after the model has run for an hour
     truth = GroundTruth.read(Path(annotations), limit=limit)
-    detector, info = load_detector(model_path, device)
     predictions = run_detector_on(
-        Predictor(detector, info.config, device),
+        predictor,
         truth,
         Path(images_dir),
-        info.config,
-        info.labels,
+        predictor.config,
+        labels,
         batch_size=batch_size,
         progress=progress,
         limits=limits,
@@ -120,79 +115,80 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
     batch_size: int = 1,
     progress: Progress | None = None,
     limits: ImageLimits = FILE_LIMITS,
-) -> list[PhotoDetections]:
-    """Runs a detector over the photos of a ground truth.
+) -> list[ImageDetections]:
+    """Runs a detector on the images of a ground truth.
 
     Args:
-        predictor: the detector.
-        truth: whose photos to run on.
-        images_dir: the folder that its file names start from.
+        predictor: runs the detector.
+        truth: the images.
+        images_dir: the folder that their file names are relative to.
         config: the detector's input rule and bucket grid.
-        labels: the detector's class names, by output.
-        batch_size: photos of one bucket that run together.
-        progress: told after each batch.
+        labels: the detector's class names, one per output.
+        batch_size: images of one shape bucket in a batch.
+        progress: called after each batch.
         limits: on an image file.
 
     Returns:
-        One entry a photo, in the order of the ground truth; detections of classes that it does
-        not have are left out.
+        One entry per image, in the order of the ground truth, without detections of classes that
+        it does not have.
 
     Raises:
-        DataError: for a photo that cannot be read, or annotated classes that the detector
-            does not know.
+        DataError: for an image that cannot be read, or annotated classes that the detector
+            does not have.
     """
     categories = truth.category_ids(labels)
-    found: dict[int, PhotoDetections] = {}
+    done: dict[int, ImageDetections] = {}
     for batch in image_batches(truth.images, images_dir, config, batch_size, limits):
         start = time.perf_counter()
-        answers = predictor.predict(
-            [photo.pixels for photo in batch],
+        results = predictor.predict(
+            [image.pixels for image in batch],
             batch[0].padded,
-            [photo.original_size for photo in batch],
+            [image.original_size for image in batch],
         )
-        each_ms = (time.perf_counter() - start) * 1000 / len(batch)
-        for photo, answer in zip(batch, answers, strict=True):
-            known = _with_category_ids(answer, categories)
-            found[photo.image_id] = PhotoDetections(
-                photo.image_id, known, photo.resize_ms + each_ms
+        milliseconds = (time.perf_counter() - start) * 1000 / len(batch)
+        for image, detections in zip(batch, results, strict=True):
+            done[image.image_id] = ImageDetections(
+                image.image_id,
+                _with_category_ids(detections, categories),
+                image.resize_ms + milliseconds,
             )
         if progress is not None:
-            progress(len(found), len(truth.images))
-    return [found[photo.image_id] for photo in truth.images]
+            progress(len(done), len(truth.images))
+    return [done[image.image_id] for image in truth.images]
 
 
 def _with_category_ids(detections: Detections, categories: Mapping[int, int]) -> Detections:
-    """The same detections with category ids for labels, those without one left out."""
+    """The detections with category ids as labels, without those of no category."""
     known = detections.keep(np.isin(detections.labels, list(categories)))
     labels = np.array([categories[int(label)] for label in known.labels], np.int64)
     return Detections(known.scores, labels, known.boxes_xyxy)
 
 
-def evaluate_coco(predictions: Sequence[PhotoDetections], truth: GroundTruth) -> Scores:
+def evaluate_coco(predictions: Sequence[ImageDetections], truth: GroundTruth) -> Scores:
     """COCO's box scores.
 
     Args:
-        predictions: detections with category ids of `truth`; photos without an entry count as
-            photos on which nothing was found.
-        truth: what there is to find.
+        predictions: detections with category ids of `truth`; an image without an entry counts as
+            one without detections.
+        truth: the annotated boxes.
 
     Returns:
         The scores.
 
     Raises:
-        DataError: for predictions on a photo that the ground truth does not have.
+        DataError: for predictions on an image that the ground truth does not have.
         ModuleNotFoundError: without faster-coco-eval (the `train` extra).
     """
     from faster_coco_eval import COCO, COCOeval_faster  # noqa: PLC0415 - not in serving's set
 
-    strangers = {entry.image_id for entry in predictions} - {p.image_id for p in truth.images}
-    if strangers:
-        raise DataError(f"predictions for unknown image ids {sorted(strangers)[:5]}")
+    unknown = {entry.image_id for entry in predictions} - {p.image_id for p in truth.images}
+    if unknown:
+        raise DataError(f"predictions for unknown image ids {sorted(unknown)[:5]}")
     expected = COCO(truth.to_coco())
     results = coco_results(predictions)
-    # An empty list of results has no form that the library reads: a set without annotations has.
+    # The library cannot read an empty list of results; it can read a set without annotations.
     given = expected.loadRes(results) if results else COCO({**truth.to_coco(), "annotations": []})
-    scorer = COCOeval_faster(expected, given, iouType="bbox", print_function=_say_nothing)
+    scorer = COCOeval_faster(expected, given, iouType="bbox", print_function=_discard)
     scorer.params.maxDets = list(_MAX_DETECTIONS)
     scorer.evaluate()
     scorer.accumulate()
@@ -206,8 +202,8 @@ def evaluate_coco(predictions: Sequence[PhotoDetections], truth: GroundTruth) ->
     )
 
 
-def _say_nothing(*_words: object) -> None:
-    """For the library, which reports its steps by printing."""
+def _discard(*_words: object) -> None:
+    """Takes the lines that the library would print."""
 
 
 def _collect(
@@ -217,14 +213,14 @@ def _collect(
     truth: GroundTruth,
     milliseconds: float,
 ) -> Scores:
-    """Means of COCO's tables; -1 in them stands for "nothing annotated".
+    """Means of COCO's tables, in which -1 stands for "nothing annotated".
 
     Args:
-        precision: [T, R, K, A, M] by IoU, recall point, class, area and limit of detections.
+        precision: [T, R, K, A, M]: IoU threshold, recall point, class, area, limit of detections.
         recall: [T, K, A, M].
         category_ids: of K.
         truth: for names and counts.
-        milliseconds: a photo.
+        milliseconds: per image.
     """
     counts = truth.counts()
     per_class = tuple(
@@ -260,7 +256,7 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
     return float(measured.mean()) if measured.size else None
 
 
-def coco_results(predictions: Sequence[PhotoDetections]) -> list[dict[str, Any]]:
+def coco_results(predictions: Sequence[ImageDetections]) -> list[dict[str, Any]]:
     """Detections in COCO's results form: image_id, category_id, bbox (x, y, w, h) and score."""
     return [
         {

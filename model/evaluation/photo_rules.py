@@ -30,7 +30,7 @@ from scipy.optimize import linear_sum_assignment
 
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
-from model.evaluation.evaluate import PhotoDetections
+from model.evaluation.evaluate import ImageDetections
 
 MATRIX_CLASSES = ("qr_code", "data_matrix", "aztec", "pdf417")
 LINEAR_CLASSES = ("linear",)
@@ -73,7 +73,7 @@ class PhotoScores:
 
 
 def judge_photos(
-    predictions: Sequence[PhotoDetections],
+    predictions: Sequence[ImageDetections],
     truth: GroundTruth,
     threshold: float,
     *,

@@ -1,4 +1,4 @@
-"""`lite-detr bench`: how fast this machine is, by kernel and by model, beside plain PyTorch."""
+"""`lite-detr bench`: how fast this machine is, by kernel and by model, against plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from service.cli.options import documented_option, help_text
 from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
-_MOST_SECONDS = 110.0
+_MAX_SECONDS = 110.0
 _EPILOG = """[bold]Examples[/]
 
   lite-detr bench
@@ -33,7 +33,7 @@ def bench(
             env_var="LITE_DETR_BENCH_SECONDS",
             metavar="FLOAT",
             default="60",
-            help="how long to measure, about; more makes the medians steadier",
+            help="about how long to measure; a longer run gives steadier medians",
         ),
     ] = 60.0,
     as_json: Annotated[
@@ -45,12 +45,12 @@ def bench(
 ) -> None:
     """Measure this machine: attention kernels, latency and throughput of a model.
 
-    Each figure stands beside the same work in plain PyTorch, measured in turns with it: the ratios
-    hold on a busy machine, too. Nothing is sent anywhere. For the service as a whole see
+    Each figure is compared with the same work in plain PyTorch. The two alternate, so the ratios
+    hold on a busy machine, too. Nothing is sent anywhere. For the whole service see
     benchmarks/serving.
     """
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise typer.BadParameter(f"--seconds: must be above 0 and at most {_MOST_SECONDS:g}")
+    if not 0 < seconds <= _MAX_SECONDS:
+        raise typer.BadParameter(f"--seconds: must be above 0 and at most {_MAX_SECONDS:g}")
     settings = settings_from_flags({"model": model, "device": device})
     from service.cli.bench_run import as_document, measure_machine, print_tables  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""One run of `lite-detr bench`: kernels and model against plain PyTorch, in turns, by the clock.
+"""One run of `lite-detr bench`: times of kernels and model, compared with plain PyTorch.
 
-A share of the time goes to each row. Both sides of a row get the same inputs and take turns, so
-that whatever else the machine does slows both; a row gets one turn at least, however slow.
+Each row gets a share of the time. Both sides of a row get the same inputs and alternate, so that
+other load slows both; each row has at least one round, however slow it is.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ from model.ops.workloads import (
     random_inputs,
 )
 from model.predictor import Predictor
-from model.weights.info import resolve_model
-from service.engine.load import load_predictor
+from service.engine.load import load_from_settings
 from service.settings import Settings
 
 _KERNELS_SHARE = 0.5  # of the time
-_MOST_TURNS = 50
-_PHOTO_SIZE = (480, 640)  # (H, W); of the photos, before the model's own resize
+_MAX_ROUNDS = 50
+_IMAGE_SIZE = (480, 640)  # (H, W), before the model's own resize
 _HIGH_LEVEL_QUERIES = 5_523  # levels above the first, of an image of 800 x 1333
 _WORKLOADS = (
     Workload("key-aware, high levels", True, PHOTO, 1, 8, _HIGH_LEVEL_QUERIES),
@@ -50,7 +49,7 @@ _WORKLOADS = (
 
 @dataclass(frozen=True)
 class KernelFigures:
-    """Attention of one image of 800 x 1333 pixels; medians."""
+    """Attention in one image of 800 x 1333 pixels; medians."""
 
     name: str
     queries: int
@@ -62,24 +61,24 @@ class KernelFigures:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """Detection in photos of 640 x 480, from resized pixels to boxes; medians."""
+    """Detection in images of 640 x 480, from resized pixels to boxes; medians."""
 
     batch: int
     padded_height: int  # of the network's input
     padded_width: int
-    pytorch_ms: float  # a batch, with attention in plain PyTorch
-    ours_ms: float  # a batch
+    pytorch_ms: float  # per batch, with attention in plain PyTorch
+    ours_ms: float  # per batch
     images_per_second: float
     ratio: float
 
 
 @dataclass(frozen=True)
 class Figures:
-    """All of one machine and model."""
+    """All figures of one machine and model."""
 
     model: str
     device: str
-    kernels: str  # what computes attention: cpu, cuda or reference (then nothing is faster)
+    kernels: str  # implementation of attention: cpu, cuda or reference (then no ratio is above 1)
     threads: int
     torch: str
     kernel_rows: tuple[KernelFigures, ...]
@@ -87,14 +86,17 @@ class Figures:
 
 
 def measure_machine(settings: Settings, seconds: float) -> Figures:
-    """Measures for about so long; progress goes to stderr.
+    """Measures kernels and model; reports progress on stderr.
+
+    Args:
+        settings: the model and how to run it.
+        seconds: about how long to measure.
 
     Raises:
         CheckpointError: for a model that cannot be used.
-        RuntimeError: for a device that is not there.
+        RuntimeError: for a device that does not exist.
     """
-    path = resolve_model(settings.model, settings.model_cache_dir)
-    predictor, info = load_predictor(path, settings.device)
+    predictor, info = load_from_settings(settings)
     device = predictor.device
     batches = (1, settings.max_batch_size) if predictor.runs_batches_whole else (1,)
     kernel_seconds = seconds * _KERNELS_SHARE / len(_WORKLOADS)
@@ -123,7 +125,7 @@ def as_document(figures: Figures) -> str:
 
 
 def print_tables(figures: Figures) -> None:
-    """The figures for people."""
+    """Prints the figures as tables."""
     console = Console(highlight=False)
     console.print(
         f"{figures.model} on {figures.device}, attention by [bold]{figures.kernels}[/], "
@@ -135,8 +137,8 @@ def print_tables(figures: Figures) -> None:
     for row in figures.kernel_rows:
         times = (f"{row.pytorch_ms:.2f}", f"{row.ours_ms:.2f}", f"{row.ratio:.1f}x")
         kernels.add_row(row.name, str(row.queries), row.dtype, *times)
-    models = Table("batch", title="The model, photos of 640 x 480", title_justify="left")
-    for heading in ("input", "PyTorch ms", "ours ms", "images a second", "ratio"):
+    models = Table("batch", title="The model, images of 640 x 480", title_justify="left")
+    for heading in ("input", "PyTorch ms", "ours ms", "images per second", "ratio"):
         models.add_column(heading, justify="right")
     for line in figures.model_rows:
         size = f"{line.padded_width} x {line.padded_height}"
@@ -146,11 +148,11 @@ def print_tables(figures: Figures) -> None:
 
 
 def _kernel(work: Workload, device: torch.device, seconds: float) -> KernelFigures:
-    _tell(f"attention: {work.name}")
+    _report(f"attention: {work.name}")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     exact = cast(random_inputs(work), torch.float32, device)
     ours = cast(exact, dtype, device)
-    times = _turns(
+    times = _alternate(
         (partial(official_formula, work, exact), partial(compiled_kernels, work, ours)),
         device,
         seconds,
@@ -160,30 +162,30 @@ def _kernel(work: Workload, device: torch.device, seconds: float) -> KernelFigur
 
 
 def _model(predictor: Predictor, batch: int, seconds: float) -> ModelFigures:
-    _tell(f"model: batch of {batch}")
+    _report(f"model: batch of {batch}")
     config = predictor.config
-    resized = resized_size(*_PHOTO_SIZE, config.shortest_side, config.longest_side)
+    resized = resized_size(*_IMAGE_SIZE, config.shortest_side, config.longest_side)
     padded = padded_size(*resized, config.bucket_stride)
     noise = np.random.default_rng(0).integers(0, 256, (batch, *resized, 3), dtype=np.uint8)
-    photos = list(noise)
+    images = list(noise)
 
     def detect(choice: ops.Implementation) -> None:
         ops.select_implementation(choice)
-        predictor.predict(photos, padded, [_PHOTO_SIZE] * batch)
+        predictor.predict(images, padded, [_IMAGE_SIZE] * batch)
 
     sides = (partial(detect, "reference"), partial(detect, "auto"))
-    pytorch, ours, ratio = _compared(*_turns(sides, predictor.device, seconds))
+    pytorch, ours, ratio = _compared(*_alternate(sides, predictor.device, seconds))
     rate = round(1000 * batch / ours, 2)
     return ModelFigures(batch, *padded, pytorch, ours, rate, ratio)
 
 
-def _turns(
+def _alternate(
     sides: tuple[Callable[[], object], Callable[[], object]], device: torch.device, seconds: float
 ) -> tuple[float, float]:
-    """Median milliseconds of each side; the first turn warms up where there is time for another."""
+    """Median milliseconds of each side; the first round is a warm-up if there is a second one."""
     end = time.monotonic() + seconds
     taken: list[tuple[float, float]] = []
-    while not taken or (time.monotonic() < end and len(taken) <= _MOST_TURNS):
+    while not taken or (time.monotonic() < end and len(taken) <= _MAX_ROUNDS):
         first, second = (_milliseconds(side, device) for side in sides)
         taken.append((first, second))
     counted = taken[1:] or taken
@@ -205,6 +207,6 @@ def _compared(pytorch: float, ours: float) -> tuple[float, float, float]:
     return round(pytorch, 3), round(ours, 3), round(pytorch / ours, 2)
 
 
-def _tell(what: str) -> None:
+def _report(what: str) -> None:
     if sys.stderr.isatty():
         print(f"measuring {what} ...", file=sys.stderr, flush=True)

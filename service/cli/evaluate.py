@@ -1,4 +1,4 @@
-"""`lite-detr eval`: a weights file and annotated photos in, COCO scores out."""
+"""`lite-detr eval`: COCO scores of a model on annotated images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.cli.options import documented_option, help_text
-from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
+from service.cli.serve import DeviceOption, ModelOption, PrecisionOption, settings_from_flags
 
 _EPILOG = """[bold]Examples[/]
 
@@ -34,7 +34,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             "--annotations",
             env_var="LITE_DETR_EVAL_ANNOTATIONS",
             metavar="PATH",
-            help="COCO-format JSON; its category names are found among the model's classes",
+            help="COCO-format JSON; its category names are looked up among the model's classes",
         ),
     ],
     images: Annotated[
@@ -43,11 +43,12 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             "--images",
             env_var="LITE_DETR_EVAL_IMAGES",
             metavar="FOLDER",
-            help="the folder that the file names in it start from",
+            help="the folder that the file names in it are relative to",
         ),
     ],
     model: ModelOption = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
     batch_size: Annotated[
         int,
         documented_option(
@@ -55,7 +56,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             env_var="LITE_DETR_EVAL_BATCH_SIZE",
             metavar="INTEGER",
             default="1",
-            help="photos of one size that run together",
+            help="images of one shape bucket in a batch",
         ),
     ] = 1,
     limit: Annotated[
@@ -64,7 +65,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             "--limit",
             env_var="LITE_DETR_EVAL_LIMIT",
             metavar="INTEGER",
-            help="only this many photos, the first",
+            help="use only the first images",
         ),
     ] = None,
     results: Annotated[
@@ -83,25 +84,25 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
         ),
     ] = False,
 ) -> None:
-    """Score a model on annotated photos: COCO AP, AP50, AP75, by size, AR, and by class.
+    """Score a model on annotated images: COCO AP, AP50, AP75, by size, AR, and by class.
 
-    Photos are read, resized and padded as the service does it.
+    Images are decoded, resized and detected in as in serving; so are the times measured.
     """
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
-    settings = settings_from_flags({"model": model, "device": device})
+    settings = settings_from_flags({"model": model, "device": device, "precision": precision})
     from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
     from model.images.decode import ImageLimits  # noqa: PLC0415
-    from model.weights.info import resolve_model  # noqa: PLC0415
-    from service.engine.load import pick_device  # noqa: PLC0415
+    from service.engine.load import load_from_settings  # noqa: PLC0415
 
+    predictor, info = load_from_settings(settings)
     with _progress_bar() as progress:
         scores = evaluate(
-            resolve_model(settings.model, settings.model_cache_dir),
+            predictor,
+            info.labels,
             annotations,
             images,
-            device=pick_device(settings.device),
             batch_size=batch_size,
             limit=limit,
             results_path=results,
@@ -113,7 +114,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr; yields what to call with (photos done, photos in all)."""
+    """Yields a function that draws a progress bar on stderr from (images done, images in total)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -124,7 +125,7 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
     task = bar.add_task("Evaluating", total=None)
 
     def show(done: int, total: int) -> None:
-        bar.start()  # with the first batch: an error before it needs no bar
+        bar.start()  # only now: an error before the first batch needs no bar
         bar.update(task, completed=done, total=total)
 
     try:

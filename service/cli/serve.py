@@ -8,7 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.options import command_with_options, documented_option, help_text, model_options
+from service.cli.options import (
+    command_with_options,
+    describe_type,
+    documented_option,
+    help_text,
+    model_options,
+)
 from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
 # For commands without a service: the settings of the same names; `Settings` reads the environment.
@@ -31,6 +37,17 @@ DeviceOption = Annotated[
         metavar="DEVICE",
         default="auto",
         help="auto, cpu, cuda or cuda:N",
+        click_reads_env=False,
+    ),
+]
+PrecisionOption = Annotated[
+    str | None,
+    documented_option(
+        "--precision",
+        env_var="LITE_DETR_PRECISION",
+        metavar=describe_type(Settings.model_fields["precision"].annotation),
+        default="auto",
+        help=Settings.model_fields["precision"].description or "",
         click_reads_env=False,
     ),
 ]

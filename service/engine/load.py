@@ -13,9 +13,10 @@ from model.network.inference import prepare_for_inference
 from model.network.precision import resolve_precision
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
-from model.weights.info import ModelInfo
+from model.weights.info import ModelInfo, resolve_model
 from service.cpus import usable_cpus
 from service.engine.host_memory import keep_freed_memory
+from service.settings import Settings
 
 
 def load_predictor(
@@ -46,6 +47,12 @@ def load_predictor(
     if predictor.device.type == "cpu":
         keep_freed_memory()
     return predictor, info
+
+
+def load_from_settings(settings: Settings) -> tuple[Predictor, ModelInfo]:
+    """Loads the model that the settings name; see `load_predictor`."""
+    path = resolve_model(settings.model, settings.model_cache_dir)
+    return load_predictor(path, settings.device, settings.engine_threads, settings.precision)
 
 
 def pick_device(device: str) -> str:

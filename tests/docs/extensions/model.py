@@ -262,7 +262,7 @@ import json
 import numpy as np
 from model.data.annotations import GroundTruth
 from model.detections import Detections
-from model.evaluation.evaluate import PhotoDetections, evaluate_coco, format_scores
+from model.evaluation.evaluate import ImageDetections, evaluate_coco, format_scores
 
 document = {
     "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
@@ -276,7 +276,7 @@ document = {
 truth = GroundTruth.from_coco(document)
 boxes = np.array([[0, 0, 10, 10]], np.float32)
 found = Detections(np.ones(1, np.float32), np.array([7]), boxes)
-scores = evaluate_coco([PhotoDetections(1, found, 1.0)], truth)
+scores = evaluate_coco([ImageDetections(1, found, 1.0)], truth)
 assert (scores.ar_small, scores.ar_100) == (1.0, 0.5), scores
 assert "AR small 1.000" in format_scores(scores)
 assert json.loads(scores.to_json())["ar_small"] == 1.0

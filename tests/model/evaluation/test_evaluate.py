@@ -15,7 +15,7 @@ from model import VARIANTS, ModelConfig
 from model.data.annotations import DataError, GroundTruth
 from model.detections import Detections
 from model.evaluation.evaluate import (
-    PhotoDetections,
+    ImageDetections,
     Scores,
     coco_results,
     evaluate,
@@ -42,11 +42,11 @@ def truth_of(*photos: list[tuple[int, tuple[float, ...]]], **more: Any) -> Groun
     )
 
 
-def found(image_id: int, *rows: tuple[float, int, tuple[float, ...]]) -> PhotoDetections:
+def found(image_id: int, *rows: tuple[float, int, tuple[float, ...]]) -> ImageDetections:
     boxes = np.array([(x, y, x + w, y + h) for _, _, (x, y, w, h) in rows], np.float32)
     scores = np.array([row[0] for row in rows], np.float32)
     labels = np.array([row[1] for row in rows], np.int64)
-    return PhotoDetections(image_id, Detections(scores, labels, boxes.reshape(-1, 4)), 10.0)
+    return ImageDetections(image_id, Detections(scores, labels, boxes.reshape(-1, 4)), 10.0)
 
 
 def test_perfect_detections_score_one() -> None:
@@ -167,7 +167,7 @@ class Echo:
 
 def run_echo(
     folder: Path, truth: GroundTruth, labels: tuple[str, ...] = ("fish", "cat"), batch: int = 1
-) -> tuple[list[PhotoDetections], Echo]:
+) -> tuple[list[ImageDetections], Echo]:
     echo = Echo()
     config = replace(
         VARIANTS["lite-dino-r18-small"], shortest_side=64, longest_side=128, num_classes=2
@@ -250,35 +250,27 @@ def small_config() -> ModelConfig:
     )
 
 
-def test_a_weights_file_is_scored_on_a_folder(tmp_path: Path) -> None:
+def test_a_model_is_scored_on_a_folder(tmp_path: Path) -> None:
     from model import build_detector
-    from model.weights.checkpoint import save_checkpoint
+    from model.predictor import Predictor
 
     config = small_config()
-    weights = tmp_path / "tiny.safetensors"
-    save_checkpoint(
-        weights,
-        build_detector(config).state_dict(),
-        config,
-        ("cat", "dog"),
-        score_threshold=0.5,
-        name="tiny",
-    )
     truth = truth_of([(3, SQUARE)], [(5, SQUARE)], [])
-    for photo in truth.images:
-        Image.new("RGB", (200, 150), "grey").save(tmp_path / photo.file_name)
+    for image in truth.images:
+        Image.new("RGB", (200, 150), "grey").save(tmp_path / image.file_name)
     (tmp_path / "set.json").write_text(json.dumps(truth.to_coco()))
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     scores = evaluate(
-        weights,
+        Predictor(build_detector(config), config),
+        ("cat", "dog"),
         tmp_path / "set.json",
         tmp_path,
         limit=2,
         results_path=tmp_path / "found.json",
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: reported.append((done, total)),
     )
     assert isinstance(scores, Scores)
     assert (scores.num_images, scores.num_boxes) == (2, 2)
-    assert told == [(1, 2), (2, 2)]
+    assert reported == [(1, 2), (2, 2)]
     results = json.loads((tmp_path / "found.json").read_text())
     assert {result["image_id"] for result in results} == {1, 2}

@@ -9,7 +9,7 @@ import pytest
 
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
-from model.evaluation.evaluate import PhotoDetections
+from model.evaluation.evaluate import ImageDetections
 from model.evaluation.photo_rules import (
     finds_matrix,
     finds_stripe,
@@ -40,8 +40,8 @@ def truth_of(*photos: list[tuple[int, tuple[float, float, float, float]]]) -> Gr
     )
 
 
-def found(image_id: int, rows: Rows) -> PhotoDetections:
-    return PhotoDetections(
+def found(image_id: int, rows: Rows) -> ImageDetections:
+    return ImageDetections(
         image_id,
         Detections(
             np.array([row[0] for row in rows], np.float32),
