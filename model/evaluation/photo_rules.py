@@ -1,22 +1,20 @@
-"""Recall and false alarms on photos of printed codes whose ground truth is a decoder's report.
+"""Recall and false alarms on photos of printed codes, with a barcode reader's ground truth.
 
-Judges the detections that `model.evaluation.evaluate` gathered where COCO's scores would be
-unfair: a decoder reports the corners of a matrix code, but of a linear code only the stripe that
-it read, which may be one row of pixels. The rules:
+COCO's scores do not fit such a ground truth: a reader reports the corners of a matrix code, but of
+a linear code only the stripe that it read, which may be one row of pixels. The rules:
 
-* Detections count from the working threshold on.
+* Detections below the score threshold are ignored.
 * A matrix code is found by a detection of its class at IoU >= 0.5.
 * A linear code is found by a detection of its class that covers at least 70 % of the stripe and
   is 0.6 to 1.6 times as wide.
-* One detection finds at most one code, and detections are given out so that most are found.
+* One detection finds at most one code; detections are assigned so that most codes are found.
 * Every detection on a photo without any code is a false alarm.
 
-Boxes are upright rectangles, of stripes too. "Covers" is the share of the stripe's area inside
-the detection; along a side of zero length (a stripe that is a line) it is all or nothing.
-"Width" is the extent in which the code is read: the horizontal one, unless the stripe is more
-than twice as tall as wide. Then it is a code turned by a quarter (upright retail codes are at
-most 1.5 times as tall as wide), and heights are compared. A stripe at a slant is judged by the
-rectangle around it.
+All boxes are axis-aligned; a slanted stripe is represented by the rectangle around it. "Covers"
+is the share of the stripe's area inside the detection; along a side of zero length (a stripe that
+is a line) it is 0 or 1. "Width" is the extent along which the code is read: the horizontal one,
+unless the stripe is more than twice as tall as wide. Then the code is rotated by 90 degrees
+(upright retail codes are at most 1.5 times as tall as wide), and heights are compared.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ LINEAR_CLASSES = ("linear",)
 _LEAST_IOU = 0.5
 _LEAST_COVERED = 0.7
 _WIDTH_RATIOS = (0.6, 1.6)
-_TURNED_FROM = 2.0  # height over width of a stripe from which on it is read top to bottom
+_TURNED_FROM = 2.0  # height over width of a stripe above which it is read top to bottom
 
 Box = Sequence[float] | npt.NDArray[np.floating]  # xmin, ymin, xmax, ymax
 Rule = Callable[[Box, Box], bool]  # (annotated, detected) -> found
@@ -46,7 +44,7 @@ Rule = Callable[[Box, Box], bool]  # (annotated, detected) -> found
 
 @dataclass(frozen=True)
 class Found:
-    """How many of some codes were found."""
+    """The number of found codes of a kind."""
 
     name: str
     hits: int
@@ -54,21 +52,21 @@ class Found:
 
     @property
     def recall(self) -> float:
-        """0..1; 0 where there is no code."""
+        """0..1; 0 if there is no code."""
         return self.hits / self.codes if self.codes else 0.0
 
 
 @dataclass(frozen=True)
 class PhotoScores:
-    """How a detector did on a set of photos by the rules of this module."""
+    """The scores of a detector on a set of photos, by the rules of this module."""
 
     per_class: tuple[Found, ...]  # in category order
     matrix: Found  # over MATRIX_CLASSES
     linear: Found  # over LINEAR_CLASSES
     false_alarms: int  # detections on photos without any code
-    alarmed_photos: int  # ... and on how many of them
+    alarmed_photos: int  # ... and the number of these photos
     code_free_photos: int
-    surplus: int  # detections on photos with codes that found none: not judged, but told
+    surplus: int  # detections on photos with codes that found none: reported only
     milliseconds_per_image: float
 
 
@@ -79,13 +77,13 @@ def judge_photos(
     *,
     ignore_class: bool = False,
 ) -> PhotoScores:
-    """Counts what was found and what was not there.
+    """Counts found codes and false alarms.
 
     Args:
         predictions: with category ids of `truth`; photos without an entry have no detections.
         truth: the photos and their codes.
-        threshold: detections with a lower score do not exist.
-        ignore_class: lets any detection find a code, for detectors with other classes.
+        threshold: detections with a lower score are ignored.
+        ignore_class: a detection of any class can find a code, for detectors with other classes.
 
     Returns:
         The counts.
@@ -126,7 +124,7 @@ def _found(
     categories: Mapping[int, str],
     ignore_class: bool,
 ) -> list[AnnotatedBox]:
-    """The codes of a photo that are found, each by a detection of its own."""
+    """Returns the codes of a photo that are found, each by a different detection."""
     boxes = [box for box in photo.boxes if not box.crowd]
     fits = np.zeros((len(boxes), len(detections)), np.bool_)
     for row, box in enumerate(boxes):
@@ -163,7 +161,7 @@ def finds_stripe(stripe: Box, detected: Box) -> bool:
 
 
 def _covered(low: float, high: float, from_: float, to: float) -> float:
-    """The share of the interval low..high inside from_..to; a point is inside or not."""
+    """Returns the share of low..high inside from_..to; for a point, 0 or 1."""
     if high <= low:
         return float(from_ <= low <= to)
     return max(0.0, min(high, to) - max(low, from_)) / (high - low)
@@ -179,10 +177,10 @@ def _sum(name: str, parts: Sequence[Found], classes: Collection[str]) -> Found:
 
 
 def format_photo_scores(columns: Mapping[str, PhotoScores]) -> str:
-    """The scores of detectors side by side, as a Markdown table.
+    """Formats the scores of several detectors as a Markdown table.
 
     Args:
-        columns: scores on the same photos by the detector's name; at least one.
+        columns: scores on the same photos, by detector; at least one.
     """
     scores = list(columns.values())
     rows = [["", *columns], ["---", *("---:" for _ in columns)]]

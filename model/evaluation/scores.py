@@ -1,7 +1,4 @@
-"""COCO scores as a record, and the forms in which people and programs read them.
-
-Last station of evaluation: `model.evaluation.evaluate` fills them in.
-"""
+"""COCO scores, as a table and as JSON; `model.evaluation.evaluate` computes them."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class ClassScores:
-    """COCO scores of one class, 0..1; None where no box of it is annotated."""
+    """COCO scores of one class, 0..1; None if no box of it is annotated."""
 
     name: str
     num_boxes: int
@@ -22,10 +19,10 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """COCO scores, 0..1; None where nothing of that kind is annotated.
+    """COCO scores, 0..1; None if nothing of that kind is annotated.
 
     `ap` is the mean over IoU 0.50:0.95 and classes; areas are COCO's (small below 32 x 32 pixels
-    of the photo, large from 96 x 96); `ar_N` is the recall with at most N detections a photo.
+    of the image, large from 96 x 96); `ar_N` is the recall with at most N detections per image.
     """
 
     ap: float | None
@@ -43,12 +40,12 @@ class Scores:
     milliseconds_per_image: float  # mean, from decoded photo to detections
 
     def to_json(self) -> str:
-        """The scores as one JSON object, fields as named here."""
+        """Returns the scores as one JSON object, with these field names."""
         return json.dumps(asdict(self), indent=2)
 
 
 def format_scores(scores: Scores) -> str:
-    """The scores as a table for people, in Markdown."""
+    """Formats the scores as a Markdown table."""
 
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"

@@ -233,9 +233,9 @@ def _apply_orientation(image: Image.Image) -> Image.Image:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # for the reasons given in `_decoder_errors_as_invalid_image`
         return image
-    known = isinstance(orientation, int)
-    transpose = _TRANSPOSE_BY_ORIENTATION.get(orientation) if known else None
-    return image if transpose is None else image.transpose(transpose)
+    if not isinstance(orientation, int) or orientation not in _TRANSPOSE_BY_ORIENTATION:
+        return image
+    return image.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -28,31 +28,31 @@ LOG = logging.getLogger(__name__)
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 STD = (0.229, 0.224, 0.225)
 _GRID = 32  # pixels; sides of a batch are multiples of it
-# Height and width over the longest side, drawn evenly; pictures are seldom square.
+# Height and width relative to the longest side, equally likely; images are seldom square.
 _SHAPES = ((1.0, 1.0), (0.75, 1.0), (0.75, 1.0), (1.0, 0.75), (1.0, 0.75))
-_MIN_EPOCH_BATCHES = 50  # small sets are repeated: a new epoch costs a new loading process
-_READ_TRIES = 5  # other pictures tried in place of an unreadable one
+_MIN_EPOCH_BATCHES = 50  # small sets are repeated: an epoch starts new loading processes
+_READ_TRIES = 5  # images tried in place of an unreadable one
 
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """One picture of a batch, as planned."""
+    """One image of a batch, as planned."""
 
     index: int  # in the source
-    seed: tuple[int, int, int]  # run, epoch, place in the epoch
+    seed: tuple[int, int, int]  # of the run, epoch, position in the epoch
     height: int  # pixels of the batch
     width: int
-    final: bool  # whole pictures without mosaics, as the end of a run wants them
+    final: bool  # in the final part of the run: whole images, no mosaics
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loop trains on.
+    """Images and targets of one forward pass.
 
     Attributes:
         images: uint8 [B, H, W, 3] RGB, zero on padding.
         padding_mask: bool [B, H, W], True on padding (right and bottom).
-        targets: boxes in 0..1 of each unpadded image.
+        targets: with boxes in 0..1 of each unpadded image.
     """
 
     images: Tensor
@@ -60,7 +60,7 @@ class Batch:
     targets: Targets
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """Copies the batch to a device."""
         return Batch(self.images.to(device), self.padding_mask.to(device), self.targets.to(device))
 
 
@@ -72,10 +72,10 @@ def normalise(images: Tensor, padding_mask: Tensor) -> Tensor:
 
 
 class AugmentedImages(Dataset[AnnotatedImage]):
-    """Makes the pictures that a plan asks for."""
+    """Loads and augments the images of a plan."""
 
     def __init__(self, source: ImageSource, options: TrainOptions) -> None:
-        """Takes what matters here from the options."""
+        """Reads the options of the augmentation."""
         self._source = source
         self._mosaic_probability = options.mosaic_probability
         self._rule = AugmentRule(
@@ -86,25 +86,25 @@ class AugmentedImages(Dataset[AnnotatedImage]):
             grey_probability=options.grey_probability,
         )
 
-    def __getitem__(self, draw: ImagePlan) -> AnnotatedImage:
-        """One changed picture of at most draw.height x draw.width pixels."""
-        rng = np.random.default_rng(draw.seed)
-        size = (draw.height, draw.width)
-        rule = replace(self._rule, crop_probability=0.0) if draw.final else self._rule
-        if not draw.final and rng.random() < self._mosaic_probability:
-            others = (draw.index, *rng.integers(len(self._source), size=3).tolist())
-            half = (draw.height // 2, draw.width // 2)
+    def __getitem__(self, plan: ImagePlan) -> AnnotatedImage:
+        """Returns an augmented image of at most plan.height x plan.width pixels."""
+        rng = np.random.default_rng(plan.seed)
+        size = (plan.height, plan.width)
+        rule = replace(self._rule, crop_probability=0.0) if plan.final else self._rule
+        if not plan.final and rng.random() < self._mosaic_probability:
+            others = (plan.index, *rng.integers(len(self._source), size=3).tolist())
+            half = (plan.height // 2, plan.width // 2)
             parts = [augment(self._load(index, rng), half, rule, rng) for index in others]
             return mosaic(parts, size, rng)
-        return augment(self._load(draw.index, rng), size, rule, rng)
+        return augment(self._load(plan.index, rng), size, rule, rng)
 
     def _load(self, index: int, rng: np.random.Generator) -> AnnotatedImage:
-        """The picture, or another one if it cannot be read: one bad file must not end a run."""
+        """Loads an image, or another one if it cannot be read: a bad file must not end a run."""
         for _ in range(_READ_TRIES):
             try:
                 return self._source.load(index)
             except DataError as error:
-                LOG.warning("%s; another picture takes its place", error)
+                LOG.warning("%s; another image takes its place", error)
                 index = int(rng.integers(len(self._source)))
         return self._source.load(index)
 
@@ -114,10 +114,10 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
 
     Args:
         options: of the run.
-        count: pictures in the source.
+        count: number of images in the source.
         epoch: number of the epoch.
-        start: batches of it that were already trained on.
-        is_final: says, for a batch's number in the epoch, whether it is in the run's last part.
+        start: number of its batches that are already done.
+        is_final: whether a batch, by its number in the epoch, is in the run's final part.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
         start: int,
         is_final: Callable[[int], bool],
     ) -> None:
-        """Shuffles the pictures."""
+        """Shuffles the images."""
         self._options = options
         self._epoch = epoch
         self._start = start
@@ -140,7 +140,7 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
         self._order: list[int] = order[:wanted].tolist()
 
     def __len__(self) -> int:
-        """Batches left in the epoch."""
+        """Number of batches left in the epoch."""
         return len(self._order) // self._options.batch_size - self._start
 
     def __iter__(self) -> Iterator[list[ImagePlan]]:
@@ -160,28 +160,28 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
             ]
 
 
-def collate(pictures: list[AnnotatedImage]) -> Batch:
-    """Pads pictures to the largest of them."""
-    height = max(picture.pixels.shape[0] for picture in pictures)
-    width = max(picture.pixels.shape[1] for picture in pictures)
-    images = np.zeros((len(pictures), height, width, 3), np.uint8)
-    mask = np.ones((len(pictures), height, width), np.bool_)
+def collate(images: list[AnnotatedImage]) -> Batch:
+    """Pads images to the largest of them."""
+    height = max(image.pixels.shape[0] for image in images)
+    width = max(image.pixels.shape[1] for image in images)
+    pixels = np.zeros((len(images), height, width, 3), np.uint8)
+    mask = np.ones((len(images), height, width), np.bool_)
     labels, boxes = [], []
-    for row, picture in enumerate(pictures):
-        high, wide = picture.pixels.shape[:2]
-        images[row, :high, :wide] = picture.pixels
+    for row, image in enumerate(images):
+        high, wide = image.pixels.shape[:2]
+        pixels[row, :high, :wide] = image.pixels
         mask[row, :high, :wide] = False
-        labels.append(torch.from_numpy(picture.labels))
-        corners = np.clip(picture.boxes / np.array((wide, high) * 2, np.float32), 0, 1)
+        labels.append(torch.from_numpy(image.labels))
+        corners = np.clip(image.boxes / np.array((wide, high) * 2, np.float32), 0, 1)
         centre, extent = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
         boxes.append(torch.from_numpy(np.concatenate((centre, extent), 1)))
-    return Batch(torch.from_numpy(images), torch.from_numpy(mask), pad_targets(labels, boxes))
+    return Batch(torch.from_numpy(pixels), torch.from_numpy(mask), pad_targets(labels, boxes))
 
 
 def make_loader(
     source: ImageSource, planner: BatchPlanner, options: TrainOptions
 ) -> DataLoader[Batch]:
-    """One epoch's batches, made ahead of their use."""
+    """Returns a loader of one epoch's batches, which works ahead of the training."""
     return DataLoader(
         AugmentedImages(source, options),  # type: ignore[arg-type]
         batch_sampler=planner,
@@ -189,12 +189,12 @@ def make_loader(
         num_workers=options.workers,
         prefetch_factor=4 if options.workers else None,
         worker_init_fn=_prepare_worker,
-        # Else a loader would draw from the global generator, whose course a resumed run must keep.
+        # Otherwise a loader draws from the global generator, whose state a resumed run restores.
         generator=torch.Generator(),
     )
 
 
 def _prepare_worker(_number: int) -> None:
-    """The loop decides when to stop: Ctrl-C reaches loading processes too, and they ignore it."""
+    """Ignores Ctrl-C, which reaches loading processes too: the training loop handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Box arithmetic on tensors, for costs and losses (numpy twins for serving: model/geometry.py)."""
+"""Box arithmetic on tensors, for costs and losses (in numpy, for serving: model/geometry.py)."""
 
 from __future__ import annotations
 

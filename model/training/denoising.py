@@ -1,8 +1,8 @@
 """Contrastive denoising queries (DINO, Zhang et al. 2022, section 3.3).
 
-Each group holds two noised copies of every target: a positive that must be restored and, further
-away, a negative that must be refused. They enter the decoder before the ordinary queries, which
-must not see them: they carry the answers.
+Each group has two noised copies of every target: a positive that must be restored and, further
+away, a negative that must be rejected. They enter the decoder before the ordinary queries, which
+must not attend to them, as they contain the targets.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from model.training.targets import Matches, Targets
 
 @dataclass(frozen=True)
 class DenoisingBatch:
-    """Denoising queries and what is expected of them.
+    """Denoising queries and their targets.
 
     Attributes:
-        queries: what the decoder takes; N queries an image.
+        queries: input of the decoder; N queries per image.
         matches: the positives with their targets (layer 0 throughout).
-        counted: bool [B, N]; False on the filling of images with fewer targets.
-        groups: how often each target appears; the loss is divided by it.
+        counted: bool [B, N]; False on the padding of images with fewer targets.
+        groups: copies of each target; the loss is divided by it.
     """
 
     queries: DenoisingQueries
@@ -34,7 +34,7 @@ class DenoisingBatch:
     groups: int
 
 
-def make_denoising(  # noqa: PLR0913 - the noise has this many knobs
+def make_denoising(  # noqa: PLR0913 - the parameters of the noise
     targets: Targets,
     label_enc: nn.Embedding,
     *,
@@ -44,15 +44,15 @@ def make_denoising(  # noqa: PLR0913 - the noise has this many knobs
     label_noise: float = 0.5,
     box_noise: float = 1.0,
 ) -> DenoisingBatch | None:
-    """Noised copies of the targets as decoder queries.
+    """Makes decoder queries of noised copies of the targets.
 
     Args:
         targets: of the batch.
         label_enc: num_classes + 1 rows of d; its output is the query content, with gradients.
-        num_classes: redrawn labels lie below it.
+        num_classes: upper bound of random labels, exclusive.
         num_queries: Q, ordinary queries that follow the denoising ones.
-        wanted: about how many denoising queries an image; at least one group is made.
-        label_noise: half of this share of the labels is redrawn.
+        wanted: approximate number of denoising queries per image; at least one group is made.
+        label_noise: half of this share of the labels is drawn at random.
         box_noise: positives move each corner by less than this times half the box's size,
             negatives by one to two times that.
 
@@ -81,7 +81,7 @@ def make_denoising(  # noqa: PLR0913 - the noise has this many knobs
 def attention_mask(groups: int, group_size: int, num_queries: int) -> Tensor:
     """Bool [N + Q, N + Q], True = row may not attend to column.
 
-    A group sees itself and the ordinary queries; ordinary queries see only themselves.
+    A group attends to itself and the ordinary queries; ordinary queries only to themselves.
     """
     count = groups * group_size
     group = torch.arange(count) // group_size
@@ -102,6 +102,6 @@ def _noised_boxes(boxes: Tensor, is_negative: Tensor, noise: float) -> Tensor:
     shift = torch.rand_like(corners) + is_negative[None, :, None]
     sign = torch.randint_like(corners, 2) * 2 - 1
     moved = (corners + sign * shift * half_size * noise).clamp(0, 1)
-    # Corners that passed each other give a negative size, which the caller's clamp makes tiny.
-    # Ordering them again would not do: two far shifts inwards are the box itself.
+    # Corners that passed each other give a negative size, which the caller clamps to a tiny one.
+    # They must not be sorted: two far shifts inwards would give the box itself.
     return xyxy_to_cxcywh(moved)

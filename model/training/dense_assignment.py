@@ -1,8 +1,8 @@
-"""Which encoder tokens learn which target: task-aligned one-to-many assignment.
+"""Assigns targets to encoder tokens: task-aligned one-to-many assignment.
 
-TOOD (Feng et al. 2021), section 3.3: a token suits a target as far as its score and its box do,
-t = score^0.5 * IoU^4; the best few tokens a target learn it with normalised soft labels. Every
-token gets a signal from the first iteration on, which one-to-one matching cannot give.
+TOOD (Feng et al. 2021), section 3.3: the alignment of a token with a target is t = score^0.5 *
+IoU^4; the best few tokens of each target learn it with normalised soft labels. Unlike in one-to-one
+matching, every token is supervised from the first iteration on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou
 from model.training.targets import Targets
 
-_TOP = 9  # tokens a target
-_NEAREST = 4  # tokens that are candidates even if the box holds no token's centre
+_TOP = 9  # tokens per target
+_NEAREST = 4  # tokens that are candidates even if no token's centre is in the box
 _SCORE_POWER = 0.5
 _IOU_POWER = 4.0
 
@@ -46,7 +46,7 @@ def assign_tokens(
 
     Args:
         logits: [B, S, C].
-        boxes: [B, S, 4] cxcywh in 0..1; whatever stands at invalid tokens is ignored.
+        boxes: [B, S, 4] cxcywh in 0..1; values at invalid tokens are ignored.
         anchors: [B, S, 4] cxcywh in 0..1.
         valid: bool [B, S].
         targets: of the batch.
@@ -67,7 +67,7 @@ def assign_tokens(
     ranked = torch.where(candidate, alignment, -1.0)
     best = ranked.topk(min(_TOP, tokens), dim=-1).indices if size else ranked.long()
     chosen = torch.zeros_like(candidate).scatter(-1, best, True) & candidate
-    # A token wanted by several targets learns the one that its box fits best.
+    # A token chosen by several targets learns the one that its box fits best.
     owner = torch.where(chosen, iou, -1.0).max(1, keepdim=True).indices if size else best
     chosen &= torch.zeros_like(chosen).scatter(1, owner, True) if size else chosen
     return _soften(chosen, alignment, iou)

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what training exports."""
+"""Exponential moving average of the weights, which training exports."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 
 class ExponentialAverage:
-    """Follows a module's floating state; everything else is copied.
+    """Averages a module's floating-point state; other state is copied.
 
     Args:
-        module: what is followed.
-        decay: weight of the past, once warmed up.
+        module: the module.
+        decay: weight of the old average after the warm-up.
         warmup: time constant in updates; the decay starts at 0 and grows to `decay`.
     """
 
     def __init__(self, module: nn.Module, decay: float, warmup: int) -> None:
-        """Starts at the module's state."""
+        """Starts with the module's state."""
         self.decay = decay
         self.warmup = warmup
         self.updates = 0
@@ -26,7 +26,7 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Takes one step towards the module."""
+        """Updates the average after an optimizer step."""
         self.updates += 1
         decay = self.decay * (1 - math.exp(-self.updates / max(self.warmup, 1)))
         for name, tensor in _unique_state(module).items():
@@ -36,7 +36,7 @@ class ExponentialAverage:
                 self.state[name].copy_(tensor)
 
     def full_state(self, module: nn.Module) -> dict[str, Tensor]:
-        """The averaged state under all of the module's names, shared ones included."""
+        """Returns the averaged state under all of the module's names, shared tensors included."""
         names = {tensor.data_ptr(): name for name, tensor in _unique_state(module).items()}
         return {
             name: self.state[names[tensor.data_ptr()]] if tensor.numel() else tensor
@@ -58,7 +58,7 @@ class ExponentialAverage:
 
 
 def _unique_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict without the second names of shared tensors."""
+    """Returns the state dict with one name for each shared tensor."""
     seen: set[int] = set()
     unique: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():

@@ -1,7 +1,7 @@
-"""The training loop: batches in, weights out, able to stop at any moment and go on.
+"""The training loop: batches in, weights out; it can stop at any iteration and resume.
 
-`train` is the room's door. One `Trainer` holds the run; its position is all that a resumed run
-needs besides the tensors (see state.py).
+`train` is the entry point. A `Trainer` is one run; a resumed run needs its position and its tensors
+(see state.py).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _MINUTE = 60.0
 
 
 class TrainingFailed(RuntimeError):
-    """Training cannot go on; the message names the losses that are not finite."""
+    """Training cannot continue; the message names the losses that are not finite."""
 
 
 def train(options: TrainOptions) -> Path:
     """Trains a detector and exports its averaged weights.
 
-    SIGINT or SIGTERM stop it after the current iteration with everything saved.
+    SIGINT or SIGTERM stop it after the current iteration, with everything saved.
 
     Returns:
-        The exported safetensors; `last.pt` beside it continues the run.
+        The exported safetensors file; `last.pt` next to it resumes the run.
 
     Raises:
         DataError: if the data cannot be used.
@@ -65,11 +65,11 @@ class Trainer:
 
     Args:
         detector: trained in place.
-        source: the pictures.
-        labels: one name a class.
+        source: the training images.
+        labels: names of the classes.
         options: of the run.
-        reporter: told what happens.
-        clock: seconds; only differences count.
+        reporter: shows and logs the progress.
+        clock: returns seconds; only differences are used.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a run
@@ -82,7 +82,7 @@ class Trainer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Builds what the run needs around the detector."""
+        """Builds the optimizer, the average and the losses."""
         self.options = options
         self.position = Position()
         self._source = source
@@ -104,7 +104,7 @@ class Trainer:
         self._objective = Objective(self.detector, options, precision)
         self._accumulated = 0
         self._bad_in_a_row = 0
-        self._window: list[dict[str, float]] = []  # losses since the last row
+        self._row_losses: list[dict[str, float]] = []  # since the last row
         self._learning_rate = 0.0
         self._elapsed_before = 0.0
         self._started = self._row_time = self._saved_time = clock()
@@ -112,7 +112,7 @@ class Trainer:
         self._sample_time = -math.inf
 
     def run(self) -> Path:
-        """Trains to the end or to a stop signal; see `train`."""
+        """Trains until the end of the run or a stop signal; see `train`."""
         state_file = self.options.output / STATE_FILE
         resumed = self.options.resume and state_file.exists()
         if resumed:
@@ -128,7 +128,7 @@ class Trainer:
                 self._run_epoch(stop, planned=resumed)
                 resumed = False
         self._reporter.line(
-            f"stopped at iteration {self.position.iteration} by a signal; resume to go on"
+            f"stopped at iteration {self.position.iteration} by a signal; --resume continues"
             if stop.requested
             else f"finished at iteration {self.position.iteration}"
         )
@@ -138,14 +138,14 @@ class Trainer:
         return self._progress() >= 1.0
 
     def _progress(self, ahead: int = 0) -> float:
-        """Of the run, `ahead` iterations from now."""
+        """Returns the progress of the run, `ahead` iterations from now."""
         return run_progress(self.options, self.position.iteration + ahead, self._elapsed())
 
     def _elapsed(self) -> float:
         return self._elapsed_before + self._clock() - self._started
 
     def _run_epoch(self, stop: StopRequest, *, planned: bool) -> None:
-        """Trains on the rest of the current epoch; `planned` = as the saved run planned it."""
+        """Trains on the rest of the current epoch; `planned`: as the saved run planned it."""
         place = self.position
         self._source.refresh(place.epoch, place.source_length if planned else None)
         place.source_length = len(self._source)
@@ -161,14 +161,14 @@ class Trainer:
             place.batches += 1
             self._train_on(batch)
             if self._accumulated:
-                continue  # between steps only: a partial sum of gradients is not saved
+                continue  # partial sums of gradients are not saved
             if stop.requested or self._finished():
                 return
-            self._look_after()
+            self._report_and_save()
         place.epoch, place.batches = place.epoch + 1, 0
 
     def _train_on(self, batch: Batch) -> None:
-        """One batch; a step of the optimizer when enough are accumulated."""
+        """Trains on one batch; steps the optimizer when enough batches are accumulated."""
         try:
             losses = self._objective.losses(batch.to(self._device))
             values = losses.values()
@@ -180,13 +180,13 @@ class Trainer:
             self._accumulated += 1
             if self._accumulated == self.options.accumulate:
                 self._step()
-            self._window.append(values)
+            self._row_losses.append(values)
             self._bad_in_a_row = 0
         except NonFiniteError as error:
             self._skip(error)
 
     def _step(self) -> None:
-        """Clips, steps, averages; the learning rate is set for the step being made."""
+        """Sets the learning rate, clips the gradients, steps the optimizer, updates the average."""
         run, options, place = self.run_state, self.options, self.position
         factor = learning_rate_factor(options, place.iteration, self._progress())
         self._learning_rate = set_learning_rate(run.optimizer, factor)
@@ -204,7 +204,7 @@ class Trainer:
         place.iteration += 1
 
     def _skip(self, error: NonFiniteError) -> None:
-        """Leaves a step out; too many in a row end the run."""
+        """Skips a step; too many in a row end the run."""
         self.run_state.optimizer.zero_grad(set_to_none=True)
         self._accumulated = 0
         self._bad_in_a_row += 1
@@ -216,8 +216,8 @@ class Trainer:
                 f" {self.position.iteration}; the last: {error}"
             )
 
-    def _look_after(self) -> None:
-        """Log rows, checkpoints and sample pictures, each when due."""
+    def _report_and_save(self) -> None:
+        """Writes log rows, checkpoints and sample images, each when it is due."""
         now, options = self._clock(), self.options
         if self.position.iteration - self._row_iteration >= options.log_every:
             self._write_row(now)
@@ -227,10 +227,10 @@ class Trainer:
             self._write_samples(now)
 
     def _write_row(self, now: float) -> None:
-        """Means over the iterations since the last row."""
+        """Writes the means over the iterations since the last row."""
         place, steps = self.position, self.position.iteration - self._row_iteration
-        terms = self._window
-        means = {name: sum(t[name] for t in terms) / len(terms) for name in terms[0]}
+        losses = self._row_losses
+        means = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
         row = {
             "iteration": place.iteration,
             "epoch": place.epoch,
@@ -241,21 +241,21 @@ class Trainer:
             "skipped": place.skipped,
             **means,
         }
-        self._window, self._row_time, self._row_iteration = [], now, place.iteration
+        self._row_losses, self._row_time, self._row_iteration = [], now, place.iteration
         self._reporter.row(row, self._progress())
 
     def _write_samples(self, now: float) -> None:
         self._sample_time = now
         averaged = self.run_state.average.full_state(self.detector)
-        pictures = self._samples.draw(self.detector, averaged, self._device)
-        self._reporter.samples(self.position.iteration, pictures)
+        images = self._samples.draw(self.detector, averaged, self._device)
+        self._reporter.samples(self.position.iteration, images)
         self._reporter.curve()
 
     def _save(self) -> Path:
-        """Writes the state to resume from and the averaged weights; returns the latter's path."""
+        """Writes the state and the averaged weights; returns the path of the weights."""
         options, place = self.options, self.position
         place.elapsed_seconds = self._elapsed()
-        if self._window and place.iteration > self._row_iteration:
+        if self._row_losses and place.iteration > self._row_iteration:
             self._write_row(self._clock())
         save_state(options.output / STATE_FILE, self.run_state, place, options.to_dict())
         path = options.output / MODEL_FILE

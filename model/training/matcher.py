@@ -1,7 +1,7 @@
 """Bipartite matching of predictions with targets, all prediction sets in one pass.
 
 DETR (Carion et al. 2020), section 3.1, with the focal class cost of Deformable DETR. It sits
-between the network's output and the losses; nothing here carries gradients.
+between the network's output and the losses, without gradients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class NonFiniteError(ArithmeticError):
 
 @torch.no_grad()
 def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets) -> Matches:
-    """The cheapest one-to-one assignment for each prediction set and image.
+    """Returns the cheapest one-to-one assignment for each prediction set and image.
 
     Args:
         pred_logits: [P, B, Q, C] of P prediction sets.
@@ -36,14 +36,14 @@ def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets) -> Matches:
         targets: of the B images.
 
     Returns:
-        Matches on the predictions' device; min(Q, count) of them a set and image.
+        Matches on the predictions' device; min(Q, count) per set and image.
 
     Raises:
         NonFiniteError: if a logit or a box is not finite.
     """
     for name, tensor in (("pred_logits", pred_logits), ("pred_boxes", pred_boxes)):
         if not bool(torch.isfinite(tensor).all()):
-            raise NonFiniteError(f"{name} holds NaN or infinite values; matching is impossible")
+            raise NonFiniteError(f"{name} contains NaN or infinite values; matching is impossible")
     cost = matching_cost(pred_logits, pred_boxes, targets).cpu().numpy()
     counts = targets.present.sum(1).tolist()
     rows = []
@@ -59,7 +59,7 @@ def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets) -> Matches:
 
 
 def matching_cost(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets) -> Tensor:
-    """[P, B, Q, T] cost of each prediction for each target; at least float32."""
+    """Returns the cost [P, B, Q, T] of each prediction for each target; at least float32."""
     if pred_logits.dtype != torch.float64:
         pred_logits, pred_boxes = pred_logits.float(), pred_boxes.float()
     probability = pred_logits.sigmoid()

@@ -8,13 +8,13 @@ from torch import nn
 from model.training.options import TrainOptions
 
 _EMBEDDINGS = ("label_enc", "tgt_embed", "level_embed")
-_SLOW = ("sampling_offsets", "reference_points")  # where attention looks: small steps only
+_SLOW = ("sampling_offsets", "reference_points")  # the places that attention samples
 
 
 def build_optimizer(detector: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    """Groups by learning rate and decay; frozen parameters are left out.
+    """Builds AdamW with a group per learning rate and decay, without frozen parameters.
 
-    Each group carries its own `base_lr`, which the schedule multiplies. Norms, biases and
+    Each group has its own `base_lr`, which the schedule multiplies. Norms, biases and
     embeddings do not decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -39,7 +39,7 @@ def build_optimizer(detector: nn.Module, options: TrainOptions) -> torch.optim.A
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Sets each group's rate to `factor` times its base; returns the largest."""
+    """Sets each group's rate to `factor` times its `base_lr`; returns the largest."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return max(float(group["lr"]) for group in optimizer.param_groups)

@@ -1,4 +1,4 @@
-"""The learning rate's course: warm-up, then cosine or steps, over work done or time gone."""
+"""The learning rate schedule: warm-up, then cosine or steps, by iterations or by time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _STEP_FACTOR = 0.1
 
 
 def run_progress(options: TrainOptions, iteration: int, elapsed_seconds: float) -> float:
-    """How much of the run is behind, 0..1.
+    """Returns the progress of the run, 0..1.
 
-    With a time limit the larger of both shares counts, so that a run on a slow machine still
-    anneals to its end.
+    With a time limit it is the larger of both shares, so that the schedule is completed on a slow
+    machine too.
     """
     progress = iteration / options.max_iterations
     if options.max_minutes is not None:
@@ -22,7 +22,7 @@ def run_progress(options: TrainOptions, iteration: int, elapsed_seconds: float) 
 
 
 def learning_rate_factor(options: TrainOptions, iteration: int, progress: float) -> float:
-    """What the base learning rates are multiplied by at an iteration (0-based)."""
+    """Returns the factor of the base learning rates at an iteration (0-based)."""
     warmup = min(1.0, (iteration + 1) / max(options.warmup_iterations, 1))
     if options.schedule == "step":
         drops = sum(progress >= milestone for milestone in options.step_milestones)

@@ -1,4 +1,4 @@
-"""A run's whole state on disk: written atomically, read without running code from the file."""
+"""The state of a run on disk: written atomically, read without running code from the file."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _FORMAT = "lite-detr-training/1"
 
 
 class TrainingStateError(ValueError):
-    """A training state that cannot be continued; the message names file and problem."""
+    """A training state that cannot be used; the message names the file and the cause."""
 
 
 @dataclass
 class Position:
-    """Where a run is."""
+    """The position of a run."""
 
     iteration: int = 0  # optimizer steps done
     epoch: int = 0
     batches: int = 0  # done in this epoch
-    source_length: int = 0  # pictures that this epoch was planned with
-    elapsed_seconds: float = 0.0  # of training, over all sittings
-    skipped: int = 0  # steps left out because a loss was not finite
+    source_length: int = 0  # number of images that this epoch was planned with
+    elapsed_seconds: float = 0.0  # of training, resumed runs included
+    skipped: int = 0  # steps skipped because a loss was not finite
 
 
 @dataclass(frozen=True)
 class Run:
-    """The parts whose state is kept."""
+    """The parts whose state is saved."""
 
     detector: nn.Module
     optimizer: torch.optim.Optimizer
@@ -42,7 +42,7 @@ class Run:
 
 
 def save_state(path: Path, run: Run, position: Position, options: dict[str, Any]) -> None:
-    """Writes everything that `load_state` needs; the old file stays until the new one is whole."""
+    """Writes everything that `load_state` needs, replacing the old file atomically."""
     state = {
         "format": _FORMAT,
         "detector": run.detector.state_dict(),
@@ -53,7 +53,7 @@ def save_state(path: Path, run: Run, position: Position, options: dict[str, Any]
         "position": asdict(position),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "options": options,  # for people; a resumed run has its own
+        "options": options,  # for information; a resumed run has its own
     }
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -71,7 +71,7 @@ def load_state(path: Path, run: Run) -> Position:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises errors of many types for a damaged file
         raise TrainingStateError(f"{path} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise TrainingStateError(f"{path} is not a training state of this program")

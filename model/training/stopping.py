@@ -11,17 +11,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Within it, the first SIGINT or SIGTERM sets `requested`; the second acts as usual."""
+    """A context in which the first SIGINT or SIGTERM sets `requested`; the second acts as usual."""
 
     def __init__(self) -> None:
-        """Not requested."""
+        """Requests nothing yet."""
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        """Takes the signals over (only the main thread can)."""
+        """Installs the signal handlers (only the main thread can)."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -30,10 +30,10 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Gives the signals back."""
+        """Restores the signal handlers."""
         self._restore()
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
         self._restore()
 

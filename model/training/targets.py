@@ -1,4 +1,4 @@
-"""The ground truth of one batch, padded to a rectangle so that costs and losses need no loops."""
+"""The targets of one batch, padded so that costs and losses need no loops."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Targets:
-    """Boxes and labels of B images, T being the largest count (0 is allowed).
+    """Boxes and labels of B images; T is the largest count (0 is allowed).
 
     Attributes:
-        labels: int64 [B, T]; 0 where absent.
+        labels: int64 [B, T]; 0 on padding.
         boxes: float32 [B, T, 4] cxcywh in 0..1 of the unpadded image.
-        present: bool [B, T]; False on the filling.
+        present: bool [B, T]; False on padding.
     """
 
     labels: Tensor
@@ -23,16 +23,16 @@ class Targets:
     present: Tensor
 
     def to(self, device: torch.device) -> Targets:
-        """The same on another device."""
+        """Copies the targets to a device."""
         return Targets(self.labels.to(device), self.boxes.to(device), self.present.to(device))
 
 
 def pad_targets(labels: list[Tensor], boxes: list[Tensor]) -> Targets:
-    """Targets of images with different counts.
+    """Pads the targets of images with different counts.
 
     Args:
-        labels: one int64 [n] an image.
-        boxes: one float32 [n, 4] an image, cxcywh in 0..1.
+        labels: one int64 [n] per image.
+        boxes: one float32 [n, 4] per image, cxcywh in 0..1.
     """
     size = max((len(one) for one in labels), default=0)
     shape = (len(labels), size)
@@ -51,7 +51,7 @@ def pad_targets(labels: list[Tensor], boxes: list[Tensor]) -> Targets:
 
 @dataclass(frozen=True)
 class Matches:
-    """Which prediction answers which target: four int64 [M] columns.
+    """Assignments of predictions to targets: four int64 [M] columns.
 
     Attributes:
         layer: index of the prediction set (decoder layer, proposals).

@@ -1,8 +1,8 @@
-"""Weights files to networks and back: strict, atomic, deterministic.
+"""Loads networks from weights files and saves them: strict, atomic, deterministic.
 
-Last step of a model's way in (`load_detector`, used by the engine and offline commands) and of
-its way out (`save_checkpoint`, used by training and conversion). The file is safetensors, which
-holds numbers only: reading one runs no code. `load_official` reads the published pickles.
+`load_detector` is used by the engine and offline commands, `save_checkpoint` by training and
+conversion. The file is safetensors, which contains numbers only: reading one runs no code.
+`load_official` reads the published pickles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model.network.detector import LiteDETR
 from model.weights.facts import ArchitectureFacts
 from model.weights.header import CheckpointError, WeightsHeader, read_header
 from model.weights.info import FORMAT_TAG, ModelInfo, read_model_info
-from model.weights.names import Skeleton, build_network, check_finite, check_names, listed
+from model.weights.names import TensorLayout, build_network, check_finite, check_names, listed
 from model.weights.official import OfficialCheckpoint, load_official
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _FLOATING_DTYPES = ("F16", "F32")  # what save_checkpoint writes; widened to float32 on loading
-_ALIGNMENT_BYTES = 8  # the format wants tensors to start on such a boundary
+_ALIGNMENT_BYTES = 8  # the format requires this alignment of tensors
 
 
 def load_detector(path: Path | str, device: str = "cpu") -> tuple[LiteDETR, ModelInfo]:
@@ -45,7 +45,7 @@ def load_detector(path: Path | str, device: str = "cpu") -> tuple[LiteDETR, Mode
         device: a torch device that the network is moved to.
 
     Returns:
-        The network in float32 and in evaluation mode, and what its file says about it.
+        The network in float32 and in evaluation mode, and the metadata of its file.
 
     Raises:
         CheckpointError: for a file that is not exactly the weights of the architecture it
@@ -58,17 +58,17 @@ def load_detector(path: Path | str, device: str = "cpu") -> tuple[LiteDETR, Mode
     if differing := ArchitectureFacts.of(shapes, path).contradictions(info.config):
         raise CheckpointError(path, f"its config contradicts its tensors: {listed(differing)}")
     detector = build_network(info.config, path)
-    skeleton = Skeleton.of(detector)
-    check_names(path, expected=skeleton.tensors, present=header.tensors)
-    skeleton.check_shapes(path, shapes)
-    _check_dtypes(path, skeleton, header)
+    layout = TensorLayout.of(detector)
+    check_names(path, expected=layout.tensors, present=header.tensors)
+    layout.check_shapes(path, shapes)
+    _check_dtypes(path, layout, header)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             owned = {name: file.get_tensor(name) for name in header.tensors}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(path, f"cannot be read: {error}") from error
     check_finite(path, owned)
-    detector.load_state_dict(skeleton.spread(owned), strict=True)
+    detector.load_state_dict(layout.with_aliases(owned), strict=True)
     return detector.to(device).eval(), info
 
 
@@ -85,27 +85,27 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
 ) -> None:
     """Writes a weights file; equal inputs give equal bytes.
 
-    Shared tensors are stored once. The file appears whole or not at all, and what was written
-    is read back before it takes its place.
+    Shared tensors are stored once. The file is written atomically, and read back before it
+    replaces an older one.
 
     Args:
         path: the file to write; its folder must exist.
         state_dict: the network's tensors, on any device; shared ones under one name or all.
         config: the architecture that they belong to.
-        labels: one class name an output; "N/A" where an id has no class.
-        score_threshold: 0..1, the working threshold where a request names none.
+        labels: one class name per output; "N/A" for ids without a class.
+        score_threshold: 0..1, the default of requests.
         name: the model's name.
-        description: what the model finds and where it comes from, in a sentence.
+        description: what the model detects and its origin, in a sentence.
         half: stores float16 instead of float32.
 
     Raises:
-        CheckpointError: where the tensors do not fit the architecture, are not finite (or not
-            in float16), or the file cannot be written.
+        CheckpointError: if the tensors do not fit the architecture, are not finite (or not in
+            float16), or the file cannot be written.
     """
     path = Path(path)
-    skeleton = Skeleton.of(build_network(config, path))
-    owned = skeleton.owned(path, state_dict)
-    skeleton.check_fit(path, owned)
+    layout = TensorLayout.of(build_network(config, path))
+    owned = layout.owned(path, state_dict)
+    layout.check_fit(path, owned)
     check_finite(path, owned)
     dtype = torch.float16 if half else torch.float32
     stored = {
@@ -127,7 +127,7 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
 
 
 def _encode(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The file as bytes; the library orders metadata at random, so it is put in here."""
+    """Encodes the file; metadata is inserted here because the library orders it randomly."""
     encoded = encode_tensors(tensors)
     length = int.from_bytes(encoded[:8], "little")
     header = {"__metadata__": metadata, **json.loads(encoded[8 : 8 + length])}
@@ -137,7 +137,7 @@ def _encode(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def _write_checked(path: Path, data: bytes) -> None:
-    """Writes beside the target, reads the description back, then renames over the target."""
+    """Writes to a temporary file, reads its metadata back, then renames it to the target."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -154,10 +154,10 @@ def _write_checked(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _check_dtypes(path: Path, skeleton: Skeleton, header: WeightsHeader) -> None:
-    """Refuses numbers of a kind that this project never writes."""
+def _check_dtypes(path: Path, layout: TensorLayout, header: WeightsHeader) -> None:
+    """Refuses dtypes that this project never writes."""
     wrong = []
-    for key, tensor in skeleton.tensors.items():
+    for key, tensor in layout.tensors.items():
         allowed = _FLOATING_DTYPES if tensor.is_floating_point() else ("I64",)
         if header.tensors[key].dtype not in allowed:
             wrong.append(f"{key} is {header.tensors[key].dtype}, not {' or '.join(allowed)}")

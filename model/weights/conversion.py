@@ -1,7 +1,7 @@
-"""Published checkpoints to weights files of ours: the last step before `serve --model NAME`.
+"""Converts published checkpoints to weights files of this project, for `serve --model NAME`.
 
-`pull` = `release_files.download` + `convert`. What comes out carries its config and class names,
-so nothing about the official code needs to be known from there on.
+`pull` = `releases.download` + `convert`. The new file contains its config and class names, so that
+nothing about the official code needs to be known to serve it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from model.weights.info import ModelInfo, default_cache_dir, read_model_info
 from model.weights.official import load_official
 from model.weights.releases import Progress, download, release_url
 
-SCORE_THRESHOLD = 0.3  # a working threshold that suits DINO's scores on COCO
+SCORE_THRESHOLD = 0.3  # suits DINO's scores on COCO
 
 
 def pull(  # noqa: PLR0913 - options, by keyword
@@ -29,22 +29,22 @@ def pull(  # noqa: PLR0913 - options, by keyword
     progress: Progress | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Path:
-    """Downloads a published variant and converts it, unless that was done before.
+    """Downloads a published variant and converts it, unless it is there already.
 
     Args:
-        name: a name in `release_files.RELEASES`.
-        cache_dir: where pulled models are kept; `default_cache_dir()` where None.
-        base_url: a mirror of the release; the official address where None.
-        sha256: of the official file; another one is refused.
-        half: keeps float16 instead of float32.
-        progress: called with (bytes here, bytes in all or None).
-        report: called with lines for the user: what was downloaded, its SHA-256, what was made.
+        name: a name in `releases.RELEASES`.
+        cache_dir: the folder of pulled models; None for `default_cache_dir()`.
+        base_url: a mirror of the release; None for the official address.
+        sha256: expected checksum of the official file.
+        half: stores float16 instead of float32.
+        progress: called with (bytes received, total bytes or None).
+        report: called with lines for the user.
 
     Returns:
-        The safetensors file, which `resolve_model(name)` finds from now on.
+        The safetensors file, which `resolve_model(name)` returns from now on.
 
     Raises:
-        CheckpointError: where the file cannot be had (`DownloadError`) or is not the variant.
+        CheckpointError: if the file cannot be downloaded (`DownloadError`) or is not the variant.
     """
     say = report or (lambda _line: None)
     url = release_url(name, base_url)
@@ -58,7 +58,7 @@ def pull(  # noqa: PLR0913 - options, by keyword
     try:
         info = convert(downloaded.path, target, name, half=half)
     finally:
-        downloaded.path.unlink(missing_ok=True)  # ours is enough; a bad one must not stay
+        downloaded.path.unlink(missing_ok=True)  # no longer needed; a bad one must not stay
     say(f"{info.name}, version {info.version}: {target}")
     return target
 
@@ -74,23 +74,23 @@ def convert(  # noqa: PLR0913 - options, by keyword
     score_threshold: float = SCORE_THRESHOLD,
     half: bool = False,
 ) -> ModelInfo:
-    """Makes a weights file of ours from an official checkpoint.
+    """Converts an official checkpoint to a weights file of this project.
 
     Args:
         source: the official `.pth` file.
         target: the safetensors file to write.
-        variant: a name in `VARIANTS` that it must be; recognised from the weights where None.
-        high_level_scales: enc_scale, where neither the file nor `variant` tells it.
-        ema: takes the averaged weights.
-        labels: one class name an output; COCO's where None and the network has 91 outputs.
-        score_threshold: 0..1, the working threshold.
+        variant: the required variant, a name in `VARIANTS`; None to recognise it.
+        high_level_scales: enc_scale, if neither the file nor `variant` gives it.
+        ema: uses the averaged weights.
+        labels: one class name per output; None for COCO's, if the network has 91 outputs.
+        score_threshold: 0..1, the default of requests.
         half: stores float16 instead of float32.
 
     Returns:
-        What the new file says about itself.
+        The metadata of the new file.
 
     Raises:
-        CheckpointError: where the source is refused or the target cannot be written.
+        CheckpointError: if the source is refused or the target cannot be written.
     """
     source, target = Path(source), Path(target)
     official = load_official(source, variant, high_level_scales=high_level_scales, ema=ema)
@@ -114,7 +114,7 @@ def convert(  # noqa: PLR0913 - options, by keyword
 
 
 def _is_sound(target: Path, sha256: str | None) -> bool:
-    """Whether a pulled file can be read and, where a checksum is given, was made from that."""
+    """Whether a pulled file can be read and, if given, is from the file of that checksum."""
     try:
         info = read_model_info(target)
     except CheckpointError:

@@ -1,8 +1,8 @@
-"""A file that arrives in pieces, perhaps over several attempts (torch-free).
+"""The partial file of a download that may take several attempts (torch-free).
 
-The storage under `model.weights.releases`: bytes gather in `NAME.part`, with a note beside it of
-which version of the original they are from; only a whole file gets its own name. A lock keeps
-two processes from writing one part.
+Used by `model.weights.releases`: bytes are written to `NAME.part`, and the version of the original
+(its ETag or date) to a second file; only a complete file gets its own name. A lock keeps two
+processes from writing the same part.
 """
 
 from __future__ import annotations
@@ -18,66 +18,66 @@ from model.weights.header import CheckpointError
 
 
 class DownloadError(CheckpointError):
-    """A release file that could not be brought here; the message says what to do next."""
+    """A release file that cannot be downloaded; the message says what to do next."""
 
 
 class PartialFile:
-    """The growing file and the note of which version of the original it holds."""
+    """A partial file and the version of the original that it is from."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
-        """Takes the open part file and its path."""
+        """Uses the open file and its path."""
         self.path, self._file = path, file
-        self._note = path.with_name(f"{path.name}.validator")
+        self._validator_file = path.with_name(f"{path.name}.validator")
 
     @property
     def size(self) -> int:
-        """Bytes that are here."""
+        """Bytes received."""
         return os.fstat(self._file.fileno()).st_size
 
     @property
     def validator(self) -> str | None:
-        """The ETag or date of the version that the bytes are from; None where none is usable."""
-        if not self._note.is_file():
+        """The ETag or date of the version that the bytes are from; None if none is usable."""
+        if not self._validator_file.is_file():
             return None
-        text = self._note.read_text(errors="replace")
+        text = self._validator_file.read_text(errors="replace")
         return text if text.isascii() and text.isprintable() else None
 
     def restart(self, validator: str | None) -> None:
-        """Drops all bytes, and notes the version that the next ones are from."""
+        """Deletes all bytes and writes the version that the next ones are from."""
         self._file.truncate(0)
-        self._note.unlink(missing_ok=True)
+        self._validator_file.unlink(missing_ok=True)
         if validator:
-            self._note.write_text(validator, errors="replace")
+            self._validator_file.write_text(validator, errors="replace")
 
     def append(self, piece: bytes) -> None:
         """Adds bytes at the end."""
         rest = memoryview(piece)
-        while rest:  # a disk that fills up takes a part first and refuses then
+        while rest:  # a write may be partial when the disk fills up
             rest = rest[self._file.write(rest) :]
 
     def rewound(self) -> FileIO:
-        """The file, from its first byte on."""
+        """Returns the file, positioned at its first byte."""
         self._file.seek(0)
         return self._file
 
     def finish(self, target: Path) -> None:
-        """Makes the whole file appear under its own name."""
+        """Renames the complete file to its target."""
         os.fsync(self._file.fileno())
         self.path.replace(target)
-        self._note.unlink(missing_ok=True)
+        self._validator_file.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Removes the bytes: they are wrong."""
+        """Deletes the bytes, as they are wrong."""
         self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self._validator_file.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked_part(target: Path) -> Iterator[PartialFile]:
-    """Opens the part file of a target for this process alone.
+    """Opens the part file of a target and locks it for this process.
 
     Raises:
-        DownloadError: where the disk refuses, or another process has it.
+        DownloadError: if it cannot be written, or another process has it.
     """
     path = target.with_name(f"{target.name}.part")
     with disk_errors(path):
@@ -98,7 +98,7 @@ def locked_part(target: Path) -> Iterator[PartialFile]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a disk's refusal into an error that names the file."""
+    """Re-raises OSError as DownloadError with the file's name."""
     try:
         yield
     except OSError as error:

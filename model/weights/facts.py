@@ -1,8 +1,8 @@
-"""What the shapes of a state dict say about the network that they belong to (torch-free).
+"""Derives the architecture of a network from the shapes of its state dict (torch-free).
 
-Between a weights file's header and building anything: a config that disagrees with its own
-tensors is refused before memory is spent on it, and an official checkpoint, which carries no
-config, is recognised. MODEL.md, section 1, lists what weights tell and what they do not.
+Used before a network is built: a config that contradicts its tensors is refused before memory is
+allocated for it, and an official checkpoint, which contains no config, is recognised. MODEL.md,
+section 1, lists what can be derived from weights and what cannot.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _DECODER = "transformer.decoder.layers"
 
 @dataclass(frozen=True)
 class ArchitectureFacts:
-    """The fields of `ModelConfig` that shapes decide, under the same names."""
+    """The fields of `ModelConfig` that follow from shapes, under the same names."""
 
     num_classes: int
     d_model: int
     num_feature_levels: int
     interleaved: bool
     encoder_layers: int
-    encoder_blocks: int | None  # None where the encoder is not interleaved: nothing tells
+    encoder_blocks: int | None  # None if the encoder is not interleaved: unknown
     encoder_feedforward: int
     key_aware: bool
     separate_keys: bool
@@ -42,15 +42,15 @@ class ArchitectureFacts:
 
     @classmethod
     def of(cls, shapes: Shapes, path: Path) -> ArchitectureFacts:
-        """Reads the facts from names and shapes.
+        """Derives the facts from names and shapes.
 
         Args:
             shapes: name -> shape, under official names.
-            path: the file that they are from, named in errors.
+            path: their file, named in errors.
 
         Raises:
-            CheckpointError: where a telling tensor is missing or of another rank, or layers
-                are of kinds that no config describes.
+            CheckpointError: if a required tensor is missing or of another rank, or layers are of
+                kinds that no config describes.
         """
         encoder_layers, decoder_layers = _depth(shapes, _ENCODER), _depth(shapes, _DECODER)
         blocks = _block_count(shapes, encoder_layers, path)
@@ -78,7 +78,7 @@ class ArchitectureFacts:
         )
 
     def contradictions(self, config: ModelConfig) -> list[str]:
-        """What differs between these facts and a config, one phrase a field."""
+        """Returns the differences between these facts and a config, one phrase per field."""
         levels = 1 if config.same_loc else config.num_feature_levels
         per_point = config.num_heads * 2
         encoder_offsets = levels * config.encoder_points * per_point
@@ -104,19 +104,19 @@ class ArchitectureFacts:
 
 
 def _depth(shapes: Shapes, stem: str) -> int:
-    """How many layers stand under a stem: `stem.0`, `stem.1`, ..."""
+    """Returns the number of layers under a prefix: `stem.0`, `stem.1`, ..."""
     pattern = re.compile(rf"{re.escape(stem)}\.(\d+)\.")
     return len({match[1] for name in shapes if (match := pattern.match(name))})
 
 
 def _layers_with(shapes: Shapes, suffix: str) -> set[str]:
-    """The layers, encoder's or decoder's, that have a parameter of this name."""
+    """Returns the encoder and decoder layers that have a parameter of this name."""
     pattern = re.compile(rf"(transformer\.(?:en|de)coder\.layers\.\d+)\.{suffix}")
     return {match[1] for name in shapes if (match := pattern.fullmatch(name))}
 
 
 def _block_count(shapes: Shapes, encoder_layers: int, path: Path) -> int:
-    """Blocks of an interleaved encoder: each one's last layer has the small FFN; 0 for none."""
+    """Returns the blocks of an interleaved encoder, by the small FFN of their last layers."""
     found = _layers_with(shapes, r"linear12\.weight")
     last = sorted(int(layer.rsplit(".", 1)[1]) for layer in found)
     if not last:
@@ -132,12 +132,12 @@ def _block_count(shapes: Shapes, encoder_layers: int, path: Path) -> int:
 
 
 def _offsets(shapes: Shapes, attention: str, path: Path) -> int:
-    """Outputs of a sampling_offsets layer: heads x levels x points x 2."""
+    """Returns the outputs of a sampling_offsets layer: heads x levels x points x 2."""
     return _shape(shapes, f"{attention}.sampling_offsets.weight", 2, path)[0]
 
 
 def _shape(shapes: Shapes, name: str, rank: int, path: Path) -> tuple[int, ...]:
-    """The shape of a tensor that must be there."""
+    """Returns the shape of a required tensor."""
     if name not in shapes:
         raise CheckpointError(path, f"tensors are missing: {name}")
     if len(shapes[name]) != rank:

@@ -1,8 +1,7 @@
 """The safetensors header, read without torch and without trusting the file.
 
-First step inside `model.weights.info`: bytes -> names, shapes and metadata. A file is 8 bytes of
-header length, a JSON header, raw tensors. Everything is checked before anything is allocated
-from it: reading a header never costs more than the header.
+First step of `model.weights.info`: bytes -> names, shapes and metadata. A file is 8 bytes of header
+length, a JSON header and raw tensors. Everything is checked before memory is allocated by it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 _MAX_HEADER_BYTES = 8 * 1024 * 1024  # a real header is about 100 kB
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 2**40
-_LENGTH_BYTES = 8  # the little-endian header length that opens the file
+_LENGTH_BYTES = 8  # the little-endian header length at the start
 _OFFSETS = 2  # a tensor's bytes: begin, end
 _DTYPE_BYTES = {
     "BOOL": 1,
@@ -35,12 +34,12 @@ class CheckpointError(ValueError):
     """A weights file that cannot be used; the message names the file and the problem."""
 
     def __init__(self, path: Path | str, problem: str) -> None:
-        """Joins the file's path and what is wrong with it into one line."""
+        """Joins the file's path and the problem into one line."""
         super().__init__(f"{path}: {problem}")
         self.subject, self.problem = str(path), problem
 
     def __reduce__(self) -> tuple[type[CheckpointError], tuple[str, str]]:
-        """Lets the error cross a process boundary whole."""
+        """Makes the error picklable."""
         return type(self), (self.subject, self.problem)
 
 
@@ -61,10 +60,10 @@ class WeightsHeader:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits, read in pieces.
+    """Returns the SHA-256 of a file, 64 hex digits.
 
     Raises:
-        CheckpointError: where the file cannot be read.
+        CheckpointError: if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -80,7 +79,7 @@ def read_header(path: Path) -> WeightsHeader:
     tensors cover the rest of the file exactly, without gaps or overlaps.
 
     Raises:
-        CheckpointError: where any of that does not hold.
+        CheckpointError: if a check fails.
     """
     try:
         with path.open("rb") as file:
@@ -103,7 +102,7 @@ def read_header(path: Path) -> WeightsHeader:
 
 
 def _read_header_text(path: Path, file: BinaryIO) -> tuple[bytes, int]:
-    """The header's JSON text and how many bytes of tensors follow it."""
+    """Returns the header's JSON text and the number of bytes after it."""
     file_bytes = file.seek(0, 2)
     file.seek(0)
     prefix = file.read(_LENGTH_BYTES)
@@ -126,7 +125,7 @@ def _read_header_text(path: Path, file: BinaryIO) -> tuple[bytes, int]:
 
 
 def parse_json(path: Path, what: str, text: bytes | str) -> Any:
-    """JSON that must be strict: no repeated names, no NaN, no absurd nesting."""
+    """Parses strict JSON: no repeated names, no NaN, no deep nesting."""
 
     def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -146,7 +145,7 @@ def parse_json(path: Path, what: str, text: bytes | str) -> Any:
 
 
 def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorEntry, tuple[int, int]]:
-    """One tensor's declaration and the bytes that it claims."""
+    """Parses a tensor's declaration; returns it and the range of its bytes."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(path, f"tensor {name!r} is not declared as dtype, shape, offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -166,7 +165,7 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorEntry, tuple[
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether this is a list of whole numbers >= 0 that a file could hold."""
+    """Whether this is a list of integers >= 0 that are possible in a file."""
     return isinstance(values, list) and all(
         type(value) is int and 0 <= value <= _MAX_ELEMENTS for value in values
     )

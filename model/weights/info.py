@@ -1,9 +1,9 @@
-"""What a weights file says about itself, read without torch and without trusting the file.
+"""The metadata of a weights file, read without torch and without trusting the file.
 
-First step of a model's way in: name -> path (`resolve_model`) -> `ModelInfo` (`read_model_info`);
-`model.weights.checkpoint` then reads the tensors. The serving edge stops here: it needs the classes
-and the input rule, not the numbers. A file is safetensors with our metadata, all of them strings:
-`format`, `config` (JSON), `labels` (JSON), `score_threshold`, `name`, `description`.
+First step of loading a model: name -> path (`resolve_model`) -> `ModelInfo` (`read_model_info`);
+`model.weights.checkpoint` then reads the tensors. The serving edge needs the metadata only. A file
+is safetensors with this metadata, all strings: `format`, `config` (JSON), `labels` (JSON),
+`score_threshold`, `name`, `description`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _MAX_CONFIG_NUMBER = 2**16
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the service tells about a model, and what it needs to run one."""
+    """The description of a model, as the service publishes and uses it."""
 
     name: str
     version: str  # the first 12 hex digits of the file's SHA-256
     config: ModelConfig
-    labels: tuple[str, ...]  # one for each of config.num_classes; "N/A" where an id has no class
-    score_threshold: float  # 0..1; the working threshold where a request names none
+    labels: tuple[str, ...]  # config.num_classes of them; "N/A" for ids without a class
+    score_threshold: float  # 0..1; the default of requests
     description: str
 
 
 def default_cache_dir() -> Path:
-    """Where pulled models are kept when no other folder is given: ~/.cache/lite-detr.
+    """Returns the default folder of pulled models: ~/.cache/lite-detr.
 
     Raises:
-        CheckpointError: where the user has no home folder.
+        CheckpointError: if the user has no home folder.
     """
     try:
         return Path.home() / ".cache" / "lite-detr"
@@ -59,18 +59,18 @@ def default_cache_dir() -> Path:
 
 
 def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
-    """Finds the weights file that a name or a path stands for.
+    """Returns the weights file of a model name or path.
 
     Args:
         name_or_path: "default" or "" for the embedded model, the name of a pulled variant, or
             the path of a safetensors file.
-        cache_dir: where pulled models are kept; `default_cache_dir()` where None.
+        cache_dir: the folder of pulled models; None for `default_cache_dir()`.
 
     Returns:
         The path of an existing file.
 
     Raises:
-        CheckpointError: where there is no such file; the message says how to get it.
+        CheckpointError: if there is no such file; the message says how to get it.
     """
     if name_or_path in ("", "default"):
         if not DEFAULT_MODEL_PATH.is_file():
@@ -98,13 +98,13 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
 
 
 def read_model_info(path: Path | str) -> ModelInfo:
-    """Reads what a weights file says about itself.
+    """Reads the metadata of a weights file.
 
     Args:
         path: a safetensors file that this project wrote.
 
     Returns:
-        The model's identity, architecture, class names and working threshold.
+        The model's identity, architecture, class names and default threshold.
 
     Raises:
         CheckpointError: for a file that is missing, truncated, of another format, or whose
@@ -134,7 +134,7 @@ def read_model_info(path: Path | str) -> ModelInfo:
 
 
 def _parse_config(path: Path, text: str) -> ModelConfig:
-    """The architecture, refused where a field is unknown, of another type or impossible."""
+    """Parses the architecture; refuses unknown fields, other types and impossible values."""
     values = parse_json(path, "config", text)
     if not isinstance(values, dict):
         raise CheckpointError(path, "its config is not a JSON object")
@@ -152,7 +152,7 @@ def _parse_config(path: Path, text: str) -> ModelConfig:
 
 
 def _parse_labels(path: Path, text: str, num_classes: int) -> tuple[str, ...]:
-    """Class names: as many as the network has outputs."""
+    """Parses the class names, as many as the network has outputs."""
     labels = parse_json(path, "labels", text)
     if not isinstance(labels, list) or not all(isinstance(v, str) and v for v in labels):
         raise CheckpointError(path, "its labels are not a list of names")
@@ -164,7 +164,7 @@ def _parse_labels(path: Path, text: str, num_classes: int) -> tuple[str, ...]:
 
 
 def _parse_threshold(path: Path, text: str) -> float:
-    """A score in 0..1."""
+    """Parses a score in 0..1."""
     try:
         threshold = float(text)
     except ValueError:

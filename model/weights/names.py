@@ -1,9 +1,8 @@
-"""Names of a network's tensors: which stand for the same tensor, and whether a file fits.
+"""Names of a network's tensors: which are the same tensor, and whether a file fits.
 
-Between a weights file and `load_state_dict`. The official network registers its shared heads
-several times (`bbox_embed.0..5`, `transformer.decoder.bbox_embed.0..5`, ...), so a state dict
-repeats them. The network's own structure says which names belong together; nothing here knows
-the names by heart.
+Used before `load_state_dict`. The official network registers its shared heads several times
+(`bbox_embed.0..5`, `transformer.decoder.bbox_embed.0..5`, ...), so a state dict repeats them. Which
+names belong together is read from the built network; no name is written down here.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ _NAMES_SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Skeleton:
-    """The tensors that a network has; only their shapes and dtypes are used."""
+class TensorLayout:
+    """The tensors of a network; only their names, shapes and dtypes are used."""
 
     tensors: dict[str, Tensor]  # owner's name -> the network's own tensor
     aliases: dict[str, tuple[str, ...]]  # owner's name -> all names of that tensor, owner first
 
     @classmethod
-    def of(cls, detector: nn.Module) -> Skeleton:
-        """Takes the structure of a network; the owner of a shared tensor is its shortest name."""
+    def of(cls, detector: nn.Module) -> TensorLayout:
+        """Reads the layout of a network; the owner of a shared tensor is its shortest name."""
         named = detector.state_dict(keep_vars=True)
         groups: dict[int, list[str]] = {}
         for name, tensor in named.items():
@@ -43,15 +42,15 @@ class Skeleton:
         )
 
     def owned(self, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Takes each tensor of a state dict once, under its owner's name.
+        """Returns each tensor of a state dict once, under its owner's name.
 
         Args:
             path: the file that the tensors come from or go to, named in errors.
             tensors: a state dict; of a shared tensor at least one name.
 
         Raises:
-            CheckpointError: for names that are missing or not the network's, and where two
-                names of one tensor disagree.
+            CheckpointError: for names that are missing or not the network's, and if two names of
+                one tensor differ.
         """
         owned = {}
         for owner, names in self.aliases.items():
@@ -68,11 +67,11 @@ class Skeleton:
         return owned
 
     def names(self) -> set[str]:
-        """Every name that a full state dict of this network has."""
+        """Returns every name in a full state dict of this network."""
         return {name for names in self.aliases.values() for name in names}
 
-    def spread(self, owned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `owned`: every tensor under each of its names, sharing memory."""
+    def with_aliases(self, owned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `owned`: returns every tensor under each of its names, sharing memory."""
         return {name: owned[owner] for owner, names in self.aliases.items() for name in names}
 
     def check_fit(self, path: Path, owned: Mapping[str, Tensor]) -> None:
@@ -113,14 +112,14 @@ class Skeleton:
 def build_network(config: ModelConfig, path: Path) -> LiteDETR:
     """Builds a network whose weights are to be replaced.
 
-    The caller's random numbers go on as if this had not been (training exports as it runs).
+    The state of the random generator is unchanged, as training exports while it runs.
 
     Args:
         config: the architecture.
-        path: the file that asked for it, named in errors.
+        path: the file of the config, named in errors.
 
     Raises:
-        CheckpointError: where no network can have this architecture.
+        CheckpointError: if no network can have this architecture.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -149,7 +148,7 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuses NaN and infinity.
 
     Raises:
-        CheckpointError: naming the first tensors that hold one.
+        CheckpointError: naming the first of these tensors.
     """
     bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
@@ -157,14 +156,14 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def listed(items: list[str]) -> str:
-    """The first few of a list and how many more there are."""
+    """Joins the first few items and the number of the others."""
     shown = ", ".join(items[:_NAMES_SHOWN])
     more = len(items) - _NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors are one, or equal in everything."""
+    """Whether two tensors are the same, or equal in dtype and values."""
     return left is right or (left.dtype == right.dtype and torch.equal(left, right))
 
 
@@ -172,7 +171,7 @@ def _is_finite(tensor: Tensor) -> bool:
     """Whether no element is NaN or infinite."""
     if not tensor.is_floating_point():
         return True
-    # One bad element spoils the sum, and a sum is many times faster than a test of each; only
-    # a sum that overflows by itself needs the exact test.
+    # One such element makes the sum non-finite, and a sum is many times faster than testing each;
+    # only a sum that overflows needs the exact test.
     total = tensor.detach().sum(dtype=torch.float32 if tensor.element_size() < 4 else None)  # noqa: PLR2004
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())

@@ -1,8 +1,8 @@
-"""The published checkpoints: pickles read without running what they say, and recognised.
+"""Reads the published checkpoints, which are pickles, without running code from them.
 
-Beside `model.weights.checkpoint`: `load_official` returns the tensors of an official `.pth` file
-and the config that they belong to. Reading is torch's restricted unpickler with a
-short allow-list; nothing outside tensors, plain containers and `argparse.Namespace` is built.
+`load_official` returns the tensors of an official `.pth` file and their config. It uses torch's
+restricted unpickler with a short allow-list: only tensors, plain containers and
+`argparse.Namespace` are built.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from model.config import VARIANTS, ModelConfig
 from model.weights.facts import ArchitectureFacts
 from model.weights.header import CheckpointError
-from model.weights.names import Skeleton, build_network, check_finite, check_names, listed
+from model.weights.names import TensorLayout, build_network, check_finite, check_names, listed
 
 _BACKBONE_BY_BLOCKS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}  # in layer3
-# Official arguments that weights do not tell, and our names for them.
+# Official arguments that do not follow from the weights, and their names in ModelConfig.
 _FIELD_BY_ARGUMENT = {
     "nheads": "num_heads",
     "enc_n_points": "encoder_points",
@@ -31,29 +31,29 @@ _FIELD_BY_ARGUMENT = {
     "num_select": "max_detections",
 }
 _MAX_ARGUMENT = 10_000
-_WRAPPER = "module."  # what DistributedDataParallel puts before every name
+_WRAPPER = "module."  # the prefix of DistributedDataParallel
 
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """A published checkpoint, recognised."""
+    """A published checkpoint and its architecture."""
 
     config: ModelConfig
-    state_dict: dict[str, Tensor]  # every official name, shared tensors repeated
+    state_dict: dict[str, Tensor]  # under every official name, shared tensors repeated
 
 
 class _Dropped:
-    """Stands in for numpy objects in training state: accepts anything, keeps nothing."""
+    """Replaces numpy objects in training state; ignores its arguments."""
 
     def __init__(self, *_arguments: object) -> None:
         pass
 
     def __setstate__(self, _state: object) -> None:
-        """Ignores what the pickle would set."""
+        """Ignores the state."""
 
 
-# torch's unpickler builds these and no other classes. Optimizers and argument lists of old runs
-# hold numpy numbers, which nothing here needs: numpy's own constructors stay out of reach.
+# The only classes that torch's unpickler may build. Optimizers and argument lists of old runs
+# contain numpy numbers, which are not needed: numpy's own constructors are not called.
 _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
     *(
@@ -81,14 +81,14 @@ def load_official(
 
     Args:
         path: a checkpoint of the official code: a dict with the weights under `model`.
-        variant: a name in `VARIANTS` that the weights must be; recognised from them where None.
-        high_level_scales: enc_scale, which weights do not tell; needed where neither the
-            checkpoint's own arguments nor `variant` say it.
-        ema: takes the averaged weights (`ema_model`) instead.
+        variant: the required variant, a name in `VARIANTS`; None to recognise it.
+        high_level_scales: enc_scale, which does not follow from the weights; required if neither
+            the checkpoint's own arguments nor `variant` give it.
+        ema: uses the averaged weights (`ema_model`) instead.
 
     Raises:
-        CheckpointError: for a file that is not such a checkpoint, holds anything but tensors
-            and plain values, has another kind of network, or contradicts the arguments.
+        CheckpointError: for a file that is not such a checkpoint, contains anything but tensors
+            and plain values, is of another network, or contradicts the arguments.
     """
     path = Path(path)
     if variant is not None and variant not in VARIANTS:
@@ -109,22 +109,22 @@ def load_official(
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Holds the state dict to the network: every name, shape and number, duplicates alike."""
-    skeleton = Skeleton.of(build_network(config, path))
-    check_names(path, expected=skeleton.names(), present=tensors)
-    owned = skeleton.owned(path, tensors)
-    skeleton.check_fit(path, owned)
+    """Checks every name, shape and value of the state dict, duplicates included."""
+    layout = TensorLayout.of(build_network(config, path))
+    check_names(path, expected=layout.names(), present=tensors)
+    owned = layout.owned(path, tensors)
+    layout.check_fit(path, owned)
     check_finite(path, owned)
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    """The pickled dict, built by the restricted unpickler."""
+    """Reads the pickled dict with the restricted unpickler."""
     if not path.is_file():
         raise CheckpointError(path, "no such file")
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             document = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile file can make an unpickler fail in any way
+    except Exception as error:  # a hostile file can raise any error
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             problem = f"is refused: its pickle asks for {match[1]}, which weights never need"
         elif str(error).startswith("Weights only load failed"):
@@ -138,7 +138,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 def _take_weights(path: Path, document: Mapping[str, Any], key: str) -> dict[str, Tensor]:
-    """The named state dict, without wrapper prefixes and batch counters."""
+    """Returns a state dict without wrapper prefixes and batch counters."""
     weights = document.get(key)
     if not isinstance(weights, dict) or not weights:
         present = listed([str(name) for name in document])
@@ -156,7 +156,7 @@ def _take_weights(path: Path, document: Mapping[str, Any], key: str) -> dict[str
 
 
 def _is_plain_tensor(value: object) -> bool:
-    """Whether this is a dense tensor that owns as many numbers as its shape claims."""
+    """Whether this is a dense tensor whose storage is as large as its shape requires."""
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided
@@ -169,7 +169,7 @@ def _is_plain_tensor(value: object) -> bool:
 def _refuse_other_networks(
     path: Path, tensors: Mapping[str, Tensor], options: Mapping[str, Any]
 ) -> None:
-    """Says what a checkpoint is where it is a relative that this project does not have."""
+    """Refuses checkpoints of related networks, which the message names."""
     if "backbone.0.patch_embed.proj.weight" in tensors:
         name = options.get("backbone")
         named = f" ({name})" if isinstance(name, str) else ""
@@ -192,14 +192,14 @@ def _config_of(
     variant: str | None,
     high_level_scales: int | None,
 ) -> ModelConfig:
-    """The config that facts, arguments and the caller agree on."""
+    """Returns the config that fits the facts, the arguments and the caller's values."""
     base = VARIANTS[variant] if variant else VARIANTS["lite-dino-r50-h3l1-2p1x3"]
-    told = {
+    given = {
         field: options[argument]
         for argument, field in _FIELD_BY_ARGUMENT.items()
         if type(options.get(argument)) is int and 1 <= options[argument] <= _MAX_ARGUMENT
     }
-    for field, value in told.items():
+    for field, value in given.items():
         if variant and getattr(base, field) != value:
             raise CheckpointError(path, f"its arguments say {field}={value}, unlike {variant}")
     scales = base.high_level_scales
@@ -208,7 +208,7 @@ def _config_of(
     if variant:
         return base
     try:
-        base = replace(base, **told)
+        base = replace(base, **given)
         config = replace(
             base,
             num_classes=facts.num_classes,
@@ -234,7 +234,7 @@ def _config_of(
 def _agreed_scales(
     path: Path, options: Mapping[str, Any], variant: ModelConfig | None, given: int | None
 ) -> int:
-    """How many scales are high-level: the one thing that weights do not tell."""
+    """Returns the number of high-level scales, which does not follow from the weights."""
     sources = {
         "high_level_scales": given,
         "the checkpoint's enc_scale": options.get("enc_scale"),
@@ -255,7 +255,7 @@ def _agreed_scales(
 
 
 def _name_of(config: ModelConfig) -> str:
-    """The variant's name where it is one, else a name that tells the layout."""
+    """Returns the name of the variant, or a name that describes the layout."""
     for name, known in VARIANTS.items():
         if replace(config, name=name) == known:
             return name

@@ -1,9 +1,8 @@
-"""The published weights: which file is which variant, and how it gets here (torch-free).
+"""The published weights: the file of each variant, and its download (torch-free).
 
-First step of a published model's way in: `download` leaves the official `.pth` in a folder;
-`model.weights.conversion` converts it to our safetensors. A cut transfer resumes where it stopped:
-bytes gather in a `.part` file, and the server is asked for the rest only if its file is still the
-same one (If-Range with the ETag or date that is kept beside it).
+`download` saves the official `.pth`; `model.weights.conversion` converts it to safetensors. An
+interrupted transfer resumes: bytes are kept in a `.part` file, and the rest is requested only if
+the server's file is still the same (If-Range with its ETag or date).
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ RELEASES: Final[dict[str, str]] = {
 """Variant -> its file under `RELEASE_URL`; the last number is its published COCO AP."""
 
 Progress = Callable[[int, int | None], None]
-"""Told after each piece: bytes that are here, and bytes in all (None where not known)."""
+"""Called after each chunk with the bytes received and the total (None if unknown)."""
 
-_PIECE_BYTES = 256 * 1024
+_CHUNK_BYTES = 256 * 1024
 _TIMEOUT_SECONDS = 30.0  # without a byte
 _ATTEMPTS_WITHOUT_PROGRESS = 3
 _PARTIAL, _NOT_FOUND, _RANGE_REFUSED = 206, 404, 416
@@ -39,22 +38,22 @@ _PARTIAL, _NOT_FOUND, _RANGE_REFUSED = 206, 404, 416
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A release file that is here, whole."""
+    """A complete release file."""
 
     path: Path
     url: str
     sha256: str  # 64 hex digits
 
 
-class _Cut(Exception):
-    """The transfer stopped early; what has come is kept."""
+class _Interrupted(Exception):
+    """The transfer stopped early; the bytes received are kept."""
 
 
 def release_url(name: str, base_url: str | None = None) -> str:
-    """Where the release file of a variant is.
+    """Returns the URL of a variant's release file.
 
     Raises:
-        DownloadError: where this variant has no release file.
+        DownloadError: if this variant has no release file.
     """
     if name not in RELEASES:
         raise DownloadError(name, f"has no release file; there is one for {', '.join(RELEASES)}")
@@ -64,21 +63,21 @@ def release_url(name: str, base_url: str | None = None) -> str:
 def download(
     url: str, folder: Path, *, sha256: str | None = None, progress: Progress | None = None
 ) -> Downloaded:
-    """Brings a file here, going on where an earlier attempt stopped.
+    """Downloads a file, resuming an earlier attempt.
 
     Args:
         url: an http or https address.
-        folder: where the file goes, under its own name; made where absent.
-        sha256: the file is refused where its SHA-256 is another one.
+        folder: for the file, under its own name; created if missing.
+        sha256: expected checksum; a file with another one is refused.
         progress: called as bytes arrive.
 
     Returns:
-        The file, whole, and its SHA-256.
+        The file and its SHA-256.
 
     Raises:
-        DownloadError: where the server does not give it, the disk does not take it, another
-            process is downloading it, or the checksum is wrong. Bytes that came stay for the
-            next attempt, except where they are known to be wrong.
+        DownloadError: if the server or the disk fails, another process is downloading the file,
+            or the checksum is wrong. The bytes received are kept for the next attempt, unless
+            they are known to be wrong.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(url, "is no http or https address")
@@ -97,23 +96,24 @@ def download(
 
 
 def _transfer_all(url: str, part: PartialFile, progress: Progress) -> None:
-    """Asks again after a cut for as long as each attempt brings something."""
+    """Retries after an interruption as long as attempts make progress."""
     fruitless, furthest = 0, part.size
     while True:
         try:
             _transfer(url, part, progress)
             return
-        except _Cut as cut:
+        except _Interrupted as interruption:
             fruitless = fruitless + 1 if part.size <= furthest else 0
             furthest = max(furthest, part.size)
             if fruitless == _ATTEMPTS_WITHOUT_PROGRESS:
                 raise DownloadError(
-                    url, f"{cut}; {part.size} bytes are kept: the same command goes on from there"
-                ) from cut
+                    url,
+                    f"{interruption}; {part.size} bytes are kept: the same command resumes",
+                ) from interruption
 
 
 def _transfer(url: str, part: PartialFile, progress: Progress) -> None:
-    """One request: the whole file, or the rest where a trustworthy part of it is here."""
+    """Makes one request: for the whole file, or for the rest of a usable part."""
     with disk_errors(part.path):
         validator, here = part.validator, part.size
         if here and validator is None:
@@ -139,9 +139,10 @@ def _transfer(url: str, part: PartialFile, progress: Progress) -> None:
 
 
 def _open(request: urllib.request.Request, part: PartialFile) -> http.client.HTTPResponse | None:
-    """Sends the request; None where the server says that all is here already.
+    """Sends the request; returns None if the server reports that the part is complete.
 
-    A server that cannot be used becomes an error that says what to do.
+    Raises:
+        DownloadError: if the server cannot be used; the message says what to do.
     """
     url = request.full_url
     opener = urllib.request.build_opener(_SafeRedirects)
@@ -155,12 +156,12 @@ def _open(request: urllib.request.Request, part: PartialFile) -> http.client.HTT
                 return None
             with disk_errors(part.path):
                 part.restart(None)
-            raise _Cut("the server refused to go on from here") from error
+            raise _Interrupted("the server refused to go on from here") from error
         if error.code == _NOT_FOUND:
             raise DownloadError(url, "there is no such file (404)") from error
         raise DownloadError(url, f"the server answered {error.code} {error.reason}") from error
     except (ConnectionError, http.client.HTTPException) as error:
-        raise _Cut(f"the connection was lost ({type(error).__name__})") from error
+        raise _Interrupted(f"the connection was lost ({type(error).__name__})") from error
     except OSError as error:  # URLError is one: no network, no name, no route, timed out
         reason = getattr(error, "reason", error)
         raise DownloadError(
@@ -174,28 +175,28 @@ def _open(request: urllib.request.Request, part: PartialFile) -> http.client.HTT
 def _receive(
     response: http.client.HTTPResponse, part: PartialFile, total: int | None, progress: Progress
 ) -> None:
-    """Appends what comes until all is here."""
+    """Appends the response's bytes until the file is complete."""
     here = part.size
     progress(here, total)
     while True:
         try:
-            piece = response.read(_PIECE_BYTES)
+            chunk = response.read(_CHUNK_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise _Cut(f"the transfer stopped ({type(error).__name__})") from error
-        if not piece:
+            raise _Interrupted(f"the transfer stopped ({type(error).__name__})") from error
+        if not chunk:
             break
         with disk_errors(part.path):
-            part.append(piece)
-        here += len(piece)
+            part.append(chunk)
+        here += len(chunk)
         progress(here, total)
     if total is not None and here < total:
-        raise _Cut(f"the transfer stopped after {here} of {total} bytes")
+        raise _Interrupted(f"the transfer stopped after {here} of {total} bytes")
 
 
 def _total_of_range(
     url: str, response: http.client.HTTPResponse, here: int, part: PartialFile
 ) -> int:
-    """The whole file's size from `Content-Range: bytes here-last/total`."""
+    """Returns the file's size from `Content-Range: bytes here-last/total`."""
     text = response.headers["Content-Range"] or ""
     span, _, total = text.removeprefix("bytes ").partition("/")
     if span.partition("-")[0] != str(here) or not total.isdecimal():
@@ -205,7 +206,7 @@ def _total_of_range(
 
 
 def _validator_of(response: http.client.HTTPResponse) -> str | None:
-    """What tells this version of the file from later ones; weak ETags do not count."""
+    """Returns the ETag or date that identifies this version of the file, no weak ETag."""
     tag = response.headers["ETag"]
     if tag and not tag.startswith("W/"):
         return str(tag)
@@ -225,7 +226,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Refuses a downgrade; otherwise as the standard library."""
+        """Refuses a downgrade from https."""
         if req.type == "https" and urlsplit(newurl).scheme != "https":
             raise DownloadError(req.full_url, "redirects away from https; refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

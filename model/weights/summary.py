@@ -1,4 +1,4 @@
-"""What `lite-detr weights list` and `inspect` print (torch-free)."""
+"""The output of `lite-detr weights list` and `inspect` (torch-free)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _LABELS_SHOWN = 8
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that `serve --model NAME` takes or could take."""
+    """A model that `serve --model NAME` accepts, perhaps after `weights pull NAME`."""
 
     name: str
     state: Literal["embedded", "pulled", "to pull"]
-    path: Path  # where the file is or will be
-    url: str | None  # where it can be pulled from
+    path: Path  # of the file, which may not exist yet
+    url: str | None  # to pull it from
 
 
 def known_models(cache_dir: Path | None = None) -> tuple[KnownModel, ...]:
-    """The embedded default, the published variants, and whatever else is in the cache folder.
+    """Returns the embedded default, the pulled variants and those that can be pulled.
 
     Args:
-        cache_dir: where pulled models are kept; `default_cache_dir()` where None.
+        cache_dir: the folder of pulled models; None for `default_cache_dir()`.
     """
     folder = cache_dir or default_cache_dir()
     models = []
@@ -48,10 +48,10 @@ def known_models(cache_dir: Path | None = None) -> tuple[KnownModel, ...]:
 
 
 def describe(path: Path | str) -> str:
-    """What a weights file is, in lines of `key: value`.
+    """Describes a weights file in lines of `key  value`.
 
     Raises:
-        CheckpointError: for a file that is not a weights file of ours.
+        CheckpointError: for a file that is not a weights file of this project.
     """
     path = Path(path)
     info = read_model_info(path)
@@ -81,7 +81,7 @@ def describe(path: Path | str) -> str:
 
 
 def _describe_network(config: ModelConfig) -> str:
-    """The architecture in a phrase."""
+    """Describes the architecture in a phrase."""
     attention = "key-aware" if config.key_aware else "plain"
     encoder = f"{config.encoder_layers} encoder layers"
     if config.interleaved:

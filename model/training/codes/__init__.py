@@ -1,4 +1,4 @@
-"""Synthetic pictures of printed codes for training a detector."""
+"""Generator of training images of printed codes (in a source checkout only)."""
 
 from model.training.codes.scene import Scene, generate_scene
 from model.training.codes.symbols import CLASS_NAMES

@@ -1,8 +1,8 @@
 """Renders a training set to disk: `python -m model.training.codes.cache --out DIR ...`.
 
-DIR gets one JPEG a scene, `scenes.jsonl` (one line per finished image, appended as it goes, so a
-training run may read it meanwhile) and, at the end, `annotations.json` in COCO format. Scene i
-depends only on the seed and i. A second call with the same DIR and seed goes on where it stopped.
+DIR gets one JPEG per scene, `scenes.jsonl` (one line per finished image, so that a training run may
+read it meanwhile) and, at the end, `annotations.json` in COCO format. Scene i depends only on the
+seed and i. A second call with the same DIR and seed resumes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def render(index: int, out: Path, seed: int, max_side: int) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads the complete lines of a scenes.jsonl; a torn last line is left out."""
+    """Reads the complete lines of a scenes.jsonl, without an unfinished last line."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -102,44 +102,44 @@ def _results(task: Any, todo: list[int], workers: int) -> Iterator[dict[str, Any
 
 
 def build(out: Path, count: int, seed: int, workers: int = 1, max_side: int = 384) -> int:
-    """Renders what is missing of a set of `count` scenes.
+    """Renders the missing scenes of a set of `count`.
 
     Args:
-        out: Folder; made if absent.
+        out: Folder; created if missing.
         count: Number of scenes in all.
         seed: Seed of the set.
         workers: Processes to use.
         max_side: Longest side in pixels.
 
     Returns:
-        How many scenes were rendered by this call.
+        The number of scenes rendered by this call.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    journal = out / "scenes.jsonl"
-    records = read_records(journal)
-    journal.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    index = out / "scenes.jsonl"
+    records = read_records(index)
+    index.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     done = {str(record["file"]) for record in records}
     todo = [i for i in range(count) if f"{i:07d}.jpg" not in done]
     task = functools.partial(render, out=out, seed=seed, max_side=max_side)
     start = time.monotonic()
-    with journal.open("a", encoding="utf-8") as lines:
+    with index.open("a", encoding="utf-8") as lines:
         for number, record in enumerate(_results(task, todo, workers), 1):
             lines.write(json.dumps(record) + "\n")
             lines.flush()
             records.append(record)
             if number % _REPORT_EVERY == 0 or number == len(todo):
                 pace = number / max(time.monotonic() - start, 1e-6)
-                print(f"{number}/{len(todo)} scenes, {pace:.1f} a second", file=sys.stderr)
+                print(f"{number}/{len(todo)} scenes, {pace:.1f} per second", file=sys.stderr)
     write_coco(records, out / "annotations.json")
     return len(todo)
 
 
 def main() -> None:
     """Reads the command line and renders the set."""
-    parser = argparse.ArgumentParser(description="Render a training set of code pictures.")
+    parser = argparse.ArgumentParser(description="Render a training set of code images.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--count", type=int, required=True, help="number of scenes")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Patterns that resemble codes or printed matter but are none."""
+"""Patterns that resemble codes or printed matter."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def page(rng: np.random.Generator, width: int, height: int) -> Float:
 
 
 def lone_finders(rng: np.random.Generator, width: int, height: int) -> Float:
-    """Nested squares or rings standing alone, as icons do; [height, width] ink 0..1."""
+    """Single nested squares or rings, such as icons; [height, width] ink 0..1."""
     ink = np.zeros((height, width), np.float32)
     side = max(8, min(width, height))
     for _ in range(integer(rng, 1, 2)):
@@ -178,7 +178,7 @@ def facade(rng: np.random.Generator, width: int, height: int) -> Float:
 
 
 def emblem(rng: np.random.Generator, width: int, height: int) -> Float:
-    """A logo-like pile of simple shapes; [height, width] ink 0..1."""
+    """Overlapping simple shapes, such as a logo; [height, width] ink 0..1."""
     ink = np.zeros((height, width), np.float32)
     reach = max(4, min(width, height) // 2)
     for _ in range(integer(rng, 2, 5)):
@@ -202,7 +202,7 @@ _INKS: tuple[_Ink, ...] = (
 
 
 def distractor(rng: np.random.Generator, width: int, height: int) -> Sheet:
-    """Makes a sheet that carries something code-like or printed, but no code.
+    """Makes a sheet that shows something code-like or printed, but no code.
 
     Args:
         rng: Source of randomness.

@@ -1,4 +1,4 @@
-"""Pictures in the making: placing sheets with codes and distractors."""
+"""Unfinished images: placing sheets with codes and distractors."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _OPAQUE = 0.8
 
 @dataclass
 class Draft:
-    """A picture in the making with what has been put into it.
+    """An unfinished image and what has been placed in it.
 
     Attributes:
-        picture: [H, W, 3] uint8 RGB, changed in place.
-        boxes: One [4] xyxy pixel box for each mark, clipped to the picture.
+        image: [H, W, 3] uint8 RGB, changed in place.
+        boxes: One [4] xyxy pixel box for each mark, clipped to the image.
         marks: The marks as they were on their sheets.
         taken: [4] xyxy bounds of all sheets that must not be covered.
     """
 
-    picture: Bytes
+    image: Bytes
     boxes: list[Float] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     taken: list[Float] = field(default_factory=list)
 
     def free(self, extent: Float) -> bool:
-        """Whether an extent stays clear of all that was placed."""
+        """Whether an extent overlaps none of the placed sheets."""
         return all(
             extent[0] >= box[2] or extent[2] <= box[0] or extent[1] >= box[3] or extent[3] <= box[1]
             for box in self.taken
         )
 
     def clip(self, extent: Float) -> Float:
-        """Clips an xyxy box to the picture."""
-        high, wide = self.picture.shape[:2]
+        """Clips an xyxy box to the image."""
+        high, wide = self.image.shape[:2]
         return np.clip(extent, 0, np.array([wide, high, wide, high])).astype(np.float32)
 
 
@@ -59,9 +59,9 @@ def turn(rng: np.random.Generator) -> float:
 
 
 def _shows(draft: Draft, sheet: Sheet, box: Float) -> bool:
-    """Whether ink without paper of its own stands out from the picture in a box."""
+    """Whether ink printed on the image itself stands out from it in a box."""
     left, top, right, bottom = (int(v) for v in box)
-    area = draft.picture[top : bottom + 1, left : right + 1].reshape(-1, 3).astype(np.float32)
+    area = draft.image[top : bottom + 1, left : right + 1].reshape(-1, 3).astype(np.float32)
     gap = np.abs(area.mean(0) - sheet.colour[0, 0]).mean() - area.mean(1).std()
     return bool(gap > _LEAST_CONTRAST)
 
@@ -80,7 +80,7 @@ def add_sheet(
         draft: Picture to change.
         sheet: What to paste.
         pose: Where.
-        visible: Least share of each code's bounds that must lie inside the picture.
+        visible: Least share of each code's bounds that must lie inside the image.
 
     Returns:
         Whether it was pasted; nothing changes otherwise.
@@ -99,7 +99,7 @@ def add_sheet(
             return False
         if not opaque and not _shows(draft, sheet, seen):
             return False
-    warp.paste(draft.picture, sheet, pose, uniform(rng, 0.1, 0.5) * (opaque and chance(rng, 0.5)))
+    warp.paste(draft.image, sheet, pose, uniform(rng, 0.1, 0.5) * (opaque and chance(rng, 0.5)))
     draft.boxes += clipped
     draft.marks += list(sheet.marks)
     draft.taken.append(whole)
@@ -107,7 +107,7 @@ def add_sheet(
 
 
 def add_page(rng: np.random.Generator, draft: Draft, sheet: Sheet, pose: warp.Pose) -> bool:
-    """Pastes a page that may reach beyond the picture.
+    """Pastes a page that may reach beyond the image.
 
     Returns:
         False, with nothing pasted, where a code would be cut so far that it is doubtful whether
@@ -125,7 +125,7 @@ def add_page(rng: np.random.Generator, draft: Draft, sheet: Sheet, pose: warp.Po
             return False
         boxes.append(seen)
         marks.append(mark)
-    warp.paste(draft.picture, sheet, pose, uniform(rng, 0, 0.4))
+    warp.paste(draft.image, sheet, pose, uniform(rng, 0, 0.4))
     draft.boxes += boxes
     draft.marks += marks
     return True
@@ -149,7 +149,7 @@ def symbol_for(rng: np.random.Generator, side: float, least: float) -> tuple[Sym
 
 
 def _centred(sheet: Sheet, angle: float, middle: tuple[float, float]) -> tuple[float, float]:
-    """Works out where the sheet's centre must go for its code's centre to be at `middle`."""
+    """Returns where the sheet's centre must go for its code's centre to be at `middle`."""
     left, top, right, bottom = sheet.marks[0].box
     dx = (left + right - sheet.colour.shape[1]) / 2
     dy = (top + bottom - sheet.colour.shape[0]) / 2
@@ -159,9 +159,9 @@ def _centred(sheet: Sheet, angle: float, middle: tuple[float, float]) -> tuple[f
 
 def place_code(rng: np.random.Generator, draft: Draft, side: float) -> None:
     """Tries to put one label with a code of about `side` pixels anywhere into the draft."""
-    height, width = draft.picture.shape[:2]
+    height, width = draft.image.shape[:2]
     symbol, cell = symbol_for(rng, side, 0.75)
-    bare = float(draft.picture.mean()) if chance(rng, 0.14) else None
+    bare = float(draft.image.mean()) if chance(rng, 0.14) else None
     layout = Layout(quiet_zone(rng, 0.12), chance(rng, 0.6), chance(rng, 0.15), under=bare)
     sheet = make_label(rng, symbol, cell, layout)
     angle = turn(rng)
@@ -179,7 +179,7 @@ def place_code(rng: np.random.Generator, draft: Draft, side: float) -> None:
 
 def place_close(rng: np.random.Generator, draft: Draft, symbol: Symbol) -> None:
     """Tries to put one label whose code covers most of the draft."""
-    height, width = draft.picture.shape[:2]
+    height, width = draft.image.shape[:2]
     rows, columns = symbol.bits.shape[0] * symbol.stretch, symbol.bits.shape[1]
     angle = turn(rng)
     if symbol.label == LINEAR and chance(rng, 0.5):
@@ -187,7 +187,7 @@ def place_close(rng: np.random.Generator, draft: Draft, symbol: Symbol) -> None:
     cos, sin = abs(float(np.cos(angle))), abs(float(np.sin(angle)))
     fit = min(width / (columns * cos + rows * sin), height / (columns * sin + rows * cos))
     cell = max(0.6, fit * uniform(rng, 0.5, 1.08))
-    bare = float(draft.picture.mean()) if chance(rng, 0.12) else None
+    bare = float(draft.image.mean()) if chance(rng, 0.12) else None
     layout = Layout(quiet_zone(rng, 0.08), chance(rng, 0.6), chance(rng, 0.15), under=bare)
     sheet = make_label(rng, symbol, cell, layout)
     bend = warp.random_bend(rng, 1.0)
@@ -203,7 +203,7 @@ def place_close(rng: np.random.Generator, draft: Draft, symbol: Symbol) -> None:
 
 def place_distractor(rng: np.random.Generator, draft: Draft, low: float, high: float) -> None:
     """Tries to put a distractor of `low`..`high` of the longer side into the draft."""
-    height, width = draft.picture.shape[:2]
+    height, width = draft.image.shape[:2]
     side = max(width, height) * log_uniform(rng, low, high)
     shape = log_uniform(rng, 1, 4)
     size = (int(side), int(side / shape)) if chance(rng, 0.6) else (int(side / shape), int(side))

@@ -25,12 +25,12 @@ from model.training.codes.symbols import LINEAR, Symbol
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a symbol lies on a flat sheet.
+    """The place of a symbol on a flat sheet.
 
     Attributes:
         box: left, top, right, bottom of the symbol in sheet pixels (edges, not centres).
         label: Class index.
-        payload: Text carried.
+        payload: Text in the symbol.
         cell: Pixels per module across.
     """
 
@@ -42,7 +42,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A flat printed thing.
+    """A flat printed sheet.
 
     Attributes:
         colour: [H, W, 3] uint8 RGB.
@@ -57,15 +57,15 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to set a label.
+    """The layout of a label.
 
     Attributes:
         quiet: Clear cells around the symbol: left, top, right, bottom.
         extras: Whether text lines, frames and captions may be added.
         crisp: Keep ideal print without wear, black on white mostly.
         palette: Paper and ink colour, each [3] RGB 0..255; None draws them.
-        under: Brightness 0..255 of the surface where only the ink is put down without any paper
-            of its own; None for a sheet of paper.
+        under: Brightness 0..255 of the surface if the ink is printed on it directly; None for a
+            sheet of paper.
     """
 
     quiet: tuple[float, float, float, float]
@@ -83,7 +83,7 @@ def _caption_height(rng: np.random.Generator, symbol_shape: tuple[int, int]) -> 
 def _paddings(
     rng: np.random.Generator, symbol: Symbol, shape: tuple[int, int], extras: bool
 ) -> tuple[int, int, int, int, int]:
-    """Draws room for header, caption, footer and both sides, in pixels (0 for none)."""
+    """Draws the space for header, caption, footer and both sides, in pixels (0 for none)."""
     header = caption = footer = left = right = 0
     if extras:
         odds = 0.75 if symbol.label == LINEAR else 0.15
@@ -235,7 +235,7 @@ def make_label(rng: np.random.Generator, symbol: Symbol, cell: float, layout: La
 def _words_areas(
     shape: tuple[int, ...], sides: tuple[int, int], zone: tuple[int, int, int, int]
 ) -> tuple[tuple[int, int, int, int], ...]:
-    """Works out where words go: above, below, left and right of the symbol's zone."""
+    """Returns the areas for words: above, below, left and right of the symbol's zone."""
     high, wide = shape[:2]
     return (
         (2, 2, wide - 2, zone[1] - 1),

@@ -1,4 +1,4 @@
-"""Whole printed pages: several codes set among text, tables and emblems."""
+"""Whole printed pages: several codes among text, tables and emblems."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _labels(
 def _spots(
     rng: np.random.Generator, sheets: list[Sheet], size: tuple[int, int]
 ) -> list[Box | None]:
-    """Finds a place for each sheet on a page of (width, height), None where there is none."""
+    """Finds a place for each sheet on a page of (width, height), None if there is none."""
     taken: list[Box] = []
     spots: list[Box | None] = []
     columns = [int(size[0] * v) for v in sorted(rng.uniform(0.02, 0.7, 2))]
@@ -72,7 +72,7 @@ def _spots(
 
 
 def _fill(rng: np.random.Generator, size: tuple[int, int], taken: list[Box]) -> Float:
-    """Sets text, tables and emblems where nothing else is; returns ink [height, width]."""
+    """Prints text, tables and emblems in free places; returns ink [height, width]."""
     width, height = size
     ink = np.zeros((height, width), np.float32)
     for _ in range(integer(rng, 0, 10)):

@@ -56,5 +56,5 @@ def colours(rng: np.random.Generator, crisp: bool) -> tuple[Float, Float]:
 
 
 def ink_on(rng: np.random.Generator, under: float) -> Float:
-    """Draws an ink colour [3] that shows on a surface of brightness `under` (0..255)."""
+    """Draws an ink colour [3] visible on a surface of brightness `under` (0..255)."""
     return _dark(rng) if under > _MIDDLE else _light(rng)

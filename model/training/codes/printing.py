@@ -1,4 +1,4 @@
-"""Turning a symbol's cells into printed ink: module shapes, bleed, dots, logos."""
+"""Prints a symbol's cells as ink: module shapes, bleed, dots, logos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Composition of whole labelled pictures."""
+"""Composition of whole annotated images."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _KINDS = (("none", 0.33), ("clean", 0.17), ("close", 0.17), ("label", 0.22), ("p
 
 @dataclass(frozen=True)
 class Scene:
-    """A labelled picture.
+    """An annotated image.
 
     Attributes:
         image: [H, W, 3] uint8 RGB.
         boxes_xyxy: [N, 4] float32 pixel bounds (left, top, right, bottom) inside the image.
         labels: [N] int64 indices into CLASS_NAMES.
-        payloads: The N texts that the codes carry.
+        payloads: The N texts in the codes.
     """
 
     image: Bytes
@@ -66,7 +66,7 @@ def _canvas_size(rng: np.random.Generator, max_side: int) -> tuple[int, int]:
 
 def _draft(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
     height, width = size
-    if chance(rng, 0.1):  # an even sheet, as scans and drawings have
+    if chance(rng, 0.1):  # a uniform sheet, as in scans and drawings
         return Draft(np.full((height, width, 3), integer(rng, 225, 255), np.uint8))
     return Draft(background(rng, width, height))
 
@@ -85,7 +85,7 @@ def _label_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
 
 
 def _page_scene(rng: np.random.Generator, size: tuple[int, int], codes: bool = True) -> Draft:
-    """A printed page, seen whole or in part, flat or bent, that carries codes or none."""
+    """A printed page, seen whole or in part, flat or bent, with codes or without."""
     height, width = size
     zoom = log_uniform(rng, 0.8, 1.6)
     wide, high = int(width * zoom), int(height * zoom)
@@ -108,14 +108,14 @@ def _page_scene(rng: np.random.Generator, size: tuple[int, int], codes: bool = T
 
 
 def _close_scene(rng: np.random.Generator, symbol: Symbol, size: tuple[int, int]) -> Draft:
-    """One code that covers most of the picture."""
+    """One code that covers most of the image."""
     draft = _draft(rng, size)
     place_close(rng, draft, symbol)
     return draft
 
 
 def _close_size(rng: np.random.Generator, symbol: Symbol, max_side: int) -> tuple[int, int]:
-    """Draws a picture size, often in proportions like the symbol's; (height, width)."""
+    """Draws an image size, often in proportions like the symbol's; (height, width)."""
     if chance(rng, 0.4):
         return _canvas_size(rng, max_side)
     rows, columns = symbol.bits.shape
@@ -128,7 +128,7 @@ def _close_size(rng: np.random.Generator, symbol: Symbol, max_side: int) -> tupl
 
 
 def _clean_scene(rng: np.random.Generator, size: tuple[int, int] | None, max_side: int) -> Draft:
-    """A flat, tight rendering that fills the whole picture."""
+    """A flat, tight rendering that fills the whole image."""
     symbol = random_symbol(rng)
     quiet = quiet_zone(rng, 0.4)
     rows, columns = symbol.bits.shape
@@ -150,7 +150,7 @@ def _clean_scene(rng: np.random.Generator, size: tuple[int, int] | None, max_sid
 
 
 def _quarter_turns(sheet: Sheet, turns: int) -> Sheet:
-    """Turns a sheet by quarter turns, boxes included."""
+    """Rotates a sheet by quarter turns, boxes included."""
     for _ in range(turns):
         wide = sheet.colour.shape[1]
         marks = tuple(
@@ -182,18 +182,18 @@ def _shrink(sheet: Sheet, limit: int) -> Sheet:
 
 
 def _embed(rng: np.random.Generator, draft: Draft, size: tuple[int, int]) -> Draft:
-    """Puts a finished small picture into one of a given size (height, width)."""
-    high, wide = draft.picture.shape[:2]
-    edge = draft.picture[:1].reshape(-1, 3).mean(0)
+    """Puts a finished small image into one of a given size (height, width)."""
+    high, wide = draft.image.shape[:2]
+    edge = draft.image[:1].reshape(-1, 3).mean(0)
     out = np.broadcast_to(edge, (*size, 3)).astype(np.uint8)
     top, left = integer(rng, 0, size[0] - high), integer(rng, 0, size[1] - wide)
-    out[top : top + high, left : left + wide] = draft.picture
+    out[top : top + high, left : left + wide] = draft.image
     shift = np.array([left, top, left, top], np.float32)
     return Draft(out, [box + shift for box in draft.boxes], draft.marks)
 
 
 def _negative_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
-    """A picture without any code."""
+    """An image without any code."""
     kind = weighted(rng, [("whole", 0.3), ("parts", 0.42), ("bare", 0.12), ("page", 0.16)])
     if kind == "page":
         return _page_scene(rng, size, codes=False)
@@ -210,26 +210,26 @@ def _negative_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
 
 
 def _finish(rng: np.random.Generator, draft: Draft, strength: float) -> Scene:
-    """Adds light, covers and camera flaws and packs the result."""
-    picture = draft.picture
+    """Adds light, covers and camera flaws and returns the scene."""
+    image = draft.image
     cell = min((mark.cell for mark in draft.marks), default=uniform(rng, 0.8, 4))
     if chance(rng, 0.85 * strength):
-        picture = optics.light(rng, picture)
+        image = optics.light(rng, image)
     if draft.boxes and chance(rng, 0.03 + 0.09 * strength):
         box = pick(rng, draft.boxes)
-        picture = optics.cover(rng, picture, (box[0], box[1], box[2], box[3]))
-    picture = optics.camera(rng, picture, min(cell, 8.0), strength)
+        image = optics.cover(rng, image, (box[0], box[1], box[2], box[3]))
+    image = optics.camera(rng, image, min(cell, 8.0), strength)
     boxes = np.stack(draft.boxes) if draft.boxes else np.zeros((0, 4), np.float32)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     boxes = np.clip(boxes, 0, np.array([width, height, width, height])).astype(np.float32)
     labels = np.array([mark.label for mark in draft.marks], np.int64)
-    return Scene(picture, boxes, labels, tuple(mark.payload for mark in draft.marks))
+    return Scene(image, boxes, labels, tuple(mark.payload for mark in draft.marks))
 
 
 def generate_scene(
     rng: np.random.Generator, size: tuple[int, int] | None = None, max_side: int = 384
 ) -> Scene:
-    """Draws one labelled picture.
+    """Generates one annotated image.
 
     Args:
         rng: Source of randomness; the same state gives the same scene.

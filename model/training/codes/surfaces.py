@@ -1,4 +1,4 @@
-"""Backgrounds: procedural materials and the photos that ship inside scikit packages."""
+"""Backgrounds: procedural materials and the photos in scikit-image and scikit-learn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bundled_photos() -> tuple[Bytes, ...]:
     """Loads the photos bundled in scikit-image and scikit-learn.
 
     Returns:
-        RGB uint8 images, longest side at most 720; empty where neither package is installed.
+        RGB uint8 images, longest side at most 720; empty if neither package is installed.
     """
     found: list[Bytes] = []
     for package, folder, names in _PHOTO_NAMES:
@@ -87,7 +87,7 @@ def _tone(rng: np.random.Generator) -> Float:
 
 
 def plain(rng: np.random.Generator, width: int, height: int) -> Bytes:
-    """Makes an evenly coloured surface with a trace of unevenness; [height, width, 3]."""
+    """Makes a plain surface with slight variations; [height, width, 3]."""
     base = np.broadcast_to(_tone(rng), (height, width, 3))
     soft = smooth_noise(rng, width, height, uniform(rng, 1, 6))[..., None]
     return to_bytes(np.asarray(base + soft * uniform(rng, 0, 12), np.float32))

@@ -1,4 +1,4 @@
-"""Random payloads and the symbols that carry them, as one-module-per-cell bitmaps."""
+"""Random payloads and their symbols, as bitmaps with one cell per module."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Symbol:
     Attributes:
         bits: [rows, columns] bool, True where ink goes; its bounds are the symbol's bounds.
         label: Class index into CLASS_NAMES.
-        payload: The text it carries.
+        payload: The text in it.
         caption: Human-readable text to print near it, empty for none.
         kind: Name of the symbology.
         stretch: Height over width of one cell as printed.
@@ -87,7 +87,7 @@ def random_text(rng: np.random.Generator, length: int) -> str:
 
 
 def _write(payload: str, name: str, **options: object) -> Bits:
-    """Renders a payload; raises ValueError or RuntimeError where it does not fit."""
+    """Renders a payload; raises ValueError or RuntimeError if it does not fit."""
     code = zxingcpp.create_barcode(payload, getattr(_FORMATS, name), **options)
     image = np.array(code.to_image(scale=1, add_quiet_zones=False))
     ink = image < 128  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""Placing flat sheets into a picture: rotation, perspective, curl, waves."""
+"""Places flat sheets in an image: rotation, perspective, curl, waves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OUTLINE_POINTS = 24
 
 @dataclass(frozen=True)
 class Bend:
-    """How a sheet is bent before it is seen in perspective.
+    """The bend of a sheet, applied before the perspective.
 
     Sheet coordinates are scaled so that the bent axis runs over -1..1.
 
@@ -37,7 +37,7 @@ class Bend:
 
     @property
     def flat(self) -> bool:
-        """Whether nothing bends."""
+        """Whether the sheet is flat."""
         return self.arc == 0.0 and self.wave == 0.0
 
     def _shift(self, along: Float) -> Float:
@@ -100,12 +100,12 @@ def homography(
     angle: float,
     tilt: float,
 ) -> Float:
-    """Builds a sheet-to-picture homography at scale 1.
+    """Builds a sheet-to-image homography at scale 1.
 
     Args:
         rng: Source of randomness.
         size: Sheet width and height in pixels.
-        centre: Where the sheet's centre goes, picture pixels.
+        centre: Where the sheet's centre goes, image pixels.
         angle: Turn in radians.
         tilt: Strength of perspective: 0 none, 0.5 strong.
 
@@ -144,27 +144,27 @@ def outline(box: tuple[float, float, float, float]) -> Float:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where and how a sheet lies in the picture: bend first, then homography."""
+    """The pose of a sheet in the image: bend first, then homography."""
 
     matrix: Float
     bend: Bend
 
     def extent(self, box: tuple[float, float, float, float], size: tuple[int, int]) -> Float:
-        """Bounds [4] (left, top, right, bottom) in the picture of a box on the sheet."""
+        """Bounds [4] (left, top, right, bottom) in the image of a box on the sheet."""
         points = project(self.matrix, self.bend.forward(outline(box), size))
         return np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
 
 
 def mark_extent(mark: Mark, sheet: Sheet, pose: Pose) -> Float:
-    """Bounds [4] of a mark in the picture."""
+    """Bounds [4] of a mark in the image."""
     return pose.extent(mark.box, (sheet.colour.shape[1], sheet.colour.shape[0]))
 
 
-def paste(picture: Bytes, sheet: Sheet, pose: Pose, shadow: float = 0.0) -> None:
-    """Draws a sheet into a picture.
+def paste(image: Bytes, sheet: Sheet, pose: Pose, shadow: float = 0.0) -> None:
+    """Draws a sheet into an image.
 
     Args:
-        picture: [H, W, 3] uint8, changed in place.
+        image: [H, W, 3] uint8, changed in place.
         sheet: What to draw.
         pose: Where.
         shadow: Darkness 0..1 of the soft shadow around the sheet's edge.
@@ -173,12 +173,12 @@ def paste(picture: Bytes, sheet: Sheet, pose: Pose, shadow: float = 0.0) -> None
     left, top, right, bottom = pose.extent((0, 0, wide, high), (wide, high))
     pad = 6 if shadow else 1
     x0, y0 = max(0, int(left) - pad), max(0, int(top) - pad)
-    x1 = min(picture.shape[1], int(np.ceil(right)) + pad)
-    y1 = min(picture.shape[0], int(np.ceil(bottom)) + pad)
+    x1 = min(image.shape[1], int(np.ceil(right)) + pad)
+    y1 = min(image.shape[0], int(np.ceil(bottom)) + pad)
     if x1 - x0 < 2 or y1 - y0 < 2:  # noqa: PLR2004
         return
     colour, cover = _seen(sheet, pose, (x0, y0, x1, y1))
-    area = picture[y0:y1, x0:x1]
+    area = image[y0:y1, x0:x1]
     base = area.astype(np.float32)
     if shadow:
         cast = cv2.GaussianBlur(cover, (0, 0), 3)
@@ -189,7 +189,7 @@ def paste(picture: Bytes, sheet: Sheet, pose: Pose, shadow: float = 0.0) -> None
 
 
 def _seen(sheet: Sheet, pose: Pose, window: tuple[int, int, int, int]) -> tuple[Float, Float]:
-    """Resamples a sheet in a picture window; returns colour [h, w, 3] and cover [h, w]."""
+    """Resamples a sheet in an image window; returns colour [h, w, 3] and cover [h, w]."""
     x0, y0, x1, y1 = window
     high, wide = sheet.colour.shape[:2]
     inverse = np.linalg.inv(np.asarray(pose.matrix, np.float64))

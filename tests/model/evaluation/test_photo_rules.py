@@ -107,7 +107,7 @@ def test_one_detection_finds_one_code() -> None:
     assert (scores.linear.hits, scores.linear.codes) == (1, 2)
 
 
-def test_detections_are_given_out_so_that_most_codes_are_found() -> None:
+def test_detections_are_assigned_so_that_most_codes_are_found() -> None:
     # The first detection fits both codes, the second only the first one.
     truth = truth_of([(QR, (0, 0, 10, 10)), (QR, (3, 0, 13, 10))])
     rows: Rows = [(0.9, QR, (2, 0, 12, 10)), (0.8, QR, (-3, 0, 7, 10))]
@@ -139,7 +139,7 @@ def test_each_detection_on_a_code_free_photo_is_a_false_alarm() -> None:
     assert (scores.false_alarms, scores.alarmed_photos, scores.code_free_photos) == (2, 1, 2)
 
 
-def test_extra_detections_beside_a_code_are_no_false_alarms() -> None:
+def test_extra_detections_on_a_photo_with_a_code_are_no_false_alarms() -> None:
     rows: Rows = [(0.9, QR, (0, 0, 10, 10)), (0.8, QR, (50, 0, 60, 10))]
     scores = judge_photos([found(1, rows)], truth_of([(QR, (0, 0, 10, 10))]), 0.5)
     assert (scores.matrix.hits, scores.false_alarms, scores.surplus) == (1, 0, 1)
@@ -151,7 +151,7 @@ def test_photos_without_predictions_count_as_missed() -> None:
     assert scores.matrix.recall == 0
 
 
-def test_the_table_has_a_column_a_detector() -> None:
+def test_the_table_has_a_column_per_detector() -> None:
     truth = truth_of([(QR, (0, 0, 10, 10))], [])
     ours = judge_photos([found(1, [(0.9, QR, (0, 0, 10, 10))])], truth, 0.5)
     peer = judge_photos([], truth, 0.5)

@@ -1,12 +1,20 @@
-"""Changes of images keep boxes on their objects."""
+"""Augmentation keeps boxes on their objects."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from model.training import augment as room
-from model.training.augment import AugmentRule, augment, crop, fit, mosaic, recolour, turn
+from model.training import augment as augment_module
+from model.training.augment import (
+    AugmentRule,
+    augment,
+    crop,
+    fit,
+    mirror_and_rotate,
+    mosaic,
+    recolour,
+)
 from model.training.sources import AnnotatedImage, Boxes, Pixels
 
 _STRONG = AugmentRule("dihedral", 0.7, 0.0, 0.0, 0.0)
@@ -27,8 +35,8 @@ def _white(pixels: Pixels) -> Boxes:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_box_follows_its_object_through_every_symmetry(seed: int) -> None:
-    turned = turn(_image(), "dihedral", np.random.default_rng(seed))
-    np.testing.assert_array_equal(turned.boxes[0], _white(turned.pixels))
+    rotated = mirror_and_rotate(_image(), "dihedral", np.random.default_rng(seed))
+    np.testing.assert_array_equal(rotated.boxes[0], _white(rotated.pixels))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -36,7 +44,7 @@ def test_box_follows_its_object_through_every_symmetry(seed: int) -> None:
 def test_box_follows_its_object_through_everything(
     seed: int, with_cv2: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_HAS_CV2", with_cv2 and room._HAS_CV2)
+    monkeypatch.setattr(augment_module, "_HAS_CV2", with_cv2 and augment_module._HAS_CV2)
     changed = augment(_image(), (96, 128), _STRONG, np.random.default_rng(seed))
     assert changed.pixels.shape[0] <= 96
     assert changed.pixels.shape[1] <= 128
@@ -45,7 +53,10 @@ def test_box_follows_its_object_through_everything(
 
 
 def test_hflip_never_rotates_an_image() -> None:
-    shapes = {turn(_image(), "hflip", np.random.default_rng(s)).pixels.shape for s in range(9)}
+    shapes = {
+        mirror_and_rotate(_image(), "hflip", np.random.default_rng(s)).pixels.shape
+        for s in range(9)
+    }
     assert shapes == {(60, 90, 3)}
 
 
@@ -68,11 +79,11 @@ def test_box_that_shrinks_to_nothing_is_dropped() -> None:
 
 
 def test_mosaic_keeps_all_four_objects_in_place() -> None:
-    made = mosaic([_image()] * 4, (128, 160), np.random.default_rng(0))
-    assert made.pixels.shape == (128, 160, 3)
-    assert made.labels.tolist() == [1] * 4
-    for left, top, right, bottom in made.boxes.round().astype(int).tolist():
-        assert made.pixels[top + 1 : bottom - 1, left + 1 : right - 1].mean() > 240
+    combined = mosaic([_image()] * 4, (128, 160), np.random.default_rng(0))
+    assert combined.pixels.shape == (128, 160, 3)
+    assert combined.labels.tolist() == [1] * 4
+    for left, top, right, bottom in combined.boxes.round().astype(int).tolist():
+        assert combined.pixels[top + 1 : bottom - 1, left + 1 : right - 1].mean() > 240
 
 
 def test_inversion_is_exact_and_grey_has_equal_channels() -> None:

@@ -76,7 +76,7 @@ def test_unreadable_image_is_replaced_by_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_loading_process_makes_the_same_batches_as_the_training_process(tmp_path: Path) -> None:
+def test_loading_process_gives_the_same_batches_as_the_training_process(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path, 4), LABELS)
     kinds = []
     for workers in (0, 1):

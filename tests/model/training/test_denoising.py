@@ -27,7 +27,7 @@ def _make(wanted: int = 16) -> DenoisingBatch:
     return made
 
 
-def test_query_count_is_about_what_was_wanted() -> None:
+def test_query_count_is_approximately_the_wanted_one() -> None:
     made = _make(wanted=18)
     assert made.groups == 4
     assert made.queries.content.shape == (2, 16, 32)
@@ -47,7 +47,7 @@ def test_positives_stay_near_and_negatives_go_further() -> None:
     assert float(iou.max()) < 0.6
 
 
-def test_half_of_the_label_noise_redraws_labels() -> None:
+def test_half_of_the_label_noise_changes_labels() -> None:
     torch.manual_seed(0)
     count = 4000
     targets = pad_targets([torch.zeros(count, dtype=torch.int64)], [torch.full((count, 4), 0.5)])
@@ -60,7 +60,7 @@ def test_half_of_the_label_noise_redraws_labels() -> None:
     assert 0.22 < redrawn < 0.28
 
 
-def test_no_targets_make_no_queries() -> None:
+def test_no_targets_give_no_queries() -> None:
     empty = pad_targets([torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, 4)])
     made = make_denoising(empty, nn.Embedding(3, 8), num_classes=2, num_queries=4, wanted=10)
     assert made is None
@@ -75,7 +75,7 @@ def _outputs(queries: DenoisingQueries) -> torch.Tensor:
         return detector.forward_training(images, mask, queries).pred_logits
 
 
-def test_changing_one_group_leaves_all_others_and_the_ordinary_queries_alone() -> None:
+def test_changing_one_group_does_not_affect_other_groups_and_ordinary_queries() -> None:
     queries = _make().queries
     size = 4  # two targets, positives and negatives
     changed = queries.content.clone()
@@ -89,7 +89,7 @@ def test_changing_one_group_leaves_all_others_and_the_ordinary_queries_alone() -
     torch.testing.assert_close(before[:, :, keep], after[:, :, keep])
 
 
-def test_ordinary_queries_answer_as_without_denoising() -> None:
+def test_ordinary_queries_give_the_same_as_without_denoising() -> None:
     queries = _make().queries
     none = DenoisingQueries(
         queries.content[:, :0], queries.reference_logits[:, :0], queries.attention_mask[16:, 16:]

@@ -87,7 +87,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ca
         assert torch.equal(one, other)
 
 
-def test_two_images_are_learned_by_heart(tmp_path: Path) -> None:
+def test_two_images_are_overfitted(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path, 2), LABELS)
     batch = collate([source.load(0), source.load(1)])
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def test_two_images_are_learned_by_heart(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_run_leaves_model_log_curve_and_samples(tmp_path: Path, cache: Path) -> None:
+def test_run_writes_model_log_curve_and_samples(tmp_path: Path, cache: Path) -> None:
     options = tiny_options(tmp_path / "run", workers=1, accumulate=2, score_threshold=0.3)
     path = tiny_trainer(options, CacheSource(cache, LABELS)).run()
     _, info = load_detector(path)
@@ -126,7 +126,7 @@ def test_run_leaves_model_log_curve_and_samples(tmp_path: Path, cache: Path) -> 
     assert (options.output / "samples" / "iteration_000006.jpg").is_file()
 
 
-def test_fresh_run_forgets_the_log_of_an_earlier_one(tmp_path: Path, cache: Path) -> None:
+def test_new_run_deletes_the_log_of_an_earlier_one(tmp_path: Path, cache: Path) -> None:
     options = tiny_options(tmp_path, max_iterations=2)
     for _ in range(2):
         tiny_trainer(options, CacheSource(cache, LABELS)).run()
@@ -210,7 +210,7 @@ def test_start_weights_load_what_fits_and_report_the_rest(tmp_path: Path, cache:
     assert torch.equal(fresh.label_enc.weight, saved.label_enc.weight)
 
 
-def test_start_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
+def test_start_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     file.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"x\.safetensors"):

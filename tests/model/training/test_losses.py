@@ -90,7 +90,7 @@ def test_total_is_the_sum_of_the_groups_and_its_gradients_are_finite() -> None:
     assert all(leaf.grad is not None and bool(leaf.grad.isfinite().all()) for leaf in leaves)
 
 
-def test_batch_without_boxes_still_teaches_background() -> None:
+def test_batch_without_boxes_has_a_background_loss() -> None:
     empty = pad_targets([_LABELS[:0]] * 2, [_BOXES[:0]] * 2)
     losses = detection_losses(_perfect(), empty, None, weights=WEIGHTS)
     assert math.isfinite(float(losses.total))

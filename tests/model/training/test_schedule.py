@@ -32,7 +32,7 @@ def test_step_schedule_drops_by_ten_at_each_milestone() -> None:
     assert factors == pytest.approx([1.0, 0.1, 0.01])
 
 
-def test_slow_machine_anneals_on_time() -> None:
+def test_time_limit_sets_the_progress_on_a_slow_machine() -> None:
     options = tiny_options(_OUT, max_iterations=1000, max_minutes=10)
     assert run_progress(options, 100, 300.0) == pytest.approx(0.5)
     assert run_progress(options, 900, 300.0) == pytest.approx(0.9)

@@ -60,7 +60,7 @@ def with_config(header: dict[str, Any], **changes: Any) -> None:
     header["__metadata__"]["config"] = json.dumps(config)
 
 
-def test_loading_gives_back_what_was_saved(saved: tuple[Path, dict[str, Tensor]]) -> None:
+def test_a_saved_network_is_loaded_unchanged(saved: tuple[Path, dict[str, Tensor]]) -> None:
     path, weights = saved
     detector, info = load_detector(path)
     loaded = detector.state_dict()
@@ -121,7 +121,7 @@ def test_equal_weights_give_equal_bytes(
     assert len(digests) == 1
 
 
-def test_saving_and_loading_leave_random_numbers_alone(
+def test_saving_and_loading_keep_the_random_state(
     saved: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     before = torch.random.get_rng_state()
@@ -270,7 +270,7 @@ def test_a_tensor_of_another_dtype_is_named(tampered: Callable[..., str]) -> Non
         {"encoder_blocks": 2},
     ],
 )
-def test_a_config_that_its_tensors_contradict_is_refused_unbuilt(
+def test_a_config_that_its_tensors_contradict_is_refused_before_building(
     tampered: Callable[..., str], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("model.weights.checkpoint.build_network", None)

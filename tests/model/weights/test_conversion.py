@@ -62,7 +62,7 @@ def test_a_pulled_file_of_another_checksum_is_pulled_again(official: bytes, tmp_
     assert len(release.asked) == 3
 
 
-def test_what_is_no_checkpoint_is_not_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_deleted(tmp_path: Path) -> None:
     page = Release(b"<html>please sign in</html>")
     with serve(page), pytest.raises(CheckpointError, match=FILE):
         pull(NAME, tmp_path, base_url=page.url)

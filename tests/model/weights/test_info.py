@@ -104,7 +104,9 @@ def test_bytes_after_the_last_tensor_are_refused(small_file: Path, small_bytes: 
 
 
 @pytest.mark.parametrize("length", [2**23 + 1, 2**40, 2**63, 2**64 - 1])
-def test_an_absurd_header_length_is_refused_unread(small_file: Path, length: int) -> None:
+def test_an_impossible_header_length_is_refused_before_reading(
+    small_file: Path, length: int
+) -> None:
     small_file.write_bytes(length.to_bytes(8, "little") + b"{}")
     assert f"declares a header of {length} bytes" in refusal(small_file)
 
@@ -152,7 +154,9 @@ def test_a_header_that_is_not_strict_json_is_refused(small_file: Path, text: byt
         ({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "truncated: 4 of 8"),
     ],
 )
-def test_a_tensor_that_lies_is_refused(tmp_path: Path, entry: object, problem: str) -> None:
+def test_a_tensor_with_a_false_declaration_is_refused(
+    tmp_path: Path, entry: object, problem: str
+) -> None:
     path = tmp_path / "lie.safetensors"
     path.write_bytes(join_file({"a": entry}, bytes(4)))
     with pytest.raises(CheckpointError, match=problem):
@@ -223,7 +227,7 @@ def test_metadata_that_is_wrong_is_refused(
     assert problem in refusal(small_file)
 
 
-def test_a_pytorch_file_is_told_how_to_be_converted(small_file: Path) -> None:
+def test_the_error_for_a_pytorch_file_names_the_conversion(small_file: Path) -> None:
     small_file.write_bytes(b"PK\x03\x04 and so on")
     assert "lite-detr weights convert" in refusal(small_file)
 
@@ -233,7 +237,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert "directory" in refusal(tmp_path)
 
 
-def test_errors_cross_process_boundaries() -> None:
+def test_errors_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(CheckpointError("a.safetensors", "is odd")))
     assert (str(error), error.problem) == ("a.safetensors: is odd", "is odd")
 
@@ -269,7 +273,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path, name: st
     assert all(name in str(caught.value) for name in ("default", *VARIANTS))
 
 
-def test_without_a_home_folder_a_cache_folder_is_asked_for(
+def test_without_a_home_folder_a_cache_folder_is_required(
     small_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_home() -> Path:
@@ -281,7 +285,7 @@ def test_without_a_home_folder_a_cache_folder_is_asked_for(
         resolve_model("lite-dino-r50-h3l1-2p1x3")
 
 
-def test_description_tells_what_a_file_is(small_file: Path) -> None:
+def test_a_file_is_described(small_file: Path) -> None:
     text = describe(small_file)
     for fact in (
         "small",
@@ -295,7 +299,7 @@ def test_description_tells_what_a_file_is(small_file: Path) -> None:
         assert fact in text, fact
 
 
-def test_known_models_tell_pulled_from_not_pulled(tmp_path: Path) -> None:
+def test_known_models_distinguish_pulled_models(tmp_path: Path) -> None:
     name = "lite-dino-r50-h3l1-2p1x3"
     (tmp_path / f"{name}.safetensors").touch()
     states = {model.name: model.state for model in known_models(tmp_path)}

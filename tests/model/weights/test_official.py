@@ -58,7 +58,9 @@ class Payload:
         return os.system, (f"touch {self.trace}",)
 
 
-def test_the_arguments_tell_what_weights_do_not(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_fields_that_weights_lack_come_from_the_arguments(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     path = write_official(tmp_path / "a.pth", weights, enc_scale=2, lr=np.float64(1e-4), nheads=8)
     official = load_official(path)
     expected = replace(SMALL_R50, name="lite-dino-r50-h2l2-1p1x2-custom")
@@ -67,7 +69,7 @@ def test_the_arguments_tell_what_weights_do_not(weights: dict[str, Tensor], tmp_
     build_detector(official.config).load_state_dict(official.state_dict, strict=True)
 
 
-def test_wrapped_names_and_batch_counters_are_no_matter(
+def test_wrapped_names_and_batch_counters_are_ignored(
     weights: dict[str, Tensor], tmp_path: Path, small_variant: str
 ) -> None:
     wrapped = OrderedDict((f"module.{name}", tensor) for name, tensor in weights.items())
@@ -77,7 +79,7 @@ def test_wrapped_names_and_batch_counters_are_no_matter(
     assert official.state_dict.keys() == weights.keys()
 
 
-def test_averaged_weights_are_taken_when_asked_for(
+def test_averaged_weights_are_used_on_request(
     weights: dict[str, Tensor], tmp_path: Path, small_variant: str
 ) -> None:
     averaged = {**weights, NORM: torch.full((32,), 2.0)}
@@ -90,7 +92,7 @@ def test_averaged_weights_are_taken_when_asked_for(
     assert refusal(path) == "has no weights under 'model'; it holds model, epoch"
 
 
-def test_conversion_gives_a_file_of_ours(
+def test_conversion_writes_a_weights_file(
     weights: dict[str, Tensor], tmp_path: Path, small_variant: str
 ) -> None:
     source = write_official(tmp_path / "official.pth", weights, enc_scale=2)
@@ -175,7 +177,7 @@ def test_documents_of_another_shape_are_refused(
         ([f"backbone.0.body.layer3.{i}.conv3.weight" for i in range(23)], "(resnet101)"),
     ],
 )
-def test_relatives_that_are_not_supported_are_named(
+def test_related_networks_are_refused_by_name(
     tmp_path: Path, names: list[str], problem: str
 ) -> None:
     tensors = {name: torch.ones(1) for name in names}
@@ -183,7 +185,7 @@ def test_relatives_that_are_not_supported_are_named(
     assert problem in refusal(path)
 
 
-def test_without_enc_scale_it_is_asked_for(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_missing_enc_scale_is_requested(weights: dict[str, Tensor], tmp_path: Path) -> None:
     path = write_official(tmp_path / "a.pth", transformer_only(weights))
     problem = refusal(path)
     assert "enc_scale" in problem

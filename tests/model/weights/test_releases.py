@@ -40,7 +40,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_whole_file_arrives_with_its_checksum(tmp_path: Path) -> None:
+def test_a_file_is_downloaded_with_its_checksum(tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     with serve(Release(CONTENT)) as release:
         url = f"{release.url}/{NAME}"
@@ -54,13 +54,13 @@ def test_a_whole_file_arrives_with_its_checksum(tmp_path: Path) -> None:
     assert seen == sorted(seen)
 
 
-def test_a_cut_transfer_goes_on_by_itself(tmp_path: Path) -> None:
+def test_an_interrupted_transfer_resumes(tmp_path: Path) -> None:
     with serve(Release(CONTENT, cuts=[300_000, 100_000])) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
     assert [asked for _, asked in release.asked] == [None, "bytes=300000-", "bytes=400000-"]
 
 
-def test_a_server_that_keeps_cutting_is_given_up_and_the_bytes_are_kept(tmp_path: Path) -> None:
+def test_repeated_interruptions_end_the_download_and_the_bytes_are_kept(tmp_path: Path) -> None:
     with serve(Release(CONTENT, cuts=[300_000, 0, 0, 0])) as release:
         assert "300000 bytes are kept: the same command goes on" in refusal(release, tmp_path)
         assert (tmp_path / PART).stat().st_size == 300_000
@@ -69,7 +69,7 @@ def test_a_server_that_keeps_cutting_is_given_up_and_the_bytes_are_kept(tmp_path
     assert names_in(tmp_path) == {NAME}
 
 
-def test_a_file_that_changed_meanwhile_is_taken_from_its_start(tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_downloaded_from_its_start(tmp_path: Path) -> None:
     with serve(Release(CONTENT, cuts=[300_000, 0, 0, 0])) as release:
         refusal(release, tmp_path)
         release.etag, release.content = '"v2"', CONTENT[::-1]
@@ -84,26 +84,26 @@ def test_without_a_strong_validator_nothing_is_resumed(tmp_path: Path) -> None:
     assert [asked for _, asked in release.asked] == [None, None]
 
 
-def test_a_server_that_ignores_ranges_gives_the_whole_file_again(tmp_path: Path) -> None:
+def test_a_server_that_ignores_ranges_sends_the_whole_file_again(tmp_path: Path) -> None:
     with serve(Release(CONTENT, ranges=False, cuts=[300_000])) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
     assert [asked for _, asked in release.asked] == [None, "bytes=300000-"]
 
 
-def test_a_server_that_ignores_ranges_and_keeps_cutting_is_given_up(tmp_path: Path) -> None:
+def test_repeated_interruptions_by_a_server_without_ranges_end_the_download(tmp_path: Path) -> None:
     cuts = [3000, 2000, 3000, 2000, 3000, 2000]
     with serve(Release(CONTENT, ranges=False, cuts=cuts)) as release:
         assert "bytes are kept" in refusal(release, tmp_path)
     assert len(release.asked) == 4
 
 
-def test_another_part_than_was_asked_for_is_refused(tmp_path: Path) -> None:
+def test_another_range_than_requested_is_refused(tmp_path: Path) -> None:
     with serve(Release(CONTENT, wrong_ranges=True, cuts=[300_000])) as release:
         assert "another part of the file ('bytes 300001-" in refusal(release, tmp_path)
     assert names_in(tmp_path) == set()
 
 
-def test_a_part_that_is_whole_already_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_a_complete_part_is_not_requested_again(tmp_path: Path) -> None:
     (tmp_path / PART).write_bytes(CONTENT)
     (tmp_path / f"{PART}.validator").write_text('"v1"')
     with serve(Release(CONTENT)) as release:
@@ -112,7 +112,7 @@ def test_a_part_that_is_whole_already_is_not_asked_for_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("note", ["", '"v\n1"', "\u20ac", '"v1"\r\nX: y'])
-def test_a_note_that_no_request_can_carry_is_no_validator(tmp_path: Path, note: str) -> None:
+def test_an_unprintable_validator_is_ignored(tmp_path: Path, note: str) -> None:
     (tmp_path / PART).write_bytes(CONTENT[:1000])
     (tmp_path / f"{PART}.validator").write_text(note)
     with serve(Release(CONTENT)) as release:
@@ -120,7 +120,7 @@ def test_a_note_that_no_request_can_carry_is_no_validator(tmp_path: Path, note: 
     assert release.asked == [(f"/{NAME}", None)]
 
 
-def test_a_part_that_is_too_long_is_dropped(tmp_path: Path) -> None:
+def test_a_part_that_is_too_long_is_deleted(tmp_path: Path) -> None:
     (tmp_path / PART).write_bytes(CONTENT + b"more")
     (tmp_path / f"{PART}.validator").write_text('"v1"')
     with serve(Release(CONTENT)) as release:
@@ -128,7 +128,7 @@ def test_a_part_that_is_too_long_is_dropped(tmp_path: Path) -> None:
     assert len(release.asked) == 2
 
 
-def test_a_length_that_is_not_declared_is_no_matter(tmp_path: Path) -> None:
+def test_a_response_without_a_length_is_accepted(tmp_path: Path) -> None:
     with serve(Release(CONTENT, declares_length=False)) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
 
@@ -157,7 +157,7 @@ def test_a_server_that_refuses_is_named(tmp_path: Path, status: int, problem: st
     assert not (tmp_path / NAME).exists()
 
 
-def test_without_a_server_the_other_way_is_told(tmp_path: Path) -> None:
+def test_without_a_server_the_error_names_the_alternative(tmp_path: Path) -> None:
     with serve(Release(CONTENT)) as release:
         pass
     assert "lite-detr weights convert" in refusal(release, tmp_path)
@@ -204,13 +204,13 @@ def test_a_full_disk_is_named_and_the_bytes_are_kept(
     assert release.asked[-1][1] is not None
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError, match="cannot be written"):
         download("http://127.0.0.1:9/a.pth", tmp_path / "file" / "folder")
 
 
-def test_two_processes_do_not_write_one_part(tmp_path: Path) -> None:
+def test_two_processes_do_not_write_the_same_part(tmp_path: Path) -> None:
     with (tmp_path / PART).open("ab") as other, serve(Release(CONTENT)) as release:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "another process is downloading" in refusal(release, tmp_path)
