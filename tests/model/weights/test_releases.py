@@ -62,7 +62,7 @@ def test_an_interrupted_transfer_resumes(tmp_path: Path) -> None:
 
 def test_repeated_interruptions_end_the_download_and_the_bytes_are_kept(tmp_path: Path) -> None:
     with serve(Release(CONTENT, cuts=[300_000, 0, 0, 0])) as release:
-        assert "300000 bytes are kept: the same command goes on" in refusal(release, tmp_path)
+        assert "300000 bytes are kept: the same command resumes" in refusal(release, tmp_path)
         assert (tmp_path / PART).stat().st_size == 300_000
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
     assert release.asked[-1][1] == "bytes=300000-"
