@@ -153,11 +153,7 @@ def _python(checkout: Path, *arguments: str) -> str:
 
 def check_imports(checkout: Path) -> None:
     """Exits where a checkout's benchmarks would measure another checkout's code."""
-    modules = [
-        "model",
-        "service",
-        *(f"benchmarks.{module}" for module in ("serving.alone", "model.cpu")),
-    ]
+    modules = ["model", "service", "benchmarks.serving.alone", "benchmarks.model.cpu"]
     code = f"from importlib.util import find_spec as f; [print(f(n).origin) for n in {modules}]"
     for file in _python(checkout, "-c", code).splitlines():
         if not Path(file).resolve().is_relative_to(checkout):

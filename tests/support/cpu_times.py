@@ -13,15 +13,15 @@ import pytest
 LIMIT_SECONDS = 20.0  # of a test that is not marked `slow`, on a quiet core
 _SHOWN = 25
 _PROPERTY = "cpu_seconds"
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class CpuTimes:
     """A pytest plugin that reports CPU times; it never fails a run.
 
     CPU time is that of the test process and of its children, with those that still run (Linux
-    only; elsewhere a child counts once it has ended). Unlike wall time it hardly depends on what
-    else the machine does. A fixture counts for the first test that uses it.
+    only; elsewhere a child counts once it has ended). Unlike wall time it hardly depends on the
+    machine's load. A fixture counts for the first test that uses it.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class CpuTimes:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
-        """Starts counting anew: collection and waiting belong to no test."""
+        """Resets the counter: collection and waiting belong to no test."""
         self._last = _cpu_seconds()
         return (yield)
 
@@ -67,11 +67,11 @@ class CpuTimes:
             for name, seconds in sorted(table.items(), key=lambda item: -item[1])[:_SHOWN]:
                 terminalreporter.write_line(f"{seconds:8.1f} s  {name}")
             terminalreporter.write_line("")
-        terminalreporter.write_line(f"{sum(files.values()):8.1f} s  in all")
+        terminalreporter.write_line(f"{sum(files.values()):8.1f} s  in total")
         for name, seconds in self._seconds.items():
             if seconds > LIMIT_SECONDS and name not in self._slow:
                 terminalreporter.write_line(
-                    f"{name} needs {seconds:.0f} s of CPU: over {LIMIT_SECONDS:.0f} s, "
+                    f"{name} takes {seconds:.0f} s of CPU, more than {LIMIT_SECONDS:.0f} s: "
                     "make it smaller or mark it slow"
                 )
 
@@ -90,8 +90,8 @@ def _running_seconds(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:  # it has just ended
         return 0.0
-    below = sum(_running_seconds(child) for child in _children(pid))
-    return sum(int(ticks) for ticks in fields[11:15]) / _TICKS_A_SECOND + below
+    children = sum(_running_seconds(child) for child in _children(pid))
+    return sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_SECOND + children
 
 
 def _children(pid: int) -> list[int]:

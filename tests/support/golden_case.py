@@ -1,7 +1,7 @@
-"""A small detector with weights made from names, and the numbers it gave once verified.
+"""A small detector whose weights are generated from names, and its verified outputs.
 
-The numbers were written by `python -m tests.support.golden_case` from a commit whose network
-reproduces every official reference case; the test guards them where that folder is absent.
+`python -m tests.support.golden_case` wrote the outputs at a commit whose network reproduces every
+official reference case. The test compares with them also where shared/reference is absent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIG = replace(
 
 
 def fill_from_names(detector: nn.Module) -> None:
-    """Gives every parameter and buffer values that depend on its name alone."""
+    """Fills every parameter and buffer with values that depend only on its name."""
     state = detector.state_dict()
     for name, tensor in state.items():
         owner = name.replace("transformer.decoder.bbox_embed", "bbox_embed")
@@ -60,7 +60,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def outputs() -> dict[str, np.ndarray]:
-    """What the network gives now, in float64."""
+    """The network's present outputs, in float64."""
     detector = build_detector(CONFIG).eval()
     fill_from_names(detector)
     detector.double()
@@ -74,10 +74,10 @@ def outputs() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    made = outputs()
+    present = outputs()
     np.savez_compressed(
         FILE,
-        memory=made["memory"].astype(np.float32),
-        pred_logits=made["pred_logits"].astype(np.float32),
-        pred_boxes=made["pred_boxes"].astype(np.float32),
+        memory=present["memory"].astype(np.float32),
+        pred_logits=present["pred_logits"].astype(np.float32),
+        pred_boxes=present["pred_boxes"].astype(np.float32),
     )

@@ -201,7 +201,7 @@ def _message(colour: Colour) -> pb.DetectRequest:
 
 
 def _outcome_of(error: grpc.aio.AioRpcError) -> str:
-    """Tells a refused connection from a lost response."""
+    """The status name, or "refused" for a connection that was refused."""
     details = error.details() or ""
     if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
         return "refused"

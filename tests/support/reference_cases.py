@@ -1,4 +1,4 @@
-"""Reads the outputs of the official code that lie beside the checkout in shared/reference."""
+"""Reads the outputs of the official code from shared/reference, next to the checkout."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SUPPORTED_BASES = {"DINO_4scale.py": "lite-dino-r50-h3l1-2p1x3", "dino": "dino-r
 
 
 def case_names() -> list[str]:
-    """Every reference case of an architecture that the project has."""
+    """Names of the reference cases whose architecture this project implements."""
     names = sorted(path.stem for path in FOLDER.glob("*.json"))
     return [name for name in names if load_case(name).meta["base"] in SUPPORTED_BASES]
 
 
 def recipe() -> ModuleType:
-    """The module that rebuilds the weights behind the cases."""
+    """The module that rebuilds the weights of the cases."""
     if not (FOLDER / "recipe.py").is_file():
-        pytest.skip("shared/reference is not beside this checkout")
+        pytest.skip("shared/reference is not next to this checkout")
     spec = importlib.util.spec_from_file_location("reference_recipe", FOLDER / "recipe.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -42,7 +42,7 @@ def load_case(name: str) -> Any:
 
 
 def config_of(meta: dict[str, Any]) -> ModelConfig:
-    """The config that the case's overrides ask for."""
+    """The configuration of a case, with its overrides."""
     names = {
         "num_expansion": "encoder_blocks",
         "enc_scale": "high_level_scales",
@@ -56,7 +56,7 @@ def config_of(meta: dict[str, Any]) -> ModelConfig:
 
 
 def weights_of(meta: dict[str, Any]) -> dict[str, Tensor]:
-    """The official names and the rebuilt weights."""
+    """The rebuilt weights by their official names."""
     return {name: torch.from_numpy(value) for name, value in recipe().state_dict(meta).items()}
 
 

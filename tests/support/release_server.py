@@ -1,4 +1,4 @@
-"""A release server on this machine: gives one file, with the faults that a test asks for."""
+"""A release server on this machine that serves one file, with configurable faults."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Release:
-    """What the server gives, and what it was asked."""
+    """The server's behaviour, and the requests that it received."""
 
     content: bytes
     etag: str | None = '"v1"'
-    ranges: bool = True  # answers Range requests
-    wrong_ranges: bool = False  # answers them with another part than was asked for
-    cuts: list[int] = field(default_factory=list)  # bytes given to each request before a cut
+    ranges: bool = True  # supports Range requests
+    wrong_ranges: bool = False  # the Content-Range differs from the requested range
+    cuts: list[int] = field(default_factory=list)  # bytes sent to each request before a disconnect
     status: int = 200
     redirect: str | None = None
     declares_length: bool = True
-    asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
     url: str = ""
 
 
@@ -48,7 +48,7 @@ def _handler_of(release: Release) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            release.asked.append((self.path, self.headers["Range"]))
+            release.requests.append((self.path, self.headers["Range"]))
             if release.redirect:
                 self.send_response(302)
                 self.send_header("Location", release.redirect)
@@ -56,14 +56,14 @@ def _handler_of(release: Release) -> type[BaseHTTPRequestHandler]:
             elif release.status != 200:
                 self.send_error(release.status)
             else:
-                self._give(self._asked_from())
+                self._send(self._range_start())
 
-        def _asked_from(self) -> int | None:
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
+        def _range_start(self) -> int | None:
+            requested = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
             same = self.headers["If-Range"] == release.etag
-            return int(asked[1]) if asked and same and release.ranges else None
+            return int(requested[1]) if requested and same and release.ranges else None
 
-        def _give(self, begin: int | None) -> None:
+        def _send(self, begin: int | None) -> None:
             total = len(release.content)
             if begin is not None and begin >= total:
                 self.send_response(416)

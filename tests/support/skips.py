@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-# Each is a thing that CI may lack. Whatever `make setup-full` or .ci/run installs is not listed.
+# Things that CI may lack. What `make setup-full` or .ci/run installs is not listed.
 ALLOWED_REASONS = (
     r"no CUDA device",
     r"this processor has no \S+",
     r"oneDNN has no products of \S+ here",
-    r"shared/reference is not beside this checkout",
-    r"no photos beside the checkout",
+    r"shared/reference is not next to this checkout",
+    r"no photos next to the checkout",
 )
 _ALLOWED = re.compile("|".join(ALLOWED_REASONS))
 
@@ -24,14 +24,14 @@ class UnexpectedSkips:
         self._found: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Notes a test that was skipped."""
-        self._note(report)
+        """Records a skipped test."""
+        self._record(report)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Notes a file that was skipped as a whole."""
-        self._note(report)
+        """Records a skipped file."""
+        self._record(report)
 
-    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+    def _record(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         if not report.skipped or hasattr(report, "wasxfail"):
             return
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -40,12 +40,12 @@ class UnexpectedSkips:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Turns a passed run into a failed one."""
+        """Makes the run fail after unexpected skips."""
         if self._found and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Prints what was skipped unexpectedly."""
+        """Prints the unexpected skips."""
         if self._found:
             terminalreporter.section("Unexpected skips", red=True)
             for line in sorted(set(self._found)):

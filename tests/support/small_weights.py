@@ -1,4 +1,4 @@
-"""Small networks and their files, official and ours, for tests of reading and writing them."""
+"""Small networks and their weights files, in the official format and in ours."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = replace(
     max_detections=10,
 )
 
-# As an official network, but narrow: its backbone must be the real ResNet-50.
+# An official architecture, but narrow; the backbone must be the real ResNet-50.
 SMALL_R50 = replace(
     VARIANTS["lite-dino-r50-h2l2-2p1x3"],
     name="small-r50",
@@ -52,7 +52,7 @@ def weights_of(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
 
 
 def write_small(path: Path, *, half: bool = False, seed: int = 0) -> dict[str, Tensor]:
-    """Writes the small network's file and returns what went into it."""
+    """Writes the small network's weights file and returns the weights."""
     weights = weights_of(SMALL, seed)
     save_checkpoint(path, weights, SMALL, LABELS, score_threshold=0.25, name="small", half=half)
     return weights
@@ -71,6 +71,6 @@ def split_file(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def join_file(header: object, tensors: bytes) -> bytes:
-    """A safetensors file with this header, right or wrong."""
+    """A safetensors file with this header, which may be invalid."""
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + tensors

@@ -14,7 +14,7 @@ from service.engine.cuda_card import Event
 
 @dataclass
 class StandInEvent:
-    """Done at once, unless the card is `busy`."""
+    """An event that is complete at once, unless the card is `busy`."""
 
     card: StandInCard
     number: int
@@ -47,7 +47,7 @@ class StandInCard:
     """See `service.engine.cuda_card.Card`."""
 
     record_error: Exception | None = None
-    replay_error: float = 0.0  # added to every number of a replay
+    replay_error: float = 0.0  # added to every value of a replay
     room: bool = True
     busy: bool = False
     lost: bool = False

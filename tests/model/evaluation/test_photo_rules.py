@@ -161,7 +161,7 @@ def test_the_table_has_a_column_per_detector() -> None:
     assert "| **matrix codes together** | 1.00 (1/1) | 0.00 (0/1) |" in table
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no photos beside the checkout ({SHARED})")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no photos next to the checkout ({SHARED})")
 def test_boxes_equal_to_the_ground_truth_find_all_but_stripes_read_twice() -> None:
     truth = GroundTruth.read(SHARED / "photos.json")
     perfect = [

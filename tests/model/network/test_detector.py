@@ -18,7 +18,7 @@ from tests.support import golden_case, reference_cases
 
 CASES = reference_cases.case_names() if reference_cases.FOLDER.is_dir() else []
 needs_reference = pytest.mark.skipif(
-    not CASES, reason="shared/reference is not beside this checkout"
+    not CASES, reason="shared/reference is not next to this checkout"
 )
 
 

@@ -47,7 +47,7 @@ def test_pulling_leaves_one_file_that_serves_by_name(official: bytes, tmp_path: 
         again = pull(NAME, tmp_path, base_url=base_url, sha256=sha256, report=lines.append)
         assert again == path
         assert "already here" in lines[-1]
-    assert release.asked == [(f"/release/{FILE}", None)]
+    assert release.requests == [(f"/release/{FILE}", None)]
 
 
 def test_a_pulled_file_of_another_checksum_is_pulled_again(official: bytes, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_pulled_file_of_another_checksum_is_pulled_again(official: bytes, tmp_
         path.write_bytes(b"damaged")
         pull(NAME, tmp_path, base_url=release.url)
         assert load_detector(path)[1].name == NAME
-    assert len(release.asked) == 3
+    assert len(release.requests) == 3
 
 
 def test_a_file_that_is_no_checkpoint_is_deleted(tmp_path: Path) -> None:

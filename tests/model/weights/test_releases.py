@@ -57,7 +57,11 @@ def test_a_file_is_downloaded_with_its_checksum(tmp_path: Path) -> None:
 def test_an_interrupted_transfer_resumes(tmp_path: Path) -> None:
     with serve(Release(CONTENT, cuts=[300_000, 100_000])) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert [asked for _, asked in release.asked] == [None, "bytes=300000-", "bytes=400000-"]
+    assert [header for _, header in release.requests] == [
+        None,
+        "bytes=300000-",
+        "bytes=400000-",
+    ]
 
 
 def test_repeated_interruptions_end_the_download_and_the_bytes_are_kept(tmp_path: Path) -> None:
@@ -65,7 +69,7 @@ def test_repeated_interruptions_end_the_download_and_the_bytes_are_kept(tmp_path
         assert "300000 bytes are kept: the same command resumes" in refusal(release, tmp_path)
         assert (tmp_path / PART).stat().st_size == 300_000
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert release.asked[-1][1] == "bytes=300000-"
+    assert release.requests[-1][1] == "bytes=300000-"
     assert names_in(tmp_path) == {NAME}
 
 
@@ -74,27 +78,27 @@ def test_a_file_that_changed_meanwhile_is_downloaded_from_its_start(tmp_path: Pa
         refusal(release, tmp_path)
         release.etag, release.content = '"v2"', CONTENT[::-1]
         got = fetch(release, tmp_path, sha256=None)
-    assert release.asked[-1][1] == "bytes=300000-"
+    assert release.requests[-1][1] == "bytes=300000-"
     assert got.path.read_bytes() == CONTENT[::-1]
 
 
 def test_without_a_strong_validator_nothing_is_resumed(tmp_path: Path) -> None:
     with serve(Release(CONTENT, etag='W/"v1"', cuts=[300_000])) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert [asked for _, asked in release.asked] == [None, None]
+    assert [header for _, header in release.requests] == [None, None]
 
 
 def test_a_server_that_ignores_ranges_sends_the_whole_file_again(tmp_path: Path) -> None:
     with serve(Release(CONTENT, ranges=False, cuts=[300_000])) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert [asked for _, asked in release.asked] == [None, "bytes=300000-"]
+    assert [header for _, header in release.requests] == [None, "bytes=300000-"]
 
 
 def test_repeated_interruptions_by_a_server_without_ranges_end_the_download(tmp_path: Path) -> None:
     cuts = [3000, 2000, 3000, 2000, 3000, 2000]
     with serve(Release(CONTENT, ranges=False, cuts=cuts)) as release:
         assert "bytes are kept" in refusal(release, tmp_path)
-    assert len(release.asked) == 4
+    assert len(release.requests) == 4
 
 
 def test_another_range_than_requested_is_refused(tmp_path: Path) -> None:
@@ -108,7 +112,7 @@ def test_a_complete_part_is_not_requested_again(tmp_path: Path) -> None:
     (tmp_path / f"{PART}.validator").write_text('"v1"')
     with serve(Release(CONTENT)) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert release.asked == [(f"/{NAME}", f"bytes={len(CONTENT)}-")]
+    assert release.requests == [(f"/{NAME}", f"bytes={len(CONTENT)}-")]
 
 
 @pytest.mark.parametrize("note", ["", '"v\n1"', "\u20ac", '"v1"\r\nX: y'])
@@ -117,7 +121,7 @@ def test_an_unprintable_validator_is_ignored(tmp_path: Path, note: str) -> None:
     (tmp_path / f"{PART}.validator").write_text(note)
     with serve(Release(CONTENT)) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert release.asked == [(f"/{NAME}", None)]
+    assert release.requests == [(f"/{NAME}", None)]
 
 
 def test_a_part_that_is_too_long_is_deleted(tmp_path: Path) -> None:
@@ -125,7 +129,7 @@ def test_a_part_that_is_too_long_is_deleted(tmp_path: Path) -> None:
     (tmp_path / f"{PART}.validator").write_text('"v1"')
     with serve(Release(CONTENT)) as release:
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert len(release.asked) == 2
+    assert len(release.requests) == 2
 
 
 def test_a_response_without_a_length_is_accepted(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_redirects_are_followed(tmp_path: Path) -> None:
         moved = Release(b"", redirect=f"{storage.url}/elsewhere")
         with serve(moved) as release:
             assert fetch(release, tmp_path).path == tmp_path / NAME
-    assert storage.asked == [("/elsewhere", None)]
+    assert storage.requests == [("/elsewhere", None)]
 
 
 def test_redirects_away_from_https_are_refused() -> None:
@@ -201,7 +205,7 @@ def test_a_full_disk_is_named_and_the_bytes_are_kept(
             assert "cannot be written: No space left" in refusal(release, tmp_path)
         assert names_in(tmp_path) == {PART, f"{PART}.validator"}
         assert fetch(release, tmp_path).path.read_bytes() == CONTENT
-    assert release.asked[-1][1] is not None
+    assert release.requests[-1][1] is not None
 
 
 def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
@@ -214,7 +218,7 @@ def test_two_processes_do_not_write_the_same_part(tmp_path: Path) -> None:
     with (tmp_path / PART).open("ab") as other, serve(Release(CONTENT)) as release:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "another process is downloading" in refusal(release, tmp_path)
-    assert release.asked == []
+    assert release.requests == []
 
 
 def test_releases_are_the_published_files() -> None:

@@ -1,4 +1,4 @@
-"""What a CUDA graph is to hold keeps no GPU waiting: no number goes to the host, none comes."""
+"""The computation that a CUDA graph records transfers nothing between device and host."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from model.ops import operators, reference
 from model.postprocess import best_pairs, to_detections
 from model.predictor import Predictor, padding_of
 from tests.support import golden_case
-from tests.support.unhosted import FromTheHost, Unhosted, tensors_of, to_meta
+from tests.support.host_transfers import (
+    ForbidHostTransfers,
+    HostTransferError,
+    tensors_of,
+    to_meta,
+)
 
 BUCKET = (256, 320)
 
 
 @pytest.fixture(params=[operators, reference], ids=["kernels", "reference"])
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """torch's own products, and our operators whatever the device; or what stands in for them."""
+    """torch's matrix products, and our operators or their reference on any device."""
     monkeypatch.setattr(onednn, "is_available", lambda *_: False)
     monkeypatch.setattr(ops, "_implementation", lambda *_: request.param)
 
@@ -38,14 +43,14 @@ def _predictor_of_shapes(config: ModelConfig, dtype: torch.dtype) -> Predictor:
 @pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["lite-dino-r50-h3l1-2p1x3", "lite-dino-efficientnet-lite0"])
-def test_nothing_that_a_graph_holds_speaks_with_the_host(name: str, dtype: torch.dtype) -> None:
+def test_detect_makes_no_host_transfers(name: str, dtype: torch.dtype) -> None:
     predictor = _predictor_of_shapes(VARIANTS[name], dtype)
     pixels = torch.empty(3, *BUCKET, 3, dtype=torch.uint8, device="meta")
     sizes = torch.empty(3, 2, dtype=torch.int32, device="meta")
     network = predictor._detector
     assert isinstance(network, LiteDETR)
     given = [pixels, sizes, predictor._mean, predictor._scale]
-    with Unhosted([*given, *tensors_of(network)]) as watch:
+    with ForbidHostTransfers([*given, *tensors_of(network)]) as watch:
         found = predictor.detect(pixels, sizes)
     assert found.shape == (3, VARIANTS[name].max_detections, 6)
     assert found.dtype == torch.float32
@@ -66,10 +71,10 @@ def test_nothing_that_a_graph_holds_speaks_with_the_host(name: str, dtype: torch
         lambda x: x.cpu(),
     ],
 )
-def test_what_a_graph_cannot_hold_is_noticed(compute: Callable[[Tensor], object]) -> None:
+def test_host_transfers_are_detected(compute: Callable[[Tensor], object]) -> None:
     given = torch.empty(3, 4, device="meta")
-    errors = (FromTheHost, RuntimeError, NotImplementedError)
-    with pytest.raises(errors), torch.inference_mode(), Unhosted([given]):
+    errors = (HostTransferError, RuntimeError, NotImplementedError)
+    with pytest.raises(errors), torch.inference_mode(), ForbidHostTransfers([given]):
         compute(given)
 
 
@@ -80,16 +85,16 @@ def test_a_padding_mask_follows_from_sizes() -> None:
     np.testing.assert_array_equal(mask.numpy(), expected)
 
 
-def test_the_way_of_a_gpu_gives_the_detections_of_the_plain_way() -> None:
+def test_the_gpu_path_gives_the_detections_of_the_cpu_path() -> None:
     detector = build_detector(golden_case.CONFIG)
     golden_case.fill_from_names(detector)
     predictor = Predictor(detector, golden_case.CONFIG)
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    (expected,) = predictor.predict([picture], (64, 128), [(100, 140)])
-    # What lies in the padding does not matter: a buffer keeps what an earlier batch left there.
+    image = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    (expected,) = predictor.predict([image], (64, 128), [(100, 140)])
+    # The padding's contents must not matter: a buffer keeps those of an earlier batch.
     pixels = torch.from_numpy(rng.integers(0, 256, (1, 64, 128, 3), dtype=np.uint8))
-    pixels[0, :50, :70] = torch.from_numpy(picture)
+    pixels[0, :50, :70] = torch.from_numpy(image)
     rows = predictor.detect(pixels, torch.tensor([[50, 70]], dtype=torch.int32)).numpy()
     (found,) = to_detections(rows, [(100, 140)])
     np.testing.assert_array_equal(found.scores, expected.scores)
@@ -97,7 +102,7 @@ def test_the_way_of_a_gpu_gives_the_detections_of_the_plain_way() -> None:
     np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
 
 
-def test_detections_keep_no_hold_on_the_rows_that_they_were_made_of() -> None:
+def test_detections_share_no_memory_with_their_rows() -> None:
     rows = best_pairs(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 0.5), 5).numpy()
     found = to_detections(rows, [(10, 20), (30, 40)])
     before = [(one.scores.copy(), one.labels.copy(), one.boxes_xyxy.copy()) for one in found]
