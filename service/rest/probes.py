@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,8 +12,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from model.images.formats import SUPPORTED_FORMATS
-from model.labels import named_classes
 from service.core.detector import Detector
+from service.core.model_facts import model_facts
 from service.observability.metrics import Metrics
 from service.rest import examples, schemas
 from service.rest.openapi import ok_response, unavailable_response
@@ -100,35 +99,16 @@ class _Probes:
 
     async def models(self, response: Response) -> Any:
         """The served model, its engines, classes and limits."""
-        model, settings = self._detector.model, self._settings
+        settings = self._settings
         response.headers.update(_NO_STORE)
-        engines = [schemas.Engine(**asdict(facts)) for facts in self._detector.served.engine_facts]
-        entry = schemas.ModelEntry(
-            name=model.name,
-            version=model.version,
-            description=model.description,
-            variant=model.config.name,
-            kernel=self._detector.kernel,
-            engines=engines,
-            default_threshold=model.score_threshold,
-            classes=[
-                schemas.ClassName(id=class_id, name=name)
-                for class_id, name in named_classes(model.labels)
-            ],
-            input=schemas.InputRule(
-                shortest_side=model.config.shortest_side,
-                longest_side=model.config.longest_side,
-                resampling="bilinear",
-                bucket_stride=model.config.bucket_stride,
-            ),
-            limits=schemas.Limits(
-                max_body_bytes=settings.max_body_bytes,
-                max_image_pixels=settings.max_image_pixels,
-                max_files=settings.max_files,
-                max_detections=model.config.max_detections,
-                formats=list(SUPPORTED_FORMATS),
-            ),
+        limits = schemas.Limits(
+            max_body_bytes=settings.max_body_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            max_files=settings.max_files,
+            max_detections=self._detector.model.config.max_detections,
+            formats=list(SUPPORTED_FORMATS),
         )
+        entry = schemas.ModelEntry(**model_facts(self._detector), limits=limits)
         return schemas.Models(models=[entry])
 
     async def metrics(self, request: Request) -> Response:

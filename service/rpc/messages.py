@@ -6,12 +6,10 @@ are the same numbers as in the JSON of HTTP.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from model.images.formats import SUPPORTED_FORMATS
-from model.labels import named_classes
 from service.core.detector import Detector
 from service.core.encoding import label_name, rounded_columns
+from service.core.model_facts import model_facts
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
 from service.transport.grpc_status import Refusal
@@ -62,29 +60,13 @@ def error_message(refusal: Refusal, request_id: str) -> pb.DetectError:
 
 def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelResponse:
     """The served model, as in GET /v1/models."""
-    model = detector.model
     return pb.GetModelResponse(
-        name=model.name,
-        version=model.version,
-        description=model.description,
-        variant=model.config.name,
-        kernel=detector.kernel,
-        engines=[pb.Engine(**asdict(facts)) for facts in detector.served.engine_facts],
-        default_threshold=model.score_threshold,
-        classes=[
-            pb.ClassName(id=class_id, name=name) for class_id, name in named_classes(model.labels)
-        ],
-        input=pb.InputRule(
-            shortest_side=model.config.shortest_side,
-            longest_side=model.config.longest_side,
-            resampling="bilinear",
-            bucket_stride=model.config.bucket_stride,
-        ),
+        **model_facts(detector),
         limits=pb.Limits(
             max_message_bytes=options.max_message_bytes,
             max_image_pixels=options.max_image_pixels,
             max_images=options.max_images,
-            max_detections=model.config.max_detections,
+            max_detections=detector.model.config.max_detections,
             formats=SUPPORTED_FORMATS,
         ),
     )
