@@ -1,1 +1,1 @@
-"""One call from an encoded image to its detections, whatever the protocol."""
+"""The detector: turns an encoded image into detections, for every protocol."""

@@ -117,7 +117,7 @@ class Detector:
             return "the model is being loaded"
         age = self.canary_age_seconds
         if age > self._limits.canary_max_age_seconds:
-            return f"no engine has answered for {age:.0f} s"
+            return f"no engine has completed a batch for {age:.0f} s"
         return ""
 
     @property
@@ -247,7 +247,7 @@ class Detector:
                     async with asyncio.timeout(seconds):
                         decoded, found = await self._run(request, lease)
                 except TimeoutError:
-                    raise DeadlineExceeded(f"no answer within {seconds * 1000:.0f} ms") from None
+                    raise DeadlineExceeded(f"no result within {seconds * 1000:.0f} ms") from None
                 finally:
                     lease.release()
         return finish_request(request, decoded, found)
