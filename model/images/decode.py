@@ -1,7 +1,7 @@
 """Encoded image -> RGB pixels, for serving, detect, drawing, training and evaluation.
 
 The format is recognised by the file's content, never by a name or a header of the client. Files
-that are too large are refused by their header alone. The EXIF orientation is applied, every colour
+that are too large are refused by their header. The EXIF orientation is applied, every colour
 mode becomes 8-bit RGB, and `decode_image` resizes by the model's rule. Pillow decodes and releases
 the GIL meanwhile, so that requests are decoded in threads.
 """

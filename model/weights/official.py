@@ -126,7 +126,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
             document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can raise any error
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            problem = f"is refused: its pickle asks for {match[1]}, which weights never need"
+            problem = f"is refused: its pickle requires {match[1]}, which weights never need"
         elif str(error).startswith("Weights only load failed"):
             problem = "is refused: its pickle holds more than tensors and plain values"
         else:
@@ -244,13 +244,13 @@ def _agreed_scales(
     if not said:
         raise CheckpointError(
             path,
-            "does not tell how many feature scales are high-level (enc_scale): give the variant's "
+            "does not say how many feature scales are high-level (enc_scale): give the variant's "
             f"name (--variant {' | '.join(VARIANTS)}) or the number (--enc-scale 3 for H3L1, "
             "2 for H2L2)",
         )
     if len(set(said.values())) > 1:
-        told = ", ".join(f"{source} says {value}" for source, value in said.items())
-        raise CheckpointError(path, f"contradicts itself about the high-level scales: {told}")
+        found = ", ".join(f"{source} says {value}" for source, value in said.items())
+        raise CheckpointError(path, f"contradicts itself about the high-level scales: {found}")
     return next(iter(said.values()))
 
 

@@ -165,7 +165,7 @@ def _rounded_sheet(high: int, wide: int, radius: int) -> Float:
 def _guarded_digits(
     rng: np.random.Generator, symbol: Symbol, ink: Float, box: tuple[int, int, int, int], tall: int
 ) -> None:
-    """Sets an EAN or UPC number between and beside the long guard bars of a printed symbol."""
+    """Sets an EAN or UPC number between and next to the long guard bars of a printed symbol."""
     left, _, right, bottom = box
     cell = (right - left) / symbol.bits.shape[1]
     top = bottom - round(symbol.guard * cell) + 1

@@ -120,7 +120,7 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path, zipped: 
     document = {"model": {"a": torch.ones(1)}, "args": Payload(trace)}
     torch.save(document, path, _use_new_zipfile_serialization=zipped)
     problem = refusal(path)
-    assert "its pickle asks for" in problem
+    assert "its pickle requires" in problem
     assert "system" in problem
     assert "weights_only" not in problem  # torch's advice is the very thing not to do
     assert not trace.exists()
@@ -129,7 +129,7 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path, zipped: 
 def test_objects_beyond_the_allow_list_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"model": {"a": torch.ones(1)}, "where": Path("x")}, path)
-    assert "its pickle asks for pathlib" in refusal(path)
+    assert "its pickle requires pathlib" in refusal(path)
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
