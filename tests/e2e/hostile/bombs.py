@@ -1,4 +1,4 @@
-"""Small files that ask for much: what a hostile client can make with a few lines."""
+"""Small files that are expensive to decode, as a hostile client could send them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG colour type
 
 
-def encode(picture: Image.Image, form: str, **options: object) -> bytes:
+def encode(image: Image.Image, form: str, **options: object) -> bytes:
     encoded = io.BytesIO()
-    picture.save(encoded, form, **options)
+    image.save(encoded, form, **options)
     return encoded.getvalue()
 
 
@@ -31,7 +31,7 @@ def png(
     rows: int | None = None,
     extra: bytes = b"",
 ) -> bytes:
-    """A black PNG; `rows` may be fewer than its header says. Deflate shrinks it a thousandfold."""
+    """A black PNG; `rows` may be fewer than in its header. Deflate compresses it about 1000 : 1."""
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     deflate = zlib.compressobj(1)
     row = bytes(1 + width * _CHANNELS[colour_type])
@@ -42,7 +42,7 @@ def png(
 
 
 def png_text_bomb() -> bytes:
-    """Each of its text chunks would be 50 MB."""
+    """A PNG with text chunks of 50 MB each when decompressed."""
     text = b"a\0\0" + zlib.compress(bytes(50 << 20), 9)
     return png(8, 8, extra=png_chunk(b"zTXt", text) * 20)
 
@@ -71,9 +71,9 @@ def jpeg_of_fill_bytes(num_bytes: int) -> bytes:
 
 
 def jpeg_of_many_scans(scans: int, width: int = 64, height: int = 64) -> bytes:
-    """A progressive JPEG whose last scan comes again and again."""
-    picture = Image.new("L", (width, height), 99)
-    data = encode(picture, "JPEG", progressive=True)
+    """A progressive JPEG whose last scan is repeated."""
+    image = Image.new("L", (width, height), 99)
+    data = encode(image, "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * scans + data[-2:]
 
@@ -94,7 +94,7 @@ def gif_of_many_blocks(num_bytes: int) -> bytes:
 
 
 def bmp_run_lengths(width: int, height: int) -> bytes:
-    """Rows that end after their first pixel: four bytes for a row of any width."""
+    """A BMP whose rows end after their first pixel: four bytes for a row of any width."""
     palette = bytes(1024)
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0)
     offset = 14 + len(header) + len(palette)
@@ -105,9 +105,12 @@ def bmp_run_lengths(width: int, height: int) -> bytes:
 def tiff(
     entries: Iterable[tuple[int, int, int, int]], tail: bytes = b"", next_ifd: int = 0
 ) -> bytes:
-    """A little-endian TIFF of one directory: (tag, type, count, value or offset) and what follows.
+    """A little-endian TIFF of one directory; the tail begins at byte 1000.
 
-    The tail begins at byte 1000.
+    Args:
+        entries: (tag, type, count, value or offset) of each entry.
+        tail: data that the entries point to.
+        next_ifd: offset of the next directory; 0: none.
     """
     rows = [struct.pack("<HHLL", *entry) for entry in entries]
     ifd = struct.pack("<H", len(rows)) + b"".join(rows) + struct.pack("<L", next_ifd)
@@ -134,7 +137,7 @@ def grey_tiff(width: int, height: int, strips: int, rows_per_strip: int, **more:
 
 
 def exif_bomb(entries: int, num_bytes: int) -> bytes:
-    """An EXIF block whose entries all point to the same large piece."""
+    """An EXIF block whose entries all point to the same large value."""
     rows = [struct.pack("<HHLL", 40000 + i, 7, num_bytes, 8) for i in range(entries)]
     ifd = struct.pack("<H", len(rows)) + b"".join(rows) + bytes(4)
     return b"II*\0" + struct.pack("<L", 8) + ifd + bytes(num_bytes)

@@ -1,4 +1,4 @@
-"""One running service for the tests of a module, and the proof that they left it as it was."""
+"""One running service for all tests of a module, checked after each of them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def running() -> Iterator[Service]:
 
 @pytest.fixture
 def service(running: Service) -> Iterator[Service]:
-    """The service; afterwards it must hold nothing, have said nothing bad and still answer."""
+    """The service; after the test it must hold no slots, have logged no errors and still serve."""
     yield running
     running.wait_for_metric("slots_in_use", 0)
     assert running.process.poll() is None
-    assert sum("engine ready" in line for line in running.lines) == 1  # and none replaced it
-    bad = [line for line in running.lines if '"level":"error"' in line or "Traceback" in line]
-    assert not bad, bad[:5]
-    answer = running.http.post(f"{running.url}/detect", content=solid_png((1, 2, 3)))
-    assert answer.status_code == 200
+    assert sum("engine ready" in line for line in running.lines) == 1  # the engine was not replaced
+    errors = [line for line in running.lines if '"level":"error"' in line or "Traceback" in line]
+    assert not errors, errors[:5]
+    response = running.http.post(f"{running.url}/detect", content=solid_png((1, 2, 3)))
+    assert response.status_code == 200

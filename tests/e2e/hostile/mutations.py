@@ -1,4 +1,4 @@
-"""A reproducible stream of damaged images: mutations of one small image of every kind."""
+"""Generates damaged images, reproducibly: mutations of small images of every format."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 
 from tests.e2e.hostile import bombs
 
-# What readers trip over: limits of integer types, and sizes just beyond the usual ones.
+# Numbers that reveal errors in decoders: limits of integer types.
 _ODD_INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _HEADER_BYTES = 128
 
 
 def seed_images() -> list[bytes]:
-    """One small image of every format, mode and way of packing that is accepted."""
+    """One small image of every accepted format, mode and compression."""
     gradient = Image.linear_gradient("L").resize((37, 29))
-    picture = Image.merge("RGB", (gradient, gradient.rotate(90), gradient.rotate(180)))
+    image = Image.merge("RGB", (gradient, gradient.rotate(90), gradient.rotate(180)))
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a description"
@@ -47,76 +47,76 @@ def seed_images() -> list[bytes]:
         ("I", "TIFF", {"compression": "packbits"}),
         ("RGB", "TIFF", {"big_tiff": True}),
     )
-    seeds = [_encode(picture.convert(mode), form, options) for mode, form, options in variants]
+    seeds = [_encode(image.convert(mode), form, options) for mode, form, options in variants]
     seeds.append(bombs.bmp_run_lengths(20, 20))
     seeds.append(bombs.webp_canvas(32, 32))
     return seeds
 
 
-def _encode(picture: Image.Image, form: str, options: dict[str, object]) -> bytes:
+def _encode(image: Image.Image, form: str, options: dict[str, object]) -> bytes:
     data = io.BytesIO()
-    picture.save(data, form, **options)
+    image.save(data, form, **options)
     return data.getvalue()
 
 
 def damaged_images(count: int, seed: int) -> Iterator[bytes]:
-    """So many images, each damaged in one to four ways; the same for the same seed."""
-    chance = random.Random(seed)
+    """`count` images, each with one to four mutations; the same for the same seed."""
+    rng = random.Random(seed)
     seeds = seed_images()
     for _ in range(count):
-        data = bytearray(chance.choice(seeds))
-        for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.choice((1, 1, 1, 2, 4))):
             if data:
-                chance.choice(_DAMAGES)(data, chance, seeds)
+                rng.choice(_MUTATIONS)(data, rng, seeds)
         yield bytes(data)
 
 
-Damage = Callable[[bytearray, random.Random, list[bytes]], None]
+Mutation = Callable[[bytearray, random.Random, list[bytes]], None]
 
 
-def _flip_bits(data: bytearray, chance: random.Random, _seeds: list[bytes]) -> None:
-    for _ in range(chance.choice((1, 2, 8, 64))):
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+def _flip_bits(data: bytearray, rng: random.Random, _seeds: list[bytes]) -> None:
+    for _ in range(rng.choice((1, 2, 8, 64))):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
 
 
-def _edit_header(data: bytearray, chance: random.Random, _seeds: list[bytes]) -> None:
-    data[chance.randrange(min(len(data), _HEADER_BYTES))] = chance.randrange(256)
+def _edit_header(data: bytearray, rng: random.Random, _seeds: list[bytes]) -> None:
+    data[rng.randrange(min(len(data), _HEADER_BYTES))] = rng.randrange(256)
 
 
-def _edit_number(data: bytearray, chance: random.Random, _seeds: list[bytes]) -> None:
-    """Overwrites two or four bytes with a number that is odd: lengths, offsets, sizes, counts."""
-    near = min(len(data), _HEADER_BYTES if chance.random() < 0.7 else len(data))
-    at = chance.randrange(near)
-    number = chance.choice((*_ODD_INTEGERS, chance.randrange(1 << 16)))
-    wide = struct.pack(chance.choice("<>") + "I", number)
-    piece = wide if chance.random() < 0.5 else wide[:2] if wide[0] else wide[2:]
+def _edit_number(data: bytearray, rng: random.Random, _seeds: list[bytes]) -> None:
+    """Overwrites two or four bytes, which may be a length, offset, size or count."""
+    near = min(len(data), _HEADER_BYTES if rng.random() < 0.7 else len(data))
+    at = rng.randrange(near)
+    number = rng.choice((*_ODD_INTEGERS, rng.randrange(1 << 16)))
+    wide = struct.pack(rng.choice("<>") + "I", number)
+    piece = wide if rng.random() < 0.5 else wide[:2] if wide[0] else wide[2:]
     data[at : at + len(piece)] = piece
 
 
-def _cut_end(data: bytearray, chance: random.Random, _seeds: list[bytes]) -> None:
-    del data[chance.randrange(len(data)) :]
+def _cut_end(data: bytearray, rng: random.Random, _seeds: list[bytes]) -> None:
+    del data[rng.randrange(len(data)) :]
 
 
-def _cut_out(data: bytearray, chance: random.Random, _seeds: list[bytes]) -> None:
-    at = chance.randrange(len(data))
-    del data[at : at + chance.choice((1, 2, 4, 16, 256))]
+def _cut_out(data: bytearray, rng: random.Random, _seeds: list[bytes]) -> None:
+    at = rng.randrange(len(data))
+    del data[at : at + rng.choice((1, 2, 4, 16, 256))]
 
 
-def _repeat(data: bytearray, chance: random.Random, _seeds: list[bytes]) -> None:
-    at = chance.randrange(len(data))
-    data[at:at] = data[at : at + chance.choice((1, 4, 12, 64))] * chance.choice((1, 3, 100))
+def _repeat(data: bytearray, rng: random.Random, _seeds: list[bytes]) -> None:
+    at = rng.randrange(len(data))
+    data[at:at] = data[at : at + rng.choice((1, 4, 12, 64))] * rng.choice((1, 3, 100))
 
 
-def _splice(data: bytearray, chance: random.Random, seeds: list[bytes]) -> None:
-    other = chance.choice(seeds)
-    data[chance.randrange(len(data)) :] = other[chance.randrange(len(other)) :]
+def _splice(data: bytearray, rng: random.Random, seeds: list[bytes]) -> None:
+    other = rng.choice(seeds)
+    data[rng.randrange(len(data)) :] = other[rng.randrange(len(other)) :]
 
 
-def _append_rubbish(data: bytearray, chance: random.Random, _seeds: list[bytes]) -> None:
-    data += chance.randbytes(chance.choice((1, 100, 5000)))
+def _append_random_bytes(data: bytearray, rng: random.Random, _seeds: list[bytes]) -> None:
+    data += rng.randbytes(rng.choice((1, 100, 5000)))
 
 
-_DAMAGES: tuple[Damage, ...] = (
+_MUTATIONS: tuple[Mutation, ...] = (
     _flip_bits,
     _edit_header,
     _edit_number,
@@ -125,5 +125,5 @@ _DAMAGES: tuple[Damage, ...] = (
     _cut_out,
     _repeat,
     _splice,
-    _append_rubbish,
+    _append_random_bytes,
 )

@@ -1,4 +1,4 @@
-"""gRPC as no decent client speaks it: refused by status, and without a trace left."""
+"""Invalid and hostile gRPC traffic is refused with a status and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.hostile import bombs
 from tests.support.running import Service
 
 SERVICE = "/litedetr.v1.DetectionService"
-PHOTO = bombs.jpeg()
+IMAGE = bombs.jpeg()
 RST_STREAM, HEADERS, SETTINGS = 3, 1, 4
 
 
@@ -39,9 +39,9 @@ def _refusal(call: object) -> grpc.StatusCode:
 
 
 def _detects(channel: grpc.Channel) -> bool:
-    request = pb.DetectRequest(image=PHOTO).SerializeToString()
-    answer = _unary(channel, "Detect")(request, timeout=60)
-    return pb.DetectResponse.FromString(answer).image.width == 64
+    request = pb.DetectRequest(image=IMAGE).SerializeToString()
+    response = _unary(channel, "Detect")(request, timeout=60)
+    return pb.DetectResponse.FromString(response).image.width == 64
 
 
 def test_a_message_above_the_limit_is_refused(channel: grpc.Channel) -> None:
@@ -53,43 +53,43 @@ def test_a_message_above_the_limit_is_refused(channel: grpc.Channel) -> None:
 
 @pytest.mark.parametrize("method", ["Detect", "DetectBatch", "GetModel"])
 @pytest.mark.parametrize("message", [b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", bytes(range(256))])
-def test_bytes_that_are_no_message_are_refused(
+def test_bytes_that_are_not_a_message_are_refused(
     channel: grpc.Channel, method: str, message: bytes
 ) -> None:
     call = _unary(channel, method)
     assert _refusal(lambda: call(message, timeout=60)) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_bomb_in_a_batch_harms_no_neighbour(channel: grpc.Channel) -> None:
-    images = [PHOTO, bombs.png(65535, 65535, rows=1), PHOTO, bombs.png_text_bomb()]
+def test_a_bomb_in_a_batch_does_not_affect_the_other_images(channel: grpc.Channel) -> None:
+    images = [IMAGE, bombs.png(65535, 65535, rows=1), IMAGE, bombs.png_text_bomb()]
     request = pb.DetectBatchRequest(requests=[pb.DetectRequest(image=data) for data in images])
-    answer = _unary(channel, "DetectBatch")(request.SerializeToString(), timeout=60)
-    outcomes = pb.DetectBatchResponse.FromString(answer).outcomes
+    response = _unary(channel, "DetectBatch")(request.SerializeToString(), timeout=60)
+    outcomes = pb.DetectBatchResponse.FromString(response).outcomes
     assert [outcome.HasField("response") for outcome in outcomes] == [True, False, True, False]
 
 
-def test_calls_that_are_cancelled_at_once_leave_nothing(
+def test_calls_that_are_cancelled_at_once_leave_no_memory(
     service: Service, channel: grpc.Channel
 ) -> None:
     before = service.rss_bytes()
-    request = pb.DetectRequest(image=PHOTO).SerializeToString()
+    request = pb.DetectRequest(image=IMAGE).SerializeToString()
     call = _unary(channel, "Detect")
     for _ in range(10_000):
         call.future(request, timeout=60).cancel()
-    # Until the service has seen them end it may refuse that very connection more calls (HTTP/2's
-    # REFUSED_STREAM). A neighbour is answered all the same, after all that came before it.
+    # Until the service has processed the cancellations it may refuse more calls on this connection
+    # (HTTP/2's REFUSED_STREAM). Another connection gets its response, after all earlier calls.
     own_connection = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(service.grpc_address, options=own_connection) as neighbour:
-        assert _detects(neighbour)
+    with grpc.insecure_channel(service.grpc_address, options=own_connection) as other:
+        assert _detects(other)
     assert _detects(channel)
     assert service.rss_bytes() - before < 96 << 20
 
 
-def test_a_stream_whose_answers_nobody_reads_is_held_back(
+def test_a_stream_whose_responses_are_not_read_is_paused(
     service: Service, channel: grpc.Channel
 ) -> None:
     before = service.rss_bytes()
-    frame = pb.DetectRequest(image=PHOTO + bytes(100_000)).SerializeToString()
+    frame = pb.DetectRequest(image=IMAGE + bytes(100_000)).SerializeToString()
     sent = 0
 
     def flood() -> Iterator[bytes]:
@@ -111,7 +111,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def test_streams_opened_and_reset_in_a_flood_harm_no_neighbour(
+def test_a_flood_of_opened_and_reset_streams_does_not_affect_other_calls(
     service: Service, channel: grpc.Channel
 ) -> None:
     before = service.rss_bytes()
@@ -129,7 +129,7 @@ def test_streams_opened_and_reset_in_a_flood_harm_no_neighbour(
     )
     with socket.create_connection((host, int(port)), 60) as flood:
         flood.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(SETTINGS, 0, 0))
-        with suppress(OSError):  # gRPC may end such a connection
+        with suppress(OSError):  # gRPC may close such a connection
             for stream in range(1, 20_001, 2):
                 reset = _frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
                 flood.sendall(_frame(HEADERS, 4, stream, block) + reset)
@@ -137,9 +137,9 @@ def test_streams_opened_and_reset_in_a_flood_harm_no_neighbour(
     assert service.rss_bytes() - before < 96 << 20
 
 
-def test_rubbish_on_the_port_is_dropped(service: Service, channel: grpc.Channel) -> None:
+def test_bytes_of_another_protocol_are_ignored(service: Service, channel: grpc.Channel) -> None:
     host, _, port = service.grpc_address.rpartition(":")
-    for rubbish in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 40, b"PRI * HTTP/2.0\r\n"):
+    for data in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 40, b"PRI * HTTP/2.0\r\n"):
         with socket.create_connection((host, int(port)), 60) as connection:
-            connection.sendall(rubbish)
+            connection.sendall(data)
     assert _detects(channel)

@@ -1,4 +1,4 @@
-"""Thousands of damaged images against the real service, with good ones in between."""
+"""Sends thousands of damaged images to the service, with valid ones in between."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ SEED = 20_240_601
 CLIENTS = 4
 GOOD_EVERY = 25
 GOOD_KINDS = 40
-# Live objects lie scattered over glibc's heaps: tens of megabytes, whatever the count.
+# Fragmentation of glibc's heaps: tens of megabytes, independent of the count.
 SLACK_BYTES = 96 << 20
 
-Expected = dict[bytes, list[object]]  # answers to good pictures, got before any damaged one
+Expected = dict[bytes, list[object]]  # results of valid images before any damaged one
 
 
 def _good(number: int) -> bytes:
-    """One of 40 good pictures, no two alike in colour or size."""
+    """One of 40 valid images, which differ in colour and size."""
     kind = number // GOOD_EVERY % GOOD_KINDS
     return solid_png((kind * 6, 255 - kind, 77), 40 + kind, 90 - kind)
 
 
 def _detect(client: httpx.Client, url: str, data: bytes) -> list[object]:
-    answer = client.post(f"{url}/detect?threshold=0", content=data)
-    assert answer.status_code == 200, answer.text
-    body = answer.json()
+    response = client.post(f"{url}/detect?threshold=0", content=data)
+    assert response.status_code == 200, response.text
+    body = response.json()
     return [body["image"], body["detections"]]
 
 
 def _send(url: str, images: Sequence[bytes], first: int, expected: Expected) -> Counter[str]:
-    """Sends images over one connection, each answer looked at; counts answers by status."""
+    """Sends images over one connection, checks each response and counts them by status."""
     seen: Counter[str] = Counter()
     with httpx.Client(timeout=150) as client:
         for number, data in enumerate(images, start=first):
-            answer = client.post(f"{url}/detect?threshold=0", content=data)
-            seen[str(answer.status_code)] += 1
-            if answer.status_code != 200:
-                assert 400 <= answer.status_code < 500, (number, answer.text, data[:64])
-                assert answer.headers["content-type"] == "application/problem+json"
-                assert answer.json()["code"], number
+            response = client.post(f"{url}/detect?threshold=0", content=data)
+            seen[str(response.status_code)] += 1
+            if response.status_code != 200:
+                assert 400 <= response.status_code < 500, (number, response.text, data[:64])
+                assert response.headers["content-type"] == "application/problem+json"
+                assert response.json()["code"], number
             if number % GOOD_EVERY == 0:
                 assert _detect(client, url, _good(number)) == expected[_good(number)], number
     return seen
 
 
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_damaged_images_get_answers_and_leave_no_trace(service: Service, count: int) -> None:
+def test_damaged_images_get_responses_and_leave_no_memory(service: Service, count: int) -> None:
     with httpx.Client(timeout=150) as client:
         for seed_image in seed_images():
             assert client.post(f"{service.url}/detect", content=seed_image).status_code == 200
         good = [_good(number * GOOD_EVERY) for number in range(GOOD_KINDS)]
         expected = {data: _detect(client, service.url, data) for data in good}
-    assert len({str(answer) for answer in expected.values()}) == GOOD_KINDS
+    assert len({str(response) for response in expected.values()}) == GOOD_KINDS
     images = damaged_images(count, SEED)
     warm_up = count // 5
     seen = _send_all(service.url, list(islice(images, warm_up)), 0, expected)
     warm = service.rss_bytes()
     seen += _send_all(service.url, list(images), warm_up, expected)
-    deadline = time.monotonic() + 60  # what was freed is the kernel's again after ten seconds
+    deadline = time.monotonic() + 60  # freed memory returns to the kernel after ten seconds
     while (grown := service.rss_bytes() - warm) > SLACK_BYTES and time.monotonic() < deadline:
         time.sleep(0.1)
     assert seen.total() == count

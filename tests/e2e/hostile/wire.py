@@ -1,4 +1,4 @@
-"""A bare connection to the service, for what no HTTP client would send."""
+"""A raw TCP connection to the service, for requests that no HTTP client would send."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from urllib.parse import urlsplit
 
 from tests.support.running import Service
 
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 class Wire:
-    """A TCP connection; what comes back is read until the service closes it."""
+    """A TCP connection to the service's HTTP port."""
 
     def __init__(self, service: Service) -> None:
         parts = urlsplit(service.url)
-        self.socket = socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS)
+        self.socket = socket.create_connection((parts.hostname, parts.port), TIMEOUT_SECONDS)
 
     def send(self, data: bytes) -> bool:
-        """Whether the service still took it."""
+        """Sends data; returns False if the connection is closed."""
         try:
             self.socket.sendall(data)
         except OSError:
@@ -29,14 +29,14 @@ class Wire:
         return True
 
     def end_sending(self) -> None:
-        """Closes our half, if the service has not closed both."""
+        """Closes the sending half, unless the service has closed both."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def read_to_end(self) -> bytes:
-        """Everything until the connection ends, which it must."""
+        """Returns all data until the service closes the connection; fails if it does not."""
         parts: list[bytes] = []
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             try:
                 part = self.socket.recv(1 << 16)
@@ -46,25 +46,6 @@ class Wire:
                 return b"".join(parts)
             parts.append(part)
         raise AssertionError("the connection was not closed")
-
-    def read_answer(self) -> bytes:
-        """One answer that has a Content-Length."""
-        data = b""
-        while b"\r\n\r\n" not in data:
-            part = self.socket.recv(1 << 16)
-            assert part, data
-            data += part
-        head, _, body = data.partition(b"\r\n\r\n")
-        lengths = [
-            int(line.split(b":")[1])
-            for line in head.lower().split(b"\r\n")
-            if line.startswith(b"content-length:")
-        ]
-        while len(body) < lengths[0]:
-            part = self.socket.recv(1 << 16)
-            assert part, body
-            body += part
-        return head + b"\r\n\r\n" + body
 
 
 @contextmanager
