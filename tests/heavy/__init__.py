@@ -1,5 +1,6 @@
-"""Checks that take minutes and a container engine or an empty environment.
+"""Tests that take minutes and need a container engine or a new environment.
 
-Their files carry no `test_` in front, so that plain pytest passes them by; `make test-containers`
-and `make test-release` name them. What they measured is written to benchmarks/results/.
+Their files have no prefix `test_`, so that pytest does not collect them by default;
+`make test-containers` and `make test-release` run them. Measurements are written to
+benchmarks/results/.
 """

@@ -1,7 +1,7 @@
-"""The compose file brought up: make test-containers [COMPOSE='docker compose'] [STAND_INS=1].
+"""Runs the compose file: make test-containers [COMPOSE='docker compose'] [STAND_INS=1].
 
-With STAND_INS=1 Debian's Prometheus takes the place of the pinned image and Grafana stays away:
-for machines that reach no container registry.
+STAND_INS=1 replaces the pinned Prometheus image by Debian's Prometheus and omits Grafana, for
+machines without access to a container registry.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.heavy.container_engine import ContainerEngine, command_from, run, wai
 from tests.heavy.containers import EXPECTED, PHOTO
 from tests.heavy.findings import RESULTS, Findings
 from tests.ops.queries import rules_of
-from tests.ops.real_prometheus import free_port
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
 PROJECT = "lite-detr-check"
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 class Compose:
-    """The project, on ports that are free."""
+    """The compose project, on free ports."""
 
     def __init__(self) -> None:
         self._words = [*command_from("COMPOSE", "docker compose"), "-p", PROJECT, *FILES]
@@ -74,9 +74,9 @@ def _is_ok(url: str) -> bool:
     return False
 
 
-def _ask(compose: Compose, query: str) -> list[dict[str, object]]:
-    answer = httpx.get(f"http://{compose.prometheus}/api/v1/query", params={"query": query})
-    found: list[dict[str, object]] = answer.json()["data"]["result"]
+def _query(compose: Compose, query: str) -> list[dict[str, object]]:
+    response = httpx.get(f"http://{compose.prometheus}/api/v1/query", params={"query": query})
+    found: list[dict[str, object]] = response.json()["data"]["result"]
     return found
 
 
@@ -87,7 +87,7 @@ def test_compose_accepts_the_file(profile: str) -> None:
     run([*words, "-f", "docker-compose.yml", *profiles, "config", "--quiet"])
 
 
-def test_compose_would_have_refused_a_mistyped_key(tmp_path: object) -> None:
+def test_compose_refuses_a_mistyped_key(tmp_path: object) -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     wrong = f"{tmp_path}/wrong.yml"
     with open(wrong, "w", encoding="utf-8") as stream:
@@ -96,19 +96,23 @@ def test_compose_would_have_refused_a_mistyped_key(tmp_path: object) -> None:
     assert run([*words, "-f", wrong, "config", "--quiet"], check=False).returncode != 0
 
 
-def test_service_answers_on_both_published_ports(compose: Compose) -> None:
-    answer = httpx.post(f"http://{compose.detector}/detect", content=PHOTO.read_bytes(), timeout=60)
-    assert {found["label"] for found in answer.json()["detections"]} == EXPECTED
+def test_service_responds_on_both_published_ports(compose: Compose) -> None:
+    response = httpx.post(
+        f"http://{compose.detector}/detect", content=PHOTO.read_bytes(), timeout=60
+    )
+    assert {found["label"] for found in response.json()["detections"]} == EXPECTED
     with GrpcClient(compose.grpc) as client:
         assert {found.label for found in client.detect(PHOTO).detections} == EXPECTED
 
 
 def test_prometheus_finds_and_scrapes_the_service(compose: Compose) -> None:
-    wait_until(lambda: bool(_ask(compose, 'up{job="lite-detr"} == 1')), "a scrape of the service")
-    wait_until(lambda: bool(_ask(compose, "instance:lite_detr_slots_in_use:ratio")), "a recording")
+    wait_until(lambda: bool(_query(compose, 'up{job="lite-detr"} == 1')), "a scrape of the service")
+    wait_until(
+        lambda: bool(_query(compose, "instance:lite_detr_slots_in_use:ratio")), "a recording"
+    )
 
 
-def test_prometheus_weighs_every_rule(compose: Compose) -> None:
+def test_prometheus_evaluates_every_rule(compose: Compose) -> None:
     def all_healthy() -> bool:
         groups = httpx.get(f"http://{compose.prometheus}/api/v1/rules").json()["data"]["groups"]
         rules = [rule for group in groups for rule in group["rules"]]
@@ -129,11 +133,13 @@ def test_stopping_the_service_drains_it(compose: Compose) -> None:
     compose.do("stop", "detector")
     assert "every accepted request was answered" in compose.do("logs", "detector")
     assert "(0)" in compose.do("ps", "--all", "detector")
-    found = Findings("Compose", "make test-containers")
-    found.note(
+    findings = Findings("Compose", "make test-containers")
+    findings.note(
         "compose", run([*command_from("COMPOSE", "docker compose"), "version"]).stdout.strip()
     )
-    found.note("brought up", ", ".join(SERVICES))
-    found.note("stand-in", "Debian's Prometheus" if STAND_INS else "none")
-    found.note("seen", "HTTP, gRPC, scrape by DNS name, every rule healthy, drained with status 0")
-    found.write(RESULTS / "compose")
+    findings.note("services", ", ".join(SERVICES))
+    findings.note("stand-in", "Debian's Prometheus" if STAND_INS else "none")
+    findings.note(
+        "tested", "HTTP, gRPC, scrape by DNS name, every rule healthy, drained with status 0"
+    )
+    findings.write(RESULTS / "compose")

@@ -1,4 +1,4 @@
-"""Docker's command line, or another program that understands it (CONTAINER=podman)."""
+"""The command line of Docker or a compatible program (CONTAINER=podman)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 from tests.support.repository import ROOT
 
 IMAGE = "lite-detr:cpu"
-_PATIENCE_SECONDS = 180
+_TIMEOUT_SECONDS = 180
 
 
 def command_from(variable: str, default: str) -> list[str]:
-    """The words of a command that the environment may replace; skips where it is missing."""
+    """The command from an environment variable or the default; skips if it is not installed."""
     words = shlex.split(os.environ.get(variable) or default)
     if shutil.which(words[0]) is None:
         pytest.skip(f"{words[0]} is not installed; name another with {variable}=...")
@@ -30,7 +30,7 @@ def command_from(variable: str, default: str) -> list[str]:
 def run(
     words: list[str], *, check: bool = True, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in the repository; its output is text."""
+    """Runs a command in the repository root."""
     done = subprocess.run(
         words, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
     )
@@ -39,28 +39,28 @@ def run(
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> float:
-    """Polls; gives the seconds that it took."""
+    """Polls a condition; returns the seconds until it held."""
     started = time.monotonic()
     while not holds():
-        assert time.monotonic() - started < _PATIENCE_SECONDS, f"not within patience: {what}"
+        assert time.monotonic() - started < _TIMEOUT_SECONDS, f"timed out: {what}"
         time.sleep(0.2)
     return time.monotonic() - started
 
 
 class ContainerEngine:
-    """The few commands that the checks need."""
+    """The commands of a container engine that the tests use."""
 
     def __init__(self) -> None:
-        """Takes the command from CONTAINER; docker where it is unset."""
+        """Uses the command in CONTAINER, by default docker."""
         self._words = command_from("CONTAINER", "docker")
 
     def do(self, *arguments: str, check: bool = True) -> str:
-        """Runs one command and gives what it printed on both streams."""
+        """Runs a command; returns its stdout and stderr."""
         done = run([*self._words, *arguments], check=check)
         return done.stdout + done.stderr
 
     def build(self, target: str, tag: str) -> subprocess.CompletedProcess[str]:
-        """Builds a target of the Dockerfile; TORCH_INDEX_URL is handed on."""
+        """Builds a target of the Dockerfile, with the build argument TORCH_INDEX_URL if set."""
         arguments = ["build", "-f", "docker/Dockerfile", "--target", target, "-t", tag]
         index = os.environ.get("TORCH_INDEX_URL")
         if index:
@@ -68,7 +68,7 @@ class ContainerEngine:
         return run([*self._words, *arguments, "."], check=False)
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """What the engine knows of an image or container."""
+        """The engine's description of an image or container."""
         done = run([*self._words, "inspect", name])
         [described] = json.loads(done.stdout)
         found: dict[str, Any] = described

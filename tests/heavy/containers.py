@@ -1,4 +1,4 @@
-"""The images built and run: make test-containers [CONTAINER=podman] [TORCH_INDEX=...]."""
+"""Builds and runs the images: make test-containers [CONTAINER=podman] [TORCH_INDEX=...]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from lite_detr_client import GrpcClient
 from tests.heavy.container_engine import IMAGE, ContainerEngine, wait_until
 from tests.heavy.findings import RESULTS, Findings
-from tests.ops.real_prometheus import free_port
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
 PHOTO = ROOT / "docs" / "samples" / "codes.jpg"
@@ -57,7 +57,7 @@ def image(engine: ContainerEngine, findings: Findings) -> None:
 
 
 class Running:
-    """A started container."""
+    """A running container of the service."""
 
     def __init__(self, engine: ContainerEngine, *flags: str) -> None:
         self.engine = engine
@@ -77,24 +77,24 @@ class Running:
         return httpx.post(f"{self.url}/detect", content=PHOTO.read_bytes(), timeout=120)
 
     @property
-    def said(self) -> str:
+    def logs(self) -> str:
         return self.engine.do("logs", NAME)
 
 
 @pytest.fixture
 def running(engine: ContainerEngine) -> Iterator[Running]:
-    """A ready service in a container with everything taken away that it does not need."""
+    """A ready service in a hardened container."""
     engine.do("rm", "--force", NAME, check=False)
     container = Running(engine, *HARDENING)
     try:
-        wait_until(container.is_ready, f"ready: {container.said}")
+        wait_until(container.is_ready, f"ready: {container.logs}")
         yield container
     finally:
         engine.do("rm", "--force", NAME, check=False)
 
 
 def health_check(engine: ContainerEngine) -> list[str]:
-    """The words of the image's own check; podman keeps them in another place than Docker."""
+    """The image's health check command; podman and Docker store it in different places."""
     described = engine.inspect(IMAGE)
     check = described.get("Healthcheck") or described["Config"]["Healthcheck"]
     kind, *words = map(str, check["Test"])
@@ -102,7 +102,7 @@ def health_check(engine: ContainerEngine) -> list[str]:
     return words
 
 
-def test_image_is_not_root_and_tells_how_to_stop_and_check_it(engine: ContainerEngine) -> None:
+def test_image_has_user_stop_signal_and_health_check(engine: ContainerEngine) -> None:
     configuration = engine.inspect(IMAGE)["Config"]
     assert configuration["User"] == "10001:10001"
     assert configuration["StopSignal"] in ("SIGTERM", "15")
@@ -111,11 +111,11 @@ def test_image_is_not_root_and_tells_how_to_stop_and_check_it(engine: ContainerE
 
 
 @pytest.mark.parametrize("tool", ["g++", "cc", "/opt/lite-detr/bin/pip"])
-def test_image_has_no_tool_of_builders(engine: ContainerEngine, tool: str) -> None:
+def test_image_has_no_build_tools(engine: ContainerEngine, tool: str) -> None:
     assert engine.shell(f"command -v {tool}").returncode != 0
 
 
-def test_image_carries_kernels_for_every_level(engine: ContainerEngine) -> None:
+def test_image_has_kernels_for_every_level(engine: ContainerEngine) -> None:
     listed = engine.shell(
         'python3 -c "from model.native.prebuilt import *; '
         'print(len(levels()) * len(ALL), len(list(DIRECTORY.iterdir())), load_prebuilt(ALL[0]))"'
@@ -125,7 +125,7 @@ def test_image_carries_kernels_for_every_level(engine: ContainerEngine) -> None:
     assert "deform_attn-" in loaded
 
 
-def test_http_and_grpc_find_the_same_codes(running: Running, findings: Findings) -> None:
+def test_http_and_grpc_detect_the_same_codes(running: Running, findings: Findings) -> None:
     findings.note("seconds from `run` to ready", round(time.monotonic() - running.started, 1))
     over_http = running.detect().json()["detections"]
     with GrpcClient(f"127.0.0.1:{running.grpc_port}") as client:
@@ -135,28 +135,28 @@ def test_http_and_grpc_find_the_same_codes(running: Running, findings: Findings)
     findings.note("ran with", " ".join(HARDENING))
 
 
-def test_kernels_of_the_image_are_used_and_nothing_is_written(running: Running) -> None:
-    assert '"kernel":"cpu"' in running.said
+def test_kernels_of_the_image_are_used_and_no_file_is_written(running: Running) -> None:
+    assert '"kernel":"cpu"' in running.logs
     assert running.detect().status_code == httpx.codes.OK
     changed = running.engine.do("diff", NAME).splitlines()
     assert not [line for line in changed if "/opt" in line or "/home" in line]
 
 
-def test_root_file_system_refuses_writing(running: Running) -> None:
+def test_root_file_system_is_read_only(running: Running) -> None:
     done = running.engine.do(
         "exec", NAME, "sh", "-c", "touch /opt/lite-detr/x || echo refused", check=False
     )
     assert "refused" in done
 
 
-def test_health_check_of_the_image_says_well(running: Running) -> None:
+def test_health_check_of_the_image_succeeds(running: Running) -> None:
     running.engine.do("exec", NAME, *health_check(running.engine))
 
 
-def test_memory_stays_far_below_its_limit(running: Running, findings: Findings) -> None:
+def test_memory_stays_below_its_limit(running: Running, findings: Findings) -> None:
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda _: running.detect(), range(40)))
-    assert {answer.status_code for answer in answers} == {200}
+        responses = list(clients.map(lambda _: running.detect(), range(40)))
+    assert {response.status_code for response in responses} == {200}
     script = "cat /sys/fs/cgroup/memory.current /sys/fs/cgroup/memory/memory.usage_in_bytes"
     used = int(
         running.engine.do("exec", NAME, "sh", "-c", f"{script} 2>/dev/null; true").split()[0]
@@ -165,32 +165,30 @@ def test_memory_stays_far_below_its_limit(running: Running, findings: Findings) 
     assert used < 0.9 * 2**30
 
 
-def test_stop_answers_everything_that_was_accepted(running: Running, findings: Findings) -> None:
+def test_stop_finishes_all_accepted_requests(running: Running, findings: Findings) -> None:
     with ThreadPoolExecutor(24) as clients:
-        answers = [clients.submit(running.detect) for _ in range(24)]
-        wait_until(lambda: any(answer.done() for answer in answers), "a first answer")
+        responses = [clients.submit(running.detect) for _ in range(24)]
+        wait_until(lambda: any(response.done() for response in responses), "a first response")
         started = time.monotonic()
         running.engine.do("stop", "--time=75", NAME)
         findings.note("seconds that a stop under load took", round(time.monotonic() - started, 1))
         codes = [
-            0 if isinstance(answer.exception(), httpx.ConnectError) else answer.result().status_code
-            for answer in answers
+            0 if isinstance(each.exception(), httpx.ConnectError) else each.result().status_code
+            for each in responses
         ]
-    assert set(codes) <= {200, 0}, codes  # answered, or never accepted
-    findings.note("answered, of 24 requests under way when it was stopped", codes.count(200))
-    assert "every accepted request was answered" in running.said
+    assert set(codes) <= {200, 0}, codes  # completed, or never accepted
+    findings.note("completed, of 24 requests in flight when it was stopped", codes.count(200))
+    assert "every accepted request was answered" in running.logs
     assert running.engine.inspect(NAME)["State"]["ExitCode"] == 0
 
 
-def test_cuda_image_needs_a_cuda_torch_and_says_so(
-    engine: ContainerEngine, findings: Findings
-) -> None:
-    """Every step of the CUDA image runs; the last one looks at which torch got in."""
+def test_cuda_image_requires_a_cuda_torch(engine: ContainerEngine, findings: Findings) -> None:
+    """Every step of the CUDA image runs; the last one checks the build of torch."""
     built = engine.build("cuda", "lite-detr:cuda")
-    said = built.stdout + built.stderr
+    output = built.stdout + built.stderr
     if built.returncode == 0:
         findings.note("CUDA image", "built")
         assert engine.inspect("lite-detr:cuda")["Config"]["User"] == "10001:10001"
     else:
         findings.note("CUDA image", "every step but the last ran; the index offered a CPU torch")
-        assert "this torch has no CUDA" in said
+        assert "this torch has no CUDA" in output

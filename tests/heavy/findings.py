@@ -1,4 +1,4 @@
-"""What a heavy check saw, written down: one JSON file and one page of it."""
+"""The measurements of a heavy test, written as a JSON file and a page."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 class Findings:
-    """Facts by name, in the order in which they were found."""
+    """Measurements by name, in order."""
 
     def __init__(self, title: str, command: str) -> None:
-        """Starts with what the machine is."""
+        """Starts with a description of the machine."""
         self._title, self._command = title, command
-        self._facts: dict[str, str | int | float] = {
+        self._values: dict[str, str | int | float] = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "processor family": platform.machine(),
             "CPU cores": os.cpu_count() or 0,
@@ -27,13 +27,13 @@ class Findings:
         }
 
     def note(self, name: str, value: str | int | float) -> None:
-        """Keeps one fact; a later one of the same name replaces it."""
-        self._facts[name] = value
+        """Records a measurement; replaces one of the same name."""
+        self._values[name] = value
 
     def write(self, folder: Path) -> None:
         """Writes findings.json and findings.md."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "findings.json").write_text(json.dumps(self._facts, indent=1) + "\n")
-        rows = "".join(f"| {name} | {value} |\n" for name, value in self._facts.items())
+        (folder / "findings.json").write_text(json.dumps(self._values, indent=1) + "\n")
+        rows = "".join(f"| {name} | {value} |\n" for name, value in self._values.items())
         page = f"# {self._title}\n\nWritten by `{self._command}`.\n\n| | |\n|---|---|\n{rows}"
         (folder / "findings.md").write_text(page)

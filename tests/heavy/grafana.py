@@ -1,4 +1,4 @@
-"""The dashboard against Grafana's own types (npm, pinned): no key that Grafana would not know."""
+"""Validates the dashboard against Grafana's types (npm, pinned)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("@grafana/grafana-foundation-sdk@0.0.21", "ts-json-schema-generator@
 
 @pytest.fixture(scope="module")
 def types(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the types and the program that makes JSON schemas of them."""
+    """A folder with the types and the program that converts them to JSON schemas."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
@@ -37,14 +37,14 @@ def schema(types: Path, module: str, name: str) -> dict[str, Any]:
     return found
 
 
-def test_dashboard_has_the_shape_of_grafanas_dashboards(types: Path) -> None:
+def test_dashboard_matches_grafanas_type(types: Path) -> None:
     bare = deepcopy(dashboard())
     for panel in bare["panels"]:
-        panel.pop("targets", None)  # of a type that depends on the data source: see below
+        panel.pop("targets", None)  # their type depends on the data source: see below
     jsonschema.validate(bare, schema(types, "dashboard", "Dashboard"))
 
 
-def test_queries_have_the_shape_of_queries_to_prometheus(types: Path) -> None:
+def test_queries_match_the_type_of_prometheus_queries(types: Path) -> None:
     of_prometheus = schema(types, "prometheus", "Dataquery")
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", []):
@@ -52,7 +52,7 @@ def test_queries_have_the_shape_of_queries_to_prometheus(types: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stat", "timeseries"])
-def test_options_have_the_shape_of_the_panel_kind(types: Path, kind: str) -> None:
+def test_options_match_the_type_of_the_panel_kind(types: Path, kind: str) -> None:
     options = schema(types, kind, "Options")
     panels = [panel for panel in dashboard()["panels"] if panel["type"] == kind]
     assert panels
@@ -60,11 +60,11 @@ def test_options_have_the_shape_of_the_panel_kind(types: Path, kind: str) -> Non
         jsonschema.validate(panel["options"], options)
 
 
-def test_no_panel_is_of_another_kind() -> None:
+def test_all_panels_are_of_tested_kinds() -> None:
     assert {panel["type"] for panel in dashboard()["panels"]} == {"row", "stat", "timeseries"}
 
 
-def test_a_mistyped_key_would_have_been_seen(types: Path) -> None:
+def test_a_mistyped_key_is_detected(types: Path) -> None:
     wrong = {"panels": [], "editabel": False}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong, schema(types, "dashboard", "Dashboard"))

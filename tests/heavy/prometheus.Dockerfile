@@ -1,4 +1,4 @@
-# Debian's Prometheus in the place of prom/prometheus, for machines that reach no container registry.
+# Debian's Prometheus instead of prom/prometheus, for machines without access to a container registry.
 # hadolint ignore=DL3006
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 # hadolint ignore=DL3006

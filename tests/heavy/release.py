@@ -1,4 +1,4 @@
-"""A release where there was nothing: in an empty environment, serving: make test-release."""
+"""Installs the built release into a new environment and serves with it: make test-release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.built_archives import build, copy_of_the_project
 from tests.support.repository import ROOT
 
 SAMPLES = ROOT / "docs" / "samples"
-PATIENCE_SECONDS = 180
+TIMEOUT_SECONDS = 180
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -35,7 +35,7 @@ def findings() -> Iterator[Findings]:
 def installed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, findings: Findings
 ) -> Path:
-    """The folder of an environment that has the service, what it needs, and nothing else."""
+    """The folder of an environment with only the service and its dependencies."""
     folder = tmp_path_factory.mktemp("release")
     project = copy_of_the_project(folder / "project")
     (folder / "dist").mkdir()
@@ -46,14 +46,14 @@ def installed(
     lock = str(ROOT / "requirements" / "lock.txt")
     python = str(environment / "bin" / "python")
     words = [python, "-m", "pip", "install", "-q", "-c", lock, str(archive)]
-    # The archive's own build dependencies come from the index, as on a user's machine.
+    # Build dependencies of the archive come from the index, as on a user's machine.
     done = subprocess.run(words, env=clean(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return environment
 
 
 def clean() -> dict[str, str]:
-    """The environment without anything that could lead to this checkout."""
+    """The environment variables without those that could refer to this checkout."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -62,7 +62,7 @@ def clean() -> dict[str, str]:
 
 
 def command(environment: Path, *arguments: str) -> str:
-    """Runs the installed command in a folder that is no checkout."""
+    """Runs the installed command outside the checkout."""
     words = [str(environment / "bin" / "lite-detr"), *arguments]
     done = subprocess.run(
         words, cwd=environment, env=clean(), capture_output=True, text=True, check=False
@@ -71,19 +71,19 @@ def command(environment: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_packages_fit_together(installed: Path) -> None:
+def test_installed_packages_are_compatible(installed: Path) -> None:
     words = [str(installed / "bin" / "python"), "-m", "pip", "check"]
     done = subprocess.run(words, env=clean(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_version_is_that_of_the_project(installed: Path) -> None:
+def test_version_is_the_version_of_the_project(installed: Path) -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     [number] = re.findall(r'^version = "([^"]+)"', text, re.MULTILINE)
     assert command(installed, "--version") == f"lite-detr {number}\n"
 
 
-def test_nothing_of_tests_or_training_gets_in(installed: Path) -> None:
+def test_no_tests_and_training_dependencies_are_installed(installed: Path) -> None:
     names = ("pytest", "cv2", "tests")
     script = f"from importlib.util import find_spec; print([n for n in {names} if find_spec(n)])"
     words = [str(installed / "bin" / "python"), "-c", script]
@@ -93,7 +93,7 @@ def test_nothing_of_tests_or_training_gets_in(installed: Path) -> None:
     assert done.stdout == "[]\n"
 
 
-def test_photos_are_detected_without_a_service(installed: Path) -> None:
+def test_detect_works_without_a_service(installed: Path) -> None:
     [found] = json.loads(command(installed, "detect", "--json", str(SAMPLES / "codes.jpg")))
     expected = json.loads((SAMPLES / "codes.json").read_text())["codes"]
     assert {each["label"] for each in found["detections"]} == {each["label"] for each in expected}
@@ -104,20 +104,20 @@ def test_service_serves_page_and_detections_and_stops(installed: Path, findings:
     process = subprocess.Popen(words, cwd=installed, env=clean(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        said = ""
+        output = ""
         for line in process.stderr:
-            said += line
+            output += line
             if line.startswith("Ready"):
                 break
-        match = re.search(r"listens on (http://\S+)", said)
-        assert match, said
+        match = re.search(r"listens on (http://\S+)", output)
+        assert match, output
         photo = (SAMPLES / "codes.jpg").read_bytes()
-        answer = httpx.post(f"{match[1]}/detect", content=photo, timeout=PATIENCE_SECONDS)
-        assert len(answer.json()["detections"]) == 5
+        response = httpx.post(f"{match[1]}/detect", content=photo, timeout=TIMEOUT_SECONDS)
+        assert len(response.json()["detections"]) == 5
         assert "<html" in httpx.get(f"{match[1]}/").text
         assert httpx.get(f"{match[1]}/docs").status_code == httpx.codes.OK
     finally:
         process.terminate()
-        process.communicate(timeout=PATIENCE_SECONDS)
+        process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0
     findings.note("installed in an empty environment", f"Python {sys.version.split()[0]}: serves")

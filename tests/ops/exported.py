@@ -1,4 +1,4 @@
-"""What the service exports to Prometheus, asked of a running one with the fake device."""
+"""The metrics that a running service with the fake device exports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_HISTOGRAMS = {"le"}
 
 @dataclass(frozen=True)
 class Family:
-    """One metric as the exposition declares it, and the labels of its samples."""
+    """A metric family and the labels of its samples."""
 
     name: str
     kind: str
@@ -35,12 +35,12 @@ class Family:
 
 @cache
 def exported_families() -> tuple[Family, ...]:
-    """Every family of a service that is up and has a GPU, in the order of its /metrics."""
+    """All metric families of a running service with a GPU, in the order of /metrics."""
     return tuple(_parse(asyncio.run(_render())))
 
 
 def exported_series() -> frozenset[str]:
-    """The names that a query may ask for."""
+    """The names of all series that queries may select."""
     return frozenset(name for family in exported_families() for name in family.series)
 
 
@@ -53,8 +53,8 @@ async def _render() -> str:
         with RequestLog().track("http", "POST"):
             await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
             metrics.count_request("http", "ok")
-            await asyncio.sleep(0)  # answers are counted when they are on their way
-        # What only a bad day brings; their labels are known beforehand all the same.
+            await asyncio.sleep(0)  # the image is counted in a later callback
+        # Metrics that appear only after failures.
         metrics.refused.labels("overloaded").inc(0)
         metrics.engine_restarts.labels("exit").inc(0)
         metrics.batch_failures.labels("error").inc(0)
@@ -70,7 +70,7 @@ def _parse(text: str) -> list[Family]:
     families = []
     for family in text_string_to_metric_families(text):
         labels = frozenset(name for sample in family.samples for name in sample.labels)
-        # The parser takes `_total` off, which is part of the name that queries ask for.
+        # The parser removes `_total`, which is part of the name in queries.
         name = f"{family.name}_total" if family.type == "counter" else family.name
         kept = labels - (_OF_HISTOGRAMS if family.type == "histogram" else set())
         families.append(Family(name, family.type, family.documentation, kept))

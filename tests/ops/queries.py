@@ -1,4 +1,4 @@
-"""Every PromQL query of the rules and the dashboard, and the metrics that they name."""
+"""The PromQL queries of the rules and the dashboard, and the metrics that they select."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.repository import ROOT
 
 RULES = ROOT / "docker" / "prometheus"
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "lite-detr.json"
-# Grafana fills these in before it asks Prometheus.
+# Replaced by Grafana before a query.
 _VARIABLES = {"$__rate_interval": "5m", "$instance": ".*"}
 
 
@@ -23,7 +23,7 @@ def load_yaml(name: str) -> Any:
 
 
 def rules_of(name: str) -> list[dict[str, Any]]:
-    """The rules of one file, its groups flattened."""
+    """The rules of all groups of a file."""
     document = load_yaml(f"docker/prometheus/{name}")
     return [rule for group in document["groups"] for rule in group["rules"]]
 
@@ -35,7 +35,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def panel_queries() -> list[tuple[str, str]]:
-    """Title of the panel and query, of each target; variables filled in."""
+    """The panel title and query of each target, with variables replaced."""
     pairs = []
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", []):
@@ -50,7 +50,7 @@ def metrics_of(query: str) -> set[str]:
     """The metric names that a query selects.
 
     Raises:
-        ValueError: for a query that is not PromQL.
+        ValueError: if the query is not valid PromQL.
     """
     return set(_selected(promql_parser.parse(query)))
 
@@ -75,4 +75,4 @@ def _selected(node: Any) -> Iterator[str]:
         case promql_parser.NumberLiteral() | promql_parser.StringLiteral():
             return
         case _:
-            raise AssertionError(f"a kind of PromQL node that this test does not know: {node!r}")
+            raise AssertionError(f"unknown kind of PromQL node: {node!r}")

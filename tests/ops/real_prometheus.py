@@ -1,11 +1,10 @@
-"""A real Prometheus with a real Alertmanager behind it, for tests that wait for alerts."""
+"""Starts Prometheus and Alertmanager for tests."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.ops.shrunk_rules import RULE_FILES, shrunk, shrunk_rules
+from tests.ops.scaled_rules import RULE_FILES, scaled, scaled_rules
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
 ALERTMANAGER_FILE = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
@@ -25,23 +25,16 @@ _PATIENCE_SECONDS = 60
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program; skips the test where it is not installed."""
+    """The path of a program; skips the test if it is not installed."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"{name} is not installed (Debian, Ubuntu: apt install {package})")
     return path
 
 
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(arguments: list[str], ready_url: str, log: Path) -> Iterator[None]:
-    """A server process, from when `ready_url` answers until the block is left."""
+    """Runs a server process; enters the block once `ready_url` returns 200."""
     with log.open("w") as stream:
         process = subprocess.Popen(arguments, stdout=stream, stderr=stream, cwd=log.parent)
     try:
@@ -60,10 +53,10 @@ def running(arguments: list[str], ready_url: str, log: Path) -> Iterator[None]:
 
 
 class Pager:
-    """Takes what Alertmanager sends, by the path that it was sent to."""
+    """A webhook receiver; keeps the alerts of Alertmanager by request path."""
 
     def __init__(self) -> None:
-        """Listens on a port of its own."""
+        """Listens on a free port."""
         self.received: dict[str, list[dict[str, Any]]] = {}
         received = self.received
 
@@ -75,7 +68,7 @@ class Pager:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Says nothing."""
+                """Does not log requests."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -83,7 +76,7 @@ class Pager:
         self._thread.start()
 
     def names(self, path: str) -> set[str]:
-        """The alerts that were sent to that path."""
+        """The names of the alerts that were sent to a path."""
         return {alert["labels"]["alertname"] for alert in self.received.get(path, [])}
 
     def close(self) -> None:
@@ -95,12 +88,12 @@ class Pager:
 
 @contextlib.contextmanager
 def real_alertmanager(pager: Pager, folder: Path, divisor: int) -> Iterator[str]:
-    """Alertmanager with the repository's routes, calling `pager`; gives its address."""
+    """Runs Alertmanager with the repository's routes; sends to `pager`, yields its address."""
     tool = program("prometheus-alertmanager", "prometheus-alertmanager")
     text = ALERTMANAGER_FILE.read_text(encoding="utf-8").replace("http://pager.example", pager.url)
     document = yaml.safe_load(text)
     for name in ("group_interval", "repeat_interval"):
-        document["route"][name] = shrunk(document["route"][name], divisor)
+        document["route"][name] = scaled(document["route"][name], divisor)
     configuration = folder / "alertmanager.yml"
     configuration.write_text(yaml.safe_dump(document))
     port = free_port()
@@ -120,20 +113,20 @@ def real_alertmanager(pager: Pager, folder: Path, divisor: int) -> Iterator[str]
 def real_prometheus(
     targets: Mapping[str, str], alertmanager: str, folder: Path, divisor: int
 ) -> Iterator[httpx.Client]:
-    """Prometheus with the repository's rules, windows divided by `divisor`.
+    """Runs Prometheus with the repository's rules, their windows divided by `divisor`.
 
     Args:
         targets: address to scrape, by job.
-        alertmanager: its address.
-        folder: for its data and files.
-        divisor: see `shrunk_rules`.
+        alertmanager: address of Alertmanager.
+        folder: for data and configuration.
+        divisor: see `scaled_rules`.
 
     Yields:
-        A client of its HTTP interface.
+        A client of its HTTP API.
     """
     tool = program("prometheus", "prometheus")
     for name in RULE_FILES:
-        (folder / name).write_text(shrunk_rules(name, divisor))
+        (folder / name).write_text(scaled_rules(name, divisor))
     configuration = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": list(RULE_FILES),

@@ -1,4 +1,4 @@
-"""Images and compose file: pinned, careful, and in step with the settings."""
+"""Dockerfile and compose file: pinned, hardened, and consistent with the settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def services() -> dict[str, Any]:
     return found
 
 
-def test_dockerfile_is_clean_for_hadolint() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     tool = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([tool, DOCKERFILE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,11 +37,11 @@ def test_image_runs_as_a_numbered_user_and_stops_by_sigterm() -> None:
     assert "/opt/lite-detr/health_check.py" in text
 
 
-def test_image_takes_its_packages_from_the_lock() -> None:
+def test_image_installs_the_locked_packages() -> None:
     assert "-c requirements/lock.txt" in DOCKERFILE.read_text(encoding="utf-8")
 
 
-def test_only_sources_reach_the_builder() -> None:
+def test_dockerignore_admits_exactly_the_copied_sources() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
@@ -56,7 +56,7 @@ def test_only_sources_reach_the_builder() -> None:
 def test_settings_in_files_are_settings_of_the_service(source: str) -> None:
     text = (ROOT / source).read_text(encoding="utf-8")
     names = set(re.findall(rf"\b{ENV_PREFIX}([A-Z_]+)(?=[=:])", text))
-    names = {name for name in names if "PUBLISH" not in name}  # the compose file's own
+    names = {name for name in names if "PUBLISH" not in name}  # used only by the compose file
     assert names
     assert {name.lower() for name in names} <= Settings.model_fields.keys()
 
@@ -82,18 +82,18 @@ def test_foreign_images_are_pinned() -> None:
             assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"]), service["image"]
 
 
-def test_compose_and_image_check_health_alike() -> None:
+def test_compose_and_image_have_the_same_health_check() -> None:
     [words] = re.findall(r"CMD (\[.*health_check.*\])", DOCKERFILE.read_text(encoding="utf-8"))
     for name in OURS:
         assert services()[name]["healthcheck"]["test"] == ["CMD", *json.loads(words)]
 
 
-def test_ports_are_open_on_this_machine_only() -> None:
+def test_ports_are_published_on_localhost_only() -> None:
     for service in services().values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-def test_container_is_given_longer_to_stop_than_the_drain_takes() -> None:
+def test_stop_grace_period_is_longer_than_the_drain() -> None:
     settings = Settings()
     for name in OURS:
         grace = float(services()[name]["stop_grace_period"].removesuffix("s"))
@@ -101,7 +101,7 @@ def test_container_is_given_longer_to_stop_than_the_drain_takes() -> None:
         assert grace > delay + settings.drain_timeout_seconds
 
 
-def test_prometheus_asks_by_the_name_that_the_services_answer_to() -> None:
+def test_prometheus_scrapes_the_network_name_of_the_services() -> None:
     jobs = load_yaml("docker/prometheus/prometheus.yml")["scrape_configs"]
     [job] = [job for job in jobs if job["job_name"] == "lite-detr"]
     [discovery] = job["dns_sd_configs"]
@@ -110,7 +110,7 @@ def test_prometheus_asks_by_the_name_that_the_services_answer_to() -> None:
         assert services()[name]["ports"][0].endswith(f":{discovery['port']}")
 
 
-def test_http_and_grpc_are_published_each_on_a_port_of_its_own() -> None:
+def test_all_published_ports_differ() -> None:
     environment = DOCKERFILE.read_text(encoding="utf-8")
     inside = re.findall(r"LITE_DETR_(?:HTTP|GRPC)_PORT=(\d+)", environment)
     published = [port for service in services().values() for port in service["ports"]]

@@ -1,4 +1,4 @@
-"""The dashboard asks only for what is there, of the data source that is provisioned."""
+"""The dashboard queries existing metrics of the provisioned data source."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ PROVISIONING = "docker/grafana/provisioning"
 
 
 @pytest.mark.parametrize(("title", "query"), panel_queries())
-def test_panel_asks_for_metrics_that_exist(title: str, query: str) -> None:
+def test_panel_queries_existing_metrics(title: str, query: str) -> None:
     recorded = {rule["record"] for rule in rules_of("recording.rules.yml")}
     assert metrics_of(query) <= exported_series() | recorded, title
 
 
-def test_panels_have_queries_titles_and_places_of_their_own() -> None:
+def test_panels_have_queries_and_do_not_overlap() -> None:
     panels = dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
@@ -24,7 +24,7 @@ def test_panels_have_queries_titles_and_places_of_their_own() -> None:
         place = panel["gridPos"]
         columns = range(place["x"], place["x"] + place["w"])
         cells = {(x, y) for x in columns for y in range(place["y"], place["y"] + place["h"])}
-        assert not cells & taken, f"{panel['title']} lies upon another panel"
+        assert not cells & taken, f"{panel['title']} overlaps another panel"
         assert max(columns) < 24
         taken |= cells
         assert panel["type"] == "row" or panel["targets"]
@@ -37,7 +37,7 @@ def test_dashboard_uses_the_provisioned_data_source() -> None:
             assert panel["datasource"]["uid"] == source["uid"]
 
 
-def test_dashboards_are_read_from_where_compose_puts_them() -> None:
+def test_dashboards_are_read_from_the_mounted_folder() -> None:
     [provider] = load_yaml(f"{PROVISIONING}/dashboards/lite-detr.yml")["providers"]
     mounts = load_yaml("docker-compose.yml")["services"]["grafana"]["volumes"]
     assert f"./docker/grafana/dashboards:{provider['options']['path']}:ro" in mounts

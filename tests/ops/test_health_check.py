@@ -1,4 +1,4 @@
-"""The image's health check against services that are well, ill, gone, or speak TLS."""
+"""The image's health check against live, failing and absent services, and with TLS."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.ops.real_prometheus import free_port
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
 
 @contextmanager
-def answering(status: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A server whose /healthz has that status; gives its port."""
+def responding(status: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Runs a server whose /healthz has the given status; yields its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -29,7 +29,7 @@ def answering(status: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Does not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if tls is not None:
@@ -53,27 +53,25 @@ def check(port: int, **settings: str) -> int:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1)])
-def test_check_says_what_healthz_says(status: int, expected: int) -> None:
-    with answering(status) as port:
+def test_check_follows_the_status_of_healthz(status: int, expected: int) -> None:
+    with responding(status) as port:
         assert check(port) == expected
 
 
-def test_service_that_is_gone_is_not_well() -> None:
+def test_check_fails_without_a_service() -> None:
     assert check(free_port()) == 1
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1)])
-def test_service_that_speaks_tls_is_asked_over_tls(
-    tmp_path: Path, status: int, expected: int
-) -> None:
+def test_check_uses_tls_if_the_service_does(tmp_path: Path, status: int, expected: int) -> None:
     pair = Authority(tmp_path).issue("server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
-    with answering(status, context) as port:
+    with responding(status, context) as port:
         assert check(port, tls_certificate_file=str(pair.certificate)) == expected
 
 
-def test_service_that_wants_certificates_is_well_while_it_takes_connections() -> None:
-    with answering(200) as port:
+def test_check_only_connects_if_client_certificates_are_required() -> None:
+    with responding(200) as port:
         assert check(port, tls_client_ca_file="ca.pem") == 0
     assert check(free_port(), tls_client_ca_file="ca.pem") == 1

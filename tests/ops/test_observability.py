@@ -1,4 +1,4 @@
-"""docs/observability.md tells every metric, and none that is not there."""
+"""docs/observability.md documents every metric, and only existing ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCUMENTED = {name: frozenset(re.findall(r"`(\w+)`", labels)) for name, labels i
 
 @pytest.mark.parametrize("family", exported_families(), ids=lambda family: family.name)
 def test_every_metric_is_documented_with_its_labels(family: Family) -> None:
-    assert family.name in DOCUMENTED, f"docs/observability.md does not tell of {family.name}"
+    assert family.name in DOCUMENTED, f"docs/observability.md does not document {family.name}"
     assert DOCUMENTED[family.name] == family.labels
 
 
@@ -26,5 +26,5 @@ def test_every_documented_metric_exists() -> None:
     assert DOCUMENTED.keys() <= {family.name for family in exported_families()}
 
 
-def test_every_stage_is_explained() -> None:
+def test_every_stage_is_documented() -> None:
     assert [stage for stage in STAGES if f"| `{stage}` |" not in TEXT] == []

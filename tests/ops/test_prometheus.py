@@ -1,4 +1,4 @@
-"""The rules ask only for what the service exports, and do what they say."""
+"""The rules query existing metrics, and pass their unit tests."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def recorded() -> set[str]:
 
 
 @pytest.mark.parametrize("file", RULE_FILES)
-def test_rules_name_only_metrics_that_exist(file: str) -> None:
+def test_rules_query_existing_metrics(file: str) -> None:
     known = exported_series() | recorded() | OF_PROMETHEUS
     for rule in rules_of(file):
         unknown = metrics_of(rule["expr"]) - known
-        assert not unknown, f"{rule.get('alert') or rule['record']} asks for {unknown}"
+        assert not unknown, f"{rule.get('alert') or rule['record']} queries {unknown}"
 
 
-def test_every_recorded_ratio_is_used_by_an_alert_or_a_panel() -> None:
+def test_every_recorded_series_is_used_by_an_alert_or_a_panel() -> None:
     dashboard = (ROOT / "docker/grafana/dashboards/lite-detr.json").read_text(encoding="utf-8")
     alerts = (RULES / "alerts.rules.yml").read_text(encoding="utf-8")
     assert not [name for name in recorded() if name not in dashboard + alerts]
 
 
-def test_failed_images_are_outcomes_that_the_service_has() -> None:
+def test_failed_images_are_existing_outcomes() -> None:
     outcomes = {error.code for error in all_error_types()} | {"internal"}
     [rule] = [
         rule
@@ -58,24 +58,24 @@ def test_failed_images_are_outcomes_that_the_service_has() -> None:
     assert set(failed) <= outcomes
 
 
-def test_latency_objective_is_a_bucket_that_the_service_has() -> None:
+def test_latency_objective_is_an_existing_bucket() -> None:
     text = Metrics().render()[0].decode()
     assert 'lite_detr_stage_seconds_bucket{le="1.0",stage="total"}' in text
 
 
-def test_alerts_say_how_urgent_they_are_and_where_help_is() -> None:
+def test_alerts_have_severity_runbook_and_description() -> None:
     for rule in rules_of("alerts.rules.yml"):
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["annotations"]["runbook"].endswith("#" + rule["alert"].lower())
         assert {"summary", "description"} <= rule["annotations"].keys()
 
 
-def test_runbook_has_an_entry_for_each_alert_and_no_other() -> None:
+def test_runbook_has_exactly_one_entry_for_each_alert() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     entries = re.findall(r"^### (LiteDetr\w+)\n\n\*(\w+)\.\*", page, re.MULTILINE)
-    told = {rule["alert"]: rule["labels"]["severity"] for rule in rules_of("alerts.rules.yml")}
-    assert dict(entries) == told
-    assert len(entries) == len(told)
+    alerts = {rule["alert"]: rule["labels"]["severity"] for rule in rules_of("alerts.rules.yml")}
+    assert dict(entries) == alerts
+    assert len(entries) == len(alerts)
 
 
 def test_alertmanager_accepts_its_configuration() -> None:
@@ -89,7 +89,7 @@ def test_alertmanager_accepts_its_configuration() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alertmanager_silences_only_alerts_that_there_are() -> None:
+def test_alertmanager_inhibits_existing_alerts() -> None:
     text = (ROOT / "docker" / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
     alerts = {rule["alert"] for rule in rules_of("alerts.rules.yml")}
     assert set(re.findall(r"LiteDetr\w+", text)) <= alerts
@@ -99,10 +99,10 @@ def test_prometheus_accepts_configuration_and_rules() -> None:
     promtool("check", "config", "prometheus.yml")
 
 
-def test_rules_fire_and_keep_quiet_as_told() -> None:
+def test_rules_pass_their_unit_tests() -> None:
     promtool("test", "rules", "rules.test.yml")
 
 
 def test_every_alert_has_a_unit_test() -> None:
-    told = (RULES / "rules.test.yml").read_text(encoding="utf-8")
-    assert not [r["alert"] for r in rules_of("alerts.rules.yml") if r["alert"] not in told]
+    text = (RULES / "rules.test.yml").read_text(encoding="utf-8")
+    assert not [r["alert"] for r in rules_of("alerts.rules.yml") if r["alert"] not in text]

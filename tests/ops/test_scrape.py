@@ -1,10 +1,8 @@
-"""A real Prometheus scrapes a service under load, and gives its exemplars back."""
+"""Prometheus scrapes a service under load and returns its exemplars."""
 
 from __future__ import annotations
 
-import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ops.real_prometheus import program
 from tests.support.images import solid_png
+from tests.support.ports import free_port
 from tests.support.running import DEFAULTS, Service
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -34,7 +34,7 @@ def _metrics_url(service: Service) -> str:
 
 
 def _load(service: Service) -> None:
-    """Requests that end in many ways, in traces that are recorded and in one that is not."""
+    """Sends requests with many outcomes, in sampled and unsampled traces."""
     url = f"{service.url}/detect"
     sampled = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
     unsampled = {"traceparent": f"00-{UNSAMPLED_ID}-b7ad6b7169203331-00"}
@@ -50,29 +50,27 @@ def _load(service: Service) -> None:
 
 
 def _eventually(read: Callable[[], Any]) -> Any:
-    """What `read` returns as soon as there is something; for a minute."""
+    """Polls `read` until it returns something, for at most a minute."""
     found = read()
     for _ in range(600):
         if found:
             return found
         time.sleep(0.1)
         found = read()
-    raise AssertionError("nothing came")
+    raise AssertionError("timed out")
 
 
 def test_promtool_accepts_the_metrics_of_a_service_under_load(service: Service) -> None:
     _load(service)
     text = httpx.get(f"{_metrics_url(service)}/metrics", timeout=60).content
     assert b'lite_detr_requests_total{outcome="unsupported_image",protocol="http"} 1.0' in text
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("promtool is not installed (Debian, Ubuntu: apt install prometheus)")
+    tool = program("promtool", "prometheus")
     done = subprocess.run([tool, "check", "metrics"], input=text, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
 
 
-def test_clients_cannot_make_series(service: Service) -> None:
+def test_clients_cannot_create_series(service: Service) -> None:
     def names() -> set[str]:
         text = httpx.get(f"{_metrics_url(service)}/metrics", timeout=60).text
         return {line.rpartition(" ")[0] for line in text.splitlines() if line[0] != "#"}
@@ -100,10 +98,8 @@ def test_the_metrics_port_serves_nothing_else(service: Service) -> None:
 
 @pytest.fixture
 def prometheus(service: Service, tmp_path: Path) -> Iterator[str]:
-    """URL of a Prometheus that scrapes the service every second."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed (Debian, Ubuntu: apt install prometheus)")
+    """The URL of a Prometheus that scrapes the service every second."""
+    executable = program("prometheus", "prometheus")
     target = _metrics_url(service).removeprefix("http://")
     (tmp_path / "prometheus.yml").write_text(
         f"""
@@ -113,11 +109,10 @@ scrape_configs:
     static_configs: [{{targets: ["{target}"]}}]
 """
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
-            program,
+            executable,
             f"--config.file={tmp_path / 'prometheus.yml'}",
             f"--storage.tsdb.path={tmp_path / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
@@ -132,23 +127,23 @@ scrape_configs:
         process.wait(60)
 
 
-def _ask(url: str, path: str, **parameters: str) -> Any:
-    """The data of an answer of Prometheus; None before it answers."""
+def _query(url: str, path: str, **parameters: str) -> Any:
+    """The data of a response of Prometheus; None before it is up."""
     try:
-        answer = httpx.get(f"{url}/api/v1/{path}", params=parameters, timeout=60)
+        response = httpx.get(f"{url}/api/v1/{path}", params=parameters, timeout=60)
     except httpx.TransportError:
         return None
-    return answer.json()["data"] if answer.status_code == 200 else None
+    return response.json()["data"] if response.status_code == 200 else None
 
 
-def test_prometheus_gives_the_exemplars_of_recorded_traces_back(
+def test_prometheus_returns_the_exemplars_of_sampled_traces(
     service: Service, prometheus: str
 ) -> None:
     _load(service)
     for name in ("lite_detr_request_seconds_bucket", "lite_detr_stage_seconds_bucket"):
 
         def exemplars(query: str = name) -> list[dict[str, Any]]:
-            series = _ask(
+            series = _query(
                 prometheus,
                 "query_exemplars",
                 query=query,
@@ -160,7 +155,7 @@ def test_prometheus_gives_the_exemplars_of_recorded_traces_back(
         traces = {exemplar["labels"]["trace_id"] for exemplar in _eventually(exemplars)}
         assert traces == {TRACE_ID}
     query = 'sum(lite_detr_images_total{outcome="ok"})'
-    found = _eventually(lambda: (_ask(prometheus, "query", query=query) or {}).get("result"))
+    found = _eventually(lambda: (_query(prometheus, "query", query=query) or {}).get("result"))
     assert float(found[0]["value"][1]) == 20
-    target = _eventually(lambda: _ask(prometheus, "targets"))["activeTargets"][0]
+    target = _eventually(lambda: _query(prometheus, "targets"))["activeTargets"][0]
     assert (target["health"], target["lastError"]) == ("up", "")

@@ -1,4 +1,4 @@
-"""Services with the fake device, each with a fault and a load of its own, to be watched."""
+"""Services with the fake device, each with its own fault and load, for tests of alerts."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from tests.support.repository import ROOT
 
 FAULT, FAULT_HEX = (9, 8, 7), "090807"
 GOOD = solid_png((10, 20, 30))
-_PATIENCE_SECONDS = 120
+_TIMEOUT_SECONDS = 120
 _PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One service: what is wrong with it, what its clients send, and who is called then."""
+    """One service: its settings and load, and the alerts that they must cause."""
 
     job: str
-    alerts: frozenset[str]  # those that must fire
+    alerts: frozenset[str]  # must fire
     settings: Mapping[str, str] = field(default_factory=dict)
-    pictures: Sequence[bytes] = (GOOD,)
+    images: Sequence[bytes] = (GOOD,)
     clients: int = 1
-    waits_until_ready: bool = True
+    becomes_ready: bool = True
     is_killed: bool = False
 
 
-class WatchedService:
-    """A service as a process of its own, with clients that never tire."""
+class ScenarioService:
+    """A service in its own process, and its clients."""
 
     def __init__(self, scenario: Scenario, log: Path) -> None:
-        """Starts the process; `log` gets what it says."""
+        """Starts the process; its stderr goes to `log`."""
         self.scenario = scenario
         given = {"http_port": "0", "log_format": "json"} | dict(scenario.settings)
         environment = {f"LITE_DETR_{name.upper()}": value for name, value in given.items()}
@@ -57,58 +57,60 @@ class WatchedService:
         self._clients: list[threading.Thread] = []
         self.url = ""
 
-    def wait_until_it_listens(self) -> None:
-        """Waits for the address, and for the engine where the scenario has one that starts."""
-        wanted = "curl --data-binary" if self.scenario.waits_until_ready else "listens on"
+    def wait_until_started(self) -> None:
+        """Waits until the port is open and the engine is ready, if it becomes ready."""
+        wanted = "curl --data-binary" if self.scenario.becomes_ready else "listens on"
         waited = threading.Event()
-        for _ in range(_PATIENCE_SECONDS * 10):
-            said = self._log.read_text()
-            if wanted in said:
-                match = re.search(r"listens on (http://\S+)", said)
+        for _ in range(_TIMEOUT_SECONDS * 10):
+            output = self._log.read_text()
+            if wanted in output:
+                match = re.search(r"listens on (http://\S+)", output)
                 assert match
                 self.url = match[1]
                 return
-            assert self._process.poll() is None, said
+            assert self._process.poll() is None, output
             waited.wait(0.1)
         raise AssertionError(f"{self.scenario.job} did not start: {self._log.read_text()}")
 
     def begin_load(self) -> None:
-        """Lets the clients send, one picture after another, until `end`."""
+        """Starts the clients, which send images until `end`."""
         for _ in range(self.scenario.clients):
             client = threading.Thread(target=self._send)
             client.start()
             self._clients.append(client)
 
     def kill(self) -> None:
-        """Ends the process without a word."""
+        """Kills the process."""
         self._process.kill()
-        self._process.wait(_PATIENCE_SECONDS)
+        self._process.wait(_TIMEOUT_SECONDS)
 
     def end(self) -> None:
-        """Ends clients and process."""
+        """Stops the clients and kills the process."""
         self._stop.set()
         self.kill()
         for client in self._clients:
-            client.join(_PATIENCE_SECONDS)
+            client.join(_TIMEOUT_SECONDS)
 
     def _send(self) -> None:
-        with httpx.Client(timeout=_PATIENCE_SECONDS) as client:
-            for picture in itertools.cycle(self.scenario.pictures):
+        with httpx.Client(timeout=_TIMEOUT_SECONDS) as client:
+            for image in itertools.cycle(self.scenario.images):
                 if self._stop.wait(_PAUSE_SECONDS):
                     return
-                with contextlib.suppress(httpx.HTTPError):  # it may be killed, on purpose
-                    client.post(f"{self.url}/detect", content=picture)
+                with contextlib.suppress(httpx.HTTPError):  # a scenario may kill the service
+                    client.post(f"{self.url}/detect", content=image)
 
 
 @contextlib.contextmanager
-def watched_services(scenarios: Sequence[Scenario], folder: Path) -> Iterator[list[WatchedService]]:
-    """All services, up and under load; on leaving, all ended."""
-    services: list[WatchedService] = []
+def running_services(
+    scenarios: Sequence[Scenario], folder: Path
+) -> Iterator[list[ScenarioService]]:
+    """Runs all services under load while the block is executed."""
+    services: list[ScenarioService] = []
     try:
         for scenario in scenarios:
-            services.append(WatchedService(scenario, folder / f"{scenario.job}.log"))
+            services.append(ScenarioService(scenario, folder / f"{scenario.job}.log"))
         for service in services:
-            service.wait_until_it_listens()
+            service.wait_until_started()
         for service in services:
             service.begin_load()
         yield services

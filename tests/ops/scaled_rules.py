@@ -1,7 +1,7 @@
-"""The rules with shorter windows, made from the real files by arithmetic alone.
+"""The rules with shorter windows, so that tests can wait for alerts.
 
-Hours of alert windows become minutes, so that a test can wait for them. Names, thresholds, label
-sets and expressions stay as they are.
+Windows and waiting times are divided by a number; names, thresholds, labels and expressions stay
+the same.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WINDOW = re.compile(r"\[(\d+[smhd])\]")
 
 
-def shrunk(duration: str, divisor: int) -> str:
-    """A Prometheus duration of one unit, divided: shrunk("5m", 60) is "5000ms"."""
+def scaled(duration: str, divisor: int) -> str:
+    """Divides a Prometheus duration of one unit: scaled("5m", 60) is "5000ms"."""
     milliseconds = int(duration[:-1]) * _SECONDS[duration[-1]] * 1000 // divisor
     return f"{milliseconds}ms"
 
 
-def shrunk_rules(name: str, divisor: int) -> str:
-    """A rule file whose windows and waiting times are divided, evaluated every second."""
+def scaled_rules(name: str, divisor: int) -> str:
+    """A rule file with divided windows and waiting times, evaluated every second."""
     document: dict[str, Any] = load_yaml(f"docker/prometheus/{name}")
     for group in document["groups"]:
         group["interval"] = "1s"
         for rule in group["rules"]:
-            rule["expr"] = _WINDOW.sub(lambda match: f"[{shrunk(match[1], divisor)}]", rule["expr"])
+            rule["expr"] = _WINDOW.sub(lambda match: f"[{scaled(match[1], divisor)}]", rule["expr"])
             if "for" in rule:
-                rule["for"] = shrunk(rule["for"], divisor)
+                rule["for"] = scaled(rule["for"], divisor)
     return str(yaml.safe_dump(document, sort_keys=False, width=1000))
