@@ -1,4 +1,4 @@
-"""The core with real processes when things go wrong."""
+"""The service core with real engine processes that fail."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +39,7 @@ POISON = (250, 1, 2)
 POISON_HEX = "fa0102"
 
 
-async def _until(holds: object, timeout_seconds: float = 30.0) -> None:
+async def _until(holds: object, timeout_seconds: float = 120.0) -> None:
     assert callable(holds)
     async with asyncio.timeout(timeout_seconds):
         while not holds():
@@ -51,40 +52,40 @@ def _engine_pid(detector: Detector) -> int:
     return pid
 
 
-def _pictures(count: int) -> list[bytes]:
+def _images(count: int) -> list[bytes]:
     return [solid_png((number, 255 - number, 7), 64, 48) for number in range(count)]
 
 
 async def _detect_all(
-    detector: Detector, pictures: list[bytes]
+    detector: Detector, images: list[bytes]
 ) -> list[DetectResult | BaseException]:
     return await asyncio.gather(
-        *(detect(detector, data) for data in pictures), return_exceptions=True
+        *(detect(detector, data) for data in images), return_exceptions=True
     )
 
 
-@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP])
-async def test_an_engine_that_dies_or_freezes_under_load_costs_no_answer(
-    death: signal.Signals,
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+async def test_no_request_fails_when_an_engine_is_killed_or_stopped_under_load(
+    sent: signal.Signals,
 ) -> None:
-    settings = fake_settings(slots=40, fake_per_image_ms=4, watchdog_seconds=1.5)
+    settings = fake_settings(slots=40, fake_per_image_ms=4)
     async with open_fake_detector(settings) as detector:
-        pictures = _pictures(40)
-        answers = asyncio.create_task(_detect_all(detector, pictures))
+        images = _images(40)
+        results = asyncio.create_task(_detect_all(detector, images))
         await _until(lambda: value(detector, "images_total", outcome="ok"))
-        os.kill(_engine_pid(detector), death)
+        os.kill(_engine_pid(detector), sent)
         await _until(lambda: not detector.ready)
         assert "loaded" in detector.not_ready_reason
         with pytest.raises(NotReady) as refusal:
-            await detect(detector, pictures[0])
+            await detect(detector, images[0])
         assert refusal.value.retry_after_seconds
-        for data, result in zip(pictures, await answers, strict=True):
+        for data, result in zip(images, await results, strict=True):
             assert isinstance(result, DetectResult), result
             assert_is_result_of(data, result)
         assert detector.ready
         assert detector.live
         assert value(detector, "slots_in_use") == 0
-        reason = "exit" if death is signal.SIGKILL else "stopped"
+        reason = "exit" if sent is signal.SIGKILL else "stopped"
         assert value(detector, "engine_restarts_total", reason=reason) == 1
         assert value(detector, "replayed_total")
 
@@ -93,10 +94,10 @@ async def test_an_engine_that_dies_or_freezes_under_load_costs_no_answer(
 async def test_a_poison_image_fails_alone(fault: str) -> None:
     settings = fake_settings(**{f"fake_{fault}_colour": POISON_HEX}, max_wait_ms=200)
     async with open_fake_detector(settings) as detector:
-        pictures = _pictures(7)
-        pictures.insert(3, solid_png(POISON))
-        results = await _detect_all(detector, pictures)
-        for number, (data, result) in enumerate(zip(pictures, results, strict=True)):
+        images = _images(7)
+        images.insert(3, solid_png(POISON))
+        results = await _detect_all(detector, images)
+        for number, (data, result) in enumerate(zip(images, results, strict=True)):
             if number == 3:
                 assert isinstance(result, InferenceFailed)
             else:
@@ -107,7 +108,7 @@ async def test_a_poison_image_fails_alone(fault: str) -> None:
         assert value(detector, "slots_in_use") == 0
 
 
-async def test_an_image_that_hangs_the_engine_is_given_up() -> None:
+async def test_an_image_that_hangs_the_engine_fails() -> None:
     settings = fake_settings(fake_hang_colour=POISON_HEX, watchdog_seconds=0.5)
     async with open_fake_detector(settings) as detector:
         with pytest.raises(InferenceFailed):
@@ -116,7 +117,7 @@ async def test_an_image_that_hangs_the_engine_is_given_up() -> None:
         assert value(detector, "engine_restarts_total", reason="hang") == 2
 
 
-async def test_restarts_without_end_fail_liveness() -> None:
+async def test_a_restart_storm_fails_liveness() -> None:
     settings = fake_settings(fake_crash_colour=POISON_HEX, storm_restarts=2)
     async with open_fake_detector(settings) as detector:
         with pytest.raises(InferenceFailed):
@@ -124,43 +125,54 @@ async def test_restarts_without_end_fail_liveness() -> None:
         assert not detector.live
 
 
-async def test_beyond_the_slots_requests_are_told_to_come_back() -> None:
+async def test_requests_beyond_the_slots_are_refused_with_a_retry_time() -> None:
     settings = fake_settings(slots=4, fake_base_ms=30)
     async with open_fake_detector(settings) as detector:
-        pictures = _pictures(12)
-        results = await _detect_all(detector, pictures)
+        images = _images(12)
+        results = await _detect_all(detector, images)
         assert all(isinstance(result, DetectResult) for result in results[:4])
         for refusal in results[4:]:
             assert isinstance(refusal, Overloaded)
             assert refusal.retry_after_seconds
         assert value(detector, "refused_total", reason="overloaded") == 8
-        assert_is_result_of(pictures[9], await detect(detector, pictures[9]))
+        assert_is_result_of(images[9], await detect(detector, images[9]))
 
 
-async def test_an_answer_later_than_its_deadline_is_not_waited_for() -> None:
-    settings = fake_settings(fake_base_ms=400, request_timeout_ms=10_000)
-    async with open_fake_detector(settings) as detector:
-        started = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
-            await detect(detector, solid_png((1, 1, 1)), deadline=started + 0.2)
-        assert value(detector, "slots_in_use") == 1  # the engine has it
+async def test_a_request_fails_at_its_deadline_while_the_engine_runs_its_image(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    async with open_fake_detector(fake_settings(fake_batch_gate=str(gate))) as detector:
+        gate.touch()
+        seconds = 0.2
+        while not value(detector, "batch_size_count"):  # repeated if decoding takes that long
+            with pytest.raises(DeadlineExceeded):
+                deadline = time.monotonic() + seconds
+                await detect(detector, solid_png((1, 1, 1)), deadline=deadline)
+            seconds *= 2
+        assert value(detector, "slots_in_use") == 1  # the engine holds the image
+        gate.unlink()
         await _until(lambda: value(detector, "slots_in_use") == 0)
         assert value(detector, "engine_restarts_total", reason="exit") is None
 
 
-async def test_expired_and_cancelled_work_never_reaches_the_engine() -> None:
-    settings = fake_settings(fake_base_ms=300, max_batch_size=1)
+async def test_expired_and_cancelled_images_do_not_reach_the_engine(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    settings = fake_settings(fake_batch_gate=str(gate), max_batch_size=1)
     async with open_fake_detector(settings) as detector:
-        pictures = _pictures(6)
-        first = [asyncio.create_task(detect(detector, data)) for data in pictures[:2]]
+        gate.touch()
+        images = _images(6)
+        first = [asyncio.create_task(detect(detector, data)) for data in images[:2]]
         await _until(lambda: value(detector, "batch_size_count") == 2)
         deadline = time.monotonic() + 0.1
-        late = [asyncio.create_task(detect(detector, pictures[2], deadline=deadline))]
-        gone = [asyncio.create_task(detect(detector, data)) for data in pictures[3:]]
-        await _until(lambda: value(detector, "queue_depth") == 4)
-        for task in gone:
+        late = [asyncio.create_task(detect(detector, images[2], deadline=deadline))]
+        cancelled = [asyncio.create_task(detect(detector, data)) for data in images[3:]]
+        await _until(lambda: late[0].done() and value(detector, "queue_depth") == 3)
+        for task in cancelled:
             task.cancel()
-        results = await asyncio.gather(*first, *late, *gone, return_exceptions=True)
+        await asyncio.wait(cancelled)
+        gate.unlink()
+        results = await asyncio.gather(*first, *late, *cancelled, return_exceptions=True)
         kinds = [DetectResult] * 2 + [DeadlineExceeded] + [asyncio.CancelledError] * 3
         assert [type(result) for result in results] == kinds
         assert value(detector, "batch_size_count") == 2
@@ -168,24 +180,24 @@ async def test_expired_and_cancelled_work_never_reaches_the_engine() -> None:
         assert value(detector, "slots_in_use") == 0
 
 
-async def test_a_drain_answers_what_was_accepted_and_refuses_the_rest() -> None:
+async def test_a_drain_finishes_accepted_requests_and_refuses_new_ones() -> None:
     async with open_fake_detector(fake_settings(fake_base_ms=20)) as detector:
-        pictures = _pictures(20)
-        tasks = [asyncio.create_task(detect(detector, data)) for data in pictures]
+        images = _images(20)
+        tasks = [asyncio.create_task(detect(detector, data)) for data in images]
         await asyncio.sleep(0)
         detector.begin_drain()
         assert not detector.ready
-        assert_is_result_of(pictures[0], await detect(detector, pictures[0]))
+        assert_is_result_of(images[0], await detect(detector, images[0]))
         drained = asyncio.create_task(detector.drain(30))
         await asyncio.sleep(0)
         with pytest.raises(ShuttingDown):
-            await detect(detector, pictures[0])
+            await detect(detector, images[0])
         assert await drained == 0
-        for data, task in zip(pictures, tasks, strict=True):
+        for data, task in zip(images, tasks, strict=True):
             assert_is_result_of(data, task.result())
 
 
-async def test_a_drain_that_takes_too_long_says_how_many_are_left() -> None:
+async def test_a_drain_that_times_out_returns_the_number_of_unfinished_requests() -> None:
     async with open_fake_detector(fake_settings(fake_hang_colour=POISON_HEX)) as detector:
         task = asyncio.create_task(detect(detector, solid_png(POISON)))
         await _until(lambda: value(detector, "batch_size_count") == 1)
@@ -195,7 +207,7 @@ async def test_a_drain_that_takes_too_long_says_how_many_are_left() -> None:
             await task
 
 
-async def test_before_the_engine_is_warm_requests_are_refused_and_leaving_is_quick() -> None:
+async def test_requests_are_refused_while_the_engine_loads() -> None:
     async with open_fake_core(fake_settings(fake_start_ms=60_000)) as core:
         assert not core.detector.ready
         assert core.detector.live
@@ -204,21 +216,21 @@ async def test_before_the_engine_is_warm_requests_are_refused_and_leaving_is_qui
         await _until(lambda: core.detector.served.engine_pids[0] is not None)
 
 
-async def test_an_engine_that_is_not_warm_in_time_is_replaced() -> None:
+async def test_an_engine_that_exceeds_the_start_timeout_is_replaced() -> None:
     settings = fake_settings(fake_start_ms=60_000, start_timeout_seconds=0.05, storm_restarts=2)
     async with open_fake_core(settings) as core:
         await _until(lambda: not core.detector.live)
         assert value(core.detector, "engine_restarts_total", reason="start_timeout")
 
 
-async def test_no_engine_outlives_its_edge() -> None:
+async def test_the_engine_ends_with_the_edge() -> None:
     async with open_fake_detector(fake_settings()) as detector:
         pid = _engine_pid(detector)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-async def test_an_engine_that_says_it_cannot_start_ends_the_start() -> None:
+async def test_an_engine_that_cannot_start_ends_the_start() -> None:
     settings = fake_settings()
     other = replace(fake_backend(settings), model=replace(FAKE_MODEL, version="f" * 12))
     with pytest.raises(EngineStartError, match="version 000000000000"):

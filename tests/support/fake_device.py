@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ FAKE_MODEL = ModelInfo(
 _MOST_DETECTIONS = 5
 _SAMPLE_STEP = 16  # pixels; the device should sleep, not compute
 _SIDE = 0.25  # of a box, relative to the image
+_GATE_POLL_SECONDS = 0.005
 _MEMORY_CHUNK_BYTES = 8 * 1024 * 1024
 _MOST_MEMORY_CHUNKS = 256  # 2 GiB, in case nothing kills the process
 
@@ -56,6 +58,8 @@ class FakeDeviceSpec:
     hang_colour: str | None = None  # never returns
     sticky_colour: str | None = None  # raises FakeFault, also for every later batch
     memory_colour: str | None = None  # takes memory until the process is killed
+    start_gate: str | None = None  # path; loading waits while this file exists
+    batch_gate: str | None = None  # path; each batch waits while this file exists
 
 
 class FakeDevice:
@@ -64,12 +68,13 @@ class FakeDevice:
     name = "fake"
 
     def __init__(self, spec: FakeDeviceSpec) -> None:
-        """Sleeps for `spec.start_ms`."""
+        """Sleeps for `spec.start_ms` and waits for `spec.start_gate`."""
         self.model = FAKE_MODEL
         self.implementations: Mapping[str, str] = {"kernel": "fake"}
         self._spec = spec
         self._lost = False  # as a CUDA context is after an illegal address
         time.sleep(spec.start_ms / 1000)
+        _wait_while_exists(spec.start_gate)
 
     def run(
         self,
@@ -83,6 +88,7 @@ class FakeDevice:
             FakeFault: for an image of the error colour, and for any image once there was one
                 of the sticky colour.
         """
+        _wait_while_exists(self._spec.batch_gate)
         started = time.monotonic()
         self._trigger_faults(images)
         found = [
@@ -119,6 +125,11 @@ class FakeDevice:
 def open_fake_device(start: Start) -> FakeDevice:
     """The device factory; `Start.device_options` are the fields of a `FakeDeviceSpec`."""
     return FakeDevice(FakeDeviceSpec(**start.device_options))
+
+
+def _wait_while_exists(gate: str | None) -> None:
+    while gate is not None and Path(gate).exists():
+        time.sleep(_GATE_POLL_SECONDS)
 
 
 def _contains(colour: str | None, colours: set[str]) -> bool:

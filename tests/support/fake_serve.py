@@ -27,6 +27,8 @@ class FakeSettings(Settings):
     fake_hang_colour: str | None = None
     fake_sticky_colour: str | None = None
     fake_memory_colour: str | None = None
+    fake_start_gate: str | None = None
+    fake_batch_gate: str | None = None
 
 
 def fake_backend(settings: FakeSettings) -> Backend:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -46,6 +49,17 @@ def test_the_error_colour_raises() -> None:
     device.run([_image(10, 20, 31)], (64, 64), [(48, 64)])
     with pytest.raises(FakeFault):
         device.run([_image(1, 1, 1), _image(10, 20, 30)], (64, 64), [(48, 64)] * 2)
+
+
+def test_a_batch_waits_while_its_gate_exists(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    device = FakeDevice(FakeDeviceSpec(0, 0, batch_gate=str(gate)))
+    gate.touch()
+    with ThreadPoolExecutor(1) as thread:
+        batch = thread.submit(device.run, [_image(1, 2, 3)], (64, 64), [(48, 64)])
+        assert not batch.done()
+        gate.unlink()
+        assert len(batch.result().detections) == 1
 
 
 def test_the_model_has_a_name_for_each_class() -> None:
