@@ -1,4 +1,4 @@
-"""A running service whose weights file is replaced: swapped in whole, or not at all."""
+"""Loading and unloading models in a running service whose weights file is replaced."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.running import process_has_ended
 from tests.support.small_weights import LABELS, SMALL, weights_of, write_small
 from tests.support.watched_service import WatchedService
 
-PICTURE = solid_png((90, 120, 150), 64, 48)
+IMAGE = solid_png((90, 120, 150), 64, 48)
 
 
-def _put(path: Path, write: Callable[[Path], object]) -> str:
-    """Another file in its place, by rename; returns its version."""
+def _replace(path: Path, write: Callable[[Path], object]) -> str:
+    """Replaces the file by rename; returns the version of the new one."""
     fresh = path.with_name("fresh.safetensors")
     write(fresh)
     version = read_model_info(fresh).version
@@ -39,7 +39,7 @@ def _put(path: Path, write: Callable[[Path], object]) -> str:
     return version
 
 
-def _put_bytes(path: Path, data: bytes) -> None:
+def _replace_by_bytes(path: Path, data: bytes) -> None:
     fresh = path.with_name("fresh.safetensors")
     fresh.write_bytes(data)
     fresh.rename(path)
@@ -58,7 +58,7 @@ def weights(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def _serving(weights: Path, **overrides: object) -> AsyncIterator[ServiceCore]:
-    settings = quiet_settings(model=str(weights), device="cpu", **overrides)
+    settings = quiet_settings(model=str(weights), device="cpu", warm_up_seconds=0, **overrides)
     async with open_core(settings) as core:
         await core.first_ready
         yield core
@@ -71,7 +71,7 @@ async def _until(holds: Callable[[], object]) -> None:
 
 
 class Load:
-    """Detects without end and notes which version answered."""
+    """Sends requests in a loop and records the model version of each result."""
 
     def __init__(self, detector: Detector, clients: int = 4) -> None:
         self.versions: Counter[str] = Counter()
@@ -82,37 +82,37 @@ class Load:
 
     async def _work(self) -> None:
         while not self._stop:
-            result = await detect(self._detector, PICTURE)
+            result = await detect(self._detector, IMAGE)
             self.versions[result.model_version] += 1
             self.order.append(result.model_version)
 
     async def stop(self) -> None:
-        """Raises what any request met."""
+        """Stops; raises the exception of any failed request."""
         self._stop = True
         await asyncio.gather(*self._tasks)
 
 
-async def test_new_weights_are_swapped_in_under_load_without_a_failed_request(
+async def test_new_weights_are_loaded_under_load_without_a_failed_request(
     weights: Path,
 ) -> None:
-    """Two loads at once, the last of them of another name, shape and labels."""
+    """Two loads at the same time; the second model has another name, shape and labels."""
     old = read_model_info(weights).version
     async with _serving(weights) as core:
         load = Load(core.detector)
         await _until(lambda: load.versions[old])
         [before] = core.detector.served.engine_pids
-        middle = _put(weights, _with_seed(1))
+        middle = _replace(weights, _with_seed(1))
         others = _children()
         first = asyncio.create_task(core.control.load("small"))
-        await _until(lambda: _children() - others)  # its file is held by then
-        new = _put(weights, _write_another_model)
+        await _until(lambda: _children() - others)  # by then its file is open
+        new = _replace(weights, _write_another_model)
         await core.control.load(str(weights))
         await first
         await _until(lambda: load.versions[new] > 3)
         await load.stop()
         assert list(dict.fromkeys(load.order)) in ([old, middle, new], [old, new])
         first_new = load.order.index(new)
-        # Those under way were answered by the one before: one a client at most.
+        # Requests in flight are completed by the previous model: at most one per client.
         assert sum(version != new for version in load.order[first_new:]) <= 4
         assert before is not None
         assert await asyncio.to_thread(process_has_ended, before)
@@ -131,17 +131,18 @@ def _write_another_model(path: Path) -> None:
 
 
 def _children() -> set[int]:
-    """Processes that this one has started: engines, and what other tests have left running."""
+    """The child processes: engines, and processes that other tests have left running."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     return {int(pid) for pid in children.split()}
 
 
-async def test_a_bad_file_leaves_the_old_model_serving(weights: Path) -> None:
+async def test_after_a_failed_load_the_old_model_continues_to_serve(weights: Path) -> None:
     old, data = read_model_info(weights).version, weights.read_bytes()
     bad_files = {
         "truncated": data[: len(data) // 2],
         "no model": b"GIF89a" * 1000,
-        "not finite": data[:-4] + b"\x00\x00\xc0\x7f",  # the header is right: the engine sees it
+        "not finite": data[:-4]
+        + b"\x00\x00\xc0\x7f",  # with a valid header: detected by the engine
         "missing": None,
     }
     async with _serving(weights) as core:
@@ -150,52 +151,52 @@ async def test_a_bad_file_leaves_the_old_model_serving(weights: Path) -> None:
             if bad is None:
                 weights.unlink()
             else:
-                _put_bytes(weights, bad)
+                _replace_by_bytes(weights, bad)
             with pytest.raises(ModelLoadFailed) as failure:
                 await core.control.load("small")
             assert weights.name in str(failure.value)
             assert "/proc/" not in str(failure.value)
-            assert (await detect(core.detector, PICTURE)).model_version == old
+            assert (await detect(core.detector, IMAGE)).model_version == old
             assert core.detector.served.engine_pids == pids
             assert core.detector.ready
             [entry] = core.control.index()
             assert (entry.version, entry.state) == (old, "READY")
-        new = _put(weights, _with_seed(2))
+        new = _replace(weights, _with_seed(2))
         await core.control.load("small")
-        assert (await detect(core.detector, PICTURE)).model_version == new
+        assert (await detect(core.detector, IMAGE)).model_version == new
 
 
-async def test_a_replaced_engine_has_the_weights_that_serve_until_they_are_loaded_anew(
+async def test_a_restarted_engine_has_the_served_weights_until_new_ones_are_loaded(
     weights: Path,
 ) -> None:
     old = read_model_info(weights).version
     async with _serving(weights) as core:
         [engine] = core.detector.served.engine_pids
         assert engine is not None
-        new = _put(weights, _with_seed(3))
+        new = _replace(weights, _with_seed(3))
         os.kill(engine, signal.SIGKILL)
         await _until(lambda: not core.detector.ready)
         await _until(lambda: core.detector.ready)
-        under_way = asyncio.create_task(detect(core.detector, PICTURE))
+        in_flight = asyncio.create_task(detect(core.detector, IMAGE))
         await _until(lambda: core.detector.active)
         await core.control.unload("small")
-        assert (await under_way).model_version == old
+        assert (await in_flight).model_version == old
         with pytest.raises(NotReady, match="no model is loaded"):
-            await detect(core.detector, PICTURE)
+            await detect(core.detector, IMAGE)
         assert (core.detector.ready, core.detector.live) == (False, True)
         assert core.control.index()[0].state == "UNAVAILABLE"
         assert core.detector.served.engine_pids == (None,)
-        await core.control.unload("small")  # once more changes nothing
+        await core.control.unload("small")  # has no effect
         await core.control.load("small")
-        assert (await detect(core.detector, PICTURE)).model_version == new
+        assert (await detect(core.detector, IMAGE)).model_version == new
         assert core.detector.ready
         with pytest.raises(UnknownModel, match="'small' is served"):
             await core.control.load("large")
 
 
-async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> None:
+async def test_closing_during_a_load_ends_all_engines(weights: Path) -> None:
     async with _serving(weights) as core:
-        _put(weights, _with_seed(7))
+        _replace(weights, _with_seed(7))
         others = _children()
         load = asyncio.create_task(core.control.load("small"))
         await _until(lambda: _children() - others)
@@ -207,7 +208,7 @@ async def test_leaving_during_a_load_leaves_no_engine_behind(weights: Path) -> N
     assert all([await asyncio.to_thread(process_has_ended, pid) for pid in (serving, loading)])
 
 
-async def test_leaving_during_an_unload_leaves_no_engine_behind(weights: Path) -> None:
+async def test_closing_during_an_unload_ends_all_engines(weights: Path) -> None:
     async with _serving(weights) as core:
         [serving] = core.detector.served.engine_pids
         with core.detector.served.in_use():
@@ -233,10 +234,10 @@ def start() -> Iterator[type[WatchedService]]:
         service.kill()
 
 
-async def test_a_signal_loads_the_default_model_anew_under_load(
+async def test_sighup_reloads_the_default_model_under_load(
     start: type[WatchedService], tmp_path: Path
 ) -> None:
-    """The shipped model over HTTP; then a bad file, then the end in the middle of a load."""
+    """Reloads the shipped model over HTTP, then an invalid file, then stops during a load."""
     path = tmp_path / "served.safetensors"
     shutil.copy(resolve_model("default"), path)
     old = read_model_info(path).version
@@ -247,30 +248,30 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
             target, detector.state_dict(), info.config, info.labels, score_threshold=0.9, name="x"
         )
 
-    service = start(backend="torch", model=path, device="cpu", engine_threads=1)
+    service = start(backend="torch", model=path, device="cpu", engine_threads=1, warm_up_seconds=0)
     service.wait_until_ready()
     client = HttpClient(service.url)
     versions: list[str] = []
 
-    async def ask_until(version: str) -> None:
+    async def send_until(version: str) -> None:
         while not versions or versions[-1] != version:
             reply = await client.detect((90, 120, 150))
             assert reply.version, reply  # no error in between
             versions.append(reply.version)
 
-    await ask_until(old)
-    new = await asyncio.to_thread(_put, path, write)
+    await send_until(old)
+    new = await asyncio.to_thread(_replace, path, write)
     service.process.send_signal(signal.SIGHUP)
     async with asyncio.timeout(150):
-        await ask_until(new)
+        await send_until(new)
     assert set(versions) == {old, new}
-    _put_bytes(path, path.read_bytes()[:5000])
+    _replace_by_bytes(path, path.read_bytes()[:5000])
     service.process.send_signal(signal.SIGHUP)
-    told = await asyncio.to_thread(service.wait_for_line, "the model cannot be loaded")
-    assert path.name in told.string
-    await ask_until(new)
+    line = await asyncio.to_thread(service.wait_for_line, "the model cannot be loaded")
+    assert path.name in line.string
+    await send_until(new)
     await asyncio.to_thread(
-        _put, path, lambda target: shutil.copy(resolve_model("default"), target)
+        _replace, path, lambda target: shutil.copy(resolve_model("default"), target)
     )
     service.process.send_signal(signal.SIGHUP)
     await asyncio.to_thread(service.wait_for_line, "reload requested", times=3)
@@ -279,10 +280,16 @@ async def test_a_signal_loads_the_default_model_anew_under_load(
     client.close()
 
 
-async def test_a_signal_during_the_first_load_does_no_harm(start: type[WatchedService]) -> None:
-    service = start(fake_start_ms=2500)
+async def test_sighup_during_the_first_load_is_harmless(
+    start: type[WatchedService], tmp_path: Path
+) -> None:
+    gate = tmp_path / "start"
+    gate.touch()
+    service = start(fake_start_gate=gate)
     service.wait_for_line("listens on")
     service.process.send_signal(signal.SIGHUP)
+    service.wait_for_line("reload requested")
+    gate.unlink()
     await asyncio.to_thread(service.wait_for_line, "model loaded")
     assert service.health("/readyz") == 200
     service.process.send_signal(signal.SIGTERM)

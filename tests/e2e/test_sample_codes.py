@@ -1,4 +1,4 @@
-"""The promise of the README: post a sample photo, get boxes whose codes can be read."""
+"""The default model detects the codes of the sample photos so that a reader can read them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAMPLES = ROOT / "docs" / "samples"
 PAGE_SAMPLES = ROOT / "service" / "rest" / "static" / "samples"
 NAMES = ("codes", "no_codes", "qr_close_up", "shelf")
 MARGIN = 0.1  # of a box's side, added on each side before reading
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 needs_default_model = pytest.mark.skipif(
     not DEFAULT_MODEL_PATH.exists(),
@@ -36,7 +36,7 @@ needs_default_model = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The real service with the default model, as `make serve` starts it."""
+    """A service with the default model, started as by `make serve`."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("LITE_DETR_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "serve", "--port", "0"],
@@ -47,17 +47,17 @@ def address() -> Iterator[str]:
     )
     assert process.stderr is not None
     try:
-        said = ""
+        output = ""
         for line in process.stderr:
-            said += line
+            output += line
             if line.startswith("Ready"):
                 break
-        found = re.search(r"listens on (http://\S+)", said)
-        assert found, f"the service did not start: {said}"
+        found = re.search(r"listens on (http://\S+)", output)
+        assert found, f"the service did not start: {output}"
         yield found[1]
     finally:
         process.terminate()
-        process.communicate(timeout=PATIENCE_S)
+        process.communicate(timeout=TIMEOUT_S)
 
 
 def expected(name: str) -> list[tuple[str, str]]:
@@ -65,10 +65,10 @@ def expected(name: str) -> list[tuple[str, str]]:
     return sorted((code["label"], code["payload"]) for code in document["codes"])
 
 
-def read_crop(picture: Image.Image, box: dict[str, float]) -> list[str]:
+def read_crop(image: Image.Image, box: dict[str, float]) -> list[str]:
     x = MARGIN * (box["xmax"] - box["xmin"])
     y = MARGIN * (box["ymax"] - box["ymin"])
-    crop = picture.crop(
+    crop = image.crop(
         (
             round(box["xmin"] - x),
             round(box["ymin"] - y),
@@ -80,49 +80,47 @@ def read_crop(picture: Image.Image, box: dict[str, float]) -> list[str]:
 
 
 def detect(address: str, data: bytes) -> dict[str, Any]:
-    answer = httpx.post(
+    response = httpx.post(
         f"{address}/detect",
         content=data,
         headers={"Content-Type": "image/jpeg"},
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
-    assert answer.status_code == 200, answer.text
-    result: dict[str, Any] = answer.json()
+    assert response.status_code == 200, response.text
+    result: dict[str, Any] = response.json()
     return result
 
 
 @needs_default_model
 @pytest.mark.parametrize("name", NAMES)
-def test_the_boxes_of_a_sample_photo_hold_its_codes_and_nothing_else(
-    address: str, name: str
-) -> None:
+def test_the_boxes_of_a_sample_photo_contain_exactly_its_codes(address: str, name: str) -> None:
     data = (SAMPLES / f"{name}.jpg").read_bytes()
-    answer = detect(address, data)
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    assert answer["image"] == {"width": picture.width, "height": picture.height}
+    result = detect(address, data)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    assert result["image"] == {"width": image.width, "height": image.height}
     seen = {
         (detection["label"], text)
-        for detection in answer["detections"]
-        for text in read_crop(picture, detection["box"]) or [f"unreadable: {detection}"]
+        for detection in result["detections"]
+        for text in read_crop(image, detection["box"]) or [f"unreadable: {detection}"]
     }
     assert sorted(seen) == expected(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sample_photo_is_small_and_the_page_has_it_too(name: str) -> None:
+def test_a_sample_photo_is_small_and_is_also_on_the_page(name: str) -> None:
     data = (SAMPLES / f"{name}.jpg").read_bytes()
     assert len(data) <= 250_000
     assert data == (PAGE_SAMPLES / f"{name}.jpg").read_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sidecar_of_a_sample_photo_tells_boxes_that_can_be_read(name: str) -> None:
+def test_the_annotated_boxes_of_a_sample_photo_can_be_read(name: str) -> None:
     document = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
-    picture = Image.open(SAMPLES / f"{name}.jpg").convert("RGB")
-    assert picture.size == (document["width"], document["height"])
+    image = Image.open(SAMPLES / f"{name}.jpg").convert("RGB")
+    assert image.size == (document["width"], document["height"])
     for code in document["codes"]:
         box = dict(zip(("xmin", "ymin", "xmax", "ymax"), code["box"], strict=True))
-        assert read_crop(picture, box) == [code["payload"]]
+        assert read_crop(image, box) == [code["payload"]]
 
 
 def test_the_first_sample_photo_shows_every_class() -> None:
