@@ -82,23 +82,23 @@ def test_a_request_id_cannot_inject_headers(service: Service) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"x", b"X-A: b\r\n"])
-def test_a_slow_head_times_out(service: Service, piece: bytes) -> None:
-    with wire(service) as connection:
+def test_a_slow_head_times_out(impatient_service: Service, piece: bytes) -> None:
+    with wire(impatient_service) as connection:
         connection.send(b"POST /detect HTTP/1.1\r\n")
         response = _send_slowly(connection, piece)
     assert not response or response.startswith(b"HTTP/1.1 408"), response
 
 
-def test_a_body_that_pauses_times_out(service: Service) -> None:
-    with wire(service) as connection:
+def test_a_body_that_pauses_times_out(impatient_service: Service) -> None:
+    with wire(impatient_service) as connection:
         connection.send(request(LENGTH, body=IMAGE[:50]))
         response = connection.read_to_end()
     assert response.startswith(b"HTTP/1.1 408")
     assert b"paused" in response
 
 
-def test_a_slow_body_without_pauses_times_out(service: Service) -> None:
-    with wire(service) as connection:
+def test_a_slow_body_without_pauses_times_out(impatient_service: Service) -> None:
+    with wire(impatient_service) as connection:
         connection.send(request(CHUNKED))
         response = _send_slowly(connection, b"1\r\nx\r\n")
     assert response.startswith(b"HTTP/1.1 408"), response
