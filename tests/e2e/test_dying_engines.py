@@ -159,18 +159,18 @@ async def test_only_the_sender_of_a_poison_image_gets_an_error(
     colour = random_colours(1)
     for client in (HttpClient(service.url), GrpcClient(service.grpc_address)):
         others = [HttpClient(service.url) for _ in range(7)]
-        answered = 0
+        completed = 0
         for _ in range(5):
             sent = [other.detect(colour()) for other in others]
-            culprit, *replies = await asyncio.gather(client.detect(POISON), *sent)
-            assert culprit.outcome in {"500", "INTERNAL"}, culprit
+            poison_reply, *replies = await asyncio.gather(client.detect(POISON), *sent)
+            assert poison_reply.outcome in {"500", "INTERNAL"}, poison_reply
             # On a busy machine all of the others may arrive after the engines have ended.
             assert {reply.outcome for reply in replies} <= {"ok", "503"}, replies
-            answered = count(replies)["ok"]
+            completed = count(replies)["ok"]
             await asyncio.to_thread(service.until, lambda: service.health("/readyz") == 200)
-            if answered:
+            if completed:
                 break
-        assert answered
+        assert completed
         for other in others:
             other.close()
         result = client.close()
@@ -291,15 +291,15 @@ async def test_only_the_sender_of_an_image_that_exhausts_memory_gets_an_error(
     flood.add_grpc(service.grpc_address, 2)
     await flood.wait_for_results(30)
     client = HttpClient(service.url)
-    culprit = asyncio.create_task(client.detect(POISON))
+    poisoned = asyncio.create_task(client.detect(POISON))
     guards = []
-    while not culprit.done():
+    while not poisoned.done():
         [engine] = await asyncio.to_thread(service.engine_pids)
         guards.append(MemoryGuard(engine, MEMORY_LIMIT_BYTES))
         ready = service.count("engine ready")
-        while not culprit.done() and service.count("engine ready") == ready:
+        while not poisoned.done() and service.count("engine ready") == ready:
             await asyncio.sleep(0.02)
-    assert culprit.result().outcome == "500"
+    assert poisoned.result().outcome == "500"
     client.close()
     await flood.wait_for_results(50)
     outcomes = await flood.stop()

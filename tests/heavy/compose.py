@@ -33,7 +33,7 @@ class Compose:
     """The compose project, on free ports."""
 
     def __init__(self) -> None:
-        self._words = [*command_from("COMPOSE", "docker compose"), "-p", PROJECT, *FILES]
+        self._argv = [*command_from("COMPOSE", "docker compose"), "-p", PROJECT, *FILES]
         names = ("LITE_DETR_PUBLISH_PORT", "LITE_DETR_PUBLISH_GRPC_PORT")
         self._ports = {
             name: free_port()
@@ -45,7 +45,7 @@ class Compose:
 
     def do(self, *arguments: str, check: bool = True) -> str:
         variables = {name: str(port) for name, port in self._ports.items()}
-        done = run([*self._words, *arguments], check=check, **variables)
+        done = run([*self._argv, *arguments], check=check, **variables)
         return done.stdout + done.stderr
 
 
@@ -83,8 +83,8 @@ def _query(compose: Compose, query: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize("profile", ["", "gpu", "alerts"])
 def test_compose_accepts_the_file(profile: str) -> None:
     profiles = ["--profile", profile] if profile else []
-    words = command_from("COMPOSE", "docker compose")
-    run([*words, "-f", "docker-compose.yml", *profiles, "config", "--quiet"])
+    argv = command_from("COMPOSE", "docker compose")
+    run([*argv, "-f", "docker-compose.yml", *profiles, "config", "--quiet"])
 
 
 def test_compose_refuses_a_mistyped_key(tmp_path: object) -> None:
@@ -92,8 +92,8 @@ def test_compose_refuses_a_mistyped_key(tmp_path: object) -> None:
     wrong = f"{tmp_path}/wrong.yml"
     with open(wrong, "w", encoding="utf-8") as stream:
         stream.write(text.replace("    read_only: true", "    read_onyl: true", 1))
-    words = command_from("COMPOSE", "docker compose")
-    assert run([*words, "-f", wrong, "config", "--quiet"], check=False).returncode != 0
+    argv = command_from("COMPOSE", "docker compose")
+    assert run([*argv, "-f", wrong, "config", "--quiet"], check=False).returncode != 0
 
 
 def test_service_responds_on_both_published_ports(compose: Compose) -> None:

@@ -21,18 +21,18 @@ _TIMEOUT_SECONDS = 180
 
 def command_from(variable: str, default: str) -> list[str]:
     """The command from an environment variable or the default; skips if it is not installed."""
-    words = shlex.split(os.environ.get(variable) or default)
-    if shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not installed; name another with {variable}=...")
-    return words
+    argv = shlex.split(os.environ.get(variable) or default)
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"{argv[0]} is not installed; name another with {variable}=...")
+    return argv
 
 
 def run(
-    words: list[str], *, check: bool = True, **variables: str
+    argv: list[str], *, check: bool = True, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in the repository root."""
     done = subprocess.run(
-        words, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
+        argv, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -52,11 +52,11 @@ class ContainerEngine:
 
     def __init__(self) -> None:
         """Uses the command in CONTAINER, by default docker."""
-        self._words = command_from("CONTAINER", "docker")
+        self._argv = command_from("CONTAINER", "docker")
 
     def do(self, *arguments: str, check: bool = True) -> str:
         """Runs a command; returns its stdout and stderr."""
-        done = run([*self._words, *arguments], check=check)
+        done = run([*self._argv, *arguments], check=check)
         return done.stdout + done.stderr
 
     def build(self, target: str, tag: str) -> subprocess.CompletedProcess[str]:
@@ -65,16 +65,16 @@ class ContainerEngine:
         index = os.environ.get("TORCH_INDEX_URL")
         if index:
             arguments += ["--build-arg", f"TORCH_INDEX_URL={index}"]
-        return run([*self._words, *arguments, "."], check=False)
+        return run([*self._argv, *arguments, "."], check=False)
 
     def inspect(self, name: str) -> dict[str, Any]:
         """The engine's description of an image or container."""
-        done = run([*self._words, "inspect", name])
+        done = run([*self._argv, "inspect", name])
         [described] = json.loads(done.stdout)
         found: dict[str, Any] = described
         return found
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
         """Runs a shell script in a new container of the image."""
-        words = [*self._words, "run", "--rm", "--entrypoint", "sh", IMAGE, "-c", script]
-        return run(words, check=False)
+        argv = [*self._argv, "run", "--rm", "--entrypoint", "sh", IMAGE, "-c", script]
+        return run(argv, check=False)

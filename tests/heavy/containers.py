@@ -97,9 +97,9 @@ def health_check(engine: ContainerEngine) -> list[str]:
     """The image's health check command; podman and Docker store it in different places."""
     described = engine.inspect(IMAGE)
     check = described.get("Healthcheck") or described["Config"]["Healthcheck"]
-    kind, *words = map(str, check["Test"])
+    kind, *argv = map(str, check["Test"])
     assert kind == "CMD"
-    return words
+    return argv
 
 
 def test_image_has_user_stop_signal_and_health_check(engine: ContainerEngine) -> None:

@@ -31,8 +31,8 @@ def types(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def schema(types: Path, module: str, name: str) -> dict[str, Any]:
     """The JSON schema of one of Grafana's types."""
     source = f"node_modules/@grafana/grafana-foundation-sdk/dist/{module}/types.gen.d.ts"
-    words = ["npx", "ts-json-schema-generator", "--path", source, "--type", name, "--no-type-check"]
-    done = subprocess.run(words, cwd=types, capture_output=True, text=True, check=True)
+    argv = ["npx", "ts-json-schema-generator", "--path", source, "--type", name, "--no-type-check"]
+    done = subprocess.run(argv, cwd=types, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -45,9 +45,9 @@ def installed(
     venv.create(environment, with_pip=True)
     lock = str(ROOT / "requirements" / "lock.txt")
     python = str(environment / "bin" / "python")
-    words = [python, "-m", "pip", "install", "-q", "-c", lock, str(archive)]
+    argv = [python, "-m", "pip", "install", "-q", "-c", lock, str(archive)]
     # Build dependencies of the archive come from the index, as on a user's machine.
-    done = subprocess.run(words, env=clean(), capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, env=clean(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return environment
 
@@ -63,17 +63,17 @@ def clean() -> dict[str, str]:
 
 def command(environment: Path, *arguments: str) -> str:
     """Runs the installed command outside the checkout."""
-    words = [str(environment / "bin" / "lite-detr"), *arguments]
+    argv = [str(environment / "bin" / "lite-detr"), *arguments]
     done = subprocess.run(
-        words, cwd=environment, env=clean(), capture_output=True, text=True, check=False
+        argv, cwd=environment, env=clean(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_installed_packages_are_compatible(installed: Path) -> None:
-    words = [str(installed / "bin" / "python"), "-m", "pip", "check"]
-    done = subprocess.run(words, env=clean(), capture_output=True, text=True, check=False)
+    argv = [str(installed / "bin" / "python"), "-m", "pip", "check"]
+    done = subprocess.run(argv, env=clean(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -86,9 +86,9 @@ def test_version_is_the_version_of_the_project(installed: Path) -> None:
 def test_no_tests_and_training_dependencies_are_installed(installed: Path) -> None:
     names = ("pytest", "cv2", "tests")
     script = f"from importlib.util import find_spec; print([n for n in {names} if find_spec(n)])"
-    words = [str(installed / "bin" / "python"), "-c", script]
+    argv = [str(installed / "bin" / "python"), "-c", script]
     done = subprocess.run(
-        words, cwd=installed, env=clean(), capture_output=True, text=True, check=True
+        argv, cwd=installed, env=clean(), capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
 
@@ -100,8 +100,8 @@ def test_detect_works_without_a_service(installed: Path) -> None:
 
 
 def test_service_serves_page_and_detections_and_stops(installed: Path, findings: Findings) -> None:
-    words = [str(installed / "bin" / "lite-detr"), "serve", "--port", "0", "--grpc-port", "0"]
-    process = subprocess.Popen(words, cwd=installed, env=clean(), stderr=subprocess.PIPE, text=True)
+    argv = [str(installed / "bin" / "lite-detr"), "serve", "--port", "0", "--grpc-port", "0"]
+    process = subprocess.Popen(argv, cwd=installed, env=clean(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         output = ""

@@ -47,9 +47,9 @@ def responding(status: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
 def check(port: int, **settings: str) -> int:
     environment = {key: val for key, val in os.environ.items() if not key.startswith("LITE_DETR_")}
     environment |= {f"LITE_DETR_{name.upper()}": value for name, value in settings.items()}
-    words = [sys.executable, str(ROOT / "docker" / "health_check.py")]
+    argv = [sys.executable, str(ROOT / "docker" / "health_check.py")]
     environment["LITE_DETR_HTTP_PORT"] = str(port)
-    return subprocess.run(words, env=environment, capture_output=True, check=False).returncode
+    return subprocess.run(argv, env=environment, capture_output=True, check=False).returncode
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1)])

@@ -225,9 +225,9 @@ async def test_a_failing_image_fails_alone(bench: Bench) -> None:
     await asyncio.sleep(0)
     bench.engine.ready = True
     bench.batcher.engine_changed()
-    culprit = bench.engine.held[0].jobs[2]
+    poison = bench.engine.held[0].jobs[2]
     while bench.engine.held:
-        if culprit in bench.engine.held[0].jobs:
+        if poison in bench.engine.held[0].jobs:
             bench.engine.fail(bench.batcher)
         else:
             bench.engine.complete(bench.batcher)
@@ -246,9 +246,9 @@ async def test_an_image_that_kills_engines_fails_alone_and_staged_images_do_not(
     bench.engine.ready = True
     bench.batcher.engine_changed()
     assert [len(batch.jobs) for batch in bench.engine.held] == [4, 3]
-    culprit, engine_deaths = bench.engine.held[0].jobs[1], 0
+    poison, engine_deaths = bench.engine.held[0].jobs[1], 0
     while bench.engine.held:
-        if culprit in bench.engine.held[0].jobs:
+        if poison in bench.engine.held[0].jobs:
             engine_deaths += 1
             bench.engine.die(bench.batcher)
         else:
