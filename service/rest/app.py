@@ -71,6 +71,8 @@ def create_app(  # noqa: PLR0913, PLR0917 - everything that shares the port
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # The service traces and counts requests itself. Versions without this argument ignore it.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     detect_route = _add_detect_route(app, detector, settings, bodies)
     document = OpenApiDocument(app, detect_route, detector, settings)
