@@ -117,8 +117,8 @@ class RequestContext:
         except Exception:
             _log.exception("unexpected error", request_id=request.request_id)
             if request.status is None:
-                bare = unexpected_problem(request.request_id)
-                await bare(scope, receive, send_with_headers)
+                response = unexpected_problem(request.request_id)
+                await response(scope, receive, send_with_headers)
 
 
 def _ids_given(scope: Scope) -> dict[bytes, list[str]]:

@@ -26,12 +26,24 @@ OPERATIONS = [
     "GET /samples",
     "GET /v1/models",
     "POST /detect",
+    "GET /v2",
+    "GET /v2/health/live",
+    "GET /v2/health/ready",
+    "GET /v2/models/stats",
+    "GET /v2/models/{model}",
+    "GET /v2/models/{model}/ready",
+    "GET /v2/models/{model}/config",
+    "GET /v2/models/{model}/stats",
+    "GET /v2/models/{model}/versions/{version}",
+    "POST /v2/models/{model}/infer",
+    "POST /v2/models/{model}/versions/{version}/infer",
+    "POST /v2/repository/index",
 ]
 
 
 @pytest.fixture(scope="module")
 def operations() -> Iterator[dict[str, Any]]:
-    service = Service(**(DEFAULTS | {"fake_per_image_ms": "0"}))
+    service = Service(**(DEFAULTS | {"fake_per_image_ms": "0", "grpc_port": "-1"}))
     try:
         service.wait_until_ready()
         document = schemathesis.openapi.from_url(f"{service.url}/openapi.json")

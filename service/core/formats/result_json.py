@@ -1,7 +1,8 @@
 """format=json: one object for one file, a list of them for several.
 
 The encoder passes plain columns to orjson: validating the models below would take ten times as
-long. Tests validate its output against them.
+long. Tests validate its output against them. The names of the models are part of the OpenAPI
+document, and so of generated clients: they do not change.
 """
 
 from __future__ import annotations

@@ -202,8 +202,11 @@ def test_invalid_option_exits_with_2(
     assert words in captured.err
 
 
-def test_coco_is_one_data_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(["detect", str(folder / "a.jpg"), str(folder / "inner" / "c.png"), "--coco"])
+@pytest.mark.parametrize("flags", [["--coco"], ["--format", "coco"]], ids=" ".join)
+def test_coco_is_one_data_set(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    status = main(["detect", str(folder / "a.jpg"), str(folder / "inner" / "c.png"), *flags])
     document = json.loads(capsys.readouterr().out)
     assert status == 0
     assert [image["id"] for image in document["images"]] == [1, 2]
