@@ -224,14 +224,6 @@ def test_annotated_classes_that_the_model_lacks_are_named(tmp_path: Path) -> Non
         run_echo(tmp_path, truth_of([(5, SQUARE)]))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": 3}'])
-def test_annotations_in_another_form_are_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "set.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"set\.json"):
-        GroundTruth.read(path)
-
-
 def small_config() -> ModelConfig:
     return replace(
         VARIANTS["lite-dino-r18-small"],
