@@ -1,7 +1,9 @@
-"""Reads the outputs of the official code from shared/reference, next to the checkout."""
+"""Reads outputs of the official code from ../shared/reference, where that folder exists."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import VARIANTS, ModelConfig
+from model import VARIANTS, ModelConfig, build_detector
+from model.network.detector import LiteDETR
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 SUPPORTED_BASES = {"DINO_4scale.py": "lite-dino-r50-h3l1-2p1x3", "dino": "dino-r50-4scale"}
+FAST_CASE = "r50_h3l1_2p1x3"  # tested by `make test`; the others only by `make test-all`
 
 
 def case_names() -> list[str]:
@@ -25,10 +29,34 @@ def case_names() -> list[str]:
     return [name for name in names if load_case(name).meta["base"] in SUPPORTED_BASES]
 
 
+def parametrize_cases(*, only_one_is_fast: bool) -> pytest.MarkDecorator:
+    """Runs a test with the `name` of each case; skips it without the folder.
+
+    Args:
+        only_one_is_fast: marks all cases but `FAST_CASE` slow.
+    """
+    slow = pytest.mark.slow if only_one_is_fast else ()
+    cases = [name if name == FAST_CASE else pytest.param(name, marks=slow) for name in case_names()]
+    missing = pytest.mark.skip(reason="shared/reference is not next to this checkout")
+    return pytest.mark.parametrize("name", cases or [pytest.param("none", marks=missing)])
+
+
+def detector_of(name: str) -> LiteDETR:
+    """A new copy of the case's network, which is built once for tests that follow each other."""
+    return copy.deepcopy(_built(name))
+
+
+@functools.lru_cache(maxsize=1)
+def _built(name: str) -> LiteDETR:
+    meta = load_case(name).meta
+    detector = build_detector(config_of(meta)).eval()
+    detector.load_state_dict(weights_of(meta), strict=True)
+    return detector
+
+
+@functools.cache
 def recipe() -> ModuleType:
     """The module that rebuilds the weights of the cases."""
-    if not (FOLDER / "recipe.py").is_file():
-        pytest.skip("shared/reference is not next to this checkout")
     spec = importlib.util.spec_from_file_location("reference_recipe", FOLDER / "recipe.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -42,7 +70,7 @@ def load_case(name: str) -> Any:
 
 
 def config_of(meta: dict[str, Any]) -> ModelConfig:
-    """The configuration of a case, with its overrides."""
+    """The config with the case's overrides."""
     names = {
         "num_expansion": "encoder_blocks",
         "enc_scale": "high_level_scales",

@@ -16,11 +16,6 @@ from model.network.detector import LiteDETR
 from model.postprocess import select_detections
 from tests.support import golden_case, reference_cases
 
-CASES = reference_cases.case_names() if reference_cases.FOLDER.is_dir() else []
-needs_reference = pytest.mark.skipif(
-    not CASES, reason="shared/reference is not next to this checkout"
-)
-
 
 def detections_match(ours: Detections, scores, labels, boxes, size) -> int:
     """How many official detections have a twin of ours (a set comparison: near ties may swap)."""
@@ -33,12 +28,10 @@ def detections_match(ours: Detections, scores, labels, boxes, size) -> int:
     return matched
 
 
-@needs_reference
-@pytest.mark.parametrize("name", CASES)
+@reference_cases.parametrize_cases(only_one_is_fast=True)
 def test_official_outputs_are_reproduced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = reference_cases.load_case(name)
-    detector = build_detector(reference_cases.config_of(case.meta)).eval()
-    detector.load_state_dict(reference_cases.weights_of(case.meta), strict=True)
+    detector = reference_cases.detector_of(name)
     selections: list[torch.Tensor] = []
     select = detector.transformer.select_queries
 
@@ -79,8 +72,7 @@ def assert_official(detector: LiteDETR, case: Any, *, rows: bool) -> None:
         assert matched >= len(case.arrays[f"scores_{index}"]) - 1
 
 
-@needs_reference
-@pytest.mark.parametrize("name", CASES)
+@reference_cases.parametrize_cases(only_one_is_fast=False)
 def test_parameter_names_and_shapes_are_the_official_ones(name: str) -> None:
     case = reference_cases.load_case(name)
     detector = build_detector(reference_cases.config_of(case.meta))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model import ModelConfig, build_detector
+from model import ModelConfig
 from model.geometry import level_shapes
 from model.network import onednn
 from model.network.backbone import BACKBONES
@@ -23,7 +22,7 @@ from model.network.outputs import DetectorOutput
 from model.network.precision import resolve_precision
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
-from tests.model.network.test_detector import CASES, needs_reference, seeded, tiny
+from tests.model.network.test_detector import seeded, tiny
 from tests.support import golden_case, reference_cases
 
 # Root-mean-square differences of memory (whose deviation is about 1), logits and boxes. Narrow
@@ -84,17 +83,23 @@ def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch
                 assert difference.square().mean().sqrt() <= bound, field
 
 
-@needs_reference
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str
+)
+@reference_cases.parametrize_cases(only_one_is_fast=True)
+def test_every_reference_case_gives_what_its_detector_gives(name: str, dtype: torch.dtype) -> None:
+    case = reference_cases.load_case(name)
+    images, mask = reference_cases.batch_of(case.arrays, torch.float32)
+    _assert_alike(reference_cases.detector_of(name), images, mask, dtype)
+
+
+@reference_cases.parametrize_cases(only_one_is_fast=True)
 def test_every_reference_case_is_reproduced(name: str) -> None:
     case = reference_cases.load_case(name)
-    detector = build_detector(reference_cases.config_of(case.meta)).eval()
-    detector.load_state_dict(reference_cases.weights_of(case.meta), strict=True)
     images, mask = reference_cases.batch_of(case.arrays, torch.float32)
-    for dtype in TOLERANCES:
-        _assert_alike(copy.deepcopy(detector), images, mask, dtype)
     with torch.inference_mode():
-        memory = prepare_for_inference(detector)(images, mask).memory
+        network = prepare_for_inference(reference_cases.detector_of(name))
+        memory = network(images, mask).memory
     official = torch.from_numpy(case.arrays["memory"])
     torch.testing.assert_close(memory, official, atol=1e-4, rtol=0)
 

@@ -262,7 +262,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     assert problem in refusal(write_official(tmp_path / "a.pth", changed), small_variant)
 
 
-@pytest.mark.parametrize("name", reference_cases.case_names())
+@reference_cases.parametrize_cases(only_one_is_fast=True)
 def test_official_reference_weights_are_recognised_and_load(name: str, tmp_path: Path) -> None:
     meta = reference_cases.load_case(name).meta
     config = reference_cases.config_of(meta)
