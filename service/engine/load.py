@@ -6,6 +6,7 @@ weights file -> `load_detector` -> inference form on the device -> `Predictor`
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,7 +17,9 @@ from model.weights.checkpoint import load_detector
 from model.weights.info import ModelInfo, resolve_model
 from service.cpus import usable_cpus
 from service.engine.host_memory import keep_freed_memory
-from service.settings import Settings
+
+if TYPE_CHECKING:  # the engine process does not load pydantic
+    from service.settings import Settings
 
 
 def load_predictor(
