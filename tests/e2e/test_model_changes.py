@@ -85,6 +85,7 @@ class Load:
             result = await detect(self._detector, IMAGE)
             self.versions[result.model_version] += 1
             self.order.append(result.model_version)
+            await asyncio.sleep(0.02)  # leaves CPU time to the loading engine
 
     async def stop(self) -> None:
         """Stops; raises the exception of any failed request."""

@@ -21,7 +21,7 @@ from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
 ALERTMANAGER_FILE = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 300
 
 
 def program(name: str, package: str) -> str:

@@ -51,7 +51,7 @@ def _post(url: str, colour: tuple[int, int, int]) -> httpx.Response:
 
 
 def test_the_service_starts_serves_and_drains(start: type[Service]) -> None:
-    service = start(metrics_port="0", fake_start_ms="1500")
+    service = start(metrics_port="0", fake_start_ms="4000")
     url = service.url
     assert httpx.get(f"{url}/healthz").status_code == 200
     early = httpx.get(f"{url}/readyz")
@@ -78,7 +78,7 @@ def test_the_service_starts_serves_and_drains(start: type[Service]) -> None:
 
 
 def test_requests_are_served_during_the_drain_delay(start: type[Service]) -> None:
-    service = start(drain_delay_seconds="1.5")
+    service = start(drain_delay_seconds="5")
     service.wait_until_ready()
     service.process.send_signal(signal.SIGINT)
     service.wait_for_line("Draining")

@@ -16,7 +16,7 @@ async def test_wait_for_zero_returns_after_the_last_user() -> None:
             assert users.count == 2
         await asyncio.sleep(0)
         assert not waiting.done()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 120)
 
 
 async def test_wait_for_zero_waits_for_a_user_that_follows_at_once() -> None:
@@ -27,7 +27,7 @@ async def test_wait_for_zero_waits_for_a_user_that_follows_at_once() -> None:
     with users:  # before the waiting task runs
         await asyncio.sleep(0)
         assert not waiting.done()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 120)
 
 
 def test_on_zero_is_called_after_an_exception_too() -> None:

@@ -244,7 +244,7 @@ class Flood:
 
         self._tasks.append(asyncio.create_task(work()))
 
-    async def until(self, holds: Callable[[], bool], timeout_seconds: float = 60) -> None:
+    async def until(self, holds: Callable[[], bool], timeout_seconds: float = 300) -> None:
         async with asyncio.timeout(timeout_seconds):
             while not holds():
                 await asyncio.sleep(0.01)

@@ -36,7 +36,7 @@ class Receiver:
                     self.spans += scope.spans
             self.changed.notify_all()
 
-    def wait_for(self, count: int, timeout_seconds: float = 60) -> list[Any]:
+    def wait_for(self, count: int, timeout_seconds: float = 300) -> list[Any]:
         """Waits for so many spans and returns them."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.spans) >= count, timeout_seconds), [
@@ -81,4 +81,4 @@ def receiving() -> Iterator[Receiver]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(120)

@@ -57,7 +57,7 @@ class Service:
                 self._changed.notify_all()
         self.process.stderr.close()
 
-    def wait_for_line(self, pattern: str, timeout_seconds: float = 60) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, timeout_seconds: float = 300) -> re.Match[str]:
         """Waits for a line."""
 
         def found() -> re.Match[str] | None:
@@ -91,7 +91,7 @@ class Service:
         assert found is not None, text
         return float(found[1])
 
-    def wait_for_metric(self, name: str, value: float, timeout_seconds: float = 60) -> None:
+    def wait_for_metric(self, name: str, value: float, timeout_seconds: float = 300) -> None:
         deadline = time.monotonic() + timeout_seconds
         while (is_now := self.metric(name)) != value:
             assert time.monotonic() < deadline, f"{name} stays at {is_now}, not {value}"
@@ -105,8 +105,8 @@ class Service:
         return int(found[1]) * 1024
 
     def end(self) -> int:
-        status = self.process.wait(60)
-        self._reader.join(10)
+        status = self.process.wait(300)
+        self._reader.join(120)
         return status
 
     def kill(self) -> None:
@@ -116,8 +116,8 @@ class Service:
 
 
 def process_has_ended(pid: int) -> bool:
-    """Whether a process ends within ten seconds; an unreaped zombie counts as ended."""
-    for _ in range(1000):
+    """Whether a process ends within a minute; an unreaped zombie counts as ended."""
+    for _ in range(6000):
         try:
             os.kill(pid, 0)
             status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

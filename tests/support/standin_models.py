@@ -154,7 +154,7 @@ class SwitchHarness:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not holds():
             await asyncio.sleep(0.001)
 

@@ -18,7 +18,7 @@ class WatchedService(Service):
         super().__init__(**{name: str(value) for name, value in (DEFAULTS | settings).items()})
 
     def wait_for_line(
-        self, pattern: str, timeout_seconds: float = 60, *, times: int = 1
+        self, pattern: str, timeout_seconds: float = 300, *, times: int = 1
     ) -> re.Match[str]:
         """Waits until `times` lines match; returns the match of the last of them."""
 
@@ -59,7 +59,7 @@ class WatchedService(Service):
         found = re.search(rf"^lite_detr_{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return None if found is None else float(found[1])
 
-    def until(self, holds: Callable[[], bool], timeout_seconds: float = 60) -> None:
+    def until(self, holds: Callable[[], bool], timeout_seconds: float = 300) -> None:
         """Waits until `holds` returns true; fails with the log of the service."""
         end = time.monotonic() + timeout_seconds
         while not holds():

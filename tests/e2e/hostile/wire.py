@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.support.running import Service
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 300.0
 
 
 class Wire:

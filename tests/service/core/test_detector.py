@@ -148,7 +148,7 @@ async def test_a_slot_stays_leased_while_a_thread_decodes_after_the_deadline(
 
     def slow(*args: Any) -> decode.DecodedImage:
         loop.call_soon_threadsafe(began.set)
-        asyncio.run_coroutine_threadsafe(thread_may_end.wait(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(thread_may_end.wait(), loop).result(120)
         return real(*args)
 
     monkeypatch.setattr("service.core.detector.decode_image", slow)

@@ -98,7 +98,7 @@ class Bench:
         self.device = LazyDevice()
         self.pool = SlotPool(SlotMemory.create(LAYOUT))
         ours, theirs = socket.socketpair()
-        ours.settimeout(10)
+        ours.settimeout(120)
         self.sockets = (ours, theirs)
         self.edge = EngineDoorbell(ours)
         self.engine = create_engine(self.device, self.pool.memory, EngineDoorbell(theirs))

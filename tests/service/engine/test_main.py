@@ -87,7 +87,7 @@ class Bench:
     def __init__(self, device: Device) -> None:
         self.pool = SlotPool(SlotMemory.create(LAYOUT))
         ours, theirs = socket.socketpair()
-        ours.settimeout(10)
+        ours.settimeout(120)
         self.sockets = (ours, theirs)
         self.edge = EngineDoorbell(ours)
         self.engine = Engine(device, self.pool.memory, EngineDoorbell(theirs))

@@ -70,7 +70,7 @@ async def test_listen_takes_every_message_until_the_engine_is_gone() -> None:
     for number in range(1, 20):
         EngineDoorbell(theirs).send(_done(number))
     theirs.close()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 120)
     assert heard == [_done(number) for number in range(20)]
 
 
@@ -86,7 +86,7 @@ async def test_an_error_of_take_ends_listen() -> None:
     for number in range(1, 5):
         EngineDoorbell(theirs).send(_done(number))
     with pytest.raises(ValueError, match="not this one"):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 120)
     assert heard == [_done(number) for number in range(3)]
     edge.abort()
     theirs.close()
@@ -96,6 +96,6 @@ async def test_a_bad_message_ends_listen() -> None:
     edge, theirs, task = await _listening(lambda _: None)
     theirs.sendall(b"\x02\x00\x00\x00hi")
     with pytest.raises(BadMessage):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 120)
     edge.abort()
     theirs.close()

@@ -66,11 +66,11 @@ class Client:
         return num_bytes
 
     async def read_until_closed(self) -> bytes:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             return await self._reader.read()
 
     async def read_response(self) -> bytes:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             head = await self._reader.readuntil(b"\r\n\r\n")
             return head + await self._reader.readexactly(5)
 
@@ -99,7 +99,7 @@ async def _serving(**overrides: Any) -> AsyncIterator[Bench]:
     finally:
         bench.app.may_respond.set()
         bench.server.drain()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 120)
 
 
 async def test_requests_are_answered_on_one_connection() -> None:
@@ -174,11 +174,11 @@ async def test_a_drain_finishes_requests_in_flight_and_closes_the_port() -> None
         assert response.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in response
         await client.close()
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 120)
 
 
 def _read_all(client: socket.socket) -> bytes:
-    client.settimeout(20)
+    client.settimeout(120)
     with client:
         return b"".join(iter(lambda: client.recv(4096), b""))
 
@@ -202,7 +202,7 @@ async def _end_with_connections_in_the_backlog() -> None:
             clients.append(client)
 
     bench.server.main_loop = connect_and_end  # type: ignore[method-assign]
-    await asyncio.wait_for(bench.server.run_until_drained(), 20)
+    await asyncio.wait_for(bench.server.run_until_drained(), 120)
     responses = [await asyncio.to_thread(_read_all, client) for client in clients]
     assert [response[:12] for response in responses] == [b"HTTP/1.1 200"] * 20
     with pytest.raises(ConnectionRefusedError):
@@ -225,7 +225,7 @@ def test_a_blocked_loop_reads_received_requests_before_it_closes_idle_connection
         response = await idle.read_until_closed()
         assert response.startswith(b"HTTP/1.1 200")
         await idle.close()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 120)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(story())
@@ -246,7 +246,7 @@ async def test_a_request_on_the_wire_when_the_port_closes_gets_its_response() ->
         assert response.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in response
         await client.close()
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 120)
 
 
 async def test_a_request_on_a_connection_over_the_limit_is_marked_and_its_last() -> None:
