@@ -1,7 +1,8 @@
 """The composition root: builds the service, runs it until a signal, and drains it.
 
 start:  listen -> HTTP (not ready) and engines -> engines warm: ready
-reload: SIGHUP -> API keys, certificate and weights are read again; invalid ones change nothing
+reload: changed files of API keys and certificates are read again within seconds; SIGHUP reads these
+        and the weights again; invalid ones change nothing
 stop:   SIGTERM or SIGINT -> not ready -> drain_delay -> port closed -> requests in flight finish
         -> engines stopped -> exit status 0; a second signal exits at once
 """
@@ -93,7 +94,7 @@ async def _serve(settings: Settings, backend: Backend) -> int:
         KeyFileError, TlsFileError: for keys and certificates that cannot be used.
         TracingUnavailable: if tracing is configured but not installed.
     """
-    access = Access.from_settings(settings)
+    access = Access(settings)
     started = time.monotonic()
     request_log = open_request_log(settings)
     stop = _stop_on_signals()
@@ -111,6 +112,7 @@ async def _serve(settings: Settings, backend: Backend) -> int:
         stack.push_async_callback(_end_servers, servers, tasks)
         core = await stack.enter_async_context(open_core(settings, backend))
         _reload_on_sighup(core, access)
+        stack.callback(asyncio.create_task(access.watch()).cancel)
         http_servers = _build_servers(settings, access, core, request_log, listeners)
         url = _url(settings, http_servers[0].port)
         _print(f"Lite DETR Serving listens on {url} and loads the model {core.detector.model.name}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,6 @@ import typer
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.cli.failure import CommandFailed
-
-_PRIVATE = 0o600  # key names and scopes are private, although the hashes are not secret
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def _key(
 ) -> None:
     """Generate an API key. It is printed once; the key file stores only its hash.
 
-    Use the file: lite-detr serve --api-keys-file FILE (SIGHUP reloads it).
+    Use the file: lite-detr serve --api-keys-file FILE (changes take effect within seconds).
     """
     key = new_key()
     try:
@@ -49,22 +49,47 @@ def _key(
 
 
 def _append(file: Path, name: str, line: str) -> None:
-    """Appends a line; the file is replaced atomically.
+    """Appends a line; the file is replaced atomically, and keeps its mode and owner.
 
     Raises:
         CommandFailed: if the name already exists, or the file is not a key file.
     """
     try:
-        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        target = file.resolve()  # of a link, the file is replaced, not the link
+        before = target.read_text(encoding="utf-8") if target.exists() else ""
         if before.strip():
-            if any(key.name == name for key in KeyRing(file).keys):
+            if any(key.name == name for key in KeyRing(target).keys):
                 raise CommandFailed(f"{file} already has a key named {name!r}")
             before = before if before.endswith("\n") else before + "\n"
-        descriptor = os.open(
-            part := f"{file}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE
-        )
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(f"{before}{line}\n")
-        os.replace(part, file)
+        _replace(target, f"{before}{line}\n")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise CommandFailed(f"{file}: {error}") from error
+
+
+def _replace(file: Path, text: str) -> None:
+    """Replaces the contents of a file atomically.
+
+    If this user may not write to the folder, or may not give the new file the owner of the old
+    one, the old one is written in place: a service that runs as that owner must be able to read it.
+    """
+    old = file.stat() if file.exists() else None
+    try:
+        _write_and_rename(file, text, old)
+    except PermissionError:
+        if old is None:
+            raise
+        file.write_text(text, encoding="utf-8")
+
+
+def _write_and_rename(file: Path, text: str, old: os.stat_result | None) -> None:
+    descriptor, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            if old is not None:
+                os.fchown(stream.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(stream.fileno(), stat.S_IMODE(old.st_mode))
+        os.replace(part, file)
+    except BaseException:
+        os.unlink(part)
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import uvloop
 
 from lite_detr_client import AsyncGrpcClient, AsyncHttpClient, RetryPolicy, ServiceError
 from service.access.tls import TlsFileError, TlsFiles
@@ -47,6 +49,23 @@ async def _https(context: ssl.SSLContext) -> AsyncIterator[str]:
         await serving
 
 
+async def test_a_renewed_context_works_in_the_event_loop_of_the_service(
+    authority: Authority,
+) -> None:
+    """uvloop handles TLS itself."""
+    files = _files(authority.issue("server"))
+
+    async def renew() -> bool:
+        async with _https(files.context) as url:
+            port = int(url.rpartition(":")[2])
+            before = await _certificate_of(port)
+            authority.issue("server")
+            files.reload()
+            return await _certificate_of(port) != before
+
+    assert await asyncio.to_thread(uvloop.run, renew())
+
+
 def _trusting(authority: Authority, client: Pair | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority.certificate))
     if client is not None:
@@ -55,7 +74,7 @@ def _trusting(authority: Authority, client: Pair | None = None) -> ssl.SSLContex
 
 
 async def test_http_accepts_only_tls(authority: Authority) -> None:
-    async with _https(_files(authority.issue("server")).context()) as url:
+    async with _https(_files(authority.issue("server")).context) as url:
         async with AsyncHttpClient(url, tls=_trusting(authority)) as client:
             assert (await client.detect(solid_png((1, 2, 3)))).detections
         async with AsyncHttpClient(url, retries=ONCE) as stranger:  # does not trust the authority
@@ -68,7 +87,7 @@ async def test_http_accepts_only_tls(authority: Authority) -> None:
 
 
 async def test_old_versions_of_tls_are_refused(authority: Authority) -> None:
-    async with _https(_files(authority.issue("server")).context()) as url:
+    async with _https(_files(authority.issue("server")).context) as url:
         old = _trusting(authority)
         with pytest.warns(DeprecationWarning):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -79,7 +98,7 @@ async def test_old_versions_of_tls_are_refused(authority: Authority) -> None:
 
 async def test_mutual_tls_requires_a_certificate_of_http_clients(authority: Authority) -> None:
     files = _files(authority.issue("server"), authority)
-    async with _https(files.context()) as url:
+    async with _https(files.context) as url:
         known = _trusting(authority, authority.issue("client"))
         async with AsyncHttpClient(url, tls=known) as client:
             assert (await client.detect(solid_png((1, 2, 3)))).detections
@@ -90,12 +109,11 @@ async def test_mutual_tls_requires_a_certificate_of_http_clients(authority: Auth
 
 async def test_new_connections_get_a_renewed_certificate(authority: Authority) -> None:
     files = _files(authority.issue("server"))
-    context = files.context()
-    async with _https(context) as url:
+    async with _https(files.context) as url:
         port = int(url.rpartition(":")[2])
         before = await _certificate_of(port)
         authority.issue("server")
-        files.load_into(context)
+        assert files.reload() == []
         assert await _certificate_of(port) != before
 
 
@@ -115,7 +133,8 @@ async def _certificate_of(port: int) -> bytes:
 async def test_grpc_accepts_only_tls_and_uses_a_renewed_certificate(
     authority: Authority,
 ) -> None:
-    files = _files(authority.issue("server"))
+    pair = authority.issue("server")
+    files = _files(pair)
     async with serving(StandIn().as_detector(), tls=files) as server:
         credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
         target = f"127.0.0.1:{server.port}"
@@ -125,9 +144,11 @@ async def test_grpc_accepts_only_tls_and_uses_a_renewed_certificate(
             with pytest.raises(ServiceError):
                 await plain_client.detect(solid_png((1, 2, 3)), timeout_s=5)
         before = await _certificate_of(server.port)
-        files.key.write_text("broken")  # as in the middle of a renewal
+        pair.key.write_text("broken")  # as in the middle of a renewal
+        assert len(files.reload()) == 1
         assert await _certificate_of(server.port) == before
         authority.issue("server")
+        assert files.reload() == []
         assert await _certificate_of(server.port) != before
 
 
@@ -149,29 +170,140 @@ async def test_mutual_tls_requires_a_certificate_of_grpc_clients(authority: Auth
 
 def test_files_that_do_not_match_are_refused(authority: Authority, tmp_path: Path) -> None:
     one, other = authority.issue("one"), authority.issue("other")
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
     for files in (
-        TlsFiles(one.certificate, other.key),
-        TlsFiles(tmp_path / "missing.pem", one.key),
-        TlsFiles(one.key, one.key),
-        TlsFiles(one.certificate, one.key, tmp_path / "missing.pem"),
-        TlsFiles(one.certificate, one.key, one.key),
+        (one.certificate, other.key),
+        (tmp_path / "missing.pem", one.key),
+        (one.key, one.key),
+        (one.certificate, one.key, tmp_path / "missing.pem"),
+        (one.certificate, one.key, one.key),
+        (one.certificate, one.key, empty),
     ):
         with pytest.raises(TlsFileError, match="cannot be used"):
-            files.context()
+            TlsFiles(*files)
 
 
-def test_an_invalid_renewal_does_not_change_the_context(authority: Authority) -> None:
+async def _accepted(url: str, tls: ssl.SSLContext) -> bool:
+    """Whether an HTTPS client gets a response on a new connection."""
+    async with AsyncHttpClient(url, tls=tls, retries=ONCE) as client:
+        try:
+            return bool((await client.detect(solid_png((1, 2, 3)))).detections)
+        except ServiceError:
+            return False
+
+
+async def test_new_http_connections_are_verified_by_a_renewed_client_authority(
+    authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    new = Authority(tmp_path / "new")
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.certificate.read_bytes())
     pair = authority.issue("server")
-    files = _files(pair)
-    context = files.context()
-    pair.key.write_text("broken")
-    with pytest.raises(TlsFileError):
-        files.load_into(context)
-    assert context.cert_store_stats() == _stats_of_new_files(authority)
+    files = TlsFiles(pair.certificate, pair.key, clients)
+    async with _https(files.context) as url:
+        old_client = _trusting(authority, authority.issue("client"))
+        new_client = _trusting(authority, new.issue("client"))
+        assert [await _accepted(url, old_client), await _accepted(url, new_client)] == [True, False]
+        clients.write_bytes(new.certificate.read_bytes())
+        assert files.reload() == []
+        assert [await _accepted(url, old_client), await _accepted(url, new_client)] == [False, True]
 
 
-def _stats_of_new_files(authority: Authority) -> dict[str, int]:
-    return _files(authority.issue("another")).context().cert_store_stats()
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_session_of_an_earlier_client_authority_is_not_resumed(
+    authority: Authority, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    (tmp_path / "new").mkdir()
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.certificate.read_bytes())
+    pair = authority.issue("server")
+    files = TlsFiles(pair.certificate, pair.key, clients)
+    async with _https(files.context) as url:
+        context = _trusting(authority, authority.issue("client"))
+        context.maximum_version = version
+        port = int(url.rpartition(":")[2])
+        session, _ = await asyncio.to_thread(_exchange, port, context, None)
+        _, resumed = await asyncio.to_thread(_exchange, port, context, session)
+        assert resumed
+        clients.write_bytes(Authority(tmp_path / "new").certificate.read_bytes())
+        assert files.reload() == []
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(_exchange, port, context, session)
+
+
+def _exchange(
+    port: int, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[ssl.SSLSession | None, bool]:
+    """One request on a new connection: its TLS session, and whether it was resumed."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as secured,
+    ):
+        secured.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        if not secured.recv(1000):  # TLS 1.3: the client does not see the refusal earlier
+            raise ConnectionError
+        return secured.session, bool(secured.session_reused)
+
+
+async def test_one_unusable_file_does_not_stop_the_renewal_of_the_others(
+    authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    new = Authority(tmp_path / "new")
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.certificate.read_bytes())
+    pair = authority.issue("server")
+    files = TlsFiles(pair.certificate, pair.key, clients)
+    old_client = _trusting(authority, authority.issue("client"))
+    new_client = _trusting(authority, new.issue("client"))
+    async with _https(files.context) as url:
+        port = int(url.rpartition(":")[2])
+        before = await _certificate_of(port)
+        clients.write_bytes(new.certificate.read_bytes())
+        pair.key.write_text("broken")
+        (error,) = files.reload()
+        assert str(pair.key) in str(error)
+        assert await _certificate_of(port) == before
+        assert [await _accepted(url, old_client), await _accepted(url, new_client)] == [False, True]
+        authority.issue("server")
+        clients.write_text("broken")
+        (error,) = files.reload()
+        assert str(clients) in str(error)
+        assert await _certificate_of(port) != before
+        assert [await _accepted(url, old_client), await _accepted(url, new_client)] == [False, True]
+
+
+async def test_grpc_verifies_new_connections_by_a_renewed_client_authority(
+    authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    new = Authority(tmp_path / "new")
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.certificate.read_bytes())
+    pair = authority.issue("server")
+    files = TlsFiles(pair.certificate, pair.key, clients)
+    async with serving(StandIn().as_detector(), tls=files) as server:
+
+        async def accepted(client: Pair) -> bool:
+            credentials = grpc.ssl_channel_credentials(
+                authority.certificate.read_bytes(),
+                client.key.read_bytes(),
+                client.certificate.read_bytes(),
+            )
+            target = f"127.0.0.1:{server.port}"
+            async with AsyncGrpcClient(target, credentials=credentials, retries=ONCE) as caller:
+                try:
+                    return bool((await caller.detect(solid_png((1, 2, 3)), timeout_s=5)).detections)
+                except ServiceError:
+                    return False
+
+        old_client, new_client = authority.issue("client"), new.issue("client")
+        assert [await accepted(old_client), await accepted(new_client)] == [True, False]
+        clients.write_bytes(new.certificate.read_bytes())
+        assert files.reload() == []
+        assert [await accepted(old_client), await accepted(new_client)] == [False, True]
 
 
 def test_a_key_with_a_pass_phrase_is_refused_without_a_prompt(
@@ -189,4 +321,4 @@ def test_a_key_with_a_pass_phrase_is_refused_without_a_prompt(
         )
     )
     with pytest.raises(TlsFileError, match="encrypted"):
-        _files(pair).context()
+        _files(pair)

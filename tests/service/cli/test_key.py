@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,42 @@ def test_rejected_key_is_reported_and_changes_nothing(
     assert main(["key", name, "--file", str(file)]) == 1
     assert words in capsys.readouterr().err
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_the_key_file_keeps_its_mode_and_owner(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "keys"
+    assert main(["key", "shop", "--file", str(file)]) == 0
+    file.chmod(mode)
+    owner = (10001, 10002) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    os.chown(file, *owner)
+    assert main(["key", "museum", "--file", str(file)]) == 0
+    after = file.stat()
+    assert (after.st_mode & 0o777, (after.st_uid, after.st_gid)) == (mode, owner)
+    assert [key.name for key in KeyRing(file).keys] == ["shop", "museum"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_key_file_of_another_owner_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_permitted(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    file = tmp_path / "keys"
+    assert main(["key", "shop", "--file", str(file)]) == 0
+    before = file.stat().st_ino
+    monkeypatch.setattr(os, "fchown", not_permitted)  # as for a user who is not its owner
+    assert main(["key", "museum", "--file", str(file)]) == 0
+    assert file.stat().st_ino == before
+    assert [key.name for key in KeyRing(file).keys] == ["shop", "museum"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_link_to_a_key_file_stays_a_link(tmp_path: Path) -> None:
+    link, file = tmp_path / "link", tmp_path / "keys"
+    assert main(["key", "shop", "--file", str(file)]) == 0
+    link.symlink_to(file)
+    assert main(["key", "museum", "--file", str(link)]) == 0
+    assert link.is_symlink()
+    assert len(KeyRing(file).keys) == 2
