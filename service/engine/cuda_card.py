@@ -62,7 +62,7 @@ class Card(Protocol):
             RuntimeError: where something in it cannot be recorded, or finds no memory.
         """
 
-    def has_room(self) -> bool:
+    def has_free_memory(self) -> bool:
         """Whether there is memory for another graph."""
 
     def wait(self) -> None:
@@ -133,7 +133,7 @@ class CudaCard:
 
         return replay
 
-    def has_room(self) -> bool:
+    def has_free_memory(self) -> bool:
         """See `Card`; what is only kept for later batches counts as free."""
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)

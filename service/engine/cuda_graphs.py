@@ -70,7 +70,7 @@ class CudaGraphs:
         ):
             return False
         try:
-            if not self._card.has_room():
+            if not self._card.has_free_memory():
                 raise torch.OutOfMemoryError("the card's memory is nearly full")
             with self._card.computing():
                 expected = work()  # kernels are loaded and plans made before anything is recorded

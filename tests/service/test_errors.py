@@ -15,10 +15,10 @@ def test_every_error_has_its_own_code() -> None:
 
 @pytest.mark.parametrize("error_type", all_error_types(), ids=lambda error: error.code)
 def test_an_error_carries_its_detail(error_type: type[DetectionError]) -> None:
-    error = error_type("what was wrong", retry_after_seconds=3)
+    error = error_type("a reason", retry_after_seconds=3)
     assert (error.detail, str(error), error.retry_after_seconds) == (
-        "what was wrong",
-        "what was wrong",
+        "a reason",
+        "a reason",
         3,
     )
 

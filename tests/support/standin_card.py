@@ -48,7 +48,7 @@ class StandInCard:
 
     record_error: Exception | None = None
     replay_error: float = 0.0  # added to every value of a replay
-    room: bool = True
+    free_memory: bool = True
     busy: bool = False
     lost: bool = False
     syncs: int = 0  # events that the host waited for
@@ -105,8 +105,8 @@ class StandInCard:
 
         return replay
 
-    def has_room(self) -> bool:
-        return self.room
+    def has_free_memory(self) -> bool:
+        return self.free_memory
 
     def wait(self) -> None:
         if self.lost:

@@ -70,7 +70,7 @@ class Timings(Schema):
     total: Milliseconds
 
 
-class Answer(Schema):
+class DetectResponse(Schema):
     """Detections in one image, best score first."""
 
     model: ModelName
@@ -80,7 +80,7 @@ class Answer(Schema):
     request_id: str
 
 
-class FileAnswer(Answer):
+class FileResponse(DetectResponse):
     """Detections in one file of several."""
 
     file: str
@@ -89,7 +89,7 @@ class FileAnswer(Answer):
 class FileError(Schema):
     """Why one file of several has no result."""
 
-    status: int = Field(description="the HTTP status if the file had been sent by itself")
+    status: int = Field(description="the HTTP status if the file had been sent alone")
     code: str
     title: str
     detail: str
@@ -103,10 +103,10 @@ class FailedFile(Schema):
     error: FileError
 
 
-class Answers(Schema):
+class FilesResponse(Schema):
     """Results of several files, in their order."""
 
-    results: list[FileAnswer | FailedFile]
+    results: list[FileResponse | FailedFile]
     request_id: str
 
 
@@ -213,6 +213,6 @@ JSON = OutputFormat(
     description="one object, or a list of results for several files",
     media_types=("application/json",),
     encode=encode_json,
-    schemas=(Answer, Answers),
+    schemas=(DetectResponse, FilesResponse),
     examples={"one file": _ONE, "several files": _SEVERAL},
 )

@@ -162,8 +162,8 @@ async def test_mutual_tls_requires_a_certificate_of_grpc_clients(authority: Auth
         target = f"127.0.0.1:{server.port}"
         async with AsyncGrpcClient(target, credentials=known) as caller:
             assert (await caller.detect(solid_png((1, 2, 3)))).detections
-        nobody = grpc.ssl_channel_credentials(root)
-        async with AsyncGrpcClient(target, credentials=nobody, retries=ONCE) as stranger:
+        no_key = grpc.ssl_channel_credentials(root)
+        async with AsyncGrpcClient(target, credentials=no_key, retries=ONCE) as stranger:
             with pytest.raises(ServiceError):
                 await stranger.detect(solid_png((1, 2, 3)), timeout_s=5)
 

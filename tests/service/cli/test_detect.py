@@ -34,7 +34,7 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a teal JPEG, a broken one and, in a folder of its own, a red PNG."""
+    """A folder with a teal JPEG, a broken one and, in a subfolder, a red PNG."""
     (tmp_path / "inner").mkdir()
     Image.new("RGB", IMAGE_SIZE, "teal").save(tmp_path / "a.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
@@ -216,10 +216,10 @@ def test_coco_is_one_data_set(
 def test_save_draws_each_image_under_its_own_name(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    twin = folder / "inner" / "a.jpg"
-    twin.write_bytes((folder / "a.jpg").read_bytes())
+    duplicate = folder / "inner" / "a.jpg"
+    duplicate.write_bytes((folder / "a.jpg").read_bytes())
     drawn = folder / "out" / "drawn"
-    arguments = [str(folder / "a.jpg"), str(twin), str(folder / "inner" / "c.png")]
+    arguments = [str(folder / "a.jpg"), str(duplicate), str(folder / "inner" / "c.png")]
     assert main(["detect", *arguments, "--save", str(drawn)]) == 0
     assert sorted(path.name for path in drawn.iterdir()) == ["a-2.jpg", "a.jpg", "c.png"]
     with Image.open(drawn / "a.jpg") as image:

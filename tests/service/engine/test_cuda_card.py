@@ -106,10 +106,10 @@ def test_a_capture_that_fails_leaves_the_stream_of_before(cuda: StandInCuda) -> 
         assert cuda.current == "computing"
 
 
-@pytest.mark.parametrize(("free", "room"), [(50, True), (10, True), (9, False)])
+@pytest.mark.parametrize(("free", "enough"), [(50, True), (10, True), (9, False)])
 def test_a_tenth_of_the_memory_is_left_to_other_batches(
-    cuda: StandInCuda, free: int, room: bool
+    cuda: StandInCuda, free: int, enough: bool
 ) -> None:
     card = CudaCard(torch.device("cuda"))
     cuda.free = free
-    assert card.has_room() is room
+    assert card.has_free_memory() is enough

@@ -81,7 +81,7 @@ def _memory_error_at_the_end() -> RuntimeError:
     [
         ({"record_error": torch.OutOfMemoryError("2 GiB short")}, "2 GiB short"),
         ({"record_error": _memory_error_at_the_end()}, "capture invalidated"),
-        ({"room": False}, "memory is nearly full"),
+        ({"free_memory": False}, "memory is nearly full"),
     ],
 )
 def test_without_memory_only_smaller_graphs_are_tried(

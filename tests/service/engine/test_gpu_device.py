@@ -49,7 +49,7 @@ def device(weights: Path, card: StandInCard, monkeypatch: pytest.MonkeyPatch) ->
     return GpuDevice(weights, "cpu", 1, "auto", LIMITS, open_card=lambda _: card)
 
 
-def _pictures(count: int) -> list[np.ndarray]:
+def _images(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return list(rng.integers(0, 256, (count, *SIZE, 3), dtype=np.uint8))
 
@@ -61,9 +61,9 @@ def test_it_overlaps_and_a_cpu_does_not(device: GpuDevice, weights: Path) -> Non
 
 
 def test_it_answers_as_a_plain_device(device: GpuDevice, weights: Path) -> None:
-    pictures, sizes = _pictures(2), [(768, 1024), SIZE]
-    found = device.run(pictures, PADDED, sizes).detections
-    expected = load_predictor(weights, "cpu", 1)[0].predict(pictures, PADDED, sizes)
+    images, sizes = _images(2), [(768, 1024), SIZE]
+    found = device.run(images, PADDED, sizes).detections
+    expected = load_predictor(weights, "cpu", 1)[0].predict(images, PADDED, sizes)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
 
@@ -90,9 +90,9 @@ def test_the_warm_up_records_what_it_runs_and_batches_replay_it(
     assert warm_up(device, WarmUpLimits(600, 2, LIMITS.max_batch_pixels)).shapes == 3
     assert device.implementations["cuda_graphs"] == "3"
     replays = card.replays
-    device.run(_pictures(2), PADDED, [SIZE, SIZE])
+    device.run(_images(2), PADDED, [SIZE, SIZE])
     assert card.replays == replays + 1
-    device.run([_pictures(1)[0][:96, :256]], (128, 256), [(96, 256)])  # a shape without a graph
+    device.run([_images(1)[0][:96, :256]], (128, 256), [(96, 256)])  # a shape without a graph
     assert card.replays == replays + 1
 
 
@@ -100,26 +100,26 @@ def test_a_card_that_records_nothing_serves(
     device: GpuDevice, card: StandInCard, caplog: pytest.LogCaptureFixture
 ) -> None:
     card.record_error = RuntimeError("operation not permitted when stream is capturing")
-    answer = device.run(_pictures(1), PADDED, [SIZE])
+    result = device.run(_images(1), PADDED, [SIZE])
     device.record(BatchShape(PADDED, 1))
     device.record(BatchShape(PADDED, 1))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    again = device.run(_pictures(1), PADDED, [SIZE])
-    np.testing.assert_array_equal(again.detections[0].scores, answer.detections[0].scores)
+    again = device.run(_images(1), PADDED, [SIZE])
+    np.testing.assert_array_equal(again.detections[0].scores, result.detections[0].scores)
 
 
 def test_memory_that_ran_out_is_told_apart_and_holds_no_buffer(
     device: GpuDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise torch.OutOfMemoryError("no room")
+        raise torch.OutOfMemoryError("out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(device._predictor, "detect", refuse)
         for _ in range(3):
             with pytest.raises(OutOfDeviceMemory):
-                device.run(_pictures(1), PADDED, [SIZE])
-    assert len(device.run(_pictures(1), PADDED, [SIZE]).detections) == 1
+                device.run(_images(1), PADDED, [SIZE])
+    assert len(device.run(_images(1), PADDED, [SIZE]).detections) == 1
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
@@ -133,11 +133,11 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 @pytest.mark.requires_cuda
 @needs_gpu
 def test_a_replay_on_a_gpu_gives_what_its_launches_give(gpu: GpuDevice) -> None:
-    pictures = _pictures(2)
-    launched = gpu.run(pictures, PADDED, [SIZE, SIZE])
+    images = _images(2)
+    launched = gpu.run(images, PADDED, [SIZE, SIZE])
     gpu.record(BatchShape(PADDED, 2))
     assert int(gpu.implementations["cuda_graphs"]) >= 1
-    replayed = gpu.run(pictures, PADDED, [SIZE, SIZE])
+    replayed = gpu.run(images, PADDED, [SIZE, SIZE])
     for ours, theirs in zip(replayed.detections, launched.detections, strict=True):
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-3)
 
@@ -145,17 +145,17 @@ def test_a_replay_on_a_gpu_gives_what_its_launches_give(gpu: GpuDevice) -> None:
 @pytest.mark.requires_cuda
 @needs_gpu
 def test_overlapping_batches_on_a_gpu_get_the_answers_of_batches_alone(gpu: GpuDevice) -> None:
-    pictures = _pictures(6)
-    alone = [gpu.run([picture], PADDED, [SIZE]).detections[0] for picture in pictures]
+    images = _images(6)
+    alone = [gpu.run([image], PADDED, [SIZE]).detections[0] for image in images]
     gpu.record(BatchShape(PADDED, 1))
-    under_way, found = None, []
-    for picture in pictures:
-        following = gpu.begin([picture], PADDED, [SIZE])
-        if under_way is not None:
-            found.append(under_way.finish().detections[0])
-        under_way = following
-    assert under_way is not None
-    found.append(under_way.finish().detections[0])
+    in_flight, found = None, []
+    for image in images:
+        following = gpu.begin([image], PADDED, [SIZE])
+        if in_flight is not None:
+            found.append(in_flight.finish().detections[0])
+        in_flight = following
+    assert in_flight is not None
+    found.append(in_flight.finish().detections[0])
     for ours, theirs in zip(found, alone, strict=True):
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-3)
 
@@ -163,5 +163,5 @@ def test_overlapping_batches_on_a_gpu_get_the_answers_of_batches_alone(gpu: GpuD
 @pytest.mark.requires_cuda
 @needs_gpu
 def test_the_way_to_a_gpu_takes_time_of_its_own(gpu: GpuDevice) -> None:
-    answer = gpu.run(_pictures(1), PADDED, [SIZE])
-    assert min(answer.copy_ms, answer.assemble_ms, answer.forward_ms) > 0
+    result = gpu.run(_images(1), PADDED, [SIZE])
+    assert min(result.copy_ms, result.assemble_ms, result.forward_ms) > 0

@@ -17,7 +17,7 @@ from tests.support import golden_case
 from tests.support.standin_card import StandInCard
 
 PADDED = (64, 128)
-Pictures = list[npt.NDArray[np.uint8]]
+Images = list[npt.NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +37,22 @@ def pipeline(predictor: Predictor, card: StandInCard) -> GpuPipeline:
     return GpuPipeline(predictor, card, PipelineLimits(2, 2 * 64 * 128), most_graphs=4)
 
 
-def _pictures(seed: int, *sizes: tuple[int, int]) -> Pictures:
+def _images(seed: int, *sizes: tuple[int, int]) -> Images:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
-def _sizes(pictures: Pictures) -> list[tuple[int, int]]:
-    return [(picture.shape[0], picture.shape[1]) for picture in pictures]
+def _sizes(images: Images) -> list[tuple[int, int]]:
+    return [(image.shape[0], image.shape[1]) for image in images]
 
 
-def _alone(predictor: Predictor, pictures: Pictures) -> list[Detections]:
-    """What the same batch gets with buffers of its own."""
-    layout = BatchLayout(BatchShape(PADDED, len(pictures)))
+def _alone(predictor: Predictor, images: Images) -> list[Detections]:
+    """The results of the same batch with separate buffers."""
+    layout = BatchLayout(BatchShape(PADDED, len(images)))
     buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
-    fill(buffer, layout, pictures)
+    fill(buffer, layout, images)
     rows = predictor.detect(layout.pixels(buffer), layout.sizes(buffer))
-    return to_detections(rows.numpy(), _sizes(pictures))
+    return to_detections(rows.numpy(), _sizes(images))
 
 
 def test_sizes_and_pixels_share_a_buffer_and_do_not_overlap() -> None:
@@ -69,10 +69,10 @@ def test_sizes_and_pixels_share_a_buffer_and_do_not_overlap() -> None:
 def test_a_buffer_takes_images_and_leaves_their_padding() -> None:
     layout = BatchLayout(BatchShape((8, 16), 2))
     buffer = torch.full((layout.num_bytes,), 7, dtype=torch.uint8)
-    pictures = _pictures(0, (8, 16), (5, 3))
-    fill(buffer, layout, iter(pictures))
+    images = _images(0, (8, 16), (5, 3))
+    fill(buffer, layout, iter(images))
     assert layout.sizes(buffer).tolist() == [[8, 16], [5, 3]]
-    np.testing.assert_array_equal(layout.pixels(buffer)[1, :5, :3].numpy(), pictures[1])
+    np.testing.assert_array_equal(layout.pixels(buffer)[1, :5, :3].numpy(), images[1])
     assert (layout.pixels(buffer)[1, 5:] == 7).all()
 
 
@@ -80,7 +80,7 @@ def test_a_buffer_takes_images_and_leaves_their_padding() -> None:
 def test_images_that_do_not_fit_are_refused(sizes: list[tuple[int, int]]) -> None:
     layout = BatchLayout(BatchShape((8, 16), 2))
     with pytest.raises(ValueError, match=r"does not fit|argument"):
-        fill(torch.zeros(layout.num_bytes, dtype=torch.uint8), layout, _pictures(0, *sizes))
+        fill(torch.zeros(layout.num_bytes, dtype=torch.uint8), layout, _images(0, *sizes))
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["launched", "replayed"])
@@ -88,24 +88,24 @@ def test_overlapping_batches_get_the_answers_of_batches_alone(
     pipeline: GpuPipeline, predictor: Predictor, card: StandInCard, recorded: bool
 ) -> None:
     batches = [
-        _pictures(seed, *sizes)
+        _images(seed, *sizes)
         for seed, sizes in enumerate([[(64, 128), (40, 50)], [(50, 70)], [(33, 128), (64, 9)]] * 2)
     ]
     if recorded:
-        for pictures in batches[:2]:
-            pipeline.begin(pictures, PADDED, _sizes(pictures)).finish()
-            assert pipeline.record(BatchShape(PADDED, len(pictures)))
-    checked, under_way, answers = card.replays, None, []
-    for pictures in batches:
-        following = pipeline.begin(iter(pictures), PADDED, _sizes(pictures))
-        if under_way is not None:
-            answers.append(under_way.finish())
-        under_way = following
-    assert under_way is not None
-    answers.append(under_way.finish())
+        for images in batches[:2]:
+            pipeline.begin(images, PADDED, _sizes(images)).finish()
+            assert pipeline.record(BatchShape(PADDED, len(images)))
+    checked, in_flight, results = card.replays, None, []
+    for images in batches:
+        following = pipeline.begin(iter(images), PADDED, _sizes(images))
+        if in_flight is not None:
+            results.append(in_flight.finish())
+        in_flight = following
+    assert in_flight is not None
+    results.append(in_flight.finish())
     assert card.replays - checked == (len(batches) if recorded else 0)
-    for pictures, answer in zip(batches, answers, strict=True):
-        for found, expected in zip(answer.detections, _alone(predictor, pictures), strict=True):
+    for images, result in zip(batches, results, strict=True):
+        for found, expected in zip(result.detections, _alone(predictor, images), strict=True):
             np.testing.assert_array_equal(found.scores, expected.scores)
             np.testing.assert_array_equal(found.labels, expected.labels)
             np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
@@ -114,8 +114,8 @@ def test_overlapping_batches_get_the_answers_of_batches_alone(
 def test_the_copy_has_a_stream_of_its_own_and_the_host_waits_once(
     pipeline: GpuPipeline, card: StandInCard
 ) -> None:
-    pictures = _pictures(0, (64, 128))
-    answer = pipeline.begin(pictures, PADDED, [(64, 128)]).finish()
+    images = _images(0, (64, 128))
+    result = pipeline.begin(images, PADDED, [(64, 128)]).finish()
     assert card.notes == [
         "copy: event 1",  # the copy begins
         "copy: event 2",
@@ -125,15 +125,15 @@ def test_the_copy_has_a_stream_of_its_own_and_the_host_waits_once(
         "compute: event 5",  # the rows are with the host
     ]
     assert card.syncs == 1
-    assert (answer.copy_ms, answer.forward_ms) == (0.25, 0.25)
-    assert answer.postprocess_ms >= 0.25
-    assert answer.assemble_ms > 0
+    assert (result.copy_ms, result.forward_ms) == (0.25, 0.25)
+    assert result.postprocess_ms >= 0.25
+    assert result.assemble_ms > 0
 
 
 def test_buffers_are_used_in_turn_and_only_two_batches_fit(
     pipeline: GpuPipeline, card: StandInCard
 ) -> None:
-    first, second = _pictures(0, (64, 128)), _pictures(1, (64, 128))
+    first, second = _images(0, (64, 128)), _images(1, (64, 128))
     one = pipeline.begin(first, PADDED, [(64, 128)])
     two = pipeline.begin(second, PADDED, [(64, 128)])
     hosts = [buffer for buffer in card.buffers[:-1] if buffer.numel() == card.buffers[-1].numel()]
@@ -149,7 +149,7 @@ def test_buffers_are_used_in_turn_and_only_two_batches_fit(
 
 def test_a_batch_is_done_when_the_card_is(pipeline: GpuPipeline, card: StandInCard) -> None:
     card.busy = True
-    batch = pipeline.begin(_pictures(0, (64, 128)), PADDED, [(64, 128)])
+    batch = pipeline.begin(_images(0, (64, 128)), PADDED, [(64, 128)])
     assert not batch.done()
     card.busy = False
     assert batch.done()
@@ -167,5 +167,5 @@ def test_a_batch_beyond_the_limits_is_refused_and_holds_nothing(
 ) -> None:
     for _ in range(3):
         with pytest.raises(ValueError, match=r"beyond|fit"):
-            pipeline.begin(_pictures(0, *sizes), padded, sizes)
-    pipeline.begin(_pictures(0, (8, 8)), PADDED, [(8, 8)]).finish()
+            pipeline.begin(_images(0, *sizes), padded, sizes)
+    pipeline.begin(_images(0, (8, 8)), PADDED, [(8, 8)]).finish()

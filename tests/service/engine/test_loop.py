@@ -25,12 +25,12 @@ SIZE = (48, 64)
 
 
 @dataclass
-class UnderWay:
+class InFlight:
     """A batch of `LazyDevice`."""
 
     device: LazyDevice
     name: int  # the colour of its first image
-    answer: DeviceResult
+    result: DeviceResult
     looks_left: int
 
     def done(self) -> bool:
@@ -38,10 +38,10 @@ class UnderWay:
         return self.looks_left < 0
 
     def finish(self) -> DeviceResult:
-        self.device.journal.append(f"finish {self.name}")
+        self.device.calls.append(f"finish {self.name}")
         if self.name in self.device.failing:
             raise RuntimeError("illegal memory access")
-        return self.answer
+        return self.result
 
 
 @dataclass
@@ -50,7 +50,7 @@ class LazyDevice:
 
     name: str = "cuda:0"
     looks: int = 10**9  # the first batch then ends only after the second has started
-    journal: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     failing: set[int] = field(default_factory=set)
     refused: dict[int, Exception] = field(default_factory=dict)
     broken: bool = False
@@ -70,19 +70,19 @@ class LazyDevice:
         images: Iterable[npt.NDArray[np.uint8]],
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
-    ) -> UnderWay:
+    ) -> InFlight:
         found, names = [], []
         for image, size in zip(images, original_sizes, strict=True):
             names.append(int(image[0, 0, 0]))
-            self.journal.append(f"take {names[-1]}")
+            self.calls.append(f"take {names[-1]}")
             found.append(fake_detections(image, size))
         if names[0] in self.refused:
             raise self.refused[names[0]]
-        answer = DeviceResult(found, assemble_ms=1.0, forward_ms=3.0, postprocess_ms=0.5)
-        return UnderWay(self, names[0], answer, self.looks)
+        result = DeviceResult(found, assemble_ms=1.0, forward_ms=3.0, postprocess_ms=0.5)
+        return InFlight(self, names[0], result, self.looks)
 
     def record(self, shape: BatchShape) -> None:
-        self.journal.append(f"record {shape.images}")
+        self.calls.append(f"record {shape.images}")
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         return ()
@@ -144,20 +144,20 @@ def test_only_an_asynchronous_device_overlaps(bench: Bench) -> None:
 
 
 def test_the_next_batch_starts_before_the_previous_one_has_ended(bench: Bench) -> None:
-    answers = bench.ring(bench.batch(10), bench.batch(20), bench.batch(30))
-    assert bench.device.journal == [
+    results = bench.ring(bench.batch(10), bench.batch(20), bench.batch(30))
+    assert bench.device.calls == [
         *("take 10", "take 20", "finish 10"),
         *("take 30", "finish 20", "finish 30"),
     ]
-    assert [answer.batch_id for answer in answers if isinstance(answer, BatchDone)] == [10, 20, 30]
+    assert [result.batch_id for result in results if isinstance(result, BatchDone)] == [10, 20, 30]
     bench.assert_answered(10, 20, 30)
 
 
 def test_a_result_does_not_wait_until_the_next_batch_is_assembled(bench: Bench) -> None:
     bench.device.looks = 2  # done while the second batch is assembled
     bench.ring(bench.batch(10), bench.batch(20, 21, 22))
-    journal = bench.device.journal
-    assert journal.index("finish 10") < journal.index("take 22")
+    calls = bench.device.calls
+    assert calls.index("finish 10") < calls.index("take 22")
     bench.assert_answered(10, 20, 21, 22)
 
 
@@ -218,10 +218,10 @@ def test_a_batch_that_cannot_start_is_reported_in_order(
 def test_a_stale_slot_fails_only_its_batch(bench: Bench) -> None:
     stale = bench.batch(20)
     ((slot, generation),) = stale.slots
-    answers = bench.ring(bench.batch(10), RunBatch(20, (64, 64), ((slot, generation - 1),)))
-    assert isinstance(answers[0], BatchDone)
-    assert isinstance(answers[1], BatchFailed)
-    assert "StaleSlot" in answers[1].reason
+    results = bench.ring(bench.batch(10), RunBatch(20, (64, 64), ((slot, generation - 1),)))
+    assert isinstance(results[0], BatchDone)
+    assert isinstance(results[1], BatchFailed)
+    assert "StaleSlot" in results[1].reason
 
 
 def test_a_lost_device_ends_the_process_after_the_finished_result(

@@ -52,7 +52,7 @@ START = Start(
 
 @dataclass
 class StandInDevice:
-    """Returns the detections of the fake device, or what a test sets."""
+    """Returns the detections of the fake device, or a configured result."""
 
     name: str = "stand-in"
     model: ModelInfo = FAKE_MODEL

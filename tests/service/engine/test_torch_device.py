@@ -39,7 +39,7 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _picture(seed: int) -> np.ndarray:
+def _image(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
@@ -54,27 +54,27 @@ def test_a_device_answers_as_its_predictor(weights: Path) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
     predictor, _ = load_predictor(weights, "cpu", threads=1)
     padded = padded_size(*SIZE, SMALL.bucket_stride)
-    images = [_picture(1), _picture(2)]
-    answer = device.run(images, padded, [(768, 1024), SIZE])
+    images = [_image(1), _image(2)]
+    result = device.run(images, padded, [(768, 1024), SIZE])
     expected = predictor.predict(images, padded, [(768, 1024), SIZE])
-    assert answer.forward_ms > 0
-    for found, wanted in zip(answer.detections, expected, strict=True):
+    assert result.forward_ms > 0
+    for found, wanted in zip(result.detections, expected, strict=True):
         np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
 
 
 def test_nothing_is_copied_where_the_host_is_the_device(weights: Path) -> None:
-    answer = TorchDevice(weights, "cpu", threads=1).run([_picture(1)], (384, 512), [SIZE])
-    assert answer.copy_ms == 0.0
-    assert answer.assemble_ms > 0
+    result = TorchDevice(weights, "cpu", threads=1).run([_image(1)], (384, 512), [SIZE])
+    assert result.copy_ms == 0.0
+    assert result.assemble_ms > 0
 
 
 @pytest.mark.requires_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_way_to_a_gpu_takes_time_of_its_own(weights: Path) -> None:
-    answer = TorchDevice(weights, "cuda", threads=1).run([_picture(1)], (384, 512), [SIZE])
-    assert answer.copy_ms > 0
-    assert answer.assemble_ms > 0
-    assert answer.forward_ms > 0
+    result = TorchDevice(weights, "cuda", threads=1).run([_image(1)], (384, 512), [SIZE])
+    assert result.copy_ms > 0
+    assert result.assemble_ms > 0
+    assert result.forward_ms > 0
 
 
 def _fail(error: Exception) -> None:
@@ -85,7 +85,7 @@ def _fail(error: Exception) -> None:
     "forward",
     [
         lambda *_: _fail(MemoryError()),
-        lambda *_: _fail(torch.OutOfMemoryError("no room")),
+        lambda *_: _fail(torch.OutOfMemoryError("out of memory")),
         lambda *_: torch.empty(1 << 55),  # more than any machine has
     ],
     ids=["python", "gpu", "cpu"],
@@ -96,14 +96,14 @@ def test_memory_that_ran_out_is_told_apart(
     device = TorchDevice(weights, "cpu", threads=1)
     monkeypatch.setattr(device._predictor, "forward", forward)
     with pytest.raises(OutOfDeviceMemory):
-        device.run([_picture(1)], (384, 512), [SIZE])
+        device.run([_image(1)], (384, 512), [SIZE])
 
 
 def test_any_other_failure_stays_what_it_is(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
     monkeypatch.setattr(device._predictor, "forward", lambda *_: _fail(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
-        device.run([_picture(1)], (384, 512), [SIZE])
+        device.run([_image(1)], (384, 512), [SIZE])
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,14 +113,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         pick_device("cuda:1")
 
 
-async def test_the_default_model_answers_a_photo_among_a_crowd_as_alone() -> None:
+async def test_the_default_model_answers_an_image_in_a_crowd_as_alone() -> None:
     settings = quiet_settings(model="default", device="cpu", max_wait_ms=200)
-    photos = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))]
+    images = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))]
     everything = DetectOptions(threshold=0.0)
     async with open_detector(settings) as detector:
-        alone = [await detector.detect(data, everything, request_id="r") for data in photos]
+        alone = [await detector.detect(data, everything, request_id="r") for data in images]
         crowd = await asyncio.gather(
-            *(detector.detect(data, everything, request_id="r") for data in photos * 3)
+            *(detector.detect(data, everything, request_id="r") for data in images * 3)
         )
     assert len(crowd) == 3 * len(alone) > 0
     for result, expected in zip(crowd, alone * 3, strict=True):
@@ -131,16 +131,16 @@ async def test_the_default_model_answers_a_photo_among_a_crowd_as_alone() -> Non
 
 async def test_the_service_answers_as_the_model_does_offline(weights: Path) -> None:
     settings = quiet_settings(model=str(weights), device="cpu", engine_threads=1, max_wait_ms=1000)
-    pictures = [encode_png(_picture(seed)) for seed in range(3)]
+    images = [encode_png(_image(seed)) for seed in range(3)]
     everything = DetectOptions(threshold=0.0)
     async with open_detector(settings) as detector:
         results = await asyncio.gather(
-            *(detector.detect(data, everything, request_id="r") for data in pictures)
+            *(detector.detect(data, everything, request_id="r") for data in images)
         )
         assert detector.kernel in {"cpu", "reference"}
     predictor, info = load_predictor(weights, "cpu", threads=1)
     limits = ImageLimits(10**9, 10**9)
-    for data, result in zip(pictures, results, strict=True):
+    for data, result in zip(images, results, strict=True):
         decoded = decode_image(data, info.config, limits)
         height, width = decoded.pixels.shape[:2]
         padded = padded_size(height, width, info.config.bucket_stride)

@@ -38,7 +38,7 @@ class SlowDevice:
     ) -> DeviceResult:
         self.now += 1
         if len(images) >= self.too_many:
-            raise OutOfDeviceMemory("no room")
+            raise OutOfDeviceMemory("out of memory")
         assert all(image.shape == (*padded, 3) for image in images)
         self.ran.append(BatchShape(padded, len(images)))
         return DeviceResult((), 0.0, 0.0, 0.0)

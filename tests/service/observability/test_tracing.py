@@ -185,11 +185,11 @@ def test_the_stages_of_an_image_are_traced_and_exported_at_the_drain(
     try:
         service.wait_until_ready()
         port = int(service.wait_for_line(r"gRPC: \S+:(\d+)")[1])
-        photo = solid_png((1, 2, 3))
-        response = httpx.post(f"{service.url}/detect", content=photo, headers=SAMPLED, timeout=60)
+        image = solid_png((1, 2, 3))
+        response = httpx.post(f"{service.url}/detect", content=image, headers=SAMPLED, timeout=60)
         timings = response.json()["timings_ms"]
         with GrpcClient(f"127.0.0.1:{port}", timeout_s=60) as client:
-            client.detect(photo)
+            client.detect(image)
         httpx.get(f"{service.url}/readyz", headers=SAMPLED, timeout=60)
         assert receiver.spans == []
         service.process.terminate()

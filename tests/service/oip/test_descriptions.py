@@ -17,7 +17,7 @@ from tests.service.oip.triton_requests import MODEL, http_client, input_of
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.images import solid_png
 
-Client = Any  # tritonclient.http.InferenceServerClient or its gRPC twin
+Client = Any  # tritonclient.http.InferenceServerClient or the gRPC one
 VERSION = FAKE_MODEL.version
 
 

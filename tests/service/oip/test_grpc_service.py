@@ -25,7 +25,7 @@ from tests.support.images import solid_png
 from tests.support.standin_models import engine_of, switching, until
 
 SERVICE = "inference.GRPCInferenceService"
-PHOTO = solid_png((0, 128, 128), 200, 100)
+IMAGE = solid_png((0, 128, 128), 200, 100)
 NOISE = b"\x00\x01nothing"
 
 
@@ -60,11 +60,11 @@ async def test_a_stream_has_responses_in_order_and_survives_bad_requests(
     caller: OipCaller, standin: StandIn
 ) -> None:
     requests = [
-        infer_request(PHOTO, request_id="first"),
+        infer_request(IMAGE, request_id="first"),
         infer_request(NOISE, request_id="second"),
-        infer_request(PHOTO, request_id="third"),
-        infer_request(PHOTO, request_id="fourth", model_version="7"),
-        infer_request(PHOTO, request_id="fifth"),
+        infer_request(IMAGE, request_id="third"),
+        infer_request(IMAGE, request_id="fourth", model_version="7"),
+        infer_request(IMAGE, request_id="fifth"),
     ]
     responses = await read_all(caller.stream(iter(requests)))
     assert [response.infer_response.id for response in responses] == [each.id for each in requests]
@@ -82,16 +82,16 @@ async def test_a_stream_has_responses_in_order_and_survives_bad_requests(
 
 
 async def test_a_stream_survives_bytes_that_are_no_message(caller: OipCaller) -> None:
-    frames = [b"\xff\xff", infer_request(PHOTO).SerializeToString()]
+    frames = [b"\xff\xff", infer_request(IMAGE).SerializeToString()]
     bad, good = await read_all(caller.raw_stream(iter(frames)))
     assert "not a message of type inference.ModelInferRequest" in bad.error_message
     assert not good.error_message
 
 
 async def test_a_response_on_a_stream_is_marked_as_final_if_requested(caller: OipCaller) -> None:
-    request = infer_request(PHOTO)
+    request = infer_request(IMAGE)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
-    final, usual = await read_all(caller.stream(iter([request, infer_request(PHOTO)])))
+    final, usual = await read_all(caller.stream(iter([request, infer_request(IMAGE)])))
     assert final.infer_response.parameters["triton_final_response"].bool_param
     assert "triton_final_response" not in usual.infer_response.parameters
 
@@ -100,7 +100,7 @@ async def test_an_unexpected_exception_does_not_end_a_stream(
     caller: OipCaller, standin: StandIn
 ) -> None:
     standin.error = RuntimeError("secret")
-    responses = await read_all(caller.stream(iter([infer_request(PHOTO)] * 2)))
+    responses = await read_all(caller.stream(iter([infer_request(IMAGE)] * 2)))
     assert [response.error_message for response in responses] == ["An unexpected error."] * 2
 
 
@@ -113,13 +113,13 @@ async def test_bytes_that_are_no_message_get_invalid_argument(caller: OipCaller)
 
 async def test_a_compressed_message_is_refused(caller: OipCaller) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await caller.infer(infer_request(PHOTO), compression=grpc.Compression.Gzip)
+        await caller.infer(infer_request(IMAGE), compression=grpc.Compression.Gzip)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_an_error_has_its_code_and_retry_time(caller: OipCaller, standin: StandIn) -> None:
     standin.error = Overloaded("busy", retry_after_seconds=3)
-    for images in ((PHOTO,), (PHOTO, PHOTO)):
+    for images in ((IMAGE,), (IMAGE, IMAGE)):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await caller.infer(infer_request(*images), metadata=(("x-request-id", "mine"),))
         metadata = trailing(caught.value)
@@ -131,12 +131,12 @@ async def test_an_error_has_its_code_and_retry_time(caller: OipCaller, standin: 
 
 async def test_the_earlier_of_two_deadlines_applies(caller: OipCaller, standin: StandIn) -> None:
     started = time.monotonic()
-    request = infer_request(PHOTO)
+    request = infer_request(IMAGE)
     request.parameters["timeout"].int64_param = 30_000_000
     await caller.infer(request, timeout=50)
     await caller.infer(request, timeout=10)
     await caller.infer(request)
-    await caller.infer(infer_request(PHOTO))
+    await caller.infer(infer_request(IMAGE))
     first, second, third, fourth = standin.deadlines
     assert first is not None
     assert second is not None
@@ -147,12 +147,12 @@ async def test_the_earlier_of_two_deadlines_applies(caller: OipCaller, standin: 
 
 
 async def test_the_priority_is_passed_on(caller: OipCaller, standin: StandIn) -> None:
-    urgent = infer_request(PHOTO, PHOTO)
+    urgent = infer_request(IMAGE, IMAGE)
     urgent.parameters["priority"].uint64_param = 1
     await caller.infer(urgent)
-    await caller.infer(infer_request(PHOTO))
-    await caller.infer(infer_request(PHOTO), metadata=(("x-request-priority", "high"),))
-    normal = infer_request(PHOTO)
+    await caller.infer(infer_request(IMAGE))
+    await caller.infer(infer_request(IMAGE), metadata=(("x-request-priority", "high"),))
+    normal = infer_request(IMAGE)
     normal.parameters["priority"].uint64_param = 2
     await caller.infer(normal, metadata=(("x-request-priority", "high"),))
     high, usual = Priority.HIGH, Priority.NORMAL
@@ -163,7 +163,7 @@ async def test_a_client_that_disconnects_cancels_all_its_images(
     caller: OipCaller, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
-    call = caller.infer(infer_request(*[PHOTO] * 3))
+    call = caller.infer(infer_request(*[IMAGE] * 3))
     while len(standin.deadlines) < 3:
         await asyncio.sleep(0.01)
     call.cancel()
@@ -176,7 +176,7 @@ async def test_a_request_of_many_images_leaves_slots_to_others(
     caller: OipCaller, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
-    call = asyncio.ensure_future(caller.infer(infer_request(*[PHOTO] * 12)))
+    call = asyncio.ensure_future(caller.infer(infer_request(*[IMAGE] * 12)))
     while len(standin.deadlines) < 8:
         await asyncio.sleep(0.01)
     for _ in range(20):
@@ -190,7 +190,7 @@ async def test_a_stop_finishes_calls_in_flight_and_refuses_new_ones(
     server: RpcServer, caller: OipCaller, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
-    accepted = [asyncio.ensure_future(caller.infer(infer_request(PHOTO))) for _ in range(2)]
+    accepted = [asyncio.ensure_future(caller.infer(infer_request(IMAGE))) for _ in range(2)]
     while len(standin.deadlines) < 2:
         await asyncio.sleep(0.01)
     stopped = asyncio.create_task(server.stop(30))
@@ -198,7 +198,7 @@ async def test_a_stop_finishes_calls_in_flight_and_refuses_new_ones(
     async with asking(server) as late:
         assert (await late.live(pb.ServerLiveRequest())).live
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await late.infer(infer_request(PHOTO))
+            await late.infer(infer_request(IMAGE))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert trailing(caught.value)["lite-detr-code"] == "shutting_down"
     assert not stopped.done()
@@ -213,7 +213,7 @@ async def test_a_stop_ends_a_stream_after_the_requests_that_were_read(
 ) -> None:
     standin.hold = asyncio.Event()
     stream = caller.stream()
-    await stream.write(infer_request(PHOTO, request_id="taken"))
+    await stream.write(infer_request(IMAGE, request_id="taken"))
     await standin.started.wait()
     stopped = asyncio.create_task(server.stop(30))
     await asyncio.sleep(0.3)
@@ -228,28 +228,28 @@ async def test_a_stop_ends_a_stream_after_the_requests_that_were_read(
 
 async def test_a_load_continues_when_its_client_disconnects(standin: StandIn) -> None:
     async with (
-        switching() as house,
-        standing(standin, house.control) as server,
+        switching() as service,
+        standing(standin, service.control) as server,
         asking(server) as caller,
     ):
         call = caller.load(pb.RepositoryModelLoadRequest(model_name="fake"))
-        engine = await engine_of(house.models, 2)
+        engine = await engine_of(service.models, 2)
         await _leave(call, server)
         engine.start()
-        await until(lambda: house.version == "2")
+        await until(lambda: service.version == "2")
 
 
 async def test_an_unload_continues_when_its_client_disconnects(standin: StandIn) -> None:
     async with (
-        switching() as house,
-        standing(standin, house.control) as server,
+        switching() as service,
+        standing(standin, service.control) as server,
         asking(server) as caller,
     ):
-        with house.detector.served.in_use():
+        with service.detector.served.in_use():
             call = caller.unload(pb.RepositoryModelUnloadRequest(model_name="fake"))
-            await until(lambda: not house.detector.loaded)
+            await until(lambda: not service.detector.loaded)
             await _leave(call, server)
-        await until(lambda: house.models.engines[0].ended)
+        await until(lambda: service.models.engines[0].ended)
 
 
 async def _leave(call: grpc.aio.Call, server: RpcServer) -> None:
@@ -261,8 +261,8 @@ async def _leave(call: grpc.aio.Call, server: RpcServer) -> None:
 
 async def test_one_port_serves_both_services_and_reflection_lists_them(server: RpcServer) -> None:
     async with calling(server) as detection, asking(server) as theirs:
-        assert (await detection.detect(detection_pb2.DetectRequest(image=PHOTO))).detections
-        assert (await theirs.infer(infer_request(PHOTO))).outputs
+        assert (await detection.detect(detection_pb2.DetectRequest(image=IMAGE))).detections
+        assert (await theirs.infer(infer_request(IMAGE))).outputs
         check = detection.channel.unary_unary(
             f"/{HEALTH_SERVICE}/Check",
             health_pb2.HealthCheckRequest.SerializeToString,

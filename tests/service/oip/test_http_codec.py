@@ -18,8 +18,8 @@ from tests.service.oip.running_service import Served
 from tests.service.oip.triton_requests import MODEL, NAMES, expected_of
 from tests.support.images import solid_png
 
-PHOTO = solid_png((100, 100, 103))
-ELEMENT = struct.pack("<I", len(PHOTO)) + PHOTO
+IMAGE = solid_png((100, 100, 103))
+ELEMENT = struct.pack("<I", len(IMAGE)) + IMAGE
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -61,7 +61,7 @@ def test_an_image_may_be_sent_with_the_binary_extension(service: Served) -> None
     assert LENGTH not in response.headers  # no binary outputs were requested
     outputs = {output["name"]: output for output in response.json()["outputs"]}
     assert tuple(outputs) == NAMES
-    assert outputs["num_detections"]["data"] == [len(expected_of(PHOTO))]
+    assert outputs["num_detections"]["data"] == [len(expected_of(IMAGE))]
 
 
 def test_binary_outputs_follow_the_json_in_order(service: Served) -> None:
@@ -72,11 +72,11 @@ def test_binary_outputs_follow_the_json_in_order(service: Served) -> None:
     assert scores["parameters"] == {"binary_data_size": len(response.content) - length}
     values = np.frombuffer(response.content[length:], dtype="<f4").reshape(scores["shape"])
     assert values[0, 0] == np.float32(0.95)
-    assert class_ids["data"][0] == expected_of(PHOTO).labels[0]
+    assert class_ids["data"][0] == expected_of(IMAGE).labels[0]
 
 
 def test_a_header_length_of_zero_makes_the_body_one_image(service: Served) -> None:
-    response = post(service, PHOTO, Inference_Header_Content_Length="0")
+    response = post(service, IMAGE, Inference_Header_Content_Length="0")
     assert response.status_code == 200
     outputs = json.loads(response.content[: int(response.headers[LENGTH])])["outputs"]
     assert [output["name"] for output in outputs] == list(NAMES)
@@ -85,7 +85,7 @@ def test_a_header_length_of_zero_makes_the_body_one_image(service: Served) -> No
 
 @pytest.mark.parametrize("parameters", [{}, {"content_type": "base64"}])
 def test_images_in_json_are_base64(service: Served, parameters: dict[str, Any]) -> None:
-    text = base64.b64encode(PHOTO).decode()
+    text = base64.b64encode(IMAGE).decode()
     entry = tensor(data=[text], parameters=parameters)
     response = post(service, json.dumps({"inputs": [entry]}).encode())
     assert response.status_code == 200
@@ -94,7 +94,7 @@ def test_images_in_json_are_base64(service: Served, parameters: dict[str, Any]) 
 
 
 def test_binary_data_may_be_base64_if_declared(service: Served) -> None:
-    text = base64.b64encode(PHOTO)
+    text = base64.b64encode(IMAGE)
     data = struct.pack("<I", len(text)) + text
     parameters = {"binary_data_size": len(data), "content_type": "base64"}
     assert binary(service, tensor(parameters=parameters), data).status_code == 200
@@ -144,9 +144,9 @@ def test_a_wrong_binary_size_is_refused(service: Served, size: Any, words: str) 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (struct.pack("<I", len(PHOTO) + 1) + PHOTO, "only"),
-        (struct.pack("<I", 2**32 - 1) + PHOTO, "only"),
-        (struct.pack("<I", len(PHOTO) - 1) + PHOTO, "1 bytes beyond"),
+        (struct.pack("<I", len(IMAGE) + 1) + IMAGE, "only"),
+        (struct.pack("<I", 2**32 - 1) + IMAGE, "only"),
+        (struct.pack("<I", len(IMAGE) - 1) + IMAGE, "1 bytes beyond"),
         (b"\x01\x00", "ends after 0 of the 1"),
         (b"", "ends after 0 of the 1"),
     ],
@@ -170,12 +170,12 @@ def test_an_invalid_shape_is_refused(service: Served, shape: Any) -> None:
 def test_a_shape_with_more_images_than_there_are_is_refused(service: Served) -> None:
     response = binary(service, tensor(shape=[2]), ELEMENT)
     assert "ends after 1 of the 2 elements" in error_of(response)
-    entry = tensor(shape=[2], data=[base64.b64encode(PHOTO).decode()], parameters={})
+    entry = tensor(shape=[2], data=[base64.b64encode(IMAGE).decode()], parameters={})
     response = post(service, json.dumps({"inputs": [entry]}).encode())
     assert "1 elements; its shape says 2" in error_of(response)
 
 
-IN_JSON = tensor(data=[base64.b64encode(PHOTO).decode()], parameters=None)
+IN_JSON = tensor(data=[base64.b64encode(IMAGE).decode()], parameters=None)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_body_that_cannot_be_decompressed_is_refused(
 
 def test_a_compressed_raw_image_is_an_image(service: Served) -> None:
     headers = {"Content_Encoding": "gzip", LENGTH.replace("-", "_"): "0"}
-    assert post(service, gzip.compress(PHOTO, mtime=0), **headers).status_code == 200
+    assert post(service, gzip.compress(IMAGE, mtime=0), **headers).status_code == 200
 
 
 def test_a_body_over_the_limit_is_refused(service: Served) -> None:

@@ -17,7 +17,7 @@ from tests.service.oip.running_service import StandInControl
 from tests.service.rest.standin import MODEL, StandIn
 from tests.support.images import solid_png
 
-PHOTO = solid_png((0, 128, 128), 200, 100)
+IMAGE = solid_png((0, 128, 128), 200, 100)
 PATH = f"/v2/models/{MODEL.name}/infer"
 RAW = {HEADER_LENGTH: "0"}
 
@@ -72,7 +72,7 @@ def outcome_count(standin: StandIn, outcome: str) -> float:
 
 async def test_a_client_that_disconnects_cancels_its_detection(standin: StandIn) -> None:
     standin.hold = asyncio.Event()
-    client = LeavingClient(PHOTO, RAW)
+    client = LeavingClient(IMAGE, RAW)
     call = asyncio.create_task(client.run(standin))
     await standin.started.wait()
     client.leave.set()
@@ -85,7 +85,7 @@ async def test_a_client_that_disconnects_cancels_its_detection(standin: StandIn)
 async def test_a_client_that_disconnects_within_its_body_is_counted_and_gets_no_response(
     standin: StandIn,
 ) -> None:
-    client = LeavingClient(PHOTO[:50], RAW | {"content-length": str(len(PHOTO))}, whole=False)
+    client = LeavingClient(IMAGE[:50], RAW | {"content-length": str(len(IMAGE))}, whole=False)
     client.leave.set()
     await client.run(standin)
     assert not client.sent
@@ -134,7 +134,7 @@ async def test_an_unexpected_exception_is_logged_and_gives_no_details_away(
     standin.error = RuntimeError("secret")
     with structlog.testing.capture_logs() as logs:
         async with calling(standin) as client:
-            response = await client.post(PATH, content=PHOTO, headers=RAW)
+            response = await client.post(PATH, content=IMAGE, headers=RAW)
     assert (response.status_code, response.json()) == (500, {"error": "An unexpected error."})
     assert [line["event"] for line in logs] == ["unexpected error"]
     assert logs[0]["request_id"] == response.headers["x-request-id"]

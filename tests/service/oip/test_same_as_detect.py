@@ -70,15 +70,15 @@ def test_the_same_image_gets_the_same_numbers_everywhere(service: Served, client
     with GrpcClient(service.grpc) as own_client:
         for _ in range(12):
             height, width = rng.integers(20, 300, 2)
-            photo = encode_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-            rest = httpx.post(f"{service.url}/detect?threshold=0", content=photo).json()
+            image = encode_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            rest = httpx.post(f"{service.url}/detect?threshold=0", content=image).json()
             expected = from_detections(rest["detections"])
             assert expected
-            assert from_client(own_client.detect(photo, DetectOptions(threshold=0))) == expected
+            assert from_client(own_client.detect(image, DetectOptions(threshold=0))) == expected
             for client, tensors, outputs in (
-                (http, http_input(photo), None),
-                (http, http_input(photo, binary=False), json_outputs),
-                (grpc, grpc_input(photo), None),
+                (http, http_input(image), None),
+                (http, http_input(image, binary=False), json_outputs),
+                (grpc, grpc_input(image), None),
             ):
                 result = client.infer(MODEL, tensors, outputs=outputs, parameters=everything)
                 assert from_tensors(result) == expected
@@ -97,15 +97,15 @@ def test_the_same_options_select_the_same(
     service: Served, clients: Clients, query: str, parameters: dict[str, Any]
 ) -> None:
     http, grpc = clients
-    photo = solid_png((100, 100, 103))
-    rest = httpx.post(f"{service.url}/detect?{query}", content=photo).json()
+    image = solid_png((100, 100, 103))
+    rest = httpx.post(f"{service.url}/detect?{query}", content=image).json()
     expected = from_detections(rest["detections"])
-    for client, tensors in ((http, http_input(photo)), (grpc, grpc_input(photo))):
+    for client, tensors in ((http, http_input(image)), (grpc, grpc_input(image))):
         assert from_tensors(client.infer(MODEL, tensors, parameters=parameters)) == expected
 
 
 @pytest.mark.parametrize(
-    ("photo", "query", "parameters"),
+    ("image", "query", "parameters"),
     [
         (b"\x00\x01nothing", "", {}),
         (b"%PDF-1.7 and more", "", {}),
@@ -117,11 +117,11 @@ def test_the_same_options_select_the_same(
     ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
 )
 def test_the_same_error_has_the_same_status_and_detail(
-    service: Served, clients: Clients, photo: bytes, query: str, parameters: dict[str, Any]
+    service: Served, clients: Clients, image: bytes, query: str, parameters: dict[str, Any]
 ) -> None:
     http, grpc = clients
-    problem = httpx.post(f"{service.url}/detect?{query}", content=photo).json()
-    for client, tensors in ((http, http_input(photo)), (grpc, grpc_input(photo))):
+    problem = httpx.post(f"{service.url}/detect?{query}", content=image).json()
+    for client, tensors in ((http, http_input(image)), (grpc, grpc_input(image))):
         with pytest.raises(tritonclient.http.InferenceServerException) as caught:
             client.infer(MODEL, tensors, parameters=parameters)
         assert caught.value.message() == problem["detail"]

@@ -19,40 +19,40 @@ def test_each_request_of_a_stream_gets_its_own_response_in_order(
     grpc: tritonclient.grpc.InferenceServerClient,
 ) -> None:
     received: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    photos = [solid_png((number, 255 - number, 7 * number % 256)) for number in range(40)]
-    photos[7] = b"\x00\x01nothing"
+    images = [solid_png((number, 255 - number, 7 * number % 256)) for number in range(40)]
+    images[7] = b"\x00\x01nothing"
     grpc.start_stream(callback=lambda result, error: received.put((result, error)))
     try:
-        for number, photo in enumerate(photos):
+        for number, image in enumerate(images):
             grpc.async_stream_infer(
-                MODEL, grpc_input(photo), request_id=str(number), parameters=EVERYTHING
+                MODEL, grpc_input(image), request_id=str(number), parameters=EVERYTHING
             )
-        results = [received.get(timeout=60) for _ in photos]
+        results = [received.get(timeout=60) for _ in images]
     finally:
         grpc.stop_stream()
-    for number, (photo, (result, error)) in enumerate(zip(photos, results, strict=True)):
+    for number, (image, (result, error)) in enumerate(zip(images, results, strict=True)):
         if number == 7:
             assert result is None
             assert "not an image" in error.message()
         else:
             assert error is None
             assert result.get_response().id == str(number)
-            assert_results(result, photo)
+            assert_results(result, image)
 
 
 async def test_the_asynchronous_client_can_stream(service: Served) -> None:
-    photos = [solid_png((number, 3, 5)) for number in range(5)]
+    images = [solid_png((number, 3, 5)) for number in range(5)]
 
     async def requests():
-        for photo in photos:
+        for image in images:
             yield {
                 "model_name": MODEL,
-                "inputs": grpc_input(photo),
+                "inputs": grpc_input(image),
                 "parameters": EVERYTHING,
             }
 
     async with tritonclient.grpc.aio.InferenceServerClient(service.grpc) as client:
         results = [pair async for pair in client.stream_infer(requests())]
-    assert [error for _, error in results] == [None] * len(photos)
-    for photo, (result, _) in zip(photos, results, strict=True):
-        assert_results(result, photo)
+    assert [error for _, error in results] == [None] * len(images)
+    for image, (result, _) in zip(images, results, strict=True):
+        assert_results(result, image)

@@ -13,7 +13,7 @@ from service.rest import create_app
 from service.settings import Settings, load_settings
 from tests.service.rest.standin import StandIn
 
-MakePhoto = Callable[..., bytes]
+MakeImage = Callable[..., bytes]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def client(standin: StandIn, settings: Settings) -> AsyncIterator[httpx.As
 
 
 @pytest.fixture
-def photo() -> MakePhoto:
+def image() -> MakeImage:
     def make(size: tuple[int, int] = (200, 100), form: str = "JPEG", colour: str = "teal") -> bytes:
         encoded = io.BytesIO()
         Image.new("RGB", size, colour).save(encoded, form)

@@ -13,7 +13,7 @@ from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.rest import create_app, require_metrics_key
 from service.rest.api_key_middleware import scope_of_path
 from service.settings import load_settings
-from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.conftest import MakeImage
 from tests.service.rest.standin import StandIn
 
 KEYS = {scope: new_key() for scope in Scope}
@@ -46,9 +46,9 @@ async def test_probes_and_pages_need_no_key(guarded: httpx.AsyncClient, path: st
 
 
 async def test_without_a_key_nothing_is_detected(
-    guarded: httpx.AsyncClient, standin: StandIn, photo: MakePhoto
+    guarded: httpx.AsyncClient, standin: StandIn, image: MakeImage
 ) -> None:
-    refusal = await guarded.post("/detect", content=photo())
+    refusal = await guarded.post("/detect", content=image())
     assert refusal.status_code == 401
     assert refusal.headers["www-authenticate"].startswith("Bearer")
     assert refusal.headers["content-type"] == "application/problem+json"
@@ -58,19 +58,19 @@ async def test_without_a_key_nothing_is_detected(
 
 
 async def test_a_key_is_accepted_in_either_header(
-    guarded: httpx.AsyncClient, photo: MakePhoto
+    guarded: httpx.AsyncClient, image: MakeImage
 ) -> None:
     for headers in (_bearer(Scope.DETECT), {"X-API-Key": KEYS[Scope.DETECT]}):
-        response = await guarded.post("/detect", content=photo(), headers=headers)
+        response = await guarded.post("/detect", content=image(), headers=headers)
         assert response.status_code == 200
 
 
 async def test_a_metrics_key_gives_access_only_to_metrics(
-    guarded: httpx.AsyncClient, photo: MakePhoto
+    guarded: httpx.AsyncClient, image: MakeImage
 ) -> None:
     headers = _bearer(Scope.METRICS)
     assert (await guarded.get("/metrics", headers=headers)).status_code == 200
-    refusal = await guarded.post("/detect", content=photo(), headers=headers)
+    refusal = await guarded.post("/detect", content=image(), headers=headers)
     assert (refusal.status_code, refusal.json()["code"]) == (403, "forbidden")
     assert (await guarded.get("/metrics")).status_code == 401
     assert (await guarded.get("/metrics", headers=_bearer(Scope.DETECT))).status_code == 403
@@ -117,7 +117,7 @@ async def test_metrics_on_a_separate_port_require_a_key_at_every_path(
             assert "lite_detr_images_total" in response.text
 
 
-async def test_a_configured_origin_is_allowed(guarded: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_a_configured_origin_is_allowed(guarded: httpx.AsyncClient, image: MakeImage) -> None:
     origin = {"Origin": "https://shop.test"}
     requested = {
         "Access-Control-Request-Method": "POST",
@@ -126,7 +126,7 @@ async def test_a_configured_origin_is_allowed(guarded: httpx.AsyncClient, photo:
     preflight = await guarded.options("/detect", headers=origin | requested)
     assert preflight.status_code == 200
     response = await guarded.post(
-        "/detect", content=photo(), headers=origin | _bearer(Scope.DETECT)
+        "/detect", content=image(), headers=origin | _bearer(Scope.DETECT)
     )
     for each in (preflight, response):
         assert each.headers["access-control-allow-origin"] == "https://shop.test"

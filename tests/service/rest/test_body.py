@@ -13,7 +13,7 @@ from starlette.types import Message
 from service.rest import create_app
 from service.rest.unread_body import DiscardUnreadBody
 from service.settings import load_settings
-from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.conftest import MakeImage
 from tests.service.rest.standin import StandIn
 
 LIMIT = 10_000
@@ -122,8 +122,8 @@ async def test_a_content_length_that_is_not_a_number_is_refused(
     assert b"Content-Length" in call.body
 
 
-async def test_a_photo_in_many_chunks_is_one_photo(standin: StandIn, photo: MakePhoto) -> None:
-    data = photo()
+async def test_an_image_in_many_chunks_is_one_image(standin: StandIn, image: MakeImage) -> None:
+    data = image()
     pieces = [chunk(data[start : start + 100], more=True) for start in range(0, len(data), 100)]
     call = Call([*pieces, chunk(b"")])
     await call.run(build(standin))
@@ -153,9 +153,9 @@ async def test_a_body_that_arrives_slowly_times_out_though_it_never_stalls(
 
 
 async def test_the_bodies_of_all_requests_are_limited_together(
-    standin: StandIn, photo: MakePhoto
+    standin: StandIn, image: MakeImage
 ) -> None:
-    data = photo()
+    data = image()
     app = build(standin, max_bodies_bytes=len(data) + 10)
     first = Call([chunk(data[:-1], more=True)], {"transfer-encoding": "chunked"})
     task = asyncio.create_task(first.run(app))
@@ -181,9 +181,9 @@ async def test_a_deadline_applies_while_the_body_is_read(standin: StandIn) -> No
     assert call.status == 504
 
 
-async def test_the_timeout_header_becomes_the_deadline(standin: StandIn, photo: MakePhoto) -> None:
+async def test_the_timeout_header_becomes_the_deadline(standin: StandIn, image: MakeImage) -> None:
     started = time.monotonic()
-    call = Call([chunk(photo())], {"x-request-timeout-ms": "5000"})
+    call = Call([chunk(image())], {"x-request-timeout-ms": "5000"})
     await call.run(build(standin))
     deadline = standin.deadlines[0]
     assert deadline is not None
@@ -208,10 +208,10 @@ async def test_a_client_that_disconnects_within_its_body_is_counted_and_gets_no_
 
 
 async def test_a_client_that_disconnects_cancels_its_detection(
-    standin: StandIn, photo: MakePhoto
+    standin: StandIn, image: MakeImage
 ) -> None:
     standin.hold = asyncio.Event()
-    call = Call([chunk(photo())])
+    call = Call([chunk(image())])
     task = asyncio.create_task(call.run(build(standin)))
     await standin.started.wait()
     call.leave.set()
@@ -222,10 +222,10 @@ async def test_a_client_that_disconnects_cancels_its_detection(
 
 
 async def test_a_cancelled_request_cancels_its_detection(
-    standin: StandIn, photo: MakePhoto
+    standin: StandIn, image: MakeImage
 ) -> None:
     standin.hold = asyncio.Event()
-    call = Call([chunk(photo())])
+    call = Call([chunk(image())])
     task = asyncio.create_task(call.run(build(standin)))
     await standin.started.wait()
     task.cancel()

@@ -10,23 +10,23 @@ import pytest
 from PIL import Image
 
 from service.core.formats.coco import CocoAnswer
-from service.core.formats.result_json import Answer, Answers, FailedFile, FileAnswer
+from service.core.formats.result_json import DetectResponse, FailedFile, FileResponse, FilesResponse
 from service.errors import InferenceFailed, Overloaded
 from service.images.drawing import CLASS_COLOURS
 from service.rest import schemas
-from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.conftest import MakeImage
 from tests.service.rest.standin import StandIn
 
 JPEG = {"Content-Type": "image/jpeg"}
 
 
 async def test_a_raw_image_gets_boxes_in_its_own_pixels(
-    client: httpx.AsyncClient, photo: MakePhoto
+    client: httpx.AsyncClient, image: MakeImage
 ) -> None:
-    response = await client.post("/detect", content=photo((200, 100)), headers=JPEG)
+    response = await client.post("/detect", content=image((200, 100)), headers=JPEG)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    body = Answer.model_validate_json(response.content)
+    body = DetectResponse.model_validate_json(response.content)
     assert (body.image.width, body.image.height) == (200, 100)
     assert [found.label for found in body.detections] == ["qr_code", "linear"]
     first = body.detections[0]
@@ -46,36 +46,36 @@ async def test_a_raw_image_gets_boxes_in_its_own_pixels(
     ],
 )
 async def test_content_decides_and_not_the_declared_type(
-    client: httpx.AsyncClient, photo: MakePhoto, content_type: str | None
+    client: httpx.AsyncClient, image: MakeImage, content_type: str | None
 ) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
-    response = await client.post("/detect", content=photo(), headers=headers)
+    response = await client.post("/detect", content=image(), headers=headers)
     assert response.status_code == 200
 
 
 async def test_a_form_with_one_file_gets_the_response_of_a_raw_body(
-    client: httpx.AsyncClient, photo: MakePhoto
+    client: httpx.AsyncClient, image: MakeImage
 ) -> None:
-    raw = (await client.post("/detect", content=photo(), headers=JPEG)).json()
-    form = (await client.post("/detect", files={"anything": ("a.jpg", photo())})).json()
+    raw = (await client.post("/detect", content=image(), headers=JPEG)).json()
+    form = (await client.post("/detect", files={"anything": ("a.jpg", image())})).json()
     assert form["detections"] == raw["detections"]
     assert form["image"] == raw["image"]
     assert "results" not in form
 
 
 async def test_several_files_have_results_in_their_order(
-    client: httpx.AsyncClient, photo: MakePhoto
+    client: httpx.AsyncClient, image: MakeImage
 ) -> None:
     sizes = [(200, 100), (50, 60), (70, 30)]
     files = [
-        (f"field{number % 2}", (f"{number}.png", photo(size, "PNG")))
+        (f"field{number % 2}", (f"{number}.png", image(size, "PNG")))
         for number, size in enumerate(sizes)
     ]
     response = await client.post("/detect", files=files)
     assert response.status_code == 200
-    body = Answers.model_validate_json(response.content)
+    body = FilesResponse.model_validate_json(response.content)
     assert [result.file for result in body.results] == ["0.png", "1.png", "2.png"]
-    found = [result for result in body.results if isinstance(result, FileAnswer)]
+    found = [result for result in body.results if isinstance(result, FileResponse)]
     assert [(item.image.width, item.image.height) for item in found] == sizes
     assert [item.request_id for item in found] == [
         f"{body.request_id}-{number}" for number in (1, 2, 3)
@@ -83,17 +83,17 @@ async def test_several_files_have_results_in_their_order(
 
 
 async def test_a_bad_file_does_not_affect_the_others(
-    client: httpx.AsyncClient, photo: MakePhoto
+    client: httpx.AsyncClient, image: MakeImage
 ) -> None:
     files = [
-        ("file", ("good.jpg", photo())),
-        ("file", ("bad.jpg", photo()[:300])),
+        ("file", ("good.jpg", image())),
+        ("file", ("bad.jpg", image()[:300])),
         ("file", ("notes.pdf", b"%PDF-1.7 hello")),
     ]
     response = await client.post("/detect", files=files)
     assert response.status_code == 200
-    good, bad, notes = Answers.model_validate_json(response.content).results
-    assert isinstance(good, FileAnswer)
+    good, bad, notes = FilesResponse.model_validate_json(response.content).results
+    assert isinstance(good, FileResponse)
     assert isinstance(bad, FailedFile)
     assert isinstance(notes, FailedFile)
     assert (bad.error.status, bad.error.code) == (400, "invalid_image")
@@ -103,10 +103,10 @@ async def test_a_bad_file_does_not_affect_the_others(
 
 
 async def test_an_unexpected_exception_on_one_file_gives_no_details_away(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
-    files = [("file", ("a.jpg", photo())), ("file", ("b.jpg", photo()))]
+    files = [("file", ("a.jpg", image())), ("file", ("b.jpg", image()))]
     response = await client.post("/detect", files=files)
     assert response.status_code == 200
     assert "secret" not in response.text
@@ -114,17 +114,17 @@ async def test_an_unexpected_exception_on_one_file_gives_no_details_away(
 
 
 async def test_an_overloaded_file_has_a_retry_time(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn
 ) -> None:
     standin.error = Overloaded("full", retry_after_seconds=3)
-    files = [("file", ("a.jpg", photo())), ("file", ("b.jpg", photo()))]
+    files = [("file", ("a.jpg", image())), ("file", ("b.jpg", image()))]
     results = (await client.post("/detect", files=files)).json()["results"]
     assert [item["error"]["retry_after_s"] for item in results] == [3, 3]
 
 
-async def test_options_select(client: httpx.AsyncClient, photo: MakePhoto) -> None:
+async def test_options_select(client: httpx.AsyncClient, image: MakeImage) -> None:
     async def labels(query: str) -> list[str]:
-        response = await client.post(f"/detect?{query}", content=photo(), headers=JPEG)
+        response = await client.post(f"/detect?{query}", content=image(), headers=JPEG)
         assert response.status_code == 200, response.text
         return [found["label"] for found in response.json()["detections"]]
 
@@ -136,10 +136,10 @@ async def test_options_select(client: httpx.AsyncClient, photo: MakePhoto) -> No
 
 
 async def test_options_may_be_fields_of_the_form(
-    client: httpx.AsyncClient, photo: MakePhoto
+    client: httpx.AsyncClient, image: MakeImage
 ) -> None:
     response = await client.post(
-        "/detect", files={"file": ("a.jpg", photo())}, data={"threshold": "0.8"}
+        "/detect", files={"file": ("a.jpg", image())}, data={"threshold": "0.8"}
     )
     assert [found["label"] for found in response.json()["detections"]] == ["qr_code"]
 
@@ -162,9 +162,9 @@ async def test_options_may_be_fields_of_the_form(
     ],
 )
 async def test_an_invalid_option_gets_422_and_is_named(
-    client: httpx.AsyncClient, photo: MakePhoto, query: str, named: str
+    client: httpx.AsyncClient, image: MakeImage, query: str, named: str
 ) -> None:
-    response = await client.post(f"/detect?{query}", content=photo(), headers=JPEG)
+    response = await client.post(f"/detect?{query}", content=image(), headers=JPEG)
     assert response.status_code == 422
     problem = schemas.Problem.model_validate_json(response.content)
     assert problem.code == "invalid_options"
@@ -172,12 +172,12 @@ async def test_an_invalid_option_gets_422_and_is_named(
 
 
 async def test_a_coco_response_has_what_a_reader_needs(
-    client: httpx.AsyncClient, photo: MakePhoto
+    client: httpx.AsyncClient, image: MakeImage
 ) -> None:
     files = [
-        ("file", ("a.jpg", photo((200, 100)))),
+        ("file", ("a.jpg", image((200, 100)))),
         ("file", ("b.jpg", b"broken")),
-        ("file", ("c.jpg", photo((100, 100)))),
+        ("file", ("c.jpg", image((100, 100)))),
     ]
     response = await client.post("/detect?format=coco", files=files)
     body = CocoAnswer.model_validate_json(response.content)
@@ -194,9 +194,9 @@ async def test_a_coco_response_has_what_a_reader_needs(
     [("JPEG", "image/jpeg"), ("WEBP", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/png")],
 )
 async def test_an_image_response_is_the_whole_image_with_boxes(
-    client: httpx.AsyncClient, photo: MakePhoto, form: str, media_type: str
+    client: httpx.AsyncClient, image: MakeImage, form: str, media_type: str
 ) -> None:
-    body = photo((900, 700), form, "black")
+    body = image((900, 700), form, "black")
     response = await client.post("/detect?format=image", content=body)
     assert response.headers["content-type"] == media_type
     drawn = Image.open(io.BytesIO(response.content))
@@ -207,15 +207,15 @@ async def test_an_image_response_is_the_whole_image_with_boxes(
     assert np.abs(on_the_box - colour).max(axis=-1).min() < 90
 
 
-async def test_format_image_takes_one_file(client: httpx.AsyncClient, photo: MakePhoto) -> None:
-    files = [("file", ("a.jpg", photo())), ("file", ("b.jpg", photo()))]
+async def test_format_image_takes_one_file(client: httpx.AsyncClient, image: MakeImage) -> None:
+    files = [("file", ("a.jpg", image())), ("file", ("b.jpg", image()))]
     response = await client.post("/detect?format=image", files=files)
     assert response.status_code == 422
     assert "one file" in response.json()["detail"]
 
 
-async def test_server_timing_has_every_stage(client: httpx.AsyncClient, photo: MakePhoto) -> None:
-    response = await client.post("/detect", content=photo(), headers=JPEG)
+async def test_server_timing_has_every_stage(client: httpx.AsyncClient, image: MakeImage) -> None:
+    response = await client.post("/detect", content=image(), headers=JPEG)
     stages = [item.partition(";")[0] for item in response.headers["server-timing"].split(", ")]
     assert stages == [
         "read",
@@ -231,18 +231,18 @@ async def test_server_timing_has_every_stage(client: httpx.AsyncClient, photo: M
 
 
 async def test_a_failure_of_the_model_gets_500(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn
 ) -> None:
     standin.error = InferenceFailed("this image kills")
-    response = await client.post("/detect", content=photo(), headers=JPEG)
+    response = await client.post("/detect", content=image(), headers=JPEG)
     assert response.status_code == 500
     assert response.json()["code"] == "inference_failed"
 
 
 async def test_requests_are_counted_by_outcome(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn
 ) -> None:
-    await client.post("/detect", content=photo(), headers=JPEG)
+    await client.post("/detect", content=image(), headers=JPEG)
     await client.post("/detect", content=b"nothing", headers=JPEG)
     text = (await client.get("/metrics")).text
     assert 'lite_detr_requests_total{outcome="ok",protocol="http"} 1.0' in text

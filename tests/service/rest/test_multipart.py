@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.errors import InvalidOptions
 from service.rest.multipart import Form, FormReader
 from service.transport.http_request import RequestRefused
-from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.conftest import MakeImage
 
 TYPE = "multipart/form-data; boundary=cut"
 
@@ -44,9 +44,9 @@ async def test_a_form_in_small_chunks_is_the_same_form(step: int) -> None:
 
 
 async def test_a_part_with_the_type_of_an_image_is_a_file() -> None:
-    headers = 'Content-Disposition: form-data; name="photo"\r\nContent-Type: image/jpeg'
+    headers = 'Content-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg'
     form = parse(part(headers, b"abc") + END)
-    assert [(file.name, file.data) for file in form.files] == [("photo", b"abc")]
+    assert [(file.name, file.data) for file in form.files] == [("image", b"abc")]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ async def test_a_form_without_a_file_gets_400(client: httpx.AsyncClient) -> None
     assert "no file" in response.json()["detail"]
 
 
-async def test_an_unknown_field_gets_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
-    response = await client.post("/detect", files={"f": ("a.jpg", photo())}, data={"foo": "1"})
+async def test_an_unknown_field_gets_422(client: httpx.AsyncClient, image: MakeImage) -> None:
+    response = await client.post("/detect", files={"f": ("a.jpg", image())}, data={"foo": "1"})
     assert response.status_code == 422
     assert "'foo'" in response.json()["detail"]
 
@@ -117,6 +117,6 @@ async def test_a_malformed_form_gets_400(client: httpx.AsyncClient) -> None:
     assert response.json()["code"] == "malformed_form"
 
 
-async def test_a_fourth_file_gets_422(client: httpx.AsyncClient, photo: MakePhoto) -> None:
-    response = await client.post("/detect", files=[("f", ("a.jpg", photo()))] * 4)
+async def test_a_fourth_file_gets_422(client: httpx.AsyncClient, image: MakeImage) -> None:
+    response = await client.post("/detect", files=[("f", ("a.jpg", image()))] * 4)
     assert response.status_code == 422

@@ -11,7 +11,7 @@ import pytest
 from service.images.drawing import CLASS_COLOURS
 from service.rest import create_app, pages, schemas
 from service.settings import load_settings
-from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.conftest import MakeImage
 from tests.service.rest.standin import StandIn
 
 OWN_FILES = sorted(path for path in pages.STATIC_DIR.iterdir() if path.is_file())
@@ -65,11 +65,11 @@ async def test_nothing_else_is_served(client: httpx.AsyncClient, path: str) -> N
 
 
 async def test_samples_are_listed_and_served(
-    standin: StandIn, photo: MakePhoto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    standin: StandIn, image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "samples").mkdir()
-    (tmp_path / "samples" / "two_codes.jpg").write_bytes(photo())
-    (tmp_path / "samples" / "notes.txt").write_text("not a photo")
+    (tmp_path / "samples" / "two_codes.jpg").write_bytes(image())
+    (tmp_path / "samples" / "notes.txt").write_text("not a image")
     monkeypatch.setattr(pages, "STATIC_DIR", tmp_path)
     transport = httpx.ASGITransport(create_app(standin.as_detector(), load_settings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
@@ -79,7 +79,7 @@ async def test_samples_are_listed_and_served(
         ]
         response = await client.get("/samples/two_codes.jpg")
     assert response.headers["content-type"] == "image/jpeg"
-    assert response.content == photo()
+    assert response.content == image()
 
 
 async def test_no_samples_is_an_empty_list(

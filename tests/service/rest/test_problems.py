@@ -17,7 +17,7 @@ from service.errors import (
 )
 from service.rest import schemas
 from service.transport.http_status import ERROR_KINDS, error_kind
-from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.conftest import MakeImage
 from tests.service.rest.standin import StandIn
 
 
@@ -35,10 +35,10 @@ def test_a_subclass_has_the_status_of_its_base_class() -> None:
 
 @pytest.mark.parametrize("error_class", all_error_types())
 async def test_each_error_is_a_problem(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn, error_class: type[DetectionError]
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn, error_class: type[DetectionError]
 ) -> None:
-    standin.error = error_class("what was wrong")
-    response = await client.post("/detect", content=photo(), headers={"X-Request-Id": "mine"})
+    standin.error = error_class("a reason")
+    response = await client.post("/detect", content=image(), headers={"X-Request-Id": "mine"})
     kind = ERROR_KINDS[error_class]
     assert response.status_code == kind.status
     assert response.headers["content-type"] == "application/problem+json"
@@ -47,7 +47,7 @@ async def test_each_error_is_a_problem(
         type=f"urn:lite-detr:problem:{error_class.code}",
         title=kind.title,
         status=kind.status,
-        detail="what was wrong",
+        detail="a reason",
         code=error_class.code,
         request_id="mine",
     )
@@ -55,29 +55,29 @@ async def test_each_error_is_a_problem(
 
 @pytest.mark.parametrize("error_class", [Overloaded, NotReady, ShuttingDown])
 async def test_a_temporary_error_has_retry_after(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn, error_class: type[DetectionError]
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn, error_class: type[DetectionError]
 ) -> None:
     standin.error = error_class("later")
-    response = await client.post("/detect", content=photo())
+    response = await client.post("/detect", content=image())
     assert int(response.headers["retry-after"]) >= 1
     standin.error = error_class("later", retry_after_seconds=17)
-    response = await client.post("/detect", content=photo())
+    response = await client.post("/detect", content=image())
     assert response.headers["retry-after"] == "17"
 
 
 async def test_a_passed_deadline_has_no_retry_after(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn
 ) -> None:
     standin.error = DeadlineExceeded("late")
-    assert "retry-after" not in (await client.post("/detect", content=photo())).headers
+    assert "retry-after" not in (await client.post("/detect", content=image())).headers
 
 
 async def test_an_unexpected_exception_is_logged_and_gives_no_details_away(
-    client: httpx.AsyncClient, photo: MakePhoto, standin: StandIn
+    client: httpx.AsyncClient, image: MakeImage, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
     with structlog.testing.capture_logs() as logs:
-        response = await client.post("/detect", content=photo(), headers={"X-Request-Id": "mine"})
+        response = await client.post("/detect", content=image(), headers={"X-Request-Id": "mine"})
     assert response.status_code == 500
     assert response.json()["code"] == "internal"
     assert response.json()["request_id"] == "mine"
@@ -114,13 +114,13 @@ async def test_an_empty_body_gets_400(client: httpx.AsyncClient) -> None:
     assert "empty" in response.json()["detail"]
 
 
-async def test_a_truncated_jpeg_gets_400(client: httpx.AsyncClient, photo: MakePhoto) -> None:
-    response = await client.post("/detect", content=photo()[:400])
+async def test_a_truncated_jpeg_gets_400(client: httpx.AsyncClient, image: MakeImage) -> None:
+    response = await client.post("/detect", content=image()[:400])
     assert response.status_code == 400
     assert "truncated" in response.json()["detail"]
 
 
-async def test_too_many_pixels_get_413(client: httpx.AsyncClient, photo: MakePhoto) -> None:
-    response = await client.post("/detect", content=photo((2100, 2000), "PNG"))
+async def test_too_many_pixels_get_413(client: httpx.AsyncClient, image: MakeImage) -> None:
+    response = await client.post("/detect", content=image((2100, 2000), "PNG"))
     assert response.status_code == 413
     assert "2100 x 2000" in response.json()["detail"]

@@ -16,7 +16,7 @@ from service.observability.request_log import RequestLog
 from service.observability.request_scope import RequestScope
 from service.rest import create_app
 from service.settings import Settings
-from tests.service.rest.conftest import MakePhoto
+from tests.service.rest.conftest import MakeImage
 from tests.service.rest.standin import StandIn
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -29,8 +29,8 @@ async def test_a_request_without_an_id_gets_one(client: httpx.AsyncClient) -> No
     assert first != second
 
 
-async def test_a_valid_request_id_is_echoed(client: httpx.AsyncClient, photo: MakePhoto) -> None:
-    response = await client.post("/detect", content=photo(), headers={"X-Request-Id": "order-7/b"})
+async def test_a_valid_request_id_is_echoed(client: httpx.AsyncClient, image: MakeImage) -> None:
+    response = await client.post("/detect", content=image(), headers={"X-Request-Id": "order-7/b"})
     assert response.headers["x-request-id"] == "order-7/b"
     assert response.json()["request_id"] == "order-7/b"
 

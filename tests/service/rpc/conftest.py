@@ -13,7 +13,7 @@ from tests.support.images import solid_png
 
 
 @pytest.fixture
-def photo() -> bytes:
+def image() -> bytes:
     return solid_png((0, 128, 128), 200, 100)
 
 

@@ -40,33 +40,33 @@ async def test_health_needs_no_key(guarded: Caller) -> None:
 
 
 async def test_without_a_key_nothing_is_detected(
-    guarded: Caller, standin: StandIn, photo: bytes
+    guarded: Caller, standin: StandIn, image: bytes
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await guarded.detect(pb.DetectRequest(image=photo))
+        await guarded.detect(pb.DetectRequest(image=image))
     assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert not standin.started.is_set()
 
 
-async def test_a_key_gives_access_to_calls_and_streams(guarded: Caller, photo: bytes) -> None:
+async def test_a_key_gives_access_to_calls_and_streams(guarded: Caller, image: bytes) -> None:
     metadata = _metadata(Scope.DETECT)
-    request = pb.DetectRequest(image=photo)
+    request = pb.DetectRequest(image=image)
     assert (await guarded.detect(request, metadata=metadata)).detections
     stream = guarded.detect_stream(iter([request, request]), metadata=metadata)
     assert len([outcome async for outcome in stream]) == 2
     assert (await guarded.detect(request, metadata=(("x-api-key", KEYS[Scope.DETECT]),))).detections
 
 
-async def test_a_stream_without_a_key_is_refused(guarded: Caller, photo: bytes) -> None:
-    stream = guarded.detect_stream(iter([pb.DetectRequest(image=photo)]))
+async def test_a_stream_without_a_key_is_refused(guarded: Caller, image: bytes) -> None:
+    stream = guarded.detect_stream(iter([pb.DetectRequest(image=image)]))
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await stream.read()
     assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_key_without_the_scope_is_refused(guarded: Caller, photo: bytes) -> None:
+async def test_a_key_without_the_scope_is_refused(guarded: Caller, image: bytes) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await guarded.detect(pb.DetectRequest(image=photo), metadata=_metadata(Scope.METRICS))
+        await guarded.detect(pb.DetectRequest(image=image), metadata=_metadata(Scope.METRICS))
     assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 

@@ -22,9 +22,9 @@ def counted(standin: StandIn, outcome: str) -> float | None:
 
 
 async def test_an_image_gets_boxes_in_its_own_pixels(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
-    response = await caller.detect(pb.DetectRequest(image=photo, request_id="mine"))
+    response = await caller.detect(pb.DetectRequest(image=image, request_id="mine"))
     assert (response.image.width, response.image.height) == (200, 100)
     assert [found.label for found in response.detections] == ["qr_code", "linear"]
     first = response.detections[0]
@@ -36,46 +36,46 @@ async def test_an_image_gets_boxes_in_its_own_pixels(
     assert counted(standin, "ok") == 1
 
 
-async def test_options_that_are_not_set_are_the_models_own(caller: Caller, photo: bytes) -> None:
+async def test_options_that_are_not_set_are_the_models_own(caller: Caller, image: bytes) -> None:
     everything = pb.DetectOptions(threshold=0)
-    response = await caller.detect(pb.DetectRequest(image=photo, options=everything))
+    response = await caller.detect(pb.DetectRequest(image=image, options=everything))
     assert len(response.detections) == 3
     chosen = pb.DetectOptions(threshold=0, max_detections=1, labels=["linear", "aztec", "linear"])
-    response = await caller.detect(pb.DetectRequest(image=photo, options=chosen))
+    response = await caller.detect(pb.DetectRequest(image=image, options=chosen))
     assert [found.label for found in response.detections] == ["linear"]
 
 
-async def test_ids_in_metadata_are_returned(caller: Caller, photo: bytes) -> None:
+async def test_ids_in_metadata_are_returned(caller: Caller, image: bytes) -> None:
     metadata = (
         ("x-request-id", "r-1"),
         ("traceparent", TRACEPARENT),
         ("tracestate", "vendor=1"),
     )
-    call = caller.detect(pb.DetectRequest(image=photo), metadata=metadata)
+    call = caller.detect(pb.DetectRequest(image=image), metadata=metadata)
     assert (await call).request_id == "r-1"
-    answered = dict(await call.trailing_metadata())
-    assert (answered["x-request-id"], answered["tracestate"]) == ("r-1", "vendor=1")
-    _, trace_id, span_id, flags = str(answered["traceparent"]).split("-")
+    trailers = dict(await call.trailing_metadata())
+    assert (trailers["x-request-id"], trailers["tracestate"]) == ("r-1", "vendor=1")
+    _, trace_id, span_id, flags = str(trailers["traceparent"]).split("-")
     assert [trace_id, flags] == TRACEPARENT.split("-")[1::2]
     assert span_id not in TRACEPARENT  # a span of our own, below the client's
 
 
-async def test_invalid_ids_are_replaced(caller: Caller, photo: bytes) -> None:
+async def test_invalid_ids_are_replaced(caller: Caller, image: bytes) -> None:
     metadata = (("x-request-id", 'a "b"'), ("traceparent", "00-0-0-00"))
-    call = caller.detect(pb.DetectRequest(image=photo, request_id="\n"), metadata=metadata)
+    call = caller.detect(pb.DetectRequest(image=image, request_id="\n"), metadata=metadata)
     response = await call
-    answered = dict(await call.trailing_metadata())
+    trailers = dict(await call.trailing_metadata())
     assert len(response.request_id) == 32
-    assert answered["x-request-id"] == response.request_id
-    assert str(answered["traceparent"]).endswith("-02")  # a trace that nobody records
+    assert trailers["x-request-id"] == response.request_id
+    assert str(trailers["traceparent"]).endswith("-02")  # an unrecorded trace
 
 
 async def test_an_error_has_its_code_and_retry_time(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.error = Overloaded("full", retry_after_seconds=3)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await caller.detect(pb.DetectRequest(image=photo), metadata=(("x-request-id", "r-2"),))
+        await caller.detect(pb.DetectRequest(image=image), metadata=(("x-request-id", "r-2"),))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.details() == "full"
     trailers = trailing(caught.value)
@@ -86,21 +86,21 @@ async def test_an_error_has_its_code_and_retry_time(
 
 
 async def test_a_permanent_error_has_no_retry_time(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.error = InvalidOptions("a bad one")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await caller.detect(pb.DetectRequest(image=photo))
+        await caller.detect(pb.DetectRequest(image=image))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "retry-delay-ms" not in trailing(caught.value)
 
 
 async def test_an_unexpected_exception_gives_no_details_away(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await caller.detect(pb.DetectRequest(image=photo))
+        await caller.detect(pb.DetectRequest(image=image))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(caught.value)
     assert trailing(caught.value)["lite-detr-code"] == "internal"
@@ -116,11 +116,11 @@ async def test_bytes_that_are_no_message_get_invalid_argument(caller: Caller, me
 
 
 async def test_the_deadline_of_a_call_is_passed_to_the_detector(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     before = time.monotonic()
-    await caller.detect(pb.DetectRequest(image=photo), timeout=50)
-    await caller.detect(pb.DetectRequest(image=photo))
+    await caller.detect(pb.DetectRequest(image=image), timeout=50)
+    await caller.detect(pb.DetectRequest(image=image))
     deadline, none = standin.deadlines
     assert none is None
     assert deadline is not None
@@ -128,11 +128,11 @@ async def test_the_deadline_of_a_call_is_passed_to_the_detector(
 
 
 async def test_a_passed_deadline_is_counted_as_deadline_exceeded(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await caller.detect(pb.DetectRequest(image=photo), timeout=0.3)
+        await caller.detect(pb.DetectRequest(image=image), timeout=0.3)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     while counted(standin, "deadline_exceeded") is None:
         await asyncio.sleep(0.01)
@@ -140,10 +140,10 @@ async def test_a_passed_deadline_is_counted_as_deadline_exceeded(
 
 
 async def test_a_client_that_disconnects_cancels_its_detection(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
-    call = caller.detect(pb.DetectRequest(image=photo))
+    call = caller.detect(pb.DetectRequest(image=image))
     sent = asyncio.ensure_future(call)
     await standin.started.wait()
     call.cancel()
@@ -154,12 +154,12 @@ async def test_a_client_that_disconnects_cancels_its_detection(
     assert standin.cancelled
 
 
-async def test_a_batch_has_one_outcome_per_image_in_order(caller: Caller, photo: bytes) -> None:
+async def test_a_batch_has_one_outcome_per_image_in_order(caller: Caller, image: bytes) -> None:
     requests = [
-        pb.DetectRequest(image=photo, request_id="first"),
-        pb.DetectRequest(image=photo[:100]),
+        pb.DetectRequest(image=image, request_id="first"),
+        pb.DetectRequest(image=image[:100]),
         pb.DetectRequest(image=b"%PDF-1.7 and more"),
-        pb.DetectRequest(image=photo, options=pb.DetectOptions(max_detections=1)),
+        pb.DetectRequest(image=image, options=pb.DetectOptions(max_detections=1)),
     ]
     batch = pb.DetectBatchRequest(requests=requests)
     response = await caller.detect_batch(batch, metadata=(("x-request-id", "b"),))
@@ -179,40 +179,40 @@ async def test_a_batch_has_one_outcome_per_image_in_order(caller: Caller, photo:
 
 
 async def test_an_overloaded_image_of_a_batch_has_a_retry_time(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.error = NotReady("loading")
     response = await caller.detect_batch(
-        pb.DetectBatchRequest(requests=[pb.DetectRequest(image=photo)])
+        pb.DetectBatchRequest(requests=[pb.DetectRequest(image=image)])
     )
     assert response.outcomes[0].error.retry_delay_ms == 5000
 
 
 async def test_an_unexpected_exception_on_one_image_gives_no_details_away(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.error = ZeroDivisionError("secret")
     response = await caller.detect_batch(
-        pb.DetectBatchRequest(requests=[pb.DetectRequest(image=photo)] * 2)
+        pb.DetectBatchRequest(requests=[pb.DetectRequest(image=image)] * 2)
     )
     assert [outcome.error.code for outcome in response.outcomes] == ["internal", "internal"]
     assert "secret" not in str(response)
 
 
 @pytest.mark.parametrize("count", [0, 5])
-async def test_a_batch_of_a_wrong_size_is_refused(caller: Caller, photo: bytes, count: int) -> None:
-    requests = [pb.DetectRequest(image=photo)] * count
+async def test_a_batch_of_a_wrong_size_is_refused(caller: Caller, image: bytes, count: int) -> None:
+    requests = [pb.DetectRequest(image=image)] * count
     with pytest.raises(grpc.aio.AioRpcError, match="1 to 4 requests") as caught:
         await caller.detect_batch(pb.DetectBatchRequest(requests=requests))
     assert trailing(caught.value)["lite-detr-code"] == "invalid_options"
 
 
 async def test_a_failing_model_is_an_internal_error(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.error = InferenceFailed("the model failed on this image")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await caller.detect(pb.DetectRequest(image=photo))
+        await caller.detect(pb.DetectRequest(image=image))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert caught.value.details() == "the model failed on this image"
 

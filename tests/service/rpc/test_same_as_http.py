@@ -168,21 +168,21 @@ async def test_cancelled_calls_free_their_slots_and_do_not_affect_others() -> No
         assert value(detector, "cancelled_total") == len(calls) - 1
 
 
-def _photos() -> list[bytes]:
-    """Sample photos, whole and cropped to other shapes: several buckets."""
-    photos = []
+def _sample_images() -> list[bytes]:
+    """Sample images, whole and cropped to other shapes: several buckets."""
+    images = []
     samples = Path(__file__).resolve().parents[3] / "service" / "rest" / "static" / "samples"
     for path in sorted(samples.glob("*.jpg")):
-        photos.append(path.read_bytes())
-        photo = Image.open(path)
+        images.append(path.read_bytes())
+        image = Image.open(path)
         buffer = io.BytesIO()
-        photo.crop((0, 0, photo.width // 2, photo.height)).save(buffer, "PNG")
-        photos.append(buffer.getvalue())
-    return photos
+        image.crop((0, 0, image.width // 2, image.height)).save(buffer, "PNG")
+        images.append(buffer.getvalue())
+    return images
 
 
 async def test_the_default_model_gives_the_same_result_alone_and_in_batches_over_both() -> None:
-    photos = _photos()
+    images = _sample_images()
     options = pb.DetectOptions(threshold=0.05)
     settings = quiet_settings(device="cpu", max_wait_ms=100)
     async with open_detector(settings) as detector, serving(detector) as server:
@@ -198,10 +198,10 @@ async def test_the_default_model_gives_the_same_result_alone_and_in_batches_over
             async def over_grpc(data: bytes) -> dict[str, Any]:
                 return _as_json(await caller.detect(pb.DetectRequest(image=data, options=options)))
 
-            alone = [await over_http(data) for data in photos]
+            alone = [await over_http(data) for data in images]
             batched = await asyncio.gather(
-                *(over(data) for data in photos for over in (over_http, over_grpc))
+                *(over(data) for data in images for over in (over_http, over_grpc))
             )
-    assert sum(len(response["detections"]) for response in alone) > len(photos)
+    assert sum(len(response["detections"]) for response in alone) > len(images)
     for expected, both in zip(alone, zip(batched[::2], batched[1::2], strict=True), strict=True):
         assert both == (expected, expected)

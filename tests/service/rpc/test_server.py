@@ -52,7 +52,7 @@ async def test_health_follows_readiness(caller: Caller, standin: StandIn, servic
 
 async def test_health_of_an_unknown_service_is_unknown(caller: Caller) -> None:
     check, watch = _health(caller)
-    request = health_pb2.HealthCheckRequest(service="nobody")
+    request = health_pb2.HealthCheckRequest(service="unknown")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await check(request)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -83,7 +83,7 @@ async def test_reflection_lists_the_services_and_their_messages(caller: Caller) 
 
 
 async def test_a_message_of_the_maximum_size_is_accepted_and_a_larger_one_is_not(
-    standin: StandIn, photo: bytes
+    standin: StandIn, image: bytes
 ) -> None:
     most = 6 * 1024 * 1024  # above gRPC's own default of 4 MiB
     async with (
@@ -91,12 +91,12 @@ async def test_a_message_of_the_maximum_size_is_accepted_and_a_larger_one_is_not
         calling(server) as caller,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await caller.detect(pb.DetectRequest(image=photo + bytes(most - len(photo))))
+            await caller.detect(pb.DetectRequest(image=image + bytes(most - len(image))))
         assert trailing(caught.value)["lite-detr-code"] == "image_too_large"  # the detector's
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await caller.detect(pb.DetectRequest(image=bytes(most + (1 << 20))))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert await caller.detect(pb.DetectRequest(image=photo))
+        assert await caller.detect(pb.DetectRequest(image=image))
 
 
 async def test_a_compressed_message_is_refused(server: RpcServer) -> None:
@@ -107,16 +107,16 @@ async def test_a_compressed_message_is_refused(server: RpcServer) -> None:
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_more_calls_than_allowed_are_refused(standin: StandIn, photo: bytes) -> None:
+async def test_more_calls_than_allowed_are_refused(standin: StandIn, image: bytes) -> None:
     standin.hold = asyncio.Event()
     async with (
         serving(standin.as_detector(), max_concurrent_calls=1) as server,
         calling(server) as caller,
     ):
-        first = asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))
+        first = asyncio.ensure_future(caller.detect(pb.DetectRequest(image=image)))
         await standin.started.wait()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await caller.detect(pb.DetectRequest(image=photo))
+            await caller.detect(pb.DetectRequest(image=image))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         standin.hold.set()
         assert (await first).detections
@@ -130,18 +130,18 @@ async def test_a_port_in_use_raises(server: RpcServer, standin: StandIn) -> None
 
 
 async def test_a_stop_finishes_calls_in_flight_and_refuses_new_ones(
-    server: RpcServer, caller: Caller, standin: StandIn, photo: bytes
+    server: RpcServer, caller: Caller, standin: StandIn, image: bytes
 ) -> None:
     standin.hold = asyncio.Event()
-    accepted = [asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))]
-    accepted += [asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))]
+    accepted = [asyncio.ensure_future(caller.detect(pb.DetectRequest(image=image)))]
+    accepted += [asyncio.ensure_future(caller.detect(pb.DetectRequest(image=image)))]
     while len(standin.deadlines) < 2:
         await asyncio.sleep(0.01)
     stopped = asyncio.create_task(server.stop(30))
     await asyncio.sleep(0)
     async with calling(server) as late:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await late.detect(pb.DetectRequest(image=photo))
+            await late.detect(pb.DetectRequest(image=image))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert trailing(caught.value)["lite-detr-code"] == "shutting_down"
     assert not stopped.done()
@@ -171,10 +171,10 @@ async def test_calls_without_images_do_not_delay_a_stop(
 
 
 async def test_a_stop_that_takes_too_long_cancels(
-    server: RpcServer, caller: Caller, standin: StandIn, photo: bytes
+    server: RpcServer, caller: Caller, standin: StandIn, image: bytes
 ) -> None:
     standin.hold = asyncio.Event()
-    call = asyncio.ensure_future(caller.detect(pb.DetectRequest(image=photo)))
+    call = asyncio.ensure_future(caller.detect(pb.DetectRequest(image=image)))
     await standin.started.wait()
     await server.stop(0.05)
     with pytest.raises(grpc.aio.AioRpcError):

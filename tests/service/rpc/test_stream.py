@@ -14,9 +14,9 @@ from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import Caller, trailing
 
 
-async def test_a_frame_that_fails_does_not_end_its_stream(caller: Caller, photo: bytes) -> None:
-    good = pb.DetectRequest(image=photo).SerializeToString()
-    bad = pb.DetectRequest(image=photo[:90], request_id="bad").SerializeToString()
+async def test_a_frame_that_fails_does_not_end_its_stream(caller: Caller, image: bytes) -> None:
+    good = pb.DetectRequest(image=image).SerializeToString()
+    bad = pb.DetectRequest(image=image[:90], request_id="bad").SerializeToString()
     stream = caller.raw_stream(
         iter([good, bad, b"\xff\xff", good]), metadata=(("x-request-id", "v"),)
     )
@@ -36,11 +36,11 @@ async def test_a_frame_that_fails_does_not_end_its_stream(caller: Caller, photo:
 
 
 async def test_a_frame_past_its_deadline_is_reported_in_the_stream(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.error = DeadlineExceeded("no result within 5 ms")
     outcomes = [
-        outcome async for outcome in caller.detect_stream(iter([pb.DetectRequest(image=photo)]))
+        outcome async for outcome in caller.detect_stream(iter([pb.DetectRequest(image=image)]))
     ]
     assert outcomes[0].error.status == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
@@ -52,11 +52,11 @@ async def test_an_empty_stream_ends_with_ok(caller: Caller) -> None:
 
 
 async def test_a_client_that_cancels_its_stream_cancels_its_frames(
-    caller: Caller, photo: bytes, standin: StandIn
+    caller: Caller, image: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
     stream = caller.detect_stream()
-    await stream.write(pb.DetectRequest(image=photo))
+    await stream.write(pb.DetectRequest(image=image))
     await standin.started.wait()
     stream.cancel()
     labels = {"protocol": "grpc", "outcome": "cancelled"}
@@ -67,11 +67,11 @@ async def test_a_client_that_cancels_its_stream_cancels_its_frames(
 
 
 async def test_a_drain_finishes_the_frames_that_were_read_and_ends_the_stream(
-    caller: Caller, server: RpcServer, photo: bytes, standin: StandIn
+    caller: Caller, server: RpcServer, image: bytes, standin: StandIn
 ) -> None:
     standin.hold = asyncio.Event()
     stream = caller.detect_stream()
-    await stream.write(pb.DetectRequest(image=photo))
+    await stream.write(pb.DetectRequest(image=image))
     await standin.started.wait()
     stopped = asyncio.create_task(server.stop(30))
     await asyncio.sleep(0)

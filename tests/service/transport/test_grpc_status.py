@@ -13,8 +13,8 @@ def test_every_error_has_a_status() -> None:
 
 @pytest.mark.parametrize("error_type", all_error_types(), ids=lambda error: error.code)
 def test_an_error_keeps_its_code_and_detail(error_type: type[DetectionError]) -> None:
-    refusal = refusal_of(error_type("what was wrong"))
-    assert (refusal.code, refusal.detail) == (error_type.code, "what was wrong")
+    refusal = refusal_of(error_type("a reason"))
+    assert (refusal.code, refusal.detail) == (error_type.code, "a reason")
     assert dict(refusal.metadata)["lite-detr-code"] == error_type.code
 
 

@@ -43,13 +43,13 @@ def csv_format(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("csv_format")
 async def test_an_added_format_is_served_and_documented() -> None:
     app = create_app(StandIn().as_detector(), load_settings())
-    photo = solid_png((0, 128, 128), 200, 100)
+    image = solid_png((0, 128, 128), 200, 100)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        one = await client.post("/detect?format=csv", content=photo)
-        files = [("file", ("a.png", photo)), ("file", ("b.png", photo))]
+        one = await client.post("/detect?format=csv", content=image)
+        files = [("file", ("a.png", image)), ("file", ("b.png", image))]
         several = await client.post("/detect?format=csv", files=files)
-        unknown = await client.post("/detect?format=xml", content=photo)
+        unknown = await client.post("/detect?format=xml", content=image)
         document = (await client.get("/openapi.json")).json()
     assert (one.text, one.headers["content-type"]) == (",2", "text/csv; charset=utf-8")
     assert several.text.splitlines() == ["a.png,2", "b.png,2"]

@@ -12,7 +12,7 @@ from model.detections import Detections
 from model.labels import CODE_LABELS
 from service.core.encoding import FileResult, ItemError
 from service.core.formats import EncodeInput
-from service.core.formats.result_json import Answer, Answers, encode_json
+from service.core.formats.result_json import DetectResponse, FilesResponse, encode_json
 from service.types import DetectResult, StageTimings
 
 RESULT = DetectResult(
@@ -117,7 +117,7 @@ def test_a_file_without_result_and_error_raises() -> None:
 
 
 def test_the_documents_follow_their_schemas() -> None:
-    Answer.model_validate_json(encode_one(RESULT))
-    Answers.model_validate_json(
+    DetectResponse.model_validate_json(encode_one(RESULT))
+    FilesResponse.model_validate_json(
         encode_several(FileResult("a", RESULT), FileResult("b", error=ERROR))
     )
