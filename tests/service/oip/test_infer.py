@@ -212,7 +212,7 @@ def test_a_body_over_the_limit_is_refused(client: Client) -> None:
     ("name", "shape", "values", "words"),
     [
         ("IMAGE", [1], np.zeros(1, dtype=np.float32), "datatype"),
-        ("IMAGE", [1], np.array([IMAGES[0]], dtype=np.object_), "unknown input 'IMAGE'"),
+        ("PHOTO", [1], np.array([IMAGES[0]], dtype=np.object_), "unknown input 'PHOTO'"),
         ("IMAGE", [1, 2], np.array([IMAGES[:2]], dtype=np.object_), r"takes \[N\]"),
         ("IMAGE", [5], np.array([IMAGES[0]] * 5, dtype=np.object_), "1 to 4 images"),
         ("IMAGE", [0], np.array([], dtype=np.object_), "1 to 4 images"),
