@@ -1,1 +1,1 @@
-"""C++ that is compiled on the machine it runs on, or ahead; torch-free, as the edge needs it."""
+"""Compiles and loads C++ libraries, at first use or ahead of time; without torch."""

@@ -1,4 +1,4 @@
-"""A compiled library that is loaded, or built, when somebody first needs it."""
+"""A compiled library that is loaded, or built, at its first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LazyLibrary:
 
     Args:
         load: finds or builds it, and declares its functions.
-        without: what happens where that fails; the one warning begins with it.
+        without: what happens if that fails; the warning begins with it.
     """
 
     def __init__(self, load: Callable[[], ctypes.CDLL], without: str) -> None:
@@ -26,7 +26,7 @@ class LazyLibrary:
         self.library: ctypes.CDLL | None = None
 
     def available(self) -> bool:
-        """Whether it can be used here; the first call loads it. Where it cannot, a warning says."""
+        """Whether it can be used here; the first call loads it and warns if that fails."""
         if not self.tried:
             with self._lock:
                 if not self.tried:

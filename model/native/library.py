@@ -1,8 +1,8 @@
-"""Builds C++ sources on the machine it runs on and keeps the result in the user's cache.
+"""Builds C++ sources on the machine that runs them and caches the result in the user's home.
 
-Sources -> system compiler -> one plain shared library (no torch or Python headers, so no tie to
-their versions). The file's name carries a hash of sources, compiler, flags and processor features,
-so a stale or foreign build is never picked up.
+Sources -> system compiler -> one plain shared library (no torch or Python headers, so independent
+of their versions). The file's name has a hash of sources, compiler, flags and processor features,
+so a stale build, or one of another machine, is never loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
 )
-_BUILD_LIMIT_SECONDS = 600.0  # about 5 s of work; a crowded machine may take a minute
+_BUILD_LIMIT_SECONDS = 600.0  # about 5 s of work; a busy machine may take a minute
 
 
 class BuildError(Exception):
@@ -36,15 +36,15 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Sources:
-    """What one library is made of: every `.cpp` of a folder, and the `.h` beside them."""
+    """The sources of one library: every `.cpp` and `.h` of a folder."""
 
     name: str  # of the library
     directory: Path
-    flags: tuple[str, ...] = ()  # for the compiler, beside those of all
-    x86_flags: tuple[str, ...] = ()  # on that family, after all others
+    flags: tuple[str, ...] = ()  # for the compiler, in addition to the common ones
+    x86_flags: tuple[str, ...] = ()  # only on x86, after all others
 
     def read(self) -> bytes:
-        """Names and contents of all of them."""
+        """Names and contents of all files."""
         files = (*self.directory.glob("*.h"), *self.directory.glob("*.cpp"))
         return b"".join(
             file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in sorted(files)
@@ -53,8 +53,8 @@ class Sources:
 
 _MODEL = Path(__file__).parents[1]
 ATTENTION = Sources("deform_attn", _MODEL / "ops" / "csrc")
-# Weights are those of Pillow to the last bit, which a fused multiply-add would change. Measured: a
-# sixth slower where the compiler may use AVX-512.
+# A fused multiply-add would change the last bit of the weights, which equal Pillow's. With AVX-512
+# it was measured to be a sixth slower.
 RESIZE = Sources(
     "resize",
     _MODEL / "native" / "csrc",
@@ -65,14 +65,14 @@ ALL = (ATTENTION, RESIZE)
 
 
 def load_library(sources: Sources, cache_dir: Path | None = None) -> ctypes.CDLL:
-    """The compiled kernels, built first when the cache has no build for this machine.
+    """Loads a library, and builds it first if the cache has no build for this machine.
 
     Args:
-        sources: what to build.
-        cache_dir: where builds are kept; default: `.cache/lite-detr/ops` of the user's home.
+        sources: of the library.
+        cache_dir: of the builds; default: `.cache/lite-detr/ops` in the user's home.
 
     Raises:
-        BuildError: without a compiler, with a failing build, or nowhere to put the result.
+        BuildError: without a compiler, if the build fails, or if the result cannot be written.
     """
     compiler = _find_compiler()
     directory = cache_directory(cache_dir)
@@ -80,29 +80,29 @@ def load_library(sources: Sources, cache_dir: Path | None = None) -> ctypes.CDLL
     try:
         flags = (*_FLAGS, *_native_flags(processor))
         return _built_and_loaded(sources, compiler, flags, directory)
-    except BuildError:  # a compiler older than the processor; plain code is better than none
+    except BuildError:  # a compiler older than the processor: build portable code
         return _built_and_loaded(sources, compiler, _FLAGS, directory)
 
 
 def cache_directory(directory: Path | None = None) -> Path:
-    """The folder of all compiled kernels, made when missing.
+    """The folder of all compiled kernels, created if missing.
 
     Raises:
-        BuildError: where it cannot be made.
+        BuildError: if it cannot be created.
     """
     try:
         directory = directory or Path.home() / ".cache" / "lite-detr" / "ops"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        raise BuildError(f"no place for the compiled kernels: {error}") from error
+        raise BuildError(f"the folder of compiled kernels cannot be created: {error}") from error
     return directory
 
 
 def compile_library(sources: Sources, flags: tuple[str, ...], path: Path) -> None:
-    """Compiles sources into `path` with further compiler flags, say of an architecture.
+    """Compiles sources into `path` with further compiler flags, such as those of an architecture.
 
     Raises:
-        BuildError: without a compiler, or with a failing build.
+        BuildError: without a compiler, or if the build fails.
     """
     _compile(sources, _find_compiler(), (*_FLAGS, *flags), path)
 
@@ -121,7 +121,7 @@ def _built_and_loaded(
     if path.exists():
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # damaged: built anew below
+        except OSError:  # damaged: built again below
             path.unlink(missing_ok=True)
     _compile(sources, compiler, flags, path)
     try:
@@ -131,7 +131,7 @@ def _built_and_loaded(
 
 
 def _processor_features() -> str:
-    """All that the compiler's `native` may depend on."""
+    """Everything that the compiler's `native` may depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -176,6 +176,6 @@ def _compile(sources: Sources, compiler: str, flags: tuple[str, ...], path: Path
                 raise BuildError(
                     f"{compiler} ended with {done.returncode}: {done.stderr.strip()[:2000]}"
                 )
-            os.replace(built, path)  # atomic: another process sees all of it or nothing
+            os.replace(built, path)  # atomic: another process sees the whole file or none
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"building the kernels with {compiler} failed: {error}") from error

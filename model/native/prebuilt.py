@@ -1,9 +1,8 @@
-"""Kernels compiled ahead, for machines without a compiler: `python -m model.native.prebuilt`.
+"""Compiles libraries ahead of time, for machines without a compiler.
 
-The recipe of the container images runs this once; it writes each library once for every level of
-the processor's family into `compiled/`. Who needs one takes the best that the processor at hand
-can run, before it thinks of compiling. A checkout has none and compiles for
-the very processor, as `library.py` tells.
+The Dockerfile runs `python -m model.native.prebuilt` once. It writes each library for every level
+of the processor family to `compiled/`. `load_any` loads the best one that the processor can run. A
+checkout has none and compiles for its own processor; see `library.py`.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ DIRECTORY = Path(__file__).parent / "compiled"
 
 @dataclass(frozen=True)
 class Level:
-    """What a group of processors has in common."""
+    """Features that a group of processors has in common."""
 
     name: str
     flags: tuple[str, ...]  # for the compiler
-    needs: frozenset[str]  # features in the words of /proc/cpuinfo
+    needs: frozenset[str]  # features as /proc/cpuinfo names them
 
 
 _V2 = frozenset(["cx16", "popcnt", "sse4_1", "sse4_2", "ssse3"])
@@ -48,21 +47,21 @@ _FAMILIES = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}
 
 
 def levels() -> tuple[Level, ...]:
-    """The levels of this machine's family, the best first; none for a family without a list."""
+    """The levels of this machine's processor family, best first; none for an unknown family."""
     return _FAMILIES.get(platform.machine(), ())
 
 
 def build_levels(directory: Path) -> list[Path]:
-    """Compiles everything once for each level of this family, whatever the processor.
+    """Compiles every library for each level of this processor family.
 
     Args:
-        directory: gets the libraries.
+        directory: where the libraries are written.
 
     Returns:
-        The libraries' paths, for each of them the best level first.
+        The paths, library by library, best level first.
 
     Raises:
-        BuildError: without a compiler, or where one build fails.
+        BuildError: without a compiler, or if a build fails.
     """
     directory.mkdir(parents=True, exist_ok=True)
 
@@ -78,22 +77,22 @@ def build_levels(directory: Path) -> list[Path]:
 
 
 def load_any(sources: Sources) -> ctypes.CDLL:
-    """A library built ahead, or else one for this very machine, built first where need be.
+    """Loads a library built ahead of time, or else one for this machine, built if necessary.
 
     Raises:
-        BuildError: where there is neither.
+        BuildError: if there is neither.
     """
     return load_prebuilt(sources) or load_library(sources)
 
 
 def load_prebuilt(sources: Sources, directory: Path | None = None) -> ctypes.CDLL | None:
-    """The best library built ahead that this processor can run; None where there is none.
+    """The best library built ahead of time that this processor can run; None if there is none.
 
-    Libraries of other sources than those at hand are passed over.
+    Libraries built from other sources are ignored.
 
     Args:
-        sources: what it is to be made of.
-        directory: where they are; default: `compiled/` in this folder.
+        sources: of the library.
+        directory: of the libraries; default: `compiled/` in this folder.
     """
     directory = directory or DIRECTORY
     if not directory.is_dir():
@@ -104,7 +103,7 @@ def load_prebuilt(sources: Sources, directory: Path | None = None) -> ctypes.CDL
         if level.needs <= features and path.exists():
             try:
                 return ctypes.CDLL(str(path))
-            except OSError:  # of another C library, say; a lower level would fail no less
+            except OSError:  # e.g. for another C library: a lower level would fail too
                 return None
     return None
 
@@ -116,7 +115,7 @@ def _path(sources: Sources, level: Level, directory: Path) -> Path:
 
 
 def _features() -> frozenset[str]:
-    """What the processor can do, in the words of /proc/cpuinfo."""
+    """The processor's features, as /proc/cpuinfo names them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -129,7 +128,7 @@ def _features() -> frozenset[str]:
 
 
 def main() -> int:
-    """Builds every level and says where; the exit status."""
+    """Builds every level and prints the paths; returns the exit status."""
     try:
         paths = build_levels(DIRECTORY)
     except BuildError as error:

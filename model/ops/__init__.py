@@ -1,12 +1,12 @@
-"""Deformable attention, plain and key-aware: one function each, whatever the device.
+"""Deformable attention, plain and key-aware: one function each, for every device.
 
 The attention module projects; these functions locate, sample, weigh and sum. Each picks the fastest
-implementation for its inputs; all give the numbers of `reference.py` up to rounding.
+implementation for its inputs; all return the numbers of `reference.py` up to rounding.
 Points outside a map sample 0 and, in key-aware attention, score 0: they stay in the softmax. So do
 points whose position is NaN or infinite.
 """
 
-# The operations take what the mathematics takes.
+# The operations have the arguments of the formulas.
 # ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class _Selection:
-    """What `select_implementation` chose, for the whole process."""
+    """The choice of `select_implementation`, for the whole process."""
 
     choice: Implementation = "auto"
 
@@ -41,11 +41,11 @@ def select_implementation(choice: Implementation) -> None:
     """Chooses how the process computes deformable attention.
 
     Args:
-        choice: "auto" takes the compiled kernels where they fit; "reference" always takes plain
-            PyTorch; "cpu" insists on the compiled kernels wherever tensors are on the CPU.
+        choice: "auto" uses the compiled kernels where they fit; "reference" always uses plain
+            PyTorch; "cpu" as "auto", but fails where the CPU kernels cannot be built.
 
     Raises:
-        ValueError: for another word.
+        ValueError: for another choice.
         RuntimeError: for "cpu" where the kernels cannot be built.
     """
     if choice not in ("auto", "reference", "cpu"):
@@ -56,10 +56,10 @@ def select_implementation(choice: Implementation) -> None:
 
 
 def implementation_name(device: torch.device | str) -> str:
-    """What computes attention on that device, for inference in the usual sizes.
+    """Which implementation computes attention on a device, for inference in the usual sizes.
 
     Returns:
-        "cpu" or "cuda" (compiled kernels), or "reference". On a GPU, training takes the reference.
+        "cpu" or "cuda" (compiled kernels), or "reference". On a GPU, training uses the reference.
     """
     device = torch.device(device)
     if _Selection.choice == "reference":
@@ -164,7 +164,7 @@ def _implementation(
         fits = all(tensor.dtype in cpu.DTYPES for tensor in tensors)
         return operators if fits and cpu.available() else reference
     if value.device.type == "cuda":
-        # The reference's autograd differentiates on a GPU: those kernels have no backward pass.
+        # The CUDA kernels have no backward pass; the reference has one by autograd.
         trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         fits = not trains and cuda.takes(value, spatial_shapes, sampling_offsets)
         return operators if fits else reference
@@ -177,7 +177,7 @@ def _check(
     reference_points: Tensor,
     sampling_offsets: Tensor,
 ) -> None:
-    """Refuses what would make a kernel read beyond its arrays.
+    """Refuses shapes with which a kernel would read beyond its arrays.
 
     Raises:
         ValueError: naming the tensors that do not fit.

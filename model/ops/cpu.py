@@ -1,9 +1,9 @@
 """The compiled kernels on the CPU: float32 or bfloat16 tensors in, tensors out, no autograd.
 
-Tensors -> pointers in a struct -> C++ (`csrc/`), which leaves the interpreter lock alone and runs
-on torch's own threads. The arithmetic is float32 whatever the arrays hold; each may have a type of
-its own. The backward pass recomputes the samples, so nothing but the inputs is kept.
-`operators.py` makes torch operators of these functions.
+Tensors -> pointers in a struct -> C++ (`csrc/`), which runs without the interpreter lock on torch's
+own threads. The arithmetic is float32 whatever the type of the arrays, which may differ from one
+another. The backward pass recomputes the samples, so only the inputs are kept.
+`operators.py` registers these functions as torch operators.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model.native.prebuilt import load_any
 
 DTYPES = (torch.float32, torch.bfloat16)
 
-# Of the library; each takes a struct and what it writes.
+# Of the library; each takes a struct and a pointer to its output.
 _FUNCTIONS = (
     "lite_detr_deform_attn_forward",
     "lite_detr_deform_attn_backward",
@@ -29,8 +29,8 @@ _FUNCTIONS = (
     "lite_detr_winograd_gather",
 )
 
-# Sampled floats that are worth waking one more thread.
-_FLOATS_A_THREAD = 1 << 17
+# Sampled floats per thread; for fewer, waking another thread costs more than it gains.
+_FLOATS_PER_THREAD = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class InputGradients:
-    """Gradients of a call's inputs; None where the input is, or where not asked for."""
+    """Gradients of a call's inputs; None where the input is None or the gradient not requested."""
 
     value: Tensor
     reference_points: Tensor | None
@@ -61,7 +61,7 @@ class InputGradients:
 def available() -> bool:
     """Whether the kernels can be used here; the first call builds or loads them.
 
-    Where they cannot, one warning tells why.
+    If they cannot, one warning says why.
     """
     return _kernels.available()
 
@@ -70,7 +70,7 @@ def forward(inputs: Inputs) -> Tensor:
     """Attention of every query, [B, Q, M*D]."""
     batch, _, heads, channels = inputs.value.shape
     dtype = inputs.value.dtype
-    if inputs.key is not None and inputs.key.dtype != dtype:  # the kernels know one type for both
+    if inputs.key is not None and inputs.key.dtype != dtype:  # the kernels take one type for both
         inputs = replace(inputs, value=inputs.value.float(), key=inputs.key.float())
     output = inputs.value.new_empty(batch, inputs.sampling_offsets.shape[1], heads * channels)
     if output.numel() > 0:
@@ -80,12 +80,12 @@ def forward(inputs: Inputs) -> Tensor:
 
 
 def backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) -> InputGradients:
-    """Gradients of all inputs from the output's [B, Q, M*D]; the same on every run.
+    """Gradients of all inputs from that of the output, [B, Q, M*D]; deterministic.
 
     Args:
         inputs: those of the forward pass.
         grad_output: gradient of its output.
-        of_reference_points: whether their gradient, a sum over heads, is wanted, too.
+        of_reference_points: whether to compute their gradient, a sum over heads.
     """
     exact = _float32(inputs)
     grads = _backward(exact, grad_output.float(), of_reference_points=of_reference_points)
@@ -99,7 +99,7 @@ def backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) 
 
 
 def _backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool) -> InputGradients:
-    """The same for inputs that are all float32."""
+    """`backward` for inputs that are all float32."""
     new = torch.zeros_like if grad_output.numel() == 0 else torch.empty_like
     contiguous = torch.contiguous_format
 
@@ -124,7 +124,7 @@ def _backward(inputs: Inputs, grad_output: Tensor, *, of_reference_points: bool)
 
 
 def _float32(inputs: Inputs) -> Inputs:
-    """The inputs themselves where all are float32, else their copies in it."""
+    """The inputs themselves if all are float32, else copies in float32."""
     tensors = {name: t for name, t in vars(inputs).items() if isinstance(t, Tensor)}
     narrow = {name: t.float() for name, t in tensors.items() if t.dtype != torch.float32}
     return replace(inputs, **narrow) if narrow else inputs  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def library() -> ctypes.CDLL:
     """The loaded kernels.
 
     Raises:
-        RuntimeError: where they are not `available`.
+        RuntimeError: if they are not `available`.
     """
     if not available():
         raise RuntimeError("the compiled CPU kernels are not available here")
@@ -186,7 +186,7 @@ class _Gradients(ctypes.Structure):
 
 
 class _Call:
-    """The problem as the kernels see it; keeps alive all that it points at."""
+    """The struct that the kernels read; keeps alive what it points at."""
 
     def __init__(self, inputs: Inputs) -> None:
         given = (inputs.value, inputs.key, inputs.query, inputs.logits)
@@ -202,7 +202,7 @@ class _Call:
             ctypes.addressof(self.shapes),
             *(batch, tokens, heads, channels, queries, levels, points, offset_levels),
             inputs.reference_points.shape[-1],
-            min(torch.get_num_threads(), 1 + sampled // _FLOATS_A_THREAD),
+            min(torch.get_num_threads(), 1 + sampled // _FLOATS_PER_THREAD),
         )
 
 

@@ -1,6 +1,6 @@
 """The warp kernels on NVIDIA GPUs: tensors in, tensors out, no autograd.
 
-Tensors -> pointers and sizes in a struct -> a kernel compiled for just these types and sizes
+Tensors -> pointers and sizes in a struct -> a kernel compiled for these types and sizes
 (`nvrtc.py`) -> launched on torch's current stream. Nothing is copied back and nothing waits, so
 CUDA graphs can record a call once an earlier call of the same kind has loaded the kernel.
 """
@@ -23,15 +23,15 @@ from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 
 _KERNEL = b"lite_detr_deform_attn"
 _MAX_LEVELS = 8
-_CHANNELS_A_LANE, _LANES, _WARPS_A_BLOCK = 8, 32, 4
-_CHANNELS = (8, 16, 32, 64, 128, 256)  # a head's: those that fill 1, 2, 4, ... lanes
+_CHANNELS_PER_LANE, _LANES, _WARPS_PER_BLOCK = 8, 32, 4
+_CHANNELS = (8, 16, 32, 64, 128, 256)  # of a head: those that fill 1, 2, 4, ... lanes
 _MAX_BATCH = 65_535  # blocks along y
 _MAX_COUNT = 2**31 - 1
 _QUAD_BYTES = 16
 
 
 class _Kernels:
-    """The process's kernels, and whether they can be had at all."""
+    """The kernels loaded by this process, and whether loading failed."""
 
     lock = threading.Lock()
     failed = False
@@ -42,7 +42,7 @@ class _Kernels:
 def takes(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_offsets: Tensor
 ) -> bool:
-    """Whether the kernels compute such a call, by its types and sizes."""
+    """Whether the kernels support a call with these types and sizes."""
     batch, tokens, heads, channels = value.shape
     queries = sampling_offsets.shape[1]
     row_quads = heads * channels * value.element_size() // _QUAD_BYTES
@@ -52,15 +52,15 @@ def takes(
         and channels in _CHANNELS
         and len(spatial_shapes) <= _MAX_LEVELS
         and batch <= _MAX_BATCH
-        and queries * heads + _LANES * _WARPS_A_BLOCK <= _MAX_COUNT
-        and tokens * row_quads < 2 * _MAX_COUNT  # 32 bits find a token's row within an image
+        and queries * heads + _LANES * _WARPS_PER_BLOCK <= _MAX_COUNT
+        and tokens * row_quads < 2 * _MAX_COUNT  # a token's offset within an image has 32 bits
     )
 
 
 def available(device: torch.device) -> bool:
-    """Whether kernels can be compiled and loaded for that GPU; the first call tries it.
+    """Whether kernels can be compiled and loaded for a GPU; the first call tries it.
 
-    Where they cannot, one warning tells why.
+    If they cannot, one warning says why.
     """
     usual = Variant(torch.float16, torch.float16, "shared_keys", 32, 8, 4, 4, 2, 4)
     return torch.cuda.is_available() and _loaded(usual, device) is not None
@@ -100,7 +100,7 @@ class CallStruct(ctypes.Structure):
 
 
 class Call:
-    """One call as the kernel sees it; keeps alive all that it points at."""
+    """The struct that the kernel reads; keeps alive what it points at."""
 
     def __init__(self, inputs: Inputs, variant: Variant, output: Tensor) -> None:
         given = (inputs.value, inputs.key, inputs.query, inputs.logits)
@@ -118,7 +118,7 @@ class Call:
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in self.tensors)
         self.queries = inputs.sampling_offsets.shape[1]
         self.struct = CallStruct(*pointers, start, self.queries, levels)
-        rows = _LANES * _CHANNELS_A_LANE // variant.channels * _WARPS_A_BLOCK
+        rows = _LANES * _CHANNELS_PER_LANE // variant.channels * _WARPS_PER_BLOCK
         self.grid = (-(-self.queries * variant.heads // rows), output.shape[0])
 
 
@@ -144,7 +144,7 @@ def _variant(inputs: Inputs) -> Variant:
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor's numbers in that type, row by row, where 16-byte loads may begin."""
+    """The tensor in that type, contiguous and aligned for 16-byte loads."""
     tensor = tensor.to(dtype).contiguous()
     return tensor if tensor.data_ptr() % _QUAD_BYTES == 0 else tensor.clone()
 
@@ -160,7 +160,7 @@ def _by_reference(inputs: Inputs) -> Tensor:
 
 
 def _loaded(variant: Variant, device: torch.device) -> object | None:
-    """The kernel on that device; None, after one warning, where there can be none."""
+    """The kernel on that device; None, after one warning, if it cannot be loaded."""
     index = torch.cuda.current_device() if device.index is None else device.index
     kernel = _Kernels.functions.get((variant, index))
     if kernel is None and not _Kernels.failed:
@@ -185,9 +185,9 @@ def _loaded(variant: Variant, device: torch.device) -> object | None:
 def _load(variant: Variant, index: int) -> object:
     try:
         code = machine_code(variant, torch.cuda.get_device_capability(index))
-        from cuda.bindings import driver  # noqa: PLC0415 - there only beside a CUDA build of torch
+        from cuda.bindings import driver  # noqa: PLC0415 - only installed with a CUDA build of torch
 
-        if index not in _Kernels.contexts:  # torch's context: a device has one for all
+        if index not in _Kernels.contexts:  # torch's context: a device's primary one is shared
             _checked(driver.cuInit(0))
             (device,) = _checked(driver.cuDeviceGet(index))
             (_Kernels.contexts[index],) = _checked(driver.cuDevicePrimaryCtxRetain(device))
@@ -199,14 +199,14 @@ def _load(variant: Variant, index: int) -> object:
             driver.cuCtxPopCurrent()
     except BuildError:
         raise
-    except Exception as error:  # whatever torch, the bindings or a missing driver raise
+    except Exception as error:  # of torch, the bindings or a missing driver
         raise BuildError(f"the CUDA driver cannot load the kernel: {error}") from error
     kernel: object = function
     return kernel
 
 
 def _launch(kernel: object, call: Call, device: torch.device) -> None:
-    from cuda.bindings import driver  # noqa: PLC0415 - there only beside a CUDA build of torch
+    from cuda.bindings import driver  # noqa: PLC0415 - only installed with a CUDA build of torch
 
     stream = torch.cuda.current_stream(device)
     parameters = (ctypes.c_void_p * 1)(ctypes.addressof(call.struct))
@@ -216,7 +216,7 @@ def _launch(kernel: object, call: Call, device: torch.device) -> None:
             driver.cuLaunchKernel(
                 kernel,
                 *(*call.grid, 1),
-                *(_LANES * _WARPS_A_BLOCK, 1, 1),
+                *(_LANES * _WARPS_PER_BLOCK, 1, 1),
                 0,
                 stream.cuda_stream,
                 ctypes.addressof(parameters),
@@ -227,13 +227,13 @@ def _launch(kernel: object, call: Call, device: torch.device) -> None:
         driver.cuCtxPopCurrent()
 
 
-def _checked(answer: tuple[object, ...]) -> tuple[object, ...]:
-    """The driver's values.
+def _checked(returned: tuple[object, ...]) -> tuple[object, ...]:
+    """The values that a driver function returned after its status.
 
     Raises:
-        RuntimeError: for anything but success.
+        RuntimeError: for any status but success.
     """
-    result, *values = answer
+    result, *values = returned
     if int(result) != 0:  # type: ignore[call-overload]
-        raise RuntimeError(f"the CUDA driver answered {result}")
+        raise RuntimeError(f"the CUDA driver returned {result}")
     return tuple(values)

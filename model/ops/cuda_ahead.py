@@ -1,8 +1,9 @@
-"""GPU kernels compiled ahead: `python -m model.ops.cuda_ahead --architectures "80 90"`.
+"""Compiles GPU kernels ahead of time: `python -m model.ops.cuda_ahead --architectures "80 90"`.
 
-The recipe of the CUDA image runs this once, on a machine without a GPU: one file for each kernel
-that a model variant calls, number type and architecture, into `compiled/`, where `nvrtc.py` looks
-before it compiles. What is not there (a model of another shape) is compiled at its first call.
+The Dockerfile of the CUDA image runs this once, on a machine without a GPU. It writes one file for
+each kernel that a variant of the model calls, number type and architecture to `compiled/`, where
+`nvrtc.py` looks before it compiles. Other kernels (of a model with other sizes) are compiled at
+their first call.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 
 
 def variants_of(config: ModelConfig) -> set[Variant]:
-    """The kernels that a network of this architecture calls, in every number type."""
+    """The kernels that a network of this architecture calls, for every number type."""
     levels = config.num_feature_levels
     encoder: Kind = "separate_keys" if config.separate_keys else "shared_keys"
     decoder: Kind = "shared_keys"
@@ -59,13 +60,13 @@ def build_all(
     Args:
         configs: of the models.
         architectures: such as 90, for compute capability 9.0.
-        directory: gets the files.
+        directory: where the files are written.
 
     Returns:
         The files.
 
     Raises:
-        BuildError: without NVRTC, or for a kernel or an architecture that it refuses.
+        BuildError: without NVRTC, or for a kernel or an architecture that it does not support.
     """
     wanted = set().union(*(variants_of(config) for config in configs))
     directory.mkdir(parents=True, exist_ok=True)
@@ -79,9 +80,9 @@ def build_all(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Builds all and says how many; the exit status."""
-    parser = argparse.ArgumentParser(description="Compiles the GPU kernels of every model variant.")
-    parser.add_argument("--architectures", required=True, help='numbers in one word: "80 90"')
+    """Builds all kernels and prints how many; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Compile the GPU kernels of all variants.")
+    parser.add_argument("--architectures", required=True, help='numbers with spaces: "80 90"')
     given = parser.parse_args(arguments)
     architectures = [int(number) for number in given.architectures.split()]
     try:

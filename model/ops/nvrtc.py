@@ -1,10 +1,10 @@
-"""Compiles the CUDA C++ of `csrc/` for one GPU, by NVIDIA's run-time compiler; keeps the result.
+"""Compiles the CUDA C++ of `csrc/` for one GPU with NVIDIA's run-time compiler; caches the result.
 
-A variant (types and sizes) -> definitions -> NVRTC -> machine code in the user's cache, unless
-`cuda_ahead.py` has put it beside the package when an image was built. Users need
-no CUDA toolkit: torch's CUDA builds bring NVRTC along and, through `cuda-bindings`, its Python
-interface. A file's name carries a hash of sources, definitions, target and compiler; the file
-begins with a hash of the rest, so what is cut short or damaged is built anew.
+A variant (types and sizes) -> macros -> NVRTC -> machine code in the user's cache, unless
+`cuda_ahead.py` wrote it into the package when a container image was built. Users need no CUDA
+toolkit: torch's CUDA builds contain NVRTC and, through `cuda-bindings`, its Python interface.
+A file's name has a hash of sources, macros, target and compiler; the file begins with a hash of the
+rest, so a truncated or damaged one is compiled again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Kind = Literal["plain", "shared_keys", "separate_keys"]
 TYPES = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "Bfloat16Bits"}
 
 # How many blocks of 128 threads must fit on a multiprocessor: as many as leave each thread the
-# registers that it needs, seen with NVRTC 13.0; the tests hold that nothing spills.
+# registers that it needs, measured with NVRTC 13.0; the tests check that nothing spills.
 _BLOCKS: dict[tuple[str, Kind], int] = {
     ("Half", "plain"): 8,
     ("Half", "shared_keys"): 5,
@@ -47,12 +47,12 @@ _BLOCKS: dict[tuple[str, Kind], int] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """What the compiler is told: one kernel a variant."""
+    """What the compiler gets as macros; one kernel per variant."""
 
     value_type: torch.dtype  # of keys, values, query, logits and output
     offset_type: torch.dtype
     kind: Kind
-    channels: int  # a head
+    channels: int  # of a head
     heads: int
     levels: int
     points: int
@@ -80,16 +80,16 @@ class Variant:
 def machine_code(
     variant: Variant, capability: tuple[int, int], cache_dir: Path | None = None
 ) -> bytes:
-    """The kernel for a GPU of that compute capability, ready for the driver to load.
+    """The kernel for a GPU of that compute capability, as the driver loads it.
 
     Args:
         variant: which kernel.
-        capability: (major, minor), (9, 0) for instance.
-        cache_dir: where results are kept; default: `.cache/lite-detr/ops` of the user's home.
+        capability: (major, minor), such as (9, 0).
+        cache_dir: of the results; default: `.cache/lite-detr/ops` in the user's home.
 
     Raises:
-        BuildError: without NVRTC, for a GPU that it does not know and none older, for a program
-            that it refuses, or with nowhere to put the result.
+        BuildError: without NVRTC, for a GPU older than any that it knows, for a program that it
+            refuses, or if the result cannot be written.
     """
     compiler = _compiler()
     options = (*_OPTIONS, _target(compiler, capability), *variant.definitions())
@@ -109,17 +109,17 @@ def machine_code(
 def _compiler() -> ModuleType:
     """Raises BuildError where NVRTC or its Python interface is missing."""
     try:
-        from cuda.bindings import nvrtc  # noqa: PLC0415 - there only beside a CUDA build of torch
+        from cuda.bindings import nvrtc  # noqa: PLC0415 - only installed with a CUDA build of torch
 
-        nvrtc.nvrtcVersion()  # finds the library only now
-    except Exception as error:  # whatever a broken installation raises
+        nvrtc.nvrtcVersion()  # loads the library
+    except Exception as error:  # of a broken installation
         raise BuildError(f"NVIDIA's run-time compiler (NVRTC) is not usable: {error}") from error
     module: ModuleType = nvrtc
     return module
 
 
 def _target(compiler: ModuleType, capability: tuple[int, int]) -> str:
-    """Machine code for the GPU, or code for its newest known relative, for the driver to finish."""
+    """Machine code for the GPU, or PTX of the newest older one, which the driver compiles."""
     wanted = 10 * capability[0] + capability[1]
     (architectures,) = _checked(compiler, compiler.nvrtcGetSupportedArchs())
     if wanted in architectures:
@@ -138,7 +138,7 @@ def _fingerprint(compiler: ModuleType, options: tuple[str, ...], sources: dict[s
 
 
 def _read(path: Path) -> bytes | None:
-    """The code kept there; None where there is none or it is damaged."""
+    """The code in that file; None if there is none or it is damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -148,14 +148,14 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, code: bytes) -> None:
-    """Atomically: another process sees all of it or nothing."""
+    """Writes atomically: another process sees the whole file or none."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as workplace:
             built = Path(workplace) / path.name
             built.write_bytes(hashlib.sha256(code).digest() + code)
             os.replace(built, path)
     except OSError as error:
-        raise BuildError(f"no place for the compiled kernels: {error}") from error
+        raise BuildError(f"the compiled kernels cannot be written: {error}") from error
 
 
 def _compile(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, bytes]) -> bytes:
@@ -184,15 +184,15 @@ def _compile(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, 
 
 def _text(compiler: ModuleType, program: object, what: str) -> bytes:
     (size,) = _checked(compiler, getattr(compiler, f"nvrtcGet{what}Size")(program))
-    # NVRTC writes into the very object, and Python shares objects of a single byte.
+    # NVRTC writes into the object itself, and Python shares bytes objects of length 1.
     buffer = bytes(int(size) + 16)
     _checked(compiler, getattr(compiler, f"nvrtcGet{what}")(program, buffer))
     text = buffer[: int(size)]
     return text.rstrip(b"\0") if what == "ProgramLog" else text
 
 
-def _checked(compiler: ModuleType, answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    result, *values = answer
+def _checked(compiler: ModuleType, returned: tuple[Any, ...]) -> tuple[Any, ...]:
+    result, *values = returned
     if result != compiler.nvrtcResult.NVRTC_SUCCESS:
         raise BuildError(f"NVRTC failed: {result}")
     return tuple(values)

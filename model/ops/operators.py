@@ -1,11 +1,11 @@
 """The compiled kernels as torch operators `lite_detr::*`: autograd, fake tensors, export.
 
-Defined through `torch.library.Library` and not `custom_op`: the latter imports the whole compiler
-stack at its first call, seconds that a service's start does not have.
-Absent gradients travel as empty tensors, since operators return no optional ones.
+Defined through `torch.library.Library` and not `custom_op`, which imports the whole compiler stack
+at its first call and would delay the start of a service by seconds.
+Absent gradients are returned as empty tensors, since operators cannot return optional ones.
 """
 
-# Operators spell out their arguments: the schemas tell how many.
+# The number of arguments is that of the operators' schemas.
 # ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _key_aware_backward(
     return grads.query, keys, grads.value, references, grads.sampling_offsets
 
 
-# Shapes alone, for tracing. Gradients have their input's shape, absent ones none.
+# Only shapes, for tracing. Gradients have their input's shape, absent ones are empty.
 
 
 def _plain_fake(

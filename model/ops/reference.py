@@ -1,12 +1,12 @@
-"""Deformable attention in plain PyTorch: the oracle that every kernel is held to.
+"""Deformable attention in plain PyTorch: the reference that every kernel is tested against.
 
 Runs on any device and dtype and is differentiable throughout. Positions are computed in at least
 float32, whatever the dtype of the values: half precision would misplace points by up to a pixel.
-Shapes: B images, S tokens over all levels, M heads, D channels a head, Q queries, L levels,
+Shapes: B images, S tokens over all levels, M heads, D channels per head, Q queries, L levels,
 P points.
 """
 
-# The operations take what the mathematics takes.
+# The operations have the arguments of the formulas.
 # ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _locations(
     centres = references[..., :2]
     if references.shape[-1] == 4:  # noqa: PLR2004 - cxcywh
         return centres + offsets / offsets.shape[4] * references[..., 2:] * 0.5
-    # Filled where they are used: copied from the host they would keep a GPU waiting.
+    # Filled on the device: a copy from the host would make a GPU wait.
     sides = [offsets.new_full((1,), side) for shape in spatial_shapes for side in reversed(shape)]
     return centres + offsets / torch.cat(sides).view(-1, 1, 2)
 

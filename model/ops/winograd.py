@@ -2,9 +2,9 @@
 
     map --spread--> 36 planes of tiles --36 matrix products--> planes --gather--> map
 
-A tile is 6x6 inputs and gives 4x4 outputs with a quarter of the multiplications. In float32 the
-result is off by some 1e-6 of its size, a few times as much as the plain sum's; lower precisions
-would suffer. The ends are compiled (`csrc/winograd.cpp`), CPU only, without autograd.
+A tile has 6x6 inputs and 4x4 outputs and takes a quarter of the multiplications. In float32 the
+relative error is about 1e-6, a few times that of the plain sum; lower precisions would lose too
+much. `spread` and `gather` are compiled (`csrc/winograd.cpp`), for CPUs only, without autograd.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from model.ops import cpu
 
-POINTS = 36  # of a tile; as many products
-CHANNELS = 16  # channels come in multiples of it
+POINTS = 36  # of a tile: the number of matrix products
+CHANNELS = 16  # channels are a multiple of this
 _OUT = 4  # a tile's side in the result
-# The points are 0, _A, -_A, _B, -_B and infinity, as csrc/winograd.cpp has them.
+# The points are 0, _A, -_A, _B, -_B and infinity, as in csrc/winograd.cpp.
 _A, _B = 0.5**0.5, 2**0.5
 _TO_POINTS = (  # G of the paper: a kernel's line as a polynomial, at the points
     (1.0, 0.0, 0.0),
@@ -41,12 +41,12 @@ class _Winograd(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether the compiled ends can be used here."""
+    """Whether `spread` and `gather` can be used here."""
     return cpu.available()
 
 
 def count_tiles(height: int, width: int) -> int:
-    """How many tiles a map takes."""
+    """The number of tiles of a map."""
     return -(-height // _OUT) * -(-width // _OUT)
 
 
@@ -70,13 +70,13 @@ def spread(x: Tensor) -> Tensor:
 def gather(
     planes: Sequence[Tensor], bias: Tensor, shape: tuple[int, int, int], *, relu: bool
 ) -> Tensor:
-    """The map of multiplied planes, plus bias.
+    """The map from the multiplied planes, plus bias.
 
     Args:
         planes: 36 of float32 [B * tiles, C], contiguous.
         bias: float32 [C].
         shape: (B, H, W) of the map.
-        relu: whether the result goes through one.
+        relu: whether to apply it to the result.
 
     Returns:
         [B, H, W, C].

@@ -1,7 +1,8 @@
-"""Deformable attention as the models use it, beside the formula of the published code.
+"""Inputs and a baseline for timings of deformable attention.
 
-For timings: inputs of the sizes that count, and what computed them before there were kernels, one
-`grid_sample` a level for the values and, key-aware, a second one for the keys, both kept whole.
+The inputs have the sizes that the models use. The baseline is the formula of the published code:
+one `grid_sample` per level for the values and, if key-aware, a second one for the keys, both kept
+whole.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ POINTS = 4
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed, and at which size."""
+    """An operation and its sizes."""
 
     name: str
     key_aware: bool
     spatial_shapes: tuple[tuple[int, int], ...]
     batch: int
     heads: int
-    queries: int  # the last so many tokens ask; 900 stands for the decoder's boxes
+    queries: int  # the last tokens are the queries; 900: boxes of the decoder
     training: bool = False  # forward and backward
-    channels: int = 32  # a head
+    channels: int = 32  # of a head
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tensors of one workload, shaped as `model.ops` wants them."""
+    """Tensors of one workload, shaped for `model.ops`."""
 
     value: Tensor
     reference_points: Tensor
@@ -49,7 +50,7 @@ DECODER_QUERIES = 900
 
 
 def official_formula(workload: Workload, inputs: Inputs) -> Tensor:
-    """The published computation: normalised positions, grid_sample a level, weighted sum."""
+    """The published formula: normalised positions, `grid_sample` per level, weighted sum."""
     levels = len(workload.spatial_shapes)
     if inputs.reference_points.shape[-1] == 4:  # noqa: PLR2004 - cxcywh
         centres, sizes = inputs.reference_points[..., :2], inputs.reference_points[..., 2:]
@@ -89,7 +90,7 @@ def _sampled(workload: Workload, tokens: Tensor, locations: Tensor) -> Tensor:
 
 
 def compiled_kernels(workload: Workload, inputs: Inputs) -> Tensor:
-    """The same through `model.ops`."""
+    """The same with `model.ops`."""
     located = (workload.spatial_shapes, inputs.reference_points, inputs.sampling_offsets)
     if workload.key_aware:
         return ops.key_aware_deform_attn(inputs.query, None, inputs.value, *located)
@@ -97,7 +98,7 @@ def compiled_kernels(workload: Workload, inputs: Inputs) -> Tensor:
 
 
 def random_inputs(workload: Workload) -> Inputs:
-    """Queries look around their own token; the decoder's look into boxes all over the image."""
+    """Encoder queries sample around their own token, decoder queries in boxes anywhere."""
     generator = torch.Generator().manual_seed(0)
     levels = len(workload.spatial_shapes)
     size = (workload.batch, workload.queries, workload.heads)
@@ -130,7 +131,7 @@ def _pixel_centres(height: int, width: int) -> Tensor:
 
 
 def cast(inputs: Inputs, dtype: torch.dtype, device: torch.device | str) -> Inputs:
-    """The inputs on a device, in a type; the reference points stay float32, as in the network."""
+    """The inputs on a device in a type; reference points stay float32, as in the network."""
     moved = {}
     for field in fields(inputs):
         tensor = getattr(inputs, field.name)

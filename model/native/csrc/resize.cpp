@@ -1,10 +1,10 @@
-// Bilinear resize of 8-bit pictures with a filter as wide as the reduction: to the bit what Pillow
-// gives where it does columns first. Weights are fixed point of 22 bits, columns come before rows,
-// and each of the two passes rounds to 8 bits.
+// Bilinear resize of 8-bit images with a filter as wide as the reduction, equal to the bit to
+// Pillow's where Pillow does columns first. Weights are 22-bit fixed point, columns come before
+// rows, and each of the two passes rounds to 8 bits.
 //
-// Pixels come with four bytes each (RGBX) and leave with three (RGB). Four rows of the source go
-// through the first pass at a time, interleaved: both passes work on whole vectors then. What lies
-// between the passes is no more than the rows that the next row of the result is made of.
+// Input pixels have four bytes each (RGBX), output pixels three (RGB). The first pass takes four
+// rows of the source at a time, interleaved, so that both passes work on whole vectors. Only the
+// rows that the next row of the result needs are kept between the passes.
 
 #include <algorithm>
 #include <cmath>
@@ -23,13 +23,14 @@ namespace {
 constexpr int kBits = 22;
 constexpr int32_t kHalf = 1 << (kBits - 1);
 constexpr int kRows = 4;             // of the source, at a time
-constexpr int kPixels = 4;           // of one row, at a time
+constexpr int kPixels = 4;           // of a row, at a time
 constexpr int kLanes = 4 * kPixels;  // bytes of a vector
 
 constexpr int64_t up_to_multiple(int64_t count, int64_t of) { return (count + of - 1) / of * of; }
 
-// Which places of the source each place of the result is made of, and their weights. All have the
-// same number of them, some of weight 0; the last place comes again up to a multiple of kPixels.
+// For each place of the result: the first place of the source that it is computed from, and the
+// weights. All have the same number of taps, some with weight 0; the last place is repeated up to a
+// multiple of kPixels.
 struct Filter {
     const int64_t from, to;
     const double scale, reach;
@@ -126,7 +127,7 @@ class Sums {
 };
 #endif
 
-// Sixteen bytes at each of several places, weighed.
+// The weighted sum of sixteen bytes at each of several places.
 template <typename At>
 inline void weigh(int64_t taps, const int32_t* weights, At at, void* result) {
     Sums sums;
@@ -134,7 +135,7 @@ inline void weigh(int64_t taps, const int32_t* weights, At at, void* result) {
     sums.store(result);
 }
 
-// Four vectors of four pixels each: [row][pixel] to [pixel][row], or back.
+// Four vectors of four pixels each, [row][pixel] or [pixel][row].
 struct Block {
     alignas(kLanes) uint8_t rows[kRows][kLanes];
 };
@@ -158,7 +159,7 @@ inline Block transposed(const Block& block) {
     return result;
 }
 
-// The first three of each four bytes; what follows them in `rgb` is of no meaning.
+// The first three of each four bytes; the bytes after them in `rgb` are undefined.
 inline void drop_fourth(const uint8_t* pixels, uint8_t* rgb) {
 #if defined(__AVX2__)
     const __m128i kept = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
@@ -189,7 +190,7 @@ class Resize {
           places_(rows_.taps) {}
 
     void run() {
-        int64_t ready = 0;  // rows that are as wide as the result
+        int64_t ready = 0;  // rows that the first pass has done
         for (int64_t y = 0; y < new_height_; ++y) {
             for (; ready < rows_.first[y] + rows_.taps; ready += kRows) {
                 interleave(ready);
@@ -200,7 +201,7 @@ class Resize {
     }
 
   private:
-    // Calls with the number of taps as a constant, where there are few; else with 0.
+    // Calls with the number of taps as a constant if it is small, else with 0.
     template <typename Call>
     static void with_taps(int64_t taps, Call call) {
         switch (taps) {
@@ -216,7 +217,7 @@ class Resize {
     uint8_t* between(int64_t row) { return between_.data() + row % kept_ * stride_; }
 
     void interleave(int64_t y) {
-        const uint8_t* rows[kRows];  // below the last one it comes again
+        const uint8_t* rows[kRows];  // the last one is repeated
         for (int64_t row = 0; row < kRows; ++row)
             rows[row] = source_ + std::min(y + row, height_ - 1) * width_ * 4;
         Block block;
@@ -229,7 +230,7 @@ class Resize {
         }
     }
 
-    // Four rows of the source, as wide as the result.
+    // The first pass: four rows of the source, made as wide as the result.
     template <int kTaps>
     void across(int64_t y) {
         uint8_t* rows[kRows];
@@ -249,14 +250,14 @@ class Resize {
         }
     }
 
-    // A row of the result.
+    // The second pass: a row of the result.
     template <int kTaps>
     void down(int64_t y) {
         const int64_t taps = kTaps ? kTaps : rows_.taps;
         for (int64_t i = 0; i < taps; ++i) places_[i] = between(rows_.first[y] + i);
         const uint8_t* const* places = places_.data();
         const int32_t* weights = &rows_.weights[y * taps];
-        // Copies that no write to the result can change, as the compiler must fear of the others.
+        // Copies, as the compiler must assume that a write to the result changes the originals.
         const uint8_t* few_places[kTaps + 1];
         int32_t few_weights[kTaps + 1];
         if (kTaps) {
@@ -271,7 +272,7 @@ class Resize {
         for (int64_t x = 0; x < new_width_; x += kPixels, into += kPixels * 3) {
             weigh(taps, weights, [places, x](int64_t i) { return places[i] + x * 4; }, pixels);
             if (into + kLanes <= end) {
-                drop_fourth(pixels, into);  // a little beyond the row: the next one comes later
+                drop_fourth(pixels, into);  // writes beyond the row, which the next row overwrites
             } else {
                 uint8_t rgb[kLanes];
                 drop_fourth(pixels, rgb);
@@ -294,7 +295,7 @@ class Resize {
 }  // namespace
 
 // source [height][width][4], width at least 4 -> result [new_height][new_width][3].
-// Returns 0, or 1 where there is no memory.
+// Returns 0, or 1 if memory ran out.
 extern "C" int lite_detr_resize(const uint8_t* source, int64_t height, int64_t width,
                                 int64_t new_height, int64_t new_width, uint8_t* result) {
     try {

@@ -1,14 +1,14 @@
-// Deformable attention by warps, plain and key-aware: what 32 lanes do in step.
+// Deformable attention by warps of 32 lanes, plain and key-aware.
 //
-// A row is one head of one query. Its channels are spread over D / 8 lanes, so a warp serves
+// A row is one head of one query. Its channels are spread over D / 8 lanes, so a warp computes
 // several rows: with 8 heads of 32 channels exactly one query. For a chunk of points the lanes first
-// work out the places (each lane those of four points): four corners and their weights, put
-// into shared memory. Then all lanes walk through them, blend and sum. Key-aware attention does that
-// in one pass with an online softmax: a sample is blended once, scored and added.
+// compute the places (each lane those of four points): four corners and their weights, written to
+// shared memory. Then all lanes read them, blend and sum. Key-aware attention does that in one pass
+// with an online softmax: a sample is blended once, scored and added.
 //
 // `Warp` runs one phase after another for every lane: `each(phase)`, sums and maxima over
 // neighbouring lanes, `sync`. On the GPU a phase is plain code of one thread; on the host it is
-// a loop over 32 lanes, so the tests hold this very text to the reference.
+// a loop over 32 lanes, so the tests compare this same code with the reference.
 #pragma once
 
 #include "call.cuh"
@@ -20,8 +20,8 @@ constexpr int kLanesOfWarp = 32;
 constexpr int kPlacesALane = 4;
 constexpr int kPlaces = kLanesOfWarp * kPlacesALane;  // of all rows, at a time
 
-// In place of the last weight: the point lies outside its map or nowhere. A NaN that no arithmetic
-// gives.
+// Stored instead of the last weight: the point lies outside its map or is not finite. A NaN that no
+// arithmetic produces.
 constexpr Word kOutsideWeight = 0xffffa5a5u;
 
 constexpr float kLog2E = 1.44269504f;
@@ -30,7 +30,7 @@ template <class Math, template <class> class WarpOf, class T, class U, Kind kKin
           class Sizes>
 class Attention {
  public:
-  static constexpr int kParts = kChannels / kPart;  // lanes a row
+  static constexpr int kParts = kChannels / kPart;  // lanes of a row
   static constexpr int kRows = kLanesOfWarp / kParts;
   static_assert(kParts * kRows == kLanesOfWarp && kParts * kPart == kChannels,
                 "a head's channels must fill 1, 2, 4, ... lanes");
@@ -41,13 +41,13 @@ class Attention {
   using Offsets = Format<U, Math>;
 
   static constexpr bool kKeyAware = kKind != Kind::plain;
-  static constexpr int kChunk = kPlacesALane * kParts;  // points of a row whose places are kept
-  // Points whose loads are under way together, and between two adjustments of the online softmax:
-  // as many as the registers hold.
+  static constexpr int kChunk = kPlacesALane * kParts;  // points of a row whose places are in memory
+  // Points loaded at the same time, and between two adjustments of the online softmax: as many as
+  // the registers hold.
   static constexpr int kGroup = sizeof(T) == 2 && kKind != Kind::separate_keys ? 4 : 2;
   static constexpr int kQuadsOfHead = kParts * Values::kVectors;
 
-  // What a lane keeps from phase to phase.
+  // A lane's state between phases.
   struct Lane {
     int row;  // within the warp
     int part;
@@ -76,7 +76,7 @@ class Attention {
       warp.template max<kParts>([](Lane& lane) -> float& { return lane.top; });
       warp.each([&](int, Lane& lane) { find_total(lane); });
       warp.template sum<kParts>([](Lane& lane) -> float& { return lane.total; });
-      // Not 0 but NaN where the logits make no weights, even if all points lie outside.
+      // NaN instead of 0 where the logits give no weights, even if all points lie outside.
       warp.each([&](int, Lane& lane) { clear(lane, lane.total * 0.0f); });
     }
     Quad* places = warp.shared();
@@ -133,8 +133,8 @@ class Attention {
     for (int k = 0; k < kPart; ++k) lane.sums[k] = start;
   }
 
-  // Where 16 bytes of a lane's row lie in [B, Q, M, D]. The lanes' first 16 bytes are neighbours,
-  // and so are their second ones: a warp's load touches as few lines as can be.
+  // Where 16 bytes of a lane's row lie in [B, Q, M, D]. The lanes' first 16 bytes are adjacent,
+  // and so are their second ones: a warp's load touches as few cache lines as possible.
   static long long quad_of_row(const Lane& lane, int v) {
     return lane.index * kQuadsOfHead + v * kParts + lane.part;
   }
@@ -175,8 +175,8 @@ class Attention {
   }
 
   // A position along one axis: two pixels inside the map and their weights. Where one of them
-  // would lie outside, the other stands twice with half its weight: no load needs a condition, and
-  // no pixel is read that does not count (0 times an infinite one would be NaN).
+  // would lie outside, the other is used twice with half its weight: no load needs a condition, and
+  // no pixel of weight 0 is read (0 times an infinite one would be NaN).
   struct Axis {
     int first, second;
     float first_weight, second_weight;
@@ -191,7 +191,7 @@ class Attention {
     return {first, edge ? first : pixel + 1, edge ? half : 1.0f - past, edge ? half : past};
   }
 
-  // What the places of one level have in common, for one query.
+  // What is common to the places of one level, for one query.
   struct Frame {
     int start, width, height;
     float base_x, base_y, scale_x, scale_y;  // positions in pixels are base + scale * offset
@@ -220,8 +220,8 @@ class Attention {
             scale_y};
   }
 
-  // Works out the places of the lane's points. Where they are all of one level, as usual, what
-  // they share is worked out once.
+  // Computes the places of the lane's points. Where they are all of one level, as usual, their frame
+  // is computed once.
   void place(Lane& lane, int image, int chunk, Quad* places) const {
     const float inverse = kKeyAware ? 1.0f : Math::inverse(lane.total);
     const int first = own_point(lane, chunk, 0);
@@ -283,7 +283,7 @@ class Attention {
     return Values::blend(rows, weights);
   }
 
-  // Whether a chunk of `count` points has this one; no question where groups fill chunks.
+  // Whether a chunk of `count` points has this one; always, where groups fill chunks.
   bool has(int point, int count) const { return samples() % kGroup == 0 || point < count; }
 
   // A group of points, the first of them by its number in the chunk.
@@ -327,7 +327,7 @@ class Attention {
   static void add(Lane& lane, int j, float weight) {
     float channels[kPart];
     Values::floats(lane.samples[j], channels);
-    if (!lane.inside[j]) return;  // so late that a predicate does, without a branch
+    if (!lane.inside[j]) return;  // placed last, so that it compiles to a predicate and not a branch
 #pragma unroll
     for (int k = 0; k < kPart; ++k)
       lane.sums[k] = kKeyAware ? lane.sums[k] + weight * channels[k] : lane.sums[k] + channels[k];

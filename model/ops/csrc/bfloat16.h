@@ -1,4 +1,4 @@
-// bfloat16, the upper half of a float32: kept in memory only, all arithmetic is float32.
+// bfloat16, the upper half of a float32: a storage format; all arithmetic is float32.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ inline float widened(Bfloat16 x) {
   return wide;
 }
 
-// To the nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 inline Bfloat16 narrowed(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));

@@ -1,7 +1,7 @@
-// What one call of the warp kernels is about. `cuda.py` mirrors these structs field by field.
+// The arguments of one call of the warp kernels. `cuda.py` mirrors these structs field by field.
 //
-// The .cuh files need no headers, not even standard ones, so that NVRTC compiles them by itself;
-// g++ compiles the same text for the tests.
+// The .cuh files include no headers, not even standard ones, so that NVRTC can compile them; g++
+// compiles the same code for the tests.
 #pragma once
 
 namespace lite_detr {
@@ -17,7 +17,7 @@ struct Level {
   int start;  // its first token
 };
 
-// By value into the kernel: nothing is read back, so CUDA graphs can record the call.
+// Passed to the kernel by value: nothing is read back, so CUDA graphs can record the call.
 struct Call {
   const void* value;             // [B, S, M, D]
   const void* key;               // [B, S, M, D]; null: keys are the values
@@ -30,14 +30,14 @@ struct Call {
   Level levels[kMaxLevels];
 };
 
-// The sizes that the GPU's compiler knows, so that it unrolls loops and divides by constants.
+// Sizes known to the GPU's compiler, which then unrolls loops and divides by constants.
 template <int kLevels, int kPoints, int kHeads, int kReferenceSize, int kOffsetLevels>
 struct FixedSizes {
   static constexpr int levels = kLevels, points = kPoints, heads = kHeads;
   static constexpr int reference_size = kReferenceSize, offset_levels = kOffsetLevels;
 };
 
-// The same known at run time only.
+// Sizes known only at run time.
 struct AnySizes {
   int levels, points, heads;
   int reference_size;  // 2: points, 4: cxcywh boxes

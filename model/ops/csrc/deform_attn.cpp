@@ -1,8 +1,8 @@
 // Deformable attention, plain and key-aware: forward on float32 or bfloat16 arrays (the arithmetic
 // is float32 in both), backward on float32 ones.
 //
-// Work is cut by image and head. Backward gives a whole (image, head) to one thread, which alone
-// adds to that head's gradients: no atomics, and the same sums in the same order on every run.
+// Work is divided by image and head. Backward assigns a whole (image, head) to one thread, the only
+// one to add to that head's gradients: no atomics, and the same sums in the same order on every run.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -19,9 +19,9 @@
 namespace lite_detr {
 namespace {
 
-// Copying a slice reads and writes each row once; it pays when a row is read this often.
+// Copying a slice reads and writes each row once; it is worthwhile when a row is read this often.
 constexpr int64_t kReadsWorthACopy = 4;
-// Pieces of a head's queries are no smaller than this.
+// Minimum length of a piece of a head's queries.
 constexpr int64_t kQueriesAPiece = 64;
 
 thread_local Buffer<float> value_copy, key_copy, value_sums, key_sums;
@@ -38,7 +38,7 @@ class Attention {
   void backward(int64_t image, int64_t head, const Gradients& grads) const;
 
  private:
-  // What one thread needs for one query after another; arrays over points are padded with zeros.
+  // One thread's buffers, reused for each query; arrays over points are padded with zeros.
   struct State {
     State(const Problem& p, const Levels& levels)
         : taps(p, levels), value_rows(4 * taps.step), key_rows(4 * taps.step),
@@ -98,7 +98,7 @@ class Attention {
   float score_scale_;
 };
 
-// Samples of one query, whose taps are located already, and their weights.
+// Samples of one query, whose taps are already located, and their weights.
 template <int D, typename T>
 void Attention<D, T>::weigh(const Slices& slices, int64_t at, State& s) const {
   slices.values.addresses(s.taps, s.value_rows.data());
@@ -149,7 +149,7 @@ template <int D, typename T>
 void Attention<D, T>::differentiate(int64_t at, const Gradients& grads, State& s) const {
   rows_.dots(grads.output + at * rows_.channels(), s.samples.data(), n_, s.slopes.data());
   float *slopes = s.slopes.data(), *weights = s.weights.data();
-  std::fill(slopes + n_, slopes + s.taps.step, 0.0f);  // not NaN, whatever this query holds
+  std::fill(slopes + n_, slopes + s.taps.step, 0.0f);  // not NaN, even if this query is
   Floats products{};
   for (int64_t i = 0; i < s.taps.step; i += kLanes)
     products += load(weights + i) * load(slopes + i);
@@ -170,7 +170,7 @@ void Attention<D, T>::add_slope(const float* dots, int64_t i, State& s) const {
   s.grad_y.data()[i] += (1.0f - fx) * (dots[2] - dots[0]) + fx * (dots[3] - dots[1]);
 }
 
-// Hands each sample's gradient to the four tokens it came from, and to its position.
+// Adds each sample's gradient to the four tokens it came from and to its position.
 template <int D, typename T>
 void Attention<D, T>::scatter(int64_t at, const Gradients& grads, State& s) const {
   const float* grad_output = grads.output + at * rows_.channels();
@@ -205,7 +205,7 @@ void Attention<D, T>::locations_backward(int64_t image, int64_t q, int64_t head,
                        grads.offsets + at * p_.offset_size(), grad_reference);
 }
 
-// What the forward pass knew is computed anew: cheaper than keeping all samples.
+// Recomputes the forward pass: cheaper than keeping all samples.
 template <int D, typename T>
 void Attention<D, T>::backward(int64_t image, int64_t head, const Gradients& grads) const {
   Slices slices{};
@@ -235,7 +235,7 @@ void run_forward(const Problem& p, T* output) {
   const Attention<D, T> attention(p);
   const int64_t heads = p.batch * p.heads;
   if (heads == 0) return;
-  // Enough pieces that the threads end together, few enough that copies of slices stay cheap.
+  // Enough pieces for the threads to end together, few enough for cheap copies of slices.
   const int64_t wanted = p.threads > 1 ? (2 * p.threads + heads - 1) / heads : 1;
   const int64_t pieces = std::max<int64_t>(1, std::min(wanted, p.queries / kQueriesAPiece));
   const int64_t length = (p.queries + pieces - 1) / pieces;

@@ -1,6 +1,6 @@
-// The GPU's side: how a warp of threads runs the phases of attention.cuh, and the kernel.
+// The CUDA kernel, and how a warp of threads runs the phases of attention.cuh.
 //
-// Compiled by NVRTC for one GPU, one type and one set of sizes, which arrive as definitions:
+// Compiled by NVRTC for one GPU, one type and one set of sizes, given as macros:
 // VALUE_TYPE, OFFSET_TYPE, KIND, CHANNELS, HEADS, LEVELS, POINTS, REFERENCE_SIZE, OFFSET_LEVELS and
 // BLOCKS, the number of blocks that must fit on a multiprocessor: it bounds the registers.
 #include "attention.cuh"
@@ -10,7 +10,7 @@ namespace lite_detr {
 constexpr int kWarpsOfBlock = 4;
 
 struct DeviceMath {
-  // Loads of inputs, which nobody writes while the kernel runs.
+  // Loads of inputs, which do not change while the kernel runs.
   static Quad load(const Quad* from) {
     Quad q;
     asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -21,7 +21,7 @@ struct DeviceMath {
   static Word load(const Word* from) { return __ldg(from); }
   static Word load(const unsigned short* from) { return __ldg(from); }
 
-  // first + quads, so written that the compiler keeps `first` as it is: two instructions, not four.
+  // first + quads, written so that the compiler does not split `first`: two instructions, not four.
   static const Quad* at(const Quad* first, Word quads) {
     const Quad* address;
     asm("mad.wide.u32 %0, %1, 16, %2;" : "=l"(address) : "r"(quads), "l"(first));
@@ -49,7 +49,7 @@ struct DeviceMath {
     return y;
   }
 
-  // Two float16 numbers a word, by their own instructions: no header of CUDA's is needed.
+  // Two float16 numbers per word, by PTX instructions, so that no CUDA header is needed.
   static Word pack(float low, float high) {
     Word pair;
     asm("{ .reg .b16 l, h; cvt.rn.f16.f32 l, %1; cvt.rn.f16.f32 h, %2; mov.b32 %0, {l, h}; }"
@@ -74,7 +74,7 @@ struct DeviceMath {
   }
 };
 
-// This thread's share of a warp.
+// One thread of a warp.
 template <class Lane>
 class DeviceWarp {
  public:
@@ -116,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(32 * lite_detr::kWarpsOfBlock, BLOC
   __shared__ Quad places[kWarpsOfBlock][2 * kPlaces];
   const int warp_number = threadIdx.x / kLanesOfWarp;
   const int first = (blockIdx.x * kWarpsOfBlock + warp_number) * Kernel::kRows;
-  if (first >= call.queries * HEADS) return;  // the whole warp: nobody waits for it
+  if (first >= call.queries * HEADS) return;  // the whole warp: no other one waits for it
   typename Kernel::Warp warp(threadIdx.x % kLanesOfWarp, places[warp_number]);
   Kernel(call, Sizes{}).run(warp, blockIdx.y, first);
 }

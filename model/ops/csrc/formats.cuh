@@ -1,14 +1,14 @@
 // Number formats in memory, and how a lane blends its eight channels of four corners in each.
 //
-// A lane holds 8 channels: one 16-byte load a corner of float16 or bfloat16, two of float32.
-// float16 is blended two channels an instruction; bfloat16, with 8 bits, is widened first.
+// A lane holds 8 channels: one 16-byte load per corner of float16 or bfloat16, two of float32.
+// float16 is blended two channels per instruction; bfloat16, with 8 bits, is widened first.
 #pragma once
 
 #include "call.cuh"
 
 namespace lite_detr {
 
-constexpr int kPart = 8;  // channels a lane
+constexpr int kPart = 8;  // channels of a lane
 
 struct alignas(16) Quad {
   Word words[4];
@@ -32,7 +32,7 @@ struct Format<Half, Math> {
     Word pairs[4];
   };
 
-  // A corner's weight in the form that `blend` takes.
+  // A corner's weight as `blend` takes it.
   static Word weight(float w) { return Math::pack(w, w); }
 
   static Sample blend(const Quad (&corners)[4][kVectors], const Quad& weights) {
@@ -63,14 +63,14 @@ struct Format<Half, Math> {
     for (int k = 0; k < 4; ++k) row[0].words[k] = Math::pack(in[2 * k], in[2 * k + 1]);
   }
 
-  // Element first + near: a far base and a near, often constant, step to it.
+  // Element first + near; `near` is small and often constant.
   static float element(const void* array, long long first, int near) {
     float x, unused;
     Math::unpack(Math::load(static_cast<const unsigned short*>(array) + first + near), x, unused);
     return x;
   }
 
-  // The same of pairs of elements.
+  // The same for pairs of elements.
   static void pair(const void* array, long long first, int near, float& x, float& y) {
     Math::unpack(Math::load(static_cast<const Word*>(array) + first + near), x, y);
   }
@@ -179,7 +179,7 @@ struct Format<Bfloat16Bits, Math> {
   }
 
  private:
-  // To the nearest, ties to even; NaN stays NaN.
+  // Rounds to nearest, ties to even; NaN stays NaN.
   static Word narrow(float x) {
     const Word bits = Math::bits(x);
     const Word rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

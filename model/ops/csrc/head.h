@@ -10,14 +10,14 @@
 
 namespace lite_detr {
 
-// Rows of one head, `stride` elements apart, and the row that stands for all outside the maps.
+// Rows of one head, `stride` elements apart, and the row for everything outside the maps.
 template <typename T>
 struct Slice {
   T* data;
   int64_t stride;
   T* outside;
 
-  // Where each corner's row lies.
+  // The address of each corner's row.
   void addresses(const Taps& taps, uintptr_t* __restrict out) const {
     const int32_t* __restrict rows = taps.rows.data();
     const auto first = reinterpret_cast<uintptr_t>(data);
@@ -29,7 +29,7 @@ struct Slice {
   }
 };
 
-// A head's keys or values where they are, in [B, S, M, D]; reading does not change them.
+// A head's keys or values in place, in [B, S, M, D]; only read.
 template <typename T>
 Slice<T> slice_in_place(const Problem& p, const void* source, int64_t image, int64_t head,
                         const float* zeros) {
@@ -38,7 +38,7 @@ Slice<T> slice_in_place(const Problem& p, const void* source, int64_t image, int
   return {const_cast<T*>(first), stride, reinterpret_cast<T*>(const_cast<float*>(zeros))};
 }
 
-// The same, copied head-major: in [B, S, M, D] a head's rows use a fraction of the cache's sets.
+// The same, copied head-major: in [B, S, M, D] a head's rows map to a fraction of the cache's sets.
 template <typename T>
 Slice<T> slice_copied(const Problem& p, const void* source, int64_t image, int64_t head,
                       const float* zeros, Buffer<float>& buffer) {
@@ -49,7 +49,7 @@ Slice<T> slice_copied(const Problem& p, const void* source, int64_t image, int64
   return {rows, p.channels, from.outside};
 }
 
-// Sums of gradients, all zero; what falls outside goes to a row behind the last that nobody reads.
+// Sums of gradients, set to zero; what falls outside goes to an extra row that is never read.
 inline Slice<float> cleared_sums(const Problem& p, Buffer<float>& buffer) {
   float* rows = buffer.reserve((p.tokens + 1) * p.channels);
   std::fill_n(rows, (p.tokens + 1) * p.channels, 0.0f);

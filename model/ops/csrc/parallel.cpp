@@ -1,8 +1,8 @@
-// Threads: those of the OpenMP runtime that torch has already loaded, else our own.
+// Runs work on the threads of the OpenMP runtime that torch has already loaded, else on new ones.
 //
-// Torch's wheels carry a private copy of libgomp whose workers spin for a while after each
-// parallel region. A second pool (or the system's libgomp, a second copy) would fight them for the
-// cores, so we look the loaded runtime up by name instead of linking one.
+// Torch's wheels contain a private copy of libgomp whose workers spin for a while after each
+// parallel region. A second pool (or the system's libgomp, a second copy) would compete with them
+// for the cores, so the loaded runtime is looked up by name instead of linking one.
 #include "parallel.h"
 
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-// Spreads independent units of work over threads.
+// Distributes independent units of work over threads.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// What one call of the operation is about: shapes and input arrays, as the Python binding fills
-// them in. `cpu.py` mirrors these structs field by field.
+// The arguments of one call: shapes and arrays, as the Python binding fills them in. `cpu.py`
+// mirrors these structs field by field.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +11,9 @@ namespace lite_detr {
 // An input, in float32 or bfloat16.
 struct Array {
   const void* data;
-  int64_t bfloat16;  // whether it is; else float32
+  int64_t bfloat16;  // 1: bfloat16, 0: float32
 
-  // `count` floats from number `first` on: where they are, or widened into the buffer.
+  // `count` floats from index `first` on: in place, or widened into the buffer.
   const float* floats(int64_t first, int64_t count, float* buffer) const {
     if (!bfloat16) return static_cast<const float*>(data) + first;
     const Bfloat16* narrow = static_cast<const Bfloat16*>(data) + first;
@@ -48,7 +48,7 @@ struct Gradients {
   float* key;               // [B, S, M, D]; null: keys are the values
   float* query;             // [B, Q, M, D]; null: plain attention
   float* logits;            // [B, Q, M, L*P]; null: key-aware attention
-  float* reference_points;  // [B, M, Q, L, reference_size], a share a head; null: not asked for
+  float* reference_points;  // [B, M, Q, L, reference_size], per head; null: not requested
   float* offsets;           // [B, Q, M, offset_levels, P, 2]
 };
 

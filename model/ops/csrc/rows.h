@@ -1,7 +1,7 @@
 // Arithmetic on one head's rows of channels.
 //
-// Rows<D> for a D known while compiling keeps a row in D / kLanes vector registers; Rows<0> is for
-// any other number of channels and leaves the vectors to the compiler.
+// Rows<D>, for a D known at compile time, keeps a row in D / kLanes vector registers; Rows<0> is for
+// any other number of channels and leaves vectorising to the compiler.
 #pragma once
 
 #include <cmath>
@@ -12,10 +12,11 @@
 
 namespace lite_detr {
 
-// Dots are formed four rows at a time; buffers of samples are padded accordingly.
+// Dot products are computed four rows at a time; buffers of samples are padded accordingly.
 constexpr int64_t kRowsAtOnce = 4;
 
-// Four corners of a sample; `address` and `weight` hold all northwest corners, then all ... .
+// Four corners of a sample; `address` and `weight` hold all northwest corners, then all northeast
+// ones, and so on.
 template <typename T>
 struct Corners {
   const uintptr_t* address;
@@ -65,8 +66,8 @@ struct Rows {
     for (int v = 0; v < kVectors; ++v) put(out, v, sums[v]);
   }
 
-  // With g = a * x + b * y: adds each corner's weight * g onto its row of `sums`, and gives the
-  // four dots of g with the corners themselves.
+  // With g = a * x + b * y: adds each corner's weight * g to its row of `sums`, and returns the
+  // four dot products of g with the corners.
   void scatter(float a, const float* x, float b, const float* y, const Corners<float>& corners,
                const Corners<float>& sums, float* dots) const {
     Floats g[kVectors], products[4];

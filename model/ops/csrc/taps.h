@@ -1,5 +1,5 @@
-// Where one head of one query looks: for each sampling point four tokens and their bilinear
-// weights; and the way back from the gradient of a position to offsets and reference points.
+// The sampling points of one head of one query: for each point four tokens and their bilinear
+// weights, and the gradients of offsets and reference points from those of the positions.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace lite_detr {
 
 constexpr int32_t kOutside = -1;  // the row of a corner that lies outside its map
 
-// The level of every sampling point, spelled out a point so that vectors run over points. The
-// padding is a map of no pixels: all is outside of it.
+// The level of every sampling point, stored per point so that vectors run over points. The padding
+// has a map of no pixels: every position is outside it.
 class Levels {
  public:
   explicit Levels(const Problem& p)
@@ -34,7 +34,7 @@ class Levels {
   Buffer<int32_t> heights, widths, starts;  // [L*P]
 };
 
-// Arrays over the L*P sampling points; `step` is their padded number.
+// Arrays over the L*P sampling points; `step` is the padded length.
 class Taps {
  public:
   Taps(const Problem& p, const Levels& levels)
@@ -43,7 +43,7 @@ class Taps {
     for (int64_t i = 0; i < 2 * step; ++i) scale_.data()[i] = 1.0f;
   }
 
-  // Finds the taps of the query whose reference points and offsets these are.
+  // Computes the taps of the query with these reference points and offsets.
   void locate(const float* reference, const float* offsets) {
     place(reference);
     if (p_.offset_levels == 1) offsets = spread(offsets);
@@ -61,9 +61,9 @@ class Taps {
   Buffer<float> weights;       // [4, step]
   Buffer<float> fx, fy;        // [step] fractional part of the position
 
-  // For the query located last, gradients of the offsets and, unless null, of the reference points
-  // from those of the positions in pixels. Where a position does not count, its gradient is 0 and
-  // must stay so although the offset may be infinite.
+  // For the query located last: gradients of the offsets and, unless null, of the reference points
+  // from those of the positions in pixels. The gradient of a position outside is 0 and must remain
+  // so even if the offset is infinite.
   void backpropagate(const float* grad_x, const float* grad_y, const float* offsets,
                      float* grad_offsets, float* grad_reference) const {
     const int64_t shared = p_.offset_levels == 1 ? 0 : 2 * p_.points;

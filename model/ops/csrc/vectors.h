@@ -1,5 +1,5 @@
-// Vectors of the width this is compiled for: GCC's and Clang's vector types, whose arithmetic,
-// comparisons (-1 where true) and `mask ? a : b` work lane by lane.
+// Vectors of the width of the target: GCC's and Clang's vector types, whose arithmetic,
+// comparisons (-1 where true) and `mask ? a : b` work per lane.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ constexpr int kLanes = 4;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 
-// Memory may hold them unaligned.
+// For unaligned loads and stores.
 typedef Floats FloatsInMemory __attribute__((aligned(4), may_alias));
 typedef Ints IntsInMemory __attribute__((aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
@@ -46,7 +46,7 @@ inline Floats all(float x) { return Floats{} + x; }
 inline Ints to_ints(Floats x) { return __builtin_convertvector(x, Ints); }  // towards zero
 inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
 
-// n rounded up to whole vectors: the length of arrays over sampling points.
+// n rounded up to whole vectors, as arrays over sampling points are.
 inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // Lanes of a, then of b, chosen by number; `Choice::of(i)` is the source of lane i.
@@ -85,7 +85,7 @@ struct Paired {
 };
 
 // {sum of a, sum of b, sum of c, sum of d}: adding halves of two vectors at a time takes less than
-// half of the instructions of four separate sums.
+// half the instructions of four separate sums.
 inline void sums_of(Floats a, Floats b, Floats c, Floats d, float* out) {
   const Floats ab = pick<Woven<0>>(a, b) + pick<Woven<1>>(a, b);  // a01 b01 a23 b23, ...
   const Floats cd = pick<Woven<0>>(c, d) + pick<Woven<1>>(c, d);
@@ -109,7 +109,7 @@ inline float max_of(Floats a) {
   return larger(a, pick<Rotated<1>>(a, a))[0];
 }
 
-// An array on cache-line boundaries, so that no vector of a row straddles two lines.
+// An array aligned to cache lines, so that no vector of a row crosses two lines.
 template <typename T>
 class Buffer {
  public:
@@ -121,7 +121,7 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { std::free(data_); }
 
-  // Grows, losing the contents; never shrinks, as fresh pages are slow.
+  // Grows, without keeping the contents; never shrinks, as fresh pages are slow.
   T* reserve(int64_t size) {
     if (size > size_ || data_ == nullptr) {
       std::free(data_);

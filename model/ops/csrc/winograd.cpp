@@ -1,7 +1,7 @@
-// The two ends of a 3x3 convolution by Winograd's F(4x4, 3x3) (arXiv 1509.09308): maps to tiles and
-// back. Between them lies one matrix product for each of a tile's 36 points, which is torch's.
+// The first and last step of a 3x3 convolution by Winograd's F(4x4, 3x3) (arXiv 1509.09308): maps to
+// tiles and back. Between them, torch does one matrix product for each of a tile's 36 points.
 //
-// 36 multiplications make 16 outputs, where the plain sum takes 144. Vectors run over channels.
+// 36 multiplications give 16 outputs; the plain sum takes 144. Vectors run over channels.
 #include <algorithm>
 #include <cstdint>
 
@@ -10,14 +10,14 @@
 
 namespace lite_detr {
 
-// What a call is about; `model/ops/winograd.py` mirrors it field by field.
+// The arguments of a call; `model/ops/winograd.py` mirrors it field by field.
 struct Winograd {
-  const float* map;              // [B, H, W, C], to be spread
-  const float* const* products;  // 36 of [B * rows * columns, C], to be gathered
-  const float* bias;             // [C], for gathering
+  const float* map;              // [B, H, W, C], input of `spread`
+  const float* const* products;  // 36 of [B * rows * columns, C], input of `gather`
+  const float* bias;             // [C], for `gather`
   int64_t batch, height, width;
   int64_t channels;  // a multiple of 16
-  int64_t relu;      // whether gathering ends with it
+  int64_t relu;      // whether `gather` applies it
   int64_t threads;
 
   int64_t rows() const { return (height + 3) / 4; }
@@ -84,7 +84,7 @@ void spread_row(const Winograd& w, int64_t unit, float* tiles) {
   }
 }
 
-// The map's rows that one row of tiles makes.
+// The rows of the map from one row of tiles.
 void gather_row(const Winograd& w, int64_t unit, float* map) {
   const int64_t image = unit / w.rows(), top = unit % w.rows() * kOut;
   map += image * w.height * w.width * w.channels;
