@@ -5,7 +5,7 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 LOCK  := requirements/lock.txt
-# Written when an installation is complete, so that a second run starts at once.
+# Stamp files of complete installations, which are not repeated.
 MADE    := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime-installed
 FULL    := $(VENV)/.full-installed
@@ -17,11 +17,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX
 # As many test processes as cores; COVERAGE=1 measures what the fast tests execute.
 PYTEST_WORKERS ?= auto
 COVERAGE ?=
-PYTEST = -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile
+PYTEST = -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 RUN_FAST = $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
-# Only values from the command line count: some shells export HOST as the machine's own name.
-# (LITE_DETR_PORT and its like are read from the environment; see docs/configuration.md.)
+# Taken from the command line only: some shells export HOST as the name of the machine.
+# (LITE_DETR_HTTP_PORT and the other LITE_DETR_* variables are read from the environment; see
+# docs/configuration.md.)
 ifneq ($(origin HOST),command line)
 HOST :=
 endif
@@ -40,7 +41,7 @@ SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(i
 .PHONY: help serve test test-slow test-all test-containers test-release lint format
 .PHONY: setup setup-full docs proto lock clean
 
-help: ## this list
+help: ## list the targets
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -101,7 +102,7 @@ $(RUNTIME): $(MADE) pyproject.toml $(LOCK)
 	$(PIP_INSTALL) -e .
 	@touch $@
 
-# One installation of everything, so that pip resolves once; it serves `make serve` too.
+# Everything in one installation, so that pip resolves once; `make serve` uses it too.
 $(FULL): $(MADE) pyproject.toml $(LOCK)
 	@echo "==> Installing what serving, tests, lint and training need (the first time takes some minutes)"
 	$(PIP_INSTALL) -e '.[train,dev]'

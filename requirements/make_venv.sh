@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the virtual environment $1 with the first Python >= 3.11 that works (PYTHON=... to choose).
+# Creates the virtual environment $1 with the first Python >= 3.11 that works (PYTHON=... to choose).
 set -eu
 venv=$1
 [ -x "$venv/bin/python" ] && exit 0
 
-# Each candidate is run, not only looked up: a version manager's shim may exist and yet fail.
+# Runs each candidate, because the shim of a version manager may exist and fail.
 for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.14; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
         if ! "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then

@@ -1,4 +1,4 @@
-"""What a release is made of: one version, a whole wheel, a source archive equal to it."""
+"""A release: one version, a complete wheel, and a source archive that builds the same wheel."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.built_archives import (
 from tests.support.repository import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Files of the packages that are for builders of the client's own distribution alone.
+# Files in the packages that only the client's own distribution contains.
 NOT_SHIPPED = {"lite_detr_client/pyproject.toml", "lite_detr_client/README.md"}
 GENERATOR = "model/training/codes/"  # of training images: in the source archive only
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """Source archive, wheel made of it, wheel made of the checkout."""
+    """Source archive, wheel built from it, wheel built from the checkout."""
     folder = tmp_path_factory.mktemp("release")
     project = copy_of_the_project(folder / "project")
     for output in ("through sdist", "direct"):
@@ -35,7 +35,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path
 
 
 def shipped_files() -> set[str]:
-    """Everything of the packages that is not a tool's leaving."""
+    """All files of the packages except build products and caches."""
     packages = ("lite_detr_client", "model", "service")
     files = {path for name in packages for path in (ROOT / name).rglob("*") if path.is_file()}
     names = {path.relative_to(ROOT).as_posix() for path in files}

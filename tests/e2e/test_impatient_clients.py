@@ -198,6 +198,7 @@ def _overtakes(one: Reply, other: Reply) -> bool:
     return other.outcome == "ok" and one.sent_at > other.sent_at and completed_first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 async def test_high_priority_has_slots_of_its_own_and_overtakes_normal_priority(
     slow_service: WatchedService, protocol: str

@@ -31,17 +31,13 @@ TOLERANCES = {torch.float32: (1e-4, 1e-3, 1e-4), torch.bfloat16: (0.1, 0.5, 0.05
 _FIELDS = ("memory", "pred_logits", "pred_boxes")
 
 
-@pytest.fixture(params=["onednn", "torch"])
-def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to multiply: a CPU's, and the one of every other device."""
-    dtype = request.node.callspec.params.get("dtype", torch.float32)
-    if request.param == "torch":
+@pytest.fixture
+def _products(products: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How linear layers multiply: as on a CPU, or as on every other device."""
+    if products == "torch":
         monkeypatch.setattr(onednn, "is_available", lambda *_: False)
     elif not onednn.is_available(torch.device("cpu"), dtype):
         pytest.skip(f"oneDNN has no products of {dtype} here")
-
-
-both_products = pytest.mark.usefixtures("_products")
 
 
 def _batch(*sizes: tuple[int, int], padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -104,8 +100,17 @@ def test_every_reference_case_is_reproduced(name: str) -> None:
     torch.testing.assert_close(memory, official, atol=1e-4, rtol=0)
 
 
-@both_products
-@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
+@pytest.mark.usefixtures("_products")
+@pytest.mark.parametrize(
+    ("products", "dtype"),
+    [
+        ("onednn", torch.float32),
+        ("torch", torch.bfloat16),
+        pytest.param("onednn", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("torch", torch.float32, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "config",
     [
