@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from model.images import resize
 from model.images.decode import ImageLimits
 from model.weights.info import CheckpointError, ModelInfo, read_model_info, resolve_model
 from service.batching.batcher import Batcher
@@ -21,6 +20,7 @@ from service.core.detector import Detector, DetectorLimits
 from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
 from service.cpus import usable_cpus
+from service.decoding.pool import DecoderPool
 from service.ipc.messages import Start
 from service.ipc.slots import SlotLayout, SlotMemory, SlotPool, slot_layout
 from service.observability.metrics import Metrics
@@ -115,10 +115,13 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
     """
     metrics = Metrics(settings.max_batch_size)
     served = build_served_model(settings, metrics, backend)
-    detector = Detector(served, metrics, _limits(settings))
+    limits = _limits(settings)
+    decoders = DecoderPool(
+        limits.decode_threads, settings.decode_memory_bytes, settings.max_body_bytes
+    )
+    decoders.start()
+    detector = Detector(served, metrics, limits, decoders)
     first_ready = served.begin()
-    # Loads or compiles the resize kernel before the first image needs it.
-    asyncio.get_running_loop().run_in_executor(None, resize.available)
     control = ModelSwitch(
         detector,
         settings.model,
@@ -202,7 +205,6 @@ def _limits(settings: Settings) -> DetectorLimits:
         ),
         request_timeout_ms=settings.request_timeout_ms,
         decode_threads=settings.decode_threads or min(_MAX_DEFAULT_DECODE_THREADS, usable_cpus()),
-        decode_memory_bytes=settings.decode_memory_bytes,
         canary_max_age_seconds=settings.canary_max_age_seconds,
     )
 

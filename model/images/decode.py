@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from model.config import ModelConfig
 from model.geometry import resized_size
 from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from model.images.formats import identify_format
@@ -67,6 +67,18 @@ class NeedsMemory(Exception):
         self.num_bytes = num_bytes
 
 
+class InputRule(Protocol):
+    """The input rule of a model: `ModelConfig` and others that have these fields, in pixels."""
+
+    @property
+    def shortest_side(self) -> int:
+        """The length that the shorter side is resized to."""
+
+    @property
+    def longest_side(self) -> int:
+        """The longest that the longer side may become."""
+
+
 @dataclass(frozen=True)
 class DecodedImage:
     """An image, ready for the engine.
@@ -84,7 +96,7 @@ class DecodedImage:
 
 def decode_image(
     data: bytes | memoryview,
-    config: ModelConfig,
+    config: InputRule,
     limits: ImageLimits,
     max_memory_bytes: int | None = None,
     place: Callable[[tuple[int, int]], npt.NDArray[np.uint8]] | None = None,
@@ -93,7 +105,7 @@ def decode_image(
 
     Args:
         data: the whole file.
-        config: whose input rule (`shortest_side`, `longest_side`) applies.
+        config: the model's input rule.
         limits: checked by the byte count and the header, before decoding.
         max_memory_bytes: that decoding may use; None for no limit.
         place: returns the array [h, w, 3] to write the resized pixels to, given (h, w); None for
@@ -137,7 +149,7 @@ def open_upright(
     check_byte_count(len(data), limits)
     name = identify_format(bytes(data[:4096]), len(data))
     check_structure(name, data, limits.max_jpeg_scans)
-    _prepare_pillow()
+    prepare_pillow()
     with _decoder_errors_as_invalid_image(name):
         image: Image.Image = Image.open(open_in_memory(name, data), formats=(name,))
         _check_pixel_count(image.size, limits)
@@ -197,7 +209,7 @@ def _decoder_errors_as_invalid_image(name: str) -> Iterator[None]:
 
 
 @cache
-def _prepare_pillow() -> tuple[ModuleType, ...]:
+def prepare_pillow() -> tuple[ModuleType, ...]:
     """Registers the accepted decoders and disables Pillow's own pixel limit.
 
     That limit is one per process and warns before it refuses; `ImageLimits` replaces it. Importing

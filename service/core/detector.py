@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 
-from model.geometry import padded_size
-from model.images.decode import ImageLimits, decode_image
+from model.images.decode import ImageLimits
 from model.weights.info import ModelInfo
 from service.batching.batcher import EngineResult
 from service.batching.scheduler import Job
 from service.core.admission import Admission
-from service.core.request import ImageInSlot, ImageRequest, finish_request
+from service.core.request import ImageRequest, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
+from service.decoding.pool import DecoderPool, ImageInSlot
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
@@ -31,8 +30,7 @@ from service.errors import (
     Overloaded,
     ShuttingDown,
 )
-from service.images.pool import DecodePool
-from service.ipc.slots import SlotImage, SlotLease
+from service.ipc.slots import SlotLease
 from service.observability.metrics import Metrics
 from service.types import DetectOptions, DetectResult, Priority, StageTimings
 from service.usage import UseCounter
@@ -50,7 +48,6 @@ class DetectorLimits:
     images: ImageLimits
     request_timeout_ms: float
     decode_threads: int
-    decode_memory_bytes: int
     canary_max_age_seconds: float
 
 
@@ -62,6 +59,7 @@ class Detector:
         served: ServedModel,
         metrics: Metrics,
         limits: DetectorLimits,
+        decoders: DecoderPool,
     ) -> None:
         """Creates a detector that becomes ready with the first engine.
 
@@ -69,6 +67,7 @@ class Detector:
             served: the model that serves, until `swap`.
             metrics: count its images.
             limits: of a request.
+            decoders: started; the detector closes them.
         """
         self.metrics = metrics
         self._served = served
@@ -76,7 +75,7 @@ class Detector:
         self._limits = limits
         self._admission = Admission(limits.decode_threads)
         metrics.set_model(served.info)
-        self._decoders = DecodePool(limits.decode_threads, limits.decode_memory_bytes)
+        self._decoders = decoders
         self._draining = False
         self._refusing = False
         self._accepted = UseCounter()
@@ -272,8 +271,9 @@ class Detector:
     ) -> tuple[ImageInSlot, EngineResult]:
         batcher = request.served.batcher
         with batcher.track_decoding():
-            decode = partial(self._decode_into_slot, request, lease)
-            decoded = await self._decoders.run(decode, lease)
+            decoded = await self._decoders.decode(
+                request.data, request.served.info.config, self._limits.images, lease
+            )
         self._admission.learn_decode(decoded.decode_ms / 1000)
         height, width = decoded.image.size
         job = Job(
@@ -285,20 +285,6 @@ class Detector:
             priority=request.priority,
         )
         return decoded, await batcher.run(job)
-
-    def _decode_into_slot(
-        self, request: ImageRequest, lease: SlotLease, max_memory_bytes: int | None
-    ) -> ImageInSlot:
-        started = time.monotonic()
-        config = request.served.info.config
-        decoded = decode_image(
-            request.data, config, self._limits.images, max_memory_bytes, lease.pixels
-        )
-        height, width = decoded.pixels.shape[:2]
-        padded = padded_size(height, width, config.bucket_stride)
-        image = SlotImage((height, width), padded, decoded.original_size)
-        lease.describe(image)
-        return ImageInSlot(image, started, time.monotonic())
 
     def _count_result(self, timings: StageTimings) -> None:
         self.metrics.images.labels("ok").inc()

@@ -9,7 +9,7 @@ from service.batching.batcher import EngineResult
 from service.core.result import ImageContext, make_result
 from service.core.selection import Selection
 from service.core.served_model import ServedModel
-from service.ipc.slots import SlotImage
+from service.decoding.pool import ImageInSlot
 from service.observability.request_scope import ImageRecord, ImageTimes, RequestScope, current_scope
 from service.types import DetectResult, Priority
 
@@ -25,19 +25,6 @@ class ImageRequest(NamedTuple):
     deadline: float
     priority: Priority
     read_ms: float
-
-
-class ImageInSlot(NamedTuple):
-    """A decoded image in its slot; times are monotonic seconds."""
-
-    image: SlotImage
-    started: float  # of its decoding
-    ended: float
-
-    @property
-    def decode_ms(self) -> float:
-        """How long decoding took."""
-        return (self.ended - self.started) * 1000
 
 
 def finish_request(

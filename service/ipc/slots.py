@@ -248,6 +248,11 @@ class SlotLease:
         self._pool = pool
         self._holders = 1
 
+    @property
+    def memory(self) -> SlotMemory:
+        """The memory that the slot lies in."""
+        return self._pool.memory
+
     def retain(self) -> None:
         """Adds a holder."""
         assert self._holders > 0, "a freed slot cannot be held"

@@ -1,0 +1,206 @@
+"""Messages between the edge and a decoder process, and the memory that carries the image files.
+
+A message on the socket is a header (kind, length) and that many bytes. The encoded image lies in
+`InboxMemory`, which the edge writes and the decoder reads; pixels go into a slot.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from typing import NamedTuple
+
+HEADER = struct.Struct("<BI")  # kind, bytes of the payload
+# Edge -> template process, each with a worker's number; START carries two file descriptors.
+START, KILL = b"S", b"K"
+CONTROL = struct.Struct("<cQ")
+
+# Edge -> decoder.
+ATTACH, DECODE, CALL = 1, 2, 3
+# Decoder -> edge.
+READY, DECODED, FAILED, NEEDS_MEMORY, OUT_OF_MEMORY, ENCODED, BUG = 1, 2, 3, 4, 5, 6, 7
+
+_DECODE_TASK = struct.Struct("<10q")
+_DECODED = struct.Struct("<4q2d")
+_ATTACH = struct.Struct("<3q")
+_CALL = struct.Struct("<2q")
+_NUMBER = struct.Struct("<q")
+_NO_LIMIT = -1
+_PAGE = mmap.PAGESIZE
+_KEPT_BYTES = 4 << 20  # of a file that stay allocated for the next file
+
+
+class DecodeTask(NamedTuple):
+    """A file in the inbox that is to be decoded into a slot."""
+
+    num_bytes: int
+    shortest_side: int
+    longest_side: int
+    max_bytes: int
+    max_pixels: int
+    max_jpeg_scans: int
+    max_memory_bytes: int | None  # None: no limit
+    slot: int
+    generation: int
+    bucket_stride: int
+
+    def pack(self) -> bytes:
+        """The payload of DECODE."""
+        limit = _NO_LIMIT if self.max_memory_bytes is None else self.max_memory_bytes
+        return _DECODE_TASK.pack(*self._replace(max_memory_bytes=limit))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> DecodeTask:
+        """The task in a payload of DECODE."""
+        task = cls(*_DECODE_TASK.unpack(payload))
+        return task._replace(max_memory_bytes=None) if task.max_memory_bytes == _NO_LIMIT else task
+
+
+class Decoded(NamedTuple):
+    """A decoded image in its slot; times are monotonic seconds, the same clock in all processes."""
+
+    height: int  # resized, pixels
+    width: int
+    original_height: int  # after EXIF rotation
+    original_width: int
+    started: float
+    ended: float
+
+    def pack(self) -> bytes:
+        """The payload of DECODED."""
+        return _DECODED.pack(*self)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Decoded:
+        """The times and sizes in a payload of DECODED."""
+        return cls(*_DECODED.unpack(payload))
+
+
+@dataclass(frozen=True)
+class Message:
+    """One received message."""
+
+    kind: int
+    payload: bytes
+
+
+class MessageBuffer:
+    """Assembles messages from received bytes."""
+
+    def __init__(self) -> None:
+        """Creates an empty buffer."""
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Adds received bytes."""
+        self._bytes += data
+
+    def take(self) -> Message | None:
+        """Removes and returns the next message; None if it is not complete yet."""
+        if len(self._bytes) < HEADER.size:
+            return None
+        kind, length = HEADER.unpack_from(self._bytes)
+        end = HEADER.size + length
+        if len(self._bytes) < end:
+            return None
+        payload = bytes(self._bytes[HEADER.size : end])
+        del self._bytes[:end]
+        return Message(kind, payload)
+
+
+def encode(kind: int, payload: bytes = b"") -> bytes:
+    """A message as it is sent."""
+    return HEADER.pack(kind, len(payload)) + payload
+
+
+def pack_attach(count: int, image_bytes: int, max_detections: int) -> bytes:
+    """The payload of ATTACH: the fields of a `SlotLayout`."""
+    return _ATTACH.pack(count, image_bytes, max_detections)
+
+
+def unpack_attach(payload: bytes) -> tuple[int, int, int]:
+    """The fields of a `SlotLayout` in a payload of ATTACH."""
+    count, image_bytes, max_detections = _ATTACH.unpack(payload)
+    return count, image_bytes, max_detections
+
+
+def pack_call(num_bytes: int, num_pickled: int) -> bytes:
+    """The payload of CALL: the lengths of the file and of the pickled call behind it."""
+    return _CALL.pack(num_bytes, num_pickled)
+
+
+def unpack_call(payload: bytes) -> tuple[int, int]:
+    """The lengths in a payload of CALL."""
+    num_bytes, num_pickled = _CALL.unpack(payload)
+    return num_bytes, num_pickled
+
+
+def pack_number(number: int) -> bytes:
+    """A payload that is one integer."""
+    return _NUMBER.pack(number)
+
+
+def unpack_number(payload: bytes) -> int:
+    """The integer of a payload."""
+    (number,) = _NUMBER.unpack(payload)
+    return int(number)
+
+
+class InboxMemory:
+    """Shared memory that holds the encoded image of one decoder's current task."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Maps the memory file behind a descriptor, which becomes this object's to close."""
+        self.fd = fd
+        self.size = size
+        self._map = mmap.mmap(fd, size)
+
+    @classmethod
+    def create(cls, max_bytes: int) -> InboxMemory:
+        """Creates memory for files of up to `max_bytes`; pages are allocated when written."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("lite-detr-inbox", os.MFD_CLOEXEC)
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        size = -(-max(1, max_bytes) // _PAGE) * _PAGE
+        os.ftruncate(fd, size)
+        return cls(fd, size)
+
+    def write(self, *parts: bytes | memoryview) -> int:
+        """Copies these bytes to the start of the memory, one part after the other.
+
+        Returns:
+            How many bytes there are.
+
+        Raises:
+            ValueError: if it does not fit.
+        """
+        num_bytes = sum(map(len, parts))
+        if num_bytes > self.size:
+            raise ValueError(f"{num_bytes} bytes do not fit an inbox of {self.size}")
+        start = 0
+        for part in parts:
+            self._map[start : start + len(part)] = part
+            start += len(part)
+        return num_bytes
+
+    def view(self, num_bytes: int) -> memoryview:
+        """The first bytes of the memory, without a copy."""
+        return memoryview(self._map)[:num_bytes]
+
+    def release_pages(self, num_bytes: int) -> None:
+        """Returns the memory of a large file of `num_bytes` to the kernel."""
+        if num_bytes > _KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
+            end = -(-num_bytes // _PAGE) * _PAGE
+            self._map.madvise(mmap.MADV_REMOVE, _KEPT_BYTES, end - _KEPT_BYTES)
+
+    def close(self) -> None:
+        """Unmaps the memory and closes its descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            self._map.close()

@@ -1,0 +1,375 @@
+"""The pool of decoder processes and the memory limit that they share; used by the Detector.
+
+A task waits for a free worker, in order of arrival. Decoding needs memory for every pixel, and a
+file of a few kilobytes can have a hundred million pixels: half of the memory is divided evenly
+among the workers, and an image that fits into one share is decoded at once. A larger image waits
+for memory of the other half, without delaying smaller ones.
+
+    task --> free worker --> result                      the usual case
+                |--> crash --> once more in a new worker --> crash: InvalidImage
+                `--> the caller gave up --> killed if it goes on for _GRACE_SECONDS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import structlog
+
+from model.config import ModelConfig
+from model.geometry import padded_size
+from model.images.decode import ImageLimits
+from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
+from service.decoding import messages
+from service.decoding.memory_budget import MemoryBudget
+from service.decoding.messages import Decoded, DecodeTask, InboxMemory, Message
+from service.decoding.processes import TemplateProcess, WorkerProcess
+from service.ipc.slots import SlotImage, SlotLease
+
+DEFAULT_DECODE = "model.images.decode:decode_image"
+# An abandoned task may still finish for this long: most do at once, and a fork costs more.
+_GRACE_SECONDS = 1.0
+_CALL_BYTES = 16 << 20  # in an inbox, for the pickled arguments of a call
+_MAX_CRASHES = 2  # of workers in a row on one file
+_RESTART_SECONDS = 0.1, 5.0  # pause before a template that died is started again; doubles up to
+_ERRORS: dict[str, type[DetectionError]] = {
+    each.code: each for each in (InvalidImage, UnsupportedImage, ImageTooLarge)
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class ImageInSlot(NamedTuple):
+    """A decoded image in its slot; times are monotonic seconds."""
+
+    image: SlotImage
+    started: float  # of its decoding
+    ended: float
+
+    @property
+    def decode_ms(self) -> float:
+        """How long decoding took."""
+        return (self.ended - self.started) * 1000
+
+
+class DecoderBug(RuntimeError):
+    """An exception in a decoder process that no image should cause; its text is the traceback."""
+
+
+@dataclass(eq=False)
+class _Task:
+    """One file for a worker."""
+
+    content: tuple[bytes | memoryview, ...]  # what is put in the inbox
+    kind: int
+    payload: bytes
+    done: asyncio.Future[Message]
+    lease: SlotLease | None = None
+    crashes: int = 0
+    abandoned: bool = False
+    release: list[Callable[[], None]] = field(default_factory=list)  # when no worker has it
+
+    def finish(self) -> None:
+        """The workers are done with the task."""
+        for callback in self.release:
+            callback()
+        self.release.clear()
+
+
+class DecoderPool:
+    """Decodes images in processes, each image into its slot."""
+
+    def __init__(
+        self,
+        workers: int,
+        memory_bytes: int,
+        max_file_bytes: int,
+        decode: str = DEFAULT_DECODE,
+        on_restart: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Creates a pool; `start` starts the processes.
+
+        Args:
+            workers: how many images are decoded at once.
+            memory_bytes: maximum memory of all decoding. An image that needs more than half of
+                it is decoded nevertheless, with no other large image at the same time.
+            max_file_bytes: the largest file.
+            decode: "module:function" that the workers call; tests name another one.
+            on_restart: called with the reason ("crash" or "killed") for each worker that ended.
+        """
+        self._count = workers
+        self._share_bytes = memory_bytes // 2 // workers
+        self._large = MemoryBudget(memory_bytes - workers * self._share_bytes)
+        self._memory_bytes = memory_bytes
+        self._max_file_bytes = max_file_bytes
+        self._decode = decode
+        self._on_restart = on_restart
+        self._template: TemplateProcess | None = None
+        self._inboxes: list[InboxMemory] = []
+        self._next_number = 0
+        self._idle: list[WorkerProcess] = []
+        self._busy: dict[WorkerProcess, _Task] = {}
+        self._queue: deque[_Task] = deque()
+        self._restart_seconds = _RESTART_SECONDS[0]
+        self._closed = False
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are at the moment."""
+        return len(self._idle) + len(self._busy)
+
+    def start(self) -> None:
+        """Starts the template and the workers (event loop only).
+
+        Raises:
+            OSError: if a process cannot be started.
+        """
+        self._template = TemplateProcess(self._memory_bytes, self._decode)
+        while len(self._inboxes) < self._count:
+            self._inboxes.append(InboxMemory.create(self._max_file_bytes + _CALL_BYTES))
+        for inbox in self._inboxes:
+            self._add_worker(inbox)
+
+    async def decode(
+        self, data: bytes | memoryview, config: ModelConfig, limits: ImageLimits, lease: SlotLease
+    ) -> ImageInSlot:
+        """Decodes and resizes an image into a slot, and describes it there.
+
+        If the caller is cancelled while a worker has the image, the slot stays leased until the
+        worker has finished or was killed.
+
+        Args:
+            data: the encoded image.
+            config: whose input rule and bucket grid apply.
+            limits: of the image.
+            lease: of the slot.
+
+        Raises:
+            InvalidImage, UnsupportedImage, ImageTooLarge: as `decode_image`; InvalidImage also if
+                decoders crash on the image.
+            MemoryError: if decoding takes more memory than there is.
+            DecoderBug: for an unexpected exception in the decoder.
+        """
+        message = await self._run_decode(data, config, limits, lease, self._share_bytes)
+        if message.kind == messages.NEEDS_MEMORY:
+            taken = await self._large.take(messages.unpack_number(message.payload))
+
+            def give_back() -> None:
+                self._large.give_back(taken)
+
+            message = await self._run_decode(data, config, limits, lease, None, give_back)
+        decoded = Decoded.unpack(_payload_of(message, messages.DECODED))
+        size = decoded.height, decoded.width
+        padded = padded_size(*size, config.bucket_stride)
+        image = SlotImage(size, padded, (decoded.original_height, decoded.original_width))
+        lease.describe(image)
+        return ImageInSlot(image, decoded.started, decoded.ended)
+
+    async def call(
+        self, function: Callable[..., tuple[bytes, str]], data: bytes, arguments: Sequence[Any]
+    ) -> tuple[bytes, str]:
+        """Calls `function(data, *arguments)` in a worker, for functions that decode.
+
+        Args:
+            function: a module's function that returns bytes and their media type.
+            data: an encoded image.
+            arguments: the others; they are pickled.
+
+        Raises:
+            As `decode`.
+        """
+        pickled = pickle.dumps((function, tuple(arguments)))
+        payload = messages.pack_call(len(data), len(pickled))
+        message = await self._run(self._new_task((data, pickled), messages.CALL, payload))
+        media_type, _, encoded = _payload_of(message, messages.ENCODED).partition(b"\n")
+        return encoded, media_type.decode()
+
+    def close(self) -> None:
+        """Ends all processes at once; whatever still waits is cancelled."""
+        self._closed = True
+        for task in (*self._queue, *self._busy.values()):
+            task.done.cancel()
+            task.finish()
+        self._queue.clear()
+        for worker in (*self._idle, *self._busy):
+            worker.close()
+        self._idle.clear()
+        self._busy.clear()
+        if self._template is not None:
+            self._template.close()
+        for inbox in self._inboxes:
+            inbox.close()
+
+    async def _run_decode(  # noqa: PLR0913, PLR0917 - the parts of one task
+        self,
+        data: bytes | memoryview,
+        config: ModelConfig,
+        limits: ImageLimits,
+        lease: SlotLease,
+        max_memory_bytes: int | None,
+        on_finish: Callable[[], None] | None = None,
+    ) -> Message:
+        payload = DecodeTask(
+            len(data),
+            config.shortest_side,
+            config.longest_side,
+            limits.max_bytes,
+            limits.max_pixels,
+            limits.max_jpeg_scans,
+            max_memory_bytes,
+            lease.slot,
+            lease.generation,
+            config.bucket_stride,
+        ).pack()
+        task = self._new_task((data,), messages.DECODE, payload, lease)
+        if on_finish is not None:
+            task.release.append(on_finish)
+        return await self._run(task)
+
+    def _new_task(
+        self,
+        content: tuple[bytes | memoryview, ...],
+        kind: int,
+        payload: bytes,
+        lease: SlotLease | None = None,
+    ) -> _Task:
+        done = asyncio.get_running_loop().create_future()
+        return _Task(content, kind, payload, done, lease)
+
+    async def _run(self, task: _Task) -> Message:
+        if self._closed:
+            task.finish()
+            raise asyncio.CancelledError
+        if self._idle:
+            self._give(self._idle.pop(), task)
+        else:
+            self._queue.append(task)
+        try:
+            return await task.done
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
+
+    def _abandon(self, task: _Task) -> None:
+        """The caller has gone: the task leaves the queue, or its worker gets a last second."""
+        task.abandoned = True
+        if task in self._queue:
+            self._queue.remove(task)
+            task.finish()
+            return
+        for worker, current in self._busy.items():
+            if current is task:
+                if task.lease is not None:
+                    task.lease.retain()
+                    task.release.append(task.lease.release)
+                loop = asyncio.get_running_loop()
+                timer = loop.call_later(_GRACE_SECONDS, worker.kill)
+                task.release.append(timer.cancel)
+                return
+
+    def _give(self, worker: WorkerProcess, task: _Task) -> None:
+        if task.lease is not None:
+            worker.attach(task.lease.memory)
+        worker.inbox.write(*task.content)
+        worker.send(task.kind, task.payload)
+        self._busy[worker] = task
+
+    def _give_next(self, worker: WorkerProcess) -> None:
+        if self._queue:
+            self._give(worker, self._queue.popleft())
+        else:
+            self._idle.append(worker)
+
+    def _take(self, worker: WorkerProcess, message: Message) -> None:
+        """A worker has finished its task."""
+        task = self._busy.pop(worker)
+        self._restart_seconds = _RESTART_SECONDS[0]
+        worker.inbox.release_pages(sum(map(len, task.content)))
+        self._give_next(worker)
+        task.finish()
+        if not task.done.done():
+            task.done.set_result(message)
+
+    def _ended(self, worker: WorkerProcess) -> None:
+        """A worker has died; another one takes its place."""
+        task = self._busy.pop(worker, None)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        if self._closed:
+            return
+        self._replace(worker)
+        if task is None:
+            return
+        if task.abandoned:
+            self._on_restart("killed")
+            task.finish()
+            return
+        self._on_restart("crash")
+        task.crashes += worker.ready  # one that never ran is not the image's fault
+        _log.warning("decoder crashed", num_bytes=len(task.content[0]), crashes=task.crashes)
+        if task.crashes < _MAX_CRASHES:
+            self._requeue(task)
+            return
+        task.finish()
+        if not task.done.done():
+            task.done.set_exception(InvalidImage("the image crashes its decoder"))
+
+    def _requeue(self, task: _Task) -> None:
+        if self._idle:
+            self._give(self._idle.pop(), task)
+        else:
+            self._queue.appendleft(task)
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        assert self._template is not None
+        if self._template.running and worker.ready:
+            try:
+                self._add_worker(worker.inbox)
+                return
+            except OSError as error:
+                _log.warning("decoder not started", error=str(error))
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._restart_seconds, self._restart, worker.inbox)
+        self._restart_seconds = min(2 * self._restart_seconds, _RESTART_SECONDS[1])
+
+    def _restart(self, inbox: InboxMemory) -> None:
+        """Adds a worker after a pause, with a new template if the old one has ended."""
+        if self._closed:
+            return
+        try:
+            if self._template is None or not self._template.running:
+                if self._template is not None:
+                    self._template.close()
+                self._template = TemplateProcess(self._memory_bytes, self._decode)
+            self._add_worker(inbox)
+        except OSError as error:
+            _log.warning("decoder not started", error=str(error))
+            asyncio.get_running_loop().call_later(self._restart_seconds, self._restart, inbox)
+
+    def _add_worker(self, inbox: InboxMemory) -> None:
+        assert self._template is not None
+        worker = WorkerProcess(self._next_number, self._template, inbox)
+        self._next_number += 1
+        worker.listen(lambda message: self._take(worker, message), lambda: self._ended(worker))
+        self._give_next(worker)
+
+
+def _payload_of(message: Message, expected: int) -> bytes:
+    """The payload of a success.
+
+    Raises:
+        DetectionError, MemoryError, DecoderBug: what the message reports instead.
+    """
+    if message.kind == expected:
+        return message.payload
+    if message.kind == messages.FAILED:
+        code, _, detail = message.payload.decode().partition("\n")
+        raise _ERRORS[code](detail)
+    if message.kind == messages.OUT_OF_MEMORY:
+        raise MemoryError("decoding takes more memory than decode_memory_bytes")
+    raise DecoderBug(message.payload.decode(errors="replace"))

@@ -1,0 +1,174 @@
+"""A decoder process: takes image files from the edge one at a time and writes pixels into slots.
+
+    inbox (file) --DECODE--> decode_image --> slot (pixels), DECODED
+    inbox (file) --CALL----> a format's encoder, for drawn images --> ENCODED
+
+`service.decoding.template` forks it. It never imports torch, opens no connections, and ends with
+the edge. Its address space is limited, so that an image which takes more memory than planned fails
+here and not in the edge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import resource
+import select
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.images.decode import DecodedImage, ImageLimits, InputRule, NeedsMemory, decode_image
+from model.images.errors import DetectionError
+from service.decoding import messages
+from service.decoding.messages import DecodeTask, InboxMemory, Message, MessageBuffer
+from service.images.allocator import release_freed_memory
+from service.ipc.slots import SlotLayout, SlotMemory
+
+_READ_BYTES = 64 * 1024
+_IDLE_SECONDS = 10  # without a task; then freed memory is returned to the kernel
+_SPARE_BYTES = 256 << 20  # of address space, for the interpreter, libraries and results
+
+Place = Callable[[tuple[int, int]], npt.NDArray[np.uint8]]
+
+
+class _Sides(NamedTuple):
+    """The input rule of a task."""
+
+    shortest_side: int
+    longest_side: int
+
+
+Decode = Callable[
+    [memoryview, InputRule, ImageLimits, int | None, Place],
+    DecodedImage,
+]
+
+
+class Worker:
+    """The loop of a decoder process."""
+
+    def __init__(
+        self,
+        end: socket.socket,
+        inbox: InboxMemory,
+        memory_bytes: int,
+        decode: Decode = decode_image,
+    ) -> None:
+        """Prepares the loop.
+
+        Args:
+            end: of the socket pair shared with the edge.
+            inbox: memory in which the edge puts files.
+            memory_bytes: that decoding may take.
+            decode: tests pass one that fails.
+        """
+        self._socket = end
+        self._inbox = inbox
+        self._memory_bytes = memory_bytes
+        self._decode = decode
+        self._slots: SlotMemory | None = None
+
+    def run(self) -> None:
+        """Serves tasks until the edge closes its end."""
+        limit_address_space(self._memory_bytes)
+        self._send(messages.READY)
+        buffer = MessageBuffer()
+        fds: list[int] = []
+        while True:
+            while (message := buffer.take()) is None:
+                self._release_memory_when_idle()
+                data, received, _, _ = socket.recv_fds(self._socket, _READ_BYTES, 1)
+                if not data:
+                    return
+                buffer.feed(data)
+                fds += received
+            if message.kind == messages.ATTACH:
+                self._attach(message, fds.pop(0))
+            else:
+                self._serve(message)
+
+    def _release_memory_when_idle(self) -> None:
+        ready, _, _ = select.select([self._socket], [], [], _IDLE_SECONDS)
+        if not ready:
+            release_freed_memory()
+            select.select([self._socket], [], [])
+
+    def _attach(self, message: Message, fd: int) -> None:
+        """Maps the slots of the model that serves now, in place of those of the model before."""
+        if self._slots is not None:
+            self._slots.close()
+        layout = SlotLayout(*messages.unpack_attach(message.payload))
+        _raise_address_space(layout)
+        self._slots = SlotMemory(layout, fd)
+
+    def _serve(self, message: Message) -> None:
+        try:
+            if message.kind == messages.DECODE:
+                self._decode_into_slot(DecodeTask.unpack(message.payload))
+            else:
+                self._call(message.payload)
+        except DetectionError as error:
+            self._send(messages.FAILED, f"{error.code}\n{error.detail}".encode())
+        except NeedsMemory as needs:
+            self._send(messages.NEEDS_MEMORY, messages.pack_number(needs.num_bytes))
+        except MemoryError:
+            self._send(messages.OUT_OF_MEMORY)
+        except Exception:
+            self._send(messages.BUG, traceback.format_exc().encode())
+
+    def _decode_into_slot(self, task: DecodeTask) -> None:
+        started = time.monotonic()
+        slots = self._slots
+        assert slots is not None, "slots are attached before the first task"
+        decoded = self._decode(
+            self._inbox.view(task.num_bytes),
+            _Sides(task.shortest_side, task.longest_side),
+            ImageLimits(task.max_bytes, task.max_pixels, task.max_jpeg_scans),
+            task.max_memory_bytes,
+            lambda size: slots.pixels(task.slot, size),
+        )
+        height, width = decoded.pixels.shape[:2]
+        original_height, original_width = decoded.original_size
+        if task.max_memory_bytes is None:
+            release_freed_memory()
+        done = messages.Decoded(
+            height, width, original_height, original_width, started, time.monotonic()
+        )
+        self._send(messages.DECODED, done.pack())
+
+    def _call(self, payload: bytes) -> None:
+        """Runs a function of ours with the file in the inbox; see `DecoderPool.call`."""
+        num_bytes, num_pickled = messages.unpack_call(payload)
+        content = self._inbox.view(num_bytes + num_pickled)
+        function, arguments = pickle.loads(content[num_bytes:])
+        data, media_type = function(bytes(content[:num_bytes]), *arguments)
+        release_freed_memory()
+        self._send(messages.ENCODED, media_type.encode() + b"\n" + data)
+
+    def _send(self, kind: int, payload: bytes = b"") -> None:
+        self._socket.sendall(messages.encode(kind, payload))
+
+
+def limit_address_space(memory_bytes: int) -> None:
+    """Limits this process's address space to what it has now, `memory_bytes` and a reserve."""
+    with contextlib.suppress(OSError, ValueError):  # no /proc: no limit
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[0])
+        limit = pages * resource.getpagesize() + memory_bytes + _SPARE_BYTES
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _raise_address_space(layout: SlotLayout) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        raised = soft + layout.total_bytes
+        if hard == resource.RLIM_INFINITY or raised < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (raised, hard))
