@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -18,6 +20,8 @@ from model.weights.info import ModelInfo
 from service.batching.batcher import EngineResult
 from service.batching.scheduler import Job
 from service.core.admission import Admission
+from service.core.formats import Encoded, EncodeInput
+from service.core.formats.output_format import encode_with_image
 from service.core.request import ImageRequest, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
@@ -37,6 +41,7 @@ from service.usage import UseCounter
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
+_DRAWING_BYTES_PER_PIXEL = 16  # the decoded image, its copies, and the encoded one
 
 _log = structlog.get_logger(__name__)
 
@@ -193,6 +198,38 @@ class Detector:
         # Counted after the caller's task has sent the response.
         asyncio.get_running_loop().call_soon(self._count_result, result.timings)
         return result
+
+    async def encode_with_image(
+        self,
+        encode: Callable[[EncodeInput], Encoded],
+        job: EncodeInput,
+        image: bytes,
+        deadline: float | None = None,
+    ) -> Encoded:
+        """Encodes a result for a format that decodes the image again (`draws_images`).
+
+        Args:
+            encode: of the format; a function that can be pickled.
+            job: with one result.
+            image: the encoded image file of that result.
+            deadline: monotonic seconds; can only shorten the service's own timeout.
+
+        Raises:
+            DetectionError: as `detect`.
+        """
+        seconds = self._limits.request_timeout_ms / 1000
+        if deadline is not None:
+            seconds = min(seconds, max(0.0, deadline - time.monotonic()))
+        result = job.files[0].result
+        assert result is not None, "files with an error are not drawn"
+        call = partial(encode_with_image, encode=encode, job=job)
+        num_bytes = result.width * result.height * _DRAWING_BYTES_PER_PIXEL
+        with self._accepted:
+            try:
+                async with asyncio.timeout(seconds):
+                    return Encoded(*await self._decoders.call(call, image, num_bytes))
+            except TimeoutError:
+                raise DeadlineExceeded("no response before the deadline") from None
 
     def swap(self, served: ServedModel) -> ServedModel:
         """Serves another model from now on; requests in flight stay with the previous one.

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -171,21 +171,25 @@ class DecoderPool:
         return ImageInSlot(image, decoded.started, decoded.ended)
 
     async def call(
-        self, function: Callable[..., tuple[bytes, str]], data: bytes, arguments: Sequence[Any]
+        self, function: Callable[[bytes], tuple[bytes, str]], data: bytes, num_bytes: int
     ) -> tuple[bytes, str]:
-        """Calls `function(data, *arguments)` in a worker, for functions that decode.
+        """Calls a function that decodes an image in a worker.
 
         Args:
-            function: a module's function that returns bytes and their media type.
-            data: an encoded image.
-            arguments: the others; they are pickled.
+            function: returns bytes and their media type; it is pickled.
+            data: its argument, an encoded image.
+            num_bytes: memory that it takes.
 
         Raises:
-            As `decode`.
+            DetectionError, MemoryError, DecoderBug: as for `decode`.
         """
-        pickled = pickle.dumps((function, tuple(arguments)))
+        pickled = pickle.dumps(function)
         payload = messages.pack_call(len(data), len(pickled))
-        message = await self._run(self._new_task((data, pickled), messages.CALL, payload))
+        task = self._new_task((data, pickled), messages.CALL, payload)
+        if num_bytes > self._share_bytes:
+            taken = await self._large.take(num_bytes)
+            task.release.append(lambda: self._large.give_back(taken))
+        message = await self._run(task)
         media_type, _, encoded = _payload_of(message, messages.ENCODED).partition(b"\n")
         return encoded, media_type.decode()
 

@@ -146,8 +146,8 @@ class Worker:
         """Runs a function of ours with the file in the inbox; see `DecoderPool.call`."""
         num_bytes, num_pickled = messages.unpack_call(payload)
         content = self._inbox.view(num_bytes + num_pickled)
-        function, arguments = pickle.loads(content[num_bytes:])
-        data, media_type = function(bytes(content[:num_bytes]), *arguments)
+        function = pickle.loads(content[num_bytes:])
+        data, media_type = function(bytes(content[:num_bytes]))
         release_freed_memory()
         self._send(messages.ENCODED, media_type.encode() + b"\n" + data)
 

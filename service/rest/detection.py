@@ -6,10 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
-from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -49,8 +47,6 @@ _PROTOCOL = "http"  # in metrics
 _FORM_TYPE = "multipart/form-data"
 # Besides image/*: types that clients send by default ("": none; the last: curl --data-binary).
 _RAW_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
-_MAX_DRAWINGS = 2  # at once: each holds a full-size image and a core
-_LARGE_DRAWING_PIXELS = 25_000_000  # of these one at a time
 _FILES_IN_FLIGHT = 4  # of one form: enough to fill a batch, few enough to leave slots to others
 
 _SERVER_TIMING = b", ".join(
@@ -84,8 +80,6 @@ class DetectEndpoint:
         )
         self._body_limits = BodyLimits.of(settings)
         self._bodies = bodies
-        self._drawing_slots = CapacityLimiter(_MAX_DRAWINGS)
-        self._large_drawing_slot = CapacityLimiter(1)
 
     async def respond(self, request: Request) -> Response:
         """Handles one request.
@@ -155,7 +149,7 @@ class DetectEndpoint:
         output_format = upload.query.output_format
         outcomes = (FileResult(file.name or None, result),)
         if output_format.draws_images:
-            encoded = await self._draw(output_format, file, result, outcomes)
+            encoded = await self._draw(output_format, file, upload, outcomes)
         else:
             encoded = output_format.encode(
                 EncodeInput(outcomes, result.label_names, upload.request_id)
@@ -170,14 +164,12 @@ class DetectEndpoint:
         self,
         output_format: OutputFormat,
         file: UploadedFile,
-        result: DetectResult,
+        upload: _Upload,
         outcomes: Sequence[FileResult],
     ) -> Encoded:
-        job = EncodeInput(outcomes, images=(file.data,), limits=self._image_limits)
-        large = result.width * result.height > _LARGE_DRAWING_PIXELS
-        return await to_thread.run_sync(
-            partial(output_format.encode, job),
-            limiter=self._large_drawing_slot if large else self._drawing_slots,
+        job = EncodeInput(outcomes, limits=self._image_limits)
+        return await self._detector.encode_with_image(
+            output_format.encode, job, file.data, upload.deadline
         )
 
     def _detect(

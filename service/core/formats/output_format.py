@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -44,6 +44,19 @@ class EncodeInput:
     images: Sequence[bytes] = ()
     limits: ImageLimits | None = None
     indent: bool = False
+
+
+def encode_with_image(
+    image: bytes, encode: Callable[[EncodeInput], Encoded], job: EncodeInput
+) -> tuple[bytes, str]:
+    """Encodes results together with their image; runs in a decoder process.
+
+    Args:
+        image: the encoded image file.
+        encode: of a format with `draws_images`.
+        job: without `images`.
+    """
+    return encode(replace(job, images=(image,)))
 
 
 @dataclass(frozen=True)
