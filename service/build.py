@@ -20,7 +20,7 @@ from service.core.detector import Detector, DetectorLimits
 from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
 from service.cpus import usable_cpus
-from service.decoding.pool import DecoderPool
+from service.decoding.pool import DEFAULT_DECODE, DecoderPool
 from service.ipc.messages import Start
 from service.ipc.slots import SlotLayout, SlotMemory, SlotPool, slot_layout
 from service.observability.metrics import Metrics
@@ -41,11 +41,13 @@ class Backend:
             the edge must not import torch, and calls it with the `Start` message.
         device_options: `Start.device_options`, for that function; JSON values.
         model: the model that the device runs; None: the weights file that the settings name.
+        decode: "module:function" that decoder processes call; see `service.decoding.worker`.
     """
 
     device_factory: str = "service.engine.gpu_device:open_device"
     device_options: Mapping[str, Any] = field(default_factory=dict)
     model: ModelInfo | None = None
+    decode: str = DEFAULT_DECODE
 
 
 TORCH = Backend()
@@ -117,7 +119,11 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
     served = build_served_model(settings, metrics, backend)
     limits = _limits(settings)
     decoders = DecoderPool(
-        limits.decode_threads, settings.decode_memory_bytes, settings.max_body_bytes
+        limits.decode_threads,
+        settings.decode_memory_bytes,
+        settings.max_body_bytes,
+        backend.decode,
+        lambda reason: metrics.decoder_restarts.labels(reason).inc(),
     )
     decoders.start()
     detector = Detector(served, metrics, limits, decoders)

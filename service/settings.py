@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         8, ge=0, le=4096, description="additional slots, only for requests of high priority"
     )
     decode_threads: int = Field(
-        0, ge=0, le=256, description="threads that decode images; 0: one per CPU, at most 8"
+        0, ge=0, le=256, description="processes that decode images; 0: one per CPU, at most 8"
     )
 
     max_body_bytes: int = Field(

@@ -41,8 +41,8 @@ class StageTimings(NamedTuple):
     """Milliseconds of each stage of one image; the stages add up to the total."""
 
     read: float  # receiving the body, measured by the adapter
-    decode: float  # bytes -> resized pixels, in a worker thread
-    queue: float  # waiting for a worker thread, a batch and the engine
+    decode: float  # bytes -> resized pixels, in a decoder process
+    queue: float  # waiting for a decoder, a batch and the engine
     assemble: float  # copying the slots' pixels into the padded batch
     copy: float  # the batch to the device; 0 if the device is the host
     forward: float  # normalisation and the network, for the whole batch

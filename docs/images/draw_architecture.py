@@ -83,7 +83,7 @@ def drawing() -> str:
             "Detector",
             ("admits, leases a", "slot, enforces the", "deadline, selects"),
         ),
-        Box(476, 85, 132, 84, "images", ("decode and resize,", "in threads")),
+        Box(476, 85, 132, 84, "decoding", ("decode and resize,", "in processes")),
         Box(
             476,
             220,

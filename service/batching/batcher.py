@@ -96,7 +96,7 @@ class Batcher:
 
     @property
     def num_decoding(self) -> int:
-        """Number of images being decoded, or waiting for a decoding thread."""
+        """Number of images being decoded, or waiting for a decoder."""
         return self._decoding.count
 
     @property

@@ -25,7 +25,8 @@ from service.core.formats.output_format import encode_with_image
 from service.core.request import ImageRequest, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
-from service.decoding.pool import DecoderPool, ImageInSlot
+from service.decoding.pool import DecoderPool
+from service.decoding.tasks import ImageInSlot
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
@@ -270,7 +271,7 @@ class Detector:
         return 0
 
     def close(self) -> None:
-        """Stops the worker threads; no call of `detect` is allowed afterwards."""
+        """Ends the decoder processes; no call of `detect` is allowed afterwards."""
         self._draining = self._refusing = True
         self._decoders.close()
 

@@ -9,7 +9,7 @@ from service.batching.batcher import EngineResult
 from service.core.result import ImageContext, make_result
 from service.core.selection import Selection
 from service.core.served_model import ServedModel
-from service.decoding.pool import ImageInSlot
+from service.decoding.tasks import ImageInSlot
 from service.observability.request_scope import ImageRecord, ImageTimes, RequestScope, current_scope
 from service.types import DetectResult, Priority
 

@@ -16,19 +16,18 @@ import asyncio
 import pickle
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import structlog
 
 from model.config import ModelConfig
 from model.geometry import padded_size
 from model.images.decode import ImageLimits
-from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
+from model.images.errors import InvalidImage
 from service.decoding import messages
 from service.decoding.memory_budget import MemoryBudget
 from service.decoding.messages import Decoded, DecodeTask, InboxMemory, Message
 from service.decoding.processes import TemplateProcess, WorkerProcess
+from service.decoding.tasks import ImageInSlot, Task, payload_of
 from service.ipc.slots import SlotImage, SlotLease
 
 DEFAULT_DECODE = "model.images.decode:decode_image"
@@ -37,48 +36,8 @@ _GRACE_SECONDS = 1.0
 _CALL_BYTES = 16 << 20  # in an inbox, for the pickled arguments of a call
 _MAX_CRASHES = 2  # of workers in a row on one file
 _RESTART_SECONDS = 0.1, 5.0  # pause before a template that died is started again; doubles up to
-_ERRORS: dict[str, type[DetectionError]] = {
-    each.code: each for each in (InvalidImage, UnsupportedImage, ImageTooLarge)
-}
 
 _log = structlog.get_logger(__name__)
-
-
-class ImageInSlot(NamedTuple):
-    """A decoded image in its slot; times are monotonic seconds."""
-
-    image: SlotImage
-    started: float  # of its decoding
-    ended: float
-
-    @property
-    def decode_ms(self) -> float:
-        """How long decoding took."""
-        return (self.ended - self.started) * 1000
-
-
-class DecoderBug(RuntimeError):
-    """An exception in a decoder process that no image should cause; its text is the traceback."""
-
-
-@dataclass(eq=False)
-class _Task:
-    """One file for a worker."""
-
-    content: tuple[bytes | memoryview, ...]  # what is put in the inbox
-    kind: int
-    payload: bytes
-    done: asyncio.Future[Message]
-    lease: SlotLease | None = None
-    crashes: int = 0
-    abandoned: bool = False
-    release: list[Callable[[], None]] = field(default_factory=list)  # when no worker has it
-
-    def finish(self) -> None:
-        """The workers are done with the task."""
-        for callback in self.release:
-            callback()
-        self.release.clear()
 
 
 class DecoderPool:
@@ -113,8 +72,8 @@ class DecoderPool:
         self._inboxes: list[InboxMemory] = []
         self._next_number = 0
         self._idle: list[WorkerProcess] = []
-        self._busy: dict[WorkerProcess, _Task] = {}
-        self._queue: deque[_Task] = deque()
+        self._busy: dict[WorkerProcess, Task] = {}
+        self._queue: deque[Task] = deque()
         self._restart_seconds = _RESTART_SECONDS[0]
         self._closed = False
 
@@ -163,7 +122,7 @@ class DecoderPool:
                 self._large.give_back(taken)
 
             message = await self._run_decode(data, config, limits, lease, None, give_back)
-        decoded = Decoded.unpack(_payload_of(message, messages.DECODED))
+        decoded = Decoded.unpack(payload_of(message, messages.DECODED))
         size = decoded.height, decoded.width
         padded = padded_size(*size, config.bucket_stride)
         image = SlotImage(size, padded, (decoded.original_height, decoded.original_width))
@@ -190,7 +149,7 @@ class DecoderPool:
             taken = await self._large.take(num_bytes)
             task.release.append(lambda: self._large.give_back(taken))
         message = await self._run(task)
-        media_type, _, encoded = _payload_of(message, messages.ENCODED).partition(b"\n")
+        media_type, _, encoded = payload_of(message, messages.ENCODED).partition(b"\n")
         return encoded, media_type.decode()
 
     def close(self) -> None:
@@ -241,11 +200,11 @@ class DecoderPool:
         kind: int,
         payload: bytes,
         lease: SlotLease | None = None,
-    ) -> _Task:
+    ) -> Task:
         done = asyncio.get_running_loop().create_future()
-        return _Task(content, kind, payload, done, lease)
+        return Task(content, kind, payload, done, lease)
 
-    async def _run(self, task: _Task) -> Message:
+    async def _run(self, task: Task) -> Message:
         if self._closed:
             task.finish()
             raise asyncio.CancelledError
@@ -259,7 +218,7 @@ class DecoderPool:
             self._abandon(task)
             raise
 
-    def _abandon(self, task: _Task) -> None:
+    def _abandon(self, task: Task) -> None:
         """The caller has gone: the task leaves the queue, or its worker gets a last second."""
         task.abandoned = True
         if task in self._queue:
@@ -276,7 +235,7 @@ class DecoderPool:
                 task.release.append(timer.cancel)
                 return
 
-    def _give(self, worker: WorkerProcess, task: _Task) -> None:
+    def _give(self, worker: WorkerProcess, task: Task) -> None:
         if task.lease is not None:
             worker.attach(task.lease.memory)
         worker.inbox.write(*task.content)
@@ -323,7 +282,7 @@ class DecoderPool:
         if not task.done.done():
             task.done.set_exception(InvalidImage("the image crashes its decoder"))
 
-    def _requeue(self, task: _Task) -> None:
+    def _requeue(self, task: Task) -> None:
         if self._idle:
             self._give(self._idle.pop(), task)
         else:
@@ -361,19 +320,3 @@ class DecoderPool:
         self._next_number += 1
         worker.listen(lambda message: self._take(worker, message), lambda: self._ended(worker))
         self._give_next(worker)
-
-
-def _payload_of(message: Message, expected: int) -> bytes:
-    """The payload of a success.
-
-    Raises:
-        DetectionError, MemoryError, DecoderBug: what the message reports instead.
-    """
-    if message.kind == expected:
-        return message.payload
-    if message.kind == messages.FAILED:
-        code, _, detail = message.payload.decode().partition("\n")
-        raise _ERRORS[code](detail)
-    if message.kind == messages.OUT_OF_MEMORY:
-        raise MemoryError("decoding takes more memory than decode_memory_bytes")
-    raise DecoderBug(message.payload.decode(errors="replace"))

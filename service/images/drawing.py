@@ -1,7 +1,7 @@
 """Draws boxes and labels on the original image at its full size.
 
-Used by the adapters for `format=image` and by `lite-detr detect --save`. CPU-bound, so callers run
-it in a worker thread.
+Used by the adapters for `format=image` and by `lite-detr detect --save`. CPU-bound: the
+service runs it in a decoder process.
 """
 
 from __future__ import annotations

@@ -160,6 +160,9 @@ class Metrics:
         )
         self.expired = self._counter("expired_total", "Images whose deadline passed")
         self.replayed = self._counter("replayed_total", "Images retried after an engine ended")
+        self.decoder_restarts = self._counter(
+            "decoder_restarts_total", "Decoder processes replaced, by reason", ("reason",)
+        )
         self.engine_restarts = self._counter(
             "engine_restarts_total", "Engine restarts, by reason", ("reason",)
         )

@@ -36,7 +36,12 @@ def fake_backend(settings: FakeSettings) -> Backend:
     options = {
         field.name: getattr(settings, f"fake_{field.name}") for field in fields(FakeDeviceSpec)
     }
-    return Backend("tests.support.fake_device:open_fake_device", options, FAKE_MODEL)
+    return Backend(
+        "tests.support.fake_device:open_fake_device",
+        options,
+        FAKE_MODEL,
+        "tests.support.faulty_decode:decode_image",
+    )
 
 
 def main() -> int:

@@ -98,11 +98,17 @@ class Service:
             time.sleep(0.05)
 
     def rss_bytes(self, field: str = "VmRSS") -> int:
-        """Memory of the edge process; VmHWM is its peak."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
-        assert found is not None, status
-        return int(found[1]) * 1024
+        """Memory of the edge process and of the decoders; VmHWM is the sum of their peaks."""
+        return sum(_memory_bytes(pid, field) for pid in (self.process.pid, *self.decoder_pids()))
+
+    def decoder_pids(self) -> list[int]:
+        """The template of the decoders, and its workers."""
+        template = [
+            pid
+            for pid in _children(self.process.pid)
+            if b"service.decoding.template" in _read(pid, "cmdline")
+        ]
+        return [*template, *(worker for pid in template for worker in _children(pid))]
 
     def end(self) -> int:
         status = self.process.wait(300)
@@ -127,3 +133,21 @@ def process_has_ended(pid: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def _read(pid: int, name: str) -> bytes:
+    """A file of a process in /proc; empty if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _children(parent: int) -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if f"\nPPid:\t{parent}\n".encode() in _read(pid, "status")]
+
+
+def _memory_bytes(pid: int, field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB$".encode(), _read(pid, "status"), re.MULTILINE)
+    return int(found[1]) * 1024 if found is not None else 0

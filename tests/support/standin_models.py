@@ -19,6 +19,7 @@ from service.batching.scheduler import Batch, BatchPolicy, EngineState, Schedule
 from service.core.detector import Detector, DetectorLimits
 from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
+from service.decoding.pool import DecoderPool
 from service.observability.metrics import Metrics
 from service.supervision.plan import EngineStartError
 from service.supervision.supervisor import Supervisor
@@ -28,7 +29,7 @@ from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import small_pool
 
 SETTING = "/models/latest.safetensors"
-_LIMITS = DetectorLimits(ImageLimits(10**6, 10**6), 1000.0, 1, 10**6, float("inf"))
+_LIMITS = DetectorLimits(ImageLimits(10**6, 10**6), 1000.0, 1, float("inf"))
 
 
 class StandInEngine:
@@ -126,7 +127,7 @@ class SwitchHarness:
     def __init__(self, models: Models, start_timeout_seconds: float) -> None:
         self.models = models
         first = models.build()
-        self.detector = Detector(first, Metrics(), _LIMITS)
+        self.detector = Detector(first, Metrics(), _LIMITS, DecoderPool(1, 10**6, 10**6))
         self.first_ready = first.begin()
         self.control = ModelSwitch(
             self.detector,

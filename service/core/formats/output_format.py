@@ -71,7 +71,7 @@ class OutputFormat:
         schemas: the JSON documents that it writes; none for other media types.
         examples: of these documents, by title, for OpenAPI.
         draws_images: whether the encoder needs the image file itself. Then a request has one
-            file, the encoder runs in a worker thread, and `lite-detr detect` does not print it.
+            file, the encoder runs in a decoder process, and `lite-detr detect` does not print it.
     """
 
     name: str

@@ -60,7 +60,7 @@ class Timings(Schema):
 
     read: Milliseconds = Field(description="receiving the body")
     decode: Milliseconds = Field(description="from the file's bytes to resized pixels")
-    queue: Milliseconds = Field(description="waiting for a worker thread, a batch and the engine")
+    queue: Milliseconds = Field(description="waiting for a decoder, a batch and the engine")
     assemble: Milliseconds = Field(description="assembling the batch")
     device_copy: Milliseconds = Field(  # pydantic models have a method `copy`
         alias="copy", description="copying the batch to the device; 0 on a CPU"

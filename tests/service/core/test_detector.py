@@ -6,13 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from model.images import decode
 from service.core.detector import Detector
 from service.errors import (
     DeadlineExceeded,
@@ -31,6 +30,7 @@ from tests.support.fake_service import (
     open_fake_detector,
     value,
 )
+from tests.support.faulty_decode import wait_while
 from tests.support.images import encode_png, solid_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -140,23 +140,17 @@ async def test_a_deadline_that_has_passed_is_refused(detector: Detector) -> None
         await detect(detector, solid_png((1, 1, 1)), deadline=time.monotonic() - 1)
 
 
-async def test_a_slot_stays_leased_while_a_thread_decodes_after_the_deadline(
-    detector: Detector, monkeypatch: pytest.MonkeyPatch
+async def test_a_slot_stays_leased_while_a_decoder_works_after_the_deadline(
+    detector: Detector, tmp_path: Path
 ) -> None:
-    loop, thread_may_end, began = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    real = decode.decode_image
-
-    def slow(*args: Any) -> decode.DecodedImage:
-        loop.call_soon_threadsafe(began.set)
-        asyncio.run_coroutine_threadsafe(thread_may_end.wait(), loop).result(120)
-        return real(*args)
-
-    monkeypatch.setattr("service.core.detector.decode_image", slow)
+    gate = tmp_path / "gate"
+    gate.touch()
     expired = value(detector, "expired_total")
+    data = solid_png((1, 1, 1)) + wait_while(gate)
     with pytest.raises(DeadlineExceeded):
-        await detect(detector, solid_png((1, 1, 1)), deadline=time.monotonic() + 0.2)
+        await detect(detector, data, deadline=time.monotonic() + 0.2)
     assert value(detector, "slots_in_use") == 1
-    thread_may_end.set()
+    gate.unlink()
     while value(detector, "slots_in_use"):
         await asyncio.sleep(0.001)
     assert expired is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -14,6 +15,8 @@ from model.images.decode import ImageLimits, decode_image
 from model.labels import CODE_LABELS
 from model.weights.info import ModelInfo
 from service.core.detector import Detector
+from service.core.formats import Encoded, EncodeInput
+from service.core.formats.output_format import encode_with_image
 from service.errors import InvalidOptions
 from service.observability.metrics import Metrics
 from service.types import DetectOptions, DetectResult, EngineFacts, Priority, StageTimings
@@ -101,6 +104,15 @@ class StandIn:
             timings=StageTimings(read_ms, 1.0, 0.5, 0.25, 0.0, 20.0, 0.125, read_ms + 21.875),
             request_id=request_id,
         )
+
+    async def encode_with_image(
+        self,
+        encode: Callable[[EncodeInput], Encoded],
+        job: EncodeInput,
+        image: bytes,
+        deadline: float | None = None,
+    ) -> Encoded:
+        return Encoded(*encode_with_image(image, encode, job))
 
     def as_detector(self) -> Detector:
         return cast(Detector, self)

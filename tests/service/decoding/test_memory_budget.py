@@ -1,10 +1,10 @@
-"""The memory limit that decoding threads share."""
+"""The memory limit that decoder processes share."""
 
 from __future__ import annotations
 
 import asyncio
 
-from service.images.pool import MemoryBudget
+from service.decoding.memory_budget import MemoryBudget
 
 
 async def test_the_budget_is_granted_in_order_and_never_twice() -> None:

@@ -1,0 +1,70 @@
+"""What the pool keeps of one image file, and what comes back for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
+from service.decoding import messages
+from service.decoding.messages import Message
+from service.ipc.slots import SlotImage, SlotLease
+
+_ERRORS: dict[str, type[DetectionError]] = {
+    each.code: each for each in (InvalidImage, UnsupportedImage, ImageTooLarge)
+}
+
+
+class ImageInSlot(NamedTuple):
+    """A decoded image in its slot; times are monotonic seconds."""
+
+    image: SlotImage
+    started: float  # of its decoding
+    ended: float
+
+    @property
+    def decode_ms(self) -> float:
+        """How long decoding took."""
+        return (self.ended - self.started) * 1000
+
+
+class DecoderBug(RuntimeError):
+    """An exception in a decoder process that no image should cause; its text is the traceback."""
+
+
+@dataclass(eq=False)
+class Task:
+    """One file for a worker."""
+
+    content: tuple[bytes | memoryview, ...]  # what is put in the inbox
+    kind: int
+    payload: bytes
+    done: asyncio.Future[Message]
+    lease: SlotLease | None = None
+    crashes: int = 0
+    abandoned: bool = False
+    release: list[Callable[[], None]] = field(default_factory=list)  # when no worker has it
+
+    def finish(self) -> None:
+        """The workers are done with the task."""
+        for callback in self.release:
+            callback()
+        self.release.clear()
+
+
+def payload_of(message: Message, expected: int) -> bytes:
+    """The payload of a success.
+
+    Raises:
+        DetectionError, MemoryError, DecoderBug: what the message reports instead.
+    """
+    if message.kind == expected:
+        return message.payload
+    if message.kind == messages.FAILED:
+        code, _, detail = message.payload.decode().partition("\n")
+        raise _ERRORS[code](detail)
+    if message.kind == messages.OUT_OF_MEMORY:
+        raise MemoryError("decoding takes more memory than decode_memory_bytes")
+    raise DecoderBug(message.payload.decode(errors="replace"))

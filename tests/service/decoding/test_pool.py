@@ -1,0 +1,225 @@
+"""Decoder processes: faults of one image do not affect other images or the service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from model.images.decode import ImageLimits, decode_image
+from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from service.decoding import pool as pool_module
+from service.decoding.pool import DecoderPool
+from service.decoding.tasks import DecoderBug, ImageInSlot
+from service.ipc.slots import SlotLease, SlotMemory, SlotPool, slot_layout
+from tests.support.fake_device import FAKE_MODEL
+from tests.support.faulty_decode import CRASH, EXHAUST, HANG, RAISE, crash_once, wait_while
+from tests.support.images import encode_png, solid_png
+
+CONFIG = FAKE_MODEL.config
+LIMITS = ImageLimits(10**6, 10**6)
+DECODE = "tests.support.faulty_decode:decode_image"
+GOOD = solid_png((1, 2, 3))
+
+
+class Decoders:
+    """A pool with slots, and the reasons of its restarts."""
+
+    def __init__(self, workers: int = 1, memory_bytes: int = 64 << 20) -> None:
+        self.restarts: list[str] = []
+        self.pool = DecoderPool(workers, memory_bytes, 10**6, DECODE, self.restarts.append)
+        self.slots = SlotPool(SlotMemory.create(slot_layout(CONFIG, 16)))
+
+    async def decode(self, data: bytes, limits: ImageLimits = LIMITS) -> ImageInSlot:
+        lease = self.slots.acquire()
+        try:
+            return await self.pool.decode(data, CONFIG, limits, lease)
+        finally:
+            lease.release()
+
+    async def pixels(self, data: bytes) -> tuple[ImageInSlot, np.ndarray]:
+        """The decoded image with the pixels in its slot."""
+        lease: SlotLease = self.slots.acquire()
+        try:
+            image = await self.pool.decode(data, CONFIG, LIMITS, lease)
+            return image, lease.pixels(image.image.size).copy()
+        finally:
+            lease.release()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.002)
+
+    def close(self) -> None:
+        self.pool.close()
+        self.slots.close()
+
+
+@pytest_asyncio.fixture
+async def decoders() -> AsyncIterator[Decoders]:
+    made = Decoders()
+    made.pool.start()
+    yield made
+    made.close()
+
+
+async def test_pixels_are_those_of_the_decoder(decoders: Decoders) -> None:
+    data = encode_png(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    expected = decode_image(data, CONFIG, LIMITS)
+    image, pixels = await decoders.pixels(data)
+    np.testing.assert_array_equal(pixels, expected.pixels)
+    assert image.image.original_size == expected.original_size == (90, 70)
+    assert image.ended >= image.started
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "error"),
+    [
+        (bytes(range(1, 30)), LIMITS, InvalidImage),
+        (b"%PDF-1.7 and more", LIMITS, UnsupportedImage),
+        (GOOD, ImageLimits(10**6, 10), ImageTooLarge),
+        (b"", LIMITS, InvalidImage),
+    ],
+)
+async def test_errors_are_those_of_the_decoder(
+    decoders: Decoders, data: bytes, limits: ImageLimits, error: type[Exception]
+) -> None:
+    with pytest.raises(error) as here:
+        decode_image(data, CONFIG, limits)
+    with pytest.raises(error) as there:
+        await decoders.decode(data, limits)
+    assert str(there.value) == str(here.value)
+    assert not decoders.restarts
+
+
+async def test_an_image_that_crashes_its_decoder_is_invalid_and_its_neighbours_are_not(
+    decoders: Decoders,
+) -> None:
+    files = [GOOD, GOOD + CRASH, GOOD, GOOD + CRASH, GOOD]
+    results = await asyncio.gather(*map(decoders.decode, files), return_exceptions=True)
+    assert [type(result) for result in results] == [
+        ImageInSlot,
+        InvalidImage,
+        ImageInSlot,
+        InvalidImage,
+        ImageInSlot,
+    ]
+    assert decoders.restarts == ["crash"] * 4  # each file was tried twice
+
+
+async def test_an_image_whose_decoder_died_by_chance_is_decoded_again(
+    decoders: Decoders, tmp_path: Path
+) -> None:
+    await decoders.decode(GOOD + crash_once(tmp_path / "marker"))
+    assert decoders.restarts == ["crash"]
+
+
+async def test_a_hanging_decoder_is_killed_after_its_request_was_cancelled(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_GRACE_SECONDS", 0.01)
+    hanging = asyncio.create_task(decoders.decode(GOOD + HANG))
+    waiting = asyncio.create_task(decoders.decode(GOOD))
+    await decoders.until(lambda: decoders.slots.in_use == 2)
+    hanging.cancel()
+    await waiting  # needs the place of the one that hung
+    await decoders.until(lambda: decoders.slots.in_use == 0)
+    assert decoders.restarts == ["killed"]
+
+
+async def test_a_slot_stays_leased_until_the_decoder_has_finished(
+    decoders: Decoders, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    await decoders.decode(GOOD)
+    task = asyncio.create_task(decoders.decode(GOOD + wait_while(gate)))
+    await decoders.until(lambda: bool(decoders.pool._busy))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert decoders.slots.in_use == 1
+    gate.unlink()
+    await decoders.until(lambda: decoders.slots.in_use == 0)
+    assert not decoders.restarts
+
+
+async def test_a_cancelled_image_leaves_the_queue(decoders: Decoders, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    first = asyncio.create_task(decoders.decode(GOOD + wait_while(gate)))
+    second = asyncio.create_task(decoders.decode(GOOD))
+    await decoders.until(lambda: len(decoders.pool._queue) == 1)
+    second.cancel()
+    await decoders.until(lambda: decoders.slots.in_use == 1)
+    gate.unlink()
+    await first
+
+
+async def test_memory_beyond_the_limit_fails_in_the_decoder_only(decoders: Decoders) -> None:
+    with pytest.raises(MemoryError):
+        await decoders.decode(GOOD + EXHAUST)
+    await decoders.decode(GOOD)
+    assert not decoders.restarts
+
+
+async def test_a_bug_in_the_decoder_is_reported_with_its_traceback(decoders: Decoders) -> None:
+    with pytest.raises(DecoderBug, match="a bug of the decoder"):
+        await decoders.decode(GOOD + RAISE)
+    await decoders.decode(GOOD)
+
+
+async def test_large_images_wait_for_memory_and_are_decoded() -> None:
+    decoders = Decoders(2, memory_bytes=2 << 20)  # a share is 512 KiB: 43,000 pixels
+    decoders.pool.start()
+    try:
+        large = encode_png(np.zeros((400, 400, 3), np.uint8))
+        await asyncio.gather(*(decoders.decode(data) for data in [large, GOOD] * 4))
+    finally:
+        decoders.close()
+
+
+async def test_a_killed_template_is_replaced(decoders: Decoders) -> None:
+    await decoders.decode(GOOD)
+    template = decoders.pool._template
+    assert template is not None
+    os.kill(template.pid, signal.SIGKILL)
+    for _ in range(3):
+        await decoders.decode(GOOD)
+    assert decoders.pool._template is not template
+
+
+async def test_closing_ends_a_hanging_decoder_at_once(decoders: Decoders) -> None:
+    task = asyncio.create_task(decoders.decode(GOOD + HANG))
+    await decoders.until(lambda: bool(decoders.pool._busy))
+    decoders.pool.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert decoders.slots.in_use == 0
+
+
+async def test_slots_of_another_model_are_attached(decoders: Decoders) -> None:
+    await decoders.decode(GOOD)
+    before, decoders.slots = decoders.slots, SlotPool(SlotMemory.create(slot_layout(CONFIG, 2)))
+    data = solid_png((9, 8, 7))
+    _, pixels = await decoders.pixels(data)
+    np.testing.assert_array_equal(pixels, decode_image(data, CONFIG, LIMITS).pixels)
+    before.close()
+
+
+def _reversed(data: bytes, *, suffix: bytes) -> tuple[bytes, str]:
+    return data[::-1] + suffix, "text/plain"
+
+
+async def test_a_function_is_called_with_the_file(decoders: Decoders) -> None:
+    function = partial(_reversed, suffix=b"!")
+    assert await decoders.pool.call(function, b"abc" * 100_000, 10) == (
+        b"cba" * 100_000 + b"!",
+        "text/plain",
+    )
