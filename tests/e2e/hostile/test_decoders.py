@@ -43,7 +43,9 @@ def _http(service: Service, data: bytes, seconds: float) -> str:
 
 
 def _grpc(service: Service, data: bytes, seconds: float) -> str:
-    with GrpcClient(service.grpc_address, timeout_s=seconds, retries=RetryPolicy(attempts=1)) as client:
+    with GrpcClient(
+        service.grpc_address, timeout_s=seconds, retries=RetryPolicy(attempts=1)
+    ) as client:
         try:
             client.detect(data)
         except ServiceError as error:
