@@ -49,7 +49,11 @@ class ArrivalRate:
 
 
 class ServiceTime:
-    """A batch's run time, seconds = a + b x padded pixels, fitted by weighted least squares."""
+    """A batch's run time, seconds = a + b x padded pixels, fitted by weighted least squares.
+
+    Neither a nor b is negative. So the prediction for the mean size is the mean time, and that for
+    other sizes lies between it (b = 0, a device with a constant cost) and a proportional time.
+    """
 
     def __init__(self) -> None:
         """Starts without data."""
@@ -58,6 +62,9 @@ class ServiceTime:
         self._mean_y = 0.0
         self._var_x = 0.0
         self._cov = 0.0
+        # Share of the mean time that grows with the size. It keeps its value while all batches
+        # have about one size, which says nothing about it; until then the cost is proportional.
+        self._share = 1.0
 
     @property
     def known(self) -> bool:
@@ -75,15 +82,13 @@ class ServiceTime:
         self._var_x = (1 - gain) * (self._var_x + gain * dx * dx)
         self._cov = (1 - gain) * (self._cov + gain * dx * dy)
         self._weight = weight
+        if self._var_x > _MIN_SPREAD * self._mean_x**2 and self._mean_y > 0:
+            slope = self._cov / self._var_x
+            self._share = min(1.0, max(0.0, slope * self._mean_x / self._mean_y))
 
     def predict(self, padded_pixels: int) -> float:
         """Seconds for one batch; 0 before the first batch."""
         if not self.known or self._mean_x <= 0:
             return 0.0
-        x = padded_pixels / 1e6
-        if self._var_x > _MIN_SPREAD * self._mean_x**2 and self._cov > 0:
-            slope = self._cov / self._var_x
-        else:  # all batches had about one size: assume that the time is proportional
-            slope = self._mean_y / self._mean_x
-        intercept = max(0.0, self._mean_y - slope * self._mean_x)
-        return intercept + slope * x
+        relative = padded_pixels / 1e6 / self._mean_x
+        return self._mean_y * (1 + self._share * (relative - 1))

@@ -18,17 +18,15 @@ The batcher calls `plan` after every event and sends what it returns. The rules:
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.ipc.slots import SlotLease
+from service.batching.queues import Batch, Bucket, Job, JobQueue, RetryQueue
 from service.types import Priority
 
-Bucket = tuple[int, int]  # padded (height, width), pixels
+__all__ = ["Batch", "BatchPolicy", "Bucket", "EngineState", "Job", "Plan", "Scheduler"]
 
 
 @dataclass(frozen=True)
@@ -44,32 +42,6 @@ class BatchPolicy:
     def capacity(self, bucket: Bucket) -> int:
         """Number of images of a bucket that fill a batch."""
         return max(1, min(self.max_batch_size, self.max_batch_pixels // (bucket[0] * bucket[1])))
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """One image in a slot, to be run; times are monotonic seconds."""
-
-    lease: SlotLease
-    bucket: Bucket
-    enqueued_at: float
-    deadline: float = math.inf
-    image_pixels: int = 0  # without padding
-    priority: Priority = Priority.NORMAL
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images that run together."""
-
-    bucket: Bucket
-    jobs: tuple[Job, ...]
-    engine_deaths: int = 0  # number of engines that ended while they ran these images
-
-    @property
-    def padded_pixels(self) -> int:
-        """Number of pixels, padding included: the cost of the batch."""
-        return len(self.jobs) * self.bucket[0] * self.bucket[1]
 
 
 def _unknown(_padded_pixels: int) -> float:
@@ -93,28 +65,21 @@ class Plan(NamedTuple):
     expired: tuple[Job, ...] = ()
 
 
-@dataclass(slots=True)
-class _Queue:
-    """The jobs of one bucket, by urgency, then by arrival."""
-
-    jobs: list[Job] = field(default_factory=list)
-    oldest: float = math.inf  # earliest arrival among `jobs`
-
-
 class Scheduler:
     """The queues and the rules; no method blocks."""
 
     def __init__(self, policy: BatchPolicy) -> None:
         """Starts with empty queues."""
         self.policy = policy
-        self._queues: dict[Bucket, _Queue] = {}
-        self._retries: deque[Batch] = deque()
-        self._depth = 0
+        self._queues: dict[Bucket, JobQueue] = {}  # none of them is empty
+        self._retries = RetryQueue()
+        self._depth = 0  # jobs in `_queues`
+        self._num_high = 0  # those of high priority
         self._next_expiry = math.inf  # lower bound of the deadlines of all waiting jobs
 
     def __len__(self) -> int:
         """Number of waiting jobs, retries included."""
-        return self._depth + sum(len(batch.jobs) for batch in self._retries)
+        return self._depth + len(self._retries)
 
     def urgency(self, job: Job) -> float:
         """The time by which a job should run; the smallest goes first."""
@@ -124,19 +89,18 @@ class Scheduler:
 
     def count_before(self, priority: Priority) -> int:
         """Number of waiting jobs that a new job of this priority would not overtake."""
-        if priority is Priority.NORMAL:
-            return len(self)
-        waiting = (job for queue in self._queues.values() for job in queue.jobs)
-        high = sum(job.priority is Priority.HIGH for job in waiting)
-        return high + sum(len(batch.jobs) for batch in self._retries)
+        waiting = self._depth if priority is Priority.NORMAL else self._num_high
+        return waiting + len(self._retries)
 
     def add(self, job: Job) -> None:
         """Adds a job to the queue of its bucket."""
-        queue = self._queues.setdefault(job.bucket, _Queue())
-        bisect.insort_right(queue.jobs, job, key=self.urgency)
-        queue.oldest = min(queue.oldest, job.enqueued_at)
+        queue = self._queues.get(job.bucket)
+        if queue is None:
+            queue = self._queues[job.bucket] = JobQueue()
+        queue.add(job, self.urgency(job))
         self._next_expiry = min(self._next_expiry, job.deadline)
         self._depth += 1
+        self._num_high += job.priority is Priority.HIGH
 
     def requeue(self, jobs: Iterable[Job]) -> None:
         """Adds jobs again that were staged on an engine that has ended."""
@@ -147,31 +111,22 @@ class Scheduler:
         """Puts batches before all queues, to run unchanged."""
         for batch in batches:
             if batch.jobs:  # empty if all its callers have gone
-                self._retries.append(batch)
+                self._retries.add(batch)
                 self._next_expiry = min(self._next_expiry, *(job.deadline for job in batch.jobs))
 
     def remove(self, job: Job) -> bool:
         """Removes a waiting job; returns False if it is not waiting (it runs, or ran)."""
         queue = self._queues.get(job.bucket)
-        if queue is not None and job in queue.jobs:
-            queue.jobs.remove(job)
-            self._after_removal(job.bucket, queue, 1)
+        if queue is not None and queue.remove(job):
+            self._after_removal(job.bucket, (job,))
             return True
-        for index, batch in enumerate(self._retries):
-            if job in batch.jobs:
-                left = tuple(other for other in batch.jobs if other is not job)
-                if left:
-                    self._retries[index] = Batch(batch.bucket, left, batch.engine_deaths)
-                else:
-                    del self._retries[index]
-                return True
-        return False
+        return self._retries.remove(job)
 
     def clear(self) -> None:
         """Removes all waiting jobs."""
         self._queues.clear()
-        self._retries.clear()
-        self._depth = 0
+        self._retries = RetryQueue()
+        self._depth = self._num_high = 0
 
     def plan(self, now: float, engine: EngineState, num_decoding: int = 0) -> Plan:
         """Decides what an engine gets next.
@@ -189,7 +144,7 @@ class Scheduler:
         if engine.in_flight > 1 or not (self._queues or self._retries):
             return Plan(expired=expired)
         if self._retries:
-            return Plan(self._retries.popleft(), expired=expired)
+            return Plan(self._retries.take(), expired=expired)
         while self._queues:
             bucket, wake_at = self._choose_bucket(now, engine, num_decoding)
             if bucket is None:
@@ -204,7 +159,7 @@ class Scheduler:
         self, now: float, engine: EngineState, num_decoding: int
     ) -> tuple[Bucket | None, float]:
         """The bucket to run next, or None and when to call again."""
-        by_urgency = sorted(self._queues, key=lambda b: self.urgency(self._queues[b].jobs[0]))
+        by_urgency = sorted(self._queues, key=lambda b: self._queues[b].first_urgency)
         if engine.in_flight:
             first = by_urgency[0]
             stage_at = engine.busy_until - self.policy.stage_lead_ms / 1000
@@ -225,7 +180,7 @@ class Scheduler:
         return waiting_since + self.policy.max_wait_ms / 1000
 
     def _is_full(self, bucket: Bucket) -> bool:
-        return len(self._queues[bucket].jobs) >= self.policy.capacity(bucket)
+        return len(self._queues[bucket]) >= self.policy.capacity(bucket)
 
     def _remove_too_late(self, bucket: Bucket, now: float, engine: EngineState) -> tuple[Job, ...]:
         """Removes jobs that a busy engine would complete after their deadline, even if run alone.
@@ -236,34 +191,31 @@ class Scheduler:
         if not engine.in_flight:
             return ()
         end = max(now, engine.busy_until) + engine.seconds(bucket[0] * bucket[1])
-        too_late = tuple(job for job in self._queues[bucket].jobs if job.deadline < end)
-        for job in too_late:
-            self.remove(job)
+        too_late = self._queues[bucket].take_due(math.nextafter(end, -math.inf))
+        self._after_removal(bucket, too_late)
         return too_late
 
     def _form_batch(self, bucket: Bucket) -> Batch:
-        queue = self._queues[bucket]
-        count = self.policy.capacity(bucket)
-        jobs, queue.jobs = tuple(queue.jobs[:count]), queue.jobs[count:]
-        self._after_removal(bucket, queue, len(jobs))
+        jobs = self._queues[bucket].take(self.policy.capacity(bucket))
+        self._after_removal(bucket, jobs)
         return Batch(bucket, jobs)
 
-    def _after_removal(self, bucket: Bucket, queue: _Queue, removed: int) -> None:
-        """Updates the count and the oldest arrival after jobs were removed from a queue."""
-        self._depth -= removed
-        if queue.jobs:
-            queue.oldest = min(job.enqueued_at for job in queue.jobs)
-        else:
+    def _after_removal(self, bucket: Bucket, jobs: tuple[Job, ...]) -> None:
+        """Updates the counts after jobs were removed from a queue; drops an empty queue."""
+        self._depth -= len(jobs)
+        self._num_high -= sum(job.priority is Priority.HIGH for job in jobs)
+        if not self._queues[bucket]:
             del self._queues[bucket]
 
     def _remove_expired(self, now: float) -> tuple[Job, ...]:
         if now < self._next_expiry:
             return ()
-        waiting = [job for queue in self._queues.values() for job in queue.jobs]
-        waiting += [job for batch in self._retries for job in batch.jobs]
-        expired = tuple(job for job in waiting if job.deadline <= now)
-        for job in expired:
-            self.remove(job)
-        left = (job.deadline for job in waiting if job.deadline > now)
-        self._next_expiry = min(left, default=math.inf)
-        return expired
+        expired: list[Job] = []
+        for bucket, queue in list(self._queues.items()):
+            due = queue.take_due(now)
+            self._after_removal(bucket, due)
+            expired += due
+        expired += self._retries.take_due(now)
+        left = [queue.next_deadline for queue in self._queues.values()]
+        self._next_expiry = min(self._retries.next_deadline, *left)
+        return tuple(expired)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.batching.estimates import ArrivalRate, ServiceTime
 
@@ -40,6 +42,53 @@ def test_a_prediction_is_never_negative() -> None:
     for pixels, seconds in [(1, 0.5), (2, 0.4), (3, 0.01), (8, 0.3)]:
         time.learn(pixels * MEGA, seconds)
     assert min(time.predict(pixels * MEGA) for pixels in range(20)) >= 0
+
+
+SIZES = st.lists(st.integers(1, 50), min_size=2, max_size=60)
+
+
+@given(SIZES, st.lists(st.floats(0.95, 1.05), min_size=60, max_size=60))
+def test_a_constant_cost_predicts_that_cost(sizes: list[int], noise: list[float]) -> None:
+    """Within the sizes that ran, also if larger batches happened to be faster."""
+    time = ServiceTime()
+    sizes = [1, 50, *sizes]
+    for size, factor in zip(sizes, noise, strict=False):
+        time.learn(size * MEGA, 0.1 * factor)
+    for size in (1, 10, 50):
+        assert time.predict(size * MEGA) == pytest.approx(0.1, rel=0.3)
+
+
+def test_a_constant_cost_is_not_forgotten_while_all_batches_have_one_size() -> None:
+    time = ServiceTime()
+    for pixels in (1, 8, 1, 8, *[1] * 500):
+        time.learn(pixels * MEGA, 0.1)
+    assert time.predict(8 * MEGA) == pytest.approx(0.1)
+
+
+def test_faster_large_batches_predict_a_constant_cost() -> None:
+    time = ServiceTime()
+    for pixels, seconds in [(1, 0.11), (8, 0.1), (1, 0.11), (8, 0.09)]:
+        time.learn(pixels * MEGA, seconds)
+    assert time.predict(MEGA) == time.predict(100 * MEGA) == pytest.approx(0.1, rel=0.1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 1000), st.floats(1e-6, 100)), min_size=1, max_size=40),
+    st.integers(0, 2000),
+)
+def test_a_prediction_lies_between_a_constant_and_a_proportional_cost(
+    batches: list[tuple[int, float]], pixels: int
+) -> None:
+    time = ServiceTime()
+    for size, seconds in batches:
+        time.learn(size * MEGA, seconds)
+    fastest, slowest = (pick(seconds for _, seconds in batches) for pick in (min, max))
+    smallest, largest = (pick(size for size, _ in batches) for pick in (min, max))
+    found = time.predict(pixels * MEGA)
+    assert time.predict(0) >= 0
+    assert found <= slowest * max(1, pixels / smallest) * (1 + 1e-9)
+    assert found >= fastest * min(1, pixels / largest) * (1 - 1e-9)
+    assert time.predict((pixels + 1) * MEGA) >= found  # larger batches never take less time
 
 
 def test_the_arrival_rate_follows_recent_arrivals() -> None:
