@@ -217,5 +217,5 @@ class Scheduler:
             expired += due
         expired += self._retries.take_due(now)
         left = [queue.next_deadline for queue in self._queues.values()]
-        self._next_expiry = min(self._retries.next_deadline, *left)
+        self._next_expiry = min([self._retries.next_deadline, *left])
         return tuple(expired)
