@@ -17,6 +17,7 @@ from typing import Any, ClassVar, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.transport.http_parser import RequestParser
 from service.transport.listen_queue import has_unread
 
 _MAX_HEAD_BYTES = 64 * 1024  # of a request line with its headers
@@ -54,6 +55,7 @@ class LimitedConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes uvicorn's arguments."""
         super().__init__(*args, **kwargs)
+        self.parser: RequestParser = RequestParser(self)
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = False
@@ -131,6 +133,14 @@ class LimitedConnection(HttpToolsProtocol):
         _HeadBuffer(self.cycle)
         if self.limits.closing or self._over_limit:
             self.cycle.keep_alive = False
+        if self.parser.is_connect():  # the client sends the bytes of a tunnel next
+            self._ignores_input = True
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Ends a body, unless the parser stops at an `Upgrade` and will parse the body again."""
+        if not self.parser.ignores_upgrade():
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuses bytes that are not HTTP, after the responses to earlier requests."""

@@ -23,6 +23,7 @@ OVERRIDDEN: list[tuple[type, str, tuple[str, ...]]] = [
     (HttpToolsProtocol, "data_received", ("self", "data")),
     (HttpToolsProtocol, "on_message_begin", ("self",)),
     (HttpToolsProtocol, "on_headers_complete", ("self",)),
+    (HttpToolsProtocol, "on_message_complete", ("self",)),
     (HttpToolsProtocol, "send_400_response", ("self", "msg")),
     (HttpToolsProtocol, "shutdown", ("self",)),
     (HttpToolsProtocol, "on_response_complete", ("self",)),
@@ -33,7 +34,9 @@ OVERRIDDEN: list[tuple[type, str, tuple[str, ...]]] = [
 PROTOCOL_ATTRIBUTES = (
     "connections",
     "cycle",
+    "headers",
     "loop",
+    "parser",
     "pipeline",
     "scope",
     "timeout_keep_alive_task",
