@@ -133,7 +133,7 @@ async def _serve(settings: Settings, backend: Backend) -> int:
     if dropped:
         _print(f"Stopped with {dropped} requests unanswered: the drain took too long")
         return _EXIT_FAILED
-    _print("Stopped; every accepted request was answered")
+    _print("Stopped; all accepted requests were completed")
     return 0
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from lite_detr_client import GrpcClient
 from tests.heavy.container_engine import ContainerEngine, command_from, run, wait_until
-from tests.heavy.containers import EXPECTED, PHOTO
+from tests.heavy.containers import EXPECTED, SAMPLE
 from tests.heavy.findings import RESULTS, Findings
 from tests.ops.queries import rules_of
 from tests.support.ports import free_port
@@ -98,11 +98,11 @@ def test_compose_refuses_a_mistyped_key(tmp_path: object) -> None:
 
 def test_service_responds_on_both_published_ports(compose: Compose) -> None:
     response = httpx.post(
-        f"http://{compose.detector}/detect", content=PHOTO.read_bytes(), timeout=60
+        f"http://{compose.detector}/detect", content=SAMPLE.read_bytes(), timeout=60
     )
     assert {found["label"] for found in response.json()["detections"]} == EXPECTED
     with GrpcClient(compose.grpc) as client:
-        assert {found.label for found in client.detect(PHOTO).detections} == EXPECTED
+        assert {found.label for found in client.detect(SAMPLE).detections} == EXPECTED
 
 
 def test_prometheus_finds_and_scrapes_the_service(compose: Compose) -> None:
@@ -131,7 +131,7 @@ def test_grafana_shows_the_dashboard_without_a_login(compose: Compose) -> None:
 
 def test_stopping_the_service_drains_it(compose: Compose) -> None:
     compose.do("stop", "detector")
-    assert "every accepted request was answered" in compose.do("logs", "detector")
+    assert "all accepted requests were completed" in compose.do("logs", "detector")
     assert "(0)" in compose.do("ps", "--all", "detector")
     findings = Findings("Compose", "make test-containers")
     findings.note(

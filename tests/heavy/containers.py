@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from lite_detr_client import GrpcClient
-from tests.heavy.container_engine import IMAGE, ContainerEngine, wait_until
+from tests.heavy.container_engine import SAMPLE, ContainerEngine, wait_until
 from tests.heavy.findings import RESULTS, Findings
 from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
-PHOTO = ROOT / "docs" / "samples" / "codes.jpg"
+SAMPLE = ROOT / "docs" / "samples" / "codes.jpg"
 EXPECTED = {
     code["label"]
     for code in json.loads((ROOT / "docs" / "samples" / "codes.json").read_text())["codes"]
@@ -50,10 +50,10 @@ def findings() -> Iterator[Findings]:
 @pytest.fixture(scope="module", autouse=True)
 def image(engine: ContainerEngine, findings: Findings) -> None:
     """Builds the CPU image once."""
-    built = engine.build("cpu", IMAGE)
+    built = engine.build("cpu", SAMPLE)
     assert built.returncode == 0, built.stdout + built.stderr
     findings.note("engine", engine.do("--version").strip())
-    findings.note("CPU image, MB", round(engine.inspect(IMAGE)["Size"] / 1e6))
+    findings.note("CPU image, MB", round(engine.inspect(SAMPLE)["Size"] / 1e6))
 
 
 class Running:
@@ -66,7 +66,7 @@ class Running:
         ports = {"HOST": "127.0.0.1", "HTTP_PORT": self.http_port, "GRPC_PORT": self.grpc_port}
         settings = [f"--env=LITE_DETR_{name}={value}" for name, value in ports.items()]
         self.started = time.monotonic()
-        engine.do("run", "--detach", f"--name={NAME}", "--network=host", *flags, *settings, IMAGE)
+        engine.do("run", "--detach", f"--name={NAME}", "--network=host", *flags, *settings, SAMPLE)
 
     def is_ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -74,7 +74,7 @@ class Running:
         return False
 
     def detect(self) -> httpx.Response:
-        return httpx.post(f"{self.url}/detect", content=PHOTO.read_bytes(), timeout=120)
+        return httpx.post(f"{self.url}/detect", content=SAMPLE.read_bytes(), timeout=120)
 
     @property
     def logs(self) -> str:
@@ -95,7 +95,7 @@ def running(engine: ContainerEngine) -> Iterator[Running]:
 
 def health_check(engine: ContainerEngine) -> list[str]:
     """The image's health check command; podman and Docker store it in different places."""
-    described = engine.inspect(IMAGE)
+    described = engine.inspect(SAMPLE)
     check = described.get("Healthcheck") or described["Config"]["Healthcheck"]
     kind, *argv = map(str, check["Test"])
     assert kind == "CMD"
@@ -103,7 +103,7 @@ def health_check(engine: ContainerEngine) -> list[str]:
 
 
 def test_image_has_user_stop_signal_and_health_check(engine: ContainerEngine) -> None:
-    configuration = engine.inspect(IMAGE)["Config"]
+    configuration = engine.inspect(SAMPLE)["Config"]
     assert configuration["User"] == "10001:10001"
     assert configuration["StopSignal"] in ("SIGTERM", "15")
     assert health_check(engine)[-1].endswith("health_check.py")
@@ -129,7 +129,7 @@ def test_http_and_grpc_detect_the_same_codes(running: Running, findings: Finding
     findings.note("seconds from `run` to ready", round(time.monotonic() - running.started, 1))
     over_http = running.detect().json()["detections"]
     with GrpcClient(f"127.0.0.1:{running.grpc_port}") as client:
-        over_grpc = client.detect(PHOTO).detections
+        over_grpc = client.detect(SAMPLE).detections
     assert {found["label"] for found in over_http} == EXPECTED
     assert [found["label"] for found in over_http] == [found.label for found in over_grpc]
     findings.note("ran with", " ".join(HARDENING))
@@ -161,7 +161,7 @@ def test_memory_stays_below_its_limit(running: Running, findings: Findings) -> N
     used = int(
         running.engine.do("exec", NAME, "sh", "-c", f"{script} 2>/dev/null; true").split()[0]
     )
-    findings.note("memory after 40 photos, 8 at once, MiB (limit 1024)", round(used / 2**20))
+    findings.note("memory after 40 images, 8 in flight, MiB (limit 1024)", round(used / 2**20))
     assert used < 0.9 * 2**30
 
 
@@ -178,7 +178,7 @@ def test_stop_finishes_all_accepted_requests(running: Running, findings: Finding
         ]
     assert set(codes) <= {200, 0}, codes  # completed, or never accepted
     findings.note("completed, of 24 requests in flight when it was stopped", codes.count(200))
-    assert "every accepted request was answered" in running.logs
+    assert "all accepted requests were completed" in running.logs
     assert running.engine.inspect(NAME)["State"]["ExitCode"] == 0
 
 

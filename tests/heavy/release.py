@@ -111,8 +111,8 @@ def test_service_serves_page_and_detections_and_stops(installed: Path, findings:
                 break
         match = re.search(r"listens on (http://\S+)", output)
         assert match, output
-        photo = (SAMPLES / "codes.jpg").read_bytes()
-        response = httpx.post(f"{match[1]}/detect", content=photo, timeout=TIMEOUT_SECONDS)
+        sample = (SAMPLES / "codes.jpg").read_bytes()
+        response = httpx.post(f"{match[1]}/detect", content=sample, timeout=TIMEOUT_SECONDS)
         assert len(response.json()["detections"]) == 5
         assert "<html" in httpx.get(f"{match[1]}/").text
         assert httpx.get(f"{match[1]}/docs").status_code == httpx.codes.OK

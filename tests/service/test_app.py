@@ -73,7 +73,7 @@ def test_the_service_starts_serves_and_drains(start: type[Service]) -> None:
     assert set(codes) <= {200, "refused"}
     assert 200 in codes
     assert service.end() == 0, service.lines
-    assert "every accepted request was answered" in service.lines[-1]
+    assert "all accepted requests were completed" in service.lines[-1]
     assert process_has_ended(service.engine_pid)
 
 
