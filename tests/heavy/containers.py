@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from lite_detr_client import GrpcClient
-from tests.heavy.container_engine import SAMPLE, ContainerEngine, wait_until
+from tests.heavy.container_engine import IMAGE, ContainerEngine, wait_until
 from tests.heavy.findings import RESULTS, Findings
 from tests.support.ports import free_port
 from tests.support.repository import ROOT
@@ -50,10 +50,10 @@ def findings() -> Iterator[Findings]:
 @pytest.fixture(scope="module", autouse=True)
 def image(engine: ContainerEngine, findings: Findings) -> None:
     """Builds the CPU image once."""
-    built = engine.build("cpu", SAMPLE)
+    built = engine.build("cpu", IMAGE)
     assert built.returncode == 0, built.stdout + built.stderr
     findings.note("engine", engine.do("--version").strip())
-    findings.note("CPU image, MB", round(engine.inspect(SAMPLE)["Size"] / 1e6))
+    findings.note("CPU image, MB", round(engine.inspect(IMAGE)["Size"] / 1e6))
 
 
 class Running:
@@ -66,7 +66,7 @@ class Running:
         ports = {"HOST": "127.0.0.1", "HTTP_PORT": self.http_port, "GRPC_PORT": self.grpc_port}
         settings = [f"--env=LITE_DETR_{name}={value}" for name, value in ports.items()]
         self.started = time.monotonic()
-        engine.do("run", "--detach", f"--name={NAME}", "--network=host", *flags, *settings, SAMPLE)
+        engine.do("run", "--detach", f"--name={NAME}", "--network=host", *flags, *settings, IMAGE)
 
     def is_ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -95,7 +95,7 @@ def running(engine: ContainerEngine) -> Iterator[Running]:
 
 def health_check(engine: ContainerEngine) -> list[str]:
     """The image's health check command; podman and Docker store it in different places."""
-    described = engine.inspect(SAMPLE)
+    described = engine.inspect(IMAGE)
     check = described.get("Healthcheck") or described["Config"]["Healthcheck"]
     kind, *argv = map(str, check["Test"])
     assert kind == "CMD"
@@ -103,7 +103,7 @@ def health_check(engine: ContainerEngine) -> list[str]:
 
 
 def test_image_has_user_stop_signal_and_health_check(engine: ContainerEngine) -> None:
-    configuration = engine.inspect(SAMPLE)["Config"]
+    configuration = engine.inspect(IMAGE)["Config"]
     assert configuration["User"] == "10001:10001"
     assert configuration["StopSignal"] in ("SIGTERM", "15")
     assert health_check(engine)[-1].endswith("health_check.py")
