@@ -214,8 +214,10 @@ def _build_servers(
     oip = oip_routes(detector, core.control, settings, bodies)
     apps: list[Any] = [create_app(detector, settings, access.keys, request_log, oip, bodies)]
     if settings.metrics_port is not None:
-        metrics = create_metrics_app(detector.metrics)
-        apps.append(metrics if access.keys is None else require_metrics_key(metrics, access.keys))
+        metrics: Any = create_metrics_app(detector.metrics)
+        if access.keys is not None:
+            metrics = require_metrics_key(metrics, access.keys, detector.metrics)
+        apps.append(metrics)
     return [
         HttpServer(app, settings, sock, access.tls_context)
         for app, sock in zip(apps, listeners, strict=True)

@@ -7,10 +7,11 @@ its field and the following ones in --help and in docs/configuration.md.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LITE_DETR_"
@@ -182,6 +183,11 @@ class Settings(BaseSettings):
         None,
         description="PEM certificate authority; if set, clients need a certificate signed by it",
     )
+    trusted_proxies: str | None = Field(
+        None,
+        description="comma-separated addresses and networks (10.0.0.0/8) of reverse proxies, whose "
+        "X-Forwarded-* and Forwarded headers are used; unset: none",
+    )
     cors_origins: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^,\s/]+(,https?://[^,\s/]+)*)$",
@@ -254,6 +260,23 @@ class Settings(BaseSettings):
     def engine_devices(self) -> tuple[str, ...]:
         """The device of each engine."""
         return tuple((self.devices or self.device).split(","))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str | None) -> str | None:
+        """Checks that every part is an address or a network.
+
+        Raises:
+            ValueError: if not; pydantic reports it as a ValidationError.
+        """
+        for part in filter(None, map(str.strip, (value or "").split(","))):
+            try:
+                ip_network(part, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{part!r} is not an IP address or network such as 10.0.0.0/8"
+                ) from None
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

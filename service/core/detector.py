@@ -37,6 +37,7 @@ from service.errors import (
 )
 from service.ipc.slots import SlotLease
 from service.observability.metrics import Metrics
+from service.observability.request_scope import record_failed_image
 from service.types import DetectOptions, DetectResult, Priority, StageTimings
 from service.usage import UseCounter
 
@@ -192,6 +193,7 @@ class Detector:
         except DetectionError as error:
             self._count_failure(error.code, started)
             self._log_failure(error, request_id)
+            record_failed_image(error.code, error.detail)
             raise
         except Exception:
             self._count_failure("internal", started)

@@ -166,6 +166,14 @@ class Metrics:
         self.engine_restarts = self._counter(
             "engine_restarts_total", "Engine restarts, by reason", ("reason",)
         )
+        self.keys_refused = self._counter(
+            "keys_refused_total",
+            "Requests refused for their API key, by error code",
+            ("protocol", "reason"),
+        )
+        for protocol in ("http", "grpc"):
+            for reason in ("unauthenticated", "forbidden"):
+                self.keys_refused.labels(protocol, reason)  # 0 from the start, for rates
         self.batch_failures = self._counter(
             "batch_failures_total", "Batches for which an engine reported a failure", ("failure",)
         )

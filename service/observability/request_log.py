@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
+from service.observability.proxies import TrustedProxies
 from service.observability.request_scope import SCOPE, RequestScope, ScopeListener
 from service.observability.trace_context import (
     TraceContext,
@@ -25,6 +27,9 @@ from service.settings import Settings
 
 # OpenTelemetry's variables that enable tracing; its SDK reads their values.
 _OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+_MAX_USER_AGENT = 200  # characters
+_MAX_DETAIL = 500
 
 _access_log = structlog.get_logger("service.access")
 
@@ -52,18 +57,39 @@ class Tracer(Protocol):
         """Exports the remaining spans; may block for some seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class RequestOrigin:
+    """Who sent a request; read only if the request is logged.
+
+    Attributes:
+        peer: returns the address at the other end of the connection; empty if it has none.
+        values: returns all values of a header (or gRPC metadata) by its lower-case name.
+    """
+
+    peer: Callable[[], str]
+    values: Callable[[str], Sequence[str]]
+
+
 class RequestLog:
     """Opens and closes the scopes of requests."""
 
-    def __init__(self, *, log_requests: bool = False, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        log_requests: bool = False,
+        tracer: Tracer | None = None,
+        proxies: TrustedProxies | None = None,
+    ) -> None:
         """Creates a request log.
 
         Args:
             log_requests: whether each request writes a line to the access log.
             tracer: creates the spans; None: no tracing.
+            proxies: whose forwarding headers are used; None: of no proxy.
         """
         self._log_requests = log_requests
         self._tracer = tracer
+        self._proxies = proxies or TrustedProxies()
 
     @contextmanager
     def track(  # noqa: PLR0913 - the fields of a request's head
@@ -75,6 +101,7 @@ class RequestLog:
         request_id: object = None,
         traceparents: Iterable[object] = (),
         tracestates: Iterable[object] = (),
+        origin: RequestOrigin | None = None,
         quiet: bool = False,
     ) -> Iterator[RequestScope]:
         """Opens the scope of a request, as a context manager.
@@ -86,6 +113,7 @@ class RequestLog:
             request_id: sent by the client; kept if valid, otherwise generated.
             traceparents: all `traceparent` headers.
             tracestates: all `tracestate` headers.
+            origin: who sent it, for the access log.
             quiet: True for probes: no access log line and no span.
         """
         trace = open_trace(traceparents, tracestates)
@@ -100,6 +128,9 @@ class RequestLog:
         scope = RequestScope(
             transport, method, kept_id, trace, detailed=detailed, path=path, listener=listener
         )
+        if logged and origin is not None:
+            scope.client = self._proxies.client(origin.peer(), origin.values)
+            scope.user_agent = ", ".join(origin.values("user-agent"))
         token = SCOPE.set(scope)
         try:
             yield scope
@@ -122,7 +153,11 @@ def open_request_log(settings: Settings) -> RequestLog:
     Raises:
         TracingUnavailable: if tracing is enabled and cannot be used.
     """
-    return RequestLog(log_requests=settings.log_requests, tracer=_open_tracer(settings))
+    return RequestLog(
+        log_requests=settings.log_requests,
+        tracer=_open_tracer(settings),
+        proxies=TrustedProxies(settings.trusted_proxies),
+    )
 
 
 def _open_tracer(settings: Settings) -> Tracer | None:
@@ -157,6 +192,17 @@ def _access_fields(scope: RequestScope) -> dict[str, Any]:
     for name in ("route", "protocol", "outcome"):
         if value := getattr(scope, name):
             fields[name] = value
+    if scope.failure is not None:
+        fields["code"], detail = scope.failure
+        fields["detail"] = _printable(detail, _MAX_DETAIL)
+    if scope.client:
+        fields["client"] = scope.client
+    if scope.key_name:
+        fields["api_key"] = scope.key_name
+    if scope.user_agent:
+        fields["user_agent"] = _printable(scope.user_agent, _MAX_USER_AGENT)
+    if scope.failed_images:
+        fields["failed_images"] = scope.failed_images
     if scope.images:
         fields |= {"images": scope.images, "image_bytes": scope.num_bytes}
     if scope.images == 1 and scope.last_image is not None:
@@ -165,3 +211,9 @@ def _access_fields(scope: RequestScope) -> dict[str, Any]:
     if scope.encode_seconds:
         fields["encode_ms"] = round(scope.encode_seconds * 1000, 3)
     return fields
+
+
+def _printable(text: str, limit: int) -> str:
+    """Returns text of a client for a log line: without control characters, cut to `limit`."""
+    cut = text if len(text) <= limit else text[: limit - 3] + "..."
+    return "".join(letter if letter.isprintable() else "?" for letter in cut)

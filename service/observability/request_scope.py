@@ -98,7 +98,12 @@ class RequestScope:
         outcome: label of metrics; empty if not counted.
         route: pattern of the HTTP route; empty if none matched.
         status: HTTP status number or gRPC status name; None if the client disconnected.
+        client: address of the client, for the access log.
+        user_agent: of the client, likewise.
+        key_name: name of the API key; empty if none was needed or it was refused.
+        failure: code and detail of the first error; None if there was none.
         images: number of completed images.
+        failed_images: number of images that ended with an error.
         num_bytes: total size of their files.
         last_image: for the access log line of a request with one image.
         encode_seconds: time that the adapter spent encoding.
@@ -116,7 +121,12 @@ class RequestScope:
     outcome: str = ""
     route: str = ""
     status: int | str | None = None
+    client: str = ""
+    user_agent: str = ""
+    key_name: str = ""
+    failure: tuple[str, str] | None = None
     images: int = 0
+    failed_images: int = 0
     num_bytes: int = 0
     last_image: ImageRecord | None = None
     encode_seconds: float = 0.0
@@ -129,6 +139,11 @@ class RequestScope:
         self.last_image = image
         if self.listener is not None:
             self.listener.image_done(image)
+
+    def record_failure(self, code: str, detail: str) -> None:
+        """Records an error of the request or of one of its images; the first one is kept."""
+        if self.failure is None:
+            self.failure = code, detail
 
     def record_stage(self, interval: StageInterval) -> None:
         """Records a stage of the adapter: "read" or "encode"."""
@@ -144,3 +159,18 @@ SCOPE: ContextVar[RequestScope | None] = ContextVar("request_scope", default=Non
 def current_scope() -> RequestScope | None:
     """Returns the scope of the request that the current task belongs to, if any."""
     return SCOPE.get()
+
+
+def record_failure(code: str, detail: str) -> None:
+    """Records an error of the current request, if there is one."""
+    scope = SCOPE.get()
+    if scope is not None:
+        scope.record_failure(code, detail)
+
+
+def record_failed_image(code: str, detail: str) -> None:
+    """Records an error of one image of the current request, if there is one."""
+    scope = SCOPE.get()
+    if scope is not None:
+        scope.failed_images += 1
+        scope.record_failure(code, detail)

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import DetectionError
 from service.observability.metrics import Metrics
+from service.observability.request_scope import record_failure
 from service.oip.errors import UNKNOWN_PATH, WRONG_METHOD, OipRefused
 from service.oip.http_openapi import TAG
 from service.transport.http_request import (
@@ -122,21 +123,25 @@ async def _respond(endpoint: RequestHandler, request: Request) -> Response:
     except OipRefused as error:
         return _refuse(error)
     except RequestRefused as error:
-        return _error(error.status, error.detail)
+        return _error(error.status, error.code, error.detail)
     except DetectionError as error:
         wait_s = retry_after_s(error)
         headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
-        return _error(error_kind(error).status, error.detail, headers)
+        return _error(error_kind(error).status, error.code, error.detail, headers)
     except Exception:
         _log.exception("unexpected error", request_id=request_id_of(request.scope))
-        return _error(500, "An unexpected error.")
+        return _error(500, "internal", "An unexpected error.")
 
 
 def _refuse(error: OipRefused) -> Response:
-    return _error(error.kind.http_status, error.detail)
+    return _error(error.kind.http_status, error.code, error.detail)
 
 
-def _error(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+def _error(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error in the protocol's form; its code is only recorded for the log."""
+    record_failure(code, detail)
     return Response(
         orjson.dumps({"error": detail}),
         status,

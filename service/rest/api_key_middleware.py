@@ -17,7 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.api_keys import Forbidden, KeyRing, Unauthenticated, presented_key
 from service.access.api_keys import Scope as KeyScope
+from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
+from service.observability.request_scope import current_scope, record_failure
 from service.rest.problems import ProblemDetails, problem_response
 from service.rest.request_context import RequestContext
 from service.transport.http_request import request_id_of
@@ -38,6 +40,7 @@ class ApiKeyMiddleware:
         self,
         app: ASGIApp,
         keys: KeyRing,
+        metrics: Metrics,
         required_scope: Callable[[str], KeyScope | None] | None = None,
     ) -> None:
         """Wraps an application; must be inside `RequestContext`.
@@ -45,10 +48,12 @@ class ApiKeyMiddleware:
         Args:
             app: an ASGI application.
             keys: the accepted keys.
+            metrics: count the refused requests.
             required_scope: the scope that a path requires; None: `scope_of_path`.
         """
         self._app = app
         self._keys = keys
+        self._metrics = metrics
         self._required_scope = required_scope or scope_of_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,22 +66,33 @@ class ApiKeyMiddleware:
             try:
                 key = self._keys.check(presented_key(Headers(scope=scope).get), required)
             except Unauthenticated as error:
-                refusal = _refuse(scope, ProblemDetails(401, "unauthenticated", str(error)))
+                refusal = self._refuse(scope, ProblemDetails(401, "unauthenticated", str(error)))
                 await refusal(scope, receive, send)
                 return
             except Forbidden as error:
-                refusal = _refuse(scope, ProblemDetails(403, "forbidden", str(error)))
+                refusal = self._refuse(scope, ProblemDetails(403, "forbidden", str(error)))
                 await refusal(scope, receive, send)
                 return
+            if (request := current_scope()) is not None:
+                request.key_name = key.name
             with structlog.contextvars.bound_contextvars(api_key=key.name):
                 await self._app(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
+    def _refuse(self, scope: Scope, problem: ProblemDetails) -> Response:
+        self._metrics.keys_refused.labels("http", problem.code).inc()
+        headers = _CHALLENGE if problem.status == 401 else {}  # noqa: PLR2004 - Unauthorized
+        if scope["path"].startswith(_OIP_PREFIX):
+            record_failure(problem.code, problem.detail)
+            body = orjson.dumps({"error": problem.detail})
+            return Response(body, problem.status, headers, media_type="application/json")
+        return problem_response(problem, request_id_of(scope), headers)
 
-def require_metrics_key(app: ASGIApp, keys: KeyRing) -> ASGIApp:
+
+def require_metrics_key(app: ASGIApp, keys: KeyRing, metrics: Metrics) -> ASGIApp:
     """Wraps an application that serves metrics at any path; each requires the scope `metrics`."""
-    checked = ApiKeyMiddleware(app, keys, lambda _path: KeyScope.METRICS)
+    checked = ApiKeyMiddleware(app, keys, metrics, lambda _path: KeyScope.METRICS)
     return RequestContext(checked, RequestLog())
 
 
@@ -87,11 +103,3 @@ def scope_of_path(path: str) -> KeyScope | None:
     if _METRICS.fullmatch(path):
         return KeyScope.METRICS
     return KeyScope.ADMIN if _ADMIN.fullmatch(path) else KeyScope.DETECT
-
-
-def _refuse(scope: Scope, problem: ProblemDetails) -> Response:
-    headers = _CHALLENGE if problem.status == 401 else {}  # noqa: PLR2004 - Unauthorized
-    if scope["path"].startswith(_OIP_PREFIX):
-        body = orjson.dumps({"error": problem.detail})
-        return Response(body, problem.status, headers, media_type="application/json")
-    return problem_response(problem, request_id_of(scope), headers)

@@ -16,6 +16,7 @@ from service.access.api_keys import KeyRing
 from service.core.detector import Detector
 from service.core.formats import OUTPUT_FORMATS
 from service.errors import DetectionError
+from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
 from service.rest.api_key_middleware import ApiKeyMiddleware
 from service.rest.detection import DetectEndpoint
@@ -82,7 +83,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - everything that shares the port
     app.add_exception_handler(DetectionError, _detection_error)
     app.add_exception_handler(RequestRefused, _refusal)
     app.add_exception_handler(HTTPException, _http_error)
-    _add_middleware(app, settings, keys, request_log)
+    _add_middleware(app, detector.metrics, settings, keys, request_log)
     return app
 
 
@@ -107,11 +108,15 @@ def _add_detect_route(
 
 
 def _add_middleware(
-    app: FastAPI, settings: Settings, keys: KeyRing | None, request_log: RequestLog | None
+    app: FastAPI,
+    metrics: Metrics,
+    settings: Settings,
+    keys: KeyRing | None,
+    request_log: RequestLog | None,
 ) -> None:
     """Adds the layers around every request, from the inside out."""
     if keys is not None:
-        app.add_middleware(ApiKeyMiddleware, keys=keys)
+        app.add_middleware(ApiKeyMiddleware, keys=keys, metrics=metrics)
     if settings.cors_origins is not None:  # outside the key check: a preflight carries no key
         app.add_middleware(
             CORSMiddleware,

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from service.core.encoding import ItemError
 from service.errors import DetectionError
+from service.observability.request_scope import record_failure
 from service.transport.http_status import error_kind, retry_after_s
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -50,7 +51,11 @@ def detection_problem(error: DetectionError, request_id: str) -> Response:
 def problem_response(
     problem: ProblemDetails, request_id: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A problem+json response; its `type` is a URN that ends with the stable code."""
+    """A problem+json response; its `type` is a URN that ends with the stable code.
+
+    It is also recorded as the failure of the request.
+    """
+    record_failure(problem.code, problem.detail)
     body = orjson.dumps(
         {
             "type": f"urn:lite-detr:problem:{problem.code}",

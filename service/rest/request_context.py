@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.observability.request_log import RequestLog
+from service.observability.request_log import RequestLog, RequestOrigin
 from service.observability.request_scope import RequestScope
 from service.observability.trace_context import TRACEPARENT, TRACESTATE
 from service.rest.problems import ProblemDetails, problem_response, unexpected_problem
@@ -86,6 +86,7 @@ class RequestContext:
             request_id=next(iter(ids[_REQUEST_ID]), None),
             traceparents=ids[_TRACEPARENT],
             tracestates=ids[_TRACESTATE],
+            origin=_origin(scope),
             quiet=path in _POLLED_PATHS,
         ) as request:
             try:
@@ -119,6 +120,18 @@ class RequestContext:
             if request.status is None:
                 response = unexpected_problem(request.request_id)
                 await response(scope, receive, send_with_headers)
+
+
+def _origin(scope: Scope) -> RequestOrigin:
+    def values(name: str) -> list[str]:
+        wanted = name.encode()
+        return [value.decode("latin-1") for key, value in scope["headers"] if key == wanted]
+
+    def peer() -> str:
+        found = scope.get("client")
+        return str(found[0]) if found else ""
+
+    return RequestOrigin(peer, values)
 
 
 def _ids_given(scope: Scope) -> dict[bytes, list[str]]:

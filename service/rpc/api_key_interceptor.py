@@ -9,8 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+import structlog
 
 from service.access.api_keys import Forbidden, KeyRing, Scope, Unauthenticated, presented_key
+from service.observability.metrics import Metrics
+from service.observability.request_log import RequestLog
+from service.transport.grpc_call import Context, open_call
 
 _PUBLIC = frozenset(
     {
@@ -32,9 +36,17 @@ _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without a sufficient key."""
 
-    def __init__(self, keys: KeyRing) -> None:
-        """Accepts the keys of this ring."""
+    def __init__(self, keys: KeyRing, metrics: Metrics, request_log: RequestLog) -> None:
+        """Prepares an interceptor.
+
+        Args:
+            keys: the accepted keys.
+            metrics: count the refused calls.
+            request_log: logs the refused calls.
+        """
         self._keys = keys
+        self._metrics = metrics
+        self._request_log = request_log
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -46,12 +58,24 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         try:
-            self._keys.check(presented_key(lambda name: _text(metadata.get(name))), required)
+            key = self._keys.check(presented_key(lambda name: _text(metadata.get(name))), required)
         except Unauthenticated as error:
-            return _refusing(handler, grpc.StatusCode.UNAUTHENTICATED, str(error))
+            code, status, detail = "unauthenticated", grpc.StatusCode.UNAUTHENTICATED, str(error)
         except Forbidden as error:
-            return _refusing(handler, grpc.StatusCode.PERMISSION_DENIED, str(error))
-        return handler
+            code, status, detail = "forbidden", grpc.StatusCode.PERMISSION_DENIED, str(error)
+        else:
+            structlog.contextvars.bind_contextvars(api_key=key.name)  # each call has its own task
+            return handler
+        self._metrics.keys_refused.labels("grpc", code).inc()
+        method = handler_call_details.method.lstrip("/")
+
+        async def refuse(_request: object, context: Context) -> None:
+            with open_call(context, self._request_log, method) as call:
+                call.scope.status = status.name
+                call.scope.record_failure(code, detail)
+            await context.abort(status, detail)
+
+        return _same_kind(handler, refuse)
 
 
 def scope_of_method(method: str) -> Scope | None:
@@ -65,14 +89,11 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _refusing(
-    handler: grpc.RpcMethodHandler[Any, Any], status: grpc.StatusCode, detail: str
+def _same_kind(
+    handler: grpc.RpcMethodHandler[Any, Any],
+    refuse: Callable[[object, Context], Awaitable[None]],
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler of the same kind that refuses the call without reading it."""
-
-    async def refuse(_request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await context.abort(status, detail)
-
     if handler.request_streaming and handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(refuse)
     if handler.request_streaming:

@@ -68,7 +68,8 @@ class RpcServer:
         self._detector = detector
         self._options = options
         self._port = options.port
-        self._servicer = DetectionServicer(detector, options, request_log or RequestLog())
+        self._request_log = request_log or RequestLog()
+        self._servicer = DetectionServicer(detector, options, self._request_log)
         self._extra_services = tuple(extra_services)
         self._names = (SERVICE, *(service.name for service in extra_services))
         self._health = ReadinessHealth(detector, ("", *self._names))
@@ -89,7 +90,7 @@ class RpcServer:
         """
         options = self._options
         server = grpc.aio.server(
-            interceptors=() if options.keys is None else (ApiKeyInterceptor(options.keys),),
+            interceptors=self._interceptors(),
             options=_channel_arguments(options),
             maximum_concurrent_rpcs=options.max_concurrent_calls,
         )
@@ -112,6 +113,12 @@ class RpcServer:
             raise OSError(str(error)) from error
         await server.start()
         self._server = server
+
+    def _interceptors(self) -> tuple[ApiKeyInterceptor, ...]:
+        keys = self._options.keys
+        if keys is None:
+            return ()
+        return (ApiKeyInterceptor(keys, self._detector.metrics, self._request_log),)
 
     async def run_until_drained(self) -> None:
         """Serves until `drain` is called and accepted calls are finished."""

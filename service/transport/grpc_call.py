@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote
 
 import grpc
+import structlog
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
 from service.core.selection import PRIORITY_HEADER
 from service.errors import ShuttingDown
-from service.observability.request_log import RequestLog
+from service.observability.request_log import RequestLog, RequestOrigin
 from service.observability.request_scope import RequestScope
 from service.observability.trace_context import TRACEPARENT, TRACESTATE
 from service.transport.grpc_status import MalformedMessage, Refusal
@@ -121,10 +123,13 @@ class CallsInFlight:
             outcome = "deadline_exceeded" if call.is_late else "cancelled"
             late = grpc.StatusCode.DEADLINE_EXCEEDED
             status = late if call.is_late else grpc.StatusCode.CANCELLED
+            if call.is_late:
+                call.scope.record_failure(outcome, "the deadline of the call passed")
             raise
         except Exception as error:
             refusal = refuse(error)
             outcome, status = refusal.code, refusal.status
+            call.scope.record_failure(refusal.code, refusal.detail)
         finally:
             call.scope.status = status.name
             count(outcome)
@@ -201,8 +206,10 @@ def open_call(
         request_id=next((value for key, value in metadata if key == REQUEST_ID_KEY), None),
         traceparents=[value for key, value in metadata if key == TRACEPARENT],
         tracestates=[value for key, value in metadata if key == TRACESTATE],
+        origin=_origin(context, metadata),
         quiet=quiet,
     ) as scope:
+        scope.key_name = str(structlog.contextvars.get_contextvars().get("api_key", ""))
         yield Call(
             request_id=scope.request_id,
             scope=scope,
@@ -226,6 +233,24 @@ def parse_message(message_type: type[_Message], data: bytes) -> _Message:
     except (BrokenMessage, DecodeError):
         raise MalformedMessage(f"the request is not a message of type {name}") from None
     return message
+
+
+def _origin(context: Context, metadata: Iterable[tuple[str, str | bytes]]) -> RequestOrigin:
+    def values(name: str) -> list[str]:
+        return [str(value) for key, value in metadata if key == name]
+
+    return RequestOrigin(lambda: peer_address(context.peer() or ""), values)
+
+
+def peer_address(peer: str) -> str:
+    """Returns the address in gRPC's description of a peer.
+
+    `ipv4:10.0.0.1:4711` and `ipv6:%5B::1%5D:4711` have one, `unix:...` has none.
+    """
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in {"ipv4", "ipv6"}:
+        return ""
+    return rest.rpartition(":")[0].strip("[]")
 
 
 def _deadline(remaining: float | None) -> float | None:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope
 
 from service.errors import InvalidOptions
 from service.observability.metrics import Metrics
+from service.observability.request_scope import record_failure
 
 REQUEST_ID_HEADER = "X-Request-Id"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -97,6 +98,7 @@ class OutcomeCounter:
         else:
             code = getattr(error, "code", None)
             outcome = code if isinstance(code, str) else "internal"
+            record_failure(outcome, str(error) if isinstance(code, str) else type(error).__name__)
         self._metrics.count_request(self._protocol, outcome)
 
 

@@ -108,7 +108,7 @@ async def test_refusals_under_v2_have_the_form_of_the_protocol(
 async def test_metrics_on_a_separate_port_require_a_key_at_every_path(
     standin: StandIn, ring: KeyRing
 ) -> None:
-    app = require_metrics_key(make_asgi_app(standin.metrics.registry), ring)
+    app = require_metrics_key(make_asgi_app(standin.metrics.registry), ring, standin.metrics)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         for path in ("/", "/metrics", "/healthz"):

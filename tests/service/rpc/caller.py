@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
 from service.core.detector import Detector
+from service.observability.request_log import RequestLog
 from service.rpc import RpcOptions, RpcServer
 from service.rpc.pb import detection_pb2 as pb
+from service.transport.grpc_call import GrpcService
 
 PREFIX = "/litedetr.v1.DetectionService/"
 
@@ -57,8 +59,13 @@ class Caller:
 
 
 @asynccontextmanager
-async def serving(detector: Detector, **overrides: Any) -> AsyncIterator[RpcServer]:
-    server = RpcServer(detector, rpc_options(**overrides))
+async def serving(
+    detector: Detector,
+    request_log: RequestLog | None = None,
+    extra_services: Sequence[GrpcService] = (),
+    **overrides: Any,
+) -> AsyncIterator[RpcServer]:
+    server = RpcServer(detector, rpc_options(**overrides), request_log, extra_services)
     await server.start()
     try:
         yield server
