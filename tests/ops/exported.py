@@ -58,6 +58,7 @@ async def _render() -> str:
         metrics.refused.labels("overloaded").inc(0)
         metrics.engine_restarts.labels("exit").inc(0)
         metrics.batch_failures.labels("error").inc(0)
+        metrics.decoder_restarts.labels("crash").inc(0)
         body, _ = metrics.render()
     return body.decode()
 

@@ -103,6 +103,7 @@ def test_each_serve_variable_reaches_its_setting(
     others |= {"devices": "cpu,cuda:1", "warm_up_seconds": 7, "model_control": "explicit"}
     others |= {"log_requests": True, "otlp_endpoint": "http://collector:4318"}
     others |= {"cors_origins": "https://a.test", "api_keys_file": "/keys"}
+    others |= {"trusted_proxies": "10.0.0.0/8"}
     others["precision"] = "bf16"
     tls = {"tls_certificate_file": "/c", "tls_key_file": "/k", "tls_client_ca_file": "/a"}
     if name in tls:
