@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from service.access.api_keys import Scope as KeyScope
 from service.errors import DetectionError
 from service.observability.metrics import Metrics
 from service.observability.request_scope import record_failure
@@ -26,6 +27,7 @@ from service.transport.http_request import (
 )
 from service.transport.http_status import error_kind, retry_after_s
 from service.transport.openapi import RequestHandler, RequestRoute
+from service.transport.route_access import require
 
 PROTOCOL = "oip_http"  # in metrics
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -51,6 +53,7 @@ def oip_route(
     path: str,
     endpoint: RequestHandler,
     *,
+    access: KeyScope | None,
     counted_by: Metrics | None = None,
     **declared: Any,
 ) -> list[BaseRoute]:
@@ -60,6 +63,7 @@ def oip_route(
         method: the one that the path accepts; GET accepts HEAD as well.
         path: may have parameters in braces.
         endpoint: handles a request; its errors become responses.
+        access: the scope of API keys that it requires; `PUBLIC` for none.
         counted_by: counts the requests by outcome; None: they are not counted.
         declared: `summary` and more for OpenAPI, as for FastAPI's routes.
     """
@@ -73,7 +77,8 @@ def oip_route(
     routes: list[BaseRoute] = [described]
     if method == "GET":
         routes.append(OipRoute(path, respond, methods=["HEAD"], include_in_schema=False))
-    return [*routes, Route(path, _WrongMethod(method, counted_by))]
+    routes.append(Route(path, _WrongMethod(method, counted_by)))
+    return [require(access, route) for route in routes]
 
 
 class _WrongMethod:

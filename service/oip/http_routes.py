@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from service.access.api_keys import Scope as KeyScope
 from service.core.detector import Detector
 from service.core.model_control import ModelControl
 from service.core.selection import PRIORITY_HEADER, parse_priority
@@ -49,6 +50,7 @@ from service.transport.http_request import (
     unless_client_leaves,
 )
 from service.transport.openapi import RequestHandler, register_schemas
+from service.transport.route_access import PUBLIC, require
 
 _VERSION = "/versions/{version}"
 _MODEL_ERRORS = (404, 503)
@@ -79,7 +81,7 @@ def oip_routes(
         *_model_routes(_ModelEndpoints(detector, model)),
         *_repository_routes(_RepositoryEndpoints(Repository(control, settings), settings)),
         *_infer_routes(detector, model, settings, bodies or BodyMemory(settings.max_bodies_bytes)),
-        Route("/v2/{rest:path}", UnknownPath()),
+        require(KeyScope.DETECT, Route("/v2/{rest:path}", UnknownPath())),
     ]
 
 
@@ -107,8 +109,8 @@ def _server_routes(server: _ServerEndpoints) -> list[BaseRoute]:
     get = _get_route
     return [
         *get("/v2", server.metadata, "Server metadata", schemas.ServerMetadata),
-        *get("/v2/health/live", server.live, "Server live", schemas.ServerLive, (503,)),
-        *get("/v2/health/ready", server.ready, "Server ready", schemas.ServerReady, (503,)),
+        *get("/v2/health/live", server.live, "Server live", schemas.ServerLive, (503,), PUBLIC),
+        *get("/v2/health/ready", server.ready, "Server ready", schemas.ServerReady, (503,), PUBLIC),
     ]
 
 
@@ -184,10 +186,11 @@ def _repository_routes(repository: _RepositoryEndpoints) -> list[BaseRoute]:
     listed, changed = schemas.RepositoryIndex, schemas.RepositoryResponse
     path = "/v2/repository/models/{model}"
     post = _post_route
+    listing, control = KeyScope.DETECT, KeyScope.ADMIN
     return [
-        *post("/v2/repository/index", repository.index, "List models", listed, index),
-        *post(f"{path}/load", repository.load, "Load a model", changed, change),
-        *post(f"{path}/unload", repository.unload, "Unload a model", changed, change),
+        *post("/v2/repository/index", repository.index, "List models", listed, index, listing),
+        *post(f"{path}/load", repository.load, "Load a model", changed, change, control),
+        *post(f"{path}/unload", repository.unload, "Unload a model", changed, change, control),
     ]
 
 
@@ -252,6 +255,7 @@ def _infer_routes(
             "POST",
             path,
             endpoint.respond,
+            access=KeyScope.DETECT,
             counted_by=detector.metrics,
             summary="Infer",
             description=INFER_DESCRIPTION,
@@ -262,17 +266,19 @@ def _infer_routes(
     return routes
 
 
-def _get_route(
+def _get_route(  # noqa: PLR0913, PLR0917 - what a route declares
     path: str,
     endpoint: RequestHandler,
     summary: str,
     response_model: type[BaseModel],
     errors: Sequence[int] = (),
+    access: KeyScope | None = KeyScope.DETECT,
 ) -> list[BaseRoute]:
     return oip_route(
         "GET",
         path,
         endpoint,
+        access=access,
         summary=summary,
         response_model=response_model,
         responses=success_response(summary) | error_responses(errors),
@@ -280,17 +286,19 @@ def _get_route(
     )
 
 
-def _post_route(
+def _post_route(  # noqa: PLR0913, PLR0917 - what a route declares
     path: str,
     endpoint: RequestHandler,
     summary: str,
     response_model: type[BaseModel],
     request_model: type[BaseModel],
+    access: KeyScope,
 ) -> list[BaseRoute]:
     routes = oip_route(
         "POST",
         path,
         endpoint,
+        access=access,
         summary=summary,
         response_model=response_model,
         responses=success_response(summary) | error_responses(_REPOSITORY_ERRORS),

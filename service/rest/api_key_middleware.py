@@ -1,12 +1,11 @@
 """API keys over HTTP: checks the key of a request before anything else of it is read.
 
-Paths that are not listed here require the scope `detect`, so a new route is protected by default.
-Public are the paths that probes and browsers request before they can have a key.
+Each route declares the scope that it requires (`service.transport.route_access`); one that declares
+nothing requires `admin`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import orjson
@@ -24,11 +23,6 @@ from service.rest.problems import ProblemDetails, problem_response
 from service.rest.request_context import RequestContext
 from service.transport.http_request import request_id_of
 
-_PUBLIC = re.compile(
-    r"/(healthz|readyz|docs|openapi\.json|samples|v2/health/(live|ready)|(static|samples|swagger)/.*)?"
-)
-_METRICS = re.compile(r"/metrics(/.*)?")
-_ADMIN = re.compile(r"/v2/repository/models/[^/]*/(load|unload)")
 _OIP_PREFIX = "/v2"
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="lite-detr"'}
 
@@ -41,7 +35,7 @@ class ApiKeyMiddleware:
         app: ASGIApp,
         keys: KeyRing,
         metrics: Metrics,
-        required_scope: Callable[[str], KeyScope | None] | None = None,
+        required_scope: Callable[[Scope], KeyScope | None],
     ) -> None:
         """Wraps an application; must be inside `RequestContext`.
 
@@ -49,19 +43,20 @@ class ApiKeyMiddleware:
             app: an ASGI application.
             keys: the accepted keys.
             metrics: count the refused requests.
-            required_scope: the scope that a path requires; None: `scope_of_path`.
+            required_scope: returns the key scope that a request (its ASGI scope) requires; None:
+                no key.
         """
         self._app = app
         self._keys = keys
         self._metrics = metrics
-        self._required_scope = required_scope or scope_of_path
+        self._required_scope = required_scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        required = self._required_scope(scope["path"])
+        required = self._required_scope(scope)
         if required is not None:
             try:
                 key = self._keys.check(presented_key(Headers(scope=scope).get), required)
@@ -92,14 +87,5 @@ class ApiKeyMiddleware:
 
 def require_metrics_key(app: ASGIApp, keys: KeyRing, metrics: Metrics) -> ASGIApp:
     """Wraps an application that serves metrics at any path; each requires the scope `metrics`."""
-    checked = ApiKeyMiddleware(app, keys, metrics, lambda _path: KeyScope.METRICS)
+    checked = ApiKeyMiddleware(app, keys, metrics, lambda _scope: KeyScope.METRICS)
     return RequestContext(checked, RequestLog())
-
-
-def scope_of_path(path: str) -> KeyScope | None:
-    """The scope that a path requires; None for public paths."""
-    if _PUBLIC.fullmatch(path):
-        return None
-    if _METRICS.fullmatch(path):
-        return KeyScope.METRICS
-    return KeyScope.ADMIN if _ADMIN.fullmatch(path) else KeyScope.DETECT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Union
 
 from fastapi import FastAPI
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from service.access.api_keys import KeyRing
+from service.access.api_keys import Scope as KeyScope
 from service.core.detector import Detector
 from service.core.formats import OUTPUT_FORMATS
 from service.errors import DetectionError
@@ -38,6 +40,7 @@ from service.settings import Settings
 from service.transport.http_body import BodyMemory
 from service.transport.http_request import REQUEST_ID_HEADER, RequestRefused, request_id_of
 from service.transport.openapi import RequestRoute, register_schemas
+from service.transport.route_access import require, required_scope
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -102,7 +105,7 @@ def _add_detect_route(
         response_model=Union[schemas],  # noqa: UP007 - of a tuple
         responses=detect_responses(),
     )
-    app.router.routes.append(route)
+    app.router.routes.append(require(KeyScope.DETECT, route))
     register_schemas(route, Problem)
     return route
 
@@ -116,7 +119,12 @@ def _add_middleware(
 ) -> None:
     """Adds the layers around every request, from the inside out."""
     if keys is not None:
-        app.add_middleware(ApiKeyMiddleware, keys=keys, metrics=metrics)
+        app.add_middleware(
+            ApiKeyMiddleware,
+            keys=keys,
+            metrics=metrics,
+            required_scope=partial(required_scope, app.router.routes),
+        )
     if settings.cors_origins is not None:  # outside the key check: a preflight carries no key
         app.add_middleware(
             CORSMiddleware,

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from service.rest import examples, schemas
 from service.rest.openapi import OpenApiDocument, ok_response
 from service.rest.probes import add_get_route
+from service.transport.route_access import PUBLIC, require
 
 STATIC_DIR = Path(__file__).parent / "static"
 _SAMPLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -53,16 +54,21 @@ def add_page_routes(app: FastAPI, document: OpenApiDocument) -> None:
         app,
         "/samples",
         list_samples,
+        PUBLIC,
         operation_id="samples",
         summary="Sample photos",
         response_model=schemas.Samples,
         responses=ok_response("Sample photos", examples.SAMPLES),
     )
     app.router.routes += [
-        Route("/", index),
-        Route("/docs", docs),
-        Route("/openapi.json", openapi),
-        *(Mount(path, _Files(folder)) for path, folder in folders.items() if folder.is_dir()),
+        require(PUBLIC, Route("/", index)),
+        require(PUBLIC, Route("/docs", docs)),
+        require(PUBLIC, Route("/openapi.json", openapi)),
+        *(
+            require(PUBLIC, Mount(path, _Files(folder)))
+            for path, folder in folders.items()
+            if folder.is_dir()
+        ),
     ]
 
 

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from model.images.formats import SUPPORTED_FORMATS
+from service.access.api_keys import Scope as KeyScope
 from service.core.detector import Detector
 from service.core.model_facts import model_facts
 from service.observability.metrics import Metrics
@@ -20,6 +21,7 @@ from service.rest.openapi import ok_response, unavailable_response
 from service.rest.problems import ProblemDetails, problem_response
 from service.settings import Settings
 from service.transport.http_request import request_id_of
+from service.transport.route_access import PUBLIC, require
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _RETRY_AFTER_S = 5
@@ -33,6 +35,7 @@ def add_probe_routes(app: FastAPI, detector: Detector, settings: Settings) -> No
         app,
         "/healthz",
         probes.health,
+        PUBLIC,
         operation_id="live",
         summary=healthz,
         response_model=schemas.Health,
@@ -42,6 +45,7 @@ def add_probe_routes(app: FastAPI, detector: Detector, settings: Settings) -> No
         app,
         "/readyz",
         probes.readiness,
+        PUBLIC,
         operation_id="ready",
         summary=readyz,
         response_model=schemas.Health,
@@ -51,6 +55,7 @@ def add_probe_routes(app: FastAPI, detector: Detector, settings: Settings) -> No
         app,
         "/v1/models",
         probes.models,
+        KeyScope.DETECT,
         operation_id="models",
         summary="The served models",
         response_model=schemas.Models,
@@ -61,6 +66,7 @@ def add_probe_routes(app: FastAPI, detector: Detector, settings: Settings) -> No
             app,
             "/metrics",
             probes.metrics,
+            KeyScope.METRICS,
             operation_id="metrics",
             summary="Prometheus metrics",
             response_class=PlainTextResponse,
@@ -69,11 +75,27 @@ def add_probe_routes(app: FastAPI, detector: Detector, settings: Settings) -> No
         )
 
 
-def add_get_route(app: FastAPI, path: str, endpoint: Callable[..., Any], **declared: Any) -> None:
-    """Adds a GET route that also serves HEAD, as load balancers and Starlette's routes expect."""
+def add_get_route(
+    app: FastAPI,
+    path: str,
+    endpoint: Callable[..., Any],
+    access: KeyScope | None,
+    **declared: Any,
+) -> None:
+    """Adds a GET route that also serves HEAD, as load balancers and Starlette's routes expect.
+
+    Args:
+        app: to add the route to.
+        path: of the route.
+        endpoint: a function for FastAPI.
+        access: the scope of API keys that it requires; `PUBLIC` for none.
+        declared: for FastAPI's `add_api_route`.
+    """
     app.add_api_route(path, endpoint, methods=["GET"], **declared)
     declared = {key: declared[key] for key in declared.keys() & {"response_model"}}
     app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **declared)
+    for route in app.router.routes[-2:]:
+        require(access, route)
 
 
 class _Probes:

@@ -5,6 +5,7 @@ Pure ASGI, because BaseHTTPMiddleware wraps the request and hides disconnects.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import structlog
@@ -50,6 +51,9 @@ _SECURITY_HEADERS = (
 _PROBE_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _TOO_MANY = ProblemDetails(503, "too_many_connections", "the service has too many open connections")
 _TOO_MANY_HEADERS = {"Retry-After": "1"}
+# No path of ours has one, and a route's pattern can match in spite of a line feed at its end.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_INVALID_PATH = ProblemDetails(400, "invalid_path", "the path contains a control character")
 
 _log = structlog.get_logger(__name__)
 
@@ -111,6 +115,10 @@ class RequestContext:
                 await problem_response(_TOO_MANY, request.request_id, _TOO_MANY_HEADERS)(
                     scope, receive, send_with_headers
                 )
+                return
+            if _CONTROL_CHARACTER.search(scope["path"]):
+                response = problem_response(_INVALID_PATH, request.request_id)
+                await response(scope, receive, send_with_headers)
                 return
             await self._app(scope, receive, send_with_headers)
         except ClientGone:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from prometheus_client import make_asgi_app
+from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute, Route
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
+from service.core.model_control import ModelControl
+from service.oip import oip_routes
 from service.rest import create_app, require_metrics_key
-from service.rest.api_key_middleware import scope_of_path
 from service.settings import load_settings
+from service.transport.route_access import declared_scope
 from tests.service.rest.conftest import MakeImage
 from tests.service.rest.standin import StandIn
 
@@ -28,8 +36,7 @@ def ring(tmp_path: Path) -> KeyRing:
 
 @pytest.fixture
 async def guarded(standin: StandIn, ring: KeyRing) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(standin.as_detector(), load_settings(cors_origins="https://shop.test"), ring)
-    transport = httpx.ASGITransport(app)
+    transport = httpx.ASGITransport(_app(standin, ring))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         yield client
 
@@ -76,25 +83,133 @@ async def test_a_metrics_key_gives_access_only_to_metrics(
     assert (await guarded.get("/metrics", headers=_bearer(Scope.DETECT))).status_code == 403
 
 
-@pytest.mark.parametrize(
-    ("path", "scope"),
-    [
-        ("/detect", Scope.DETECT),
-        ("/v1/models", Scope.DETECT),
-        ("/v2/models/m/infer", Scope.DETECT),
-        ("/v2/repository/index", Scope.DETECT),
-        ("/v2/repository/models/m/load", Scope.ADMIN),
-        ("/v2/repository/models/m/unload", Scope.ADMIN),
-        ("/v2/health/ready", None),
-        ("/metrics", Scope.METRICS),
-        ("/metrics/", Scope.METRICS),
-        ("/a-route-of-tomorrow", Scope.DETECT),
-        ("/healthz/../detect", Scope.DETECT),
-        ("/docs/x", Scope.DETECT),
-    ],
-)
-def test_the_scope_that_a_path_requires(path: str, scope: Scope | None) -> None:
-    assert scope_of_path(path) == scope
+def _app(standin: StandIn, ring: KeyRing | None) -> FastAPI:
+    """All routes of the HTTP port, with a control that can load and unload."""
+    settings = load_settings(model_control="explicit", cors_origins="https://shop.test")
+    control = cast(ModelControl, RecordingControl())
+    routes = oip_routes(standin.as_detector(), control, settings)
+    return create_app(standin.as_detector(), settings, ring, extra_routes=routes)
+
+
+class RecordingControl:
+    """Counts the calls that change the model."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def index(self) -> tuple[()]:
+        return ()
+
+    def __getattr__(self, name: str) -> Any:
+        async def record(*_arguments: Any, **_options: Any) -> None:
+            self.calls += 1
+
+        return record
+
+
+ROUTE_SCOPES = {
+    "/": None,
+    "/detect": Scope.DETECT,
+    "/docs": None,
+    "/healthz": None,
+    "/metrics": Scope.METRICS,
+    "/openapi.json": None,
+    "/readyz": None,
+    "/samples": None,
+    "/static": None,
+    "/swagger": None,
+    "/v1/models": Scope.DETECT,
+    "/v2": Scope.DETECT,
+    "/v2/health/live": None,
+    "/v2/health/ready": None,
+    "/v2/models/stats": Scope.DETECT,
+    "/v2/models/{model}": Scope.DETECT,
+    "/v2/models/{model}/config": Scope.DETECT,
+    "/v2/models/{model}/infer": Scope.DETECT,
+    "/v2/models/{model}/ready": Scope.DETECT,
+    "/v2/models/{model}/stats": Scope.DETECT,
+    "/v2/models/{model}/versions/{version}": Scope.DETECT,
+    "/v2/models/{model}/versions/{version}/config": Scope.DETECT,
+    "/v2/models/{model}/versions/{version}/infer": Scope.DETECT,
+    "/v2/models/{model}/versions/{version}/ready": Scope.DETECT,
+    "/v2/models/{model}/versions/{version}/stats": Scope.DETECT,
+    "/v2/repository/index": Scope.DETECT,
+    "/v2/repository/models/{model}/load": Scope.ADMIN,
+    "/v2/repository/models/{model}/unload": Scope.ADMIN,
+    "/v2/{rest:path}": Scope.DETECT,
+}
+
+
+def test_every_route_requires_the_scope_that_is_listed_here(
+    standin: StandIn, ring: KeyRing
+) -> None:
+    declared = {
+        cast(str, route.path): declared_scope(route)  # type: ignore[attr-defined]
+        for route in _app(standin, ring).router.routes
+    }
+    assert declared == ROUTE_SCOPES
+
+
+def test_a_route_that_declares_nothing_requires_an_admin_key() -> None:
+    route = Route("/a-route-of-tomorrow", PlainTextResponse())
+    assert declared_scope(route) == Scope.ADMIN
+
+
+def _manglings(path: str) -> Iterator[str]:
+    """Spellings of a path that some part of a server might read as that path."""
+    yield path
+    for tail in ("%0A", "%0D%0A", "%00", "%20", "%09", "%7F", "/", "//", "/.", "/..", ";x", "%2F"):
+        yield path + tail
+    yield from (f"/{path}", f"//x{path}", f"/.{path}", f"/x/..{path}", f"/%2e{path}")
+    yield from (path.upper(), path.title(), path.swapcase())
+    yield path.replace("/", "//")
+    yield path.replace("/", "%2F", 2).replace("%2F", "/", 1)
+    for place in (1, len(path) // 2, len(path) - 1):
+        if place < len(path):
+            yield f"{path[:place]}%{ord(path[place]):02X}{path[place + 1 :]}"
+            yield f"{path[:place]}%0A{path[place:]}"
+
+
+_VERBS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", "post", "QUERY")
+
+
+@pytest.mark.parametrize("pattern", ROUTE_SCOPES)
+async def test_no_spelling_of_a_path_is_open_to_a_lesser_key(
+    standin: StandIn, ring: KeyRing, pattern: str
+) -> None:
+    """Whatever endpoint responds, the key's scopes include the one that its route requires."""
+    responded: list[BaseRoute] = []
+    app = _app(standin, ring)
+    for route in app.router.routes:
+        _record_calls(route, responded)
+    path = re.sub(r"{[a-z:]*}", "m", pattern)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        for mangled, verb in product(_manglings(path), _VERBS):
+            for presented in (None, Scope.METRICS, Scope.DETECT):
+                responded.clear()
+                headers = {} if presented is None else _bearer(presented)
+                await client.request(verb, f"http://service{mangled}", headers=headers)
+                needed = {declared_scope(route) for route in responded}
+                assert needed <= {None, presented}, (verb, mangled, presented)
+
+
+def _record_calls(route: BaseRoute, responded: list[BaseRoute]) -> None:
+    app = route.app  # type: ignore[attr-defined]
+
+    async def recording(scope: Any, receive: Any, send: Any) -> None:
+        responded.append(route)
+        await app(scope, receive, send)
+
+    route.app = recording  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", ["/detect%0A", "/v2%00", "/%7f", "/a%1fb"])
+async def test_a_path_with_a_control_character_is_refused(
+    guarded: httpx.AsyncClient, path: str
+) -> None:
+    response = await guarded.get(path, headers=_bearer(Scope.ADMIN))
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_path")
 
 
 async def test_refusals_under_v2_have_the_form_of_the_protocol(
