@@ -93,6 +93,7 @@ ALONE = (
     Figure("edge: CPU per response, x Pillow's decode and resize", _edge("cpu_ratio")),
     Figure("edge: responses/s at saturation", _edge("throughput"), more_is_better=True),
     Figure("edge: peak memory, MiB", lambda document: document["edge"]["edge_peak_mib"]),
+    Figure("memory of all processes, MiB", lambda document: document["edge"]["all_processes_mib"]),
     Figure("edge: start to ready, s", lambda document: document["edge"]["ready_seconds"]),
     Figure("default model: CPU per response, ms", _model("service_cpu_ms")),
     Figure("default model: responses/s", _model("service_throughput"), more_is_better=True),

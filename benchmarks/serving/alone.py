@@ -63,6 +63,7 @@ def edge_figures(options: argparse.Namespace, log: Path) -> dict[str, Any]:
             "rounds": rounds,
             "ready_seconds": service.ready_seconds,
             "edge_peak_mib": _peak_mib(service.process.pid),
+            "all_processes_mib": service.memory_bytes() / 2**20,
             "bare_ms": measure_bare(images),
         }
 
@@ -168,6 +169,11 @@ def _rows(edge: dict[str, Any], drain: dict[str, Any], model: dict[str, Any] | N
             _spread(edge, "cpu_ratio"),
         ),
         ("peak memory of the edge", "<= 200 MiB", f"{edge['edge_peak_mib']:.0f} MiB"),
+        (
+            "memory of all processes after the load; shared pages count in each",
+            "",
+            f"{edge['all_processes_mib']:.0f} MiB",
+        ),
         ("start to ready, fake device", "<= 5 s", f"{edge['ready_seconds']:.1f} s"),
         (
             f"drain with {drain['in_flight']} in flight: responses",
