@@ -1,6 +1,7 @@
 """API keys over gRPC: an interceptor that checks the key of a call before its service sees it.
 
-The keys and scopes are those of HTTP. Methods that are not listed here require the scope `detect`.
+The keys and scopes are those of HTTP. A method of a service that is not listed here requires the
+scope `admin`. A refused call is answered from its metadata: its messages are not read.
 """
 
 from __future__ import annotations
@@ -14,21 +15,20 @@ import structlog
 from service.access.api_keys import Forbidden, KeyRing, Scope, Unauthenticated, presented_key
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
+from service.rpc.public_calls import PUBLIC_METHODS
 from service.transport.grpc_call import Context, open_call
 
-_PUBLIC = frozenset(
-    {
-        "/grpc.health.v1.Health/Check",
-        "/grpc.health.v1.Health/Watch",
-        "/inference.GRPCInferenceService/ServerLive",
-        "/inference.GRPCInferenceService/ServerReady",
-    }
-)
 _ADMIN = frozenset(
     {
         "/inference.GRPCInferenceService/RepositoryModelLoad",
         "/inference.GRPCInferenceService/RepositoryModelUnload",
     }
+)
+_DETECT_SERVICES = (
+    "/litedetr.v1.DetectionService/",
+    "/inference.GRPCInferenceService/",
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
 )
 _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
@@ -69,35 +69,24 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.keys_refused.labels("grpc", code).inc()
         method = handler_call_details.method.lstrip("/")
 
-        async def refuse(_request: object, context: Context) -> None:
+        async def refuse(_requests: object, context: Context) -> None:
             with open_call(context, self._request_log, method) as call:
                 call.scope.status = status.name
                 call.scope.record_failure(code, detail)
             await context.abort(status, detail)
 
-        return _same_kind(handler, refuse)
+        # Of a unary call, too: gRPC reads the message of a unary handler before it runs.
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def scope_of_method(method: str) -> Scope | None:
     """The scope that a method requires; None for public methods."""
-    if method in _PUBLIC:
+    if method in PUBLIC_METHODS:
         return None
-    return Scope.ADMIN if method in _ADMIN else Scope.DETECT
+    if method in _ADMIN or not method.startswith(_DETECT_SERVICES):
+        return Scope.ADMIN
+    return Scope.DETECT
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _same_kind(
-    handler: grpc.RpcMethodHandler[Any, Any],
-    refuse: Callable[[object, Context], Awaitable[None]],
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of the same kind that refuses the call without reading it."""
-    if handler.request_streaming and handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(refuse)
-    if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler(refuse)
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(refuse)
-    return grpc.unary_unary_rpc_method_handler(refuse)

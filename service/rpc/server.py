@@ -16,6 +16,7 @@ from service.rpc.detection import DetectionServicer
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
+from service.rpc.public_calls import PublicCallInterceptor
 from service.rpc.reflection import JoinedPools
 from service.transport.grpc_call import GrpcService
 
@@ -114,11 +115,11 @@ class RpcServer:
         await server.start()
         self._server = server
 
-    def _interceptors(self) -> tuple[ApiKeyInterceptor, ...]:
-        keys = self._options.keys
+    def _interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        public, keys = PublicCallInterceptor(), self._options.keys
         if keys is None:
-            return ()
-        return (ApiKeyInterceptor(keys, self._detector.metrics, self._request_log),)
+            return (public,)
+        return (public, ApiKeyInterceptor(keys, self._detector.metrics, self._request_log))
 
     async def run_until_drained(self) -> None:
         """Serves until `drain` is called and accepted calls are finished."""
