@@ -39,7 +39,7 @@ SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(i
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow test-all test-containers test-release lint format
-.PHONY: setup setup-full docs proto lock clean
+.PHONY: setup setup-full kserve docs proto lock clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -79,6 +79,10 @@ format: $(FULL) ## rewrite the sources in the project's format
 setup: $(RUNTIME) ## install what `make serve` needs
 setup-full: $(FULL) ## install what tests, lint and training need
 
+kserve: $(MADE) ## install KServe's SDK in .venv-kserve, for a test: it needs another protobuf than the service
+	@[ -x .venv-kserve/bin/python ] || $(BIN)/python -m venv .venv-kserve
+	@.venv-kserve/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/kserve.txt
+
 docs: $(RUNTIME) ## regenerate docs/configuration.md from the options
 	$(BIN)/python -m service.cli.configuration > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
@@ -90,7 +94,7 @@ lock: $(FULL) ## update requirements/lock.txt from pyproject.toml
 	sh requirements/make_lock.sh $(BIN)/uv $(LOCK)
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .venv-kserve build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find model service tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(MADE):

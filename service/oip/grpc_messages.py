@@ -21,7 +21,7 @@ from service.oip.request import (
     check_input,
     check_output_parameters,
     check_outputs,
-    decode_base64,
+    decode_image,
     find_output,
     is_base64,
 )
@@ -116,7 +116,7 @@ def _images(message: pb.ModelInferRequest, max_images: int) -> tuple[bytes, ...]
     elements = _elements(message, count)
     if not as_text:
         return elements
-    return tuple(decode_base64(index, each) for index, each in enumerate(elements))
+    return tuple(decode_image(index, each) for index, each in enumerate(elements))
 
 
 def _elements(message: pb.ModelInferRequest, count: int) -> tuple[bytes, ...]:

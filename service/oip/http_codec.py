@@ -26,20 +26,29 @@ from service.oip.request import (
     check_output_parameters,
     check_outputs,
     check_request_id,
-    decode_base64,
+    decode_image,
     find_output,
     is_base64,
 )
 from service.oip.tensors import INPUT, OutputTensor, unpack_elements
+from service.transport.json_body import LARGE_JSON_BYTES, JsonBody, JsonError, read_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_BASE64 = b"base64"  # as the content type of binary data
 _BINARY_SIZE = "binary_data_size"
 _MAX_DIGITS = 18
-# A few bytes of JSON can take hundreds of bytes of memory, so too many small values are refused
-# before parsing. Images do not count: base64 has none of these characters.
-_MAX_VALUES = 10_000
-_SEPARATORS = (b"{", b"[", b",")
-_KNOWN_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
+
+
+def takes_long(body: bytes, header_length: str | None) -> bool:
+    """Whether `read_request` should run in a thread: it decodes much base64 text.
+
+    Raises:
+        OipRefused: for an invalid header.
+    """
+    if len(body) <= LARGE_JSON_BYTES:
+        return False
+    json_length = _json_length(header_length, len(body))
+    return json_length > LARGE_JSON_BYTES or _BASE64 in body[:json_length]
 
 
 def read_request(body: bytes, header_length: str | None, max_images: int) -> InferRequest:
@@ -58,13 +67,11 @@ def read_request(body: bytes, header_length: str | None, max_images: int) -> Inf
     if json_length == 0:
         parameters = read_parameters({"binary_data_output": True})
         return InferRequest((body,), parameters, all_outputs(binary=True))
-    document = read_object(body[:json_length])
-    for name in document:
-        if name not in _KNOWN_FIELDS:
-            raise malformed(f"unknown field {short_repr(name)}")
+    content = _read_json(body[:json_length])
+    document = content.document
     parameters = read_parameters(_parameters(document, "the request"))
     return InferRequest(
-        images=_images(document, memoryview(body)[json_length:], max_images),
+        images=_images(content, memoryview(body)[json_length:], max_images),
         parameters=parameters,
         outputs=_outputs(document, binary=parameters.binary_output),
         request_id=check_request_id(document.get("id")),
@@ -77,17 +84,7 @@ def read_object(data: bytes) -> dict[str, Any]:
     Raises:
         OipRefused: for anything else.
     """
-    if not data:
-        return {}
-    if sum(map(data.count, _SEPARATORS)) > _MAX_VALUES:
-        raise malformed(f"the request's JSON has more than {_MAX_VALUES} values")
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise malformed(f"the request is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise malformed("the request is not a JSON object")
-    return document
+    return _read_json(data).document
 
 
 def read_repository_parameters(body: bytes) -> dict[str, Any]:
@@ -126,6 +123,13 @@ def write_response(request: InferRequest, result: InferResult) -> tuple[bytes, i
     return b"".join((header, *blobs)), len(header) if blobs else None
 
 
+def _read_json(data: bytes) -> JsonBody:
+    try:
+        return read_json(data)
+    except JsonError as error:
+        raise malformed(str(error)) from None
+
+
 def _json_length(header_length: str | None, body_length: int) -> int:
     if header_length is None:
         return body_length or -1  # an empty body is invalid JSON, not an empty image
@@ -146,8 +150,8 @@ def _parameters(owner: Mapping[str, Any], name: str) -> dict[str, Any]:
     return parameters
 
 
-def _images(document: Mapping[str, Any], binary: memoryview, max_images: int) -> tuple[bytes, ...]:
-    inputs = document.get("inputs")
+def _images(content: JsonBody, binary: memoryview, max_images: int) -> tuple[bytes, ...]:
+    inputs = content.document.get("inputs")
     if not isinstance(inputs, list) or not all(isinstance(each, dict) for each in inputs):
         raise malformed("the request has no list of inputs")
     if len(inputs) != 1:
@@ -164,20 +168,21 @@ def _images(document: Mapping[str, Any], binary: memoryview, max_images: int) ->
     as_text = is_base64(parameters)
     size = parameters.get(_BINARY_SIZE)
     if size is not None:
-        if "data" in tensor:
+        if tensor.get("data") is not None:
             raise malformed(f"input {INPUT.name} has both data and {_BINARY_SIZE}")
         _check_binary_size(size, len(binary))
         elements = unpack_elements(binary, count)
         if not as_text:
             return elements
-        return tuple(decode_base64(index, each) for index, each in enumerate(elements))
+        return tuple(decode_image(index, each) for index, each in enumerate(elements))
     if len(binary):
         raise malformed(f"{len(binary)} bytes follow the JSON, and no input claims them")
     data = tensor.get("data")
     if not isinstance(data, list):
         raise malformed(f"input {INPUT.name} has no data")
     check_count(data, count)
-    return tuple(decode_base64(index, _only(element)) for index, element in enumerate(data))
+    texts = (content.text(_only(element)) for element in data)
+    return tuple(decode_image(index, text) for index, text in enumerate(texts))
 
 
 def _check_binary_size(size: object, present: int) -> None:

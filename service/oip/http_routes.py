@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from service.oip.http_codec import (
     read_object,
     read_repository_parameters,
     read_request,
+    takes_long,
     write_response,
 )
 from service.oip.http_openapi import (
@@ -237,10 +239,13 @@ class _InferEndpoint:
         headers = request.headers
         received = await read_body(headers, request.receive, self._limits, deadline, account)
         encoding = headers.get("content-encoding", "")
-        body = await inflate_body(received, encoding, self._limits.max_bytes)
-        if body is not received:
-            account.take(len(body))
-        return read_request(body, headers.get(HEADER_LENGTH), self._max_images)
+        body = await inflate_body(received, encoding, self._limits.max_bytes, account)
+        header_length = headers.get(HEADER_LENGTH)
+        if not takes_long(body, header_length):
+            return read_request(body, header_length, self._max_images)
+        decoded = await asyncio.to_thread(read_request, body, header_length, self._max_images)
+        account.take(sum(map(len, decoded.images)))
+        return decoded
 
 
 def _infer_routes(

@@ -15,6 +15,12 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class _RequestSchema(BaseModel):
+    """A part of a request: fields that the service does not know are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 class OipError(_Schema):
     """An error."""
 
@@ -171,20 +177,20 @@ class RepositoryResponse(_Schema):
     """An empty object: the model was loaded or unloaded."""
 
 
-class InputTensor(_Schema):
+class InputTensor(_RequestSchema):
     """The image files."""
 
     name: Literal["IMAGE"]
     datatype: Literal["BYTES"]
     shape: list[int] = Field(description="[N] or [N, 1]: N images")
-    data: list[Any] | None = Field(None, description="base64 text of N image files")
+    data: list[Any] | None = Field(None, description="base64 text of N image files, or data: URLs")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="binary_data_size: bytes after the JSON; content_type: base64",
     )
 
 
-class RequestedOutput(_Schema):
+class RequestedOutput(_RequestSchema):
     """An output to return."""
 
     name: str
@@ -193,13 +199,14 @@ class RequestedOutput(_Schema):
     )
 
 
-class InferenceRequest(_Schema):
+class InferenceRequest(_RequestSchema):
     """Images to detect in."""
 
-    id: str | None = None
-    parameters: dict[str, Any] = Field(
-        default_factory=dict,
-        description="threshold, max_detections, labels, timeout, priority, binary_data_output",
+    id: str | float | None = None
+    parameters: dict[str, Any] | None = Field(
+        None,
+        description="threshold, max_detections, labels, timeout, priority, binary_data_output; "
+        "others are ignored",
     )
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
     outputs: list[RequestedOutput] | None = Field(None, description="unset or empty: all outputs")

@@ -19,15 +19,6 @@ _MAX_TEXT = 10_000  # characters
 _MAX_NUMBER_TEXT = 40  # characters
 _US_PER_S = 1_000_000
 _PRIORITIES = {0: None, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
-PARAMETERS = (
-    "threshold",
-    "max_detections",
-    "labels",
-    "timeout",
-    "priority",
-    "binary_data_output",
-    "triton_enable_empty_final_response",
-)
 
 
 @dataclass(frozen=True)
@@ -42,15 +33,11 @@ class InferParameters:
 
 
 def read_parameters(values: Mapping[str, object]) -> InferParameters:
-    """Reads a request's parameters.
+    """Reads a request's parameters; unknown ones are ignored, as in Triton and KServe.
 
     Raises:
-        InvalidOptions: for an unknown or invalid parameter; the message names it.
+        InvalidOptions: for an invalid value; the message names the parameter.
     """
-    for name in values:
-        if name not in PARAMETERS:
-            known = ", ".join(PARAMETERS)
-            raise InvalidOptions(f"unknown parameter {short_repr(name)}; known are {known}")
     options = DetectOptions(
         threshold=_number(values, "threshold"),
         max_detections=_whole(values, "max_detections"),

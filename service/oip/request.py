@@ -5,8 +5,6 @@ Each encoding has a reader that returns an `InferRequest`; the checks that they 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +12,8 @@ from service.errors import InvalidOptions
 from service.oip.errors import malformed, short_repr
 from service.oip.parameters import InferParameters
 from service.oip.tensors import INPUT, OUTPUT_BY_NAME, OUTPUTS, TensorSpec
+from service.transport.base64_text import Base64Error, decode_base64
+from service.transport.json_body import JsonText
 
 _SHARED_MEMORY = "shared_memory_region"
 _CONTENT_TYPE = "content_type"
@@ -145,31 +145,34 @@ def is_base64(parameters: Mapping[str, object]) -> bool:
     return content_type is not None
 
 
-def decode_base64(index: int, text: object) -> bytes:
+def decode_image(index: int, text: object) -> bytes:
     """Decodes an image file from base64 text.
 
     Raises:
         OipRefused: for anything that is not base64.
     """
-    if isinstance(text, str | bytes):
+    reason = f"it is {short_repr(text)}"
+    if isinstance(text, str | bytes | JsonText):
         try:
-            return base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            pass
+            return decode_base64(text)
+        except Base64Error as error:
+            reason = str(error)
     raise malformed(
-        f"element {index} of input {INPUT.name} is not base64; JSON carries image files as base64, "
-        f"the binary extension carries them as they are"
+        f"element {index} of input {INPUT.name} is not base64: {reason}. JSON carries image files "
+        f"as base64, the binary extension carries them as they are"
     )
 
 
 def check_request_id(request_id: object) -> str:
-    """The client's request id; empty for none.
+    """The client's request id as text; empty for none.
 
     Raises:
-        InvalidOptions: for anything but text.
+        InvalidOptions: for anything but text or a number.
     """
     if request_id is None:
         return ""
+    if isinstance(request_id, int | float) and not isinstance(request_id, bool):
+        return str(request_id)
     if not isinstance(request_id, str):
-        raise InvalidOptions(f"id is {short_repr(request_id)}; it takes text")
+        raise InvalidOptions(f"id is {short_repr(request_id)}; it takes text or a number")
     return request_id

@@ -14,6 +14,7 @@ ALLOWED_REASONS = (
     r"shared/reference is not next to this checkout",
     r"no photos next to the checkout",
     r"no JDK is installed",
+    r"no environment with kserve",
 )
 _ALLOWED = re.compile("|".join(ALLOWED_REASONS))
 

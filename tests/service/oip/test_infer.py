@@ -268,7 +268,6 @@ def test_an_input_in_shared_memory_is_refused(client: Client) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"treshold": "0.5"}, "unknown parameter 'treshold'"),
         ({"threshold": "2"}, "within 0..1"),
         ({"max_detections": 0}, "within 1..100"),
         ({"labels": "unicorn"}, "'unicorn'"),
@@ -278,6 +277,13 @@ def test_a_bad_parameter_is_named(client: Client, parameters: Any, words: str) -
     error = refusal(client, input_of(client, IMAGES[0]), parameters=parameters)
     assert error.status() in ("422", "StatusCode.INVALID_ARGUMENT")
     assert words in error.message()
+
+
+def test_an_unknown_parameter_is_ignored(client: Client) -> None:
+    parameters = EVERYTHING | {"custom": "x", "debug": True, "level": 3}
+    assert_results(
+        client.infer(MODEL, input_of(client, IMAGES[0]), parameters=parameters), IMAGES[0]
+    )
 
 
 def test_a_passed_timeout_gets_deadline_exceeded(client: Client) -> None:

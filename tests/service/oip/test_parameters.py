@@ -39,6 +39,16 @@ def test_a_timeout_of_zero_is_none() -> None:
     assert read_parameters({"timeout": 0}).timeout_s is None
 
 
+def test_unknown_parameters_are_ignored() -> None:
+    values: dict[str, object] = {
+        "sequence_id": 1,
+        "custom": None,
+        "x" * 1000: [{}],
+        "threshold": 0.5,
+    }
+    assert read_parameters(values) == InferParameters(DetectOptions(threshold=0.5))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -62,7 +72,6 @@ def test_a_timeout_of_zero_is_none() -> None:
         ("priority", 3),
         ("priority", "x"),
         ("binary_data_output", 1),
-        ("sequence_id", 1),
     ],
 )
 def test_an_invalid_value_is_refused_by_name(name: str, value: object) -> None:

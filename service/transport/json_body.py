@@ -1,0 +1,161 @@
+"""JSON bodies that carry image files as base64 text.
+
+One call of a JSON parser on such a body would hold the interpreter lock, and with it the event
+loop, for as long as it takes to copy tens of megabytes. So long strings are left out of the
+parsed document and read in chunks.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+LARGE_JSON_BYTES = 100_000  # larger bodies are read in a thread
+_QUOTE, _BACKSLASH = b'"', b"\\"
+_LONG_STRING = 16_384  # bytes
+_CHUNK = 262_144  # bytes
+_LONGEST_ESCAPE = 6  # bytes: \u002b
+_LINE_ENDS = b"\r\n"
+# A few bytes of JSON can take hundreds of bytes of memory, so too many small values are refused
+# before parsing.
+MAX_VALUES = 10_000
+_SEPARATORS = (b"{", b"[", b",")
+
+
+class JsonError(ValueError):
+    """A body that is not JSON, or not what is accepted; the message says what is wrong."""
+
+
+class JsonText:
+    """A long string of a JSON body, as it stands there: with its escapes."""
+
+    def __init__(self, raw: memoryview) -> None:
+        """Takes the bytes between the quotes."""
+        self._raw = raw
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yields the text without escapes, as UTF-8 in chunks of bounded size.
+
+        Raises:
+            JsonError: for an invalid escape.
+        """
+        start = 0
+        while start < len(self._raw):
+            chunk = bytes(self._raw[start : start + _CHUNK])
+            start += len(chunk)
+            if start < len(self._raw):
+                escape = chunk.rfind(_BACKSLASH, -_LONGEST_ESCAPE)
+                if escape >= 0:  # it may continue in the next chunk
+                    start -= len(chunk) - escape
+                    chunk = chunk[:escape]
+            yield _unescape(chunk) if _BACKSLASH in chunk else chunk
+
+
+@dataclass(frozen=True)
+class JsonBody:
+    """A JSON object; placeholders stand for its long strings."""
+
+    document: dict[str, Any]
+    long_texts: dict[str, JsonText]  # by placeholder
+
+    def text(self, value: object) -> object:
+        """The long text that a placeholder stands for; any other value as it is."""
+        return self.long_texts.get(value, value) if isinstance(value, str) else value
+
+
+def read_json(data: bytes) -> JsonBody:
+    """Reads a JSON object; an empty body is an empty object.
+
+    Raises:
+        JsonError: for anything else, and for more than `MAX_VALUES` values.
+    """
+    if not data:
+        return JsonBody({}, {})
+    short, long_texts = _without_long_strings(data)
+    if sum(map(short.count, _SEPARATORS)) > MAX_VALUES:
+        raise _too_many_values()
+    try:
+        document = _parse(short)
+    except orjson.JSONDecodeError as error:
+        raise JsonError(f"the request is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise JsonError("the request is not a JSON object")
+    return JsonBody(document, long_texts)
+
+
+def _parse(data: bytes) -> object:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # Shells put base64 with raw line ends into strings; elsewhere line ends have no meaning.
+        joined = data.translate(None, _LINE_ENDS)
+        if len(joined) == len(data):
+            raise
+        return orjson.loads(joined)
+
+
+def _without_long_strings(data: bytes) -> tuple[bytes, dict[str, JsonText]]:
+    """Replaces long strings by placeholders.
+
+    Raises:
+        JsonError: for more strings than `MAX_VALUES` values can have.
+    """
+    if len(data) <= _LONG_STRING:
+        return data, {}
+    token = secrets.token_hex(8)  # which no string of the client contains
+    view, parts, texts = memoryview(data), list[bytes | memoryview](), dict[str, JsonText]()
+    copied = 0
+    for start, end in _strings(data):
+        if end - start <= _LONG_STRING:
+            continue
+        name = f"<text of {end - start} bytes, {token}-{len(texts)}>"
+        texts[name] = JsonText(view[start:end])
+        parts += [view[copied:start], name.encode()]
+        copied = end
+    return b"".join([*parts, view[copied:]]), texts
+
+
+def _strings(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields where the text of each string starts and ends; an unterminated one is left out."""
+    start = previous = 0  # 0: outside a string
+    quote = data.find(_QUOTE)
+    for _ in range(4 * MAX_VALUES):  # two quotes for a name, two for its value
+        if quote < 0:
+            return
+        if not start:
+            start = quote + 1
+        elif not _is_escaped(data, max(start, previous), quote):
+            yield start, quote
+            start = 0
+        previous = quote + 1
+        quote = data.find(_QUOTE, previous)
+    if quote >= 0:
+        raise _too_many_values()
+
+
+def _is_escaped(data: bytes, start: int, quote: int) -> bool:
+    """Whether an odd number of backslashes is before a quote; `start` is after the last quote."""
+    backslashes = 0
+    while quote - backslashes > start and data[quote - backslashes - 1] == _BACKSLASH[0]:
+        backslashes += 1
+        if backslashes > _LONGEST_ESCAPE:  # of no base64 text: counted fast
+            text = data[start:quote]
+            backslashes = len(text) - len(text.rstrip(_BACKSLASH))
+            break
+    return backslashes % 2 == 1
+
+
+def _unescape(chunk: bytes) -> bytes:
+    try:
+        text: str = orjson.loads(b'"%b"' % chunk.translate(None, _LINE_ENDS))
+    except orjson.JSONDecodeError as error:
+        raise JsonError(f"the request is not JSON: {error}") from None
+    return text.encode("utf-8", "replace")
+
+
+def _too_many_values() -> JsonError:
+    return JsonError(f"the request's JSON has more than {MAX_VALUES} values")
