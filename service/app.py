@@ -10,11 +10,12 @@ stop:   SIGTERM or SIGINT -> not ready -> drain_delay -> port closed -> requests
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
-import sys
 import time
 from contextlib import AsyncExitStack
 from types import FrameType
@@ -29,7 +30,13 @@ from service.access.api_keys import KeyFileError
 from service.access.tls import TlsFileError
 from service.build import TORCH, Backend, ServiceCore, open_core
 from service.images.allocator import keep_freed_memory
-from service.observability.logs import configure_logs
+from service.observability.json_stderr import json_stderr
+from service.observability.logs import (
+    LIFECYCLE,
+    configure_logs,
+    is_json,
+    log_uncaught_exceptions,
+)
 from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
 from service.oip import InferenceService, oip_routes
 from service.rest import create_app, create_metrics_app, require_metrics_key
@@ -45,6 +52,7 @@ _LAST_RESPONSES_SECONDS = 0.5
 _ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
 
 _log = structlog.get_logger(__name__)
+_lifecycle = logging.getLogger(LIFECYCLE)
 
 
 def run(settings: Settings, backend: Backend = TORCH) -> int:
@@ -57,18 +65,27 @@ def run(settings: Settings, backend: Backend = TORCH) -> int:
     Returns:
         The exit status: 0 after a complete drain; 1 if the start failed or requests were dropped.
     """
+    as_json = is_json(settings.log_format)
     configure_logs(settings.log_level, settings.log_format)
+    log_uncaught_exceptions()
     keep_freed_memory()
+    with json_stderr() if as_json else contextlib.nullcontext():
+        return _run(settings, backend)
+
+
+def _run(settings: Settings, backend: Backend) -> int:
     try:
         return uvloop.run(_serve(settings, backend))
     except CheckpointError as error:
-        _print(f"Cannot use the model: {error}")
+        _fail(f"Cannot use the model: {error}")
     except (KeyFileError, TlsFileError) as error:
-        _print(f"Cannot secure the service: {error}")
+        _fail(f"Cannot secure the service: {error}")
     except EngineStartError as error:
-        _print(f"The engine cannot start: {error}")
+        _fail(f"The engine cannot start: {error}")
     except TracingUnavailable as error:
-        _print(f"Cannot send traces: {error}")
+        _fail(f"Cannot send traces: {error}")
+    except Exception:
+        _log.critical("unexpected error", exc_info=True)
     return _EXIT_FAILED
 
 
@@ -131,7 +148,7 @@ async def _serve(settings: Settings, backend: Backend) -> int:
             core.detector.begin_drain()
             dropped = await _drain(settings, core, servers, tasks, delay=stop.is_set())
     if dropped:
-        _print(f"Stopped with {dropped} requests unanswered: the drain took too long")
+        _fail(f"Stopped with {dropped} requests unanswered: the drain took too long")
         return _EXIT_FAILED
     _print("Stopped; all accepted requests were completed")
     return 0
@@ -277,7 +294,7 @@ def _listen_all(settings: Settings) -> list[socket.socket] | None:
 
 def _print_port_error(settings: Settings, field: str, error: OSError) -> None:
     port = getattr(settings, field)
-    _print(
+    _fail(
         f"Cannot listen on {settings.host}:{port}: {error.strerror or error}. Choose another "
         f"with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
     )
@@ -328,5 +345,10 @@ def _url(settings: Settings, port: int) -> str:
 
 
 def _print(line: str) -> None:
-    """Prints a line for the person at the terminal."""
-    print(line, file=sys.stderr, flush=True)
+    """Reports to the person who started the service: text on a terminal, otherwise JSON."""
+    _lifecycle.info(line)
+
+
+def _fail(line: str) -> None:
+    """Reports why the service cannot start, or did not stop as it should."""
+    _lifecycle.error(line)

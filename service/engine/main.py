@@ -30,7 +30,7 @@ from service.engine.warm_up import WarmUpLimits, warm_up
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import Hello, Start, StartFailed
 from service.ipc.slots import SlotMemory
-from service.observability.logs import configure_logs
+from service.observability.logs import configure_logs, log_uncaught_exceptions
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _WORST_OOM_SCORE = 1000  # proc_pid_oom_score_adj(5)
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     if not isinstance(start, Start):
         return 1
     configure_logs(start.log_level, start.log_format)
+    log_uncaught_exceptions()
     threading.Thread(target=_exit_with_edge, args=(doorbell,), daemon=True).start()
     load_started = time.monotonic()
     try:

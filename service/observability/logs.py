@@ -6,8 +6,11 @@ request id and trace id, and the values bound with `structlog.contextvars`.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import threading
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -27,6 +30,18 @@ _WARNINGS_ONLY = (
 )
 
 
+# What the service reports to the person who starts it, whatever the log level is: its addresses,
+# ready, draining, stopped, and why it could not start.
+LIFECYCLE = "service.lifecycle"
+
+_log = structlog.get_logger(__name__)
+
+
+def is_json(log_format: str) -> bool:
+    """Whether lines are JSON; "auto" is JSON unless stderr is a terminal."""
+    return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+
+
 def configure_logs(level: str, log_format: str) -> None:
     """Routes structlog and the standard library's logging to stderr, in one format.
 
@@ -43,8 +58,8 @@ def configure_logs(level: str, log_format: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
-    if console:
+    as_json = is_json(log_format)
+    if not as_json:
         last: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
@@ -68,12 +83,50 @@ def configure_logs(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    lifecycle = logging.getLogger(LIFECYCLE)
+    lifecycle.propagate = False
+    lifecycle.setLevel(logging.INFO)
+    lifecycle.handlers = [handler if as_json else _plain_handler()]
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         library = logging.getLogger(name)
         library.handlers = []
         library.propagate = True
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_uncaught_exceptions() -> None:
+    """Logs exceptions that nothing catches, in any thread, instead of printing tracebacks."""
+
+    def uncaught(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        _log.critical("uncaught exception", exc_info=(kind, error, traceback))
+
+    def in_thread(arguments: threading.ExceptHookArgs) -> None:
+        error = arguments.exc_value
+        if error is not None and not isinstance(error, SystemExit):
+            name = arguments.thread.name if arguments.thread else None
+            found = arguments.exc_type, error, arguments.exc_traceback
+            _log.error("uncaught exception in a thread", thread=name, exc_info=found)
+
+    def unraisable(arguments: sys.UnraisableHookArgs) -> None:
+        error = arguments.exc_value
+        found = error and (arguments.exc_type, error, arguments.exc_traceback)
+        _log.error("ignored exception", object=repr(arguments.object), exc_info=found)
+
+    sys.excepthook = uncaught
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+
+
+def _plain_handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    return handler
 
 
 def _add_request_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -86,4 +139,7 @@ def _add_request_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def _to_json(event: Any, **_: Any) -> str:
-    return orjson.dumps(event, default=str).decode()
+    try:
+        return orjson.dumps(event, default=str).decode()
+    except (TypeError, ValueError):  # such as a file name that is not UTF-8
+        return json.dumps(event, default=str, skipkeys=True)

@@ -59,7 +59,7 @@ def test_the_service_starts_serves_and_drains(start: type[Service]) -> None:
     assert _post(url, (1, 2, 3)).status_code == 503
     service.wait_until_ready()
     assert httpx.get(f"{url}/readyz").status_code == 200
-    metrics_url = service.wait_for_line(r"Metrics: (\S+)")[1]
+    metrics_url = service.wait_for_line(r"Metrics: ([^\s\"]+)")[1]
     with ThreadPoolExecutor(24) as clients:
         responses = [clients.submit(_post, url, (number, 0, 0)) for number in range(24)]
         while not any(response.done() for response in responses):
@@ -256,7 +256,7 @@ def test_sighup_reloads_keys_and_certificates(start: type[Service], tmp_path: Pa
 
     assert outcomes(first) == ["ok", "ok"]
     assert outcomes(second) == ["unauthenticated"] * 2
-    metrics_url = service.wait_for_line(r"Metrics: (\S+)")[1]
+    metrics_url = service.wait_for_line(r"Metrics: ([^\s\"]+)")[1]
     assert httpx.get(metrics_url, verify=trusting).status_code == 401
     keys.write_text(key_line("second", [Scope.DETECT], second))
     authority.issue("server")

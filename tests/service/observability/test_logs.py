@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
 
-from service.observability.logs import configure_logs
+from service.observability.logs import LIFECYCLE, configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +80,34 @@ def test_the_console_format_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().err
     assert "engine ready" in text
     assert "pid=7" in text
+
+
+def test_text_that_is_not_unicode_is_logged_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    structlog.get_logger("a").info("cannot be read", file="\udcff.jpg")
+    (line,) = _lines(capsys)
+    assert line["file"] == "\udcff.jpg"
+
+
+def test_lifecycle_lines_are_written_at_every_level(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("error", "json")
+    logging.getLogger(LIFECYCLE).info("listens on http://localhost")
+    (line,) = _lines(capsys)
+    assert (line["event"], line["level"]) == ("listens on http://localhost", "info")
+
+
+def test_lifecycle_lines_on_a_console_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("error", "console")
+    logging.getLogger(LIFECYCLE).info("listens on http://localhost")
+    assert capsys.readouterr().err == "listens on http://localhost\n"
+
+
+def test_warnings_of_python_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        configure_logs("info", "json")
+        warnings.warn("old option", DeprecationWarning, stacklevel=1)
+    logging.captureWarnings(False)
+    (line,) = _lines(capsys)
+    assert line["logger"] == "py.warnings"
+    assert "DeprecationWarning: old option" in line["event"]
