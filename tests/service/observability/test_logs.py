@@ -105,6 +105,7 @@ def test_lifecycle_lines_on_a_console_are_plain(capsys: pytest.CaptureFixture[st
 def test_warnings_of_python_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
+        logging.captureWarnings(False)  # an earlier test may have captured them
         configure_logs("info", "json")
         warnings.warn("old option", DeprecationWarning, stacklevel=1)
     logging.captureWarnings(False)
