@@ -16,7 +16,7 @@ export function classColour(classId) {
 export class Boxes {
   /**
    * @param {HTMLCanvasElement} canvas over the image, of the same size on the screen
-   * @param {(detection: object | null) => void} onHover told what the pointer is on
+   * @param {(detection: object | null) => void} onHover called with the detection under the pointer
    */
   constructor(canvas, onHover) {
     this.canvas = canvas;

@@ -18,7 +18,7 @@ from tests.support import golden_case, reference_cases
 
 
 def detections_match(ours: Detections, scores, labels, boxes, size) -> int:
-    """How many official detections have a twin of ours (a set comparison: near ties may swap)."""
+    """The number of official detections with a match in ours (as sets: near ties may swap)."""
     tolerance = 1e-3 * max(size)
     matched = 0
     for score, label, box in zip(scores, labels, boxes, strict=True):

@@ -17,8 +17,8 @@ from model.ops.nvrtc import Kind, Variant, machine_code
 HOPPER = (9, 0)
 HALF = sass.usual(torch.float16, "shared_keys")
 
-# Instructions a query in float16 on sm_90: what the design asks for (plain 1,243, key-aware
-# 1,542), and for the others what was seen, with room for another compiler's taste.
+# Instructions per query in float16 on sm_90: the design's limits (plain 1,243, key-aware 1,542),
+# and for the others the measured numbers plus a margin for other compilers.
 BUDGETS = {
     (torch.float16, "plain"): 1243,
     (torch.float16, "shared_keys"): 1542,
