@@ -152,7 +152,10 @@ class Settings(BaseSettings):
     body_min_bytes_per_second: int = Field(
         1024,
         ge=1,
-        description="minimum rate of a request body, once it has taken body_timeout_seconds",
+        description="minimum rate of a request body over any time of body_timeout_seconds",
+    )
+    body_max_seconds: float = Field(
+        300, gt=0, description="maximum time for receiving a request body"
     )
     send_timeout_seconds: float = Field(
         30, gt=0, description="maximum time in which a client reads nothing of its response"
