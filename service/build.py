@@ -135,7 +135,7 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
         first_ready=first_ready,
         start_timeout_seconds=settings.start_timeout_seconds,
     )
-    _add_gauges(metrics, detector)
+    _add_gauges(metrics, detector, settings.canary_max_age_seconds)
     try:
         yield ServiceCore(detector, control, first_ready)
     finally:
@@ -215,12 +215,26 @@ def _limits(settings: Settings) -> DetectorLimits:
     )
 
 
-def _add_gauges(metrics: Metrics, detector: Detector) -> None:
+def _add_gauges(metrics: Metrics, detector: Detector, max_canary_age_seconds: float) -> None:
     """Adds gauges that are read on each scrape, from the model that serves at that time."""
     add_gauge = metrics.add_gauge
     add_gauge("queue_depth", "Images waiting for an engine", lambda: _batcher(detector).queue_depth)
     add_gauge("slots_in_use", "Slots leased to requests", lambda: detector.served.pool.in_use)
-    add_gauge("slots", "Slots for requests, of both priorities", lambda: detector.served.pool.count)
+    add_gauge(
+        "slots",
+        "Slots in use at which requests of normal priority are refused",
+        lambda: detector.served.pool.normal_count,
+    )
+    add_gauge(
+        "priority_slots_in_use",
+        "Slots leased to requests beyond those",
+        lambda: detector.served.pool.priority_in_use,
+    )
+    add_gauge(
+        "priority_slots",
+        "Further slots, for requests of high priority",
+        lambda: detector.served.pool.priority_count,
+    )
     add_gauge("ready", "1 while the service is ready for requests", lambda: detector.ready)
     add_gauge("live", "0 if only a restart of the service can help", lambda: detector.live)
     add_gauge(
@@ -232,6 +246,11 @@ def _add_gauges(metrics: Metrics, detector: Detector) -> None:
         "canary_age_seconds",
         "Time since an engine last completed a batch or a canary; +Inf before the first",
         lambda: detector.canary_age_seconds,
+    )
+    add_gauge(
+        "canary_max_age_seconds",
+        "The canary age at which the service is not ready",
+        lambda: max_canary_age_seconds,
     )
     add_gauge(
         "engines_ready",

@@ -311,6 +311,21 @@ class SlotPool:
         """Number of slots for requests, of both priorities."""
         return self.memory.layout.count - self._reserved
 
+    @property
+    def normal_count(self) -> int:
+        """Number of leased slots at which requests of normal priority are refused."""
+        return self.count - self._kept_for_high
+
+    @property
+    def priority_count(self) -> int:
+        """Number of further slots, for requests of high priority."""
+        return self._kept_for_high
+
+    @property
+    def priority_in_use(self) -> int:
+        """Number of those that are leased."""
+        return max(0, self.in_use - self.normal_count)
+
     def acquire(
         self, priority: Priority = Priority.NORMAL, retry_after_seconds: int = 1
     ) -> SlotLease:

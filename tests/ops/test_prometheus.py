@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 
 from service.errors import all_error_types
 from service.observability.metrics import Metrics
@@ -40,10 +41,12 @@ def test_rules_query_existing_metrics(file: str) -> None:
         assert not unknown, f"{rule.get('alert') or rule['record']} queries {unknown}"
 
 
-def test_every_recorded_series_is_used_by_an_alert_or_a_panel() -> None:
+def test_every_recorded_series_is_used_by_an_alert_a_panel_or_an_autoscaler() -> None:
     dashboard = (ROOT / "docker/grafana/dashboards/lite-detr.json").read_text(encoding="utf-8")
     alerts = (RULES / "alerts.rules.yml").read_text(encoding="utf-8")
-    assert not [name for name in recorded() if name not in dashboard + alerts]
+    _, _, page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("### Autoscaling")
+    autoscaling = page.partition("###")[0]
+    assert not [name for name in recorded() if name not in dashboard + alerts + autoscaling]
 
 
 def test_failed_images_are_existing_outcomes() -> None:
@@ -67,7 +70,19 @@ def test_alerts_have_severity_runbook_and_description() -> None:
     for rule in rules_of("alerts.rules.yml"):
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["annotations"]["runbook"].endswith("#" + rule["alert"].lower())
+        assert rule["annotations"]["runbook"].startswith("{{ with $externalLabels.docs_url }}")
         assert {"summary", "description"} <= rule["annotations"].keys()
+
+
+def test_the_address_of_the_runbook_is_set_in_one_place_and_dropped_from_alerts() -> None:
+    text = (RULES / "prometheus.yml").read_text(encoding="utf-8")
+    document = yaml.safe_load(text)
+    address = document["global"]["external_labels"]["docs_url"]
+    assert re.fullmatch(r"https://\S+[^/]", address)
+    assert text.count(address) == 1
+    assert (RULES / "alerts.rules.yml").read_text(encoding="utf-8").count(address) == 0
+    dropped = [r["regex"] for r in document["alerting"]["alert_relabel_configs"]]
+    assert dropped == ["docs_url"]
 
 
 def test_runbook_has_exactly_one_entry_for_each_alert() -> None:
