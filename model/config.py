@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+# Of a model as clients name it, in URLs (`/v2/models/{name}`), metrics and files.
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
 
 @dataclass(frozen=True)
 class ModelConfig:

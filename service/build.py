@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -71,17 +71,22 @@ def _open_model(settings: Settings, backend: Backend) -> tuple[OpenWeightsFile, 
         CheckpointError: for a model that does not exist or cannot be used.
     """
     if backend.model is not None:
-        return OpenWeightsFile(None), backend.model
+        return OpenWeightsFile(None), _named(backend.model, settings)
     path = resolve_model(settings.model, settings.model_cache_dir).resolve()
     try:
         file = OpenWeightsFile(path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
     try:
-        return file, read_model_info(file.engine_path)
+        return file, _named(read_model_info(file.engine_path), settings)
     except CheckpointError as error:
         file.close()
         raise CheckpointError(path, error.problem) from error
+
+
+def _named(model: ModelInfo, settings: Settings) -> ModelInfo:
+    """Returns the model under the name that the settings give it."""
+    return model if settings.name is None else replace(model, name=settings.name)
 
 
 def build_served_model(

@@ -7,12 +7,15 @@ its field and the following ones in --help and in docs/configuration.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from model.config import MODEL_NAME_PATTERN
 
 ENV_PREFIX = "LITE_DETR_"
 _MIB = 1024 * 1024
@@ -52,6 +55,12 @@ class Settings(BaseSettings):
         "default",
         description="name of a model, or path of its weights file",
         json_schema_extra={"section": "Model and devices"},
+    )
+    name: str | None = Field(
+        None,
+        pattern=MODEL_NAME_PATTERN,
+        description="name of the model for clients, such as KServe and Triton clients; letters, "
+        "digits, dots, hyphens and underscores; unset: the name in the weights file",
     )
     model_cache_dir: Path | None = Field(
         None, description="folder of downloaded models; unset: ~/.cache/lite-detr"
@@ -316,9 +325,43 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: for bad values, one line each, with the field and its variable.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    return _validated(Settings, overrides)
+
+
+class _GivenSettings(Settings):
+    """Settings that are not read from the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keeps the values given in code only."""
+        return (init_settings,)
+
+
+def given_settings(**given: Any) -> Settings:
+    """Returns settings of given values and defaults, for commands without a service.
+
+    The environment is not read: it may configure a service, and so may not suit the command.
+
+    Args:
+        **given: values by field name; None means "not given".
+
+    Raises:
+        SettingsError: as `load_settings` does.
+    """
+    return _validated(_GivenSettings, given)
+
+
+def _validated(settings: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Creates settings; raises SettingsError for bad values."""
     try:
-        return Settings(**given)
+        return settings(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
 

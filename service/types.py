@@ -68,6 +68,7 @@ class DetectResult:
         detections: selected by threshold, labels and max_detections; best score first.
         timings: of each stage.
         request_id: of the image: in a request of several images each has its own.
+        category_ids: COCO category id of each class; None if the model file has none.
     """
 
     model_name: str
@@ -78,3 +79,4 @@ class DetectResult:
     detections: Detections
     timings: StageTimings
     request_id: str
+    category_ids: tuple[int, ...] | None = None

@@ -6,16 +6,18 @@ it into training images.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.data.document_checks import check_document, read_document, usable_images
+from model.data.errors import DataError
+from model.data.findings import Findings
+from model.data.image_checks import Size, check_boxes, check_image_files
 
-class DataError(ValueError):
-    """Annotations or image files that cannot be used; the message names the file and the cause."""
+__all__ = ["AnnotatedBox", "DataError", "GroundTruth", "ImageAnnotations"]
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,36 @@ class GroundTruth:
     categories: Mapping[int, str]  # by category id, in ascending order
 
     @classmethod
-    def read(cls, path: Path, limit: int | None = None) -> GroundTruth:
-        """Reads COCO-format JSON.
+    def read(
+        cls,
+        path: Path,
+        limit: int | None = None,
+        *,
+        images: Path | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> GroundTruth:
+        """Reads and checks COCO-format JSON.
 
         Args:
             path: the file.
             limit: the number of images to keep, from the first; None keeps all.
+            images: the folder of the image files, which are checked too: whether they exist, and
+                their sizes. None: they are not.
+            report: called with a report of oddities, if there are any.
 
         Raises:
-            DataError: for a file that is missing or not in that format, or lists no image.
+            DataError: for a file that is missing or not in that format, or lists no image; and
+                for errors in it, with a report of each kind and the first of each.
         """
-        try:
-            document = json.loads(path.read_bytes())
-            truth = cls.from_coco(document, limit)
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not COCO-format JSON: {error!r}") from error
-        if not truth.images:
-            raise DataError(f"{path} names no image")
-        return truth
+        document = read_document(path)
+        findings = Findings()
+        check_document(document, findings)
+        _check_images_and_boxes(document, limit, images, findings)
+        if findings.has_errors:
+            raise DataError(findings.report(path))
+        if findings.has_oddities and report is not None:
+            report(findings.report(path))
+        return cls.from_coco(document, limit)
 
     @classmethod
     def from_coco(cls, document: Mapping[str, Any], limit: int | None = None) -> GroundTruth:
@@ -83,11 +95,12 @@ class GroundTruth:
         boxes: dict[int, list[AnnotatedBox]] = {}
         for annotation in document["annotations"]:
             left, top, width, height = (float(value) for value in annotation["bbox"])
+            area = annotation.get("area")
             box = AnnotatedBox(
                 category_id=int(annotation["category_id"]),
                 xywh=(left, top, width, height),
-                area=float(annotation.get("area", width * height)),
-                crowd=bool(annotation.get("iscrowd", 0)),
+                area=width * height if area is None else float(area),
+                crowd=bool(annotation.get("iscrowd")),
             )
             if box.category_id not in categories:
                 raise ValueError(f"an annotation has the unknown category_id {box.category_id}")
@@ -139,3 +152,25 @@ class GroundTruth:
         if missing:
             raise DataError(f"the model has no class for the annotated categories {missing[:5]}")
         return found
+
+
+def _check_images_and_boxes(
+    document: Mapping[str, Any], limit: int | None, folder: Path | None, findings: Findings
+) -> None:
+    """Checks the image files, if their folder is given, and the places of the boxes.
+
+    Args:
+        document: entries with errors of their own are skipped.
+        limit: the number of images that are used.
+        folder: of the image files.
+        findings: gets the errors and oddities.
+    """
+    used = usable_images(document["images"][:limit])
+    sizes: dict[int, Size] = {
+        image["id"]: (image["width"], image["height"])
+        for image in used
+        if image.get("width") and image.get("height")
+    }
+    if folder is not None:
+        sizes |= check_image_files(used, folder, findings)
+    check_boxes(document["annotations"], sizes, findings)

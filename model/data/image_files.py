@@ -2,21 +2,73 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
-from model.data.annotations import DataError
+from model.data.errors import DataError
 from model.images.decode import ImageLimits, open_upright
 from model.images.errors import DetectionError
+from model.images.formats import identify_format
 
 # Generous: the files of a data set are trusted, unlike those of a request.
 FILE_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=1 << 29, max_jpeg_scans=1000)
 # Pillow copies an image twice on the way to numpy; large ones go in strips that fit the cache.
 _WHOLE_PIXELS = 1 << 21
 _STRIP_PIXELS = 1 << 16
+_HEAD_BYTES = 4096  # enough to recognise a format
+_ORIENTATIONS = range(2, 9)  # EXIF's values that rotate or mirror
+_QUARTER_TURNS = range(5, 9)  # those that swap width and height
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """The size of an image in pixels, after EXIF rotation."""
+
+    width: int
+    height: int
+    turned: bool = False  # rotated or mirrored by EXIF
+    sides_swapped: bool = False  # by a quarter turn
+
+
+def read_size(file: Path) -> ImageSize:
+    """Reads the size of an image from its header; other parts of the file are not checked.
+
+    Raises:
+        DataError: for a file that is not an image of an accepted format.
+    """
+    _ignore_pillow_warnings()
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+            name = identify_format(head, os.fstat(stream.fileno()).st_size) if head else ""
+            stream.seek(0)
+            with Image.open(stream, formats=(name,)) as image:
+                # Not `image.getexif()`: that of a PNG would decode it.
+                orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+                width, height = image.size
+    except DetectionError as error:
+        raise DataError(f"{file} cannot be read as an image: {error.detail}") from error
+    except Exception:  # Pillow raises errors of many types for a broken file
+        width, height = read_image(file).size
+        return ImageSize(width, height)
+    if orientation not in _ORIENTATIONS:
+        return ImageSize(width, height)
+    if orientation in _QUARTER_TURNS:
+        return ImageSize(height, width, turned=True, sides_swapped=True)
+    return ImageSize(width, height, turned=True)
+
+
+@cache
+def _ignore_pillow_warnings() -> None:
+    """Ignores warnings about odd metadata and about large images, which are decoded anyway."""
+    warnings.filterwarnings("ignore", category=Warning, module=r"PIL\.")
 
 
 def read_image(file: Path, limits: ImageLimits = FILE_LIMITS) -> Image.Image:

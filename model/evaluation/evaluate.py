@@ -22,6 +22,7 @@ import numpy.typing as npt
 from model.config import ModelConfig
 from model.data.annotations import DataError, GroundTruth
 from model.data.image_files import FILE_LIMITS
+from model.data.output_files import check_output_file, write_output
 from model.detections import Detections
 from model.evaluation.batches import image_batches
 from model.evaluation.scores import ClassScores, Scores, format_scores
@@ -65,7 +66,9 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     batch_size: int = 1,
     limit: int | None = None,
     results_path: Path | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
+    report: Callable[[str], None] | None = None,
     limits: ImageLimits = FILE_LIMITS,
 ) -> Scores:
     """Scores a model on annotated images.
@@ -78,22 +81,28 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         batch_size: images of one shape bucket in a batch.
         limit: use only the first images of the file.
         results_path: where to write the detections as a COCO results file.
+        overwrite: replaces an existing results file.
         progress: called after each batch.
+        report: called with a report of oddities in the data; None: they are not reported.
         limits: on an image file.
 
     Returns:
         The scores.
 
     Raises:
-        DataError: for annotations or images that cannot be used.
+        DataError: for annotations or images that cannot be used; all are checked at the start.
+        OutputError: if the results file cannot be written; this is checked at the start too.
         ModuleNotFoundError: without faster-coco-eval (the `train` extra).
     """
     import_module("faster_coco_eval")  # fails here, not after the model has run for an hour
-    truth = GroundTruth.read(Path(annotations), limit=limit)
+    annotations, images_dir = Path(annotations), Path(images_dir)
+    if results_path is not None:
+        check_output_file(results_path, overwrite=overwrite, inputs=(annotations,))
+    truth = GroundTruth.read(annotations, limit, images=images_dir, report=report)
     predictions = run_detector_on(
         predictor,
         truth,
-        Path(images_dir),
+        images_dir,
         predictor.config,
         labels,
         batch_size=batch_size,
@@ -101,7 +110,8 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         limits=limits,
     )
     if results_path is not None:
-        results_path.write_text(json.dumps(coco_results(predictions)), encoding="utf-8")
+        data = json.dumps(coco_results(predictions)).encode()
+        write_output(results_path, data, overwrite=overwrite)
     return evaluate_coco(predictions, truth)
 
 

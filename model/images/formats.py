@@ -54,6 +54,10 @@ _BMP_HEADER_BYTES = 26
 _MIN_TEXT_BYTES = 8
 _LONGEST_UTF8_BYTES = 4
 _TEXT_KINDS = (
+    (
+        "version https://git-lfs.github.com/",
+        "a Git LFS pointer instead of the file (run `git lfs pull`)",
+    ),
     ("<!doctype html", "an HTML page"),
     ("<html", "an HTML page"),
     ("<?xml", "an XML document"),
@@ -84,7 +88,7 @@ def identify_format(head: bytes, num_bytes: int) -> str:
     for magic, name in _MAGIC:
         if head.startswith(magic) and (name != "BMP" or _is_bmp(head)):
             return name
-    looks_like = _foreign_kind(head)
+    looks_like = foreign_kind(head)
     if looks_like is not None:
         raise UnsupportedImage(f"this looks like {looks_like}; accepted are {_ACCEPTED}")
     raise InvalidImage(
@@ -97,7 +101,8 @@ def _is_bmp(head: bytes) -> bool:
     return len(head) >= _BMP_HEADER_BYTES and head[15:18] == b"\x00\x00\x00"
 
 
-def _foreign_kind(head: bytes) -> str | None:
+def foreign_kind(head: bytes) -> str | None:
+    """Returns what a file that is not an image is, by its first bytes; None if unknown."""
     for magic, kind in _FOREIGN_MAGIC:
         if head.startswith(magic):
             return kind

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from model.data.errors import OutputError
 from model.network.detector import LiteDETR
 from model.training.batches import Batch, BatchPlanner, make_loader
 from model.training.ema import ExponentialAverage
@@ -20,17 +22,18 @@ from model.training.matcher import NonFiniteError
 from model.training.objective import Objective, choose_device, choose_precision
 from model.training.optimizer import build_optimizer, set_learning_rate
 from model.training.options import TrainOptions
-from model.training.report import Reporter
+from model.training.report import CURVE_FILE, LOG_FILE, Reporter
 from model.training.samples import SampleImages
 from model.training.schedule import learning_rate_factor, run_progress
 from model.training.sources import ImageSource
 from model.training.start import build_start, open_source
-from model.training.state import Position, Run, load_state, save_state
+from model.training.state import Position, Run, SavedRun, load_state, save_state
 from model.training.stopping import StopRequest
 from model.weights.checkpoint import save_checkpoint
 
 STATE_FILE = "last.pt"
 MODEL_FILE = "model.safetensors"
+_RUN_FILES = (MODEL_FILE, STATE_FILE, LOG_FILE, CURVE_FILE)
 _MINUTE = 60.0
 
 
@@ -48,16 +51,39 @@ def train(options: TrainOptions) -> Path:
 
     Raises:
         DataError: if the data cannot be used.
+        OutputError: if the output folder has files of another run.
         TrainingFailed: after too many non-finite losses in a row.
+        TrainingStateError: if a run cannot be resumed.
         ValueError: for options or start weights that do not fit.
     """
     if options.threads > 0:
         torch.set_num_threads(options.threads)
-    source, labels = open_source(options)
+    _check_output_folder(options)
+    data = open_source(options, report=lambda text: print(text, file=sys.stderr))
     options.output.mkdir(parents=True, exist_ok=True)
     with Reporter(options.output) as reporter:
-        detector = build_start(options, labels, reporter.line)
-        return Trainer(detector, source, labels, options, reporter).run()
+        detector = build_start(options, data.labels, reporter.line)
+        trainer = Trainer(
+            detector, data.source, data.labels, options, reporter, category_ids=data.category_ids
+        )
+        return trainer.run()
+
+
+def _check_output_folder(options: TrainOptions) -> None:
+    """Refuses to replace the files of an earlier run.
+
+    Raises:
+        OutputError: if there are any, and the options neither resume it nor overwrite them.
+    """
+    folder = options.output
+    if options.overwrite or (options.resume and (folder / STATE_FILE).exists()):
+        return
+    present = [name for name in _RUN_FILES if (folder / name).exists()]
+    if present:
+        raise OutputError(
+            f"{folder} has {present[0]} of an earlier run: --resume continues a run that left "
+            f"{STATE_FILE}, --overwrite replaces it, another --output keeps both"
+        )
 
 
 class Trainer:
@@ -69,6 +95,7 @@ class Trainer:
         labels: names of the classes.
         options: of the run.
         reporter: shows and logs the progress.
+        category_ids: COCO category id of each class; None: unknown.
         clock: returns seconds; only differences are used.
     """
 
@@ -80,6 +107,7 @@ class Trainer:
         options: TrainOptions,
         reporter: Reporter,
         *,
+        category_ids: Sequence[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Builds the optimizer, the average and the losses."""
@@ -87,6 +115,8 @@ class Trainer:
         self.position = Position()
         self._source = source
         self._labels = tuple(labels)
+        self._category_ids = category_ids
+        self._name = options.name or detector.config.name
         self._reporter = reporter
         self._clock = clock
         self._device = choose_device(options.device)
@@ -116,7 +146,9 @@ class Trainer:
         state_file = self.options.output / STATE_FILE
         resumed = self.options.resume and state_file.exists()
         if resumed:
-            self.position = load_state(state_file, self.run_state)
+            saved = load_state(state_file, self.run_state, self._labels)
+            self.position = saved.position
+            self._name = self.options.name or saved.name or self._name
             self._reporter.line(f"resumed at iteration {self.position.iteration}")
         self._reporter.forget_after(self.position.iteration)
         self._elapsed_before = self.position.elapsed_seconds
@@ -257,7 +289,12 @@ class Trainer:
         place.elapsed_seconds = self._elapsed()
         if self._row_losses and place.iteration > self._row_iteration:
             self._write_row(self._clock())
-        save_state(options.output / STATE_FILE, self.run_state, place, options.to_dict())
+        save_state(
+            options.output / STATE_FILE,
+            self.run_state,
+            SavedRun(place, self._labels, self._name),
+            options.to_dict(),
+        )
         path = options.output / MODEL_FILE
         save_checkpoint(
             path,
@@ -265,8 +302,9 @@ class Trainer:
             self.detector.config,
             self._labels,
             score_threshold=options.score_threshold,
-            name=self.detector.config.name,
+            name=self._name,
             description=f"trained for {place.iteration} iterations of {options.batch_size}",
+            category_ids=self._category_ids,
             half=options.export_half,
         )
         self._write_samples(self._clock())

@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from model.config import VARIANTS
+from model.config import MODEL_NAME_PATTERN, VARIANTS
 from model.training.loss_terms import LOSS_TERMS, LossTerm, weight_option
 
 _Side = Annotated[int, Field(ge=32)]  # pixels
@@ -38,6 +38,15 @@ class _Options(BaseModel):
 
     output: Path = Field(
         Path("runs/train"), description="folder of checkpoints, loss curve and sample images"
+    )
+    overwrite: bool = Field(
+        False, description="replace the files of an earlier run in output; otherwise it is refused"
+    )
+    name: str | None = Field(
+        None,
+        pattern=MODEL_NAME_PATTERN,
+        description="name of the model, which KServe and Triton clients put into their requests; "
+        "letters, digits, dots, hyphens and underscores; unset: the name of the variant",
     )
     variant: str = Field(
         "lite-dino-efficientnet-lite0", description="architecture: a key of VARIANTS"

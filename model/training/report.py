@@ -18,6 +18,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from model.training.loss_terms import LOSS_TERMS
 from model.training.sources import Pixels
 
+LOG_FILE = "log.jsonl"
+CURVE_FILE = "loss.png"
+
 _CURVE_COLOURS = (  # of the loss terms, in their order
     (31, 119, 180),
     (148, 103, 189),
@@ -84,7 +87,7 @@ class Reporter:
             values: of one row of log.jsonl, the loss terms included.
             progress: of the run, 0..1.
         """
-        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         terms = " ".join(f"{name} {values[name]:.3f}" for name in LOSS_TERMS)
         text = (
@@ -101,13 +104,13 @@ class Reporter:
         """Deletes the log's rows after the iteration from which a run resumes."""
         rows = [row for row in read_log(self._folder) if row["iteration"] <= iteration]
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (self._folder / "log.jsonl").write_text(text, encoding="utf-8")
+        (self._folder / LOG_FILE).write_text(text, encoding="utf-8")
 
     def curve(self) -> None:
         """Writes the loss curve of the log so far."""
         rows = read_log(self._folder)
         if len(rows) > 1:
-            draw_curve(rows).save(self._folder / "loss.png")
+            draw_curve(rows).save(self._folder / CURVE_FILE)
 
     def samples(self, iteration: int, images: Sequence[Image.Image]) -> None:
         """Writes sample images side by side; nothing if there is none."""
@@ -126,7 +129,7 @@ class Reporter:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of log.jsonl, without an unfinished last line."""
-    file = folder / "log.jsonl"
+    file = folder / LOG_FILE
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from model.data.annotations import AnnotatedBox, DataError, GroundTruth
 from model.data.image_files import read_pixels
+from model.labels import named_classes
 
 LOG = logging.getLogger(__name__)
 
@@ -62,8 +63,16 @@ class Record:
     labels: Labels
 
     def load(self) -> AnnotatedImage:
-        """Reads the file; raises DataError if it cannot."""
-        return AnnotatedImage(read_pixels(self.file), self.boxes, self.labels)
+        """Reads the file and clips the boxes to the image, without those that are outside.
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+        pixels = read_pixels(self.file)
+        height, width = pixels.shape[:2]
+        boxes = self.boxes.clip(0, np.array([width, height] * 2, np.float32))
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return AnnotatedImage(pixels, boxes[inside], self.labels[inside])
 
 
 class CacheSource:
@@ -120,6 +129,11 @@ class CacheSource:
             raise DataError(f"{place}: not a scene: {error!r}") from error
         if len(boxes) != len(labels):
             raise DataError(f"{place}: {len(boxes)} boxes but {len(labels)} labels")
+        if not np.isfinite(boxes).all():
+            raise DataError(f"{place}: not a scene: a box is not finite")
+        unknown = [label for label in labels if not 0 <= label < len(self._numbers)]
+        if unknown:
+            raise DataError(f"{place}: label {unknown[0]} is none of {len(self._numbers)} classes")
         return Record(file, boxes, np.asarray(labels, np.int64))
 
     def __len__(self) -> int:
@@ -137,25 +151,41 @@ class CocoSource:
     Args:
         annotations: the JSON file.
         images: folder that its `file_name`s are relative to.
-        known_labels: classes by index. They are the model's classes if each category's id is the
-            index of its name (COCO itself); else the classes are the categories by ascending id.
+        known_labels: names at their category ids. If the categories are exactly these, a class's
+            index is its category id, as in published COCO models, from which a run may start;
+            else the classes are the categories by ascending id.
+        report: called with a report of oddities in the data; None: they are not reported.
 
     Attributes:
         label_names: classes by index.
+        category_ids: their ids in the file, by index.
 
     Raises:
-        DataError: if the file is not COCO-format JSON, or lists no image.
+        DataError: if the file is not COCO-format JSON, lists no image or no box, or has errors;
+            and if an image file is missing or of another size than the JSON says.
     """
 
-    def __init__(self, annotations: Path, images: Path, known_labels: Sequence[str] = ()) -> None:
-        """Reads the whole file."""
-        truth = GroundTruth.read(annotations)
+    def __init__(
+        self,
+        annotations: Path,
+        images: Path,
+        known_labels: Sequence[str] = (),
+        *,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        """Reads and checks the whole file and the headers of the images."""
+        truth = GroundTruth.read(annotations, images=images, report=report)
+        if not truth.counts():
+            raise DataError(f"{annotations} has no box to learn from (crowds are left out)")
         names = truth.categories
-        if all(key < len(known_labels) and known_labels[key] == names[key] for key in names):
-            self.label_names, indices = tuple(known_labels), {key: key for key in names}
+        if names == dict(named_classes(known_labels)):
+            self.label_names, self.category_ids = (
+                tuple(known_labels),
+                tuple(range(len(known_labels))),
+            )
         else:
-            self.label_names = tuple(names.values())
-            indices = {key: index for index, key in enumerate(names)}
+            self.label_names, self.category_ids = tuple(names.values()), tuple(names)
+        indices = {key: index for index, key in enumerate(self.category_ids)}
         self._records = [
             _record(images / image.file_name, image.boxes, indices) for image in truth.images
         ]

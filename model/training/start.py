@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,24 +26,36 @@ from model.training.sources import (
     ImageSource,
     LiveSource,
 )
+from model.weights.header import CheckpointError, read_header
 
 _GENERATOR = "model.training.codes"
 
 
-def open_source(options: TrainOptions) -> tuple[ImageSource, tuple[str, ...]]:
-    """Opens the training images.
+class TrainingData(NamedTuple):
+    """The training images and their classes."""
 
-    Returns:
-        The images and the names of their classes.
+    source: ImageSource
+    labels: tuple[str, ...]
+    category_ids: tuple[int, ...]  # COCO category id of each class
+
+
+def open_source(options: TrainOptions, report: Callable[[str], None] | None = None) -> TrainingData:
+    """Opens the training images; COCO data is checked as a whole.
+
+    Args:
+        options: of the run.
+        report: called with a report of oddities in the data; None: they are not reported.
 
     Raises:
         DataError: if the data cannot be used.
     """
+    # As in annotations.json, which the generator of a cache writes.
+    code_ids = tuple(range(1, len(CODE_LABELS) + 1))
     if options.cache is not None:
-        return CacheSource(options.cache, CODE_LABELS), CODE_LABELS
+        return TrainingData(CacheSource(options.cache, CODE_LABELS), CODE_LABELS, code_ids)
     if options.annotations is not None and options.images is not None:
-        coco = CocoSource(options.annotations, options.images, COCO_LABELS)
-        return coco, coco.label_names
+        coco = CocoSource(options.annotations, options.images, COCO_LABELS, report=report)
+        return TrainingData(coco, coco.label_names, coco.category_ids)
     if find_spec(_GENERATOR) is None:
         raise DataError(
             "the generator of training images is not part of the installed package, only of a "
@@ -51,7 +64,7 @@ def open_source(options: TrainOptions) -> tuple[ImageSource, tuple[str, ...]]:
         )
     side = max((*options.sizes, *options.final_sizes))
     generate = partial(generate_code_image, seed=options.seed, max_side=side)
-    return LiveSource(generate, options.live_scenes), CODE_LABELS
+    return TrainingData(LiveSource(generate, options.live_scenes), CODE_LABELS, code_ids)
 
 
 def generate_code_image(number: int, seed: int, max_side: int) -> AnnotatedImage:
@@ -95,16 +108,17 @@ def load_fitting(detector: LiteDETR, path: Path) -> list[str]:
         Lines that report what was loaded and what was not.
 
     Raises:
-        ValueError: if the file cannot be read or no tensor fits.
+        CheckpointError: if the file cannot be read, is of another kind, or no tensor fits.
     """
+    read_header(path)
     try:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        raise CheckpointError(path, f"cannot be read as safetensors: {error}") from error
     own = detector.state_dict()
     fitting = {name: t for name, t in saved.items() if name in own and t.shape == own[name].shape}
     if not fitting:
-        raise ValueError(f"{path}: no tensor fits this model by name and shape")
+        raise CheckpointError(path, "no tensor fits this model by name and shape")
     # A tensor that layers share has several names and is stored under one.
     loaded = {own[name].data_ptr() for name in fitting}
     missing = [name for name in own if own[name].data_ptr() not in loaded]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import nn
 
 from model.training.ema import ExponentialAverage
+from model.weights.header import TRAINING_STATE_TAG
 
-_FORMAT = "lite-detr-training/1"
+_FORMAT = f"{TRAINING_STATE_TAG.decode()}1"
+_LABELS_SHOWN = 6
 
 
 class TrainingStateError(ValueError):
@@ -41,7 +44,16 @@ class Run:
     scaler: torch.amp.GradScaler
 
 
-def save_state(path: Path, run: Run, position: Position, options: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class SavedRun:
+    """What a training state contains in addition to tensors."""
+
+    position: Position
+    labels: tuple[str, ...]  # names of the classes
+    name: str | None  # of the model
+
+
+def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -> None:
     """Writes everything that `load_state` needs, replacing the old file atomically."""
     state = {
         "format": _FORMAT,
@@ -50,7 +62,9 @@ def save_state(path: Path, run: Run, position: Position, options: dict[str, Any]
         "average": run.average.state,
         "average_updates": run.average.updates,
         "scaler": run.scaler.state_dict(),
-        "position": asdict(position),
+        "position": asdict(saved.position),
+        "labels": list(saved.labels),
+        "name": saved.name,
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "options": options,  # for information; a resumed run has its own
@@ -63,11 +77,17 @@ def save_state(path: Path, run: Run, position: Position, options: dict[str, Any]
     part.replace(path)
 
 
-def load_state(path: Path, run: Run) -> Position:
+def load_state(path: Path, run: Run, labels: Sequence[str]) -> SavedRun:
     """Restores a run in place.
 
+    Args:
+        path: the file.
+        run: gets the saved tensors.
+        labels: names of the classes in the data; they must be those of the saved run.
+
     Raises:
-        TrainingStateError: if the file is damaged, or of another model or optimizer.
+        TrainingStateError: if the file is damaged, or of other classes, another model or another
+            optimizer.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -75,6 +95,14 @@ def load_state(path: Path, run: Run) -> Position:
         raise TrainingStateError(f"{path} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise TrainingStateError(f"{path} is not a training state of this program")
+    # States of older versions have no labels.
+    saved_labels = tuple(state.get("labels", labels))
+    if saved_labels != tuple(labels):
+        raise TrainingStateError(
+            f"{path} cannot be resumed with other classes: it was trained for "
+            f"{_listed(saved_labels)}, the data has {_listed(labels)}; --init-from of its "
+            "model.safetensors starts a new run from its weights"
+        )
     rates = [group["base_lr"] for group in run.optimizer.param_groups]
     try:
         run.detector.load_state_dict(state["detector"])
@@ -90,4 +118,10 @@ def load_state(path: Path, run: Run) -> Position:
     torch.set_rng_state(state["rng"])
     if len(state["cuda_rng"]) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
-    return position
+    return SavedRun(position, saved_labels, state.get("name"))
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Returns the number of labels and the first ones."""
+    more = ", ..." if len(labels) > _LABELS_SHOWN else ""
+    return f"{len(labels)} ({', '.join(labels[:_LABELS_SHOWN])}{more})"

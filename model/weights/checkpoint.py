@@ -81,6 +81,7 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
     score_threshold: float,
     name: str,
     description: str = "",
+    category_ids: Sequence[int] | None = None,
     half: bool = False,
 ) -> None:
     """Writes a weights file; equal inputs give equal bytes.
@@ -96,6 +97,7 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
         score_threshold: 0..1, the default of requests.
         name: the model's name.
         description: what the model detects and its origin, in a sentence.
+        category_ids: COCO category id of each class in the training data; None: unknown.
         half: stores float16 instead of float32.
 
     Raises:
@@ -123,6 +125,8 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
         "name": name,
         "description": description,
     }
+    if category_ids is not None:
+        metadata["category_ids"] = json.dumps(list(category_ids))
     _write_checked(path, _encode(stored, metadata))
 
 

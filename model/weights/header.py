@@ -9,13 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from model.images.formats import foreign_kind
+
 _MAX_HEADER_BYTES = 8 * 1024 * 1024  # a real header is about 100 kB
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 2**40
+HEAD_BYTES = 4096  # enough to recognise a file of another kind
+_PICKLE_STARTS = (b"PK", b"\x80\x02")  # of torch's files: a ZIP archive, formerly a pickle
+_PICKLE_BYTES = 4096  # the format tag is the first entry of a training state
+TRAINING_STATE_TAG = b"lite-detr-training/"
 _LENGTH_BYTES = 8  # the little-endian header length at the start
 _OFFSETS = 2  # a tensor's bytes: begin, end
 _DTYPE_BYTES = {
@@ -105,12 +113,16 @@ def _read_header_text(path: Path, file: BinaryIO) -> tuple[bytes, int]:
     """Returns the header's JSON text and the number of bytes after it."""
     file_bytes = file.seek(0, 2)
     file.seek(0)
-    prefix = file.read(_LENGTH_BYTES)
-    if prefix[:2] in (b"PK", b"\x80\x02"):
+    head = file.read(HEAD_BYTES)
+    if (problem := other_kind(path, head)) is not None:
+        raise CheckpointError(path, problem)
+    if head[:2] in _PICKLE_STARTS:
         raise CheckpointError(
             path,
             "is a PyTorch checkpoint, not safetensors: convert it with `lite-detr weights convert`",
         )
+    file.seek(0)
+    prefix = file.read(_LENGTH_BYTES)
     if len(prefix) < _LENGTH_BYTES:
         raise CheckpointError(path, f"is truncated: {file_bytes} bytes are no weights file")
     length = int.from_bytes(prefix, "little")
@@ -124,14 +136,48 @@ def _read_header_text(path: Path, file: BinaryIO) -> tuple[bytes, int]:
     return text, file_bytes - _LENGTH_BYTES - length
 
 
+def other_kind(path: Path, head: bytes) -> str | None:
+    """Returns what a file is that contains no weights at all, such as a web page.
+
+    Args:
+        path: the file.
+        head: its first bytes.
+
+    Returns:
+        A phrase that continues the file's name; None for weights of any format, and for bytes of
+        an unknown kind.
+    """
+    if is_training_state(path):
+        return (
+            "is the state of a training run, not a model: use the model.safetensors next to it, "
+            "or continue the run with `lite-detr train --resume`"
+        )
+    # A safetensors file begins with the length of a short header, so with zeros in it.
+    weights = head[:2] in _PICKLE_STARTS or b"\0" in head[:_LENGTH_BYTES]
+    kind = None if weights else foreign_kind(head)
+    if kind is None or kind == "text":
+        return None
+    return f"is {kind}, not a weights file"
+
+
+def is_training_state(path: Path) -> bool:
+    """Whether a file is a `last.pt` of training: a ZIP archive whose pickle has its format tag."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            with archive.open(pickles[0]) as file:
+                return TRAINING_STATE_TAG in file.read(_PICKLE_BYTES)
+    except (OSError, zipfile.BadZipFile, IndexError, RuntimeError, ValueError):
+        return False
+
+
 def parse_json(path: Path, what: str, text: bytes | str) -> Any:
     """Parses strict JSON: no repeated names, no NaN, no deep nesting."""
 
     def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) != len(pairs):
-            names = [name for name, _ in pairs]
-            repeated = next(name for name in names if names.count(name) > 1)
+            [(repeated, _)] = Counter(name for name, _ in pairs).most_common(1)
             raise ValueError(f"the name {repeated!r} occurs twice")
         return values
 

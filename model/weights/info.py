@@ -3,7 +3,7 @@
 First step of loading a model: name -> path (`resolve_model`) -> `ModelInfo` (`read_model_info`);
 `model.weights.checkpoint` then reads the tensors. The serving edge needs the metadata only. A file
 is safetensors with this metadata, all strings: `format`, `config` (JSON), `labels` (JSON),
-`score_threshold`, `name`, `description`.
+`score_threshold`, `name`, `description` and, in newer files, `category_ids` (JSON).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ FORMAT_TAG = "lite-detr/1"
 DEFAULT_MODEL_PATH = Path(__file__).parent / "default.safetensors"
 
 _MAX_CONFIG_NUMBER = 2**16
+_MAX_CATEGORY_ID = 2**63 - 1  # COCO's tools store ids as int64
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class ModelInfo:
     labels: tuple[str, ...]  # config.num_classes of them; "N/A" for ids without a class
     score_threshold: float  # 0..1; the default of requests
     description: str
+    # COCO category id of each class in the training data; None: an older file, without them.
+    category_ids: tuple[int, ...] | None = None
 
 
 def default_cache_dir() -> Path:
@@ -130,6 +133,7 @@ def read_model_info(path: Path | str) -> ModelInfo:
         labels=_parse_labels(path, metadata["labels"], config.num_classes),
         score_threshold=_parse_threshold(path, metadata["score_threshold"]),
         description=metadata.get("description", ""),
+        category_ids=_parse_category_ids(path, metadata.get("category_ids"), config.num_classes),
     )
 
 
@@ -161,6 +165,22 @@ def _parse_labels(path: Path, text: str, num_classes: int) -> tuple[str, ...]:
             path, f"it has {len(labels)} labels for a network of {num_classes} classes"
         )
     return tuple(labels)
+
+
+def _parse_category_ids(path: Path, text: str | None, num_classes: int) -> tuple[int, ...] | None:
+    """Parses the COCO category ids, one per class and all different."""
+    if text is None:
+        return None
+    ids = parse_json(path, "category_ids", text)
+    if not isinstance(ids, list) or not all(
+        type(value) is int and -_MAX_CATEGORY_ID <= value <= _MAX_CATEGORY_ID for value in ids
+    ):
+        raise CheckpointError(path, "its category_ids are not a list of integers")
+    if len(ids) != num_classes or len(set(ids)) != num_classes:
+        raise CheckpointError(
+            path, f"its category_ids are not {num_classes} different ids, one per class"
+        )
+    return tuple(ids)
 
 
 def _parse_threshold(path: Path, text: str) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.config import VARIANTS, ModelConfig
 from model.weights.facts import ArchitectureFacts
-from model.weights.header import CheckpointError
+from model.weights.header import HEAD_BYTES, CheckpointError, other_kind
 from model.weights.names import TensorLayout, build_network, check_finite, check_names, listed
 
 _BACKBONE_BY_BLOCKS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}  # in layer3
@@ -121,6 +121,12 @@ def _unpickle(path: Path) -> dict[str, Any]:
     """Reads the pickled dict with the restricted unpickler."""
     if not path.is_file():
         raise CheckpointError(path, "no such file")
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if (kind := other_kind(path, head)) is not None:
+        raise CheckpointError(path, kind)
+    if head[8:9] == b"{":
+        raise CheckpointError(path, "is a safetensors file, not a checkpoint of the official code")
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             document = torch.load(path, map_location="cpu", weights_only=True)

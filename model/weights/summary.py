@@ -11,7 +11,12 @@ from typing import Literal
 from model.config import VARIANTS, ModelConfig
 from model.labels import NO_CLASS
 from model.weights.header import file_sha256, read_header
-from model.weights.info import DEFAULT_MODEL_PATH, default_cache_dir, read_model_info
+from model.weights.info import (
+    DEFAULT_MODEL_PATH,
+    ModelInfo,
+    default_cache_dir,
+    read_model_info,
+)
 from model.weights.releases import RELEASES, release_url
 
 _LABELS_SHOWN = 8
@@ -68,6 +73,7 @@ def describe(path: Path | str) -> str:
         "description": info.description or "none",
         "network": _describe_network(info.config),
         "classes": f"{len(labels)}: {shown}" + (f" and {more} more" if more > 0 else ""),
+        "category ids": _describe_category_ids(info),
         "input": f"shortest side {info.config.shortest_side}, "
         f"longest at most {info.config.longest_side} pixels",
         "score threshold": f"{info.score_threshold:g}",
@@ -78,6 +84,19 @@ def describe(path: Path | str) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+
+
+def _describe_category_ids(info: ModelInfo) -> str:
+    """Describes the COCO category ids of the classes."""
+    if info.category_ids is None:
+        return "not in the file: COCO output numbers the classes from 0"
+    ids = [
+        str(number)
+        for number, label in zip(info.category_ids, info.labels, strict=True)
+        if label != NO_CLASS
+    ]
+    more = len(ids) - _LABELS_SHOWN
+    return ", ".join(ids[:_LABELS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _describe_network(config: ModelConfig) -> str:

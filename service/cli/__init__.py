@@ -1,8 +1,8 @@
 """The console command `lite-detr`.
 
 Each subcommand has its own module, which imports torch and the engine only when it runs, so that
-`--help` is fast. An error is printed as one line; the exit status is 2 for invalid arguments and
-1 for a failed command.
+`--help` is fast. An error is printed as one line, errors of a data set as one line per kind; the
+exit status is 2 for arguments, data and outputs that are refused, and 1 for a failed command.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from service.cli.failure import (
     CommandFailed,
     describe_failure,
     enable_debugging,
+    exit_status,
     is_debugging,
 )
 from service.cpus import PASSIVE_OMP_WAIT
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command-line arguments without the program name; None: those of the process.
 
     Returns:
-        The exit status: 0 success, 1 failure, 2 invalid arguments, 130 interrupted.
+        The exit status: 0 success, 1 failure, 2 refused arguments, data or outputs, 130
+        interrupted.
     """
     for variable, value in PASSIVE_OMP_WAIT.items():  # before any command imports torch
         os.environ.setdefault(variable, value)
@@ -99,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if is_debugging() and not isinstance(error, CommandFailed):
             raise
-        return _print_error(describe_failure(error), 1)
+        return _print_error(describe_failure(error), exit_status(error))
     return status if isinstance(status, int) else 0
 
 

@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
+from service.cli.offline_settings import (
+    CacheDirOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    offline_settings,
+)
 from service.cli.options import documented_option, help_text
-from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
 
 _MAX_SECONDS = 110.0
 _EPILOG = """[bold]Examples[/]
@@ -22,10 +28,12 @@ def register(app: typer.Typer) -> None:
     app.command("bench", help=help_text(bench), epilog=_EPILOG)(bench)
 
 
-def bench(
+def bench(  # noqa: PLR0913 - a command's flags
     *,
     model: ModelOption = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    cache_dir: CacheDirOption = None,
     seconds: Annotated[
         float,
         documented_option(
@@ -51,7 +59,7 @@ def bench(
     """
     if not 0 < seconds <= _MAX_SECONDS:
         raise typer.BadParameter(f"--seconds: must be above 0 and at most {_MAX_SECONDS:g}")
-    settings = settings_from_flags({"model": model, "device": device})
+    settings = offline_settings(model, device, precision, cache_dir)
     from service.cli.bench_run import as_document, measure_machine, print_tables  # noqa: PLC0415
 
     figures = measure_machine(settings, seconds)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service.cli.inputs import STDIN
-from service.cli.options import documented_option, help_text, split_list
-from service.cli.serve import DeviceOption, ModelOption, settings_from_flags
+from service.cli.offline_settings import (
+    CacheDirOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    offline_settings,
+)
+from service.cli.options import OverwriteOption, documented_option, help_text
 
+_LABELS_VARIABLE = "LITE_DETR_DETECT_LABELS"
 _EPILOG = """[bold]Examples[/]
 
   lite-detr detect photo.jpg
   lite-detr detect holiday/ 'scans/*.png' --json > found.json
   lite-detr detect photo.jpg --save drawn/ --threshold 0.6
-  lite-detr detect photos/ --coco --labels qr_code,aztec
+  lite-detr detect photos/ --coco --labels qr_code --labels aztec
+  lite-detr detect val/ --coco --annotations val.json --threshold 0 > found.json
   curl -s https://example.org/photo.jpg | lite-detr detect - --json
 """
 
@@ -59,15 +68,27 @@ def detect_images(  # noqa: PLR0913 - a command's flags
             "--coco", env_var="LITE_DETR_DETECT_COCO", help="print one COCO data set (JSON)"
         ),
     ] = False,
+    annotations: Annotated[
+        Path | None,
+        documented_option(
+            "--annotations",
+            env_var="LITE_DETR_DETECT_ANNOTATIONS",
+            metavar="PATH",
+            help="with --coco: COCO-format JSON whose image ids (by file name) and category ids "
+            "(by name) the output gets, so that loadRes can score it",
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         documented_option(
             "--save",
             env_var="LITE_DETR_DETECT_SAVE",
             metavar="FOLDER",
-            help="write each image with its boxes drawn into this folder",
+            help="write each image with its boxes drawn into this folder, which is not read as "
+            "input if it is below an input folder",
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
     threshold: Annotated[
         float | None,
         documented_option(
@@ -87,19 +108,23 @@ def detect_images(  # noqa: PLR0913 - a command's flags
         ),
     ] = None,
     labels: Annotated[
-        str | None,
+        list[str] | None,
         documented_option(
             "--labels",
-            env_var="LITE_DETR_DETECT_LABELS",
+            env_var=_LABELS_VARIABLE,
             metavar="NAME,...",
-            help="keep only these classes",
+            help="keep only these classes; a name with a comma in it: give the flag once per name",
+            click_reads_env=False,  # it would split the value at spaces
         ),
     ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    cache_dir: CacheDirOption = None,
 ) -> None:
     """Detect objects in image files without a service; the results are the same.
 
+    Image files are detected in as the service detects in them, with larger limits of their size.
     For a file that cannot be read an error is printed in its place, and the exit status is 1. The
     other files are not affected.
     """
@@ -112,16 +137,22 @@ def detect_images(  # noqa: PLR0913 - a command's flags
         raise typer.BadParameter("--format, --json and --coco: choose one")
     if images.count(STDIN) > 1:
         raise typer.BadParameter(f"IMAGE: {STDIN} (stdin) can be given only once")
-    settings = settings_from_flags({"model": model, "device": device})
+    if annotations is not None and chosen != ["coco"]:
+        raise typer.BadParameter("--annotations gives the ids of COCO output: add --coco")
+    if not labels and (from_variable := os.environ.get(_LABELS_VARIABLE)):
+        labels = [from_variable]
+    settings = offline_settings(model, device, precision, cache_dir)
     from service.cli.offline_run import OfflineRun, run_offline  # noqa: PLC0415
 
     run = OfflineRun(
         images=tuple(images),
         output_format=chosen[0] if chosen else None,
+        annotations=annotations,
         save=save,
+        overwrite=overwrite,
         threshold=threshold,
         max_detections=max_detections,
-        labels=None if labels is None else split_list(labels),
+        labels=tuple(labels) if labels else None,
     )
     if not run_offline(run, settings):
         raise typer.Exit(1)

@@ -11,8 +11,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.cli.options import documented_option, help_text
-from service.cli.serve import DeviceOption, ModelOption, PrecisionOption, settings_from_flags
+from service.cli.offline_settings import (
+    CacheDirOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    offline_settings,
+)
+from service.cli.options import OverwriteOption, documented_option, help_text
 
 _EPILOG = """[bold]Examples[/]
 
@@ -49,6 +55,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     model: ModelOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    cache_dir: CacheDirOption = None,
     batch_size: Annotated[
         int,
         documented_option(
@@ -77,6 +84,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             help="also write the detections as a COCO results file",
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: Annotated[
         bool,
         documented_option(
@@ -86,14 +94,14 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
 ) -> None:
     """Score a model on annotated images: COCO AP, AP50, AP75, by size, AR, and by class.
 
-    Images are decoded, resized and detected in as in serving; so are the times measured.
+    Images are decoded, resized and detected in as in serving; so are the times measured. The
+    annotations and the headers of the images are checked at the start.
     """
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
-    settings = settings_from_flags({"model": model, "device": device, "precision": precision})
+    settings = offline_settings(model, device, precision, cache_dir)
     from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
-    from model.images.decode import ImageLimits  # noqa: PLC0415
     from service.engine.load import load_from_settings  # noqa: PLC0415
 
     predictor, info = load_from_settings(settings)
@@ -106,8 +114,9 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             batch_size=batch_size,
             limit=limit,
             results_path=results,
+            overwrite=overwrite,
+            report=lambda text: typer.echo(text, err=True),
             progress=progress,
-            limits=ImageLimits(settings.max_body_bytes, settings.max_image_pixels),
         )
     typer.echo(scores.to_json() if as_json else format_scores(scores))
 

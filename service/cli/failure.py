@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 
-from model.data.annotations import DataError
+from model.data.errors import DataError, OutputError
 from model.weights.info import CheckpointError
 from service.errors import DetectionError
 
+_REFUSED = 2
 DEBUG_VARIABLE = "LITE_DETR_DEBUG"
 
 
 class CommandFailed(Exception):
     """A command failed; the text is the error message."""
+
+
+def exit_status(error: Exception) -> int:
+    """Returns 2 for data or an output that the command refuses, as for arguments; otherwise 1."""
+    return _REFUSED if isinstance(error, DataError | OutputError) else 1
 
 
 def enable_debugging() -> None:
@@ -30,7 +36,9 @@ def describe_failure(error: Exception) -> str:
 
     The text of our own errors is used as it is. Other errors get their type, and a hint at --debug.
     """
-    if isinstance(error, CommandFailed | CheckpointError | DetectionError | DataError):
+    if isinstance(
+        error, CommandFailed | CheckpointError | DetectionError | DataError | OutputError
+    ):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,29 +37,59 @@ class ImageFile:
             raise UnreadableFile(f"{self.name}: {error.strerror or error}") from error
 
 
-def find_images(arguments: Sequence[str]) -> list[ImageFile]:
+def find_images(arguments: Sequence[str], outputs: Path | None = None) -> list[ImageFile]:
     """Expands the arguments to image files, in their order.
 
     A folder expands to the image files in it and below, a pattern (`*`, `?`, `[...]`) to the
     files that match, both sorted by name. An argument without any file stays in the list as a
     `missing` one, so that its error is reported in its place.
+
+    Args:
+        arguments: files, folders, patterns, `-`.
+        outputs: folder of the output. If it is below an input folder, its files are no inputs.
     """
-    return [file for argument in arguments for file in _expand(argument)]
+    return [file for argument in arguments for file in _expand(argument, outputs)]
 
 
-def _expand(argument: str) -> list[ImageFile]:
+def _expand(argument: str, outputs: Path | None) -> list[ImageFile]:
     if argument == STDIN:
         return [ImageFile(STDIN)]
     path = Path(argument)
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        is_input = _input_rule(path, outputs)
+        inside = sorted(
+            p
+            for p in path.rglob("*")
+            if p.suffix.lower() in _SUFFIXES and is_input(p) and p.is_file()
+        )
         if not inside:
             return [ImageFile(argument, f"{argument}: no image files in this folder")]
         return [ImageFile(str(file)) for file in inside]
     # A file of exactly this name comes first: brackets and stars are allowed in names.
     if not path.exists() and glob.has_magic(argument):
-        matches = sorted(m for m in glob.glob(argument, recursive=True) if Path(m).is_file())
+        is_input = _input_rule(_folder_of_pattern(argument), outputs)
+        matches = sorted(
+            m
+            for m in glob.glob(argument, recursive=True)
+            if is_input(Path(m)) and Path(m).is_file()
+        )
         if not matches:
             return [ImageFile(argument, f"{argument}: no file matches")]
         return [ImageFile(match) for match in matches]
     return [ImageFile(argument)]
+
+
+def _input_rule(folder: Path, outputs: Path | None) -> Callable[[Path], bool]:
+    """Returns whether a file found in a folder is an input: not in `outputs`, if that is below."""
+    base = folder.resolve()
+    excluded = None if outputs is None else outputs.resolve()
+    if excluded is None or base not in excluded.parents:
+        return lambda _file: True
+    return lambda file: excluded not in file.resolve().parents
+
+
+def _folder_of_pattern(pattern: str) -> Path:
+    """Returns the folder at the start of a pattern, up to the first part with a `*`, `?` or `[`."""
+    parts = Path(pattern).parts
+    plain = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[:plain])

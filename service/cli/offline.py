@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from model.geometry import padded_size
 from model.images.decode import DecodedImage, ImageLimits, decode_image
-from model.weights.info import resolve_model
+from model.weights.info import ModelInfo, resolve_model
 from service.cli.inputs import ImageFile, UnreadableFile
 from service.core.encoding import FileResult, ItemError
 from service.core.result import ImageContext, make_result
@@ -41,7 +41,7 @@ class OfflineDetector:
 
     Args:
         device: runs the model, one image per batch.
-        limits: of an image file; the service has the same.
+        limits: of an image file.
         options: for every image.
         on_result: called with each file, its bytes and its result.
         show_tracebacks: print those of failures of the model to stderr.
@@ -66,9 +66,9 @@ class OfflineDetector:
         self._show_tracebacks = show_tracebacks
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The model's class names."""
-        return self._device.model.labels
+    def model(self) -> ModelInfo:
+        """The model that detects."""
+        return self._device.model
 
     def detect(self, file: ImageFile, request_id: str) -> FileResult:
         """Detects in one file; a failure becomes the error of that file."""

@@ -12,10 +12,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.images.decode import ImageLimits
+from model.data.image_files import FILE_LIMITS
+from service.cli.data_set_ids import match_files
 from service.cli.failure import is_debugging
 from service.cli.inputs import ImageFile, find_images
 from service.cli.offline import OfflineDetector, open_device
+from service.cli.options import split_list
 from service.cli.results import ImageSaver, print_table
 from service.core.encoding import FileResult
 from service.core.formats import OUTPUT_FORMATS, EncodeInput, OutputFormat
@@ -35,7 +37,9 @@ class OfflineRun:
     save: Path | None  # folder for images with boxes drawn
     threshold: float | None
     max_detections: int | None
-    labels: tuple[str, ...] | None
+    labels: tuple[str, ...] | None  # each one class name, or several separated by commas
+    annotations: Path | None = None  # of a data set whose ids COCO output gets
+    overwrite: bool = False  # replaces images in `save`
 
 
 def run_offline(run: OfflineRun, settings: Settings) -> bool:
@@ -43,7 +47,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
 
     Args:
         run: the arguments.
-        settings: the model, the device and the limits of an image, as for a service.
+        settings: the model and the device.
 
     Returns:
         Whether every image has a result.
@@ -51,31 +55,54 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
     Raises:
         typer.BadParameter: for an unknown format, and options that the model does not have.
         CheckpointError: for a model that does not exist or cannot be used.
+        DataError: for annotations that cannot be used.
+        OutputError: for images to save that exist already.
     """
     output_format = None if run.output_format is None else _printed_format(run.output_format)
-    limits = ImageLimits(
-        settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
-    )
-    saver = None if run.save is None else ImageSaver(run.save, limits)
-    options = DetectOptions(run.threshold, run.max_detections, run.labels)
+    files: Sequence[ImageFile] = find_images(run.images, outputs=run.save)
+    matched = None
+    if run.annotations is not None:
+        matched = match_files(run.annotations, files, lambda line: typer.echo(line, err=True))
+        files = matched.files
+    saver = None
+    if run.save is not None:
+        saver = ImageSaver(run.save, files, FILE_LIMITS, overwrite=run.overwrite)
+    device = open_device(settings)
     try:
         detector = OfflineDetector(
-            open_device(settings),
-            limits,
-            options,
+            device,
+            FILE_LIMITS,
+            DetectOptions(
+                run.threshold, run.max_detections, _class_names(run.labels, device.model.labels)
+            ),
             on_result=None if saver is None else saver.save,
             show_tracebacks=is_debugging(),
         )
     except InvalidOptions as error:
         raise typer.BadParameter(error.detail) from None
-    results = _detect_all(detector, find_images(run.images))
+    data_set = None if matched is None else matched.data_set(detector.model.labels)
+    results = _detect_all(detector, files)
     if output_format is None:
         print_table(results)
     else:
-        indent = sys.stdout.isatty()
-        encoded = output_format.encode(EncodeInput(results, detector.labels, indent=indent))
-        _print_bytes(encoded.data)
+        job = EncodeInput(
+            results,
+            detector.model.labels,
+            category_ids=detector.model.category_ids,
+            data_set=data_set,
+            indent=sys.stdout.isatty(),
+        )
+        _print_bytes(output_format.encode(job).data)
     return all(result.error is None for result in results)
+
+
+def _class_names(given: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...] | None:
+    """Returns class names; a value that is not one itself is split at its commas."""
+    if given is None:
+        return None
+    return tuple(
+        name for value in given for name in ((value,) if value in known else split_list(value))
+    )
 
 
 def _printed_format(name: str) -> OutputFormat:

@@ -242,3 +242,13 @@ def _typer_option(spec: OptionSpec) -> Any:
         panel=spec.panel,
         click_reads_env=spec.click_reads_env,
     )
+
+
+OverwriteOption = Annotated[
+    bool,
+    documented_option(
+        "--overwrite",
+        env_var="LITE_DETR_OVERWRITE",
+        help="replace output files that exist; otherwise the command refuses to",
+    ),
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from model.data.errors import OutputError
+from model.data.output_files import write_output
 from model.images.decode import ImageLimits
 from service.cli.inputs import STDIN, ImageFile
 from service.core.encoding import FileResult, label_name
 from service.images.drawing import render_detections
 from service.types import DetectResult
 
+_LOSSLESS_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})  # drawn as PNG
 _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
@@ -23,26 +27,65 @@ class ImageSaver:
 
     Args:
         folder: created if absent.
+        files: all inputs; one is never replaced by the drawing of another.
         limits: of an image file, as for detection.
+        overwrite: replaces images that exist.
+
+    Raises:
+        OutputError: if images of these names exist and may not be replaced.
     """
 
-    def __init__(self, folder: Path, limits: ImageLimits) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, folder: Path, files: Sequence[ImageFile], limits: ImageLimits, *, overwrite: bool
+    ) -> None:
         self._folder = folder
         self._limits = limits
+        self._overwrite = overwrite
         self._used_names: set[str] = set()
+        self._inputs = {Path(file.name).resolve() for file in files if file.name != STDIN}
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"--save takes a folder, and {folder} is a file")
+        if not overwrite:
+            self._check_names(files)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _check_names(self, files: Sequence[ImageFile]) -> None:
+        """Checks that no image would be replaced, by the formats that the file names suggest."""
+        names: dict[str, None] = {}
+        for file in files:
+            lossless = Path(file.name).suffix.lower() in _LOSSLESS_SUFFIXES
+            suffix = _SUFFIXES["image/png" if lossless else "image/jpeg"]
+            numbered = (_name(file, number, suffix) for number in itertools.count(1))
+            names[next(name for name in numbered if name not in names)] = None
+        present = [name for name in names if (self._folder / name).exists()]
+        if present:
+            raise OutputError(
+                f"{self._folder} has {len(present)} of the images to save already, the first: "
+                f"{present[0]}; choose another folder, or add --overwrite to replace them"
+            )
 
     def save(self, file: ImageFile, data: bytes, result: DetectResult) -> None:
         """Draws a result on its image and writes it under the name of the file."""
         drawn = render_detections(data, result.detections, result.label_names, self._limits)
-        stem = "stdin" if file.name == STDIN else Path(file.name).stem
-        name = stem + _SUFFIXES[drawn.media_type]
-        number = 1
-        while name in self._used_names:
-            number += 1
-            name = f"{stem}-{number}{_SUFFIXES[drawn.media_type]}"
+        suffix = _SUFFIXES[drawn.media_type]
+        name = next(
+            name
+            for name in (_name(file, number, suffix) for number in itertools.count(1))
+            if name not in self._used_names and not self._is_other_input(name, file)
+        )
         self._used_names.add(name)
-        (self._folder / name).write_bytes(drawn.data)
+        write_output(self._folder / name, drawn.data, overwrite=self._overwrite)
+
+    def _is_other_input(self, name: str, file: ImageFile) -> bool:
+        """Whether an output of this name would replace another input than its own."""
+        path = (self._folder / name).resolve()
+        return path in self._inputs and path != Path(file.name).resolve()
+
+
+def _name(file: ImageFile, number: int, suffix: str) -> str:
+    """Returns the name of an output; those after the first of a name have their number in it."""
+    stem = "stdin" if file.name == STDIN else Path(file.name).stem
+    return f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"
 
 
 def print_table(results: Sequence[FileResult]) -> None:

@@ -4,53 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from service.cli.options import (
-    command_with_options,
-    describe_type,
-    documented_option,
-    help_text,
-    model_options,
-)
+from service.cli.options import command_with_options, help_text, model_options
 from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
-# For commands without a service: the settings of the same names; `Settings` reads the environment.
-ModelOption = Annotated[
-    str | None,
-    documented_option(
-        "--model",
-        env_var="LITE_DETR_MODEL",
-        metavar="NAME|PATH",
-        default="default",
-        help="name of a model, or path of its weights file",
-        click_reads_env=False,
-    ),
-]
-DeviceOption = Annotated[
-    str | None,
-    documented_option(
-        "--device",
-        env_var="LITE_DETR_DEVICE",
-        metavar="DEVICE",
-        default="auto",
-        help="auto, cpu, cuda or cuda:N",
-        click_reads_env=False,
-    ),
-]
-PrecisionOption = Annotated[
-    str | None,
-    documented_option(
-        "--precision",
-        env_var="LITE_DETR_PRECISION",
-        metavar=describe_type(Settings.model_fields["precision"].annotation),
-        default="auto",
-        help=Settings.model_fields["precision"].description or "",
-        click_reads_env=False,
-    ),
-]
 SERVE_OPTIONS = model_options(
     Settings, ENV_PREFIX, short_flags={"http_port": ("--port", "-p")}, click_reads_env=False
 )
@@ -84,10 +44,14 @@ def settings_from_flags(given: Mapping[str, Any]) -> Settings:
     try:
         return load_settings(**given)
     except SettingsError as error:
-        fields_as_flags = re.sub(
-            r"^(\w+)=", lambda match: f"--{match[1].replace('_', '-')}=", str(error), flags=re.M
-        )
-        raise typer.BadParameter(fields_as_flags) from None
+        raise typer.BadParameter(fields_as_flags(str(error))) from None
+
+
+def fields_as_flags(problems: str) -> str:
+    """Replaces the names of fields at the start of each line by those of their flags."""
+    return re.sub(
+        r"^(\w+)=", lambda match: f"--{match[1].replace('_', '-')}=", problems, flags=re.M
+    )
 
 
 def _serve(given: dict[str, Any]) -> None:

@@ -20,11 +20,12 @@ TRAIN_OPTIONS = model_options(TrainOptions, "LITE_DETR_TRAIN_")
 _EPILOG = """[bold]Examples[/]
 
   lite-detr train --output runs/codes --max-minutes 60
-  lite-detr train --annotations train.json --images train/ --symmetries hflip
+  lite-detr train --annotations train.json --images train/ --symmetries hflip --name parts
   lite-detr train --output runs/codes --resume
 
 The run writes model.safetensors for `lite-detr serve --model`, last.pt to resume from, the loss
-curve and sample images into the output folder at intervals. Ctrl-C saves, then ends it.
+curve and sample images into the output folder at intervals. Ctrl-C saves, then ends it. COCO data
+is checked before the first iteration.
 """
 
 
@@ -39,9 +40,10 @@ def _train(given: dict[str, Any]) -> None:
     """Train a detector on COCO-format data, or on generated images of printed codes."""
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
     from model.training.loop import TrainingFailed, train  # noqa: PLC0415
+    from model.training.state import TrainingStateError  # noqa: PLC0415
 
     try:
         path = train(options)
-    except TrainingFailed as error:
+    except (TrainingFailed, TrainingStateError) as error:
         raise CommandFailed(str(error)) from error
     typer.echo(f"{path}\nserve it: lite-detr serve --model {path}", err=True)

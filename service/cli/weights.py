@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from service.cli.failure import CommandFailed
-from service.cli.options import documented_option
+from service.cli.offline_settings import CacheDirOption
+from service.cli.options import OverwriteOption, documented_option
 
 _EPILOG = """[bold]Examples[/]
 
@@ -25,15 +26,6 @@ _CONVERT_EPILOG = """[bold]Example[/]
   lite-detr serve --model my.safetensors
 """
 
-CacheDir = Annotated[
-    Path | None,
-    documented_option(
-        "--model-cache-dir",
-        env_var="LITE_DETR_MODEL_CACHE_DIR",
-        metavar="PATH",
-        help="folder of pulled models; unset: ~/.cache/lite-detr",
-    ),
-]
 Half = Annotated[
     bool,
     documented_option(
@@ -56,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 
 @weights_app.command("list")
-def list_models(cache_dir: CacheDir = None) -> None:
+def list_models(cache_dir: CacheDirOption = None) -> None:
     """List the models that `serve --model NAME` accepts and those that can be pulled."""
     from model.weights.summary import known_models  # noqa: PLC0415
 
@@ -68,10 +60,11 @@ def list_models(cache_dir: CacheDir = None) -> None:
 
 
 @weights_app.command("pull")
-def pull_model(
+def pull_model(  # noqa: PLR0913 - flags of a command
     name: Annotated[
         str, typer.Argument(help="A published model; `weights list` shows them.", metavar="NAME")
     ],
+    *,
     url: Annotated[
         str | None,
         documented_option(
@@ -91,11 +84,13 @@ def pull_model(
         ),
     ] = None,
     half: Half = False,
-    cache_dir: CacheDir = None,
+    overwrite: OverwriteOption = False,
+    cache_dir: CacheDirOption = None,
 ) -> None:
     """Download a published model and convert it for `serve --model NAME`.
 
-    An interrupted download is resumed; no incomplete model file is left behind.
+    An interrupted download is resumed; no incomplete model file is left behind. A file of that
+    name that is not this model is replaced only with --overwrite.
     """
     from model.weights.conversion import pull  # noqa: PLC0415
 
@@ -106,6 +101,7 @@ def pull_model(
             base_url=url,
             sha256=sha256,
             half=half,
+            overwrite=overwrite,
             progress=progress,
             report=lambda line: typer.echo(line, err=True),
         )
@@ -166,6 +162,7 @@ def convert_checkpoint(  # noqa: PLR0913 - flags of a command
         ),
     ] = None,
     half: Half = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Convert an official checkpoint to a weights file for `serve --model PATH`."""
     names = None if labels is None else _read_labels(labels)
@@ -180,6 +177,7 @@ def convert_checkpoint(  # noqa: PLR0913 - flags of a command
         labels=names,
         score_threshold=SCORE_THRESHOLD if threshold is None else threshold,
         half=half,
+        overwrite=overwrite,
     )
     typer.echo(f"{target}: {info.name}, version {info.version}")
 
@@ -194,7 +192,7 @@ def inspect_model(
             envvar="LITE_DETR_MODEL",
         ),
     ] = "default",
-    cache_dir: CacheDir = None,
+    cache_dir: CacheDirOption = None,
 ) -> None:
     """Print the contents of a weights file: network, classes, resize rule, size, SHA-256."""
     from model.weights.info import resolve_model  # noqa: PLC0415

@@ -80,4 +80,5 @@ def make_result(image: ImageContext, detections: Detections, times: BatchTimes) 
             total=image.read_ms + queue_ms + worked_ms,
         ),
         request_id=image.request_id,
+        category_ids=image.model.category_ids,
     )

@@ -136,9 +136,9 @@ class DetectEndpoint:
 
     async def _respond_to_several(self, upload: _Upload) -> Response:
         outcomes = await self._detect_all(upload)
-        labels = self._detector.model.labels
+        model = self._detector.model
         encoded = upload.query.output_format.encode(
-            EncodeInput(outcomes, labels, upload.request_id)
+            EncodeInput(outcomes, model.labels, upload.request_id, category_ids=model.category_ids)
         )
         return _response(encoded)
 

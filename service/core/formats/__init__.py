@@ -8,10 +8,24 @@ from __future__ import annotations
 
 from service.core.formats.coco import COCO
 from service.core.formats.drawn_image import DRAWN_IMAGE
-from service.core.formats.output_format import Encoded, EncodeInput, OutputFormat, Schema
+from service.core.formats.output_format import (
+    CocoDataSet,
+    Encoded,
+    EncodeInput,
+    OutputFormat,
+    Schema,
+)
 from service.core.formats.result_json import JSON
 
-__all__ = ["JSON", "OUTPUT_FORMATS", "EncodeInput", "Encoded", "OutputFormat", "Schema"]
+__all__ = [
+    "JSON",
+    "OUTPUT_FORMATS",
+    "CocoDataSet",
+    "EncodeInput",
+    "Encoded",
+    "OutputFormat",
+    "Schema",
+]
 
 OUTPUT_FORMATS: dict[str, OutputFormat] = {
     output_format.name: output_format for output_format in (JSON, COCO, DRAWN_IMAGE)

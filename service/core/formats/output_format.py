@@ -26,6 +26,23 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
+class CocoDataSet:
+    """Image and category ids of a user's COCO data set, which the results will be compared with.
+
+    Attributes:
+        image_ids: one for each file.
+        file_names: likewise, as the data set names them.
+        categories: names by category id.
+        category_by_class: category ids by the model's class id; other classes are left out.
+    """
+
+    image_ids: Sequence[int]
+    file_names: Sequence[str]
+    categories: Mapping[int, str]
+    category_by_class: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class EncodeInput:
     """What an encoder gets.
 
@@ -35,6 +52,9 @@ class EncodeInput:
         request_id: of the HTTP request; None for `lite-detr detect`.
         images: the encoded image files; only for formats with `draws_images`.
         limits: for decoding `images`.
+        category_ids: of the model, for requests without any result; None if it has none.
+        data_set: whose image and category ids the results get; None: those of the model and of
+            the files.
         indent: whether people will read the document (a terminal).
     """
 
@@ -43,6 +63,8 @@ class EncodeInput:
     request_id: str | None = None
     images: Sequence[bytes] = ()
     limits: ImageLimits | None = None
+    category_ids: Sequence[int] | None = None
+    data_set: CocoDataSet | None = None
     indent: bool = False
 
 

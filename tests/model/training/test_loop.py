@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.data.annotations import DataError
+from model.data.errors import DataError, OutputError
 from model.network.linear import Linear
 from model.postprocess import select_detections
 from model.training import loop as loop_room
@@ -20,11 +20,18 @@ from model.training.loop import Trainer, TrainingFailed, train
 from model.training.matcher import NonFiniteError
 from model.training.objective import Objective
 from model.training.optimizer import build_optimizer, set_learning_rate
+from model.training.options import TrainOptions
 from model.training.report import read_log
 from model.training.sources import AnnotatedImage, CacheSource
-from model.training.start import generate_code_image, load_fitting, open_source
+from model.training.start import (
+    TrainingData,
+    generate_code_image,
+    load_fitting,
+    open_source,
+)
 from model.training.state import TrainingStateError
 from model.weights.checkpoint import load_detector
+from model.weights.info import read_model_info
 from tests.model.training.tiny import (
     LABELS,
     quick_detector,
@@ -224,9 +231,9 @@ def test_unknown_variant_is_refused_with_the_known_ones(tmp_path: Path) -> None:
 
 def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:
     pytest.importorskip("zxingcpp")
-    source, labels = open_source(tiny_options(tmp_path, live_scenes=5))
+    source, labels, category_ids = open_source(tiny_options(tmp_path, live_scenes=5))
     assert len(source) == 5
-    assert len(labels) == 5
+    assert len(labels) == len(category_ids) == 5
     first, again = (generate_code_image(3, seed=1, max_side=128) for _ in range(2))
     assert (first.pixels == again.pixels).all()
     assert first.pixels.shape[0] <= 128
@@ -254,4 +261,59 @@ def test_train_opens_coco_data_and_sizes_the_network_by_its_categories(
     options = tiny_options(
         tmp_path / "out", annotations=annotations, images=cache, max_iterations=1
     )
-    assert load_detector(train(options))[1].labels == LABELS
+    info = read_model_info(train(options))
+    assert (info.labels, info.category_ids, info.name) == (LABELS, (4, 6), "tiny")
+
+
+def test_second_run_in_the_same_folder_is_refused_before_it_reads_data(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_room, "build_start", lambda *_: tiny_detector())
+    monkeypatch.setattr(loop_room, "open_source", _open_cache)
+    options = tiny_options(tmp_path / "out", cache=cache, max_iterations=1)
+    first = train(options).read_bytes()
+    for more in ({}, {"cache": tmp_path / "absent"}):
+        with pytest.raises(OutputError, match=r"out has model\.safetensors .*--overwrite"):
+            train(options.changed(**more))
+    assert (options.output / "model.safetensors").read_bytes() == first
+    train(options.changed(overwrite=True, max_iterations=2))
+    assert [row["iteration"] for row in read_log(options.output)] == [2]
+
+
+def test_run_without_a_state_to_resume_does_not_replace_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"model\.safetensors"):
+        train(tiny_options(tmp_path, resume=True))
+    assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_resume_keeps_the_name_and_refuses_other_classes(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_room, "build_start", lambda *_: tiny_detector())
+    monkeypatch.setattr(loop_room, "open_source", _open_cache)
+    options = tiny_options(tmp_path / "out", cache=cache, max_iterations=1, name="squares")
+    assert read_model_info(train(options)).name == "squares"
+    again = options.changed(name=None, resume=True, max_iterations=2)
+    assert read_model_info(train(again)).name == "squares"
+    before = (options.output / "model.safetensors").read_bytes()
+
+    def other_classes(*_arguments: object, **_more: object) -> TrainingData:
+        return TrainingData(CacheSource(cache, LABELS), ("red", "green"), (1, 2))
+
+    monkeypatch.setattr(loop_room, "open_source", other_classes)
+    with pytest.raises(TrainingStateError, match=r"other classes: .*red, blue.*red, green"):
+        train(again.changed(max_iterations=3))
+    assert (options.output / "model.safetensors").read_bytes() == before
+
+
+def _open_cache(options: TrainOptions, **_more: object) -> TrainingData:
+    """Opens the tiny cache with its own classes."""
+    assert options.cache is not None
+    return TrainingData(CacheSource(options.cache, LABELS), LABELS, (1, 2))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "-x", "a b", "a" * 129, "ä"])
+def test_name_that_does_not_fit_into_a_url_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        tiny_options(tmp_path, name=name)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.data.annotations import DataError
+from model.labels import COCO_LABELS
 from model.training.sources import AnnotatedImage, CacheSource, CocoSource, LiveSource
 from tests.model.training.tiny import LABELS, write_cache
 
@@ -41,7 +42,12 @@ def test_cache_labels_may_be_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "problem"),
-    [({"boxes": []}, "0 boxes but 1 labels"), ({"labels": ["pink"]}, "not a scene")],
+    [
+        ({"boxes": []}, "0 boxes but 1 labels"),
+        ({"labels": ["pink"]}, "not a scene"),
+        ({"labels": [2]}, "label 2 is none of 2 classes"),
+        ({"boxes": [[1, 2, float("nan"), 4]]}, "a box is not finite"),
+    ],
 )
 def test_scene_that_contradicts_itself_is_refused_with_its_line(
     tmp_path: Path, change: dict[str, Any], problem: str
@@ -94,14 +100,39 @@ def test_coco_boxes_become_corners_and_crowds_are_left_out(tmp_path: Path) -> No
 
 
 def test_coco_ids_are_kept_where_the_categories_are_the_known_ones(tmp_path: Path) -> None:
-    known = ("N/A", "red", "green", "blue")
-    assert CocoSource(_coco(tmp_path, _OWN), tmp_path, known).load(0).labels.tolist() == [3]
-    other = ("N/A", "blue", "green", "red")
-    assert CocoSource(_coco(tmp_path, _OWN), tmp_path, other).load(0).labels.tolist() == [1]
+    source = CocoSource(_coco(tmp_path, _OWN), tmp_path, ("N/A", "red", "N/A", "blue"))
+    assert source.load(0).labels.tolist() == [3]
+    assert source.category_ids == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "known", [("N/A", "blue", "N/A", "red"), ("N/A", "red", "green", "blue"), COCO_LABELS]
+)
+def test_classes_are_those_of_the_data_where_it_lacks_some_of_the_known_ones(
+    tmp_path: Path, known: tuple[str, ...]
+) -> None:
+    source = CocoSource(_coco(tmp_path, _OWN), tmp_path, known)
+    assert source.load(0).labels.tolist() == [1]
+    assert (source.label_names, source.category_ids) == (("red", "blue"), (1, 3))
+
+
+def test_boxes_are_clipped_to_the_image_and_those_outside_left_out(tmp_path: Path) -> None:
+    file = _coco(tmp_path, _OWN, bbox=[80, -10, 40, 40])
+    document = json.loads(file.read_text())
+    document["annotations"].append({"image_id": 7, "category_id": 1, "bbox": [200, 5, 9, 9]})
+    file.write_text(json.dumps(document))
+    image = CocoSource(file, tmp_path).load(0)
+    assert image.boxes.tolist() == [[80, 0, 96, 30]]
+    assert image.labels.tolist() == [1]
+
+
+def test_data_without_a_box_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no box to learn from"):
+        CocoSource(_coco(tmp_path, _OWN, iscrowd=1), tmp_path)
 
 
 def test_unknown_category_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not COCO-format"):
+    with pytest.raises(DataError, match="category_id no category has"):
         CocoSource(_coco(tmp_path, _OWN, category_id=9), tmp_path)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from model import VARIANTS
+from model.data.errors import OutputError
 from model.weights.checkpoint import load_detector
-from model.weights.conversion import pull
+from model.weights.conversion import convert, pull
 from model.weights.info import CheckpointError, resolve_model
 from model.weights.releases import RELEASES
 from tests.support.release_server import Release, serve
@@ -57,7 +58,10 @@ def test_a_pulled_file_of_another_checksum_is_pulled_again(official: bytes, tmp_
             pull(NAME, tmp_path, base_url=release.url, sha256="00" * 32)
         assert names_in(tmp_path) == {path.name}
         path.write_bytes(b"damaged")
-        pull(NAME, tmp_path, base_url=release.url)
+        with pytest.raises(OutputError, match="--overwrite"):
+            pull(NAME, tmp_path, base_url=release.url)
+        assert path.read_bytes() == b"damaged"
+        pull(NAME, tmp_path, base_url=release.url, overwrite=True)
         assert load_detector(path)[1].name == NAME
     assert len(release.requests) == 3
 
@@ -72,3 +76,34 @@ def test_a_file_that_is_no_checkpoint_is_deleted(tmp_path: Path) -> None:
 def test_a_variant_without_a_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no release file"):
         pull("dino-r50-4scale", tmp_path)
+
+
+def test_the_users_own_download_is_converted_and_kept(official: bytes, tmp_path: Path) -> None:
+    own = tmp_path / FILE
+    own.write_bytes(official)
+    with pytest.raises(CheckpointError, match="has SHA-256"):
+        pull(NAME, tmp_path, base_url="http://127.0.0.1:9", sha256="00" * 32)
+    path = pull(NAME, tmp_path, base_url="http://127.0.0.1:9")
+    assert load_detector(path)[1].name == NAME
+    assert own.read_bytes() == official
+
+
+def test_existing_target_is_replaced_only_on_request(official: bytes, tmp_path: Path) -> None:
+    source, target = tmp_path / FILE, tmp_path / "mine.safetensors"
+    source.write_bytes(official)
+    target.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"mine\.safetensors exists already"):
+        convert(source, target)
+    with pytest.raises(OutputError, match="is an input of this command"):
+        convert(source, source, overwrite=True)
+    assert (source.read_bytes(), target.read_bytes()) == (official, b"mine")
+    info = convert(source, target, overwrite=True)
+    assert info.category_ids == tuple(range(91))
+
+
+def test_two_classes_of_one_name_are_refused(official: bytes, tmp_path: Path) -> None:
+    source = tmp_path / FILE
+    source.write_bytes(official)
+    labels = ["N/A", "N/A", *(f"class {number}" for number in range(88)), "class 3"]
+    with pytest.raises(CheckpointError, match="two of its classes would have the name 'class 3'"):
+        convert(source, tmp_path / "out.safetensors", labels=labels)

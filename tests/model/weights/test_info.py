@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from model import VARIANTS
 from model.weights.header import read_header
 from model.weights.info import CheckpointError, read_model_info, resolve_model
+from model.weights.official import load_official
 from model.weights.summary import describe, known_models
 from tests.support.small_weights import LABELS, SMALL, join_file, split_file
 
@@ -230,6 +232,65 @@ def test_metadata_that_is_wrong_is_refused(
 def test_the_error_for_a_pytorch_file_names_the_conversion(small_file: Path) -> None:
     small_file.write_bytes(b"PK\x03\x04 and so on")
     assert "lite-detr weights convert" in refusal(small_file)
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n", "Git LFS"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page"),
+        (b'{"images": [], "annotations": []}', "is JSON"),
+        (b"%PDF-1.7 and so on", "a PDF document"),
+        (b"\xff\xd8\xff\xe0 and so on", "declares a header"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(small_file: Path, data: bytes, named: str) -> None:
+    small_file.write_bytes(data)
+    assert named in refusal(small_file)
+
+
+def test_a_training_state_is_named_wherever_weights_are_expected(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "last.pt"
+    torch.save({"format": "lite-detr-training/1", "detector": {}}, path)
+    assert "state of a training run" in refusal(path)
+    with pytest.raises(CheckpointError, match="state of a training run"):
+        load_official(path)
+    other = tmp_path / "other.pth"
+    torch.save({"model": {}}, other)
+    assert "PyTorch checkpoint" in refusal(other)
+
+
+def test_repeated_names_take_linear_time(small_file: Path) -> None:
+    count = 200_000  # 8 MB, the longest header; quadratic time would be hours
+    text = b"{" + b",".join(b'"n%07d":{},"n%07d":{}' % (n, n) for n in range(count)) + b"}"
+    small_file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    started = time.process_time()
+    assert "occurs twice" in refusal(small_file)
+    assert time.process_time() - started < 15
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[1, 2]", "3 different ids"),
+        ("[1, 2, 2]", "3 different ids"),
+        ('["1", 2, 3]', "not a list of integers"),
+        ("[true, 2, 3]", "not a list of integers"),
+        ("[1, 2, 9223372036854775808]", "not a list of integers"),
+        ("{", "category_ids is not valid JSON"),
+    ],
+)
+def test_category_ids_that_are_wrong_are_refused(small_file: Path, text: str, problem: str) -> None:
+    rewrite_metadata(small_file, category_ids=text)
+    assert problem in refusal(small_file)
+
+
+def test_category_ids_are_those_of_the_file_or_the_class_index(small_file: Path) -> None:
+    assert read_model_info(small_file).category_ids is None
+    rewrite_metadata(small_file, category_ids="[18, 1, 90]")
+    assert read_model_info(small_file).category_ids == (18, 1, 90)
+    assert "18, 1, 90" in describe(small_file)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_each_serve_variable_reaches_its_setting(
         others |= tls
         for field, path in tls.items():
             monkeypatch.setenv(f"LITE_DETR_{field.upper()}", path)
-    choices = {"log_level": "debug", "log_format": "json", "model": "some.file"}
+    choices = {"log_level": "debug", "log_format": "json", "model": "some.file", "name": "a"}
     value = (others | choices).get(name)
     if value is None:
         value = int(getattr(Settings(), name)) + 1

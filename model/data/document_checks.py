@@ -1,0 +1,255 @@
+"""Checks a COCO document before it is used: ids, categories and the form of its entries.
+
+`check_document` needs the JSON only; `model.data.image_checks` compares it with the image files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.data.errors import DataError
+from model.data.findings import Findings
+from model.images.formats import foreign_kind
+from model.labels import NO_CLASS
+
+_LISTS = ("images", "annotations", "categories")
+_MAX_ID = 2**63 - 1  # COCO's tools store ids as int64
+_BBOX_NUMBERS = 4
+_LONGEST_SHOWN = 60  # characters of a value in a report
+_HEAD_BYTES = 4096  # enough to recognise a file of another kind
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that has the three lists of a COCO document.
+
+    Raises:
+        DataError: for a file that is missing, of another kind (which the message names), or
+            without these lists.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        kind = foreign_kind(data[:_HEAD_BYTES])
+        if kind is not None and not kind.startswith(("JSON", "text")):
+            raise DataError(f"{path} is {kind}, not COCO-format JSON") from error
+        raise DataError(f"{path}: not COCO-format JSON: {error}") from error
+    if isinstance(document, list):
+        raise DataError(
+            f"{path}: not COCO-format JSON: a list, as of COCO results; annotations are an object "
+            "with the lists images, annotations and categories"
+        )
+    absent = [
+        name
+        for name in _LISTS
+        if not isinstance(document, dict) or not isinstance(document.get(name), list)
+    ]
+    if absent:
+        raise DataError(f"{path}: not COCO-format JSON: it has no list {absent[0]!r}")
+    if not document["images"]:
+        raise DataError(f"{path} names no image")
+    return dict(document)
+
+
+def check_document(document: Mapping[str, Any], findings: Findings) -> None:
+    """Checks everything that the JSON itself shows.
+
+    Args:
+        document: as `read_document` returns it.
+        findings: gets the errors and oddities.
+    """
+    categories = _check_categories(document["categories"], findings)
+    images = _check_images(document["images"], findings)
+    used = _check_annotations(document["annotations"], images, categories, findings)
+    for place, entry in _objects("categories", document["categories"], Findings()):
+        if is_id(entry.get("id")) and entry["id"] not in used:
+            findings.oddity("categories without a box", f"{place}: {_shown(entry.get('name'))}")
+
+
+def usable_images(entries: Sequence[Any]) -> list[dict[str, Any]]:
+    """Returns the images without errors of their own, except that an id may occur twice."""
+    usable = []
+    for entry in entries:
+        alone = Findings()
+        _check_images([entry], alone)
+        if not alone.has_errors:
+            usable.append(entry)
+    return usable
+
+
+def is_box(value: object) -> bool:
+    """Whether a JSON value is four finite numbers, as `bbox` needs them."""
+    return isinstance(value, list) and len(value) == _BBOX_NUMBERS and all(map(is_number, value))
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _objects(
+    name: str, entries: Sequence[Any], findings: Findings
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the entries of a list with their places; other entries than objects are errors."""
+    for number, entry in enumerate(entries):
+        place = f"{name}[{number}]"
+        if not isinstance(entry, dict):
+            findings.error(f"{name} that are not JSON objects", f"{place} is {_shown(entry)}")
+            continue
+        own = entry.get("id")
+        yield (place if own is None else f"{place} (id {_shown(own)})"), entry
+
+
+def _check_categories(entries: Sequence[Any], findings: Findings) -> set[Any]:
+    """Checks the categories; returns their ids."""
+    ids: set[Any] = set()
+    names: set[str] = set()
+    for place, entry in _objects("categories", entries, findings):
+        _take_id("categories", place, entry, ids, findings)
+        name = entry.get("name")
+        if not isinstance(name, str) or not name.strip():
+            findings.error("categories without a name", f"{place}: name is {_shown(name)}")
+            continue
+        if name.strip() == NO_CLASS:
+            findings.error(
+                f"categories with the reserved name {NO_CLASS!r}, which stands for no class", place
+            )
+        elif name.strip() in names:
+            findings.error("categories with the name of another one", f"{place}: {_shown(name)}")
+        elif name != name.strip():
+            findings.oddity("names with spaces at an end", f"{place}: {_shown(name)}")
+        names.add(name.strip())
+    if not entries:
+        findings.error("empty list of categories", "the data has no class")
+    return ids
+
+
+def _check_images(entries: Sequence[Any], findings: Findings) -> set[Any]:
+    """Checks the images; returns their ids."""
+    ids: set[Any] = set()
+    files: set[str] = set()
+    for place, entry in _objects("images", entries, findings):
+        _take_id("images", place, entry, ids, findings)
+        file = entry.get("file_name")
+        if not isinstance(file, str) or not file or "\0" in file:
+            findings.error("images without a file_name", f"{place}: file_name is {_shown(file)}")
+        elif file in files:
+            findings.oddity("images with the file of another one", f"{place}: {_shown(file)}")
+        else:
+            files.add(file)
+        for side in ("width", "height"):
+            value = entry.get(side)
+            if value is not None and not (is_number(value) and value > 0):
+                findings.error(
+                    "images with an impossible size", f"{place}: {side} is {_shown(value)}"
+                )
+    return ids
+
+
+def _take_id(
+    name: str, place: str, entry: Mapping[str, Any], ids: set[Any], findings: Findings
+) -> None:
+    """Checks the id of an image or a category and adds it to `ids`."""
+    value = entry.get("id")
+    if not is_id(value):
+        findings.error(f"{name} whose id is not an integer", f"{place}: id is {_shown(value)}")
+    elif value in ids:
+        findings.error(f"{name} with the id of another one", f"{place}")
+    else:
+        ids.add(value)
+
+
+def _check_annotations(
+    entries: Sequence[Any], images: set[Any], categories: set[Any], findings: Findings
+) -> set[Any]:
+    """Checks the annotations; returns the ids of the categories that have a box."""
+    ids: set[Any] = set()
+    used: set[Any] = set()
+    for place, entry in _objects("annotations", entries, findings):
+        own = entry.get("id")
+        if own is not None:
+            _take_annotation_id(place, own, ids, findings)
+        _check_reference(place, entry, "image_id", images, findings)
+        _check_reference(place, entry, "category_id", categories, findings)
+        _check_box(place, entry, findings)
+        category = entry.get("category_id")
+        if is_id(category) and not entry.get("iscrowd"):
+            used.add(category)
+    return used
+
+
+def _take_annotation_id(place: str, value: Any, ids: set[Any], findings: Findings) -> None:
+    """Checks the id of an annotation, which only other COCO tools use, and adds it to `ids`."""
+    if not is_id(value):
+        findings.oddity("annotations whose id is not an integer", place)
+        return
+    if value in ids:
+        findings.error("annotations with the id of another one, which COCO's tools mix up", place)
+    if value == 0:
+        findings.oddity("annotations with the id 0, which pycocotools counts as never found", place)
+    ids.add(value)
+
+
+def _check_reference(
+    place: str, entry: Mapping[str, Any], field: str, known: set[Any], findings: Findings
+) -> None:
+    """Checks that an annotation's `image_id` or `category_id` is that of an entry."""
+    value = entry.get(field)
+    what = field.removesuffix("_id")
+    if not is_id(value):
+        findings.error(
+            f"annotations whose {field} is not an integer", f"{place}: {field} is {_shown(value)}"
+        )
+    elif value not in known:
+        findings.error(
+            f"annotations whose {field} no {what} has", f"{place}: {field} is {_shown(value)}"
+        )
+    elif type(value) is float:
+        findings.oddity(f"annotations whose {field} is written with a decimal point", place)
+
+
+def _check_box(place: str, entry: Mapping[str, Any], findings: Findings) -> None:
+    """Checks `bbox`, `area` and `iscrowd` of an annotation, without regard to its image."""
+    box = entry.get("bbox")
+    if box is None:
+        findings.error("annotations without bbox: add x, y, width, height, or remove them", place)
+    elif not is_box(box):
+        findings.error(
+            "annotations whose bbox is not four numbers x, y, width, height",
+            f"{place}: bbox is {_shown(box)}",
+        )
+    elif box[2] < 0 or box[3] < 0:
+        findings.error(
+            "annotations whose bbox has a negative width or height",
+            f"{place}: bbox is {_shown(box)}",
+        )
+    elif box[2] == 0 or box[3] == 0:
+        findings.oddity("boxes without an area", f"{place}: bbox is {_shown(box)}")
+    area = entry.get("area")
+    if area is not None and not (is_number(area) and area >= 0):
+        findings.error("annotations with an impossible area", f"{place}: area is {_shown(area)}")
+    crowd = entry.get("iscrowd")
+    if crowd is not None and crowd not in (0, 1):
+        findings.error(
+            "annotations whose iscrowd is neither 0 nor 1", f"{place}: iscrowd is {_shown(crowd)}"
+        )
+
+
+def is_id(value: object) -> bool:
+    """Whether this is an integer; 1.0 counts, as COCO's tools take it for 1."""
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) <= _MAX_ID
+    return type(value) is int and abs(value) <= _MAX_ID
+
+
+def _shown(value: object) -> str:
+    """Returns a JSON value, shortened."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -1,0 +1,62 @@
+"""Outputs of commands: an existing file is replaced only if the user says so (`--overwrite`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from model.data.errors import OutputError
+
+
+def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Checks that a file can be written, before the work of which it is the result.
+
+    Args:
+        path: the file. Devices and pipes, such as /dev/stdout, are never replaced.
+        overwrite: allows to replace an existing file.
+        inputs: files that the command reads; they are never replaced.
+
+    Raises:
+        OutputError: if the file exists, is an input, or its folder does not exist.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, not a file to write")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
+    for source in inputs:
+        if is_same_file(path, source):
+            raise OutputError(
+                f"{path} is an input of this command and is not replaced by its output"
+            )
+    if not overwrite and _would_be_replaced(path):
+        raise OutputError(_exists(path))
+
+
+def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Writes a file.
+
+    Raises:
+        OutputError: if the file exists and may not be overwritten.
+    """
+    try:
+        with path.open("wb" if overwrite or not _would_be_replaced(path) else "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise OutputError(_exists(path)) from None
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths lead to the same existing file."""
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one of them does not exist
+        return False
+
+
+def _would_be_replaced(path: Path) -> bool:
+    return path.is_file() or path.is_symlink()
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists already: name another file, or add --overwrite to replace it"
