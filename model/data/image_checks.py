@@ -64,8 +64,8 @@ def _size_or_error(file: Path, declared: tuple[object, object]) -> ImageSize | D
         if not file.is_file():
             return None
         size = read_size(file)
-        if not size.turned and declared == (size.height, size.width):
-            return _decoded_size(file, size)  # a PNG may have its EXIF after the pixels
+        if None not in declared and declared != (size.width, size.height):
+            return _decoded_size(file, size)  # what counts; the header's end may be unread
         return size
     except DataError as error:
         return error
@@ -81,8 +81,8 @@ def _declared(image: Mapping[str, Any]) -> tuple[Any, Any]:
 def _decoded_size(file: Path, size: ImageSize) -> ImageSize:
     """Returns the size of the decoded image."""
     width, height = read_image(file).size
-    turned = (width, height) != (size.width, size.height)
-    return ImageSize(width, height, turned=turned, sides_swapped=turned)
+    swapped = size.sides_swapped ^ ((width, height) != (size.width, size.height))
+    return ImageSize(width, height, turned=size.turned or swapped, sides_swapped=swapped)
 
 
 def _compare_sizes(
