@@ -15,6 +15,7 @@ from lite_detr_client.errors import (
     Overloaded,
     ServiceError,
     ShuttingDown,
+    TooManyConnections,
     Unauthenticated,
     UnsupportedImage,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "ServiceError",
     "ShuttingDown",
     "Timings",
+    "TooManyConnections",
     "Unauthenticated",
     "UnreadableAnswer",
     "UnsupportedImage",

@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from lite_detr_client import grpc_wire as wire
+from lite_detr_client.addresses import grpc_target
 from lite_detr_client.errors import ServiceError
 from lite_detr_client.inputs import (
     ANONYMOUS,
@@ -18,7 +19,9 @@ from lite_detr_client.inputs import (
     Caller,
     DetectOptions,
     ImageSource,
+    merge_options,
     read_image,
+    several,
 )
 from lite_detr_client.pb import detection_pb2 as pb
 from lite_detr_client.results import DetectionResult, Model
@@ -43,12 +46,19 @@ class AsyncGrpcClient:
         """Connects at the first call. Create it in the event loop that uses it.
 
         Args:
-            target: address of the service, such as localhost:8001.
+            target: address of the service: localhost:8001, http://localhost:8001, or with TLS
+                https://host:443.
             timeout_s: default timeout of a call, retries included; None: only the service's limit.
             retries: how often and when a failed call is retried.
             caller: API key and priority, sent with every call.
-            credentials: TLS credentials; None: no TLS.
+            credentials: TLS credentials; None: no TLS, unless `target` begins with https.
+
+        Raises:
+            ValueError: if `target` is not such an address.
         """
+        target, needs_tls = grpc_target(target)
+        if needs_tls and credentials is None:
+            credentials = grpc.ssl_channel_credentials()
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, wire.CHANNEL_OPTIONS)
         else:
@@ -57,39 +67,59 @@ class AsyncGrpcClient:
         self._timeout_s = timeout_s
         self._retries = retries
 
-    async def detect(
+    async def detect(  # noqa: PLR0913 - options, by keyword
         self,
         image: ImageSource,
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> DetectionResult:
         """Detects objects in one image.
 
         Args:
-            image: the bytes of an image file, or its path.
+            image: bytes of an image file, its path, an open file, or an image of Pillow.
             options: threshold, maximum number of detections and labels.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
             timeout_s: timeout of the call, retries included; None: the client's default.
             request_id: sent to the service, which logs it; None: the service generates one.
 
         Raises:
             ServiceError: one of its subclasses, by cause.
             OSError: if the file cannot be read.
+            TypeError, ValueError: for an image or option of another type.
         """
+        options = merge_options(options, threshold, max_detections, labels)
         data = await asyncio.to_thread(read_image, image)
         request = wire.detect_request(data, options, request_id)
         return wire.read_result(await self._call(wire.DETECT, request, timeout_s, request_id))
 
-    async def detect_batch(
+    async def detect_batch(  # noqa: PLR0913 - options, by keyword
         self,
         images: Iterable[ImageSource],
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> list[DetectionResult | ServiceError]:
         """Detects objects in several images; one failure does not affect the others.
+
+        Args:
+            images: as for `detect`.
+            options: threshold, maximum number of detections and labels, for each image.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
+            timeout_s: timeout of the call, retries included; None: the client's default.
+            request_id: sent to the service, which logs it; None: the service generates one.
 
         Returns:
             One result or error per image, in order. Failed images are not retried.
@@ -97,7 +127,10 @@ class AsyncGrpcClient:
         Raises:
             ServiceError: if the whole call failed.
             OSError: if the file cannot be read.
+            TypeError, ValueError: for images or options of another type.
         """
+        options = merge_options(options, threshold, max_detections, labels)
+        images = several(images, "detect_batch")
         data = [await asyncio.to_thread(read_image, image) for image in images]
         if not data:
             return []
@@ -105,19 +138,26 @@ class AsyncGrpcClient:
         response = await self._call(wire.DETECT_BATCH, request, timeout_s, request_id)
         return wire.read_outcomes(response.outcomes)
 
-    async def detect_stream(
+    def detect_stream(  # noqa: PLR0913 - options, by keyword
         self,
-        frames: AsyncIterable[ImageSource],
+        frames: AsyncIterable[ImageSource] | Iterable[ImageSource],
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> AsyncIterator[DetectionResult | ServiceError]:
         """Detects objects in the frames of a video as they arrive.
 
         Args:
-            frames: iterated as fast as the service accepts frames.
+            frames: iterated as fast as the service accepts frames; a synchronous iterable in a
+                thread, so that it may wait for a camera.
             options: threshold, maximum number of detections and labels, for each frame.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
             timeout_s: timeout of the whole stream; None: no limit.
             request_id: sent to the service, which logs it.
 
@@ -126,8 +166,21 @@ class AsyncGrpcClient:
 
         Raises:
             ServiceError: if the whole stream failed; streams are not retried.
+            TypeError: if `frames` is a single image, or an option has another type.
             Exception: raised by `frames`, after the results of the frames before it.
         """
+        options = merge_options(options, threshold, max_detections, labels)
+        if not isinstance(frames, AsyncIterable):
+            frames = _in_thread(several(frames, "detect_stream"))
+        return self._stream(frames, options, timeout_s, request_id)
+
+    async def _stream(
+        self,
+        frames: AsyncIterable[ImageSource],
+        options: DetectOptions,
+        timeout_s: float | None,
+        request_id: str | None,
+    ) -> AsyncIterator[DetectionResult | ServiceError]:
         frame_errors: list[Exception] = []
 
         async def requests() -> AsyncIterator[pb.DetectRequest]:
@@ -211,3 +264,10 @@ class AsyncGrpcClient:
 
         attempts = Attempts(self._retries, self._timeout_s if timeout_s is None else timeout_s)
         return await retry_async(attempts, attempt)
+
+
+async def _in_thread(frames: Iterable[ImageSource]) -> AsyncIterator[ImageSource]:
+    """Iterates a synchronous iterable without blocking the event loop."""
+    iterator, end = iter(frames), object()
+    while (frame := await asyncio.to_thread(next, iterator, end)) is not end:
+        yield frame  # type: ignore[misc]  # not `end`

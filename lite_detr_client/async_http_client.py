@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 import httpx
 
 from lite_detr_client import http_wire
+from lite_detr_client.addresses import http_url
 from lite_detr_client.errors import ServiceError
 from lite_detr_client.inputs import (
     ANONYMOUS,
@@ -19,7 +20,9 @@ from lite_detr_client.inputs import (
     Caller,
     DetectOptions,
     ImageSource,
+    merge_options,
     read_image,
+    several,
 )
 from lite_detr_client.results import DetectionResult, Model
 from lite_detr_client.retries import Attempts, RetryPolicy, retry_async
@@ -43,52 +46,78 @@ class AsyncHttpClient:
         """Connects at the first call.
 
         Args:
-            url: base URL of the service, such as http://localhost:8000.
+            url: base URL of the service, such as http://localhost:8000, or host:port.
             timeout_s: default timeout of a call, retries included; None: only the service's limit.
             retries: how often and when a failed call is retried.
             caller: API key and priority, sent with every call.
             tls: SSL context for https, for a private CA or a client certificate.
             transport: httpx transport, for tests and special networks.
+
+        Raises:
+            ValueError: if `url` is not such an address.
         """
         self._http = httpx.AsyncClient(
-            base_url=url, headers=caller.headers(), verify=tls or True, transport=transport
+            base_url=http_url(url, tls=tls is not None),
+            headers=caller.headers(),
+            verify=tls or True,
+            transport=transport,
         )
         self._timeout_s = timeout_s
         self._retries = retries
 
-    async def detect(
+    async def detect(  # noqa: PLR0913 - options, by keyword
         self,
         image: ImageSource,
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> DetectionResult:
         """Detects objects in one image.
 
         Args:
-            image: the bytes of an image file, or its path.
+            image: bytes of an image file, its path, an open file, or an image of Pillow.
             options: threshold, maximum number of detections and labels.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
             timeout_s: timeout of the call, retries included; None: the client's default.
             request_id: sent to the service, which logs it; None: the service generates one.
 
         Raises:
             ServiceError: one of its subclasses, by cause.
             OSError: if the file cannot be read.
+            TypeError, ValueError: for an image or option of another type.
         """
+        options = merge_options(options, threshold, max_detections, labels)
         data = await asyncio.to_thread(read_image, image)
         call = http_wire.detect_call(data, options, request_id)
         return await self._call(call, http_wire.read_detect, timeout_s)
 
-    async def detect_batch(
+    async def detect_batch(  # noqa: PLR0913 - options, by keyword
         self,
         images: Iterable[ImageSource],
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> list[DetectionResult | ServiceError]:
         """Detects objects in several images; one failure does not affect the others.
+
+        Args:
+            images: as for `detect`.
+            options: threshold, maximum number of detections and labels, for each image.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
+            timeout_s: timeout of the call, retries included; None: the client's default.
+            request_id: sent to the service, which logs it; None: the service generates one.
 
         Returns:
             One result or error per image, in order. Failed images are not retried.
@@ -96,7 +125,10 @@ class AsyncHttpClient:
         Raises:
             ServiceError: if the whole call failed.
             OSError: if the file cannot be read.
+            TypeError, ValueError: for images or options of another type.
         """
+        options = merge_options(options, threshold, max_detections, labels)
+        images = several(images, "detect_batch")
         data = [await asyncio.to_thread(read_image, image) for image in images]
         call = http_wire.batch_call(data, options, request_id)
         if not call.files:

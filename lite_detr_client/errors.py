@@ -89,6 +89,13 @@ class Overloaded(ServiceError):
     retryable = True
 
 
+class TooManyConnections(ServiceError):
+    """The service has too many open connections; another instance may accept the request."""
+
+    code_of_class = "too_many_connections"
+    retryable = True
+
+
 class NotReady(ServiceError):
     """The model is loading, or its engine is being replaced."""
 

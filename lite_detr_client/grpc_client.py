@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from lite_detr_client import grpc_wire as wire
+from lite_detr_client.addresses import grpc_target
 from lite_detr_client.errors import ServiceError
 from lite_detr_client.inputs import (
     ANONYMOUS,
@@ -17,7 +18,9 @@ from lite_detr_client.inputs import (
     Caller,
     DetectOptions,
     ImageSource,
+    merge_options,
     read_image,
+    several,
 )
 from lite_detr_client.pb import detection_pb2 as pb
 from lite_detr_client.results import DetectionResult, Model
@@ -42,12 +45,19 @@ class GrpcClient:
         """Connects at the first call.
 
         Args:
-            target: address of the service, such as localhost:8001.
+            target: address of the service: localhost:8001, http://localhost:8001, or with TLS
+                https://host:443.
             timeout_s: default timeout of a call, retries included; None: only the service's limit.
             retries: how often and when a failed call is retried.
             caller: API key and priority, sent with every call.
-            credentials: TLS credentials; None: no TLS.
+            credentials: TLS credentials; None: no TLS, unless `target` begins with https.
+
+        Raises:
+            ValueError: if `target` is not such an address.
         """
+        target, needs_tls = grpc_target(target)
+        if needs_tls and credentials is None:
+            credentials = grpc.ssl_channel_credentials()
         if credentials is None:
             self._channel = grpc.insecure_channel(target, wire.CHANNEL_OPTIONS)
         else:
@@ -56,38 +66,58 @@ class GrpcClient:
         self._timeout_s = timeout_s
         self._retries = retries
 
-    def detect(
+    def detect(  # noqa: PLR0913 - options, by keyword
         self,
         image: ImageSource,
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> DetectionResult:
         """Detects objects in one image.
 
         Args:
-            image: the bytes of an image file, or its path.
+            image: bytes of an image file, its path, an open file, or an image of Pillow.
             options: threshold, maximum number of detections and labels.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
             timeout_s: timeout of the call, retries included; None: the client's default.
             request_id: sent to the service, which logs it; None: the service generates one.
 
         Raises:
             ServiceError: one of its subclasses, by cause.
             OSError: if the file cannot be read.
+            TypeError, ValueError: for an image or option of another type.
         """
+        options = merge_options(options, threshold, max_detections, labels)
         request = wire.detect_request(read_image(image), options, request_id)
         return wire.read_result(self._call(wire.DETECT, request, timeout_s, request_id))
 
-    def detect_batch(
+    def detect_batch(  # noqa: PLR0913 - options, by keyword
         self,
         images: Iterable[ImageSource],
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> list[DetectionResult | ServiceError]:
         """Detects objects in several images; one failure does not affect the others.
+
+        Args:
+            images: as for `detect`.
+            options: threshold, maximum number of detections and labels, for each image.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
+            timeout_s: timeout of the call, retries included; None: the client's default.
+            request_id: sent to the service, which logs it; None: the service generates one.
 
         Returns:
             One result or error per image, in order. Failed images are not retried.
@@ -95,18 +125,23 @@ class GrpcClient:
         Raises:
             ServiceError: if the whole call failed.
             OSError: if the file cannot be read.
+            TypeError, ValueError: for images or options of another type.
         """
-        request = wire.batch_request(map(read_image, images), options)
+        options = merge_options(options, threshold, max_detections, labels)
+        request = wire.batch_request(map(read_image, several(images, "detect_batch")), options)
         if not request.requests:
             return []
         response = self._call(wire.DETECT_BATCH, request, timeout_s, request_id)
         return wire.read_outcomes(response.outcomes)
 
-    def detect_stream(
+    def detect_stream(  # noqa: PLR0913 - options, by keyword
         self,
         frames: Iterable[ImageSource],
         options: DetectOptions = MODEL_DEFAULTS,
         *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        labels: Iterable[str] | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> Iterator[DetectionResult | ServiceError]:
@@ -115,6 +150,9 @@ class GrpcClient:
         Args:
             frames: iterated in a thread of gRPC, as fast as the service accepts frames.
             options: threshold, maximum number of detections and labels, for each frame.
+            threshold: as in `options`, over which it takes precedence.
+            max_detections: likewise.
+            labels: likewise.
             timeout_s: timeout of the whole stream; None: no limit.
             request_id: sent to the service, which logs it.
 
@@ -123,8 +161,20 @@ class GrpcClient:
 
         Raises:
             ServiceError: if the whole stream failed; streams are not retried.
+            TypeError: if `frames` is a single image, or an option has another type.
             Exception: raised by `frames`, after the results of the frames before it.
         """
+        options = merge_options(options, threshold, max_detections, labels)
+        frames = several(frames, "detect_stream")
+        return self._stream(frames, options, timeout_s, request_id)
+
+    def _stream(
+        self,
+        frames: Iterable[ImageSource],
+        options: DetectOptions,
+        timeout_s: float | None,
+        request_id: str | None,
+    ) -> Iterator[DetectionResult | ServiceError]:
         frame_errors: list[Exception] = []
 
         def requests() -> Iterator[pb.DetectRequest]:

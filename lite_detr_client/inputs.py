@@ -2,24 +2,92 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
-ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str]
+_Item = TypeVar("_Item")
+
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+_ALPHA_MODES = frozenset({"La", "RGBa", "PA"})
+
+
+class BinaryFile(Protocol):
+    """A file that is open for reading in binary mode."""
+
+    def read(self) -> bytes:
+        """Returns the rest of the file."""
+
+
+class PillowImage(Protocol):
+    """An image of Pillow."""
+
+    @property
+    def mode(self) -> str:
+        """How its pixels are stored."""
+
+    def save(self, fp: Any, format: str | None = None) -> None:
+        """Writes an image file."""
+
+
+ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryFile | PillowImage
 
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """Which detections to return. None: the default of the model."""
+    """Which detections to return. None: the default of the model.
+
+    Raises:
+        TypeError: for a value of another type; the message says what is expected.
+    """
 
     threshold: float | None = None  # 0..1; lowest score to return
     max_detections: int | None = None  # the ones with the best scores
     labels: tuple[str, ...] | None = None  # only detections of these classes
 
+    def __post_init__(self) -> None:
+        """Checks the types; `labels` may be any iterable of names except a single name."""
+        for name in ("threshold", "max_detections"):
+            value = getattr(self, name)
+            if isinstance(value, str | bytes | bool):
+                raise TypeError(f"{name} takes a number, not {value!r}")
+        labels: Any = self.labels
+        if isinstance(labels, str | bytes):
+            raise TypeError(f"labels takes a list of names, such as [{labels!r}]")
+        if labels is not None:
+            object.__setattr__(self, "labels", tuple(labels))
+
 
 MODEL_DEFAULTS = DetectOptions()
+
+
+def merge_options(
+    options: DetectOptions,
+    threshold: float | None,
+    max_detections: int | None,
+    labels: Iterable[str] | None,
+) -> DetectOptions:
+    """Returns the options with those that were given by keyword.
+
+    Raises:
+        TypeError: for a value of another type; the message says what is expected.
+    """
+    if not isinstance(options, DetectOptions):
+        raise TypeError(
+            f"options takes DetectOptions, not {options!r}; single options are passed by keyword, "
+            "such as threshold=0.5"
+        )
+    if threshold is None and max_detections is None and labels is None:
+        return options
+    return DetectOptions(
+        options.threshold if threshold is None else threshold,
+        options.max_detections if max_detections is None else max_detections,
+        options.labels if labels is None else labels,  # type: ignore[arg-type]  # made a tuple
+    )
 
 
 @dataclass(frozen=True)
@@ -46,11 +114,94 @@ def read_image(image: ImageSource) -> bytes:
     """Returns the bytes of an image file.
 
     Args:
-        image: the bytes, or the path of the file.
+        image: the bytes; the path of the file; the file, open in binary mode (its rest is read); or
+            an image of Pillow, whose pixels are sent as they are, without EXIF rotation.
 
     Raises:
         OSError: if the file cannot be read.
+        TypeError, ValueError: for anything else; the message says what is expected.
     """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str):
+        _refuse_address(image)
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
-    return bytes(image)
+    if _is_pillow(image):
+        return _encode(image)
+    if callable(getattr(image, "read", None)):
+        content = image.read()  # type: ignore[union-attr]
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise TypeError("the file of an image must be open in binary mode: open(path, 'rb')")
+        return bytes(content)
+    if hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
+        return _array_bytes(image)
+    raise TypeError(
+        "an image is the bytes of an image file, a path, an open file or an image of Pillow, not "
+        f"{_describe(image)}" + ("; use detect_batch" if isinstance(image, list | tuple) else "")
+    )
+
+
+def several(images: Iterable[_Item], what: str) -> Iterable[_Item]:
+    """Returns `images` if it is a collection of images, not a single one.
+
+    Args:
+        images: the collection.
+        what: the method, for the message.
+
+    Raises:
+        TypeError: for a single image, and for what cannot be iterated.
+    """
+    single = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Mapping)
+    single = single or _is_pillow(images) or hasattr(images, "read")
+    single = single or hasattr(images, "__array_interface__")
+    if single or not isinstance(images, Iterable):
+        hint = ""
+        if isinstance(images, AsyncIterable):
+            hint = "; AsyncGrpcClient.detect_stream takes asynchronous iterables"
+        raise TypeError(f"{what} takes a list of images, not {_describe(images)}{hint}")
+    return images
+
+
+def _is_pillow(image: object) -> bool:
+    module = sys.modules.get("PIL.Image")  # not imported: nobody can have such an image
+    return module is not None and isinstance(image, module.Image)
+
+
+def _encode(image: Any) -> bytes:
+    """Encodes an image of Pillow as PNG, without loss and without metadata such as EXIF."""
+    buffer = io.BytesIO()
+    if image.mode in _PNG_MODES:
+        transparency = image.info.get("transparency")
+        image = image.copy()
+        image.info = {} if transparency is None else {"transparency": transparency}
+    else:
+        image = image.convert("RGBA" if image.mode in _ALPHA_MODES else "RGB")
+        image.info = {}
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _array_bytes(array: Any) -> bytes:
+    """Returns the bytes of an encoded image in a one-dimensional array."""
+    if getattr(array, "ndim", None) == 1 and str(getattr(array, "dtype", "")) == "uint8":
+        return bytes(array)
+    raise TypeError(
+        "an array of pixels is not an image file: pass PIL.Image.fromarray(array), or encode it; "
+        "OpenCV's arrays are BGR, so use cv2.imencode('.png', array)[1]"
+    )
+
+
+def _refuse_address(text: str) -> None:
+    for scheme in ("http://", "https://", "data:"):
+        if text.startswith(scheme):
+            raise ValueError(
+                f"an image is given by its bytes or its path, not by a {scheme} address: the "
+                "client and the service download nothing"
+            )
+
+
+def _describe(value: object) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

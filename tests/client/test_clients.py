@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lite_detr_client import (
     AsyncGrpcClient,
@@ -113,6 +115,79 @@ def test_a_path_is_read(client: HttpClient | GrpcClient, tmp_path: Path) -> None
     assert by_path.request_id == "a-path"
     assert _same(by_path, client.detect(str(path), EVERYTHING))
     assert _same(by_path, client.detect(memoryview(image), EVERYTHING))
+
+
+def test_images_of_pillow_and_open_files_are_accepted(
+    client: HttpClient | GrpcClient, tmp_path: Path
+) -> None:
+    image = solid_png((1, 2, 3))
+    path = tmp_path / "photo.png"
+    path.write_bytes(image)
+    expected = client.detect(image, EVERYTHING)
+    with path.open("rb") as stream:
+        assert _same(expected, client.detect(stream, EVERYTHING))
+    with Image.open(path) as pillow:
+        assert _same(expected, client.detect(pillow, EVERYTHING))
+    batch = client.detect_batch([image, io.BytesIO(image)], EVERYTHING)
+    assert all(isinstance(each, DetectionResult) and _same(expected, each) for each in batch)
+
+
+def test_options_may_be_given_by_keyword(client: HttpClient | GrpcClient) -> None:
+    image = solid_png((100, 100, 103))  # four detections
+    everything = client.detect(image, threshold=0.0)
+    assert len(everything.detections) == 4
+    best = client.detect(image, threshold=0.0, max_detections=1).detections
+    assert best == everything.detections[:1]
+    label = best[0].label
+    (one,) = client.detect_batch([image], threshold=0.0, labels=[label])
+    assert isinstance(one, DetectionResult)
+    assert {found.label for found in one.detections} == {label}
+
+
+async def test_addresses_with_and_without_a_scheme_are_accepted(service: Service) -> None:
+    bare = service.url.removeprefix("http://")
+    with HttpClient(bare) as http, GrpcClient(f"http://{service.target}") as rpc:
+        assert http.ready()
+        assert rpc.ready()
+    async with (
+        AsyncHttpClient(bare) as http_too,
+        AsyncGrpcClient(f"http://{service.target}/") as rpc_too,
+    ):
+        assert await http_too.ready()
+        assert await rpc_too.ready()
+
+
+async def test_an_asynchronous_stream_takes_both_kinds_of_iterables(service: Service) -> None:
+    images = [solid_png((number, 90, 200)) for number in range(4)]
+
+    async def asynchronous() -> AsyncIterator[bytes]:
+        for image in images:
+            yield image
+
+    async with AsyncGrpcClient(service.target) as rpc:
+        for frames in (images, iter(images), (io.BytesIO(image) for image in images)):
+            found = [each async for each in rpc.detect_stream(frames, threshold=0.0)]
+            assert len(found) == 4
+        expected = [each async for each in rpc.detect_stream(asynchronous(), threshold=0.0)]
+    assert all(
+        isinstance(one, DetectionResult)
+        and isinstance(other, DetectionResult)
+        and _same(one, other)
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+async def test_a_single_image_is_no_stream(service: Service) -> None:
+    async def frames() -> AsyncIterator[bytes]:
+        yield b""
+
+    with GrpcClient(service.target) as rpc:
+        for wrong in ("image.jpg", b"image", frames()):
+            with pytest.raises(TypeError, match="detect_stream takes"):
+                rpc.detect_stream(wrong)  # type: ignore[arg-type]
+    async with AsyncGrpcClient(service.target) as rpc_too:
+        with pytest.raises(TypeError, match="detect_stream takes a list of images, not a str"):
+            rpc_too.detect_stream("image.jpg")
 
 
 def test_options_select(client: HttpClient | GrpcClient) -> None:

@@ -12,6 +12,7 @@ from lite_detr_client.errors import (
     InvalidImage,
     Overloaded,
     ServiceError,
+    TooManyConnections,
     service_error,
 )
 from lite_detr_client.retries import Attempts, RetryPolicy, retry, retry_async
@@ -35,6 +36,12 @@ def test_client_has_a_class_for_every_error_of_the_service() -> None:
         error = service_error(Failure(error_type.code, "details"))
         assert type(error).__name__ == error_type.__name__
         assert str(error) == f"{error_type.code}: details"
+
+
+def test_too_many_connections_are_retried() -> None:
+    error = service_error(Failure("too_many_connections", "the service is full", "503"))
+    assert type(error) is TooManyConnections
+    assert Attempts(RetryPolicy(), None).pause_after(error) > 0
 
 
 def test_unknown_code_becomes_the_base_class() -> None:
