@@ -1,9 +1,9 @@
 """Encoded image -> RGB pixels, for serving, detect, drawing, training and evaluation.
 
 The format is recognised by the file's content, never by a name or a header of the client. Files
-that are too large are refused by their header. The EXIF orientation is applied, every colour
-mode becomes 8-bit RGB, and `decode_image` resizes by the model's rule. Pillow decodes and releases
-the GIL meanwhile, so that requests are decoded in threads.
+that are too large are refused by their header, metadata is removed (`model.images.containers`), and
+Pillow decodes the rest. The orientation is applied, every colour mode becomes 8-bit RGB, and
+`decode_image` resizes by the model's rule.
 """
 
 from __future__ import annotations
@@ -19,52 +19,55 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from model.geometry import resized_size
-from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
+from model.images.colours import are_equal, to_rgb
+from model.images.containers.bmp import read_bmp
+from model.images.containers.gif import read_gif
+from model.images.containers.jpeg import read_jpeg
+from model.images.containers.png import read_png
+from model.images.containers.source import ImageSource, open_in_memory
+from model.images.containers.tiff import TiffImage, read_tiff
+from model.images.containers.tiff_layout import unsupported_kind
+from model.images.containers.webp import read_webp
+from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
 from model.images.formats import identify_format
+from model.images.limits import (
+    ImageLimits,
+    NeedsMemory,
+    check_byte_count,
+    check_memory,
+    check_pixel_count,
+)
+from model.images.orientation import apply_orientation
 from model.images.pixel_memory import store_images_in_one_block
 from model.images.resize import resize_bilinear
-from model.images.structure import check_structure, open_in_memory
+from model.images.tiff_samples import decode_samples
 
+__all__ = [
+    "DecodedImage",
+    "ImageLimits",
+    "InputRule",
+    "NeedsMemory",
+    "check_byte_count",
+    "decode_image",
+    "open_upright",
+    "prepare_pillow",
+]
+
+_Read = Callable[[bytes | memoryview, ImageLimits], ImageSource]
+_READERS: dict[str, _Read] = {
+    "JPEG": read_jpeg,
+    "PNG": read_png,
+    "WEBP": read_webp,
+    "BMP": read_bmp,
+    "GIF": read_gif,
+}
 # Peak of decoding in any mode: the decoder's buffers, the image, and its converted or rotated copy,
 # or two copies for resizing. WebP's decoder keeps two canvases and returns a third.
-_MEMORY_BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 12, "WEBP": 20, "BMP": 12, "TIFF": 12, "GIF": 12}
-# Conversions with large intermediate arrays take about this many pixels at a time, in whole rows.
-_STRIP_PIXELS = 1 << 20
-_UINT8_MAX = 255
-_UINT16_MAX = 65535
-_WHITE = (255, 255, 255, 255)
-# Modes of more than 8 bits per sample, in which Pillow opens 16-bit PNG and 16/32-bit TIFF.
-_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
-_TRANSPOSE_BY_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """Limits of an image, checked before a pixel is decoded."""
-
-    max_bytes: int  # of the encoded file
-    max_pixels: int  # width x height, by the file's header
-    max_jpeg_scans: int = 64  # a progressive JPEG has about 10; each passes over all pixels
-
-
-class NeedsMemory(Exception):
-    """Decoding the image needs more memory than the caller granted; it may retry with more."""
-
-    def __init__(self, num_bytes: int) -> None:
-        """Keeps the number of bytes that decoding needs."""
-        super().__init__(num_bytes)
-        self.num_bytes = num_bytes
+_MEMORY_BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 12, "WEBP": 20, "BMP": 12, "GIF": 12}
+_COPY_BYTES_PER_PIXEL = 4  # of an image that is kept to be compared
 
 
 class InputRule(Protocol):
@@ -148,49 +151,54 @@ def open_upright(
     """
     check_byte_count(len(data), limits)
     name = identify_format(bytes(data[:4096]), len(data))
-    check_structure(name, data, limits.max_jpeg_scans)
     prepare_pillow()
     with _decoder_errors_as_invalid_image(name):
-        image: Image.Image = Image.open(open_in_memory(name, data), formats=(name,))
-        _check_pixel_count(image.size, limits)
-        num_bytes = image.width * image.height * _MEMORY_BYTES_PER_PIXEL[name]
-        if max_memory_bytes is not None and num_bytes > max_memory_bytes:
-            raise NeedsMemory(num_bytes)
+        if name == "TIFF":
+            tiff = read_tiff(data, limits)
+            check_memory(tiff.memory_bytes, max_memory_bytes)
+            return apply_orientation(_decode_tiff(tiff), tiff.orientation), name
+        source = _READERS[name](data, limits)
+        image = _decode(name, source, limits, max_memory_bytes)
+        return to_rgb(apply_orientation(image, source.orientation), name), name
+
+
+def _decode(
+    name: str, source: ImageSource, limits: ImageLimits, max_memory_bytes: int | None
+) -> Image.Image:
+    """Decodes a file without its metadata."""
+    first, *others = source.endings or (b"",)
+    image = _open(name, source.data, first)
+    check_pixel_count(image.size, limits)
+    bytes_per_pixel = _MEMORY_BYTES_PER_PIXEL[name] + _COPY_BYTES_PER_PIXEL * bool(others)
+    check_memory(image.width * image.height * bytes_per_pixel, max_memory_bytes)
+    image.load()
+    # The size of a GIF can change while it loads.
+    check_pixel_count(image.size, limits)
+    if not all(are_equal(image, _open(name, source.data, ending)) for ending in others):
+        raise InvalidImage(f"the {name} image cannot be decoded: it is truncated")
+    return image
+
+
+def _open(name: str, data: bytes | memoryview, ending: bytes = b"") -> Image.Image:
+    whole = bytes(data) + ending if ending else data
+    return Image.open(open_in_memory(name, whole), formats=(name,))
+
+
+def _decode_tiff(tiff: TiffImage) -> Image.Image:
+    """Decodes a TIFF to RGB, as it is stored."""
+    try:
+        image = _open("TIFF", tiff.data)
+        if tiff.layout.is_read_as_bytes:
+            return decode_samples(image, tiff.layout)
         image.load()
-        # The size of GIF and TIFF images can change while they load.
-        _check_pixel_count(image.size, limits)
-        return _to_rgb(_apply_orientation(image)), name
-
-
-def check_byte_count(num_bytes: int, limits: ImageLimits) -> None:
-    """Refuses a file by its length, which an adapter may know before it has the bytes.
-
-    Raises:
-        InvalidImage: for an empty file.
-        ImageTooLarge: for more than `limits.max_bytes`.
-    """
-    if num_bytes == 0:
-        raise InvalidImage("the image is empty (0 bytes)")
-    if num_bytes > limits.max_bytes:
-        raise ImageTooLarge(
-            f"the image has {num_bytes} bytes; at most {limits.max_bytes} are accepted"
-        )
-
-
-def _check_pixel_count(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise InvalidImage(f"the image has no pixels: its header says {width} x {height}")
-    if width * height > limits.max_pixels:
-        raise ImageTooLarge(
-            f"the image has {width} x {height} = {width * height} pixels; "
-            f"at most {limits.max_pixels} are accepted"
-        )
+    except UnidentifiedImageError:
+        raise unsupported_kind(tiff.layout) from None
+    return to_rgb(image, "TIFF")
 
 
 @contextmanager
 def _decoder_errors_as_invalid_image(name: str) -> Iterator[None]:
-    """Re-raises the errors of a decoder as `InvalidImage`.
+    """Re-raises the errors of a decoder as `InvalidImage` or `UnsupportedImage`.
 
     Pillow parses files in Python. On a broken one it raises OSError, SyntaxError, struct.error,
     KeyError, ZeroDivisionError and others, hence `except Exception`.
@@ -201,6 +209,10 @@ def _decoder_errors_as_invalid_image(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if reason.startswith("Unsupported"):
+            raise UnsupportedImage(
+                f"this kind of {name} is not supported: {reason}; send 8-bit RGB"
+            ) from error
         if isinstance(error, UnidentifiedImageError):
             reason = "its header is broken"
         elif "truncated" in reason.lower():
@@ -225,6 +237,8 @@ def prepare_pillow() -> tuple[ModuleType, ...]:
     )
 
     Image.MAX_IMAGE_PIXELS = None
+    # Pillow's own reader of uncompressed TIFF takes subsampled and 16-bit planes for other pixels.
+    TiffImagePlugin.READ_LIBTIFF = True
     store_images_in_one_block()
     # Odd metadata in a client's image is not worth a line in the log.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -237,85 +251,3 @@ def prepare_pillow() -> tuple[ModuleType, ...]:
         TiffImagePlugin,
         WebPImagePlugin,
     )
-
-
-def _apply_orientation(image: Image.Image) -> Image.Image:
-    """Applies the EXIF or XMP orientation; an image with broken EXIF stays as it is."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # for the reasons given in `_decoder_errors_as_invalid_image`
-        return image
-    if not isinstance(orientation, int) or orientation not in _TRANSPOSE_BY_ORIENTATION:
-        return image
-    return image.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode to 8-bit RGB: transparency on white, deep samples scaled, not clipped."""
-    if image.mode in _DEEP_MODES:
-        return _deep_to_rgb(image)
-    if image.mode in {"La", "RGBa"} or image.has_transparency_data:
-        return _blend_on_white(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode == "LAB":
-        raise UnsupportedImage("images in CIE L*a*b* colours are not supported; send RGB")
-    return image.convert("RGB")
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
-    """Yields the image from top to bottom in strips of whole rows, each with its first row."""
-    width, height = image.size
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        yield image.crop((0, top, width, min(top + rows, height))), top
-
-
-def _blend_on_white(image: Image.Image) -> Image.Image:
-    rgb = Image.new("RGB", image.size)
-    for strip, top in _strips(image):
-        with_alpha = strip.convert("RGBA")
-        white = Image.new("RGBA", strip.size, _WHITE)
-        rgb.paste(Image.alpha_composite(white, with_alpha).convert("RGB"), (0, top))
-    return rgb
-
-
-def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    """Converts grey samples of more than 8 bits to RGB.
-
-    16-bit integers are divided by 257 (65535 -> 255). For wider integers and floats no white is
-    defined: the smallest usual one (1 for floats, then 255, then 65535) that is not below the
-    brightest sample is used. If none is, or samples are negative, darkest to brightest is scaled
-    to 0..255.
-    """
-    rgb = Image.new("RGB", image.size)
-    black, white = 0.0, 0.0
-    if image.mode in {"I", "F"}:
-        black, white = _black_and_white(image)
-    for strip, top in _strips(image):
-        samples = np.asarray(strip)
-        if samples.dtype.kind == "u":
-            # The exact rounding of x / 257 in integers.
-            wide = samples.astype(np.uint32)
-            grey = ((wide * _UINT8_MAX + _UINT16_MAX // 2) // _UINT16_MAX).astype(np.uint8)
-        else:
-            scaled = (_finite(samples) - black) * (_UINT8_MAX / max(white - black, 1e-30))
-            grey = np.rint(scaled).astype(np.uint8)
-        rgb.paste(Image.fromarray(grey).convert("RGB"), (0, top))
-    return rgb
-
-
-def _black_and_white(image: Image.Image) -> tuple[float, float]:
-    """Returns the samples of an int32 or float32 image that become 0 and 255."""
-    extremes = [
-        (float(samples.min()), float(samples.max()))
-        for samples in (_finite(np.asarray(strip)) for strip, _ in _strips(image))
-    ]
-    darkest, brightest = min(low for low, _ in extremes), max(high for _, high in extremes)
-    whites = (1, _UINT8_MAX, _UINT16_MAX) if image.mode == "F" else (_UINT16_MAX,)
-    white = next((limit for limit in whites if darkest >= 0 and brightest <= limit), None)
-    return (darkest, brightest) if white is None else (0.0, float(white))
-
-
-def _finite(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,8 +1,7 @@
 """Serving, `lite-detr detect`, drawing, training and evaluation read a file as the same pixels.
 
 What serving decodes is the reference: transparency is laid on white, EXIF, XMP and TIFF
-orientations are applied, deep samples are scaled to 8 bits, and a truncated file is refused, even
-if only its end marker is missing.
+orientations are applied, deep samples are scaled to 8 bits, and a file that lacks pixels is refused.
 """
 
 from __future__ import annotations
@@ -202,9 +201,17 @@ def test_orientation_that_only_xmp_tells_is_applied(name: str) -> None:
     np.testing.assert_array_equal(np.asarray(image), np.asarray(by_exif))
 
 
-def test_jpeg_without_its_end_marker_is_refused() -> None:
+@pytest.mark.parametrize("name", ["JPEG", "JPEG, progressive", "PNG", "GIF"])
+def test_a_file_that_only_lacks_its_end_has_all_its_pixels(name: str) -> None:
+    cut, _ = open_upright(FILES[f"{name}, without its last two bytes"], LIMITS)
+    whole, _ = open_upright(FILES[name], LIMITS)
+    np.testing.assert_array_equal(np.asarray(cut), np.asarray(whole))
+
+
+@pytest.mark.parametrize("name", ["WEBP", "BMP", "TIFF"])
+def test_a_file_that_lacks_its_last_pixel_is_refused(name: str) -> None:
     with pytest.raises(DetectionError, match="truncated"):
-        open_upright(FILES["JPEG, without its last two bytes"], LIMITS)
+        open_upright(FILES[f"{name}, without its last two bytes"], LIMITS)
 
 
 def test_only_one_module_decodes_image_files() -> None:

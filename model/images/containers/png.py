@@ -1,0 +1,185 @@
+"""PNG: the chunks that the pixels need (https://www.w3.org/TR/png-3/)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from model.images.containers.source import ImageSource
+from model.images.errors import InvalidImage, UnsupportedImage
+from model.images.limits import ImageLimits
+from model.images.orientation import orientation_of
+
+_SIGNATURE_BYTES = 8
+_MAX_CHUNKS = 1 << 17  # of 4 KiB each, the smallest that is usual, half a GiB
+_HEADER_BYTES = 13
+_CHUNK_START_BYTES, _CHECKSUM_BYTES = 8, 4  # length and type; CRC-32 of type and body
+_GREY, _RGB, _PALETTE = 0, 2, 3
+_TRANSPARENCY_FORMATS = {_GREY: ">H", _RGB: ">3H"}
+_ANCILLARY_BIT = 0x20  # of the first byte of a chunk's type
+_EXIF_KEYS = frozenset({b"Raw profile type exif", b"Raw profile type APP1"})
+_XMP_KEY = b"XML:com.adobe.xmp"
+_MAX_TEXT_BYTES = 1 << 20  # of inflated metadata
+
+
+@dataclass
+class _Chunks:
+    """The chunks of a file that matter here."""
+
+    header: bytes = b""
+    palette: bytes = b""
+    transparency: bytes | None = None
+    pixels: list[bytes | memoryview] = field(default_factory=list)  # whole IDAT chunks
+    exif: bytes | memoryview | None = None
+    xmp: bytes | memoryview | None = None
+
+
+def read_png(data: bytes | memoryview, _limits: ImageLimits) -> ImageSource:
+    """Returns a PNG without its metadata and, if it is animated, its default image only.
+
+    As in libpng, an ancillary chunk that is broken is left out. A file may end after its pixels.
+
+    Raises:
+        InvalidImage: for too many chunks, and a broken header or palette.
+        UnsupportedImage: for an unknown chunk that a decoder must know.
+    """
+    view = memoryview(data)
+    chunks = _Chunks()
+    for kind, body, position in _chunks(view):
+        _read_chunk(chunks, kind, body, view[position:])
+    if len(chunks.header) != _HEADER_BYTES:
+        raise InvalidImage("the PNG image cannot be decoded: its header is broken")
+    bit_depth, colour = chunks.header[8], chunks.header[9]
+    if colour == _PALETTE and not chunks.palette:
+        raise InvalidImage("the PNG image cannot be decoded: its palette is missing")
+    parts: list[bytes | memoryview] = [view[:_SIGNATURE_BYTES], _chunk(b"IHDR", chunks.header)]
+    if colour == _PALETTE:
+        parts.append(_chunk(b"PLTE", chunks.palette))
+    transparency = _transparency(chunks, bit_depth, colour)
+    if transparency is not None:
+        parts.append(_chunk(b"tRNS", transparency))
+    parts += [*chunks.pixels, _chunk(b"IEND", b"")]
+    return ImageSource(b"".join(parts), orientation_of(chunks.exif, chunks.xmp))
+
+
+def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Yields type, body (cut off where the file ends) and position of each chunk."""
+    position = _SIGNATURE_BYTES
+    for _ in range(_MAX_CHUNKS):
+        if position + _CHUNK_START_BYTES > len(view):
+            return
+        length, kind = struct.unpack_from(">I4s", view, position)
+        if kind == b"IEND":
+            return
+        start = position + _CHUNK_START_BYTES
+        yield kind, view[start : start + length], position
+        position = start + length + _CHECKSUM_BYTES
+    raise InvalidImage(f"the PNG image has more than {_MAX_CHUNKS} chunks")
+
+
+def _read_chunk(chunks: _Chunks, kind: bytes, body: memoryview, rest: memoryview) -> None:
+    """Keeps what a chunk says.
+
+    Args:
+        chunks: to which it is added.
+        kind: its type.
+        body: its body, cut off where the file ends.
+        rest: the file from its first byte.
+    """
+    whole = rest[: _CHUNK_START_BYTES + len(body) + _CHECKSUM_BYTES]
+    if kind == b"IDAT":
+        chunks.pixels.append(whole if _is_complete(whole, body) else _chunk(kind, body))
+    elif kind in {b"IHDR", b"PLTE"}:
+        if not _has_its_checksum(whole, body):
+            raise InvalidImage(
+                f"the PNG image cannot be decoded: its {kind.decode()} chunk is broken"
+            )
+        if kind == b"IHDR":
+            chunks.header = chunks.header or bytes(body)
+        else:
+            chunks.palette = chunks.palette or bytes(body[: len(body) // 3 * 3])
+    elif kind == b"tRNS":
+        if chunks.transparency is None and _has_its_checksum(whole, body):
+            chunks.transparency = bytes(body)
+    elif kind == b"eXIf":
+        chunks.exif = body
+    elif kind in {b"iTXt", b"tEXt", b"zTXt"}:
+        _read_text(chunks, kind, body)
+    elif kind == b"CgBI":
+        raise UnsupportedImage("Apple's CgBI variant of PNG is not supported; send a standard PNG")
+    elif not kind[0] & _ANCILLARY_BIT:
+        raise UnsupportedImage(f"PNG images with a chunk {str(kind)[1:]} are not supported")
+
+
+def _is_complete(whole: memoryview, body: memoryview) -> bool:
+    (length,) = struct.unpack_from(">I", whole)
+    return bool(len(body) == length and len(whole) == _CHUNK_START_BYTES + length + _CHECKSUM_BYTES)
+
+
+def _has_its_checksum(whole: memoryview, body: memoryview) -> bool:
+    if not _is_complete(whole, body):
+        return False
+    return bytes(whole[-_CHECKSUM_BYTES:]) == _checksum(whole[4:-_CHECKSUM_BYTES])
+
+
+def _chunk(kind: bytes, body: bytes | memoryview) -> bytes:
+    return b"".join((struct.pack(">I", len(body)), kind, body, _checksum(kind + bytes(body))))
+
+
+def _checksum(kind_and_body: bytes | memoryview) -> bytes:
+    return struct.pack(">I", zlib.crc32(kind_and_body))
+
+
+def _transparency(chunks: _Chunks, bit_depth: int, colour: int) -> bytes | None:
+    """Returns the body of tRNS for Pillow, which compares it with samples scaled to 8 bits.
+
+    For grey of 16 bits Pillow compares 16 bits; a chunk of the wrong length does not count.
+    """
+    raw = chunks.transparency
+    if raw is None or colour == _PALETTE:
+        return raw or None
+    form = _TRANSPARENCY_FORMATS.get(colour)
+    if form is None or len(raw) != struct.calcsize(form):
+        return None
+    samples = struct.unpack(form, raw)
+    if colour == _RGB and bit_depth == 16:  # noqa: PLR2004
+        samples = tuple(sample >> 8 for sample in samples)
+    elif bit_depth < 8:  # noqa: PLR2004
+        scale = 255 // ((1 << bit_depth) - 1)
+        samples = tuple((sample & ((1 << bit_depth) - 1)) * scale for sample in samples)
+    return struct.pack(form, *samples)
+
+
+def _read_text(chunks: _Chunks, kind: bytes, body: memoryview) -> None:
+    """Keeps EXIF and XMP that a text chunk has."""
+    key, _, rest = bytes(body[:80]).partition(b"\x00")
+    text = body[len(key) + 1 :]
+    if kind == b"iTXt" and key == _XMP_KEY:
+        is_compressed = rest[:1] == b"\x01"
+        chunks.xmp = _inflated(_after_strings(text[2:])) if is_compressed else text
+    elif kind in {b"tEXt", b"zTXt"} and key in _EXIF_KEYS and chunks.exif is None:
+        profile = _inflated(text[1:]) if kind == b"zTXt" else bytes(text[:_MAX_TEXT_BYTES])
+        chunks.exif = _raw_profile(profile)
+
+
+def _after_strings(text: memoryview) -> bytes:
+    """Returns what follows the language and the translated key of iTXt."""
+    return bytes(text).split(b"\x00", 2)[-1]
+
+
+def _inflated(data: bytes | memoryview) -> bytes:
+    """Inflates up to a limit; what cannot be inflated is left out."""
+    try:
+        return zlib.decompressobj().decompress(data, _MAX_TEXT_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _raw_profile(text: bytes) -> bytes | None:
+    """Decodes ImageMagick's form of EXIF: an empty line, name, length, hexadecimal lines."""
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        return None

@@ -1,0 +1,238 @@
+"""TIFF: the memory and the work that the first image takes, and the file that Pillow reads.
+
+A tile can be far larger than the image, and all tiles can be at the same place in the file, so
+that neither the pixels nor the bytes of a file bound the work. Both are bounded here, by the
+directory, before anything is decompressed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.images.containers import tiff_directory as tags
+from model.images.containers.tiff_directory import Entry, TiffDirectory, with_directories
+from model.images.containers.tiff_layout import BLACK_IS_ZERO, TiffLayout, read_layout
+from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from model.images.limits import ImageLimits, check_pixel_count
+from model.images.orientation import AS_STORED, orientation_of
+
+# What Pillow needs of a directory, in addition to the strips or tiles.
+_KEPT_TAGS = frozenset(
+    {
+        *(256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 293, 317, 320, 322, 323, 332, 338),
+        *(339, 347, 529, 530, 531, 532),
+        *range(512, 522),  # old-style JPEG
+    }
+)
+_LAST_ORIENTATION = 8
+_MAX_BYTES_PER_PIXEL = 16  # of the limit of pixels: four 32-bit samples each
+# Pillow's decoder: the image, and its converted or rotated copy, or two copies for resizing.
+_PEAK_BYTES_PER_PIXEL = 12
+_TILE_BUFFERS = 3  # of a strip or tile: decompressed, converted, and Pillow's copy
+
+
+@dataclass(frozen=True)
+class TiffImage:
+    """The first image of a file, by its directory.
+
+    Attributes:
+        layout: of its samples.
+        orientation: 1 to 8.
+        memory_bytes: peak of decoding.
+        data: the file for Pillow. If `layout.is_read_as_bytes`, it has a grey image per plane,
+            [height, tiles across x bytes of a tile's row].
+    """
+
+    layout: TiffLayout
+    orientation: int
+    memory_bytes: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class _Strips:
+    """The strips or tiles of the image, plane by plane, each from left to right and down."""
+
+    offsets: npt.NDArray[np.int64]
+    byte_counts: npt.NDArray[np.int64]
+
+
+def read_tiff(data: bytes | memoryview, limits: ImageLimits) -> TiffImage:
+    """Reads the directory of a TIFF's first image.
+
+    Args:
+        data: the whole file.
+        limits: of which the number of pixels applies to the tiles too.
+
+    Raises:
+        InvalidImage: for a broken directory, too many tags or strips, and strips that are read
+            many times over.
+        UnsupportedImage: for a kind of TIFF that cannot be decoded, which the message names.
+        ImageTooLarge: for too many pixels, in the image or in its tiles.
+    """
+    view = memoryview(data)
+    if bytes(view[8:10]) == b"CR":
+        raise UnsupportedImage("Canon raw images are not supported; send JPEG, PNG or TIFF")
+    directory = TiffDirectory(view)
+    layout = read_layout(directory)
+    check_pixel_count(layout.size, limits)
+    strips = _read_strips(directory, layout, len(data))
+    _check_work(strips, layout, len(data), limits)
+    if layout.is_read_as_bytes:
+        pages = _pages_of_bytes(directory, layout, strips)
+    else:
+        kept = {tag: entry for tag, entry in directory.entries.items() if tag in _KEPT_TAGS}
+        pages = [kept | _strip_entries(directory, layout, strips)]
+    return TiffImage(
+        layout,
+        _orientation(directory),
+        _peak_memory(layout),
+        with_directories(view, directory, pages),
+    )
+
+
+def _orientation(directory: TiffDirectory) -> int:
+    orientation = directory.integer(tags.ORIENTATION, 0)
+    if AS_STORED <= orientation <= _LAST_ORIENTATION:
+        return orientation
+    xmp = directory.entries.get(tags.XMP)
+    return orientation_of(None, None if xmp is None else xmp.value)
+
+
+def _read_strips(directory: TiffDirectory, layout: TiffLayout, num_bytes: int) -> _Strips:
+    """Returns the strips or tiles that decoding reads; none reaches beyond the end of the file.
+
+    Raises:
+        InvalidImage: if some are missing.
+    """
+    across, down = layout.tiles
+    wanted = across * down * layout.planes
+    pairs = [
+        (tags.STRIP_OFFSETS, tags.STRIP_BYTE_COUNTS),
+        (tags.TILE_OFFSETS, tags.TILE_BYTE_COUNTS),
+    ]
+    for offsets_tag, byte_counts_tag in reversed(pairs) if layout.is_tiled else pairs:
+        offsets = directory.integers(offsets_tag)[:wanted]
+        if len(offsets) == wanted:
+            byte_counts = directory.integers(byte_counts_tag)[:wanted]
+            return _within_file(offsets, byte_counts, layout, num_bytes)
+    raise InvalidImage("the TIFF image cannot be decoded: it lacks strips or tiles")
+
+
+def _within_file(
+    offsets: npt.NDArray[np.int64],
+    byte_counts: npt.NDArray[np.int64],
+    layout: TiffLayout,
+    num_bytes: int,
+) -> _Strips:
+    """Adds missing byte counts and reduces those that reach beyond the end of the file."""
+    across, down = layout.tiles
+    (_, height), (_, tile_height) = layout.size, layout.tile_size
+    rows = np.full((layout.planes, down, across), tile_height)
+    if not layout.is_tiled:
+        rows[:, -1] = height - tile_height * (down - 1)
+    uncompressed = rows.ravel() * layout.tile_row_bytes
+    if len(byte_counts) < len(offsets):
+        byte_counts = np.zeros_like(offsets)
+    missing = uncompressed if layout.is_uncompressed else num_bytes
+    byte_counts = np.where(byte_counts > 0, byte_counts, missing)
+    byte_counts = np.minimum(byte_counts, num_bytes - offsets)
+    needed = uncompressed if layout.is_uncompressed else 1
+    if (byte_counts < needed).any():
+        raise InvalidImage(
+            "the TIFF image cannot be decoded: it is truncated (strips or tiles are beyond its end)"
+        )
+    return _Strips(offsets, byte_counts)
+
+
+def _check_work(strips: _Strips, layout: TiffLayout, num_bytes: int, limits: ImageLimits) -> None:
+    """Bounds the bytes that decompression reads and writes.
+
+    Raises:
+        InvalidImage: if much more has to be read than the file has.
+        ImageTooLarge: if its tiles or samples are too large.
+    """
+    (width, height), (tile_width, tile_height) = layout.size, layout.tile_size
+    across, down = layout.tiles
+    tile_pixels = tile_width * tile_height
+    padded_pixels = tile_pixels * across * down
+    # A tile of the usual sizes adds less than the image has, unless both are small.
+    if padded_pixels > max(limits.max_pixels, 2 * width * height) or (
+        tile_pixels > limits.max_pixels
+    ):
+        raise ImageTooLarge(
+            f"the TIFF image has {across * down} tiles of {tile_width} x {tile_height} = "
+            f"{padded_pixels} pixels; at most {limits.max_pixels} are accepted"
+        )
+    written = layout.tile_row_bytes * tile_height * across * down * layout.planes
+    if written > _MAX_BYTES_PER_PIXEL * limits.max_pixels:
+        raise ImageTooLarge(
+            f"the TIFF image has {written} bytes of samples; at most "
+            f"{_MAX_BYTES_PER_PIXEL * limits.max_pixels} are accepted"
+        )
+    read = int(strips.byte_counts.sum())
+    # Tiles of the same content may share their bytes, but those are fewer than the pixels.
+    if read > num_bytes + written:
+        raise InvalidImage(
+            f"the TIFF image cannot be decoded: its strips or tiles have {read} bytes in total, "
+            f"the file has {num_bytes}"
+        )
+
+
+def _peak_memory(layout: TiffLayout) -> int:
+    """Returns the bytes that decoding needs."""
+    width, height = layout.size
+    tile_height = layout.tile_size[1]
+    num_bytes = width * height * _PEAK_BYTES_PER_PIXEL
+    num_bytes += _TILE_BUFFERS * max(layout.tile_row_bytes, 4 * layout.tile_size[0]) * tile_height
+    if layout.is_read_as_bytes:
+        across, _ = layout.tiles
+        num_bytes += layout.tile_row_bytes * across * height * (layout.planes + 1)
+    return num_bytes
+
+
+def _strip_entries(
+    directory: TiffDirectory, layout: TiffLayout, strips: _Strips, page: slice = slice(None)
+) -> dict[int, Entry]:
+    """Returns the entries of the strips or tiles of a page."""
+    offsets_tag, byte_counts_tag = (
+        (tags.TILE_OFFSETS, tags.TILE_BYTE_COUNTS)
+        if layout.is_tiled
+        else (tags.STRIP_OFFSETS, tags.STRIP_BYTE_COUNTS)
+    )
+    return {
+        offsets_tag: directory.integer_entry(strips.offsets[page]),
+        byte_counts_tag: directory.integer_entry(strips.byte_counts[page]),
+    }
+
+
+def _pages_of_bytes(
+    directory: TiffDirectory, layout: TiffLayout, strips: _Strips
+) -> list[dict[int, Entry]]:
+    """Returns the directories of grey 8-bit images: the bytes of the samples, plane by plane."""
+    across, down = layout.tiles
+    row_bytes, tile_height = layout.tile_row_bytes, layout.tile_size[1]
+    numbers = {
+        tags.IMAGE_WIDTH: row_bytes * across,
+        tags.IMAGE_LENGTH: layout.size[1],
+        tags.BITS_PER_SAMPLE: 8,
+        tags.COMPRESSION: layout.compression,
+        tags.PHOTOMETRIC: BLACK_IS_ZERO,
+        tags.SAMPLES_PER_PIXEL: 1,
+        tags.FILL_ORDER: directory.integer(tags.FILL_ORDER, 1),
+        **(
+            {tags.TILE_WIDTH: row_bytes, tags.TILE_LENGTH: tile_height}
+            if layout.is_tiled
+            else {tags.ROWS_PER_STRIP: tile_height}
+        ),
+    }
+    page = {tag: directory.integer_entry([number]) for tag, number in numbers.items()}
+    per_plane = across * down
+    starts = range(0, per_plane * layout.planes, per_plane)
+    return [
+        page | _strip_entries(directory, layout, strips, slice(start, start + per_plane))
+        for start in starts
+    ]

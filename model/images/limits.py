@@ -1,0 +1,67 @@
+"""Limits of an image file, checked before its pixels are decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.images.errors import ImageTooLarge, InvalidImage
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """Limits of an image, checked before a pixel is decoded."""
+
+    max_bytes: int  # of the encoded file
+    max_pixels: int  # width x height, by the file's header
+    max_jpeg_scans: int = 64  # a progressive JPEG has about 10; each passes over all pixels
+
+
+class NeedsMemory(Exception):
+    """Decoding the image needs more memory than the caller granted; it may retry with more."""
+
+    def __init__(self, num_bytes: int) -> None:
+        """Keeps the number of bytes that decoding needs."""
+        super().__init__(num_bytes)
+        self.num_bytes = num_bytes
+
+
+def check_byte_count(num_bytes: int, limits: ImageLimits) -> None:
+    """Refuses a file by its length, which an adapter may know before it has the bytes.
+
+    Raises:
+        InvalidImage: for an empty file.
+        ImageTooLarge: for more than `limits.max_bytes`.
+    """
+    if num_bytes == 0:
+        raise InvalidImage("the image is empty (0 bytes)")
+    if num_bytes > limits.max_bytes:
+        raise ImageTooLarge(
+            f"the image has {num_bytes} bytes; at most {limits.max_bytes} are accepted"
+        )
+
+
+def check_pixel_count(size: tuple[int, int], limits: ImageLimits) -> None:
+    """Refuses an image by its width and height.
+
+    Raises:
+        InvalidImage: for an image without pixels.
+        ImageTooLarge: for more than `limits.max_pixels`.
+    """
+    width, height = size
+    if width < 1 or height < 1:
+        raise InvalidImage(f"the image has no pixels: its header says {width} x {height}")
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the image has {width} x {height} = {width * height} pixels; "
+            f"at most {limits.max_pixels} are accepted"
+        )
+
+
+def check_memory(num_bytes: int, max_memory_bytes: int | None) -> None:
+    """Compares the memory that decoding needs with what was granted (None: no limit).
+
+    Raises:
+        NeedsMemory: if more is needed.
+    """
+    if max_memory_bytes is not None and num_bytes > max_memory_bytes:
+        raise NeedsMemory(num_bytes)

@@ -1,0 +1,138 @@
+"""Samples of a TIFF, of any depth and layout -> 8-bit RGB.
+
+Pillow decompresses the bytes of the samples, as a grey image per plane; here they become numbers
+and then colours, a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from model.images.containers import tiff_layout
+from model.images.containers.tiff_layout import TiffLayout
+from model.images.deep_samples import black_and_white, scaled_to_uint8, shallow_to_uint8
+
+_STRIP_PIXELS = 1 << 18  # converted at a time, in whole rows
+_BYTE_BITS = 8
+_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+
+_Bytes = npt.NDArray[np.uint8]
+_Samples = npt.NDArray[np.generic]  # [rows, width, samples]
+
+
+def decode_samples(image: Image.Image, layout: TiffLayout) -> Image.Image:
+    """Reads the pages of bytes of an image and returns its colours.
+
+    Args:
+        image: the opened file of a `TiffImage`, positioned at its first page.
+        layout: of the samples; `is_read_as_bytes`.
+
+    Returns:
+        The image in mode RGB as it is stored, with transparency blended on white.
+    """
+    pages = []
+    for plane in range(layout.planes):
+        image.seek(plane)
+        pages.append(image.copy())
+    scale = _scale(pages, layout)
+    rgb = Image.new("RGB", layout.size)
+    for samples, top in _strips(pages, layout):
+        rgb.paste(_to_rgb(samples, layout, scale), (0, top))
+    return rgb
+
+
+def _scale(pages: list[Image.Image], layout: TiffLayout) -> tuple[float, float] | None:
+    """Returns the samples that become 0 and 255; None if the type's limits do."""
+    if layout.sample_format == tiff_layout.UNSIGNED and layout.bits <= 16:  # noqa: PLR2004
+        return None
+    strips = (samples[..., : layout.colours] for samples, _ in _strips(pages, layout))
+    return black_and_white(strips)
+
+
+def _strips(pages: list[Image.Image], layout: TiffLayout) -> Iterator[tuple[_Samples, int]]:
+    """Yields the samples from top to bottom in strips of whole rows, each with its first row."""
+    height = layout.size[1]
+    rows = max(1, _STRIP_PIXELS // layout.size[0])
+    for top in range(0, height, rows):
+        box = (top, min(top + rows, height))
+        planes = [
+            _samples(np.asarray(page.crop((0, box[0], page.width, box[1]))), layout)
+            for page in pages
+        ]
+        yield planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1), top
+
+
+def _samples(rows: _Bytes, layout: TiffLayout) -> _Samples:
+    """Returns the samples of one plane: [rows, width, samples] from the bytes of rows."""
+    width, per_pixel = layout.size[0], layout.samples // layout.planes
+    across = layout.tiles[0]
+    tiles = rows.reshape(len(rows), across, layout.tile_row_bytes)
+    numbers = _numbers(tiles, layout, per_pixel)
+    shape = (len(rows), across, layout.tile_size[0], per_pixel)
+    numbers = numbers[..., : shape[2] * per_pixel].reshape(shape)
+    if layout.predictor == tiff_layout.DIFFERENCES:
+        numbers = np.cumsum(numbers, axis=2, dtype=numbers.dtype)
+    return numbers.reshape(len(rows), across * shape[2], per_pixel)[:, :width]
+
+
+def _numbers(tiles: _Bytes, layout: TiffLayout, per_pixel: int) -> _Samples:
+    """Returns the numbers of each row of a tile: [rows, tiles across, numbers]."""
+    bits, item = layout.bits, layout.bits // _BYTE_BITS
+    kind = {tiff_layout.FLOAT: "f", tiff_layout.SIGNED: "i"}.get(layout.sample_format, "u")
+    if layout.predictor == tiff_layout.FLOAT_DIFFERENCES:
+        tiles = np.cumsum(
+            tiles.reshape(*tiles.shape[:2], -1, per_pixel), axis=2, dtype=np.uint8
+        ).reshape(tiles.shape)
+        # The first bytes of all numbers, then the second ones, and so on.
+        by_number = tiles.reshape(*tiles.shape[:2], item, -1).swapaxes(-1, -2)
+        return np.ascontiguousarray(by_number).view(f">f{item}")[..., 0].astype(f"f{item}")
+    if bits in {8, 16, 32, 64}:
+        numbers = np.ascontiguousarray(tiles).view(f"{layout.order}{kind}{item}")
+        return numbers.astype(f"{kind}{item}")
+    places = np.arange(bits)[::-1]
+    if bits == 24 and layout.order == "<":  # noqa: PLR2004
+        places = places.reshape(3, _BYTE_BITS)[::-1].reshape(bits)
+    flags = np.unpackbits(tiles, axis=-1)
+    count = flags.shape[-1] // bits
+    flags = flags[..., : count * bits].reshape(*tiles.shape[:2], count, bits)
+    return flags.astype(np.uint32) @ (1 << places).astype(np.uint32)
+
+
+def _to_rgb(
+    samples: _Samples, layout: TiffLayout, scale: tuple[float, float] | None
+) -> Image.Image:
+    """Returns the colours of some rows, blended on white where there is alpha."""
+    if scale is None:
+        colours = shallow_to_uint8(samples[..., : layout.colours], layout.bits)
+    else:
+        colours = scaled_to_uint8(samples[..., : layout.colours], *scale)
+    if layout.photometric == tiff_layout.WHITE_IS_ZERO:
+        colours = 255 - colours
+    rgb = _image(colours, layout)
+    if not layout.has_alpha:
+        return rgb
+    alpha = _alpha(samples[..., layout.colours], layout)[..., np.newaxis]
+    white = 255.0 * (1 - alpha)
+    weight = 1.0 if layout.is_associated else alpha
+    blended = np.rint(np.asarray(rgb) * weight + white).clip(0, 255)
+    return Image.fromarray(blended.astype(np.uint8))
+
+
+def _image(colours: _Bytes, layout: TiffLayout) -> Image.Image:
+    height, width, count = colours.shape
+    mode = "YCbCr" if layout.photometric == tiff_layout.YCBCR and count == 3 else _MODES[count]  # noqa: PLR2004
+    pixels = np.ascontiguousarray(colours)
+    return Image.frombytes(mode, (width, height), pixels).convert("RGB")
+
+
+def _alpha(samples: _Samples, layout: TiffLayout) -> npt.NDArray[np.float64]:
+    """Returns alpha from 0 to 1."""
+    if layout.sample_format == tiff_layout.FLOAT:
+        opaque = 1.0
+    else:
+        opaque = float((1 << (layout.bits - (layout.sample_format == tiff_layout.SIGNED))) - 1)
+    return np.nan_to_num(samples.astype(np.float64) / opaque).clip(0, 1)
