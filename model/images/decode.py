@@ -8,10 +8,11 @@ Pillow decodes the rest. The orientation is applied, every colour mode becomes 8
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -19,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from model.geometry import resized_size
 from model.images.colours import are_equal, to_rgb
@@ -239,6 +240,7 @@ def prepare_pillow() -> tuple[ModuleType, ...]:
     Image.MAX_IMAGE_PIXELS = None
     # Pillow's own reader of uncompressed TIFF takes subsampled and 16-bit planes for other pixels.
     TiffImagePlugin.READ_LIBTIFF = True
+    _silence_libtiff()
     store_images_in_one_block()
     # Odd metadata in a client's image is not worth a line in the log.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -251,3 +253,13 @@ def prepare_pillow() -> tuple[ModuleType, ...]:
         TiffImagePlugin,
         WebPImagePlugin,
     )
+
+
+def _silence_libtiff() -> None:
+    """Keeps libtiff from writing to stderr about each broken file; errors are returned as well."""
+    with suppress(AttributeError, OSError, TypeError):  # another build of Pillow
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(library, name)
+            set_handler.argtypes, set_handler.restype = (ctypes.c_void_p,), ctypes.c_void_p
+            set_handler(None)

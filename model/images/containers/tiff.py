@@ -13,7 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.images.containers import tiff_directory as tags
-from model.images.containers.tiff_directory import Entry, TiffDirectory, with_directories
+from model.images.containers.tiff_directory import (
+    Entry,
+    TiffDirectory,
+    integer_entry,
+    with_directories,
+)
 from model.images.containers.tiff_layout import BLACK_IS_ZERO, TiffLayout, read_layout
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.images.limits import ImageLimits, check_pixel_count
@@ -79,12 +84,14 @@ def read_tiff(data: bytes | memoryview, limits: ImageLimits) -> TiffImage:
     directory = TiffDirectory(view)
     layout = read_layout(directory)
     check_pixel_count(layout.size, limits)
+    _check_size(layout, limits)
     strips = _read_strips(directory, layout, len(data))
-    _check_work(strips, layout, len(data), limits)
+    _check_read_bytes(strips, layout, len(data))
     if layout.is_read_as_bytes:
         pages = _pages_of_bytes(directory, layout, strips)
     else:
-        kept = {tag: entry for tag, entry in directory.entries.items() if tag in _KEPT_TAGS}
+        kept = {tag: directory.entry(tag) for tag in directory.entries if tag in _KEPT_TAGS}
+        kept.update(_tile_entries(directory, layout))
         pages = [kept | _strip_entries(directory, layout, strips)]
     return TiffImage(
         layout,
@@ -148,38 +155,47 @@ def _within_file(
     return _Strips(offsets, byte_counts)
 
 
-def _check_work(strips: _Strips, layout: TiffLayout, num_bytes: int, limits: ImageLimits) -> None:
-    """Bounds the bytes that decompression reads and writes.
+def _check_size(layout: TiffLayout, limits: ImageLimits) -> None:
+    """Bounds the bytes that decompression writes.
 
     Raises:
-        InvalidImage: if much more has to be read than the file has.
-        ImageTooLarge: if its tiles or samples are too large.
+        ImageTooLarge: for too many pixels in the tiles, or too many bytes of samples.
     """
     (width, height), (tile_width, tile_height) = layout.size, layout.tile_size
     across, down = layout.tiles
-    tile_pixels = tile_width * tile_height
-    padded_pixels = tile_pixels * across * down
-    # A tile of the usual sizes adds less than the image has, unless both are small.
-    if padded_pixels > max(limits.max_pixels, 2 * width * height) or (
-        tile_pixels > limits.max_pixels
-    ):
+    pixels = tile_width * tile_height * across * down
+    # Tiles of the usual sizes add less than the image has, unless both are small.
+    if pixels > max(limits.max_pixels, 2 * width * height):
         raise ImageTooLarge(
             f"the TIFF image has {across * down} tiles of {tile_width} x {tile_height} = "
-            f"{padded_pixels} pixels; at most {limits.max_pixels} are accepted"
+            f"{pixels} pixels; at most {limits.max_pixels} are accepted"
         )
-    written = layout.tile_row_bytes * tile_height * across * down * layout.planes
-    if written > _MAX_BYTES_PER_PIXEL * limits.max_pixels:
+    max_bytes = _MAX_BYTES_PER_PIXEL * limits.max_pixels
+    if _num_sample_bytes(layout) > max_bytes:
         raise ImageTooLarge(
-            f"the TIFF image has {written} bytes of samples; at most "
-            f"{_MAX_BYTES_PER_PIXEL * limits.max_pixels} are accepted"
+            f"the TIFF image has {_num_sample_bytes(layout)} bytes of samples; at most {max_bytes} "
+            "are accepted"
         )
+
+
+def _check_read_bytes(strips: _Strips, layout: TiffLayout, num_bytes: int) -> None:
+    """Bounds the bytes that decompression reads.
+
+    Raises:
+        InvalidImage: if they are many more than the file has.
+    """
     read = int(strips.byte_counts.sum())
-    # Tiles of the same content may share their bytes, but those are fewer than the pixels.
-    if read > num_bytes + written:
+    # Tiles of the same content may share their bytes, but those are fewer than the samples.
+    if read > num_bytes + _num_sample_bytes(layout):
         raise InvalidImage(
             f"the TIFF image cannot be decoded: its strips or tiles have {read} bytes in total, "
             f"the file has {num_bytes}"
         )
+
+
+def _num_sample_bytes(layout: TiffLayout) -> int:
+    across, down = layout.tiles
+    return layout.tile_row_bytes * layout.tile_size[1] * across * down * layout.planes
 
 
 def _peak_memory(layout: TiffLayout) -> int:
@@ -204,9 +220,20 @@ def _strip_entries(
         else (tags.STRIP_OFFSETS, tags.STRIP_BYTE_COUNTS)
     )
     return {
-        offsets_tag: directory.integer_entry(strips.offsets[page]),
-        byte_counts_tag: directory.integer_entry(strips.byte_counts[page]),
+        offsets_tag: integer_entry(directory, strips.offsets[page]),
+        byte_counts_tag: integer_entry(directory, strips.byte_counts[page]),
     }
+
+
+def _tile_entries(directory: TiffDirectory, layout: TiffLayout) -> dict[int, Entry]:
+    """Returns the entries that state the size of a tile or strip."""
+    width, height = layout.tile_size
+    numbers = (
+        {tags.TILE_WIDTH: width, tags.TILE_LENGTH: height}
+        if layout.is_tiled
+        else {tags.ROWS_PER_STRIP: height}
+    )
+    return {tag: integer_entry(directory, [number]) for tag, number in numbers.items()}
 
 
 def _pages_of_bytes(
@@ -214,7 +241,7 @@ def _pages_of_bytes(
 ) -> list[dict[int, Entry]]:
     """Returns the directories of grey 8-bit images: the bytes of the samples, plane by plane."""
     across, down = layout.tiles
-    row_bytes, tile_height = layout.tile_row_bytes, layout.tile_size[1]
+    row_bytes = layout.tile_row_bytes
     numbers = {
         tags.IMAGE_WIDTH: row_bytes * across,
         tags.IMAGE_LENGTH: layout.size[1],
@@ -223,13 +250,11 @@ def _pages_of_bytes(
         tags.PHOTOMETRIC: BLACK_IS_ZERO,
         tags.SAMPLES_PER_PIXEL: 1,
         tags.FILL_ORDER: directory.integer(tags.FILL_ORDER, 1),
-        **(
-            {tags.TILE_WIDTH: row_bytes, tags.TILE_LENGTH: tile_height}
-            if layout.is_tiled
-            else {tags.ROWS_PER_STRIP: tile_height}
-        ),
     }
-    page = {tag: directory.integer_entry([number]) for tag, number in numbers.items()}
+    page = {tag: integer_entry(directory, [number]) for tag, number in numbers.items()}
+    page.update(_tile_entries(directory, layout))
+    if layout.is_tiled:
+        page[tags.TILE_WIDTH] = integer_entry(directory, [row_bytes])
     per_plane = across * down
     starts = range(0, per_plane * layout.planes, per_plane)
     return [

@@ -33,7 +33,9 @@ _FORMATS = {
     17: "i8",
     18: "u8",
 }
-_SHORT, _LONG, _LONG8 = 3, 4, 16
+_LONG, _LONG8_KINDS = 4, frozenset({16, 17, 18})
+# Of a TIFF that is not a BigTIFF.
+_CLASSIC, _HEADER_BYTES, _COUNT_BYTES, _ENTRY_BYTES, _OFFSET_BYTES = 42, 8, 2, 12, 4
 _BYTES_TYPES = frozenset({2, 7})
 
 IMAGE_WIDTH, IMAGE_LENGTH, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
@@ -120,17 +122,21 @@ class TiffDirectory:
             values = np.minimum(values, np.iinfo(np.int64).max)
         return values.astype(np.int64)
 
+    def entry(self, tag: int) -> Entry:
+        """Returns an entry for `with_directories`."""
+        found = self.entries[tag]
+        return integer_entry(self, self.integers(tag)) if found.kind in _LONG8_KINDS else found
+
     def integer(self, tag: int, default: int) -> int:
         """Returns the first value of an entry, or the default."""
         values = self.integers(tag)
         return int(values[0]) if len(values) else default
 
-    def integer_entry(self, values: Iterable[int] | npt.NDArray[np.int64]) -> Entry:
-        """Returns an entry of integers for a directory of this file."""
-        numbers = np.asarray(values if isinstance(values, np.ndarray) else list(values))
-        kind = _LONG8 if self.is_big else _LONG
-        encoded = numbers.astype(self.order + _FORMATS[kind]).tobytes()
-        return Entry(kind, len(numbers), encoded)
+
+def integer_entry(directory: TiffDirectory, values: Iterable[int] | npt.NDArray[np.int64]) -> Entry:
+    """Returns an entry of integers of 32 bits, for `with_directories`."""
+    numbers = np.asarray(values if isinstance(values, np.ndarray) else list(values))
+    return Entry(_LONG, len(numbers), numbers.astype(directory.order + "u4").tobytes())
 
 
 def with_directories(
@@ -138,36 +144,33 @@ def with_directories(
 ) -> bytes:
     """Returns a file with other directories, which replace all that it has.
 
+    It is never a BigTIFF: Pillow does not open those in big-endian order.
+
     Args:
-        data: the whole file.
-        directory: its first directory, for the byte order and the kind of TIFF.
+        data: the whole file, less than 4 GiB.
+        directory: its first directory, for the byte order.
         pages: the entries of each new directory, by tag.
     """
-    order, is_big = directory.order, directory.is_big
-    offset_format, count_format = ("Q", "Q") if is_big else ("I", "H")
-    offset_bytes = struct.calcsize(offset_format)
-    header_bytes = 8 + 8 * is_big
-    first = len(data) + len(data) % 2
+    order = directory.order
+    position = len(data) + len(data) % 2
     parts: list[bytes | memoryview] = [
-        data[: header_bytes - offset_bytes],
-        struct.pack(order + offset_format, first),
-        data[header_bytes:],
+        data[:2],
+        struct.pack(order + "HI", _CLASSIC, position),
+        data[_HEADER_BYTES:],
         bytes(len(data) % 2),
     ]
-    position = first
     for number, page in enumerate(pages):
-        size = struct.calcsize(count_format) + len(page) * (4 + 2 * offset_bytes) + offset_bytes
-        values_at = position + size
-        entries, values = [struct.pack(order + count_format, len(page))], []
+        values_at = position + _COUNT_BYTES + len(page) * _ENTRY_BYTES + _OFFSET_BYTES
+        entries, values = [struct.pack(order + "H", len(page))], []
         for tag, entry in sorted(page.items()):
             value = bytes(entry.value)
-            if len(value) > offset_bytes:
+            if len(value) > _OFFSET_BYTES:
                 values.append(value + bytes(len(value) % 2))
-                value = struct.pack(order + offset_format, values_at)
+                value = struct.pack(order + "I", values_at)
                 values_at += len(values[-1])
-            entries.append(struct.pack(order + "HH" + offset_format, tag, entry.kind, entry.count))
-            entries.append(value.ljust(offset_bytes, b"\x00"))
+            entries.append(struct.pack(order + "HHI", tag, entry.kind, entry.count))
+            entries.append(value.ljust(_OFFSET_BYTES, b"\x00"))
         following = values_at if number + 1 < len(pages) else 0
-        parts += [*entries, struct.pack(order + offset_format, following), *values]
+        parts += [*entries, struct.pack(order + "I", following), *values]
         position = values_at
     return b"".join(parts)

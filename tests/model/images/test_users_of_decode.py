@@ -1,7 +1,8 @@
 """Serving, `lite-detr detect`, drawing, training and evaluation read a file as the same pixels.
 
 What serving decodes is the reference: transparency is laid on white, EXIF, XMP and TIFF
-orientations are applied, deep samples are scaled to 8 bits, and a file that lacks pixels is refused.
+orientations are applied, deep samples are scaled to 8 bits, and a file that lacks pixels is
+refused.
 """
 
 from __future__ import annotations
