@@ -1,7 +1,7 @@
-"""Lite DETR: the network and nothing of serving.
+"""Lite DETR: the model, without serving.
 
-`ModelConfig` and `VARIANTS` need no torch; `build_detector` loads it on first use, so that a
-serving edge can read a model's configuration without paying for torch.
+`ModelConfig` and `VARIANTS` do not import torch; `build_detector` does on first use, so that the
+serving edge can read the configuration of a model without loading torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["VARIANTS", "ModelConfig", "build_detector"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the network's builder when it is first asked for."""
+    """Imports `build_detector` at its first use."""
     if name == "build_detector":
         from model.network.detector import build_detector  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
-"""What a detector is made of: the frozen architecture record and the named variants.
+"""The architecture of a detector, and the named variants.
 
-Torch-free: the serving edge reads it to learn the classes and the input rule of a model. The
+Without torch: the serving edge reads the classes and the input rule of a model here. The
 names in comments (`enc_scale`, `num_expansion`, ...) are those of the official Lite DETR code.
 """
 
@@ -15,10 +15,10 @@ MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of one detector; `dataclasses.replace` makes a new one.
+    """The architecture of one detector.
 
     Raises:
-        ValueError: where fields contradict one another; the message names the field.
+        ValueError: for fields that contradict one another; the message names the field.
     """
 
     name: str = "lite-dino"
@@ -31,7 +31,7 @@ class ModelConfig:
     encoder_layers: int = 6
     encoder_blocks: int = 3  # num_expansion: how often the low-level tokens are updated
     high_level_scales: int = 3  # enc_scale: how many of the coarsest levels count as high-level
-    encoder_points: int = 4  # sampling points a head and level
+    encoder_points: int = 4  # sampling points per head and level
     encoder_feedforward: int = 2048  # width of the encoder's FFN
     key_aware: bool = True  # attention weights from sampled keys instead of a linear layer
     separate_keys: bool = False  # proj_key: encoder keys have a projection of their own
@@ -40,12 +40,12 @@ class ModelConfig:
     decoder_points: int = 4
     decoder_feedforward: int = 2048
     num_queries: int = 900
-    max_detections: int = 300  # detections kept an image: the best query-class pairs
-    # IoU above which a detection that overlaps a better one, of whatever class, is dropped. 1 keeps
-    # all: a fully trained DETR answers each object once by itself.
+    max_detections: int = 300  # per image: the best query-class pairs
+    # IoU above which a detection that overlaps a better one, of any class, is dropped. 1 keeps all:
+    # a fully trained DETR gives one detection per object.
     duplicate_iou: float = 1.0
-    shortest_side: int = 800  # pixels; the input rule: the short side becomes this ...
-    longest_side: int = 1333  # pixels; ... unless the long side would pass this
+    shortest_side: int = 800  # pixels; images are resized so that the short side is this ...
+    longest_side: int = 1333  # pixels; ... or, if the long side would exceed this, that it is this
     bucket_stride: int = 64  # pixels; padded sizes are multiples of this
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class ModelConfig:
 
 _LITE_DINO_R50 = ModelConfig(name="lite-dino-r50-h3l1-2p1x3")
 
-_ALL = (
+_VARIANTS = (
     _LITE_DINO_R50,
     replace(_LITE_DINO_R50, name="lite-dino-r50-h3l1-6p1x1", encoder_blocks=1),
     replace(_LITE_DINO_R50, name="lite-dino-r50-h2l2-2p1x3", high_level_scales=2),
@@ -131,4 +131,4 @@ _ALL = (
     ),
 )
 
-VARIANTS: dict[str, ModelConfig] = {config.name: config for config in _ALL}
+VARIANTS: dict[str, ModelConfig] = {config.name: config for config in _VARIANTS}

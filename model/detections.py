@@ -1,4 +1,4 @@
-"""The answer for one image, as columns (torch-free): what leaves the model and crosses rooms."""
+"""The detections of one image, as columns; without torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Detections:
     """N detections of one image, best score first.
 
     Attributes:
-        scores: float32 [N], 0..1, falling.
+        scores: float32 [N], 0..1, descending.
         labels: int64 [N], class ids: indices into the model's label names.
-        boxes_xyxy: float32 [N, 4], (xmin, ymin, xmax, ymax) in pixels of the original image as a
-            person sees it.
+        boxes_xyxy: float32 [N, 4], (xmin, ymin, xmax, ymax) in pixels of the original image, after
+            EXIF rotation.
     """
 
     scores: npt.NDArray[np.float32]
@@ -24,7 +24,7 @@ class Detections:
     boxes_xyxy: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
-        """How many detections there are."""
+        """The number of detections."""
         return len(self.scores)
 
     def keep(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64] | slice) -> Detections:

@@ -1,7 +1,7 @@
-"""Sizes and boxes: the resize rule, the bucket grid and box conversions (torch-free).
+"""Sizes and boxes: the resize rule, shape buckets and box conversions; without torch.
 
-Both sides of the service agree on shapes through this room: the edge resizes by it, the engine
-pads by it, training and evaluation see images as serving does.
+The edge resizes images by these rules and the engine pads them; training and evaluation use the
+same ones.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
 
-# Width : height of what people send most; cameras, screens and their crops.
+# Width : height of common images, from cameras and screens.
 _USUAL_ASPECTS = ((4, 3), (3, 4), (1, 1), (3, 2), (2, 3), (16, 9), (9, 16))
 _FINEST_STRIDE = 8  # of every backbone
-_LARGE = 1000  # pixels a unit of an aspect: larger than any network's input
+_LARGE = 1000  # pixels per unit of an aspect: larger than any network's input
 
 
 def resized_size(height: int, width: int, shortest_side: int, longest_side: int) -> tuple[int, int]:
     """The size an image is resized to before the network, in pixels.
 
-    The short side becomes `shortest_side` unless that makes the long side pass `longest_side`
-    (DETR's rule, with its rounding); no side falls below one pixel.
+    The short side becomes `shortest_side`, or less if the long side would exceed `longest_side`
+    (DETR's rule, with its rounding); no side is less than one pixel.
 
     Args:
         height: of the image, at least 1.
         width: of the image, at least 1.
-        shortest_side: the wished short side.
-        longest_side: the bound of the long side.
+        shortest_side: of the result, in pixels.
+        longest_side: maximum of the long side, in pixels.
 
     Returns:
         (height, width).
@@ -46,7 +46,7 @@ def resized_size(height: int, width: int, shortest_side: int, longest_side: int)
 
 
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
-    """The bucket of a resized image: its sides rounded up to multiples of `stride`."""
+    """The shape bucket of a resized image: its sides rounded up to multiples of `stride`."""
     return -(-height // stride) * stride, -(-width // stride) * stride
 
 
@@ -59,7 +59,7 @@ def level_shapes(height: int, width: int, levels: int) -> tuple[tuple[int, int],
 def reachable_buckets(
     shortest_side: int, longest_side: int, stride: int
 ) -> tuple[tuple[int, int], ...]:
-    """Every bucket that the input rule can give, those of the usual aspects first.
+    """All shape buckets that resized images can have, those of common aspects first.
 
     Args:
         shortest_side: of `resized_size`.
@@ -67,7 +67,7 @@ def reachable_buckets(
         stride: of `padded_size`.
 
     Returns:
-        (H, W) each, every one once; after the usual ones the less elongated come first.
+        (H, W) of each; after the common ones, the less elongated come first.
     """
     others = set()
     for short in range(1, shortest_side + 1):
@@ -84,7 +84,7 @@ def reachable_buckets(
 def usual_buckets(
     shortest_side: int, longest_side: int, stride: int
 ) -> tuple[tuple[int, int], ...]:
-    """The buckets of the aspects that people send most, the first of `reachable_buckets`."""
+    """The shape buckets of common aspects, the first of `reachable_buckets`."""
     sizes = [
         resized_size(height * _LARGE, width * _LARGE, shortest_side, longest_side)
         for width, height in _USUAL_ASPECTS

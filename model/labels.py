@@ -1,6 +1,6 @@
-"""Class names by class id (torch-free): a detector's `labels` are indices into one of these.
+"""Class names by class id, without torch: the labels of detections are indices into one of these.
 
-A weights file carries its own names; these are where those of our files come from.
+A weights file has its own names; the files of this project take theirs from here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COCO_LABELS: Final[tuple[str, ...]] = tuple(
 """The 80 names of COCO at their category ids (1..90, with gaps), as published models use them."""
 
 CODE_LABELS: Final[tuple[str, ...]] = ("qr_code", "data_matrix", "aztec", "pdf417", "linear")
-"""What the embedded default model finds: printed codes; `linear` is every 1-D code."""
+"""The classes of the embedded default model: printed codes; `linear` is every 1-D code."""
 
 
 def named_classes(labels: Sequence[str]) -> list[tuple[int, str]]:

@@ -1,7 +1,7 @@
 """Network output -> detections: the best query-class pairs, boxes in pixels.
 
-DETR needs no non-maximum suppression, and none is done unless a model's config asks for it
-(`ModelConfig.duplicate_iou`): one trained briefly may still answer an object more than once.
+DETR needs no non-maximum suppression, and none is done unless a model's config enables it
+(`ModelConfig.duplicate_iou`): a model trained briefly may detect an object more than once.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def select_detections(
         pred_logits: [B, Q, C], before the sigmoid.
         pred_boxes: [B, Q, 4], cxcywh in 0..1 of the unpadded image.
         original_sizes: (H, W) in pixels of each image before the resize.
-        max_detections: kept at most; fewer where Q * C is smaller.
+        max_detections: maximum kept; fewer where Q * C is smaller.
         duplicate_iou: see `drop_duplicates`; 1 keeps all.
 
     Returns:
-        One `Detections` an image, on the CPU, boxes clipped to the image.
+        One `Detections` per image, on the CPU, boxes clipped to the image.
     """
     rows = best_pairs(pred_logits, pred_boxes, max_detections).cpu().numpy()
     return to_detections(rows, original_sizes, duplicate_iou)
 
 
 def best_pairs(pred_logits: Tensor, pred_boxes: Tensor, max_detections: int) -> Tensor:
-    """The device's half of `select_detections`; on a GPU it waits for nothing.
+    """The part of `select_detections` on the device; on a GPU it does not wait.
 
     Returns:
         float32 [B, K, 6], best score first: score, class id (exact below 2^24), and the corners of
@@ -62,7 +62,7 @@ def to_detections(
     original_sizes: Sequence[tuple[int, int]],
     duplicate_iou: float = 1.0,
 ) -> list[Detections]:
-    """The host's half of `select_detections`; keeps no view of `rows`.
+    """The part of `select_detections` on the host; the result shares no memory with `rows`.
 
     Args:
         rows: [B, K, 6] of `best_pairs`.
@@ -81,7 +81,7 @@ def to_detections(
 
 
 def drop_duplicates(detections: Detections, iou: float) -> Detections:
-    """Drops each detection that overlaps a better, kept one by more than `iou`, class or no class.
+    """Drops each detection that overlaps a better, kept one of any class by more than `iou`.
 
     Args:
         detections: best score first.

@@ -1,4 +1,4 @@
-"""From resized uint8 pictures to detections: what the engine runs for each batch."""
+"""Resized uint8 images -> normalised batch -> network -> detections: one batch of the engine."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ class Predictor:
     """Runs a detector on batches.
 
     On a GPU a batch runs as one. On a CPU its images run one after the other: that is faster there
-    (`benchmarks/serving/batch_invariance.py` measures it), and an image's arithmetic cannot depend
-    on its neighbours: it gets the same bits alone and in any batch. Matrix products of another
-    size round in another order, and the query selection turns the last bit of a near tie into
-    another query.
+    (`benchmarks/serving/batch_invariance.py` measures it), and an image has the same result to the
+    bit alone and in any batch. Otherwise it would not: matrix products of another size round
+    differently, and in a near tie the last bit decides which query is selected.
 
     Args:
-        detector: set to evaluation mode and moved to `device`.
+        detector: is set to evaluation mode and moved to `device`.
         config: its architecture.
         device: a torch device.
     """
@@ -49,20 +48,18 @@ class Predictor:
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        """Detects in one batch of a bucket.
-
-        That is `assemble`, `forward` and `postprocess` in a row, for each of its `portions`.
+        """Runs one batch: `assemble`, `forward` and `postprocess` for each of its `portions`.
 
         Args:
-            images: RGB [h, w, 3] each, already resized (`model.geometry.resized_size`).
-            padded: (H, W) of the bucket; no image is larger.
-            original_sizes: (H, W) in pixels of each image before the resize; boxes are in them.
+            images: RGB [h, w, 3] each, resized (`model.geometry.resized_size`).
+            padded: (H, W) of the shape bucket; no image is larger.
+            original_sizes: (H, W) in pixels of each image before the resize, that boxes refer to.
 
         Returns:
-            One `Detections` an image, in order.
+            One `Detections` per image, in order.
 
         Raises:
-            ValueError: for an image larger than its bucket.
+            ValueError: for an image larger than its shape bucket.
         """
         found: list[Detections] = []
         for part in self.portions(len(images)):
@@ -72,11 +69,11 @@ class Predictor:
 
     @property
     def runs_batches_whole(self) -> bool:
-        """Whether the images of a batch go through the network together."""
+        """Whether the images of a batch run through the network together."""
         return self.device.type != "cpu"
 
     def portions(self, count: int) -> list[slice]:
-        """Which of `count` images run together: all on a GPU, one at a time on a CPU."""
+        """The images of a batch that run together: all on a GPU, one at a time on a CPU."""
         step = count if self.runs_batches_whole else 1
         return [slice(start, start + step) for start in range(0, count, step)] if count else []
 
@@ -86,7 +83,7 @@ class Predictor:
         """The batch on the device: normalised [B, 3, H, W] and padding mask bool [B, H, W].
 
         Raises:
-            ValueError: for an image larger than its bucket.
+            ValueError: for an image larger than its shape bucket.
         """
         return self.normalise(*self.copy(*self.stack(images, padded)))
 
@@ -96,7 +93,7 @@ class Predictor:
         """The batch on the host: pixels uint8 [B, 3, H, W] and padding mask bool [B, H, W].
 
         Raises:
-            ValueError: for an image larger than its bucket.
+            ValueError: for an image larger than its shape bucket.
         """
         batch = np.zeros((len(images), *padded, 3), dtype=np.uint8)
         mask = np.ones((len(images), *padded), dtype=np.bool_)
@@ -109,26 +106,26 @@ class Predictor:
         return torch.from_numpy(batch).permute(0, 3, 1, 2), torch.from_numpy(mask)
 
     def copy(self, pixels: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What `stack` made, on the device; the very same tensors where that is the host."""
+        """The result of `stack` on the device; the same tensors if that is the host."""
         return pixels.to(self.device), padding_mask.to(self.device)
 
     def normalise(self, pixels: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels as the network wants them, float [B, 3, H, W], 0 in the padding; and the mask."""
+        """The network's input: float [B, 3, H, W], 0 in the padding; and the padding mask."""
         normalised = (pixels.float() - self._mean) * self._scale
         return normalised.masked_fill(padding_mask[:, None], 0.0), padding_mask
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> DetectorOutput:
-        """Runs the network; on a GPU the answer may still be on its way when this returns."""
+        """Runs the network; on a GPU it may still be running when this returns."""
         with torch.inference_mode():
             output: DetectorOutput = self._detector(images, padding_mask)
         return output
 
     def detect(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        """All of a batch that a GPU does, without waiting for anything: a CUDA graph can hold it.
+        """Everything that a GPU computes for a batch; never waits, so a CUDA graph can record it.
 
         Args:
-            pixels: uint8 [B, H, W, 3] on the device; what lies in the padding does not matter.
-            sizes: int32 [B, 2] on the device, (height, width) of each image in its bucket.
+            pixels: uint8 [B, H, W, 3] on the device; the padding may have any content.
+            sizes: int32 [B, 2] on the device, (height, width) of each image without padding.
 
         Returns:
             float32 [B, K, 6] on the device; see `model.postprocess.best_pairs`.
@@ -153,15 +150,15 @@ class Predictor:
 
 
 def padding_of(sizes: Tensor, padded: tuple[int, int]) -> Tensor:
-    """The padding mask of images of these sizes, made where the sizes are.
+    """The padding mask of images of these sizes, on the device of `sizes`.
 
     Args:
         sizes: integers [B, 2], (height, width).
-        padded: (H, W) of the bucket.
+        padded: (H, W) of the shape bucket.
 
     Returns:
         bool [B, H, W], True on padding.
     """
     below = torch.arange(padded[0], device=sizes.device) >= sizes[:, :1]
-    beside = torch.arange(padded[1], device=sizes.device) >= sizes[:, 1:]
-    return below[:, :, None] | beside[:, None, :]
+    right = torch.arange(padded[1], device=sizes.device) >= sizes[:, 1:]
+    return below[:, :, None] | right[:, None, :]

@@ -73,7 +73,7 @@ class Bench:
         self.predictor = Predictor(network, config, str(device))
         pixels = most * self.padded[0] * self.padded[1]
         self.pipeline = GpuPipeline(
-            self.predictor, _card(device), PipelineLimits(most, pixels), most_graphs=64
+            self.predictor, _card(device), PipelineLimits(most, pixels), max_graphs=64
         )
         rng = np.random.default_rng(0)
         height, width = self.padded
@@ -182,7 +182,7 @@ def _measure(  # noqa: PLR0913, PLR0917 - the lists that it appends to
         row = {"model": name, "precision": precision, "batch": batch, "padded": bench.padded}
         row |= {**found, "launched": vars(launched)}
         row["replayed"] = None if replayed is None else vars(replayed)
-        if replayed is None and not bench.pipeline.graphs.given_up:
+        if replayed is None and not bench.pipeline.graphs.stopped:
             left_out.append(f"{label}: out of memory for a graph")
         elif replayed is None:
             failures.append(f"{label}: no graph recorded")

@@ -1,7 +1,7 @@
 """The decoder: queries attend to one another and to the memory, and refine their boxes.
 
-DINO (arXiv 2203.03605): conditional queries from boxes, box refinement a layer, and "look
-forward twice": a layer's output box may send its gradient into the layer before.
+DINO (arXiv 2203.03605): conditional queries from boxes, box refinement in each layer, and "look
+forward twice": the gradient of a layer's output boxes also reaches the layer before.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Decoder(nn.Module):
 
     Args:
         config: the architecture.
-        bbox_embed: one box head a layer (DINO shares one module).
-        class_embed: one class head a layer; kept here for the official names only.
+        bbox_embed: one box head per layer (DINO shares one module).
+        class_embed: one class head per layer; here only for the official names.
     """
 
     float32_layers = ("norm", "bbox_embed", "class_embed")
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
             attention_mask: bool [Q, Q], True where a query may not see another, or None.
         """
         x, boxes = content, reference_logits.sigmoid()
-        received = boxes  # with its gradient; `boxes` goes on without
+        received = boxes  # with its gradient; `boxes` has none
         hidden, references = [], []
         memories = self._project_memory(memory, geometry)
         for layer, head, sampled in zip(self.layers, self.bbox_embed, memories, strict=True):
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
 
     @staticmethod
     def refine(head: nn.Module, hidden: Tensor, boxes: Tensor) -> Tensor:
-        """Boxes [B, Q, 4] moved by what a box head says of the queries [B, Q, d]."""
+        """Boxes [B, Q, 4] refined by a box head from the queries [B, Q, d]."""
         return (head(hidden) + inverse_sigmoid(boxes)).sigmoid()  # type: ignore[no-any-return]
 
     def _project_memory(self, memory: Tensor, geometry: Geometry) -> Iterator[SampledTokens]:

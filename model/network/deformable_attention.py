@@ -34,8 +34,8 @@ class DeformableAttention(nn.Module):
 
     Args:
         config: the architecture; gives channels, heads, levels and whether keys are sampled.
-        num_points: sampling points a head and level.
-        separate_keys: keys have a projection of their own; otherwise keys are the values.
+        num_points: sampling points per head and level.
+        separate_keys: keys have their own projection; otherwise the keys are the values.
         same_loc: one set of offsets shared by all levels.
     """
 

@@ -1,7 +1,7 @@
 """The whole detector: backbone -> levels -> encoder -> query selection -> decoder -> detections.
 
-Lite DETR (arXiv 2303.07335) on DINO (arXiv 2203.03605). Attribute names are the official ones,
-so official state dicts load strictly; the heads that layers share appear under several names.
+Lite DETR (arXiv 2303.07335), based on DINO (arXiv 2203.03605). Attribute names are the official
+ones, so official state dicts load strictly; heads shared by layers appear under several names.
 """
 
 from __future__ import annotations

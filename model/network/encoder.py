@@ -1,7 +1,7 @@
 """The interleaved multi-scale encoder (Lite DETR, arXiv 2303.07335, sections 3.2 and 3.3).
 
 High-level tokens (the few of the coarse levels) are updated in every layer; the many low-level
-tokens only in the last layer of each block, with a narrow FFN of their own.
+tokens only in the last layer of each block, by their own narrow FFN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class EncoderLayer(nn.Module):
 
     Args:
         config: the architecture.
-        small_expand: low-level tokens take a narrow FFN (`linear12`, `linear22`, `norm22`).
+        small_expand: low-level tokens have a narrow FFN (`linear12`, `linear22`, `norm22`).
     """
 
     def __init__(self, config: ModelConfig, *, small_expand: bool) -> None:
@@ -77,7 +77,7 @@ class EncoderLayer(nn.Module):
 
 
 class InterleavedEncoder(nn.Module):
-    """Layers in blocks; only a block's last layer touches the low-level tokens.
+    """Layers in blocks; only a block's last layer updates the low-level tokens.
 
     Without interleaving (`config.interleaved` off) every layer updates every token: plain DINO.
     """

@@ -1,15 +1,15 @@
 """The inference form of a network: folded, cast, packed and merged once for one device.
 
-Every layer stands in one file with its inference form. A layer that has one defines
+A layer and its inference form are in one file. A layer that has one defines
 
     def inference_form(self, dtype: torch.dtype) -> nn.Module
 
 which returns the module that takes its place: another module, or itself after changing its own
-attributes (never a tensor in place). Layers without that method keep their code; their parameters
-and buffers are cast. A module names in `float32_layers` those of its children that compute in
-float32 whatever the network's type.
+attributes (never a tensor in place). Layers without that method keep their code; only their
+parameters and buffers are cast. `float32_layers` of a module names the parameters and children that
+stay float32 in every precision.
 
-Both forms share the code of `forward` wherever the mathematics is the same.
+`forward` is shared by both forms wherever the mathematics is the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def prepare_for_inference(detector: LiteDETR, dtype: torch.dtype = torch.float32
     its `memory` has no rows of padding (see `model.network.geometry.image_tokens`).
 
     Args:
-        detector: in float32 on the device that will compute; it stays as it is, and shares no
+        detector: in float32 on the device that will compute; it is not changed, and shares no
             weights with the result.
         dtype: of all but the boxes, the layers that refine them and the class scores, which are
             float32: boxes in half precision would be off by pixels.
@@ -42,7 +42,7 @@ def prepare_for_inference(detector: LiteDETR, dtype: torch.dtype = torch.float32
         The inference form, in evaluation mode.
     """
     tensors = {id(t): t for t in chain(detector.parameters(), detector.buffers())}
-    network = copy.deepcopy(detector, dict(tensors))  # of the modules, not of these tensors
+    network = copy.deepcopy(detector, dict(tensors))  # the modules, but not these tensors
     with torch.no_grad():
         _Conversion(tensors.keys()).convert(network, dtype)
     return network.requires_grad_(False).eval()

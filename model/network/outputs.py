@@ -1,4 +1,4 @@
-"""What the detector answers: for inference, for the losses, and the denoising queries it takes."""
+"""The detector's outputs, for inference and for the losses, and its denoising queries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """What inference needs.
+    """The output of `LiteDETR.forward`.
 
     Attributes:
         pred_logits: [B, Q, C], before the sigmoid.
         pred_boxes: [B, Q, 4], cxcywh in 0..1 of the unpadded image.
-        memory: [B, S, d], the encoder's output.
+        memory: [B, S, d], the encoder's output; for S see `model.network.inference`.
     """
 
     pred_logits: Tensor
@@ -39,7 +39,7 @@ class DenoisingQueries:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """What the losses need; N denoising queries come before the Q selected ones.
+    """The input of the losses; N denoising queries come before the Q selected ones.
 
     Attributes:
         pred_logits: [layers, B, N + Q, C].

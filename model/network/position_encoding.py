@@ -15,7 +15,7 @@ _EPS = 1e-6
 def _frequencies(features: int, temperature: float, like: Tensor) -> Tensor:
     index = torch.arange(features, dtype=like.dtype, device=like.device)
     exponent = 2 * torch.div(index, 2, rounding_mode="floor") / features
-    # Filled on the device: a number that came from the host would make a GPU's stream wait.
+    # Filled on the device: a copy from the host would make a GPU wait.
     return torch.full((), temperature, dtype=like.dtype, device=like.device) ** exponent
 
 
@@ -27,15 +27,15 @@ def _interleaved_sine(angles: Tensor) -> Tensor:
 def encode_cells(padding_mask: Tensor, d_model: int, dtype: torch.dtype) -> Tensor:
     """Position of every cell of a feature map (DINO: temperature 20, normalised by valid size).
 
-    Angles, sines and cosines are those of rows and of columns; cells only put them together.
+    Angles, sines and cosines are computed per row and per column, then combined for the cells.
 
     Args:
         padding_mask: bool [B, H, W], True on padding, which is right and bottom.
-        d_model: features a cell; half for y, half for x.
+        d_model: features of a cell; half for y, half for x.
         dtype: floating type of the result.
 
     Returns:
-        [B, H, W, d_model], y features first. Right of an image y is 0, below it x is.
+        [B, H, W, d_model], y features first. To the right of an image y is 0, below it x is 0.
     """
     features = d_model // 2
     rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
@@ -47,7 +47,7 @@ def encode_cells(padding_mask: Tensor, d_model: int, dtype: torch.dtype) -> Tens
 
 
 def _encode_axis(valid: Tensor, features: int) -> Tensor:
-    """Places along one axis, [B, N] with 1 where an image is: [B, N, features]."""
+    """Positions along one axis, [B, N] with 1 inside the image: [B, N, features]."""
     place = valid.cumsum(1)
     place = place / (place[:, -1:] + _EPS) * (2 * math.pi)
     return _interleaved_sine(place[..., None] / _frequencies(features, _CELL_TEMPERATURE, valid))
@@ -64,6 +64,6 @@ def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
         [..., 2 * d_model].
     """
     frequencies = _frequencies(d_model // 2, _BOX_TEMPERATURE, boxes)
-    # Not by a list of indices: those would be copied to a GPU each time.
+    # Not indexed by a list, which would be copied to a GPU each time.
     y_x_w_h = torch.cat((boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]), -1) * (2 * math.pi)
     return _interleaved_sine(y_x_w_h[..., None] / frequencies).flatten(-2)

@@ -1,9 +1,9 @@
-"""Which number type the inference network computes in.
+"""The number types that the inference form can compute in.
 
-`auto` is float32: the only one whose accuracy is that of the trained model by construction.
+`auto` is float32, the only one that keeps the accuracy of the trained model by construction.
 bfloat16 takes about 0.6 of the time on a CPU with AVX512-BF16 (benchmarks/results/model), and ten
-times as long on one without AVX-512. It moves the encoder's output by about 1 % of its deviation:
-to be chosen by who has checked it.
+times as long on one without AVX-512. It changes the encoder's output by about 1 % of its standard
+deviation: check the scores before choosing it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, torch.dtype]:
-    """The precision's name, without `auto`, and its type.
+    """The name of a precision, with `auto` resolved, and its type.
 
     Args:
         precision: a `Precision`.
-        device: where the network will run.
+        device: on which the network will run.
 
     Raises:
-        ValueError: for another word.
+        ValueError: for an unknown precision.
         RuntimeError: for float16 on a CPU, which has no fast arithmetic for it.
     """
     if precision not in get_args(Precision):

@@ -12,7 +12,7 @@ _INSIDE = (0.01, 0.99)  # proposals that leave this range are dropped
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """log(x / (1 - x)), with x and 1 - x held at `eps` or more."""
+    """log(x / (1 - x)), with x and 1 - x at least `eps`."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
@@ -20,7 +20,7 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
 def propose_boxes(
     padding_mask: Tensor, spatial_shapes: Sequence[tuple[int, int]], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """One proposal a token: its cell's centre and a side that grows with the level.
+    """One proposal per token: its cell's centre and a side that grows with the level.
 
     Args:
         padding_mask: bool [B, S], True on padding.

@@ -23,7 +23,7 @@ class Proposals:
 
     Attributes:
         tokens: [B, T, d], projected and normed memory.
-        logits: [B, T, C], class scores before the sigmoid; of no use where a token is invalid.
+        logits: [B, T, C], class scores before the sigmoid; meaningless for invalid tokens.
         selected: int64 [B, Q], indices into the S tokens, best first.
         reference_logits: [B, Q, 4], refined boxes of the selected tokens before the sigmoid.
     """
@@ -61,8 +61,8 @@ class Transformer(nn.Module):
 
     Args:
         config: the architecture.
-        bbox_embed: one box head a decoder layer.
-        class_embed: one class head a decoder layer.
+        bbox_embed: one box head per decoder layer.
+        class_embed: one class head per decoder layer.
     """
 
     float32_layers = ("level_embed", "enc_output_norm", "enc_out_bbox_embed", "enc_out_class_embed")
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
     def propose(self, memory: Tensor, geometry: Geometry) -> Proposals:
         """Scores every token and selects as many as there are queries (or tokens, if fewer).
 
-        A token that may not propose a box counts as zeros: it takes the score of `blank`.
+        A token that may not propose a box is treated as zeros: see `blank_token`.
 
         Args:
             memory: [B, T, d], the encoder's output.
@@ -123,7 +123,7 @@ class Transformer(nn.Module):
         least = self.enc_out_class_embed(blank[None]).detach().amax()
         selected = self.select_queries(torch.where(geometry.invalid, least, best))
         rows = selected
-        if geometry.kept is not None:  # a token of padding has no row: any will do
+        if geometry.kept is not None:  # tokens of padding have no row, and theirs is not used
             rows = torch.searchsorted(geometry.kept, selected).clamp_(max=tokens.shape[1] - 1)
         invalid = geometry.invalid.gather(1, selected)[..., None]
         chosen = torch.where(invalid, blank, gather_rows(tokens, rows))
@@ -131,7 +131,7 @@ class Transformer(nn.Module):
         return Proposals(tokens, logits, selected, self.enc_out_bbox_embed(chosen) + base)
 
     def blank_token(self, dtype: torch.dtype) -> Tensor:
-        """[d], what becomes of a token of zeros."""
+        """[d], what the projection and norm make of a token of zeros."""
         return self.enc_output_norm(self.enc_output.bias.to(dtype))  # type: ignore[no-any-return]
 
     def select_queries(self, best: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""A GPU as the pipeline sees it: two streams, pinned memory, events, graphs. torch's part, thin.
+"""A GPU as the pipeline uses it: two streams, pinned memory, events, graphs.
 
-Everything that only a card can do is here, so that the rest is tested without one.
+`CudaCard` contains everything that needs a GPU, so that the rest can be tested without one.
 """
 
 from __future__ import annotations
@@ -12,69 +12,69 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-_KEPT_FREE = 0.1  # of the card's memory: for batches that no graph was recorded for
+_KEPT_FREE = 0.1  # of the GPU's memory: for batches without a graph
 
 
 class Event(Protocol):
-    """A place in a stream's work (`torch.cuda.Event`)."""
+    """A point in a stream's work (`torch.cuda.Event`)."""
 
     def record(self) -> None:
-        """Puts it behind what the current stream was asked for so far."""
+        """Records the event after the work launched on the current stream so far."""
 
     def wait(self) -> None:
-        """The current stream goes on when the place is reached; the host does not wait."""
+        """Makes the current stream wait for the event; the host does not wait."""
 
     def query(self) -> bool:
-        """Whether the place is reached."""
+        """Whether the event has occurred."""
 
     def synchronize(self) -> None:
-        """The host waits until it is."""
+        """Makes the host wait for the event."""
 
     def elapsed_time(self, later: Event, /) -> float:
-        """Milliseconds of the device's time to a later place; both must be reached."""
+        """Milliseconds on the GPU until a later event; both must have occurred."""
 
 
 class Card(Protocol):
-    """What the pipeline needs of a GPU."""
+    """The operations of a GPU that the pipeline uses."""
 
     def pinned(self, num_bytes: int) -> Tensor:
-        """Memory of the host that the card reads and writes by itself: uint8 [num_bytes]."""
+        """Allocates pinned host memory: uint8 [num_bytes]."""
 
     def memory(self, num_bytes: int) -> Tensor:
-        """Memory of the card: uint8 [num_bytes]."""
+        """Allocates GPU memory: uint8 [num_bytes]."""
 
     def event(self) -> Event:
-        """An event that knows the time."""
+        """Creates an event that measures time."""
 
     def copying(self) -> AbstractContextManager[object]:
-        """Inside, work goes to the stream that copies to the card."""
+        """Context in which work is launched on the copy stream."""
 
     def computing(self) -> AbstractContextManager[object]:
-        """Inside, work goes to the stream that computes."""
+        """Context in which work is launched on the compute stream."""
 
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Records a CUDA graph of `work`, which has run before.
 
         Returns:
-            Replays it on the current stream: the result lies in the very tensor of each replay.
+            A function that replays it on the current stream; every replay returns the same tensor.
 
         Raises:
-            RuntimeError: where something in it cannot be recorded, or finds no memory.
+            RuntimeError: if an operation cannot be recorded, or memory runs out.
         """
 
     def has_free_memory(self) -> bool:
         """Whether there is memory for another graph."""
 
     def wait(self) -> None:
-        """The host waits until the card has nothing to do.
+        """Makes the host wait until the GPU is idle.
 
         Raises:
-            RuntimeError: where the card is lost.
+            RuntimeError: if the GPU is lost.
         """
 
 
 class CudaCard:
-    """An NVIDIA GPU by torch.
+    """An NVIDIA GPU, used through torch.
 
     Args:
         device: a CUDA device; it becomes the process's current one.
@@ -83,11 +83,11 @@ class CudaCard:
     def __init__(self, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self._device = torch.device("cuda", index)
-        torch.cuda.set_device(self._device)  # which takes no device without its number
+        torch.cuda.set_device(self._device)  # requires a device with an index
         self._copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._computing = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        # One pool for all graphs: they never run at the same time, so one may use the memory that
-        # another needs only while it runs.
+        # One pool for all graphs: they never run at the same time, so they can share the memory
+        # that they need only while they run.
         self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize(self._device)  # weights were loaded on another stream
 
@@ -96,7 +96,7 @@ class CudaCard:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
 
     def memory(self, num_bytes: int) -> Tensor:
-        """See `Card`; zeros, so that nothing computes with what lay there."""
+        """See `Card`; zeroed, so that nothing computes with old contents."""
         return torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
 
     def event(self) -> Event:
@@ -114,8 +114,8 @@ class CudaCard:
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `Card`."""
         graph = torch.cuda.CUDAGraph()
-        # The outer stream is the one to come back to: where a capture fails, torch leaves its own
-        # stream current. "thread_local": what other threads do harms no capture.
+        # The outer context restores the stream: if a capture fails, torch leaves its own stream
+        # current. "thread_local": work of other threads does not break the capture.
         with (
             torch.cuda.stream(torch.cuda.current_stream(self._device)),
             torch.cuda.graph(
@@ -134,7 +134,7 @@ class CudaCard:
         return replay
 
     def has_free_memory(self) -> bool:
-        """See `Card`; what is only kept for later batches counts as free."""
+        """See `Card`; memory that torch has cached counts as free."""
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
         return free >= _KEPT_FREE * total

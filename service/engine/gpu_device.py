@@ -1,7 +1,7 @@
 """The engine's GPU: a `TorchDevice` whose batches overlap and run as CUDA graphs.
 
-warm-up: run a shape launch by launch, record its graph
-serving: begin batch n+1 while the card computes batch n
+warm-up: run a shape kernel by kernel, record its graph
+serving: begin batch n+1 while the GPU computes batch n
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service.ipc.slots import largest_bucket_pixels
 
 @dataclass(frozen=True)
 class GpuLimits:
-    """What the engine may be sent, and how much may be recorded; see the settings so named."""
+    """Maximum sizes of batches, and of recorded graphs; see the settings of these names."""
 
     max_batch_size: int
     max_batch_pixels: int
@@ -37,15 +37,15 @@ class GpuDevice(TorchDevice):
     """Runs a model on a GPU.
 
     Args:
-        path: see `load_predictor`, also for what is raised.
+        path: see `load_predictor`, also for errors.
         device: "cuda" or "cuda:N".
         threads: see `load_predictor`.
         precision: see `load_predictor`.
-        limits: of the batches to come.
-        open_card: makes the card of a device.
+        limits: on batches.
+        open_card: creates the `Card` of a device.
     """
 
-    def __init__(  # noqa: PLR0913 - what a device is told
+    def __init__(  # noqa: PLR0913 - options
         self,
         path: Path | str,
         device: str,
@@ -56,17 +56,17 @@ class GpuDevice(TorchDevice):
         open_card: Callable[[torch.device], Card] = CudaCard,
     ) -> None:
         super().__init__(path, device, threads, precision)
-        most_pixels = max(limits.max_batch_pixels, largest_bucket_pixels(self.model.config))
+        max_pixels = max(limits.max_batch_pixels, largest_bucket_pixels(self.model.config))
         self._pipeline = GpuPipeline(
             self._predictor,
             open_card(self._predictor.device),
-            PipelineLimits(limits.max_batch_size, most_pixels),
+            PipelineLimits(limits.max_batch_size, max_pixels),
             limits.max_cuda_graphs,
         )
 
     @property
     def implementations(self) -> Mapping[str, str]:
-        """Says also how many batch shapes have a CUDA graph."""
+        """Also the number of batch shapes with a CUDA graph."""
         return {**self._facts, "cuda_graphs": str(len(self._pipeline.graphs))}
 
     def run(
@@ -75,7 +75,7 @@ class GpuDevice(TorchDevice):
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> DeviceResult:
-        """Detects in one batch and waits for it; see `service.engine.device.Device.run`."""
+        """Runs one batch and waits for it; see `service.engine.device.Device.run`."""
         return self.begin(images, padded, original_sizes).finish()
 
     def begin(
@@ -87,9 +87,9 @@ class GpuDevice(TorchDevice):
         """Starts a batch; see `service.engine.device.OverlappingDevice.begin`.
 
         Raises:
-            OutOfDeviceMemory: where half the batch may fit.
+            OutOfDeviceMemory: if half the batch may fit.
         """
-        with translate_out_of_memory(self._pipeline.wait):  # its copy may be under way yet
+        with translate_out_of_memory(self._pipeline.wait):  # its copy may still be running
             return self._pipeline.begin(images, padded, original_sizes)
 
     def record(self, shape: BatchShape) -> None:
@@ -97,10 +97,10 @@ class GpuDevice(TorchDevice):
         self._pipeline.record(shape)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
-        """The largest batch, every size of usual buckets, then the other buckets.
+        """The largest batch, then common shape buckets in every batch size, then the others.
 
-        Graphs share their memory: what the first of them takes suffices for all that need less.
-        Where the time does not suffice for all shapes, a busy service misses full batches most.
+        Graphs share memory: that of the first one suffices for all smaller ones. If the time does
+        not suffice for all shapes, a busy service needs full batches of common buckets most.
         """
         config = self.model.config
         usual = usual_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
@@ -113,7 +113,7 @@ class GpuDevice(TorchDevice):
 def open_torch_device(
     path: Path | str, device: str, threads: int, precision: str, limits: GpuLimits
 ) -> TorchDevice:
-    """The device that a setting names, as an engine runs it; see `load_predictor`."""
+    """Opens the device of an engine; see `load_predictor`."""
     if pick_device(device).startswith("cuda"):
         return GpuDevice(path, device, threads, precision, limits)
     return TorchDevice(path, device, threads, precision)

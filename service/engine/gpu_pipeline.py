@@ -1,13 +1,13 @@
-"""Batches on a GPU, two at a time: one computes while the next is put together and copied.
+"""Runs batches on a GPU, two at a time: one computes while the next is assembled and copied.
 
-    images --> pinned buffer --copy stream--> buffer on the card
+    images --> pinned buffer --copy stream--> buffer on the GPU
                                                   |  (compute stream from here)
                                                   v
                pinned rows <-- best pairs <-- network <-- static input
 
-There are two sets of buffers, used in turn. Only uint8 pixels and the images' sizes travel; what
-the network needs of them is made on the card. The host waits once a batch, at its end.
-The static input is where CUDA graphs read: all of them read the same memory.
+There are two sets of buffers, used alternately. Only uint8 pixels and the images' sizes are copied;
+the GPU computes the network's input from them. The host waits once per batch, at its end.
+All CUDA graphs read the static input.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from service.engine.cuda_card import Card
 from service.engine.cuda_graphs import CudaGraphs
 from service.engine.device import BatchShape, DeviceResult
 
-_SIZE_BYTES = 8  # two int32 an image
-_ALIGNED = 256  # bytes: where pixels begin
+_SIZE_BYTES = 8  # two int32 per image
+_ALIGNMENT = 256  # bytes; of the pixels
 _COLUMNS = 6  # of a row of `best_pairs`
 _FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class PipelineLimits:
-    """What the buffers must hold."""
+    """Maximum sizes of a batch, which the buffers must hold."""
 
     max_batch_size: int  # images
     max_padded_pixels: int  # of a whole batch
@@ -43,18 +43,18 @@ class PipelineLimits:
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Where a batch's parts lie in a flat buffer: sizes, then pixels."""
+    """The layout of a batch in a flat buffer: sizes, then pixels."""
 
     shape: BatchShape
 
     @property
     def pixels_at(self) -> int:
-        """The pixels' first byte."""
-        return -(-self.shape.images * _SIZE_BYTES // _ALIGNED) * _ALIGNED
+        """The offset of the pixels, bytes."""
+        return -(-self.shape.images * _SIZE_BYTES // _ALIGNMENT) * _ALIGNMENT
 
     @property
     def num_bytes(self) -> int:
-        """Of all of it."""
+        """The size of the batch, bytes."""
         height, width = self.shape.padded
         return self.pixels_at + self.shape.images * height * width * 3
 
@@ -70,44 +70,44 @@ class BatchLayout:
 
 
 def fill(buffer: Tensor, layout: BatchLayout, images: Iterable[npt.NDArray[np.uint8]]) -> None:
-    """Copies images into a buffer of the host; what lay in their padding stays there.
+    """Copies images into a buffer of the host; their padding is not written.
 
     Raises:
-        ValueError: for an image larger than its bucket, or another number of images.
+        ValueError: for an image larger than its shape bucket, or another number of images.
     """
     pixels, sizes = layout.pixels(buffer).numpy(), layout.sizes(buffer).numpy()
-    most = layout.shape.padded
+    padded = layout.shape.padded
     for image, place, size in zip(images, pixels, sizes, strict=True):
         height, width = image.shape[:2]
-        if height > most[0] or width > most[1]:
-            raise ValueError(f"an image of {height} x {width} does not fit bucket {most}")
+        if height > padded[0] or width > padded[1]:
+            raise ValueError(f"an image of {height} x {width} does not fit bucket {padded}")
         place[:height, :width] = image
         size[:] = height, width
 
 
 class _Buffers:
-    """One of the two sets, and the places in the streams' work that its batch passes."""
+    """One of the two sets of buffers, and the events of its batch."""
 
     def __init__(self, card: Card, input_bytes: int, row_bytes: int) -> None:
         self.host, self.device = card.pinned(input_bytes), card.memory(input_bytes)
         self.rows = card.pinned(row_bytes)
         self.copy_begins, self.copied = card.event(), card.event()
         self.begins, self.computed, self.ended = card.event(), card.event(), card.event()
-        self.taken = False
+        self.in_use = False
 
 
 class GpuPipeline:
-    """Runs a predictor's batches on a card.
+    """Runs a predictor's batches on a GPU.
 
     Args:
-        predictor: on the card.
-        card: the card.
-        limits: of the batches to come.
-        most_graphs: CUDA graphs to record at most; 0: none.
+        predictor: on the GPU.
+        card: the GPU.
+        limits: on batches.
+        max_graphs: maximum number of CUDA graphs; 0: none.
     """
 
     def __init__(
-        self, predictor: Predictor, card: Card, limits: PipelineLimits, most_graphs: int
+        self, predictor: Predictor, card: Card, limits: PipelineLimits, max_graphs: int
     ) -> None:
         self._predictor, self._card, self._limits = predictor, card, limits
         config = predictor.config
@@ -116,8 +116,8 @@ class GpuPipeline:
         row_bytes = limits.max_batch_size * config.max_detections * _COLUMNS * _FLOAT_BYTES
         self._sets = [_Buffers(card, input_bytes, row_bytes) for _ in range(2)]
         self._input = card.memory(input_bytes)
-        self.graphs = CudaGraphs(card, most_graphs)
-        card.wait()  # the buffers were made on neither of its streams
+        self.graphs = CudaGraphs(card, max_graphs)
+        card.wait()  # the buffers were created on another stream
 
     def begin(
         self,
@@ -125,31 +125,31 @@ class GpuPipeline:
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> GpuBatch:
-        """Puts a batch together and asks the card for it; at most one other may be under way.
+        """Assembles and launches a batch; at most one other may be in flight.
 
         Args:
-            images: RGB uint8 [h, w, 3] each, resized; taken one by one, and not kept.
-            padded: (H, W) of their bucket.
-            original_sizes: (H, W) that boxes refer to, one an image.
+            images: RGB uint8 [h, w, 3] each, resized; read one by one, and not kept.
+            padded: (H, W) of their shape bucket.
+            original_sizes: (H, W) that boxes refer to, one per image.
 
         Raises:
             ValueError: for a batch beyond the limits, or an image larger than the bucket.
-            torch.OutOfMemoryError: where the card has no memory for it.
+            torch.OutOfMemoryError: if the GPU has no memory for it.
         """
         layout = BatchLayout(BatchShape(padded, len(original_sizes)))
         if (
             layout.shape.images > self._limits.max_batch_size
             or layout.num_bytes > self._input.numel()
         ):
-            raise ValueError(f"{layout.shape} is beyond what the buffers were made for")
+            raise ValueError(f"{layout.shape} is larger than the buffers")
         started = time.monotonic()
-        buffers = self._take()
+        buffers = self._take_buffers()
         try:
             fill(buffers.host, layout, images)
             assembled = time.monotonic()
             rows = self._launch(buffers, layout)
         except BaseException:
-            buffers.taken = False
+            buffers.in_use = False
             raise
         return GpuBatch(self, buffers, rows, original_sizes, (assembled - started) * 1000)
 
@@ -159,23 +159,23 @@ class GpuPipeline:
         return self.graphs.record(shape, lambda: self._detect(layout))
 
     def wait(self) -> None:
-        """Waits until the card has nothing to do; see `Card.wait`."""
+        """Waits until the GPU is idle; see `Card.wait`."""
         self._card.wait()
 
-    def _take(self) -> _Buffers:
-        """The free set that was taken longest ago."""
-        free = [buffers for buffers in self._sets if not buffers.taken]
-        assert free, "two batches are under way already"
+    def _take_buffers(self) -> _Buffers:
+        """The free set that was used longest ago."""
+        free = [buffers for buffers in self._sets if not buffers.in_use]
+        assert free, "two batches are already in flight"
         self._sets.remove(free[0])
         self._sets.append(free[0])
-        free[0].taken = True
+        free[0].in_use = True
         return free[0]
 
     def _launch(self, buffers: _Buffers, layout: BatchLayout) -> Tensor:
-        """Asks both streams for all that a batch needs; waits for nothing.
+        """Launches all work of a batch on both streams, without waiting.
 
         Returns:
-            Where its rows will be: float32 [B, K, 6] in pinned memory.
+            The pinned memory of its rows, float32 [B, K, 6]; written when the batch ends.
         """
         whole = slice(layout.num_bytes)
         with torch.inference_mode():
@@ -196,30 +196,30 @@ class GpuPipeline:
         return rows
 
     def _detect(self, layout: BatchLayout) -> Tensor:
-        """What a batch computes, from the static input."""
+        """Computes a batch from the static input."""
         return self._predictor.detect(layout.pixels(self._input), layout.sizes(self._input))
 
     def finish(self, buffers: _Buffers, rows: Tensor, batch: GpuBatch) -> DeviceResult:
-        """Waits for a batch and takes its answer out of the buffers."""
+        """Waits for a batch and copies its result out of the buffers."""
         try:
             buffers.ended.synchronize()
             ended = time.monotonic()
             config = self._predictor.config
             found = to_detections(rows.numpy(), batch.original_sizes, config.duplicate_iou)
         finally:
-            buffers.taken = False
-        made_ms = (time.monotonic() - ended) * 1000
+            buffers.in_use = False
+        convert_ms = (time.monotonic() - ended) * 1000
         return DeviceResult(
             found,
             assemble_ms=batch.assemble_ms,
             forward_ms=buffers.begins.elapsed_time(buffers.computed),
-            postprocess_ms=buffers.computed.elapsed_time(buffers.ended) + made_ms,
+            postprocess_ms=buffers.computed.elapsed_time(buffers.ended) + convert_ms,
             copy_ms=buffers.copy_begins.elapsed_time(buffers.copied),
         )
 
 
 class GpuBatch:
-    """A batch under way; `GpuPipeline.begin` makes one."""
+    """A batch in flight, created by `GpuPipeline.begin`."""
 
     def __init__(
         self,
@@ -234,16 +234,16 @@ class GpuBatch:
         self.original_sizes, self.assemble_ms = original_sizes, assemble_ms
 
     def done(self) -> bool:
-        """Whether `finish` would not wait."""
+        """Whether `finish` would return at once."""
         try:
             return self._buffers.ended.query()
-        except RuntimeError:  # the card is lost: `finish` tells
+        except RuntimeError:  # the GPU is lost: `finish` raises
             return True
 
     def finish(self) -> DeviceResult:
-        """Waits for the answer, once.
+        """Waits for the result; called once.
 
         Raises:
-            RuntimeError: whatever went wrong on the card.
+            RuntimeError: if the batch failed on the GPU.
         """
         return self._pipeline.finish(self._buffers, self._rows, self)

@@ -1,4 +1,4 @@
-"""The real device: a `Predictor` on a CPU or a GPU. Loaded by engine processes alone."""
+"""The device that runs a model with torch, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def translate_out_of_memory(wait: Callable[[], None] = lambda: None) -> Iterator
     """Re-raises errors of memory that ran out as `OutOfDeviceMemory`.
 
     Args:
-        wait: until the device uses no memory of the batch any more.
+        wait: waits until the device no longer uses memory of the batch.
 
     Raises:
-        OutOfDeviceMemory: where half the batch may fit.
+        OutOfDeviceMemory: if half the batch may fit.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def translate_out_of_memory(wait: Callable[[], None] = lambda: None) -> Iterator
 
 
 class TorchDevice:
-    """Runs a model with torch, one batch at a time: engines on a CPU, offline commands anywhere."""
+    """Runs a model with torch, one batch at a time: engines on a CPU, and offline commands."""
 
     def __init__(
         self, path: Path | str, device: str, threads: int, precision: str = "auto"
@@ -73,7 +73,7 @@ class TorchDevice:
         """Detects in one batch; see `service.engine.device.Device.run`.
 
         Raises:
-            OutOfDeviceMemory: where half the batch may fit.
+            OutOfDeviceMemory: if half the batch may fit.
         """
         detections: list[Detections] = []
         seconds = np.zeros(4)
@@ -91,7 +91,7 @@ class TorchDevice:
         padded: tuple[int, int],
         original_sizes: Sequence[tuple[int, int]],
     ) -> tuple[list[Detections], tuple[float, float, float, float]]:
-        """One portion of a batch, and the seconds of its four steps."""
+        """Runs one portion of a batch; also returns the seconds of its four steps."""
         predictor, started = self._predictor, time.monotonic()
         host = predictor.stack(images, padded)
         assembled = time.monotonic()
@@ -105,7 +105,7 @@ class TorchDevice:
         return found, (assemble, copy, forward, postprocess)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
-        """Every bucket of the model, alone and then in every batch size that runs as one."""
+        """Every shape bucket of the model, first with one image, then with every batch size."""
         config = self.model.config
         buckets = reachable_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
         most = max_batch_size if self._predictor.runs_batches_whole else 1
@@ -117,7 +117,7 @@ class TorchDevice:
         ]
 
     def is_broken(self, error: Exception) -> bool:
-        """Whether the CUDA context is lost: then every later call fails too, health included."""
+        """Whether the CUDA context is lost: then every later call fails, too."""
         if not self.name.startswith("cuda"):
             return False
         try:
@@ -127,7 +127,7 @@ class TorchDevice:
         return False
 
     def _synchronised(self) -> float:
-        """The time when the device has done what was asked of it so far, monotonic seconds."""
+        """Waits for the device; returns the time, monotonic seconds."""
         if self._predictor.device.type == "cuda":
             torch.cuda.synchronize(self._predictor.device)
         return time.monotonic()

@@ -1,4 +1,4 @@
-"""Resized pictures to detections in pixels of the original."""
+"""Resized images to detections in pixels of the original."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_boxes_end_at_the_image() -> None:
     np.testing.assert_allclose(found.boxes_xyxy[0], [6, 0, 10, 4], atol=1e-5)
 
 
-def test_duplicates_stay_unless_a_config_drops_them() -> None:
+def test_duplicates_are_kept_unless_a_config_drops_them() -> None:
     logits = torch.tensor([[[3.0], [2.0], [1.0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.51, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]]])
     (every,) = select_detections(logits, boxes, [(100, 100)], 3)
@@ -56,7 +56,7 @@ def test_empty_boxes_are_no_duplicates() -> None:
 
 
 class Recorder(nn.Module):
-    """Stands in for the network and keeps what it was given."""
+    """A stand-in for the network that records its inputs."""
 
     def forward(self, images: torch.Tensor, padding_mask: torch.Tensor) -> DetectorOutput:
         self.images, self.padding_mask = images, padding_mask
@@ -66,7 +66,7 @@ class Recorder(nn.Module):
         return DetectorOutput(torch.zeros(batch, 1, 3), torch.zeros(batch, 1, 4), empty)
 
 
-def test_pictures_are_normalised_and_padded_with_zeros() -> None:
+def test_images_are_normalised_and_padded_with_zeros() -> None:
     recorder = Recorder()
     predictor = Predictor(recorder, golden_case.CONFIG)
     grey = np.full((40, 50, 3), 255, dtype=np.uint8)
@@ -79,37 +79,37 @@ def test_pictures_are_normalised_and_padded_with_zeros() -> None:
     assert recorder.images[recorder.padding_mask[:, None].expand(-1, 3, -1, -1)].abs().sum() == 0
 
 
-def test_a_batch_answers_each_picture_as_it_is_answered_alone() -> None:
+def test_an_image_has_the_same_detections_alone_and_in_a_batch() -> None:
     detector = build_detector(golden_case.CONFIG)
     golden_case.fill_from_names(detector)
     predictor = Predictor(detector, golden_case.CONFIG)
     rng = np.random.default_rng(0)
     sizes = [(64, 96), (50, 70), (64, 64)]
-    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    together = predictor.predict(pictures, (64, 128), sizes)
-    for picture, size, batched in zip(pictures, sizes, together, strict=True):
-        (alone,) = predictor.predict([picture], (64, 128), [size])
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    together = predictor.predict(images, (64, 128), sizes)
+    for image, size, batched in zip(images, sizes, together, strict=True):
+        (alone,) = predictor.predict([image], (64, 128), [size])
         np.testing.assert_allclose(alone.scores, batched.scores, atol=1e-5)
         np.testing.assert_allclose(alone.boxes_xyxy, batched.boxes_xyxy, atol=0.05)
 
 
-def test_a_cpu_runs_a_batchs_pictures_one_by_one_and_a_gpu_runs_them_together(
+def test_a_cpu_runs_the_images_of_a_batch_one_by_one_and_a_gpu_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = Recorder()
     predictor = Predictor(recorder, golden_case.CONFIG)
-    pictures, sizes = [np.zeros((64, 64, 3), np.uint8)] * 3, [(64, 64)] * 3
-    assert len(predictor.predict(pictures, (64, 64), sizes)) == 3
+    images, sizes = [np.zeros((64, 64, 3), np.uint8)] * 3, [(64, 64)] * 3
+    assert len(predictor.predict(images, (64, 64), sizes)) == 3
     monkeypatch.setattr(Predictor, "runs_batches_whole", property(lambda _: True))
-    assert len(predictor.predict(pictures, (64, 64), sizes)) == 3
+    assert len(predictor.predict(images, (64, 64), sizes)) == 3
     assert recorder.batches == [1, 1, 1, 3]
 
 
-def test_no_pictures_have_no_answers() -> None:
+def test_an_empty_batch_has_no_detections() -> None:
     assert Predictor(Recorder(), golden_case.CONFIG).predict([], (64, 64), []) == []
 
 
-def test_a_picture_larger_than_its_bucket_is_refused() -> None:
+def test_an_image_larger_than_its_bucket_is_refused() -> None:
     predictor = Predictor(Recorder(), golden_case.CONFIG)
     with pytest.raises(ValueError, match="does not fit bucket"):
         predictor.predict([np.zeros((65, 10, 3), np.uint8)], (64, 64), [(65, 10)])

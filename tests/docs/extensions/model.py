@@ -47,7 +47,7 @@ def model_variant(checkout: ExtensionCheckout) -> None:
     """A narrower network, which `lite-detr train --variant` accepts."""
     checkout.insert(
         "model/config.py",
-        r"^_ALL = \(\n",
+        r"^_VARIANTS = \(\n",
         '    ModelConfig(name="lite-dino-tiny", backbone="resnet18", d_model=64, num_heads=2),\n',
     )
     checkout.run(

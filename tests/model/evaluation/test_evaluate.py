@@ -1,4 +1,4 @@
-"""COCO scores of hand-made cases whose numbers can be worked out on paper."""
+"""COCO scores of small cases whose numbers can be calculated by hand."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from model.evaluation.evaluate import (
 SQUARE = (10.0, 10.0, 100.0, 100.0)  # x, y, width, height
 
 
-def truth_of(*photos: list[tuple[int, tuple[float, ...]]], **more: Any) -> GroundTruth:
+def truth_of(*images: list[tuple[int, tuple[float, ...]]], **more: Any) -> GroundTruth:
     annotations = [
         {"id": 7, "image_id": number, "category_id": category, "bbox": list(bbox), **more}
-        for number, boxes in enumerate(photos, 1)
+        for number, boxes in enumerate(images, 1)
         for category, bbox in boxes
     ]
     return GroundTruth.from_coco(
         {
-            "images": [{"id": n, "file_name": f"{n}.png"} for n in range(1, len(photos) + 1)],
+            "images": [{"id": n, "file_name": f"{n}.png"} for n in range(1, len(images) + 1)],
             "annotations": annotations,
             "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
         }
@@ -103,7 +103,7 @@ def test_no_detections_at_all_score_zero() -> None:
     assert (scores.ap, scores.ar_100) == (0, 0)
 
 
-def test_sizes_that_nothing_is_annotated_of_have_no_score() -> None:
+def test_sizes_without_annotations_have_no_score() -> None:
     scores = evaluate_coco([found(1, (0.9, 3, SQUARE))], truth_of([(3, SQUARE)]))
     assert (scores.ap_small, scores.ap_medium) == (None, None)
     assert scores.ap_large == pytest.approx(1)
@@ -118,9 +118,9 @@ def test_nothing_annotated_gives_no_scores() -> None:
 def test_detections_on_a_crowd_are_neither_right_nor_wrong() -> None:
     crowd = truth_of([(3, SQUARE)], iscrowd=1)
     alone = truth_of([(3, (300, 300, 50, 50))])
-    photo = replace(alone.images[0], boxes=alone.images[0].boxes + crowd.images[0].boxes)
+    image = replace(alone.images[0], boxes=alone.images[0].boxes + crowd.images[0].boxes)
     rows = [(0.9, 3, SQUARE), (0.8, 3, (300.0, 300.0, 50.0, 50.0))]
-    scores = evaluate_coco([found(1, *rows)], replace(alone, images=(photo,)))
+    scores = evaluate_coco([found(1, *rows)], replace(alone, images=(image,)))
     assert scores.ap50 == pytest.approx(1)
     assert scores.num_boxes == 1
 
@@ -144,7 +144,7 @@ def test_scores_read_as_table_and_as_json() -> None:
 
 
 class Echo:
-    """A predictor that answers with the whole photo as one detection of each class."""
+    """A predictor that returns the whole image as one detection of each class."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, tuple[int, int]]] = []
@@ -172,28 +172,28 @@ def run_echo(
     config = replace(
         VARIANTS["lite-dino-r18-small"], shortest_side=64, longest_side=128, num_classes=2
     )
-    answers = run_detector_on(echo, truth, folder, config, labels, batch_size=batch)  # type: ignore[arg-type]
-    return answers, echo
+    results = run_detector_on(echo, truth, folder, config, labels, batch_size=batch)  # type: ignore[arg-type]
+    return results, echo
 
 
-def test_a_model_runs_on_photos_as_serving_sees_them(tmp_path: Path) -> None:
+def test_a_model_runs_on_images_as_in_serving(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     Image.new("RGB", (200, 100), "red").save(tmp_path / "1.png", exif=exif)
-    (answer,), echo = run_echo(tmp_path, truth_of([(3, (0, 0, 100, 200))]))
+    (result,), echo = run_echo(tmp_path, truth_of([(3, (0, 0, 100, 200))]))
     assert echo.pixels[0].shape == (128, 64, 3)
     assert echo.batches == [(1, (128, 64))]
-    assert answer.detections.labels.tolist() == [3]  # "fish" is no category here
-    assert answer.detections.boxes_xyxy.tolist() == [[0, 0, 100, 200]]
+    assert result.detections.labels.tolist() == [3]  # "fish" is no category here
+    assert result.detections.boxes_xyxy.tolist() == [[0, 0, 100, 200]]
 
 
-def test_batches_hold_photos_of_one_bucket_and_answers_keep_their_order(tmp_path: Path) -> None:
+def test_batches_hold_images_of_one_bucket_and_results_keep_their_order(tmp_path: Path) -> None:
     for number, size in enumerate([(64, 64), (128, 64), (64, 64)], 1):
         Image.new("L", size).save(tmp_path / f"{number}.png")
-    answers, echo = run_echo(tmp_path, truth_of([], [], []), batch=2)
+    results, echo = run_echo(tmp_path, truth_of([], [], []), batch=2)
     assert sorted(echo.batches) == [(1, (64, 128)), (2, (64, 64))]
-    assert [answer.image_id for answer in answers] == [1, 2, 3]
-    assert answers[1].detections.boxes_xyxy.tolist() == [[0, 0, 128, 64]]
+    assert [result.image_id for result in results] == [1, 2, 3]
+    assert results[1].detections.boxes_xyxy.tolist() == [[0, 0, 128, 64]]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_any_mode_becomes_rgb(tmp_path: Path, image: Image.Image, expected: int)
     assert np.unique(echo.pixels[0]).tolist() == [expected]
 
 
-def test_a_broken_photo_is_named(tmp_path: Path) -> None:
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1\.png cannot be read"):
         run_echo(tmp_path, truth_of([]))

@@ -56,7 +56,7 @@ def _runs(log: Path) -> int:
     return len(log.read_text().splitlines())
 
 
-def test_second_load_takes_the_build_from_the_cache(
+def test_second_load_uses_the_build_in_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, product: Path
 ) -> None:
     log = _use_compiler(monkeypatch, tmp_path, COPYING, product)
@@ -153,7 +153,7 @@ def test_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path:
         load_library(SOURCES, tmp_path)
 
 
-def test_cache_that_cannot_be_made_is_reported(
+def test_cache_that_cannot_be_created_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, product: Path
 ) -> None:
     _use_compiler(monkeypatch, tmp_path, COPYING, product)

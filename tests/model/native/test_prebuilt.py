@@ -88,7 +88,7 @@ def test_damaged_library_counts_as_none(tmp_path: Path) -> None:
     assert prebuilt.load_prebuilt(ATTENTION, tmp_path) is None
 
 
-def test_machine_without_a_compiler_is_told(
+def test_missing_compiler_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(library, "_COMPILERS", ())

@@ -1,4 +1,4 @@
-"""An image's answer is the same alone and in any batch, to the bit where the CPU serves.
+"""An image has the same result alone and in any batch, to the bit on a CPU.
 
 The full run (500 batches of each model) is `python -m benchmarks.serving.batch_invariance`.
 """
@@ -27,7 +27,7 @@ def _assert_held(row: Comparison) -> None:
 @pytest.mark.parametrize(
     ("batches", "pool_size"), [(2, 6), pytest.param(12, 24, marks=pytest.mark.slow)]
 )
-def test_the_default_model_answers_a_photo_in_any_batch_as_alone(
+def test_the_default_model_has_the_same_result_alone_and_in_any_batch(
     batches: int, pool_size: int
 ) -> None:
     predictor = default_predictor("cpu")
@@ -36,7 +36,7 @@ def test_the_default_model_answers_a_photo_in_any_batch_as_alone(
 
 
 @pytest.mark.slow
-def test_the_full_network_answers_a_photo_in_any_batch_as_alone() -> None:
+def test_the_full_network_has_the_same_result_alone_and_in_any_batch() -> None:
     served, _ = compare(random_r50("cpu"), "R50", 3, whole_batches=0, pool_size=8)
     _assert_held(served)
 

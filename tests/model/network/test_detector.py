@@ -1,4 +1,4 @@
-"""The network gives the official code's numbers and keeps its names."""
+"""The network has the numbers and the parameter names of the official code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def assert_official(detector: LiteDETR, case: Any, *, rows: bool) -> None:
             np.clip(case.arrays[f"boxes_{index}"], 0, limits),
             (height, width),
         )
-        # The 300th score may tie with the 301st: the last row alone may differ.
+        # The 300th score may tie with the 301st: only the last row may differ.
         assert matched >= len(case.arrays[f"scores_{index}"]) - 1
 
 
@@ -117,7 +117,7 @@ def seeded(config: ModelConfig) -> LiteDETR:
     ],
     ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()) or "default",
 )
-def test_padding_and_neighbours_leave_an_image_alone(changes: dict[str, object]) -> None:
+def test_padding_and_other_images_do_not_change_a_result(changes: dict[str, object]) -> None:
     detector = seeded(tiny(**changes)).double()
     image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     alone = detector(image, torch.zeros(1, 64, 96, dtype=torch.bool))
@@ -169,7 +169,7 @@ def test_every_trained_parameter_gets_a_gradient() -> None:
     assert idle == ["label_enc.weight"]  # the denoising queries alone use it
 
 
-def test_fewer_tokens_than_queries_still_answer() -> None:
+def test_fewer_tokens_than_queries_give_as_many_predictions() -> None:
     detector = seeded(tiny(num_queries=500))
     output = detector(torch.randn(1, 3, 64, 128), torch.zeros(1, 64, 128, dtype=torch.bool))
     assert output.pred_logits.shape[1] < 500

@@ -1,4 +1,4 @@
-"""The inference network gives what the detector gives, on every reference case and part by part."""
+"""The inference form has the output of the detector, for every reference case and architecture."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def _batch(*sizes: tuple[int, int], padded: tuple[int, int]) -> tuple[Tensor, Te
     return images, mask
 
 
-def _as_given(output: DetectorOutput, levels: int, mask: Tensor) -> DetectorOutput:
-    """A detector's output as the inference network gives it: one image's memory has no padding."""
+def _without_padding(output: DetectorOutput, levels: int, mask: Tensor) -> DetectorOutput:
+    """A detector's output as that of the inference form: one image's memory has no padding."""
     if len(mask) > 1:
         return output
     height, width = mask.shape[1:]
@@ -70,8 +70,8 @@ def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch
     network.transformer.select_queries = lambda best: selections[-1]  # type: ignore[method-assign,assignment]
     with torch.inference_mode():
         levels = len(detector.transformer.level_embed)
-        expected = _as_given(detector(images, mask), levels, mask)
-        for _ in range(2):  # the second time with what was remembered
+        expected = _without_padding(detector(images, mask), levels, mask)
+        for _ in range(2):  # the second time with cached geometry
             found = network(images, mask)
             assert found.memory.dtype == dtype
             for field, bound in zip(_FIELDS, TOLERANCES[dtype], strict=True):
@@ -130,7 +130,7 @@ def test_every_reference_case_is_reproduced(name: str) -> None:
     ],
     ids=lambda config: config.name,
 )
-def test_every_architecture_gives_what_its_detector_gives(
+def test_every_architecture_has_the_output_of_its_detector(
     config: ModelConfig, dtype: torch.dtype
 ) -> None:
     images, mask = _batch((64, 200), (40, 50), padded=(64, 256))
@@ -138,8 +138,8 @@ def test_every_architecture_gives_what_its_detector_gives(
     _assert_alike(seeded(config), images[:1], mask[:1], dtype)
 
 
-def test_a_residual_network_on_a_larger_map_gives_what_its_detector_gives() -> None:
-    """Large enough for Winograd's convolutions, at sides that are no multiples of their tiles."""
+def test_a_resnet_on_a_larger_map_has_the_output_of_its_detector() -> None:
+    """Large enough for Winograd convolutions, with sides that are no multiples of their tiles."""
     network = prepare_for_inference(seeded(tiny(backbone="resnet50")))
     taking = [part for part in network.modules() if isinstance(part, WinogradConvolution)]
     assert len(taking) == 11 or not onednn.is_available(torch.device("cpu"), torch.float32)
@@ -149,20 +149,20 @@ def test_a_residual_network_on_a_larger_map_gives_what_its_detector_gives() -> N
     _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
 
 
-def test_the_shipped_model_gives_the_detections_of_its_detector() -> None:
+def test_the_default_model_has_the_output_of_its_detector() -> None:
     detector, _ = load_detector(resolve_model("default"))
     images, mask = _batch((200, 256), padded=(256, 256))
     _assert_alike(detector, images, mask, torch.float32)
 
 
-def test_images_of_other_sizes_are_not_given_remembered_positions() -> None:
+def test_cached_geometry_is_not_used_for_images_of_other_sizes() -> None:
     detector = seeded(tiny())
     network = prepare_for_inference(detector)
     for size in ((64, 96), (50, 96), (64, 90), (64, 96), (10, 10), (1, 1), (63, 1), (50, 96)):
         images, mask = _batch(size, padded=(64, 96))
         with torch.inference_mode():
             memory = network(images, mask).memory
-            expected = _as_given(detector(images, mask), 4, mask).memory
+            expected = _without_padding(detector(images, mask), 4, mask).memory
             torch.testing.assert_close(memory, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -234,7 +234,7 @@ def test_a_precision_names_a_type(
     assert resolve_precision(precision, device) == expected
 
 
-def test_a_precision_that_is_not_there_is_refused() -> None:
+def test_an_unknown_or_unsupported_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="fp8"):
         resolve_precision("fp8", "cpu")
     with pytest.raises(RuntimeError, match="fp16 needs a GPU"):

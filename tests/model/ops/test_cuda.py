@@ -58,7 +58,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_inference_on_a_gpu_takes_the_operators(
+def test_inference_on_a_gpu_uses_the_operators(
     called: list[str], kind: Kind, dtype: torch.dtype
 ) -> None:
     with FakeTensorMode():
@@ -67,7 +67,7 @@ def test_inference_on_a_gpu_takes_the_operators(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_on_a_gpu_takes_the_reference(called: list[str], kind: Kind) -> None:
+def test_training_on_a_gpu_uses_the_reference(called: list[str], kind: Kind) -> None:
     with FakeTensorMode():
         case = _on_gpu(random_case(kind))
         case.value.requires_grad_()
@@ -161,7 +161,7 @@ def test_empty_calls_need_no_kernel(batch: int, queries: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_kernel_one_warning_tells_and_the_reference_computes(
+def test_without_a_kernel_one_warning_is_given_and_the_reference_computes(
     monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     def refuse(*_args: object) -> object:

@@ -29,7 +29,7 @@ def _nvrtc_is_here() -> None:
 
 
 def recorded(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> set[Variant]:
-    """The kernels that a network calls, seen while it looks at a picture on the CPU."""
+    """The kernels that a network calls, recorded while it runs on the CPU."""
     seen: set[Variant] = set()
 
     def flat(shapes: Any) -> list[int]:
@@ -86,7 +86,7 @@ def test_what_was_built_ahead_is_taken_without_compiling(
     assert not (tmp_path / "never used").exists()
 
 
-def test_machine_without_nvrtc_is_told(
+def test_missing_nvrtc_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing() -> None:

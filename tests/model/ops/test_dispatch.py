@@ -41,7 +41,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_on_the_cpu_takes_the_compiled_kernels(called: list[str], kind: Kind) -> None:
+def test_float32_on_the_cpu_uses_the_compiled_kernels(called: list[str], kind: Kind) -> None:
     attend(ops, random_case(kind))
     assert called == ["cpu"]
     assert ops.implementation_name("cpu") == "cpu"
@@ -49,7 +49,7 @@ def test_float32_on_the_cpu_takes_the_compiled_kernels(called: list[str], kind: 
 
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_on_the_cpu_takes_the_compiled_kernels(called: list[str], kind: Kind) -> None:
+def test_bfloat16_on_the_cpu_uses_the_compiled_kernels(called: list[str], kind: Kind) -> None:
     assert attend(ops, random_case(kind).mapped(torch.bfloat16)).dtype == torch.bfloat16
     assert called == ["cpu"]
 
@@ -96,7 +96,9 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_one_warning_tells_and_the_reference_serves(called: list[str]) -> None:
+def test_without_a_compiler_a_warning_is_given_and_the_reference_computes(
+    called: list[str],
+) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):

@@ -83,7 +83,7 @@ def test_other_sizes_compile(cache: Path, channels: int, boxes: bool) -> None:
     assert machine_code(variant, HOPPER, cache).startswith(b"\x7fELF")
 
 
-def test_second_call_takes_the_code_from_the_cache(
+def test_second_call_loads_the_code_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     first = machine_code(HALF, HOPPER, tmp_path)

@@ -1,4 +1,4 @@
-"""The calls of torch's CUDA interface, held against a stand-in of that interface."""
+"""The calls of torch's CUDA interface, with a stand-in for that interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.engine.cuda_card import CudaCard
 
 
 class StandInCuda:
-    """What of `torch.cuda` a card uses; streams are names."""
+    """The part of `torch.cuda` that a card uses; streams are names."""
 
     def __init__(self, patch: Callable[[str, object], None]) -> None:
         self.current = "default"
@@ -63,7 +63,7 @@ class StandInCuda:
     def graph(
         self, _: object, pool: object, stream: str, capture_error_mode: str
     ) -> Iterator[None]:
-        """As torch's: where the capture fails, its stream stays the current one."""
+        """As torch's: if the capture fails, its stream stays the current one."""
         before, self.current = self.current, stream
         yield
         if self.capture_error is not None:
@@ -94,7 +94,7 @@ def test_graphs_share_a_pool_and_are_captured_on_the_computing_stream(cuda: Stan
     assert cuda.replays == 1
 
 
-def test_a_capture_that_fails_leaves_the_stream_of_before(cuda: StandInCuda) -> None:
+def test_a_capture_that_fails_restores_the_stream(cuda: StandInCuda) -> None:
     card = CudaCard(torch.device("cuda"))
     cuda.capture_error = RuntimeError("operation not permitted when stream is capturing")
     with pytest.raises(RuntimeError, match="not permitted"):

@@ -23,7 +23,7 @@ def _recorded(graphs: CudaGraphs, *shapes: BatchShape) -> list[bool]:
 
 def test_a_shape_is_recorded_once_and_replayed_from_then_on() -> None:
     card = StandInCard()
-    graphs = CudaGraphs(card, most=8)
+    graphs = CudaGraphs(card, max_graphs=8)
     assert _recorded(graphs, ONE, TWO, ONE) == [True, True, True]
     assert (len(graphs), card.recordings) == (2, 2)
     checked = card.replays
@@ -33,32 +33,34 @@ def test_a_shape_is_recorded_once_and_replayed_from_then_on() -> None:
 
 def test_a_shape_without_a_graph_is_run_as_it_is() -> None:
     card = StandInCard()
-    graphs = CudaGraphs(card, most=8)
+    graphs = CudaGraphs(card, max_graphs=8)
     assert graphs.run(ONE, _work(ONE)).shape == (1, 3, 6)
     assert card.replays == card.recordings == 0
 
 
-@pytest.mark.parametrize("most", [0, 1])
-def test_no_more_are_recorded_than_asked_for(most: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("limit", [0, 1])
+def test_no_more_than_the_maximum_are_recorded(
+    limit: int, caplog: pytest.LogCaptureFixture
+) -> None:
     card = StandInCard()
-    graphs = CudaGraphs(card, most)
+    graphs = CudaGraphs(card, limit)
     _recorded(graphs, ONE, TWO)
-    assert (len(graphs), card.recordings, caplog.records) == (most, most, [])
+    assert (len(graphs), card.recordings, caplog.records) == (limit, limit, [])
 
 
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
         ({"record_error": RuntimeError("operation not permitted")}, "not permitted"),
-        ({"replay_error": 0.5}, "off by 0.5"),
-        ({"replay_error": float("nan")}, "off by nan"),
+        ({"replay_error": 0.5}, "differ by 0.5"),
+        ({"replay_error": float("nan")}, "differ by nan"),
     ],
 )
-def test_a_failure_is_told_once_and_ends_it_and_batches_run_without_graphs(
+def test_a_failure_is_logged_once_and_stops_the_recording(
     trouble: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     card = StandInCard()
-    graphs = CudaGraphs(card, most=8)
+    graphs = CudaGraphs(card, max_graphs=8)
     assert _recorded(graphs, ONE) == [True]
     for name, value in trouble.items():
         setattr(card, name, value)
@@ -70,7 +72,7 @@ def test_a_failure_is_told_once_and_ends_it_and_batches_run_without_graphs(
 
 
 def _memory_error_at_the_end() -> RuntimeError:
-    """As torch's, where ending a capture fails because of what happened in it."""
+    """As torch raises it if ending a capture fails because memory ran out during it."""
     error = RuntimeError("capture invalidated")
     error.__context__ = torch.OutOfMemoryError("2 GiB short")
     return error
@@ -88,7 +90,7 @@ def test_without_memory_only_smaller_graphs_are_tried(
     trouble: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     card = StandInCard()
-    graphs = CudaGraphs(card, most=8)
+    graphs = CudaGraphs(card, max_graphs=8)
     before = {name: getattr(card, name) for name in trouble}
     for name, value in trouble.items():
         setattr(card, name, value)
@@ -96,7 +98,7 @@ def test_without_memory_only_smaller_graphs_are_tried(
     for name, value in before.items():
         setattr(card, name, value)
     assert _recorded(graphs, BatchShape((64, 128), 3), TWO, ONE) == [False, True, True]
-    assert not graphs.given_up
+    assert not graphs.stopped
     (warning,) = caplog.records
     assert "and larger ones" in warning.getMessage()
     assert reason in warning.getMessage()

@@ -1,4 +1,4 @@
-"""The engine's GPU: on a card that is none everywhere, on a real one where there is one."""
+"""`GpuDevice`, with a stand-in for the GPU, and on a real one if there is one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_it_overlaps_and_a_cpu_does_not(device: GpuDevice, weights: Path) -> Non
     assert type(open_torch_device(weights, "cpu", 1, "auto", LIMITS)) is TorchDevice
 
 
-def test_it_answers_as_a_plain_device(device: GpuDevice, weights: Path) -> None:
+def test_its_detections_are_those_of_a_plain_device(device: GpuDevice, weights: Path) -> None:
     images, sizes = _images(2), [(768, 1024), SIZE]
     found = device.run(images, PADDED, sizes).detections
     expected = load_predictor(weights, "cpu", 1)[0].predict(images, PADDED, sizes)
@@ -96,7 +96,7 @@ def test_the_warm_up_records_what_it_runs_and_batches_replay_it(
     assert card.replays == replays + 1
 
 
-def test_a_card_that_records_nothing_serves(
+def test_a_gpu_that_cannot_record_serves(
     device: GpuDevice, card: StandInCard, caplog: pytest.LogCaptureFixture
 ) -> None:
     card.record_error = RuntimeError("operation not permitted when stream is capturing")
@@ -108,7 +108,7 @@ def test_a_card_that_records_nothing_serves(
     np.testing.assert_array_equal(again.detections[0].scores, result.detections[0].scores)
 
 
-def test_memory_that_ran_out_is_told_apart_and_holds_no_buffer(
+def test_memory_that_ran_out_is_reported_and_frees_the_buffers(
     device: GpuDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -132,7 +132,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 
 @pytest.mark.requires_cuda
 @needs_gpu
-def test_a_replay_on_a_gpu_gives_what_its_launches_give(gpu: GpuDevice) -> None:
+def test_a_replay_on_a_gpu_equals_its_launches(gpu: GpuDevice) -> None:
     images = _images(2)
     launched = gpu.run(images, PADDED, [SIZE, SIZE])
     gpu.record(BatchShape(PADDED, 2))
@@ -144,7 +144,7 @@ def test_a_replay_on_a_gpu_gives_what_its_launches_give(gpu: GpuDevice) -> None:
 
 @pytest.mark.requires_cuda
 @needs_gpu
-def test_overlapping_batches_on_a_gpu_get_the_answers_of_batches_alone(gpu: GpuDevice) -> None:
+def test_overlapping_batches_on_a_gpu_have_the_results_of_batches_alone(gpu: GpuDevice) -> None:
     images = _images(6)
     alone = [gpu.run([image], PADDED, [SIZE]).detections[0] for image in images]
     gpu.record(BatchShape(PADDED, 1))
@@ -162,6 +162,6 @@ def test_overlapping_batches_on_a_gpu_get_the_answers_of_batches_alone(gpu: GpuD
 
 @pytest.mark.requires_cuda
 @needs_gpu
-def test_the_way_to_a_gpu_takes_time_of_its_own(gpu: GpuDevice) -> None:
+def test_the_copy_to_a_gpu_has_its_own_time(gpu: GpuDevice) -> None:
     result = gpu.run(_images(1), PADDED, [SIZE])
     assert min(result.copy_ms, result.assemble_ms, result.forward_ms) > 0

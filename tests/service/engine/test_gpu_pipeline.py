@@ -1,4 +1,4 @@
-"""Buffers and streams of the GPU's pipeline, on a card that is none."""
+"""Buffers and streams of the GPU pipeline, with a stand-in for the GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def card() -> StandInCard:
 
 @pytest.fixture
 def pipeline(predictor: Predictor, card: StandInCard) -> GpuPipeline:
-    return GpuPipeline(predictor, card, PipelineLimits(2, 2 * 64 * 128), most_graphs=4)
+    return GpuPipeline(predictor, card, PipelineLimits(2, 2 * 64 * 128), max_graphs=4)
 
 
 def _images(seed: int, *sizes: tuple[int, int]) -> Images:
@@ -84,7 +84,7 @@ def test_images_that_do_not_fit_are_refused(sizes: list[tuple[int, int]]) -> Non
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["launched", "replayed"])
-def test_overlapping_batches_get_the_answers_of_batches_alone(
+def test_overlapping_batches_have_the_results_of_batches_alone(
     pipeline: GpuPipeline, predictor: Predictor, card: StandInCard, recorded: bool
 ) -> None:
     batches = [
@@ -111,7 +111,7 @@ def test_overlapping_batches_get_the_answers_of_batches_alone(
             np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
 
 
-def test_the_copy_has_a_stream_of_its_own_and_the_host_waits_once(
+def test_the_copy_has_its_own_stream_and_the_host_waits_once(
     pipeline: GpuPipeline, card: StandInCard
 ) -> None:
     images = _images(0, (64, 128))
@@ -147,7 +147,7 @@ def test_buffers_are_used_in_turn_and_only_two_batches_fit(
     two.finish()
 
 
-def test_a_batch_is_done_when_the_card_is(pipeline: GpuPipeline, card: StandInCard) -> None:
+def test_a_batch_is_done_when_the_gpu_is(pipeline: GpuPipeline, card: StandInCard) -> None:
     card.busy = True
     batch = pipeline.begin(_images(0, (64, 128)), PADDED, [(64, 128)])
     assert not batch.done()
@@ -166,6 +166,6 @@ def test_a_batch_beyond_the_limits_is_refused_and_holds_nothing(
     pipeline: GpuPipeline, sizes: list[tuple[int, int]], padded: tuple[int, int]
 ) -> None:
     for _ in range(3):
-        with pytest.raises(ValueError, match=r"beyond|fit"):
+        with pytest.raises(ValueError, match=r"larger than the buffers|fit"):
             pipeline.begin(_images(0, *sizes), padded, sizes)
     pipeline.begin(_images(0, (8, 8)), PADDED, [(8, 8)]).finish()

@@ -1,4 +1,4 @@
-"""The real device, with a small network of random weights."""
+"""`TorchDevice`, with a small network of random weights."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def _image(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
-def test_a_device_says_what_it_is(weights: Path) -> None:
+def test_a_device_reports_its_implementation(weights: Path) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
     assert (device.name, device.model.name, torch.get_num_threads()) == ("cpu", "small", 1)
     assert device.implementations["kernel"] in {"cpu", "reference"}
     assert not device.is_broken(RuntimeError("anything"))
 
 
-def test_a_device_answers_as_its_predictor(weights: Path) -> None:
+def test_detections_are_those_of_the_predictor(weights: Path) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
     predictor, _ = load_predictor(weights, "cpu", threads=1)
     padded = padded_size(*SIZE, SMALL.bucket_stride)
@@ -62,7 +62,7 @@ def test_a_device_answers_as_its_predictor(weights: Path) -> None:
         np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
 
 
-def test_nothing_is_copied_where_the_host_is_the_device(weights: Path) -> None:
+def test_nothing_is_copied_if_the_host_is_the_device(weights: Path) -> None:
     result = TorchDevice(weights, "cpu", threads=1).run([_image(1)], (384, 512), [SIZE])
     assert result.copy_ms == 0.0
     assert result.assemble_ms > 0
@@ -70,7 +70,7 @@ def test_nothing_is_copied_where_the_host_is_the_device(weights: Path) -> None:
 
 @pytest.mark.requires_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_way_to_a_gpu_takes_time_of_its_own(weights: Path) -> None:
+def test_the_copy_to_a_gpu_has_its_own_time(weights: Path) -> None:
     result = TorchDevice(weights, "cuda", threads=1).run([_image(1)], (384, 512), [SIZE])
     assert result.copy_ms > 0
     assert result.assemble_ms > 0
@@ -90,7 +90,7 @@ def _fail(error: Exception) -> None:
     ],
     ids=["python", "gpu", "cpu"],
 )
-def test_memory_that_ran_out_is_told_apart(
+def test_memory_that_ran_out_is_reported_as_such(
     weights: Path, monkeypatch: pytest.MonkeyPatch, forward: Callable[..., object]
 ) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
@@ -99,37 +99,39 @@ def test_memory_that_ran_out_is_told_apart(
         device.run([_image(1)], (384, 512), [SIZE])
 
 
-def test_any_other_failure_stays_what_it_is(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_failures_are_raised_unchanged(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = TorchDevice(weights, "cpu", threads=1)
     monkeypatch.setattr(device._predictor, "forward", lambda *_: _fail(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         device.run([_image(1)], (384, 512), [SIZE])
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == "cpu"
     with pytest.raises(RuntimeError, match="device=cuda:1"):
         pick_device("cuda:1")
 
 
-async def test_the_default_model_answers_an_image_in_a_crowd_as_alone() -> None:
+async def test_the_default_model_has_the_same_result_alone_and_among_others() -> None:
     settings = quiet_settings(model="default", device="cpu", max_wait_ms=200)
     images = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))]
     everything = DetectOptions(threshold=0.0)
     async with open_detector(settings) as detector:
         alone = [await detector.detect(data, everything, request_id="r") for data in images]
-        crowd = await asyncio.gather(
+        together = await asyncio.gather(
             *(detector.detect(data, everything, request_id="r") for data in images * 3)
         )
-    assert len(crowd) == 3 * len(alone) > 0
-    for result, expected in zip(crowd, alone * 3, strict=True):
+    assert len(together) == 3 * len(alone) > 0
+    for result, expected in zip(together, alone * 3, strict=True):
         assert len(expected.detections) > 0
         np.testing.assert_array_equal(result.detections.scores, expected.detections.scores)
         np.testing.assert_array_equal(result.detections.boxes_xyxy, expected.detections.boxes_xyxy)
 
 
-async def test_the_service_answers_as_the_model_does_offline(weights: Path) -> None:
+async def test_the_service_has_the_results_of_the_model(weights: Path) -> None:
     settings = quiet_settings(model=str(weights), device="cpu", engine_threads=1, max_wait_ms=1000)
     images = [encode_png(_image(seed)) for seed in range(3)]
     everything = DetectOptions(threshold=0.0)
