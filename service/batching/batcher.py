@@ -26,7 +26,6 @@ from service.batching.recovery import Recovery, after_batch_failure, after_engin
 from service.batching.scheduler import Batch, EngineState, Job, Scheduler
 from service.errors import DeadlineExceeded, DetectionError, InferenceFailed, ShuttingDown
 from service.ipc.messages import BatchDone, BatchFailed
-from service.ipc.slots import StaleSlot
 from service.observability.metrics import Metrics
 from service.types import Priority
 from service.usage import UseCounter
@@ -34,6 +33,7 @@ from service.usage import UseCounter
 # libuv counts whole milliseconds: a timer of less than half of one expires at once, and would be
 # restarted in a busy loop until the time has passed.
 _MIN_TIMER_SECONDS = 0.001
+_ERROR_PAUSE_SECONDS = 1.0  # before batches are formed again after an unexpected error
 _EMPTY_CONTEXT = Context()  # so that log lines of a timer do not name the request that started it
 
 _log = structlog.get_logger(__name__)
@@ -178,14 +178,21 @@ class Batcher:
         for batch in suspects:
             self._recover(after_engine_death(batch))
         for batch in others:
-            if batch.engine_deaths:
-                self._scheduler.retry([batch])
-            else:
-                self._scheduler.requeue(batch.jobs)
+            self._requeue(batch)
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Sends to every engine what the scheduler has for it."""
+        """Sends to every engine what the scheduler has for it; tries again after an error."""
+        try:
+            wake_at = self._send_batches()
+        except Exception as error:
+            # In an empty context: the error is not that of the request that was just queued.
+            Context().run(_log.error, "cannot send a batch", exc_info=error)
+            wake_at = self._clock() + _ERROR_PAUSE_SECONDS
+        self._schedule_dispatch(wake_at)
+
+    def _send_batches(self) -> float:
+        """Returns when to call again, at the latest."""
         wake_at = math.inf
         candidates = [engine for engine in self._engines if engine.ready]
         while candidates and self._scheduler:
@@ -203,9 +210,16 @@ class Batcher:
                 wake_at = min(wake_at, plan.wake_at)
                 candidates.remove(engine)
             else:
-                engine.send(plan.batch)
-                self._record(plan.batch)
-        self._schedule_dispatch(wake_at)
+                self._send(engine, plan.batch)
+        return wake_at
+
+    def _send(self, engine: Engine, batch: Batch) -> None:
+        try:
+            engine.send(batch)
+        except Exception:
+            self._requeue(batch)
+            raise
+        self._record(batch)
 
     def _dispatch_soon(self) -> None:
         """Runs when no image is being decoded any more, so that waiting for others ends."""
@@ -233,12 +247,25 @@ class Batcher:
         self._metrics.padding_waste.observe(max(0.0, 1 - pixels / batch.padded_pixels))
 
     def _without_abandoned(self, batch: Batch) -> Batch:
-        """The batch without images whose callers have gone; those are released."""
-        wanted = tuple(job for job in batch.jobs if job in self._results)
+        """The images of a batch that are to be retried.
+
+        Images whose callers have gone are released. Images that wait already (the engine ended
+        while an error kept the batch from being completed) are left out.
+        """
+        wanted = tuple(
+            job for job in batch.jobs if job in self._results and job not in self._scheduler
+        )
         for job in batch.jobs:
             if job not in self._results:
                 self._release(job)
         return Batch(batch.bucket, wanted, batch.engine_deaths)
+
+    def _requeue(self, batch: Batch) -> None:
+        """Puts back a batch that no engine has run."""
+        if batch.engine_deaths:
+            self._scheduler.retry([batch])
+        else:
+            self._scheduler.requeue(batch.jobs)
 
     def _recover(self, recovery: Recovery) -> None:
         for job in recovery.failed:
@@ -250,7 +277,7 @@ class Batcher:
     ) -> None:
         try:
             detections = job.lease.read_result()
-        except (StaleSlot, ValueError):
+        except Exception:
             _log.exception("no valid result in the slot of a completed image")
             self._fail(job, InferenceFailed("the model failed on this image"))
             return

@@ -72,6 +72,10 @@ class JobQueue:
         """Number of waiting jobs."""
         return len(self._order)
 
+    def __contains__(self, job: Job) -> bool:
+        """Whether a job waits here."""
+        return job in self._entries
+
     @property
     def first_urgency(self) -> float:
         """Urgency of the first job; only if there is one."""
@@ -149,6 +153,10 @@ class RetryQueue:
     def __len__(self) -> int:
         """Number of waiting jobs."""
         return len(self._numbers)
+
+    def __contains__(self, job: Job) -> bool:
+        """Whether a job waits here."""
+        return job in self._numbers
 
     @property
     def next_deadline(self) -> float:

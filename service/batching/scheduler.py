@@ -81,6 +81,10 @@ class Scheduler:
         """Number of waiting jobs, retries included."""
         return self._depth + len(self._retries)
 
+    def __contains__(self, job: Job) -> bool:
+        """Whether a job is waiting."""
+        return job in self._queues.get(job.bucket, ()) or job in self._retries
+
     def urgency(self, job: Job) -> float:
         """The time by which a job should run; the smallest goes first."""
         if job.priority is Priority.HIGH:

@@ -41,7 +41,7 @@ class Canary:
         self.last_success = -math.inf
 
     def make_batch(self, now: float) -> Batch:
-        """Returns a new batch to send; results left in the slot by an earlier one are invalid."""
+        """Returns a new batch to send; only while none is in flight, since they share the slot."""
         self._pool.renew(self._lease)
         grey = np.full((*self._image.size, 3), _GREY, dtype=np.uint8)
         self._lease.write_image(grey, self._image)

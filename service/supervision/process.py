@@ -18,31 +18,28 @@ from service.ipc.messages import Message, Start
 from service.ipc.slots import SlotMemory
 
 _ROOT = Path(__file__).resolve().parents[2]  # where `service` and `model` are imported from
+_REAP_SECONDS = 10.0  # of a process that was killed because the rest of its start failed
 _DRAIN_SECONDS = 1.0  # how long unread messages of an ended engine are still read
 _STOPPED_SECONDS = 0.5  # a process that continues sooner (a debugger attached) is left running
+_POLL_SECONDS = 0.05  # while a process is reaped, in case the thread that waits for it has failed
 
 
 class EngineProcess:
     """A running engine process; wait for its exit (`reap`) before its slots are reused."""
 
     def __init__(self, process: subprocess.Popen[bytes], doorbell: EdgeDoorbell) -> None:
-        """Monitors a running process; use `start` to create one."""
+        """Takes over a running process; use `start` to create one."""
         self._process = process
         self._doorbell = doorbell
         self._on_stopped: Callable[[], None] = _ignore
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        loop = asyncio.get_running_loop()
-        waiter = threading.Thread(
-            target=self._wait, args=(loop,), name=f"engine-{process.pid}", daemon=True
-        )
-        waiter.start()
 
     @classmethod
     async def start(cls, start: Start, memory: SlotMemory) -> EngineProcess:
         """Starts an engine process and sends it what to run.
 
         Raises:
-            OSError: if the process cannot be started.
+            Exception: if that fails (no process, no thread); no process is left behind.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -53,11 +50,18 @@ class EngineProcess:
                 raise
             try:
                 process = _spawn(theirs.fileno(), memory.fd, start.weights_fd)
-            except OSError:
+            except BaseException:
                 doorbell.abort()
                 raise
         engine = cls(process, doorbell)
-        engine.send(start)
+        try:
+            engine._start_waiting()
+            engine.send(start)
+        except BaseException:
+            engine.close()
+            engine.kill()
+            await engine.reap(_REAP_SECONDS)
+            raise
         return engine
 
     @property
@@ -105,12 +109,28 @@ class EngineProcess:
         Returns:
             False if it still exists after the timeout (blocked in the kernel).
         """
-        done, _ = await asyncio.wait([self._exited], timeout=timeout_seconds)
-        return bool(done)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        while not self._exited.done():
+            status = self._process.poll()
+            left = deadline - loop.time()
+            if status is not None:
+                self._exited.set_result(status)
+            elif left <= 0:
+                return False
+            else:
+                await asyncio.wait([self._exited], timeout=min(left, _POLL_SECONDS))
+        return True
 
     def close(self) -> None:
         """Closes the edge's end of the doorbell; no further message is received."""
         self._doorbell.abort()
+
+    def _start_waiting(self) -> None:
+        """Starts the thread that waits for stops and the exit of the process."""
+        loop = asyncio.get_running_loop()
+        name = f"engine-{self.pid}"
+        threading.Thread(target=self._wait, args=(loop,), name=name, daemon=True).start()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -145,7 +165,7 @@ def _wait_for_stop(pid: int) -> bool:
         if change is None or change.si_code not in {os.CLD_STOPPED, os.CLD_TRAPPED}:
             return False
         os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)  # clears the report
-    except ChildProcessError:  # it has ended and was reaped
+    except OSError:  # it has ended and was reaped
         return False
     return True
 

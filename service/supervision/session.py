@@ -46,8 +46,8 @@ class SessionOwner(Protocol):
     def canary_failed(self) -> None:
         """The engine should get no batches until the next canary succeeds."""
 
-    def kill_engine(self, reason: str, event: str) -> None:
-        """The engine must be replaced: `reason` for metrics, `event` for the log."""
+    def kill_engine(self, reason: str, event: str, error: Exception | None = None) -> None:
+        """The engine must be replaced: `reason` for metrics, `event` and `error` for the log."""
 
 
 class EngineSession:
@@ -85,8 +85,9 @@ class EngineSession:
         self._listener = listener
         self._clock = clock
         self._in_flight = BatchesInFlight(clock(), service_time)
-        self._watchdog = Timer()
-        self._next_canary = Timer()
+        self._unreported: list[Batch] = []  # no longer in flight; the listener does not know yet
+        self._watchdog = Timer(self._on_error)
+        self._next_canary = Timer(self._on_error)
 
     def __len__(self) -> int:
         """Number of batches that the engine holds, canaries included."""
@@ -105,10 +106,13 @@ class EngineSession:
     def send(self, batch: Batch) -> None:
         """Sends a batch to the engine, behind those that it holds."""
         batch_id = self._in_flight.add(batch, self._clock())
-        slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
-        self._engine.send(RunBatch(batch_id, batch.bucket, slots))
-        if len(self._in_flight) == 1:
-            self._restart_watchdog()
+        try:
+            slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
+            self._engine.send(RunBatch(batch_id, batch.bucket, slots))
+            if len(self._in_flight) == 1:
+                self._restart_watchdog()
+        except Exception as error:  # the batch is returned when the engine has ended
+            self._on_error(error)
 
     def handle(self, message: Message) -> None:
         """Handles a reply of the engine, which replies to batches in the order they were sent.
@@ -116,12 +120,15 @@ class EngineSession:
         Raises:
             BadMessage: if the message is not a reply to a batch.
             UnexpectedBatch: if it replies to a batch other than the running one.
+            Exception: of the listener; `return_batches` then returns the batch.
         """
         if not isinstance(message, BatchDone | BatchFailed):
             raise BadMessage(f"unexpected {type(message).__name__}")
         batch, seconds = self._in_flight.complete(message.batch_id, self._clock())
+        self._unreported = [batch]
+        is_canary = self._canary.owns(batch)
         self._restart_watchdog()
-        if self._canary.owns(batch):
+        if is_canary:
             self._handle_canary(message)
         elif isinstance(message, BatchDone):
             self._owner.batch_succeeded()
@@ -132,8 +139,8 @@ class EngineSession:
         else:
             self._metrics.batch_failures.labels(message.failure).inc()
             self._failed_batches.add(batch, message)
-            if not self._canary.in_flight:
-                self._send_canary()
+            self._send_canary()
+        self._unreported.clear()
 
     def stop(self) -> None:
         """Stops the timers; no further canary is sent."""
@@ -143,9 +150,10 @@ class EngineSession:
     def return_batches(self, exit_reason: str) -> None:
         """Returns the engine's batches to the listener; its process must have been reaped."""
         resolution = self._failed_batches.resolve()
-        failed = (*resolution.lost, *(batch for batch, _ in resolution.failed))
+        failed = (*resolution.lost, *(batch for batch, _ in resolution.failed), *self._unreported)
         held = self._in_flight.take_all(self._clock())
-        batches = [b for b in (*failed, *held) if not self._canary.owns(b)]
+        batches = [b for b in dict.fromkeys((*failed, *held)) if not self._canary.owns(b)]
+        self._unreported = batches  # if the listener raises, another call returns them
         if not batches:
             return
         # The suspect is the first failed batch, else the running one, unless that was a canary or
@@ -155,6 +163,7 @@ class EngineSession:
             self._listener.batches_lost(batches[0], batches[1:])
         else:
             self._listener.batches_lost(None, batches)
+        self._unreported = []
 
     def _handle_canary(self, message: BatchDone | BatchFailed) -> None:
         if isinstance(message, BatchDone) and self._canary.complete():
@@ -175,10 +184,14 @@ class EngineSession:
         """Resolves the failed batches after the engine completed a batch."""
         self._canary.record_success(self._clock())
         resolution = self._failed_batches.resolve()
+        self._unreported += (*resolution.lost, *(batch for batch, _ in resolution.failed))
         for batch, failed in resolution.failed:
             self._listener.batch_failed(batch, failed)
+            self._unreported.remove(batch)
         if resolution.lost:
             self._listener.batches_lost(resolution.lost[0], resolution.lost[1:])
+            for batch in resolution.lost:
+                self._unreported.remove(batch)
 
     def _on_canary_due(self) -> None:
         """Sends a canary if the engine is idle and completed nothing for the interval."""
@@ -193,7 +206,9 @@ class EngineSession:
             self._send_canary()
 
     def _send_canary(self) -> None:
-        self.send(self._canary.make_batch(self._clock()))
+        """Sends a canary, unless one is in flight; its reply then schedules the next one."""
+        if not self._canary.in_flight:
+            self.send(self._canary.make_batch(self._clock()))
 
     def _restart_watchdog(self) -> None:
         """Starts the watchdog of the batch that the engine now runs, if any."""
@@ -203,6 +218,9 @@ class EngineSession:
             self._watchdog.start(seconds, self._on_hang)
         else:
             self._watchdog.cancel()
+
+    def _on_error(self, error: Exception) -> None:
+        self._owner.kill_engine("error", "unexpected error; killing the engine", error)
 
     def _on_hang(self) -> None:
         self._owner.kill_engine("hang", "the engine hangs; killing it")

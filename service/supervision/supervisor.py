@@ -5,7 +5,9 @@
 
 An engine that exits, hangs past its watchdog or sends an invalid message is killed and reaped
 (only then are its slots safe to reuse) and replaced. Batches that it had not completed go back to
-the batcher. A loaded engine is ready once it has completed a canary.
+the batcher. A loaded engine is ready once it has completed a canary. An unexpected exception in
+the supervision of an engine is treated like its death: it is logged, the process is killed and
+reaped, and another one is started.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 
 import structlog
 
@@ -24,6 +27,8 @@ from service.ipc.slots import SlotPool
 from service.observability.metrics import Metrics
 from service.supervision.backoff import RestartPolicy
 from service.supervision.canary import Canary
+from service.supervision.facts import describe_engine, log_ready
+from service.supervision.guard import errors_logged, is_cancellation
 from service.supervision.in_flight import UnexpectedBatch
 from service.supervision.plan import EnginePlan, EngineStartError
 from service.supervision.process import EngineProcess
@@ -32,6 +37,8 @@ from service.types import EngineFacts
 
 _REAP_SECONDS = 10.0  # a killed process exits in milliseconds unless blocked in the kernel
 _STOP_SECONDS = 5.0  # an idle engine exits much sooner
+_ERROR_PAUSE_SECONDS = 1.0  # before a step that failed unexpectedly is repeated
+_RETURN_ATTEMPTS = 3  # if the batcher raises; requests whose batch is not returned time out
 
 _log = structlog.get_logger(__name__)
 
@@ -90,12 +97,7 @@ class Supervisor:
     @property
     def facts(self) -> EngineFacts | None:
         """Device, kernel and precision of the engine; None before the first is ready."""
-        if self._hello is None:
-            return None
-        implementations = self._hello.implementations
-        graphs = int(implementations.get("cuda_graphs", "0"))
-        precision = implementations.get("precision", "")
-        return EngineFacts(self._hello.device, self.kernel, precision, graphs)
+        return None if self._hello is None else describe_engine(self._hello)
 
     @property
     def last_success(self) -> float:
@@ -125,7 +127,9 @@ class Supervisor:
         """
         self._listener = listener
         self._first_ready = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run(), name="supervisor")
+        # In an empty context: log lines about the engine do not name the request that loaded it.
+        self._task = asyncio.create_task(self._run(), name="supervisor", context=Context())
+        self._task.add_done_callback(self._on_task_end)
         return self._first_ready
 
     async def stop(self) -> None:
@@ -135,12 +139,14 @@ class Supervisor:
         if task is None:
             return
         if self._engine is not None:
-            self._engine.send(Stop())
+            with errors_logged():
+                self._engine.send(Stop())
         idle = self._ready and len(self._ready_session) == 0
         done, _ = await asyncio.wait([task], timeout=_STOP_SECONDS if idle else 0)
         if not done:
             if self._engine is not None:
-                self._engine.kill()
+                with errors_logged():
+                    self._engine.kill()
             task.cancel()
             await asyncio.wait([task])
         if self._first_ready is not None:
@@ -168,12 +174,18 @@ class Supervisor:
         """The engine gets no batches until the next canary succeeds."""
         self._set_unready()
 
-    def kill_engine(self, reason: str, event: str) -> None:
-        """Kills the engine: `reason` for metrics, `event` for the log."""
-        _log.error(event)
+    def kill_engine(self, reason: str, event: str, error: Exception | None = None) -> None:
+        """Kills the engine: `reason` for metrics, `event` and `error` for the log."""
+        # In an empty context: the event is not that of a request in which it was noticed.
+        Context().run(_log.error, event, exc_info=error)
         self._exit_reason = reason
-        if self._engine is not None:
+        if self._engine is None:
+            return
+        try:
             self._engine.kill()
+        except Exception:
+            _log.exception("the engine cannot be killed")
+            self._engine.close()  # wakes `_run_engine`, which tries again
 
     @property
     def _ready_session(self) -> EngineSession:
@@ -186,43 +198,55 @@ class Supervisor:
         return self._listener
 
     async def _run(self) -> None:
+        """Runs one engine process after the other, until `stop`."""
         while not self._stopping:
             self._exit_reason = "exit"
             try:
                 await self._run_engine()
-            except EngineStartError as error:
-                self._on_start_error(error)
-            except OSError as error:
-                _log.error("the engine process cannot be started", error=str(error))
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancellation(error):
+                    raise
+                self._on_error(error)
             if not self._stopping:
-                await self._requeue_and_back_off()
+                await asyncio.sleep(self._after_exit())
 
     async def _run_engine(self) -> None:
         """Runs one engine process, from its start until it is reaped.
 
         Raises:
-            EngineStartError: if it reports that it cannot start.
-            OSError: if the process cannot be started.
+            Exception: if it is unexpected.
         """
-        self._engine = engine = await EngineProcess.start(self._plan.start, self._memory)
-        engine.watch_stops(self._on_stopped)
         try:
+            self._engine = engine = await EngineProcess.start(self._plan.start, self._memory)
+        except Exception as error:
+            self._exit_reason = "start_failed"
+            _log.error("the engine process cannot be started", exc_info=error)
+            return
+        try:
+            engine.watch_stops(self._on_stopped)
             if await self._wait_until_loaded(engine):
                 self._session = self._make_session(engine)
                 self._session.begin()
                 await engine.listen(self._session.handle)
+        except EngineStartError as error:
+            self._on_start_error(error)
         except TimeoutError:
             self._exit_reason = "start_timeout"
         except (BadMessage, UnexpectedBatch) as error:
             self._exit_reason = "bad_message"
             _log.error("invalid message from the engine", error=str(error))
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancellation(error):
+                raise
+            self._on_error(error)
         finally:
-            self._end_session()
-            engine.kill()
+            with errors_logged():
+                self._end_session()
             try:
-                await self._reap(engine)
+                await self._kill_and_reap(engine)
             finally:  # also if `stop` cancels the wait
-                engine.close()
+                with errors_logged():
+                    engine.close()
                 self._engine = None
 
     async def _wait_until_loaded(self, engine: EngineProcess) -> bool:
@@ -237,16 +261,7 @@ class Supervisor:
         if message is None:
             return False
         self._hello = hello = self._plan.check_hello(message)
-        _log.info(
-            "engine ready",
-            pid=hello.pid,
-            device=hello.device,
-            load_seconds=round(hello.load_seconds, 3),
-            warm_up_seconds=round(hello.warm_up_seconds, 3),
-            warm_up_shapes=hello.warm_up_shapes,
-            warm_up_left_out=hello.warm_up_left_out,
-            **hello.implementations,
-        )
+        log_ready(hello)
         return True
 
     def _make_session(self, engine: EngineProcess) -> EngineSession:
@@ -280,11 +295,17 @@ class Supervisor:
         if was_ready:
             self._notified.engine_changed()
 
-    async def _reap(self, engine: EngineProcess) -> None:
-        """Waits for the exit of a killed engine without a limit; a long wait fails liveness."""
-        while not await engine.reap(_REAP_SECONDS):
+    async def _kill_and_reap(self, engine: EngineProcess) -> None:
+        """Kills an engine and waits for its exit; a long wait fails liveness.
+
+        The wait has no limit, since the slots of a running process cannot be leased again, unless
+        the service stops.
+        """
+        while not await self._try_to_reap(engine):
             self._stuck = True
             _log.critical("a killed engine does not exit", pid=engine.pid)
+            if self._stopping:
+                return
         self._stuck = False
         if not self._stopping:
             _log.warning(
@@ -295,11 +316,42 @@ class Supervisor:
                 batches=0 if self._session is None else len(self._session),
             )
 
-    async def _requeue_and_back_off(self) -> None:
-        """Returns the ended engine's batches to the batcher; waits before the next start."""
-        self._metrics.engine_restarts.labels(self._exit_reason).inc()
-        delay = self._restarts.record_exit(self._clock())
+    async def _try_to_reap(self, engine: EngineProcess) -> bool:
+        try:
+            engine.kill()
+            return await engine.reap(_REAP_SECONDS)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancellation(error):
+                raise
+            self._on_error(error)
+            await asyncio.sleep(_ERROR_PAUSE_SECONDS)
+            return False
+
+    def _after_exit(self) -> float:
+        """Counts the exit and returns the ended engine's batches to the batcher.
+
+        Returns:
+            Seconds to wait before the next start.
+        """
+        delay = _ERROR_PAUSE_SECONDS
+        with errors_logged():
+            delay = self._restarts.record_exit(self._clock())
+        with errors_logged():
+            self._metrics.engine_restarts.labels(self._exit_reason).inc()
         session, self._session = self._session, None
         if session is not None:
-            session.return_batches(self._exit_reason)
-        await asyncio.sleep(delay)
+            for _ in range(_RETURN_ATTEMPTS):
+                with errors_logged():
+                    session.return_batches(self._exit_reason)
+                    break
+        return delay
+
+    def _on_error(self, error: BaseException) -> None:
+        self._exit_reason = "error"
+        _log.error("unexpected error in the supervision of the engine", exc_info=error)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        """Without its task the engine is never replaced: liveness fails."""
+        if not self._stopping and not task.cancelled():
+            self._stuck = True
+            _log.critical("the supervision of the engine ended", exc_info=task.exception())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
@@ -13,17 +13,15 @@ from service.ipc.messages import (
     BatchDone,
     BatchFailed,
     Hello,
-    Message,
-    RunBatch,
     Start,
 )
 from service.ipc.slots import SlotMemory, SlotPool, slot_layout
 from service.observability.metrics import Metrics
-from service.supervision.plan import EnginePlan
 from service.supervision.process import EngineProcess
 from service.supervision.supervisor import Supervisor
 from tests.support.fake_device import FAKE_MODEL
-from tests.support.jobs import BUCKET, NO_DETECTIONS
+from tests.support.jobs import BUCKET
+from tests.support.standin_process import StandInProcess, engine_plan
 from tests.support.virtual_time import run_in_virtual_time
 
 INTERVAL, CANARY_TIMEOUT, WATCHDOG = 10.0, 5.0, 60.0
@@ -37,85 +35,27 @@ def _is_ready(bench: Bench) -> bool:
     return bench.supervisor.ready  # in a function, since mypy narrows the property
 
 
-@dataclass
-class StandInEngine:
-    """An engine process that completes batches after 10 ms, fails them or hangs."""
-
-    memory: SlotMemory
-    behaviour: str  # "complete", "fail", "hang", or "linger" after a kill
-    pid: int
-    exit_status: int = -9
-    killed: bool = False
-    closed: bool = False
-    sent: list[RunBatch] = field(default_factory=list)
-    on_stopped: Callable[[], None] = lambda: None
-    messages: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
-
-    def send(self, message: Message) -> None:
-        if not isinstance(message, RunBatch):
-            return
-        self.sent.append(message)
-        if self.behaviour != "hang":
-            asyncio.get_running_loop().call_later(0.01, self._reply, message)
-
-    def _reply(self, message: RunBatch) -> None:
-        if self.behaviour == "fail":
-            self.messages.put_nowait(BatchFailed(message.batch_id, "lost"))
-            return
-        for slot, generation in message.slots:
-            self.memory.write_result(slot, generation, NO_DETECTIONS)
-        self.messages.put_nowait(BatchDone(message.batch_id, 1.0, 2.0, 3.0))
-
-    def watch_stops(self, on_stopped: Callable[[], None]) -> None:
-        self.on_stopped = on_stopped
-
-    async def receive(self) -> Message | None:
-        return await self.messages.get()
-
-    async def listen(self, handle: Callable[[Message], None]) -> None:
-        while (message := await self.messages.get()) is not None:
-            handle(message)
-
-    def kill(self) -> None:
-        self.killed = True
-        self.messages.put_nowait(None)
-
-    async def reap(self, timeout_seconds: float) -> bool:
-        if self.behaviour == "linger":
-            await asyncio.sleep(60)
-        return True
-
-    def close(self) -> None:
-        self.closed = True
-
-
 class Bench:
     """A supervisor with stand-in engines; records the calls of its listener."""
 
     def __init__(self) -> None:
         self.behaviour = "complete"  # of engines started from now on
-        self.engines: list[StandInEngine] = []
+        self.engines: list[StandInProcess] = []
         self.events: list[tuple[str, object]] = []
         self.pool = _pool()
         self.metrics = Metrics()
-        start = Start("", "", "cpu", 1, self.pool.memory.layout, "error", "json")
-        plan = EnginePlan(
-            start=start,
-            model=FAKE_MODEL,
-            start_timeout_seconds=30,
+        plan = engine_plan(
+            self.pool,
             watchdog_seconds=WATCHDOG,
             canary_interval_seconds=INTERVAL,
             canary_timeout_seconds=CANARY_TIMEOUT,
-            storm_restarts=5,
-            storm_window_seconds=60,
-            weights_name="",
         )
         self.now = asyncio.get_running_loop().time
         self.supervisor = Supervisor(plan, self.pool, self.metrics, self.now)
 
-    async def start(self, start: Start, memory: SlotMemory) -> StandInEngine:
+    async def start(self, start: Start, memory: SlotMemory) -> StandInProcess:
         """Replaces `EngineProcess.start`."""
-        engine = StandInEngine(memory, self.behaviour, pid=1000 + len(self.engines))
+        engine = StandInProcess(memory, self.behaviour, pid=1000 + len(self.engines))
         engine.messages.put_nowait(Hello(engine.pid, "fake", FAKE_MODEL.version, "fake"))
         self.engines.append(engine)
         return engine
@@ -321,6 +261,28 @@ def test_a_hanging_batch_is_suspect_and_a_batch_of_a_stopped_engine_is_not(run: 
         await asyncio.sleep(1)
         assert bench.events_named("lost") == [(first, ()), (None, (second,))]
         assert (bench.restarts("hang"), bench.restarts("stopped")) == (1, 1)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("reply_seconds", [0.01, 0.3, 0.6, 1.5])
+def test_there_is_never_more_than_one_canary_in_flight(run: Runner, reply_seconds: float) -> None:
+    """Also not if batches fail behind a canary that fails, so that both cause another one."""
+
+    async def scenario(bench: Bench) -> None:
+        await asyncio.sleep(0.1)
+        [engine] = bench.engines
+        canary = engine.sent[0].slots[0][0]
+        engine.reply_seconds, engine.behaviour = reply_seconds, "fail"
+        while not engine.held:
+            await asyncio.sleep(0.005)
+        for _ in range(3):
+            bench.supervisor.send(bench.batch())
+        while not engine.killed:
+            assert sum(message.slots[0][0] == canary for message in engine.held) <= 1
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(1)
+        assert bench.restarts("canary") == 1
 
     run(scenario)
 
