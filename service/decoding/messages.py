@@ -10,7 +10,6 @@ import mmap
 import os
 import struct
 import tempfile
-from dataclasses import dataclass
 from typing import NamedTuple
 
 HEADER = struct.Struct("<BI")  # kind, bytes of the payload
@@ -23,12 +22,12 @@ ATTACH, DECODE, CALL = 1, 2, 3
 # Decoder -> edge.
 READY, DECODED, FAILED, NEEDS_MEMORY, OUT_OF_MEMORY, ENCODED, BUG = 1, 2, 3, 4, 5, 6, 7
 
-_DECODE_TASK = struct.Struct("<10q")
+_DECODE_TASK = struct.Struct("<9q")
 _DECODED = struct.Struct("<4q2d")
 _ATTACH = struct.Struct("<3q")
 _CALL = struct.Struct("<2q")
 _NUMBER = struct.Struct("<q")
-_NO_LIMIT = -1
+NO_LIMIT = -1
 _PAGE = mmap.PAGESIZE
 _KEPT_BYTES = 4 << 20  # of a file that stay allocated for the next file
 
@@ -42,21 +41,18 @@ class DecodeTask(NamedTuple):
     max_bytes: int
     max_pixels: int
     max_jpeg_scans: int
-    max_memory_bytes: int | None  # None: no limit
+    max_memory_bytes: int  # or NO_LIMIT
     slot: int
     generation: int
-    bucket_stride: int
 
     def pack(self) -> bytes:
         """The payload of DECODE."""
-        limit = _NO_LIMIT if self.max_memory_bytes is None else self.max_memory_bytes
-        return _DECODE_TASK.pack(*self._replace(max_memory_bytes=limit))
+        return _DECODE_TASK.pack(*self)
 
     @classmethod
     def unpack(cls, payload: bytes) -> DecodeTask:
         """The task in a payload of DECODE."""
-        task = cls(*_DECODE_TASK.unpack(payload))
-        return task._replace(max_memory_bytes=None) if task.max_memory_bytes == _NO_LIMIT else task
+        return cls(*_DECODE_TASK.unpack(payload))
 
 
 class Decoded(NamedTuple):
@@ -79,8 +75,7 @@ class Decoded(NamedTuple):
         return cls(*_DECODED.unpack(payload))
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One received message."""
 
     kind: int
@@ -106,7 +101,8 @@ class MessageBuffer:
         end = HEADER.size + length
         if len(self._bytes) < end:
             return None
-        payload = bytes(self._bytes[HEADER.size : end])
+        with memoryview(self._bytes) as received:
+            payload = bytes(received[HEADER.size : end])
         del self._bytes[:end]
         return Message(kind, payload)
 

@@ -121,7 +121,9 @@ class DecoderPool:
             def give_back() -> None:
                 self._large.give_back(taken)
 
-            message = await self._run_decode(data, config, limits, lease, None, give_back)
+            message = await self._run_decode(
+                data, config, limits, lease, messages.NO_LIMIT, give_back
+            )
         decoded = Decoded.unpack(payload_of(message, messages.DECODED))
         size = decoded.height, decoded.width
         padded = padded_size(*size, config.bucket_stride)
@@ -174,7 +176,7 @@ class DecoderPool:
         config: ModelConfig,
         limits: ImageLimits,
         lease: SlotLease,
-        max_memory_bytes: int | None,
+        max_memory_bytes: int,
         on_finish: Callable[[], None] | None = None,
     ) -> Message:
         payload = DecodeTask(
@@ -187,7 +189,6 @@ class DecoderPool:
             max_memory_bytes,
             lease.slot,
             lease.generation,
-            config.bucket_stride,
         ).pack()
         task = self._new_task((data,), messages.DECODE, payload, lease)
         if on_finish is not None:
@@ -252,7 +253,7 @@ class DecoderPool:
         """A worker has finished its task."""
         task = self._busy.pop(worker)
         self._restart_seconds = _RESTART_SECONDS[0]
-        worker.inbox.release_pages(sum(map(len, task.content)))
+        worker.inbox.release_pages(len(task.content[0]))
         self._give_next(worker)
         task.finish()
         if not task.done.done():

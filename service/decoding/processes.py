@@ -124,8 +124,10 @@ class WorkerProcess:
 
     def send(self, kind: int, payload: bytes) -> None:
         """Sends a task; a message to a dead worker is lost, and `on_end` follows."""
-        with contextlib.suppress(OSError):
+        try:
             self._socket.sendall(messages.encode(kind, payload))
+        except OSError:
+            return
 
     def attach(self, slots: SlotMemory) -> None:
         """Makes the worker map these slots, unless it has."""

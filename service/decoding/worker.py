@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import pickle
 import resource
-import select
 import socket
+import struct
 import time
 import traceback
 from collections.abc import Callable
@@ -31,7 +31,9 @@ from service.images.allocator import release_freed_memory
 from service.ipc.slots import SlotLayout, SlotMemory
 
 _READ_BYTES = 64 * 1024
+_TIMEVAL = struct.Struct("@ll")  # of the socket option: seconds, microseconds
 _IDLE_SECONDS = 10  # without a task; then freed memory is returned to the kernel
+_IDLE, _FOR_EVER = _TIMEVAL.pack(_IDLE_SECONDS, 0), _TIMEVAL.pack(0, 0)
 _SPARE_BYTES = 256 << 20  # of address space, for the interpreter, libraries and results
 
 Place = Callable[[tuple[int, int]], npt.NDArray[np.uint8]]
@@ -82,8 +84,12 @@ class Worker:
         fds: list[int] = []
         while True:
             while (message := buffer.take()) is None:
-                self._release_memory_when_idle()
-                data, received, _, _ = socket.recv_fds(self._socket, _READ_BYTES, 1)
+                try:
+                    data, received, _, _ = socket.recv_fds(self._socket, _READ_BYTES, 1)
+                except BlockingIOError:  # idle for _IDLE_SECONDS
+                    release_freed_memory()
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FOR_EVER)
+                    continue
                 if not data:
                     return
                 buffer.feed(data)
@@ -92,12 +98,7 @@ class Worker:
                 self._attach(message, fds.pop(0))
             else:
                 self._serve(message)
-
-    def _release_memory_when_idle(self) -> None:
-        ready, _, _ = select.select([self._socket], [], [], _IDLE_SECONDS)
-        if not ready:
-            release_freed_memory()
-            select.select([self._socket], [], [])
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _IDLE)
 
     def _attach(self, message: Message, fd: int) -> None:
         """Maps the slots of the model that serves now, in place of those of the model before."""
@@ -130,12 +131,12 @@ class Worker:
             self._inbox.view(task.num_bytes),
             _Sides(task.shortest_side, task.longest_side),
             ImageLimits(task.max_bytes, task.max_pixels, task.max_jpeg_scans),
-            task.max_memory_bytes,
+            None if task.max_memory_bytes == messages.NO_LIMIT else task.max_memory_bytes,
             lambda size: slots.pixels(task.slot, size),
         )
         height, width = decoded.pixels.shape[:2]
         original_height, original_width = decoded.original_size
-        if task.max_memory_bytes is None:
+        if task.max_memory_bytes == messages.NO_LIMIT:
             release_freed_memory()
         done = messages.Decoded(
             height, width, original_height, original_width, started, time.monotonic()
