@@ -21,6 +21,7 @@ from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
 from service.cpus import usable_cpus
 from service.decoding.pool import DEFAULT_DECODE, DecoderPool
+from service.descriptors import allow_descriptors
 from service.ipc.messages import Start
 from service.ipc.slots import SlotLayout, SlotMemory, SlotPool, slot_layout
 from service.observability.metrics import Metrics
@@ -123,6 +124,7 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
     metrics = Metrics(settings.max_batch_size)
     served = build_served_model(settings, metrics, backend)
     limits = _limits(settings)
+    allow_descriptors(settings, limits.decode_threads)
     decoders = DecoderPool(
         limits.decode_threads,
         settings.decode_memory_bytes,

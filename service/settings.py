@@ -176,6 +176,9 @@ class Settings(BaseSettings):
     grpc_keepalive_seconds: float = Field(
         60, gt=0, description="interval of keepalive pings on a silent gRPC connection"
     )
+    grpc_max_idle_seconds: float = Field(
+        10, gt=0, description="a gRPC connection without calls is closed after this time"
+    )
     grpc_max_connection_age_seconds: float = Field(
         3600,
         ge=0,

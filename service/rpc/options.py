@@ -20,6 +20,9 @@ class RpcOptions:
     max_concurrent_calls: int = 1024  # further calls are refused: each may hold a whole message
     images_in_flight: int = 8  # of one call: enough for a batch, few enough for other clients
     keepalive_seconds: float = 60.0  # interval of keepalive pings on an idle connection
+    max_connections: int = 1024  # further ones are closed
+    max_idle_seconds: float = 10.0  # then a connection without calls is closed; clients reconnect
+    handshake_seconds: float = 10.0  # for TLS and the first HTTP/2 frames of a connection
     max_connection_age_seconds: float = 3600.0  # then the client must reconnect; 0: unlimited
     drain_timeout_seconds: float = 60.0  # for accepted calls, once `RpcServer.drain` was called
     keys: KeyRing | None = None  # that calls must present; None: no key is required

@@ -194,6 +194,9 @@ def _channel_arguments(options: RpcOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+        ("grpc.max_allowed_incoming_connections", options.max_connections),
+        ("grpc.max_connection_idle_ms", round(options.max_idle_seconds * 1000)),
+        ("grpc.server_handshake_timeout_ms", round(options.handshake_seconds * 1000)),
     ]
     if options.max_connection_age_seconds:
         age_ms = min(round(options.max_connection_age_seconds * 1000), _LARGEST_OPTION)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import socket
 import ssl
 import time
@@ -20,7 +19,6 @@ from service.transport.listen_queue import has_unread, stop_accepting_new
 _BACKLOG = 2048
 _LAST_CONNECTIONS_SECONDS = 1.0  # at most, to accept connections that are established
 _RECHECK_SECONDS = 0.005
-_OTHER_DESCRIPTORS = 256  # besides connections: gRPC, engines, log files
 
 
 class HttpServer(uvicorn.Server):
@@ -46,13 +44,15 @@ class HttpServer(uvicorn.Server):
             send_timeout_seconds=settings.send_timeout_seconds,
             max_connections=settings.max_connections,
         )
-        _allow_descriptors(settings.max_connections + _OTHER_DESCRIPTORS)
         self._listener = listener
-        protocol = type("_Connection", (LimitedConnection,), {"limits": self._limits})
+        self._handshake_seconds = settings.header_timeout_seconds
+        self._connection_class: type[LimitedConnection] = type(
+            "_Connection", (LimitedConnection,), {"limits": self._limits}
+        )
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,
+                http=self._connection_class,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -82,6 +82,24 @@ class HttpServer(uvicorn.Server):
         """Ends without waiting for requests in flight."""
         self.should_exit = self.force_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves the listener as uvicorn does, with a time limit for TLS handshakes."""
+        config = self.config
+        server = await asyncio.get_running_loop().create_server(
+            self._create_connection,
+            sock=self._listener,
+            ssl=config.ssl,
+            ssl_handshake_timeout=None if config.ssl is None else self._handshake_seconds,
+            backlog=_BACKLOG,
+        )
+        self.servers = [server]
+        self.started = True
+
+    def _create_connection(self) -> asyncio.Protocol:
+        return self._connection_class(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Installs no signal handlers: `service.app` handles signals."""
@@ -109,11 +127,3 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-
-
-def _allow_descriptors(count: int) -> None:
-    """Raises the soft limit of open files to `count`, at most to the hard limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

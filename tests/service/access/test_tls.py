@@ -37,8 +37,8 @@ def _files(pair: Pair, authority: Authority | None = None) -> TlsFiles:
 
 
 @asynccontextmanager
-async def _https(context: ssl.SSLContext) -> AsyncIterator[str]:
-    settings = fake_settings()
+async def _https(context: ssl.SSLContext, **overrides: float) -> AsyncIterator[str]:
+    settings = fake_settings(**overrides)
     app = create_app(StandIn().as_detector(), settings)
     server = HttpServer(app, settings, listen("127.0.0.1", 0), context)
     serving = asyncio.create_task(server.run_until_drained())
@@ -47,6 +47,21 @@ async def _https(context: ssl.SSLContext) -> AsyncIterator[str]:
     finally:
         server.drain()
         await serving
+
+
+async def test_a_connection_without_a_handshake_is_closed(authority: Authority) -> None:
+    files = _files(authority.issue("server"))
+
+    async def connect_and_say_nothing() -> bytes:
+        async with _https(files.context, header_timeout_seconds=0.1) as url:
+            port = int(url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            said = await reader.read()
+            writer.close()
+            return said
+
+    for run in (asyncio.run, uvloop.run):
+        assert await asyncio.to_thread(run, connect_and_say_nothing()) == b""
 
 
 async def test_a_renewed_context_works_in_the_event_loop_of_the_service(

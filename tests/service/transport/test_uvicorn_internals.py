@@ -30,6 +30,7 @@ OVERRIDDEN: list[tuple[type, str, tuple[str, ...]]] = [
     (HttpToolsProtocol, "resume_writing", ("self",)),
     (uvicorn.Server, "capture_signals", ("self",)),
     (uvicorn.Server, "shutdown", ("self", "sockets")),
+    (uvicorn.Server, "startup", ("self", "sockets")),
 ]
 PROTOCOL_ATTRIBUTES = (
     "connections",
