@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from model.images.decode import ImageLimits
@@ -85,6 +86,17 @@ def _open_model(settings: Settings, backend: Backend) -> tuple[OpenWeightsFile, 
         raise CheckpointError(path, error.problem) from error
 
 
+def _find_weights(settings: Settings, backend: Backend) -> Path | None:
+    """Returns the weights file that the settings name now; None if the backend needs none.
+
+    Raises:
+        CheckpointError: if there is no such file.
+    """
+    if backend.model is not None:
+        return None
+    return resolve_model(settings.model, settings.model_cache_dir).resolve()
+
+
 def _named(model: ModelInfo, settings: Settings) -> ModelInfo:
     """Returns the model under the name that the settings give it."""
     return model if settings.name is None else replace(model, name=settings.name)
@@ -141,6 +153,7 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
         lambda: build_served_model(settings, metrics, backend),
         first_ready=first_ready,
         start_timeout_seconds=settings.start_timeout_seconds,
+        find_weights=partial(_find_weights, settings, backend),
     )
     _add_gauges(metrics, detector, settings.canary_max_age_seconds)
     try:

@@ -2,9 +2,9 @@
 
     SIGHUP, POST /v2/repository/models/{m}/load ---> ModelControl ---> a new model
 
-One model serves at a time. A load reads the weights file again, starts new engines, waits until
-they are warm, and sends them all new requests; the old engines finish theirs and stop. If the
-file cannot be used, the old model continues to serve.
+One model serves at a time. A load reads the weights file again if it has changed, starts new
+engines, waits until they are warm, and sends them all new requests; the old engines finish theirs
+and stop. If the file cannot be used, the old model continues to serve.
 """
 
 from __future__ import annotations
@@ -49,12 +49,15 @@ class ModelControl(Protocol):
     async def load(self, name: str) -> None:
         """Loads the weights file again; returns when the new model serves.
 
+        If the file has not changed and the model is ready, it continues to serve.
+
         Args:
             name: of the model that serves, or the value of the setting `model`.
 
         Raises:
             UnknownModel: for another name.
-            ModelLoadFailed: for a file or device that cannot be used.
+            ModelLoadFailed: for a file or device that cannot be used, or if the memory does not
+                suffice for two models.
         """
 
     async def unload(self, name: str) -> None:

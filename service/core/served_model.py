@@ -43,7 +43,7 @@ class ServedModel:
         self.pool = pool
         self.batcher = batcher
         self.engines = tuple(engines)
-        self._file = file
+        self.file = file
         self._users = UseCounter()
 
     def begin(self) -> asyncio.Future[None]:
@@ -85,14 +85,16 @@ class ServedModel:
 
     async def stop(self) -> None:
         """Stops the engines; requests in flight fail with `ShuttingDown`."""
-        await asyncio.gather(*(engine.stop() for engine in self.engines))
-        self.batcher.close()
+        try:
+            await asyncio.gather(*(engine.stop() for engine in self.engines))
+        finally:
+            self.batcher.close()
         await asyncio.sleep(0)  # finished callers release their slots first
 
     def free(self) -> None:
         """Frees the slots and the file; no thread may decode into a slot any more."""
         self.pool.close()
-        self._file.close()
+        self.file.close()
 
 
 async def _all_of(futures: Sequence[asyncio.Future[None]]) -> None:

@@ -7,7 +7,7 @@ import structlog
 from service.ipc.messages import Hello
 from service.types import EngineFacts
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("service.supervision.supervisor")
 
 
 def describe_engine(hello: Hello) -> EngineFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 from collections import Counter
@@ -12,10 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from model.weights.checkpoint import load_detector, save_checkpoint
 from model.weights.info import read_model_info, resolve_model
+from service.access.api_keys import Scope, key_line, new_key
 from service.build import ServiceCore, open_core
 from service.core.detector import Detector
 from service.core.model_control import ModelLoadFailed, UnknownModel
@@ -195,6 +199,38 @@ async def test_a_restarted_engine_has_the_served_weights_until_new_ones_are_load
             await core.control.load("large")
 
 
+async def test_sighup_loads_the_weights_only_if_they_have_changed_and_fit_into_memory(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _serving(weights) as core:
+        [engine] = core.detector.served.engine_pids
+
+        async def reload() -> str:
+            with capture_logs() as lines:
+                core.control.reload()
+                await _until(lambda: len(lines) > 1 and lines[-1]["event"] in ends)
+            return str(lines[-1]["event"])
+
+        ends = {"model loaded", "the model cannot be loaded", "the weights file has not changed"}
+        old = core.detector.model.version
+        others = _children()
+        assert await reload() == "the weights file has not changed"
+        shutil.copy(weights, weights.with_name("copy"))
+        weights.with_name("copy").rename(weights)
+        assert await reload() == "the weights file has not changed"
+        new = _replace(weights, _with_seed(4))
+        monkeypatch.setattr(core.control, "_memory_left", lambda: 50 * 1024 * 1024)
+        assert await reload() == "the model cannot be loaded"
+        with pytest.raises(ModelLoadFailed, match="not enough memory"):
+            await core.control.load("small")
+        assert core.detector.served.engine_pids == (engine,)
+        assert _children() == others  # no other engine was started
+        assert (await detect(core.detector, IMAGE)).model_version == old
+        monkeypatch.undo()
+        assert await reload() == "model loaded"
+        assert (await detect(core.detector, IMAGE)).model_version == new
+
+
 async def test_closing_during_a_load_ends_all_engines(weights: Path) -> None:
     async with _serving(weights) as core:
         _replace(weights, _with_seed(7))
@@ -279,6 +315,34 @@ async def test_sighup_reloads_the_default_model_under_load(
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.end) == 0, service.lines
     client.close()
+
+
+async def test_the_log_of_an_engine_does_not_name_the_request_that_loaded_it(
+    start: type[WatchedService], tmp_path: Path
+) -> None:
+    admin, gate = new_key(), tmp_path / "start"
+    keys = tmp_path / "keys"
+    keys.write_text(key_line("operator", [Scope.ADMIN], admin) + "\n")
+    service = start(api_keys_file=keys, model_control="explicit", fake_start_gate=gate)
+    service.wait_until_ready()
+    loaded = await asyncio.to_thread(
+        httpx.post,
+        f"{service.url}/v2/repository/models/fake/load",
+        headers={"Authorization": f"Bearer {admin}", "X-Request-Id": "load-17"},
+        timeout=60,
+    )
+    assert loaded.status_code == 200, loaded.text
+    line = await asyncio.to_thread(service.wait_for_line, '"model loaded"')
+    assert "load-17" in line.string  # the load itself belongs to the request
+    count = len(service.lines)
+    for ready in (3, 4):  # the second engine was started by the supervisor of the load
+        engine = re.findall(r'"pid":(\d+).*engine ready', "".join(service.lines))[-1]
+        os.kill(int(engine), signal.SIGKILL)
+        await asyncio.to_thread(service.wait_for_line, "engine ready", times=ready)
+    later = "".join(service.lines[count:])
+    assert "engine exited" in later
+    assert "load-17" not in later
+    assert "operator" not in later
 
 
 async def test_sighup_during_the_first_load_is_harmless(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from model.images.decode import ImageLimits
@@ -35,7 +36,8 @@ _LIMITS = DetectorLimits(ImageLimits(10**6, 10**6), 1000.0, 1, float("inf"))
 class StandInEngine:
     """A `Supervisor` without a process."""
 
-    live, kernel, last_success, pid = True, "none", 0.0, None
+    live, kernel, last_success = True, "none", 0.0
+    pid: int | None = None
     facts: EngineFacts | None = None
     state = EngineState(0, 0.0, float("-inf"))
 
@@ -86,7 +88,7 @@ class StandInEngine:
 class Models:
     """Builds models of versions "1", "2" and so on, and records their events."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self.events: list[str] = []  # such as "2 begins", "1 ended"
         self.served: list[ServedModel] = []
         self.engines: list[StandInEngine] = []
@@ -95,6 +97,7 @@ class Models:
         self.may_build.set()
         self.ends_at_once = True  # the engines of the next builds
         self.starting = 0  # number of builds that were started
+        self.path = path  # of the weights file; its text is the version
         self._metrics = Metrics()
 
     def build(self) -> ServedModel:
@@ -103,14 +106,14 @@ class Models:
         assert self.may_build.wait(10)
         if self.failure is not None:
             raise self.failure
-        version = str(len(self.served) + 1)
+        version = str(len(self.served) + 1) if self.path is None else self.path.read_text()
         engine = StandInEngine(lambda event: self.events.append(f"{version} {event}"))
         if self.ends_at_once:
             engine.may_end.set()
         batcher = Batcher(Scheduler(BatchPolicy(max_batch_size=4)), [engine], self._metrics)
         info = replace(FAKE_MODEL, version=version)
         engines = [cast(Supervisor, engine)]
-        served = ServedModel(info, small_pool(2), batcher, engines, OpenWeightsFile(None))
+        served = ServedModel(info, small_pool(2), batcher, engines, OpenWeightsFile(self.path))
         self.engines.append(engine)
         self.served.append(served)
         return served
@@ -126,6 +129,7 @@ class SwitchHarness:
 
     def __init__(self, models: Models, start_timeout_seconds: float) -> None:
         self.models = models
+        self.memory_left: int | None = None  # bytes
         first = models.build()
         self.detector = Detector(first, Metrics(), _LIMITS, DecoderPool(1, 10**6, 10**6))
         self.first_ready = first.begin()
@@ -135,6 +139,8 @@ class SwitchHarness:
             models.build,
             first_ready=self.first_ready,
             start_timeout_seconds=start_timeout_seconds,
+            find_weights=lambda: models.path,
+            memory_left=lambda: self.memory_left,
         )
 
     @property
@@ -174,10 +180,14 @@ async def engine_of(models: Models, version: int) -> StandInEngine:
 
 @asynccontextmanager
 async def switching(
-    *, start_timeout_seconds: float = 10.0, ready: bool = True, **models: Any
+    *,
+    start_timeout_seconds: float = 10.0,
+    ready: bool = True,
+    path: Path | None = None,
+    **models: Any,
 ) -> AsyncIterator[SwitchHarness]:
     """Yields a harness and closes it, also with changes in progress."""
-    harness = SwitchHarness(Models(), start_timeout_seconds)
+    harness = SwitchHarness(Models(path), start_timeout_seconds)
     if ready:
         harness.models.engines[0].start()
         await harness.first_ready
