@@ -24,7 +24,7 @@ class DetectOptions:
 
     threshold: float | None = None  # 0..1; the lowest score to keep
     max_detections: int | None = None  # 1 .. ModelConfig.max_detections; keeps the best
-    labels: tuple[str, ...] | None = None  # class names to keep
+    labels: tuple[str, ...] | None = None  # class names to keep, or several separated by commas
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from service.types import DetectOptions, Priority
 PRIORITY_HEADER = "X-Request-Priority"  # in gRPC metadata in lower case
 _LONGEST_NAME = 100  # characters that are compared to find a similar name
 _MOST_NAMES = 20  # in an error message
+_MAX_COMMAS = 10  # in a class name that is one of several
 
 
 def parse_priority(value: object) -> Priority:
@@ -73,10 +75,34 @@ def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[in
     if labels is None:
         return None
     known = {name: index for index, name in enumerate(model.labels) if name != NO_CLASS}
-    unknown = [name for name in labels if name not in known]
+    names = [name for value in labels for name in split_labels(value, known)]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise InvalidOptions(_unknown_label(unknown[0], list(known), model.name))
-    return frozenset(known[name] for name in labels)
+    return frozenset(known[name] for name in names)
+
+
+def split_labels(text: str, known: Container[str]) -> list[str]:
+    """Splits class names at commas, but not within a name that has commas itself.
+
+    Args:
+        text: one name, or several separated by commas.
+        known: the model's class names.
+
+    Returns:
+        The names. Where several ways of splitting find known names, the longest name comes first;
+        names that are not known are split at each comma.
+    """
+    if text in known:
+        return [text]
+    pieces, names, start = text.split(","), [], 0
+    while start < len(pieces):
+        last = min(len(pieces), start + _MAX_COMMAS + 1)
+        joined = (",".join(pieces[start:end]).strip() for end in range(last, start, -1))
+        name = next((each for each in joined if each in known), pieces[start].strip())
+        names.append(name)
+        start += name.count(",") + 1
+    return names
 
 
 def _unknown_label(name: str, known: list[str], model_name: str) -> str:

@@ -97,13 +97,12 @@ def _labels(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     fits = isinstance(value, str) and len(value) <= _MAX_TEXT
-    names = [name.strip() for name in str(value).split(",")] if fits else [""]
-    if not all(names):
+    if not fits or not all(name.strip() for name in str(value).split(",")):
         raise InvalidOptions(
             f"labels is {short_repr(value)}; it takes class names separated by commas; leave it "
             "out for all classes"
         )
-    return tuple(dict.fromkeys(names))
+    return (str(value),)
 
 
 def _timeout_s(microseconds: int | None) -> float | None:

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from service.access.api_keys import KeyRing
 from service.access.api_keys import Scope as KeyScope
 from service.core.detector import Detector
-from service.core.formats import OUTPUT_FORMATS
+from service.core.formats import HUGGINGFACE, OUTPUT_FORMATS
 from service.errors import DetectionError
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
@@ -105,7 +105,14 @@ def _add_detect_route(
         response_model=Union[schemas],  # noqa: UP007 - of a tuple
         responses=detect_responses(),
     )
-    app.router.routes.append(require(KeyScope.DETECT, route))
+    # Hugging Face's clients post to the URL that they are given as model: the service's own.
+    huggingface = RequestRoute(
+        "/",
+        partial(endpoint.respond_in, HUGGINGFACE),
+        methods=["POST"],
+        include_in_schema=False,
+    )
+    app.router.routes += [require(KeyScope.DETECT, each) for each in (route, huggingface)]
     register_schemas(route, Problem)
     return route
 

@@ -1,11 +1,10 @@
-"""POST /detect: reads one image or a form of images, calls the Detector, encodes the results."""
+"""POST /detect: reads the upload, calls the Detector, encodes the results."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 
 import structlog
 from starlette.requests import Request
@@ -14,39 +13,17 @@ from starlette.responses import Response
 from model.images.decode import ImageLimits
 from service.core.detector import Detector
 from service.core.encoding import FileResult, ItemError
-from service.core.formats import Encoded, EncodeInput, OutputFormat
-from service.core.selection import PRIORITY_HEADER, parse_priority
-from service.errors import DetectionError, InvalidImage, InvalidOptions, UnsupportedImage
-from service.observability.request_scope import StageInterval, current_scope
-from service.rest.multipart import FormReader, UploadedFile
+from service.core.formats import JSON, Encoded, EncodeInput, OutputFormat
+from service.errors import DetectionError
+from service.rest.multipart import UploadedFile
 from service.rest.problems import item_error
-from service.rest.query import (
-    DetectQuery,
-    parse_query,
-    parse_query_string,
-    split_query_string,
-)
+from service.rest.upload import Upload, UploadReader
 from service.settings import Settings
-from service.transport.http_body import (
-    BodyAccount,
-    BodyLimits,
-    BodyMemory,
-    read_body,
-    receive_body,
-)
-from service.transport.http_request import (
-    TIMEOUT_HEADER,
-    OutcomeCounter,
-    parse_timeout_s,
-    request_id_of,
-    unless_client_leaves,
-)
-from service.types import DetectResult, Priority, StageTimings
+from service.transport.http_body import BodyMemory
+from service.transport.http_request import OutcomeCounter, unless_client_leaves
+from service.types import DetectResult, StageTimings
 
 _PROTOCOL = "http"  # in metrics
-_FORM_TYPE = "multipart/form-data"
-# Besides image/*: types that clients send by default ("": none; the last: curl --data-binary).
-_RAW_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
 _FILES_IN_FLIGHT = 4  # of one form: enough to fill a batch, few enough to leave slots to others
 
 _SERVER_TIMING = b", ".join(
@@ -56,33 +33,28 @@ _SERVER_TIMING = b", ".join(
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Upload:
-    """The contents of one request."""
-
-    files: tuple[UploadedFile, ...]
-    query: DetectQuery
-    request_id: str
-    deadline: float | None  # time.monotonic seconds
-    priority: Priority
-    read_ms: float
-
-
 class DetectEndpoint:
     """Handles POST /detect."""
 
     def __init__(self, detector: Detector, settings: Settings, bodies: BodyMemory) -> None:
         """Takes the limits from the settings, and counts the bytes of bodies in `bodies`."""
         self._detector = detector
-        self._max_files = settings.max_files
+        self._reader = UploadReader(settings)
         self._image_limits = ImageLimits(
             settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
         )
-        self._body_limits = BodyLimits.of(settings)
         self._bodies = bodies
 
     async def respond(self, request: Request) -> Response:
+        """Handles a request to /detect; errors as for `respond_in`."""
+        return await self.respond_in(JSON, request)
+
+    async def respond_in(self, output_format: OutputFormat, request: Request) -> Response:
         """Handles one request.
+
+        Args:
+            output_format: of the response to an image or a form that names none.
+            request: whose body has not been read.
 
         Raises:
             DetectionError: for a request without any result.
@@ -93,60 +65,24 @@ class DetectEndpoint:
             OutcomeCounter(self._detector.metrics, _PROTOCOL),
             self._bodies.account() as account,
         ):
-            upload = await self._read(request, account)
+            upload = await self._reader.read(request, account, output_format)
             single = len(upload.files) == 1
             work = self._respond_to_one(upload) if single else self._respond_to_several(upload)
             return await unless_client_leaves(work, request.scope, request.receive)
 
-    async def _read(self, request: Request, account: BodyAccount) -> _Upload:
-        started = time.monotonic()
-        timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
-        deadline = None if timeout_s is None else started + timeout_s
-        priority = parse_priority(request.headers.get(PRIORITY_HEADER))
-        query_string: bytes = request.scope["query_string"]
-        query = parse_query_string(query_string)
-        content_type = request.headers.get("content-type", "")
-        media_type = content_type.partition(";")[0].strip().lower()
-        body = (request.headers, request.receive, self._body_limits)
-        if media_type == _FORM_TYPE:
-            reader = FormReader(content_type, self._max_files)
-            await receive_body(*body, reader.take, deadline, account)
-            form = reader.form()
-            query = parse_query([*split_query_string(query_string), *form.fields])
-            files = form.files
-        elif media_type.startswith("image/") or media_type in _RAW_TYPES:
-            files = (UploadedFile("", await read_body(*body, deadline, account)),)
-        else:
-            raise UnsupportedImage(
-                f"Content-Type is {media_type!r}; send the bytes of one image as image/*, or "
-                f"files as {_FORM_TYPE}"
-            )
-        if not files:
-            raise InvalidImage("the form holds no file; send an image as a file field")
-        if len(files) > 1 and query.output_format.draws_images:
-            raise InvalidOptions(
-                f"format={query.output_format.name} takes one file at a time; send one file"
-            )
-        ended = time.monotonic()
-        if (scope := current_scope()) is not None:
-            scope.record_stage(StageInterval("read", started, ended))
-        read_ms = (ended - started) * 1000
-        request_id = request_id_of(request.scope)
-        return _Upload(files, query, request_id, deadline, priority, read_ms)
-
-    async def _respond_to_several(self, upload: _Upload) -> Response:
+    async def _respond_to_several(self, upload: Upload) -> Response:
         outcomes = await self._detect_all(upload)
         model = self._detector.model
-        encoded = upload.query.output_format.encode(
+        encoded = upload.output_format.encode(
             EncodeInput(outcomes, model.labels, upload.request_id, category_ids=model.category_ids)
         )
         return _response(encoded)
 
-    async def _respond_to_one(self, upload: _Upload) -> Response:
+    async def _respond_to_one(self, upload: Upload) -> Response:
         file = upload.files[0]
         result = await self._detect(file, upload, upload.request_id)
         encode_started = time.monotonic()
-        output_format = upload.query.output_format
+        output_format = upload.output_format
         outcomes = (FileResult(file.name or None, result),)
         if output_format.draws_images:
             encoded = await self._draw(output_format, file, upload, outcomes)
@@ -164,7 +100,7 @@ class DetectEndpoint:
         self,
         output_format: OutputFormat,
         file: UploadedFile,
-        upload: _Upload,
+        upload: Upload,
         outcomes: Sequence[FileResult],
     ) -> Encoded:
         job = EncodeInput(outcomes, limits=self._image_limits)
@@ -173,18 +109,18 @@ class DetectEndpoint:
         )
 
     def _detect(
-        self, file: UploadedFile, upload: _Upload, request_id: str
+        self, file: UploadedFile, upload: Upload, request_id: str
     ) -> Awaitable[DetectResult]:
         return self._detector.detect(
             file.data,
-            upload.query.options,
+            upload.options,
             request_id=request_id,
             deadline=upload.deadline,
             priority=upload.priority,
             read_ms=upload.read_ms,
         )
 
-    async def _detect_all(self, upload: _Upload) -> Sequence[FileResult]:
+    async def _detect_all(self, upload: Upload) -> Sequence[FileResult]:
         """Each file by itself: one failure does not affect the others."""
         in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
 

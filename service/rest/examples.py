@@ -54,6 +54,7 @@ _DETAILS = {
 }
 _REFUSALS = (
     (400, "malformed_form", "Bad Request", "the multipart body is malformed: no boundary"),
+    (400, "malformed_json", "Bad Request", "the request is not JSON: unexpected end of data"),
     (400, "invalid_header", "Bad Request", "Content-Length is 'x', which is not a number"),
     (408, "body_timeout", "Request Timeout", "the request's body paused for more than 30 s"),
     (500, "internal", "Internal Server Error", "An unexpected error."),

@@ -5,17 +5,20 @@ Unlike Starlette's form parser it never writes to disk, and it stops at the firs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import InvalidOptions
+from service.rest.media_types import UNDECLARED_TYPES, may_be_image, media_type_of
 from service.transport.http_request import RequestRefused
 
 _MAX_FIELD_BYTES = 4096  # of a value that is not a file
 _MAX_FIELDS = 32
-_FILE_TYPES = ("image/", "application/octet-stream")
+_MAX_PARTS_BEYOND_FILES = 64  # fields, and empty file inputs
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,10 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class Form:
-    """Files and plain fields of a form, each in their order in the body."""
+    """Files and plain fields of a form, each in their order in the body.
+
+    File inputs without a file and blank fields, which browsers send too, are left out.
+    """
 
     files: tuple[UploadedFile, ...]
     fields: tuple[tuple[str, str], ...]
@@ -41,6 +47,7 @@ class _Part:
     headers: dict[str, bytes] = field(default_factory=dict)
     field_name: str = ""
     file_name: str | None = None  # None: a plain field
+    is_empty_input: bool = False  # so far: no file was chosen
     data: bytearray = field(default_factory=bytearray)
 
 
@@ -122,11 +129,15 @@ class _Collector:
         self.fields: list[tuple[str, str]] = []
         self.ended = False
         self._max_files = max_files
+        self._num_parts = 0
         self._part = _Part()
         self._header_name = bytearray()
         self._header_value = bytearray()
 
     def begin_part(self) -> None:
+        self._num_parts += 1
+        if self._num_parts > self._max_files + _MAX_PARTS_BEYOND_FILES:
+            raise InvalidOptions(f"the form has more than {self._num_parts - 1} parts")
         self._part = _Part()
 
     def add_header_name(self, data: bytes, start: int, end: int) -> None:
@@ -143,23 +154,25 @@ class _Collector:
     def end_headers(self) -> None:
         """Decides whether the part is a file: it has a file name or the type of an image."""
         part = self._part
-        _, options = parse_options_header(part.headers.get("content-disposition", b""))
+        disposition = part.headers.get("content-disposition", b"")
+        _, options = parse_options_header(disposition)
         part.field_name = options.get(b"name", b"").decode("utf-8", "replace")
-        content_type = part.headers.get("content-type", b"").decode("latin-1").lower()
-        file_name = options.get(b"filename")
-        if file_name is None and not content_type.startswith(_FILE_TYPES):
+        file_name = _file_name(disposition, options)
+        if file_name is None and not _is_file_type(part.headers.get("content-type", b"")):
             if len(self.fields) >= _MAX_FIELDS:
                 raise InvalidOptions(f"the form has more than {_MAX_FIELDS} fields")
             return
-        if len(self.files) >= self._max_files:
-            raise InvalidOptions(
-                f"the form has more than the {self._max_files} files accepted at a time"
-            )
-        part.file_name = (file_name or b"").decode("utf-8", "replace") or part.field_name
+        part.file_name = file_name or part.field_name
+        part.is_empty_input = file_name == ""
+        if not part.is_empty_input:
+            self._check_file_count()
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         part = self._part
         part.data += data[start:end]
+        if part.is_empty_input and part.data:
+            part.is_empty_input = False
+            self._check_file_count()
         if part.file_name is None and len(part.data) > _MAX_FIELD_BYTES:
             raise InvalidOptions(
                 f"the form's field {part.field_name!r} is longer than {_MAX_FIELD_BYTES} bytes; "
@@ -167,11 +180,41 @@ class _Collector:
             )
 
     def end_part(self) -> None:
+        """Keeps the part, unless it is a file input without a file or a text field left blank."""
         part = self._part
         if part.file_name is None:
-            self.fields.append((part.field_name, part.data.decode("utf-8")))
-        else:
+            if text := part.data.decode("utf-8").strip():
+                self.fields.append((part.field_name, text))
+        elif not part.is_empty_input:
             self.files.append(UploadedFile(part.file_name, bytes(part.data)))
+
+    def _check_file_count(self) -> None:
+        if len(self.files) >= self._max_files:
+            raise InvalidOptions(
+                f"the form has more than the {self._max_files} files accepted at a time"
+            )
 
     def end(self) -> None:
         self.ended = True
+
+
+def _file_name(disposition: bytes, options: Mapping[bytes, bytes]) -> str | None:
+    """The file name of a part; None for none, empty where a browser's file input has no file.
+
+    Args:
+        disposition: the header.
+        options: its parameters, without `filename*` (RFC 8187), which the parser ignores.
+    """
+    plain = options.get(b"filename")
+    if plain is not None:
+        return plain.decode("utf-8", "replace")
+    if b"filename*" not in disposition.lower():
+        return None
+    header = Message()
+    header["content-disposition"] = disposition.decode("latin-1")
+    return header.get_filename()
+
+
+def _is_file_type(content_type: bytes) -> bool:
+    media_type = media_type_of(content_type.decode("latin-1"))
+    return media_type not in UNDECLARED_TYPES and may_be_image(media_type)

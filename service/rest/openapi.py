@@ -184,10 +184,19 @@ def _image_body() -> JsonObject:
         "properties": {"file": {"type": "array", "items": BINARY}},
         "additionalProperties": {"type": "array", "items": BINARY},
     }
+    json_form = {
+        "type": "object",
+        "description": "as Hugging Face's clients send it; the response is in format=huggingface",
+        "required": ["inputs"],
+        "properties": {
+            "inputs": {"type": "string", "description": "the image file as base64 or data: URL"},
+            "parameters": {"type": "object", "description": "the options of the query"},
+        },
+    }
     return {
         "required": True,
         "content": {media_type: {"schema": BINARY} for media_type in _IMAGE_TYPES}
-        | {"multipart/form-data": {"schema": form}},
+        | {"multipart/form-data": {"schema": form}, "application/json": {"schema": json_form}},
     }
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from starlette.datastructures import QueryParams
 
-from service.core.formats import JSON, OUTPUT_FORMATS, OutputFormat
+from service.core.formats import OUTPUT_FORMATS, OutputFormat
 from service.errors import InvalidOptions
 from service.types import DetectOptions
 
@@ -28,7 +28,7 @@ class DetectQuery:
     """The options of one request."""
 
     options: DetectOptions
-    output_format: OutputFormat
+    output_format: OutputFormat | None  # None: not given
 
 
 PARAMETERS = ("threshold", "max_detections", "labels", "format")
@@ -101,18 +101,17 @@ def _max_detections(values: list[str] | None) -> int | None:
 def _labels(values: list[str] | None) -> tuple[str, ...] | None:
     if values is None:
         return None
-    names = [name.strip() for value in values for name in value.split(",")]
-    if not all(names):
+    if not all(name.strip() for value in values for name in value.split(",")):
         raise InvalidOptions(
             "labels has an empty name; give class names separated by commas, "
             "or leave it out for all classes"
         )
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(values))
 
 
-def _output_format(values: list[str] | None) -> OutputFormat:
+def _output_format(values: list[str] | None) -> OutputFormat | None:
     if values is None:
-        return JSON
+        return None
     output_format = OUTPUT_FORMATS.get(values[0])
     if output_format is None:
         known = ", ".join(OUTPUT_FORMATS)

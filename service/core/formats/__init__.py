@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from service.core.formats.coco import COCO
 from service.core.formats.drawn_image import DRAWN_IMAGE
+from service.core.formats.huggingface import HUGGINGFACE
 from service.core.formats.output_format import (
     CocoDataSet,
     Encoded,
@@ -18,6 +19,7 @@ from service.core.formats.output_format import (
 from service.core.formats.result_json import JSON
 
 __all__ = [
+    "HUGGINGFACE",
     "JSON",
     "OUTPUT_FORMATS",
     "CocoDataSet",
@@ -28,5 +30,5 @@ __all__ = [
 ]
 
 OUTPUT_FORMATS: dict[str, OutputFormat] = {
-    output_format.name: output_format for output_format in (JSON, COCO, DRAWN_IMAGE)
+    output_format.name: output_format for output_format in (JSON, COCO, DRAWN_IMAGE, HUGGINGFACE)
 }

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from model.detections import Detections
-from service.core.selection import resolve_options
+from service.core.selection import resolve_options, split_labels
 from service.errors import InvalidOptions
 from service.types import DetectOptions
 from tests.support.fake_device import FAKE_MODEL
@@ -78,3 +80,34 @@ def test_the_error_for_a_very_long_label_is_short() -> None:
 def test_a_gap_in_the_class_ids_is_no_label() -> None:
     with pytest.raises(InvalidOptions):
         resolve_options(DetectOptions(labels=("N/A",)), FAKE_MODEL)
+
+
+KNOWN = ("salt", "salt, pepper", "pepper", "a,b", "a", "b,c", "oil")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("oil", ["oil"]),
+        ("oil, salt", ["oil", "salt"]),
+        ("salt, pepper", ["salt, pepper"]),
+        ("pepper, salt", ["pepper", "salt"]),
+        ("oil,salt, pepper,a", ["oil", "salt, pepper", "a"]),
+        ("a,b,c", ["a,b", "c"]),
+        ("cat, salt, pepper", ["cat", "salt, pepper"]),
+        ("", [""]),
+        ("oil,,a", ["oil", "", "a"]),
+    ],
+)
+def test_labels_are_split_at_commas_but_not_within_a_known_name(
+    text: str, names: list[str]
+) -> None:
+    assert split_labels(text, KNOWN) == names
+
+
+def test_a_class_with_commas_can_be_selected() -> None:
+    model = dataclasses.replace(FAKE_MODEL, labels=KNOWN)
+    for labels in (("a,b", "salt"), ("a,b,salt",), ("salt", "a,b"), ("salt, a,b",)):
+        assert resolve_options(DetectOptions(labels=labels), model).class_ids == frozenset({0, 3})
+    with pytest.raises(InvalidOptions, match="'cat'"):
+        resolve_options(DetectOptions(labels=("salt, pepper,cat",)), model)

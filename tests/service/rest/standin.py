@@ -17,7 +17,7 @@ from model.weights.info import ModelInfo
 from service.core.detector import Detector
 from service.core.formats import Encoded, EncodeInput
 from service.core.formats.output_format import encode_with_image
-from service.errors import InvalidOptions
+from service.core.selection import resolve_options
 from service.observability.metrics import Metrics
 from service.types import DetectOptions, DetectResult, EngineFacts, Priority, StageTimings
 
@@ -89,9 +89,6 @@ class StandIn:
                 raise
         if self.error is not None:
             raise self.error
-        for name in options.labels or ():
-            if name not in self.model.labels:
-                raise InvalidOptions(f"unknown label {name!r}")
         decoded = decode_image(data, self.model.config, self.limits)
         height, width = decoded.original_size
         return DetectResult(
@@ -119,13 +116,12 @@ class StandIn:
 
 
 def _select(width: int, height: int, options: DetectOptions, model: ModelInfo) -> Detections:
-    threshold = model.score_threshold if options.threshold is None else options.threshold
+    wanted = resolve_options(options, model)
     rows = [
         row
         for row in FOUND
-        if row[1] >= threshold
-        and (options.labels is None or model.labels[row[0]] in options.labels)
-    ][: options.max_detections]
+        if row[1] >= wanted.threshold and (wanted.class_ids is None or row[0] in wanted.class_ids)
+    ][: wanted.max_detections]
     scale = np.array([width, height, width, height], dtype=np.float32)
     return Detections(
         scores=np.array([row[1] for row in rows], dtype=np.float32),

@@ -43,6 +43,16 @@ async def test_a_raw_image_gets_boxes_in_its_own_pixels(
         "IMAGE/JPEG; q=1",
         "application/octet-stream",
         "application/x-www-form-urlencoded",
+        "binary/octet-stream",
+        "application/binary",
+        "application/x-binary",
+        "application/x-download; charset=binary",
+        "application/unknown",
+        "unknown/unknown",
+        "*/*",
+        "binary",
+        "jpg",
+        "application/x-jpg",
     ],
 )
 async def test_content_decides_and_not_the_declared_type(
@@ -51,6 +61,18 @@ async def test_content_decides_and_not_the_declared_type(
     headers = {} if content_type is None else {"Content-Type": content_type}
     response = await client.post("/detect", content=image(), headers=headers)
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "text/html", "application/pdf", "video/mp4", "multipart/mixed"]
+)
+async def test_a_type_that_is_no_image_gets_415(
+    client: httpx.AsyncClient, image: MakeImage, content_type: str
+) -> None:
+    headers = {"Content-Type": content_type}
+    response = await client.post("/detect", content=image(), headers=headers)
+    assert response.status_code == 415
+    assert content_type in response.json()["detail"]
 
 
 async def test_a_form_with_one_file_gets_the_response_of_a_raw_body(

@@ -50,6 +50,85 @@ async def test_a_part_with_the_type_of_an_image_is_a_file() -> None:
 
 
 @pytest.mark.parametrize(
+    ("parameter", "name"),
+    [
+        ("filename*=utf-8''caf%C3%A9.jpg", "café.jpg"),
+        ("FileName*=UTF-8'en'%e2%82%ac%20rates.png", "€ rates.png"),
+        ("filename*=iso-8859-1''caf%E9.jpg", "café.jpg"),
+        ('filename*0="caf"; filename*1="e.jpg"', "cafe.jpg"),
+        ("filename*=nonsense''a.jpg", "a.jpg"),
+        ("filename*=a.jpg", "a.jpg"),
+        ("filename=\"plain.jpg\"; filename*=utf-8''other.jpg", "plain.jpg"),
+    ],
+)
+async def test_an_encoded_file_name_makes_a_part_a_file(parameter: str, name: str) -> None:
+    form = parse(part(f'Content-Disposition: form-data; name="f"; {parameter}', b"abc") + END)
+    assert [(file.name, file.data) for file in form.files] == [(name, b"abc")]
+    assert not form.fields
+
+
+@pytest.mark.parametrize("parameter", ['filename=""', "filename*=utf-8''"])
+@pytest.mark.parametrize("content_type", ["", "\r\nContent-Type: application/octet-stream"])
+async def test_a_file_input_without_a_file_is_left_out(parameter: str, content_type: str) -> None:
+    empty = f'Content-Disposition: form-data; name="f"; {parameter}{content_type}'
+    form = parse(part(empty, b"") * 10 + file_part("a.jpg", b"abc") * 3 + part(empty, b"") + END)
+    assert [file.name for file in form.files] == ["a.jpg"] * 3
+    nameless = parse(part(empty, b"abc") + END, step=1)
+    assert [(file.name, file.data) for file in nameless.files] == [("f", b"abc")]
+    with pytest.raises(InvalidOptions, match="more than the 3 files"):
+        parse(part(empty, b"abc") * 4 + END, step=1)
+    with pytest.raises(InvalidOptions, match="more than 67 parts"):
+        parse(part(empty, b"") * 70 + END)
+
+
+async def test_a_named_file_may_be_empty() -> None:
+    assert [file.data for file in parse(file_part("a.jpg", b"") + END).files] == [b""]
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b"\r\n\t"])
+async def test_blank_fields_are_left_out(blank: bytes) -> None:
+    fields = [(b"threshold", blank), (b"labels", b" qr_code "), (b"comment", blank)]
+    headers = 'Content-Disposition: form-data; name="{}"'
+    parts = [part(headers.format(name.decode()), value) for name, value in fields]
+    assert parse(b"".join(parts) + END).fields == (("labels", "qr_code"),)
+
+
+async def test_a_browsers_form_with_all_fields_left_blank_works(
+    client: httpx.AsyncClient, image: MakeImage
+) -> None:
+    names = ("threshold", "max_detections", "labels", "format")
+    fields = [part(f'Content-Disposition: form-data; name="{name}"', b"") for name in names]
+    empty = part('Content-Disposition: form-data; name="second"; filename=""', b"")
+    body = b"".join(fields) + empty + file_part("a.jpg", image()) + END
+    response = await client.post("/detect", content=body, headers={"Content-Type": TYPE})
+    assert response.status_code == 200
+    assert len(response.json()["detections"]) == 2
+    nothing = await client.post("/detect", content=empty + END, headers={"Content-Type": TYPE})
+    assert nothing.status_code == 400
+    assert "no file" in nothing.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_file"),
+    [
+        ("image/jpeg", True),
+        ("binary/octet-stream", True),
+        ("application/x-binary; a=b", True),
+        ("Application/Octet-Stream", True),
+        ("text/plain", False),
+        ("application/json", False),
+        ("application/x-www-form-urlencoded", False),
+    ],
+)
+async def test_a_part_without_a_name_is_a_file_by_its_type(
+    content_type: str, is_file: bool
+) -> None:
+    headers = f'Content-Disposition: form-data; name="f"\r\nContent-Type: {content_type}'
+    form = parse(part(headers, b"abc") + END)
+    assert (len(form.files), len(form.fields)) == (int(is_file), int(not is_file))
+
+
+@pytest.mark.parametrize(
     ("body", "content_type"),
     [
         (b"", TYPE),

@@ -84,7 +84,7 @@ def test_parameters_have_the_served_models_classes_and_defaults(document: dict[s
     parameters = {item["name"]: item for item in document["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["threshold"]["schema"]["default"] == 0.5
     assert parameters["labels"]["schema"]["items"]["enum"][0] == "qr_code"
-    assert parameters["format"]["schema"]["enum"] == ["json", "coco", "image"]
+    assert parameters["format"]["schema"]["enum"] == ["json", "coco", "image", "huggingface"]
     assert parameters["max_detections"]["schema"]["maximum"] == 100
 
 

@@ -67,7 +67,9 @@ async def test_an_added_format_is_served_and_documented() -> None:
 @pytest.mark.usefixtures("csv_format")
 def test_the_command_line_lists_the_formats_that_it_prints() -> None:
     run = OfflineRun(("a.jpg",), "xml", None, None, None, None)
-    with pytest.raises(typer.BadParameter, match=r"'xml'; it takes one of json, coco, csv$"):
+    with pytest.raises(
+        typer.BadParameter, match=r"'xml'; it takes one of json, coco, huggingface, csv$"
+    ):
         run_offline(run, load_settings())
 
 
