@@ -39,7 +39,7 @@ def test_the_quota_of_a_container_limits_the_cpus(tmp_path: Path, quota: str, cp
 )
 @pytest.mark.parametrize("mount", ["cpu,cpuacct", "cpu"])
 @pytest.mark.parametrize("group", ["", "docker/1/"], ids=["own mount", "path of the host"])
-def test_the_quota_of_version_1_limits_the_cpus(  # noqa: PLR0913, PLR0917
+def test_the_quota_of_version_1_limits_the_cpus(
     tmp_path: Path, quota: str, cpus: int, mount: str, group: str
 ) -> None:
     files = {
