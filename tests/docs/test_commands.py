@@ -18,7 +18,8 @@ COMMANDS = tuple(block for block in BLOCKS if block.language in ("sh", "python")
 RUN = tuple(block for block in COMMANDS if block.mode == "run")
 SERVERS = tuple(block for block in COMMANDS if block.mode.startswith("run-until"))
 NOT_RUN = tuple(block for block in COMMANDS if block.mode.startswith("not-run:"))
-WITHOUT_COMMANDS = {"text", "json", "protobuf", "yaml"}
+# The examples of proxies and systemd are run by tests/ops/test_proxies.py.
+WITHOUT_COMMANDS = {"text", "json", "protobuf", "yaml", "nginx", "haproxy", "ini"}
 MAX_NOT_RUN = 16  # raise it only for a good reason
 
 
