@@ -47,6 +47,21 @@ def are_equal(one: Image.Image, other: Image.Image) -> bool:
     )
 
 
+def whiten(image: Image.Image, low_bytes: Image.Image, colour: tuple[int, ...]) -> None:
+    """Makes the pixels of a 16-bit RGB colour white, in place.
+
+    Args:
+        image: the high bytes of the samples.
+        low_bytes: their low bytes.
+        colour: three samples of 16 bits.
+    """
+    for strip, top in _strips(image):
+        low = np.asarray(low_bytes.crop((0, top, strip.width, top + strip.height)))
+        samples = np.asarray(strip).astype(np.uint16) << 8 | low
+        is_colour = Image.fromarray((samples == colour).all(axis=-1))
+        image.paste(_WHITE[:3], (0, top), is_colour)
+
+
 def _has_opaque_pixels(image: Image.Image) -> bool:
     return image.getchannel("A").getextrema() != (0, 0)
 

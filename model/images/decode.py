@@ -8,11 +8,10 @@ Pillow decodes the rest. The orientation is applied, every colour mode becomes 8
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -20,10 +19,12 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from model.geometry import resized_size
-from model.images.colours import are_equal, to_rgb
+from model.images import libtiff
+from model.images.colours import are_equal, to_rgb, whiten
 from model.images.containers.bmp import read_bmp
 from model.images.containers.gif import read_gif
 from model.images.containers.jpeg import read_jpeg
@@ -177,6 +178,19 @@ def _decode(
     check_pixel_count(image.size, limits)
     if not all(are_equal(image, _open(name, source.data, ending)) for ending in others):
         raise InvalidImage(f"the {name} image cannot be decoded: it is truncated")
+    if source.transparent is not None:
+        whiten(image, _low_bytes(name, source), source.transparent)
+    return image
+
+
+def _low_bytes(name: str, source: ImageSource) -> Image.Image:
+    """Decodes the low bytes of 16-bit RGB samples, of which Pillow reads only the high ones."""
+    image = _open(name, source.data)
+    assert isinstance(image, ImageFile)
+    [tile] = image.tile
+    # The bytes are in big-endian order: the second of a sample is taken for its high one.
+    image.tile = [tile._replace(args="RGB;16L")]
+    image.load()
     return image
 
 
@@ -240,7 +254,7 @@ def prepare_pillow() -> tuple[ModuleType, ...]:
     Image.MAX_IMAGE_PIXELS = None
     # Pillow's own reader of uncompressed TIFF takes subsampled and 16-bit planes for other pixels.
     TiffImagePlugin.READ_LIBTIFF = True
-    _silence_libtiff()
+    libtiff.silence()
     store_images_in_one_block()
     # Odd metadata in a client's image is not worth a line in the log.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -253,13 +267,3 @@ def prepare_pillow() -> tuple[ModuleType, ...]:
         TiffImagePlugin,
         WebPImagePlugin,
     )
-
-
-def _silence_libtiff() -> None:
-    """Keeps libtiff from writing to stderr about each broken file; errors are returned as well."""
-    with suppress(AttributeError, OSError, TypeError):  # another build of Pillow
-        library = ctypes.CDLL(_imaging.__file__)
-        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-            set_handler = getattr(library, name)
-            set_handler.argtypes, set_handler.restype = (ctypes.c_void_p,), ctypes.c_void_p
-            set_handler(None)

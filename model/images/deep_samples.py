@@ -1,9 +1,9 @@
 """Samples of other depths -> 8 bits: scaled, never clipped.
 
 Unsigned samples of up to 16 bits are scaled by the largest value of their type (65535 -> 255). For
-wider and signed integers and floats no white is defined: the smallest usual one (1 for floats,
-then 255, then 65535) that is not below the brightest sample is used. If none is, or samples are
-negative, darkest to brightest is scaled to 0..255.
+wider and signed integers and floats no white is defined: the smallest usual one (1 and 255 for
+floats, 65535, and the largest value of unsigned types) that is not below the brightest sample is
+used. If none is, or samples are negative, darkest to brightest is scaled to 0..255.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ def scaled_to_uint8(samples: _Samples, black: float, white: float) -> npt.NDArra
     return np.rint(scaled).astype(np.uint8)
 
 
-def black_and_white(strips: Iterable[_Samples]) -> tuple[float, float]:
+def black_and_white(strips: Iterable[_Samples], bits: int) -> tuple[float, float]:
     """Returns the samples of an image that become 0 and 255.
 
     Args:
-        strips: the image in parts; of 32-bit or signed integers, or floats.
+        strips: the image in parts; of more than 16 bits or signed integers, or floats.
+        bits: of a sample.
     """
-    darkest, brightest, is_float = np.inf, -np.inf, False
+    darkest, brightest, kind = np.inf, -np.inf, ""
     for samples in strips:
         finite = _finite(samples)
         darkest, brightest = min(darkest, finite.min()), max(brightest, finite.max())
-        is_float = samples.dtype.kind == "f"
-    whites = (1, _UINT8_MAX, _UINT16_MAX) if is_float else (_UINT16_MAX,)
-    white = next((limit for limit in whites if darkest >= 0 and brightest <= limit), None)
+        kind = samples.dtype.kind
+    whites = {"f": (1, _UINT8_MAX, _UINT16_MAX), "u": (_UINT16_MAX, (1 << bits) - 1)}
+    usual = whites.get(kind, (_UINT16_MAX,))
+    white = next((limit for limit in usual if darkest >= 0 and brightest <= limit), None)
     return (float(darkest), float(brightest)) if white is None else (0.0, float(white))
 
 

@@ -18,6 +18,7 @@ from model.images.deep_samples import black_and_white, scaled_to_uint8, shallow_
 
 _STRIP_PIXELS = 1 << 18  # converted at a time, in whole rows
 _BYTE_BITS = 8
+_UINT8_MAX = 255
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
 _Bytes = npt.NDArray[np.uint8]
@@ -50,7 +51,7 @@ def _scale(pages: list[Image.Image], layout: TiffLayout) -> tuple[float, float] 
     if layout.sample_format == tiff_layout.UNSIGNED and layout.bits <= 16:  # noqa: PLR2004
         return None
     strips = (samples[..., : layout.colours] for samples, _ in _strips(pages, layout))
-    return black_and_white(strips)
+    return black_and_white(strips, layout.bits)
 
 
 def _strips(pages: list[Image.Image], layout: TiffLayout) -> Iterator[tuple[_Samples, int]]:
@@ -75,7 +76,9 @@ def _samples(rows: _Bytes, layout: TiffLayout) -> _Samples:
     shape = (len(rows), across, layout.tile_size[0], per_pixel)
     numbers = numbers[..., : shape[2] * per_pixel].reshape(shape)
     if layout.predictor == tiff_layout.DIFFERENCES:
-        numbers = np.cumsum(numbers, axis=2, dtype=numbers.dtype)
+        # Floats are differenced by their bits.
+        bits = numbers.view(f"u{numbers.dtype.itemsize}")
+        numbers = np.cumsum(bits, axis=2, dtype=bits.dtype).view(numbers.dtype)
     return numbers.reshape(len(rows), across * shape[2], per_pixel)[:, :width]
 
 
@@ -110,19 +113,21 @@ def _to_rgb(
         colours = shallow_to_uint8(samples[..., : layout.colours], layout.bits)
     else:
         colours = scaled_to_uint8(samples[..., : layout.colours], *scale)
-    if layout.photometric == tiff_layout.WHITE_IS_ZERO:
-        colours = 255 - colours
-    rgb = _image(colours, layout)
     if not layout.has_alpha:
-        return rgb
+        return _image(colours, layout)
     alpha = _alpha(samples[..., layout.colours], layout)[..., np.newaxis]
-    white = 255.0 * (1 - alpha)
-    weight = 1.0 if layout.is_associated else alpha
-    blended = np.rint(np.asarray(rgb) * weight + white).clip(0, 255)
+    if layout.is_associated:
+        divided = np.rint(colours / np.maximum(alpha, 1e-6)).clip(0, _UINT8_MAX)
+        colours = divided.astype(np.uint8)
+    rgb = np.asarray(_image(colours, layout))
+    blended = np.rint(rgb * alpha + _UINT8_MAX * (1 - alpha))
     return Image.fromarray(blended.astype(np.uint8))
 
 
 def _image(colours: _Bytes, layout: TiffLayout) -> Image.Image:
+    """Returns the image of 8-bit samples in the colours of the file."""
+    if layout.photometric == tiff_layout.WHITE_IS_ZERO:
+        colours = _UINT8_MAX - colours
     height, width, count = colours.shape
     mode = "YCbCr" if layout.photometric == tiff_layout.YCBCR and count == 3 else _MODES[count]  # noqa: PLR2004
     pixels = np.ascontiguousarray(colours)

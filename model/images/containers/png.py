@@ -17,6 +17,7 @@ _MAX_CHUNKS = 1 << 17  # of 4 KiB each, the smallest that is usual, half a GiB
 _HEADER_BYTES = 13
 _CHUNK_START_BYTES, _CHECKSUM_BYTES = 8, 4  # length and type; CRC-32 of type and body
 _GREY, _RGB, _PALETTE = 0, 2, 3
+_DEEP_RGB = (16, _RGB)
 _TRANSPARENCY_FORMATS = {_GREY: ">H", _RGB: ">3H"}
 _ANCILLARY_BIT = 0x20  # of the first byte of a chunk's type
 _EXIF_KEYS = frozenset({b"Raw profile type exif", b"Raw profile type APP1"})
@@ -58,10 +59,14 @@ def read_png(data: bytes | memoryview, _limits: ImageLimits) -> ImageSource:
     if colour == _PALETTE:
         parts.append(_chunk(b"PLTE", chunks.palette))
     transparency = _transparency(chunks, bit_depth, colour)
-    if transparency is not None:
+    deep_colour = None
+    if transparency is not None and (bit_depth, colour) == _DEEP_RGB:
+        deep_colour = struct.unpack(">3H", transparency)  # Pillow compares only 8 bits
+    elif transparency is not None:
         parts.append(_chunk(b"tRNS", transparency))
     parts += [*chunks.pixels, _chunk(b"IEND", b"")]
-    return ImageSource(b"".join(parts), orientation_of(chunks.exif, chunks.xmp))
+    orientation = orientation_of(chunks.exif, chunks.xmp)
+    return ImageSource(b"".join(parts), orientation, transparent=deep_colour)
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, int]]:
@@ -135,7 +140,7 @@ def _checksum(kind_and_body: bytes | memoryview) -> bytes:
 def _transparency(chunks: _Chunks, bit_depth: int, colour: int) -> bytes | None:
     """Returns the body of tRNS for Pillow, which compares it with samples scaled to 8 bits.
 
-    For grey of 16 bits Pillow compares 16 bits; a chunk of the wrong length does not count.
+    Samples of 16 bits stay as they are. A chunk of the wrong length does not count.
     """
     raw = chunks.transparency
     if raw is None or colour == _PALETTE:
@@ -144,9 +149,7 @@ def _transparency(chunks: _Chunks, bit_depth: int, colour: int) -> bytes | None:
     if form is None or len(raw) != struct.calcsize(form):
         return None
     samples = struct.unpack(form, raw)
-    if colour == _RGB and bit_depth == 16:  # noqa: PLR2004
-        samples = tuple(sample >> 8 for sample in samples)
-    elif bit_depth < 8:  # noqa: PLR2004
+    if bit_depth < 8:  # noqa: PLR2004
         scale = 255 // ((1 << bit_depth) - 1)
         samples = tuple((sample & ((1 << bit_depth) - 1)) * scale for sample in samples)
     return struct.pack(form, *samples)

@@ -21,11 +21,13 @@ class ImageSource:
         orientation: that the removed metadata stated, 1 to 8.
         endings: bytes that replace a missing end of the file. With several, the image is complete
             only if its pixels are the same with each.
+        transparent: the 16-bit RGB colour that is transparent, if there is one.
     """
 
     data: bytes | memoryview
     orientation: int = AS_STORED
     endings: tuple[bytes, ...] = ()
+    transparent: tuple[int, ...] | None = None
 
 
 class ReadLimitedFile(io.BytesIO):

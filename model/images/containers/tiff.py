@@ -91,7 +91,10 @@ def read_tiff(data: bytes | memoryview, limits: ImageLimits) -> TiffImage:
         pages = _pages_of_bytes(directory, layout, strips)
     else:
         kept = {tag: directory.entry(tag) for tag in directory.entries if tag in _KEPT_TAGS}
-        kept.update(_tile_entries(directory, layout))
+        kept |= {
+            tags.FILL_ORDER: integer_entry(directory, [layout.fill_order]),
+            **_tile_entries(directory, layout),
+        }
         pages = [kept | _strip_entries(directory, layout, strips)]
     return TiffImage(
         layout,
@@ -249,12 +252,14 @@ def _pages_of_bytes(
         tags.COMPRESSION: layout.compression,
         tags.PHOTOMETRIC: BLACK_IS_ZERO,
         tags.SAMPLES_PER_PIXEL: 1,
-        tags.FILL_ORDER: directory.integer(tags.FILL_ORDER, 1),
+        tags.FILL_ORDER: layout.fill_order,
     }
     page = {tag: integer_entry(directory, [number]) for tag, number in numbers.items()}
     page.update(_tile_entries(directory, layout))
     if layout.is_tiled:
         page[tags.TILE_WIDTH] = integer_entry(directory, [row_bytes])
+    if tags.JPEG_TABLES in directory.entries:
+        page[tags.JPEG_TABLES] = directory.entry(tags.JPEG_TABLES)
     per_plane = across * down
     starts = range(0, per_plane * layout.planes, per_plane)
     return [

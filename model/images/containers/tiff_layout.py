@@ -10,6 +10,7 @@ import numpy.typing as npt
 from model.images.containers import tiff_directory as tags
 from model.images.containers.tiff_directory import TiffDirectory
 from model.images.errors import InvalidImage, UnsupportedImage
+from model.images.libtiff import has_codec
 
 _JPEG, _OLD_JPEG = 7, 6
 _COMPRESSIONS = {
@@ -27,6 +28,7 @@ _COMPRESSIONS = {
     50000: "Zstandard compression",
     50001: "WebP compression",
 }
+_UNORDERED = frozenset({_OLD_JPEG, _JPEG, 50001})  # they have no order of bits
 # Those that compress rows as bytes, of any meaning, and those of them that have predictors.
 _BYTE_COMPRESSIONS = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
 _PREDICTING_COMPRESSIONS = _BYTE_COMPRESSIONS - {1, 32773}
@@ -62,7 +64,7 @@ _ALPHA_KINDS = frozenset({_ASSOCIATED_ALPHA, 2, 999})  # 999: of Corel Draw
 NO_PREDICTOR, DIFFERENCES, FLOAT_DIFFERENCES = 1, 2, 3
 _PREDICTED_BITS = {
     NO_PREDICTOR: frozenset(range(1, 65)),
-    DIFFERENCES: frozenset({8, 16, 32}),
+    DIFFERENCES: frozenset({8, 16, 32, 64}),
     FLOAT_DIFFERENCES: frozenset({16, 32, 64}),
 }
 _MAX_SAMPLES = 16
@@ -86,6 +88,7 @@ class TiffLayout:
         planes: 1, or the number of samples if each is stored separately.
         predictor: of the compression.
         order: "<" or ">", of the bytes of a sample.
+        fill_order: 1, or 2 if the bits of each byte are in reverse order.
         tile_size: width and height of a tile, or of a strip.
         is_tiled: whether these are tiles.
     """
@@ -102,6 +105,7 @@ class TiffLayout:
     planes: int
     predictor: int
     order: str
+    fill_order: int
     tile_size: tuple[int, int]
     is_tiled: bool
 
@@ -124,13 +128,18 @@ class TiffLayout:
     @property
     def is_read_as_bytes(self) -> bool:
         """Whether Pillow only decompresses; it decodes the most usual kinds by itself."""
+        if self.compression not in _BYTE_COMPRESSIONS:
+            # Planes that are JPEG files each are grey images.
+            return self.compression == _JPEG and self.planes > 1
         is_usual = (
             self.sample_format == UNSIGNED
             and self.planes == 1
             and (self.bits == 8 or (self.bits < 8 and self.samples == 1))  # noqa: PLR2004
+            and (self.fill_order == 1 or self.samples == 1)
             and not self.is_associated
+            and not (self.photometric == CMYK and self.has_alpha)
         )
-        return self.compression in _BYTE_COMPRESSIONS and not is_usual
+        return not is_usual
 
 
 def read_layout(directory: TiffDirectory) -> TiffLayout:
@@ -166,6 +175,7 @@ def read_layout(directory: TiffDirectory) -> TiffLayout:
         planes=samples if is_separate else 1,
         predictor=predictor if compression in _PREDICTING_COMPRESSIONS else NO_PREDICTOR,
         order=directory.order,
+        fill_order=1 if compression in _UNORDERED else directory.integer(tags.FILL_ORDER, 1),
         tile_size=_tile_size(directory),
         is_tiled=tags.TILE_WIDTH in directory.entries,
     )
@@ -222,6 +232,7 @@ def _check_kind(directory: TiffDirectory, layout: TiffLayout) -> None:
     is_known = (
         layout.photometric in _COLOURS
         and layout.compression in _COMPRESSIONS
+        and has_codec(layout.compression)
         and layout.colours <= layout.samples <= _MAX_SAMPLES
         and layout.bits in _BITS.get(layout.sample_format, ())
     )

@@ -132,7 +132,7 @@ def test_a_transparent_colour_of_16_bits() -> None:
     row = b"\x00" + bytes.fromhex("ffff 8080 0000")
     chunk = png_chunk(b"tRNS", row[1:])
     assert upright(png_file((1, 1), 16, 2, row, chunk)).tolist() == [[[255, 255, 255]]]
-    other = png_chunk(b"tRNS", bytes.fromhex("ffff 8080 0100"))
+    other = png_chunk(b"tRNS", bytes.fromhex("ffff 8080 0001"))
     assert upright(png_file((1, 1), 16, 2, row, other)).tolist() == [[[255, 128, 0]]]
 
 
