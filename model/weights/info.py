@@ -92,6 +92,10 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
     try:
         path = path.expanduser()
         found = path.is_file()
+        if path.is_dir() and (path / "model.safetensors").is_file():
+            raise CheckpointError(
+                name_or_path, f"is a folder; its model is {path / 'model.safetensors'}"
+            )
     except (OSError, RuntimeError):  # a name too long for a file; a user who does not exist
         found = False
     if not found:

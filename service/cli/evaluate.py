@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model.data.output_files import check_output_file
 from service.cli.offline_settings import (
     CacheDirOption,
     DeviceOption,
@@ -100,6 +101,8 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
+    if results is not None:
+        check_output_file(results, overwrite=overwrite, inputs=(annotations,))
     settings = offline_settings(model, device, precision, cache_dir)
     from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
     from service.engine.load import load_from_settings  # noqa: PLC0415

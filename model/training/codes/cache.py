@@ -2,7 +2,8 @@
 
 DIR gets one JPEG per scene, `scenes.jsonl` (one line per finished image, so that a training run may
 read it meanwhile) and, at the end, `annotations.json` in COCO format. Scene i depends only on the
-seed and i. A second call with the same DIR and seed resumes.
+seed and i. A second call with the same DIR and seed resumes. A folder with other files, or with a
+set of another seed, is refused unless `--overwrite` is given.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from model.data.errors import OutputError
 from model.training.codes.scene import generate_scene
 from model.training.codes.symbols import CLASS_NAMES
 
@@ -101,7 +103,45 @@ def _results(task: Any, todo: list[int], workers: int) -> Iterator[dict[str, Any
         yield from pool.imap_unordered(task, todo, chunksize=8)
 
 
-def build(out: Path, count: int, seed: int, workers: int = 1, max_side: int = 384) -> int:
+def prepare_folder(out: Path, seed: int, max_side: int, *, overwrite: bool) -> None:
+    """Creates the folder of a set and writes down which set it is.
+
+    Args:
+        out: Folder; created if missing.
+        seed: Seed of the set.
+        max_side: Longest side in pixels.
+        overwrite: Starts anew where the folder has other files or another set.
+
+    Raises:
+        OutputError: If it has other files or another set, which would be replaced.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    index, identity = out / "scenes.jsonl", out / "cache.json"
+    expected = {"seed": seed, "max_side": max_side}
+    if identity.exists():  # absent in sets of older versions
+        present = json.loads(identity.read_text(encoding="utf-8"))
+        foreign = None if present == expected else f"a set of {present}, not of {expected}"
+    elif index.exists():
+        foreign = None
+    else:
+        first = next(out.iterdir(), None)
+        foreign = None if first is None else f"other files, such as {first.name}"
+    if foreign is not None:
+        if not overwrite:
+            raise OutputError(f"{out} has {foreign}: choose another folder, or add --overwrite")
+        index.unlink(missing_ok=True)
+    identity.write_text(json.dumps(expected), encoding="utf-8")
+
+
+def build(  # noqa: PLR0913 - options, by keyword
+    out: Path,
+    count: int,
+    seed: int,
+    workers: int = 1,
+    max_side: int = 384,
+    *,
+    overwrite: bool = False,
+) -> int:
     """Renders the missing scenes of a set of `count`.
 
     Args:
@@ -110,14 +150,16 @@ def build(out: Path, count: int, seed: int, workers: int = 1, max_side: int = 38
         seed: Seed of the set.
         workers: Processes to use.
         max_side: Longest side in pixels.
+        overwrite: Starts anew where the folder has other files or another set.
 
     Returns:
         The number of scenes rendered by this call.
 
     Raises:
         OSError: If the folder cannot be written.
+        OutputError: If it has other files or another set.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(out, seed, max_side, overwrite=overwrite)
     index = out / "scenes.jsonl"
     records = read_records(index)
     index.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
@@ -145,8 +187,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--max-side", type=int, default=384, help="longest side in pixels")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace other files in the folder"
+    )
     options = parser.parse_args()
-    build(options.out, options.count, options.seed, options.workers, options.max_side)
+    try:
+        build(
+            options.out,
+            options.count,
+            options.seed,
+            options.workers,
+            options.max_side,
+            overwrite=options.overwrite,
+        )
+    except OutputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 zxingcpp = pytest.importorskip("zxingcpp", reason="zxing-cpp, which draws the codes, is missing")
 pytest.importorskip("cv2", reason="OpenCV, which draws the scenes, is missing")
 
+from model.data.errors import OutputError
 from model.training.codes import CLASS_NAMES, Scene, cache, generate_scene  # noqa: E402
 from model.training.codes.labels import Layout, Sheet, make_label  # noqa: E402
 from model.training.codes.symbols import LINEAR, Symbol, random_symbol  # noqa: E402
@@ -164,3 +165,17 @@ def test_the_cache_writes_coco_annotations(tmp_path: Path) -> None:
     for entry, box in zip(document["annotations"], boxes, strict=True):
         left, top, wide, high = entry["bbox"]
         assert [left, top, left + wide, top + high] == pytest.approx(box, abs=0.02)
+
+
+def test_the_cache_replaces_other_files_only_on_request(tmp_path: Path) -> None:
+    own = tmp_path / "annotations.json"
+    own.write_text("mine")
+    with pytest.raises(OutputError, match=r"other files, such as annotations\.json"):
+        cache.build(tmp_path, 1, seed=4, max_side=96)
+    assert [file.name for file in tmp_path.iterdir()] == ["annotations.json"]
+    cache.build(tmp_path, 1, seed=4, max_side=96, overwrite=True)
+    first = (tmp_path / "0000000.jpg").read_bytes()
+    with pytest.raises(OutputError, match="'seed': 4"):
+        cache.build(tmp_path, 1, seed=5, max_side=96)
+    assert (tmp_path / "0000000.jpg").read_bytes() == first
+    assert cache.build(tmp_path, 1, seed=5, max_side=96, overwrite=True) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from model.weights.info import DEFAULT_MODEL_PATH
 from service.build import TORCH, Backend, open_detector
 from service.cli import main
 from service.cli.offline import open_device
+from service.cli.offline_settings import offline_settings
 from service.rest import create_app
-from service.settings import Settings
-from tests.support.fake_device import FakeDevice, FakeDeviceSpec
+from service.settings import Settings, given_settings
+from tests.support.fake_device import FAKE_MODEL, FakeDevice, FakeDeviceSpec
 from tests.support.fake_serve import FakeSettings, fake_backend
 
 IMAGE_SIZE = (320, 200)
@@ -200,6 +202,80 @@ def test_invalid_option_exits_with_2(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert words in captured.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--labels", "nut, hex"],
+        ["--labels", "nut, hex", "--labels", "bolt"],
+        ["--labels", "nut, hex", "--labels", "bolt,hook"],
+    ],
+)
+def test_label_with_a_comma_is_one_label_if_the_model_has_it(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+) -> None:
+    names = ("nut, hex", "bolt", "hook", "nut", "hex")
+    monkeypatch.setattr("tests.support.fake_device.FAKE_MODEL", replace(FAKE_MODEL, labels=names))
+    image = [str(folder / "a.jpg"), "--threshold", "0"]
+    _, [every] = detect_json(image, capsys)
+    status, [found] = detect_json([*image, *flags], capsys)
+    kept = {"nut, hex"} | ({"bolt"} if len(flags) > 2 else set())
+    kept |= {"hook"} if flags[-1].endswith("hook") else set()
+    assert status == 0
+    assert found["detections"] == [d for d in every["detections"] if d["label"] in kept]
+
+
+def test_labels_from_the_environment_may_have_spaces(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITE_DETR_DETECT_LABELS", "aztec, pdf417")
+    image = [str(folder / "a.jpg"), "--threshold", "0"]
+    _, [by_variable] = detect_json(image, capsys)
+    monkeypatch.delenv("LITE_DETR_DETECT_LABELS")
+    _, [by_flag] = detect_json([*image, "--labels", "aztec", "--labels", "pdf417"], capsys)
+    assert by_variable["detections"] == by_flag["detections"]
+
+
+SERVER_VARIABLES = {
+    "HTTP_PORT": "tcp://10.0.0.1:8000",
+    "GRPC_PORT": "8000",
+    "MAX_BODY_BYTES": "10",
+    "MAX_IMAGE_PIXELS": "10",
+    "SLOTS": "none",
+    "TLS_KEY_FILE": "/absent",
+    "DEVICES": "cuda:7,cuda:8",
+    "NAME": "a/b",
+}
+
+
+def test_settings_of_a_service_do_not_reach_other_commands(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = str(folder / "a.jpg")
+    _, [expected] = detect_json([image], capsys)
+    for name, value in SERVER_VARIABLES.items():
+        monkeypatch.setenv(f"LITE_DETR_{name}", value)
+    status, [found] = detect_json([image], capsys)
+    assert (status, without_run(found)) == (0, without_run(expected))
+    settings = offline_settings("m", "cpu", None, None)
+    assert settings == given_settings(model="m", device="cpu")
+    assert settings.http_port == Settings.model_fields["http_port"].default
+
+
+@pytest.mark.parametrize("name", ["DEVICE", "PRECISION"])
+def test_variables_of_the_flags_of_a_command_reach_it(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setenv(f"LITE_DETR_{name}", "steam")
+    assert main(["detect", str(folder / "a.jpg")]) == 2
+    assert f"LITE_DETR_{name}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--coco"], ["--format", "coco"]], ids=" ".join)

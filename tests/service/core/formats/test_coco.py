@@ -38,6 +38,37 @@ def test_coco_categories_leave_the_gaps_out() -> None:
     assert {"id": 90, "name": "toothbrush"} in categories
 
 
+def test_category_ids_are_those_of_the_model_file() -> None:
+    ids = (11, 12, 13, 14, 99)
+    result = replace(RESULT, category_ids=ids)
+    document = orjson.loads(encode_files(FileResult("a.jpg", result)))
+    assert document["annotations"][0]["category_id"] == 99
+    assert [category["id"] for category in document["categories"]] == list(ids)
+    assert document["info"]["category_ids"] == "training_data"
+    none = orjson.loads(encode_coco(EncodeInput([], ("a", "b"), category_ids=(4, 8))).data)
+    assert [category["id"] for category in none["categories"]] == [4, 8]
+
+
+def test_category_ids_of_an_older_file_are_class_indices() -> None:
+    document = orjson.loads(encode_files(FileResult("a.jpg", RESULT)))
+    assert document["info"]["category_ids"] == "class_index"
+    assert "class numbers" in document["info"]["description"]
+
+
+@pytest.mark.parametrize("name", ["397133.jpg", "val/000000397133.jpg", "val\\397133.png"])
+def test_numeric_file_names_are_image_ids(name: str) -> None:
+    document = orjson.loads(encode_files(FileResult("5", error=ERROR), FileResult(name, RESULT)))
+    assert [image["id"] for image in document["images"]] == [397133]
+    assert [error["image_id"] for error in document["errors"]] == [5]
+
+
+@pytest.mark.parametrize("name", [None, "", "a.jpg", "1" * 5000, "-1.jpg", "1e3.jpg"])
+def test_other_names_are_numbered_by_place(name: str | None) -> None:
+    document = orjson.loads(encode_files(FileResult(name, RESULT)))
+    assert document["images"][0]["id"] == 1
+    assert document["info"]["image_ids"] == "places"
+
+
 def test_a_coco_reader_loads_the_document() -> None:
     faster_coco_eval = pytest.importorskip("faster_coco_eval")
     files = [
