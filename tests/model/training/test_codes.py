@@ -11,7 +11,7 @@ import pytest
 zxingcpp = pytest.importorskip("zxingcpp", reason="zxing-cpp, which draws the codes, is missing")
 pytest.importorskip("cv2", reason="OpenCV, which draws the scenes, is missing")
 
-from model.data.errors import OutputError
+from model.data.errors import OutputError  # noqa: E402
 from model.training.codes import CLASS_NAMES, Scene, cache, generate_scene  # noqa: E402
 from model.training.codes.labels import Layout, Sheet, make_label  # noqa: E402
 from model.training.codes.symbols import LINEAR, Symbol, random_symbol  # noqa: E402
