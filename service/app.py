@@ -41,7 +41,7 @@ from service.observability.request_log import RequestLog, TracingUnavailable, op
 from service.oip import InferenceService, oip_routes
 from service.rest import create_app, create_metrics_app, require_metrics_key
 from service.rpc import RpcOptions, RpcServer
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.supervision.plan import EngineStartError
 from service.transport.http_body import BodyMemory
 from service.transport.http_server import HttpServer, listen
@@ -80,6 +80,8 @@ def _run(settings: Settings, backend: Backend) -> int:
         _fail(f"Cannot use the model: {error}")
     except (KeyFileError, TlsFileError) as error:
         _fail(f"Cannot secure the service: {error}")
+    except SettingsError as error:
+        _fail(f"Cannot use the settings: {error}")
     except EngineStartError as error:
         _fail(f"The engine cannot start: {error}")
     except TracingUnavailable as error:

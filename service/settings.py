@@ -7,17 +7,25 @@ its field and the following ones in --help and in docs/configuration.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from model.config import MODEL_NAME_PATTERN
 
 ENV_PREFIX = "LITE_DETR_"
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 _MIB = 1024 * 1024
 _DEVICE = r"(auto|cpu|cuda(:\d+)?)"
 _DEVICES = rf"^{_DEVICE}(,{_DEVICE})*$"
@@ -25,6 +33,21 @@ _DEVICES = rf"^{_DEVICE}(,{_DEVICE})*$"
 
 class SettingsError(ValueError):
     """Invalid settings; the message names each field, its variable and the reason."""
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, without the variables by which Kubernetes describes a Service.
+
+    It sets LITE_DETR_HTTP_PORT=tcp://10.0.0.1:8000 in every pod of a namespace with a Service named
+    lite-detr-http.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Returns the value of a field; None where it is not set."""
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if field_name.endswith("_port") and _SERVICE_ADDRESS.match(str(value)):
+            value = None
+        return value, key, is_complex
 
 
 class Settings(BaseSettings):
@@ -203,6 +226,12 @@ class Settings(BaseSettings):
         description="comma-separated addresses and networks (10.0.0.0/8) of reverse proxies, whose "
         "X-Forwarded-* and Forwarded headers are used; unset: none",
     )
+    root_path: str | None = Field(
+        None,
+        pattern=r"^/*([A-Za-z0-9_~-][A-Za-z0-9._~-]*(/+|$))*$",
+        description="path below which a reverse proxy serves the service (/vision), whether it "
+        "removes it from requests or not; unset: none",
+    )
     cors_origins: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^,\s/]+(,https?://[^,\s/]+)*)$",
@@ -270,6 +299,18 @@ class Settings(BaseSettings):
         description="base URL of an OpenTelemetry collector for traces (OTLP/HTTP); unset: "
         "OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra otel",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Reads values given in code, and those of the environment that are meant as settings."""
+        return init_settings, _Environment(settings_cls)
 
     @property
     def engine_devices(self) -> tuple[str, ...]:

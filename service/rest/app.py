@@ -19,6 +19,7 @@ from service.core.detector import Detector
 from service.core.formats import HUGGINGFACE, OUTPUT_FORMATS
 from service.errors import DetectionError
 from service.observability.metrics import Metrics
+from service.observability.proxies import TrustedProxies
 from service.observability.request_log import RequestLog
 from service.rest.api_key_middleware import ApiKeyMiddleware
 from service.rest.detection import DetectEndpoint
@@ -36,10 +37,11 @@ from service.rest.problems import ProblemDetails, detection_problem, problem_res
 from service.rest.request_context import RequestContext
 from service.rest.schemas import Problem
 from service.rest.unread_body import DiscardUnreadBody
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.transport.http_body import BodyMemory
 from service.transport.http_request import REQUEST_ID_HEADER, RequestRefused, request_id_of
 from service.transport.openapi import RequestRoute, register_schemas
+from service.transport.path_prefix import PathPrefix, is_below, normalized_prefix
 from service.transport.route_access import require, required_scope
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -142,6 +144,26 @@ def _add_middleware(
         )
     app.add_middleware(RequestContext, request_log=request_log or RequestLog())
     app.add_middleware(DiscardUnreadBody)
+    _serve_below_a_prefix(app, settings)
+
+
+def _serve_below_a_prefix(app: FastAPI, settings: Settings) -> None:
+    """Adds the layer that removes a path prefix, where there may be one.
+
+    Raises:
+        SettingsError: if the prefix is also the beginning of the service's own paths.
+    """
+    root_path = normalized_prefix(settings.root_path or "") or ""
+    own_paths = [getattr(route, "path", "") for route in app.router.routes]
+    if root_path and any(is_below(path, root_path) for path in own_paths):
+        raise SettingsError(f"root_path={root_path!r}: the service has paths of its own there")
+    if root_path or settings.trusted_proxies:
+        app.add_middleware(
+            PathPrefix,
+            root_path=root_path,
+            proxies=TrustedProxies(settings.trusted_proxies),
+            own_paths=own_paths,
+        )
 
 
 async def _detection_error(request: Request, error: Exception) -> Response:

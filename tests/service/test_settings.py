@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
+from service.settings import (
+    ENV_PREFIX,
+    Settings,
+    SettingsError,
+    given_settings,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +92,37 @@ def test_the_same_port_twice_is_refused() -> None:
 def test_settings_cannot_change() -> None:
     with pytest.raises(ValidationError):
         load_settings().slots = 3  # type: ignore[misc]
+
+
+def test_the_variables_of_kubernetes_services_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in ("", "HTTP_", "GRPC_", "METRICS_"):
+        for name, value in {
+            "SERVICE_HOST": "10.0.0.1",
+            "SERVICE_PORT": "8000",
+            "SERVICE_PORT_HTTP": "8000",
+            "PORT": "tcp://10.0.0.1:8000",
+            "PORT_8000_TCP": "tcp://10.0.0.1:8000",
+            "PORT_8000_TCP_PROTO": "tcp",
+            "PORT_8000_TCP_PORT": "8000",
+            "PORT_8000_TCP_ADDR": "10.0.0.1",
+        }.items():
+            monkeypatch.setenv(f"LITE_DETR_{service}{name}", value)
+    assert load_settings().model_dump() == given_settings().model_dump()
+    assert load_settings(http_port=9000).http_port == 9000
+    monkeypatch.setenv("LITE_DETR_GRPC_PORT", "udp://[fd00::1]:53")
+    assert load_settings().grpc_port == 8001
+
+
+@pytest.mark.parametrize("value", ["http://x", "8000/tcp", "10.0.0.1:8000"])
+def test_other_text_is_no_port(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LITE_DETR_HTTP_PORT", value)
+    with pytest.raises(SettingsError, match="LITE_DETR_HTTP_PORT"):
+        load_settings()
+    with pytest.raises(SettingsError, match="http_port"):
+        load_settings(http_port="tcp://10.0.0.1:8000")  # a flag is meant
+
+
+@pytest.mark.parametrize("value", ["/a b", "/a?b", "/..", "/a/../b", "https://a/b", "/%2e"])
+def test_a_root_path_that_is_no_plain_path_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match="root_path"):
+        load_settings(root_path=value)

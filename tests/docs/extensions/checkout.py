@@ -133,7 +133,12 @@ class ExtensionCheckout:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fake_serve"],
             cwd=self.folder,
-            env=self._environment() | {"LITE_DETR_HTTP_PORT": "0", "LITE_DETR_GRPC_PORT": "-1"},
+            env=self._environment()
+            | {
+                "LITE_DETR_HTTP_PORT": "0",
+                "LITE_DETR_GRPC_PORT": "-1",
+                "LITE_DETR_LOG_FORMAT": "console",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
