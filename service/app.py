@@ -13,12 +13,9 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-import signal
 import socket
 import time
 from contextlib import AsyncExitStack
-from types import FrameType
 from typing import Any, Protocol
 
 import structlog
@@ -42,12 +39,12 @@ from service.oip import InferenceService, oip_routes
 from service.rest import create_app, create_metrics_app, require_metrics_key
 from service.rpc import RpcOptions, RpcServer
 from service.settings import Settings, SettingsError
+from service.signals import Hangups, handle_while_starting, stop_on_signals
 from service.supervision.plan import EngineStartError
 from service.transport.http_body import BodyMemory
 from service.transport.http_server import HttpServer, listen
 
 _EXIT_FAILED = 1
-_EXIT_SIGNALLED = 128  # plus the signal's number, as shells do
 _LAST_RESPONSES_SECONDS = 0.5
 _ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
 
@@ -65,6 +62,7 @@ def run(settings: Settings, backend: Backend = TORCH) -> int:
     Returns:
         The exit status: 0 after a complete drain; 1 if the start failed or requests were dropped.
     """
+    handle_while_starting()
     as_json = is_json(settings.log_format)
     configure_logs(settings.log_level, settings.log_format)
     log_uncaught_exceptions()
@@ -113,10 +111,11 @@ async def _serve(settings: Settings, backend: Backend) -> int:
         KeyFileError, TlsFileError: for keys and certificates that cannot be used.
         TracingUnavailable: if tracing is configured but not installed.
     """
-    access = Access(settings)
     started = time.monotonic()
+    stop = stop_on_signals(_print)
+    hangups = Hangups(stop)
+    access = Access(settings)
     request_log = open_request_log(settings)
-    stop = _stop_on_signals()
     listeners = _listen_all(settings)
     if listeners is None:
         return _EXIT_FAILED
@@ -130,7 +129,7 @@ async def _serve(settings: Settings, backend: Backend) -> int:
         # After the core: requests that it fails on exit still get their HTTP responses.
         stack.push_async_callback(_end_servers, servers, tasks)
         core = await stack.enter_async_context(open_core(settings, backend))
-        _reload_on_sighup(core, access)
+        hangups.begin(access.reload, core.control.reload)
         stack.callback(asyncio.create_task(access.watch()).cancel)
         http_servers = _build_servers(settings, access, core, request_log, listeners)
         url = _url(settings, http_servers[0].port)
@@ -303,38 +302,6 @@ def _print_port_error(settings: Settings, field: str, error: OSError) -> None:
         f"Cannot listen on {settings.host}:{port}: {error.strerror or error}. Choose another "
         f"with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
     )
-
-
-def _stop_on_signals() -> asyncio.Event:
-    """Returns an event that the first SIGTERM or SIGINT sets; the second exits at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_first(number: signal.Signals) -> None:
-        stop.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-            signal.signal(each, _exit_at_once)
-        _print(f"{number.name}: finishing requests in flight; a second signal exits at once")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_first, number)
-    return stop
-
-
-def _reload_on_sighup(core: ServiceCore, access: Access) -> None:
-    """Reads API keys, certificate and weights from their files again after each SIGHUP."""
-
-    def reload() -> None:
-        access.reload()
-        core.control.reload()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-
-
-def _exit_at_once(number: int, _frame: FrameType | None) -> None:
-    """Exits without cleaning up; engines exit when the doorbell closes."""
-    os._exit(_EXIT_SIGNALLED + number)
 
 
 def _freeze_garbage() -> None:
