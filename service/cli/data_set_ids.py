@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.data.annotations import GroundTruth, ImageAnnotations
 from model.data.errors import DataError
+from model.labels import named_classes
 from service.cli.inputs import STDIN, ImageFile
 from service.core.formats import CocoDataSet
 
@@ -20,11 +21,12 @@ class MatchedFiles:
     images: tuple[ImageAnnotations, ...]
     categories: Mapping[int, str]
 
-    def data_set(self, labels: Sequence[str]) -> CocoDataSet:
+    def data_set(self, labels: Sequence[str], report: Callable[[str], None]) -> CocoDataSet:
         """Returns the ids for the results of a model.
 
         Args:
             labels: the model's class names; they are looked up among the categories.
+            report: called with a line about classes that are no categories, if there are any.
 
         Raises:
             DataError: if the data set has none of these classes.
@@ -35,6 +37,12 @@ class MatchedFiles:
             raise DataError(
                 f"the annotations have none of the model's classes, such as {labels[0]!r}; their "
                 f"categories are {', '.join(list(by_name)[:6])}"
+            )
+        left_out = [name for _, name in named_classes(labels) if name not in by_name]
+        if left_out:
+            report(
+                f"the annotations have no category for {len(left_out)} of the model's classes, "
+                f"whose detections are left out, the first: {left_out[0]}"
             )
         return CocoDataSet(
             image_ids=[image.image_id for image in self.images],
@@ -55,14 +63,16 @@ def match_files(
         report: called with lines about files and images without a counterpart.
 
     Raises:
-        DataError: for annotations that cannot be used, or two files that are the same image, or
-            no file that is listed.
+        DataError: for annotations that cannot be used, a file that does not exist, two files that
+            are the same image, or no file that is listed.
     """
     truth = GroundTruth.read(annotations)
     by_name = {_normal(image.file_name): image for image in truth.images}
     found: dict[int, tuple[ImageFile, ImageAnnotations]] = {}
     unlisted = []
     for file in files:
+        if file.missing is not None or not (file.name == STDIN or Path(file.name).exists()):
+            raise DataError(file.missing or f"{file.name}: no such file")
         image = _find(file, by_name)
         if image is None:
             unlisted.append(file.name)

@@ -62,7 +62,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
     files: Sequence[ImageFile] = find_images(run.images, outputs=run.save)
     matched = None
     if run.annotations is not None:
-        matched = match_files(run.annotations, files, lambda line: typer.echo(line, err=True))
+        matched = match_files(run.annotations, files, _report)
         files = matched.files
     saver = None
     if run.save is not None:
@@ -80,7 +80,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
         )
     except InvalidOptions as error:
         raise typer.BadParameter(error.detail) from None
-    data_set = None if matched is None else matched.data_set(detector.model.labels)
+    data_set = None if matched is None else matched.data_set(detector.model.labels, _report)
     results = _detect_all(detector, files)
     if output_format is None:
         print_table(results)
@@ -94,6 +94,11 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
         )
         _print_bytes(output_format.encode(job).data)
     return all(result.error is None for result in results)
+
+
+def _report(line: str) -> None:
+    """Prints a line that is no result."""
+    typer.echo(line, err=True)
 
 
 def _class_names(given: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...] | None:

@@ -143,6 +143,34 @@ def test_categories_without_a_class_of_the_model_are_refused(
 
 
 @pytest.mark.usefixtures("fake_device")
+def test_classes_without_a_category_are_left_out_and_reported(
+    tmp_path: Path, detect: Detect
+) -> None:
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "1.png")
+    plain = detect(tmp_path / "1.png", "--threshold", "0")
+    kept = CODE_LABELS[plain["annotations"][0]["category_id"]]
+    categories = [{"id": 77, "name": kept}]
+    own = write_set(tmp_path / "set.json", {5: "1.png"}, categories=categories)
+    found = detect(tmp_path / "1.png", "--threshold", "0", "--annotations", own)
+    assert {row["category_id"] for row in found["annotations"]} == {77}
+    assert len(found["annotations"]) < len(plain["annotations"])
+    assert "no category for 4 of the model's classes" in found["said"]
+
+
+@pytest.mark.usefixtures("fake_device")
+@pytest.mark.parametrize("name", ["absent.png", "*.gif", "empty"])
+def test_input_without_a_file_is_an_error_with_annotations_too(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "1.png")
+    own = write_set(tmp_path / "set.json", {5: "1.png"})
+    inputs = [str(tmp_path / "1.png"), str(tmp_path / name)]
+    assert main(["detect", *inputs, "--coco", "--annotations", str(own)]) == 2
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake_device")
 def test_annotations_require_coco_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "a.jpg", "--json", "--annotations", "set.json"]) == 2
     assert "add --coco" in capsys.readouterr().err
