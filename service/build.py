@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from model.geometry import padded_size
 from model.images.decode import ImageLimits
 from model.weights.info import CheckpointError, ModelInfo, read_model_info, resolve_model
 from service.batching.batcher import Batcher
@@ -20,6 +21,7 @@ from service.batching.scheduler import BatchPolicy, Scheduler
 from service.core.detector import Detector, DetectorLimits
 from service.core.model_switch import ModelSwitch
 from service.core.served_model import ServedModel
+from service.core.sizing import default_decoders, default_engine_threads, default_slots
 from service.cpus import usable_cpus
 from service.decoding.pool import DEFAULT_DECODE, DecoderPool
 from service.descriptors import allow_descriptors
@@ -30,8 +32,6 @@ from service.settings import Settings
 from service.supervision.plan import EnginePlan
 from service.supervision.supervisor import Supervisor
 from service.supervision.weights_file import OpenWeightsFile
-
-_MAX_DEFAULT_DECODE_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def build_served_model(
     """
     file, model = _open_model(settings, backend)
     devices = settings.engine_devices
-    slots = settings.slots + settings.priority_slots + len(devices)  # one per engine for canaries
+    slots = _num_slots(settings, model) + settings.priority_slots
+    slots += len(devices)  # one per engine for canaries
     pool = SlotPool(SlotMemory.create(slot_layout(model.config, slots)), settings.priority_slots)
     layout = pool.memory.layout
     starts = [_start_message(settings, backend, file, layout, device) for device in devices]
@@ -197,7 +198,7 @@ def _engine_plan(
 def _start_message(
     settings: Settings, backend: Backend, file: OpenWeightsFile, layout: SlotLayout, device: str
 ) -> Start:
-    share = max(1, usable_cpus() // len(settings.engine_devices))
+    share = default_engine_threads(len(settings.engine_devices), usable_cpus())
     return Start(
         device_factory=backend.device_factory,
         device_options=dict(backend.device_options),
@@ -216,6 +217,21 @@ def _start_message(
     )
 
 
+def _num_decoders(settings: Settings) -> int:
+    return settings.decode_threads or default_decoders(len(settings.engine_devices), usable_cpus())
+
+
+def _num_slots(settings: Settings, model: ModelInfo) -> int:
+    """The slots for requests of normal priority: as set, or by default enough for all engines."""
+    if settings.slots is not None:
+        return settings.slots
+    config = model.config
+    # Nearly all images are resized to at least this many pixels.
+    square = padded_size(config.shortest_side, config.shortest_side, config.bucket_stride)
+    batch_size = _policy(settings).capacity(square)
+    return default_slots(len(settings.engine_devices), batch_size, _num_decoders(settings))
+
+
 def _policy(settings: Settings) -> BatchPolicy:
     return BatchPolicy(
         max_batch_size=settings.max_batch_size,
@@ -230,7 +246,7 @@ def _limits(settings: Settings) -> DetectorLimits:
             settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
         ),
         request_timeout_ms=settings.request_timeout_ms,
-        decode_threads=settings.decode_threads or min(_MAX_DEFAULT_DECODE_THREADS, usable_cpus()),
+        decode_threads=_num_decoders(settings),
         canary_max_age_seconds=settings.canary_max_age_seconds,
     )
 

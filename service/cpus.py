@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
+
+from service.cgroups import ROOT, cgroup_folders
 
 # By default idle threads of torch's pool spin. The edge and other processes need the cores: where
 # they were short, spinning took five times the CPU time of a forward pass.
 PASSIVE_OMP_WAIT = {"OMP_WAIT_POLICY": "passive"}
-_ROOT = Path("/")
 
 
-def usable_cpus(root: Path = _ROOT) -> int:
+def usable_cpus(root: Path = ROOT) -> int:
     """Returns the number of CPUs for sizing thread pools; at least 1.
 
     `os.cpu_count` ignores the quota of a container or of a systemd unit (`CPUQuota=`), and threads
@@ -26,34 +26,10 @@ def usable_cpus(root: Path = _ROOT) -> int:
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    quotas = [quota for folder in _cgroup_folders(root) if (quota := _quota(folder)) is not None]
+    quotas = [
+        quota for folder in cgroup_folders("cpu", root) if (quota := _quota(folder)) is not None
+    ]
     return max(1, min([allowed, *map(math.ceil, quotas)]))
-
-
-def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """The folders of this process's control groups and of their parents, which limit it too."""
-    mounted = root / "sys/fs/cgroup"
-    for controllers, path in _memberships(root):
-        if not controllers:  # version 2; next to version 1 it is mounted below `unified`
-            mounts = [mounted, mounted / "unified"]
-        elif "cpu" in controllers.split(","):
-            mounts = [mounted / controllers, mounted / "cpu"]
-        else:
-            continue
-        for mount in mounts:
-            # In a container the path may be that of the host; the mount is then the group itself.
-            group = mount / path.lstrip("/")
-            yield from (each for each in (group, *group.parents) if each.is_relative_to(mount))
-
-
-def _memberships(root: Path) -> list[tuple[str, str]]:
-    """The controllers and the path of each control group of this process (cgroups(7))."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    fields = [line.split(":", 2) for line in lines]
-    return [(parts[1], parts[2]) for parts in fields if len(parts) == 3]  # noqa: PLR2004
 
 
 def _quota(folder: Path) -> float | None:

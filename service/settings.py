@@ -138,14 +138,21 @@ class Settings(BaseSettings):
         le=1000,
         description="ms an idle engine waits for images that are still being decoded",
     )
-    slots: int = Field(
-        64, ge=1, le=4096, description="maximum images in flight; further requests get 429"
+    slots: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="maximum images in flight; further requests get 429; unset: enough for three "
+        "batches of each engine and the images being decoded, at least 64",
     )
     priority_slots: int = Field(
         8, ge=0, le=4096, description="additional slots, only for requests of high priority"
     )
     decode_threads: int = Field(
-        0, ge=0, le=256, description="processes that decode images; 0: one per CPU, at most 8"
+        0,
+        ge=0,
+        le=256,
+        description="processes that decode images; 0: one per CPU, at most 8 or two per engine",
     )
 
     max_body_bytes: int = Field(

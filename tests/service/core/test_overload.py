@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from service.core.sizing import default_slots
 from service.types import Priority
 from tests.support.simulated_service import Device, SimulatedService, Tally, with_service
 from tests.support.virtual_time import run_in_virtual_time
@@ -57,6 +58,18 @@ def test_two_engines_share_the_load(device: Device = FAST) -> None:
         assert 0.8 <= first / second <= 1.25
 
     _run(device, scenario, engines=2)
+
+
+@pytest.mark.parametrize("device", [SLOW, LARGE])
+def test_the_default_slots_keep_eight_engines_busy(device: Device) -> None:
+    """64 slots are half of what they hold."""
+    slots = default_slots(8, device.max_batch_size, 2)
+
+    async def scenario(service: SimulatedService) -> None:
+        tally = await service.flood(1.5 * 8 * device.capacity, SECONDS, 10.0)
+        assert _goodput(tally, device, engines=8) >= 0.95
+
+    _run(device, scenario, engines=8, slots=slots)
 
 
 def test_nothing_is_refused_below_the_capacity() -> None:
