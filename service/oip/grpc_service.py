@@ -35,6 +35,7 @@ from service.oip.repository import Repository
 from service.oip.request import InferRequest
 from service.settings import Settings
 from service.transport.grpc_call import Call, CallsInFlight, Context, open_call, parse_message
+from service.transport.grpc_methods import MethodHandlers
 from service.transport.grpc_status import MalformedMessage, Refusal, refusal_of
 
 _PROTOCOL = "oip_grpc"  # in metrics
@@ -84,7 +85,7 @@ class InferenceService:
         pool: DescriptorPool = pb.DESCRIPTOR.pool
         return pool
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> MethodHandlers:
         """The handlers of all methods; they take bytes and parse them."""
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(self._plain(name, method), None, _to_bytes)
@@ -96,7 +97,7 @@ class InferenceService:
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self.model_stream_infer, None, _to_bytes
         )
-        return grpc.method_handlers_generic_handler(_NAME, handlers)
+        return MethodHandlers(_NAME, handlers)
 
     def begin_drain(self) -> None:
         """Refuses new images, and ends streams after the requests that were read."""

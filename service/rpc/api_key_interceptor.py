@@ -1,12 +1,13 @@
 """API keys over gRPC: an interceptor that checks the key of a call before its service sees it.
 
-The keys and scopes are those of HTTP. A method of a service that is not listed here requires the
-scope `admin`. A refused call is answered from its metadata: its messages are not read.
+The keys and scopes are those of HTTP. A method that is not listed here requires the scope `admin`.
+A call is refused by its metadata: its messages are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,17 +19,27 @@ from service.observability.request_log import RequestLog
 from service.rpc.public_calls import PUBLIC_METHODS
 from service.transport.grpc_call import Context, open_call
 
-_ADMIN = frozenset(
-    {
-        "/inference.GRPCInferenceService/RepositoryModelLoad",
-        "/inference.GRPCInferenceService/RepositoryModelUnload",
-    }
-)
-_DETECT_SERVICES = (
-    "/litedetr.v1.DetectionService/",
-    "/inference.GRPCInferenceService/",
-    "/grpc.health.v1.Health/",
-    "/grpc.reflection.v1alpha.ServerReflection/",
+_DETECT = frozenset(
+    (
+        *(
+            f"/litedetr.v1.DetectionService/{name}"
+            for name in ("Detect", "DetectBatch", "DetectStream", "GetModel")
+        ),
+        *(
+            f"/inference.GRPCInferenceService/{name}"
+            for name in (
+                "ModelConfig",
+                "ModelInfer",
+                "ModelMetadata",
+                "ModelReady",
+                "ModelStatistics",
+                "ModelStreamInfer",
+                "RepositoryIndex",
+                "ServerMetadata",
+            )
+        ),
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    )
 )
 _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
@@ -56,9 +67,9 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         required = scope_of_method(handler_call_details.method)
         if handler is None or required is None:
             return handler
-        metadata = dict(handler_call_details.invocation_metadata or ())
+        metadata = handler_call_details.invocation_metadata or ()
         try:
-            key = self._keys.check(presented_key(lambda name: _text(metadata.get(name))), required)
+            key = self._keys.check(presented_key(partial(_first_text, metadata)), required)
         except Unauthenticated as error:
             code, status, detail = "unauthenticated", grpc.StatusCode.UNAUTHENTICATED, str(error)
         except Forbidden as error:
@@ -83,10 +94,10 @@ def scope_of_method(method: str) -> Scope | None:
     """The scope that a method requires; None for public methods."""
     if method in PUBLIC_METHODS:
         return None
-    if method in _ADMIN or not method.startswith(_DETECT_SERVICES):
-        return Scope.ADMIN
-    return Scope.DETECT
+    return Scope.DETECT if method in _DETECT else Scope.ADMIN
 
 
-def _text(value: object) -> str | None:
+def _first_text(metadata: Iterable[tuple[str, str | bytes]], name: str) -> str | None:
+    """The first value of a name, as over HTTP; None if there is none, or if it is binary."""
+    value = next((value for key, value in metadata if key == name), None)
     return value if isinstance(value, str) else None

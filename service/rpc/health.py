@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2
 
 from service.core.detector import Detector
 from service.transport.grpc_call import Context
+from service.transport.grpc_methods import MethodHandlers
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _POLL_SECONDS = 0.25
@@ -45,11 +46,11 @@ class ReadinessHealth:
         self._num_watches = 0
         self._poller: asyncio.Task[None] | None = None
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> MethodHandlers:
         """The handlers of both methods."""
         read = health_pb2.HealthCheckRequest.FromString
         write = health_pb2.HealthCheckResponse.SerializeToString
-        return grpc.method_handlers_generic_handler(
+        return MethodHandlers(
             HEALTH_SERVICE,
             {
                 "Check": grpc.unary_unary_rpc_method_handler(self.check, read, write),

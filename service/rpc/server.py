@@ -13,12 +13,14 @@ from service.core.detector import Detector
 from service.observability.request_log import RequestLog
 from service.rpc.api_key_interceptor import ApiKeyInterceptor
 from service.rpc.detection import DetectionServicer
+from service.rpc.grpc_server import add_service, new_server
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
 from service.rpc.public_calls import PublicCallInterceptor
 from service.rpc.reflection import JoinedPools
 from service.transport.grpc_call import GrpcService
+from service.transport.grpc_methods import MethodHandlers
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
@@ -90,14 +92,12 @@ class RpcServer:
             TlsFileError: for certificate files that cannot be used.
         """
         options = self._options
-        server = grpc.aio.server(
-            interceptors=self._interceptors(),
-            options=_channel_arguments(options),
-            maximum_concurrent_rpcs=options.max_concurrent_calls,
+        server = new_server(
+            self._interceptors(), _channel_arguments(options), options.max_concurrent_calls
         )
         extra = (service.handlers() for service in self._extra_services)
-        handlers = (_detection_handlers(self._servicer), *extra, self._health.handlers())
-        server.add_generic_rpc_handlers(handlers)
+        for handlers in (_detection_handlers(self._servicer), *extra, self._health.handlers()):
+            add_service(server, handlers)
         reflection.enable_server_reflection(
             (*self._names, HEALTH_SERVICE, reflection.SERVICE_NAME),
             server,
@@ -161,10 +161,10 @@ class RpcServer:
         await stopped
 
 
-def _detection_handlers(servicer: DetectionServicer) -> grpc.GenericRpcHandler:
+def _detection_handlers(servicer: DetectionServicer) -> MethodHandlers:
     """The four methods; they take bytes and parse them."""
     one, many = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-    return grpc.method_handlers_generic_handler(
+    return MethodHandlers(
         SERVICE,
         {
             "Detect": one(servicer.detect, None, pb.DetectResponse.SerializeToString),

@@ -21,6 +21,7 @@ from service.errors import ShuttingDown
 from service.observability.request_log import RequestLog, RequestOrigin
 from service.observability.request_scope import RequestScope
 from service.observability.trace_context import TRACEPARENT, TRACESTATE
+from service.transport.grpc_methods import MethodHandlers
 from service.transport.grpc_status import MalformedMessage, Refusal
 from service.transport.grpc_stream import FramePump
 from service.transport.protobuf_fields import BrokenMessage, has_more_fields
@@ -53,7 +54,7 @@ class GrpcService(Protocol):
     def descriptors(self) -> DescriptorPool:
         """The descriptor pool of its messages, for reflection."""
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> MethodHandlers:
         """The handlers of its methods."""
 
     def begin_drain(self) -> None:

@@ -10,7 +10,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
-from service.rpc.api_key_interceptor import scope_of_method
 from service.rpc.pb import detection_pb2 as pb
 from tests.service.rest.standin import StandIn
 from tests.service.rpc.caller import Caller, calling, serving
@@ -68,18 +67,3 @@ async def test_a_key_without_the_scope_is_refused(guarded: Caller, image: bytes)
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await guarded.detect(pb.DetectRequest(image=image), metadata=_metadata(Scope.METRICS))
     assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
-
-
-@pytest.mark.parametrize(
-    ("method", "scope"),
-    [
-        ("/litedetr.v1.DetectionService/Detect", Scope.DETECT),
-        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Scope.DETECT),
-        ("/inference.GRPCInferenceService/ModelInfer", Scope.DETECT),
-        ("/inference.GRPCInferenceService/RepositoryModelLoad", Scope.ADMIN),
-        ("/inference.GRPCInferenceService/ServerReady", None),
-        ("/grpc.health.v1.Health/Watch", None),
-    ],
-)
-def test_the_scope_that_a_method_requires(method: str, scope: Scope | None) -> None:
-    assert scope_of_method(method) == scope
