@@ -111,9 +111,10 @@ def test_each_serve_variable_reaches_its_setting(
         for field, path in tls.items():
             monkeypatch.setenv(f"LITE_DETR_{field.upper()}", path)
     choices = {"log_level": "debug", "log_format": "json", "model": "some.file", "name": "a"}
+    choices["root_path"] = "/vision"
     value = (others | choices).get(name)
     if value is None:
-        value = int(getattr(Settings(), name)) + 1
+        value = int(getattr(Settings(), name) or 0) + 1
     monkeypatch.setenv(spec.env_var, str(value))
     assert str(getattr(settings_from_flags({}), name)).removesuffix(".0") == str(value)
 
