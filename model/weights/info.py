@@ -14,6 +14,7 @@ from pathlib import Path
 
 from model.config import VARIANTS, ModelConfig
 from model.network.backbone import BACKBONES
+from model.text import valid_text
 from model.weights.header import CheckpointError, file_sha256, parse_json, read_header
 
 __all__ = [
@@ -168,7 +169,7 @@ def _parse_labels(path: Path, text: str, num_classes: int) -> tuple[str, ...]:
         raise CheckpointError(
             path, f"it has {len(labels)} labels for a network of {num_classes} classes"
         )
-    return tuple(labels)
+    return tuple(valid_text(label) for label in labels)
 
 
 def _parse_category_ids(path: Path, text: str | None, num_classes: int) -> tuple[int, ...] | None:

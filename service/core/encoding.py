@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.detections import Detections
+from model.text import valid_text
 from service.types import DetectResult
 
 _SCORE_DECIMALS = 4
@@ -24,6 +25,10 @@ class ItemError:
     status: int | None = None  # HTTP status if the file had been sent by itself; None offline
     retry_after_s: int | None = None  # after which a retry is useful
 
+    def __post_init__(self) -> None:
+        """Makes the detail encodable; it may have the name of a file."""
+        object.__setattr__(self, "detail", valid_text(self.detail))
+
 
 @dataclass(frozen=True)
 class FileResult:
@@ -32,6 +37,11 @@ class FileResult:
     name: str | None  # the client's file name
     result: DetectResult | None = None
     error: ItemError | None = None
+
+    def __post_init__(self) -> None:
+        """Makes the name encodable."""
+        if self.name is not None:
+            object.__setattr__(self, "name", valid_text(self.name))
 
 
 def rounded_columns(

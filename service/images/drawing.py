@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from model.detections import Detections
 from model.images.decode import ImageLimits, open_upright
+from service.images.fonts import Font, drawable, load_font
 
 # Distinguishable for colour-blind people, and bright enough for black text. The page of
 # `service/rest` uses the same list.
@@ -38,7 +40,6 @@ _LINES_PER_SIDE, _MIN_LINE = 320, 1
 _FONTS_PER_SIDE, _MIN_FONT = 48, 11
 _SMALLEST_FONT = 7  # a label that would need a smaller font is left out
 
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rect = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
 
@@ -98,13 +99,26 @@ def draw_detections(image: Image.Image, detections: Detections, label_names: Seq
         _draw_box(canvas, box, class_colour(class_id), line)
     labels = _LabelWriter(canvas, image.size)
     for box, class_id, score in zip(boxes, classes, detections.scores.tolist(), strict=True):
-        name = label_names[class_id] if 0 <= class_id < len(label_names) else str(class_id)
-        labels.write(f"{name} {score:.2f}", box, class_colour(class_id))
+        name, font = _drawable_name(label_names, class_id)
+        labels.write(f"{name} {score:.2f}", font, box, class_colour(class_id))
 
 
 def class_colour(class_id: int) -> str:
     """Returns the colour of a class, "#rrggbb"."""
     return CLASS_COLOURS[class_id % len(CLASS_COLOURS)]
+
+
+def _drawable_name(label_names: Sequence[str], class_id: int) -> tuple[str, Path | None]:
+    """Returns the name of a class and the font that has its characters.
+
+    If no font has them, the name is the number of the class, instead of a row of empty boxes.
+    """
+    if not 0 <= class_id < len(label_names):
+        return str(class_id), None
+    try:
+        return drawable(label_names[class_id])
+    except LookupError:
+        return f"class {class_id}", None
 
 
 def _pixel_box(box: Sequence[float], size: tuple[int, int]) -> _Rect:
@@ -135,35 +149,36 @@ class _LabelWriter:
         self._canvas = canvas
         self._image_size = image_size
         self._taken: list[_Rect] = []
-        self._fonts: dict[int, _Font] = {}  # by size; loading one takes milliseconds
+        # By file and size; loading one takes milliseconds.
+        self._fonts: dict[tuple[Path | None, int], Font] = {}
 
-    def write(self, text: str, box: _Rect, colour: str) -> None:
+    def write(self, text: str, font: Path | None, box: _Rect, colour: str) -> None:
         """Writes the label of a box: smaller if the image is too narrow, else not at all."""
         size = max(_MIN_FONT, round(max(self._image_size) / _FONTS_PER_SIDE))
         while size >= _SMALLEST_FONT:
-            wide, high = self._label_size(text, size)
+            loaded = self._font(font, size)
+            wide, high = self._label_size(text, loaded, size)
             if wide <= self._image_size[0] and high <= self._image_size[1]:
                 place = _place_label(box, (wide, high), self._image_size, self._taken)
                 self._taken.append(place)
-                self._write_at(place, text, size, colour)
+                self._write_at(place, text, loaded, colour, _label_pad(size))
                 return
             size -= 1
 
-    def _write_at(self, place: _Rect, text: str, size: int, colour: str) -> None:
+    def _write_at(self, place: _Rect, text: str, font: Font, colour: str, pad: int) -> None:
         left, top, right, bottom = place
         self._canvas.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-        anchor = (left + _label_pad(size), (top + bottom) / 2)
-        self._canvas.text(anchor, text, fill=_DARK, font=self._font(size), anchor="lm")
+        anchor = (left + pad, (top + bottom) / 2)
+        self._canvas.text(anchor, text, fill=_DARK, font=font, anchor="lm")
 
-    def _label_size(self, text: str, size: int) -> tuple[int, int]:
+    def _label_size(self, text: str, font: Font, size: int) -> tuple[int, int]:
         pad = 2 * _label_pad(size)
-        width = self._canvas.textlength(text, font=self._font(size))
-        return round(width) + pad, round(size * 1.15) + pad
+        return round(self._canvas.textlength(text, font=font)) + pad, round(size * 1.15) + pad
 
-    def _font(self, size: int) -> _Font:
-        if size not in self._fonts:
-            self._fonts[size] = ImageFont.load_default(size)
-        return self._fonts[size]
+    def _font(self, path: Path | None, size: int) -> Font:
+        if (path, size) not in self._fonts:
+            self._fonts[path, size] = load_font(path, size)
+        return self._fonts[path, size]
 
 
 def _label_pad(font_size: int) -> int:

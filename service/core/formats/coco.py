@@ -10,6 +10,7 @@ import orjson
 from pydantic import Field
 
 from model.labels import named_classes
+from model.text import valid_text
 from service.core.encoding import BOX_DECIMALS, FileResult, rounded_columns
 from service.core.formats.output_format import (
     CocoDataSet,
@@ -129,7 +130,9 @@ def encode_coco(job: EncodeInput) -> Encoded:
     annotations: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     image_ids, image_id_source = _image_ids(job)
-    names = [file.name for file in job.files] if job.data_set is None else job.data_set.file_names
+    names: Sequence[str | None] = [file.name for file in job.files]
+    if job.data_set is not None:
+        names = [valid_text(name) for name in job.data_set.file_names]
     for image_id, name, file in zip(image_ids, names, job.files, strict=True):
         result = file.result
         if result is None:
@@ -173,7 +176,7 @@ def _categories(job: EncodeInput) -> tuple[list[dict[str, Any]], CategoryIdSourc
     """Returns the categories of the document, and where their ids are from."""
     if job.data_set is not None:
         named = job.data_set.categories.items()
-        return [{"id": number, "name": name} for number, name in named], "annotations"
+        return [{"id": number, "name": valid_text(name)} for number, name in named], "annotations"
     result = next((file.result for file in job.files if file.result is not None), None)
     labels = job.label_names if result is None else result.label_names
     ids = job.category_ids if result is None else result.category_ids

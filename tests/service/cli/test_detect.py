@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +314,53 @@ def test_table_is_on_stdout_and_the_bar_on_stderr(
     assert "broken.jpg: " in captured.out
     assert "3/3" in captured.err
     assert "3/3" not in captured.out
+
+
+@pytest.fixture
+def folder_of_bytes(tmp_path: Path) -> Path:
+    """A folder of images whose names are no UTF-8, one of them broken, and a usual one."""
+    encoded = io.BytesIO()
+    Image.new("RGB", IMAGE_SIZE, "teal").save(encoded, "JPEG")
+    for name in (b"caf\xe9.jpg", b"plain.jpg", b"\xff\xfe.jpg"):
+        (tmp_path / os.fsdecode(name)).write_bytes(encoded.getvalue())
+    (tmp_path / os.fsdecode(b"no\xe9.jpg")).write_bytes(b"not an image")
+    return tmp_path
+
+
+NAMES_SHOWN = ["caf\ufffd.jpg", "no\ufffd.jpg", "plain.jpg", "\ufffd\ufffd.jpg"]
+
+
+def test_names_that_are_no_utf_8_are_written_as_valid_json(
+    folder_of_bytes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(folder_of_bytes / os.fsdecode(b"\xe9.jpg"))
+    status, results = detect_json([str(folder_of_bytes), missing], capsys)
+    assert status == 1
+    assert [Path(result["file"]).name for result in results] == [*NAMES_SHOWN, "\ufffd.jpg"]
+    assert ["detections" in result for result in results] == [True, False, True, True, False]
+    assert "\ufffd.jpg" in results[-1]["error"]["detail"]
+
+
+def test_names_that_are_no_utf_8_are_written_as_coco_and_as_a_table(
+    folder_of_bytes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", str(folder_of_bytes), "--coco"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    written = [Path(image["file_name"]).name for image in document["images"]]
+    assert written == [name for name in NAMES_SHOWN if not name.startswith("no")]
+    assert main(["detect", str(folder_of_bytes)]) == 1
+    table = capsys.readouterr().out
+    assert all(name in table for name in NAMES_SHOWN)
+
+
+def test_drawn_images_keep_the_bytes_of_their_names(folder_of_bytes: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn"
+    main(["detect", str(folder_of_bytes), "--save", str(drawn)])
+    assert sorted(map(os.fsencode, os.listdir(drawn))) == [
+        b"caf\xe9.jpg",
+        b"plain.jpg",
+        b"\xff\xfe.jpg",
+    ]
 
 
 def test_one_image_has_no_bar(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from model.detections import Detections
 from model.images.decode import ImageLimits
+from service.images import fonts
 from service.images.drawing import CLASS_COLOURS, class_colour, draw_detections, render_detections
 
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=50_000_000)
@@ -141,3 +143,26 @@ def test_greyscale_images_get_coloured_boxes() -> None:
         LIMITS,
     )
     assert Image.open(io.BytesIO(drawn.data)).mode == "RGB"
+
+
+def _drawn_label(name: str) -> npt.NDArray[np.uint8]:
+    image = Image.new("RGB", (640, 200), "black")
+    draw_detections(image, detections_of((10, 100, 630, 190)), (name,))
+    return np.asarray(image)
+
+
+def test_a_name_that_no_font_has_is_the_number_of_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
+    fonts.drawable.cache_clear()
+    fonts.font_path.cache_clear()
+    expected = _drawn_label("class 0")
+    for name in ("猫", "кошка", "แมว", "👍", "\ufffd", "cat 猫"):
+        np.testing.assert_array_equal(_drawn_label(name), expected)
+
+
+def test_a_name_in_several_lines_is_drawn_on_one() -> None:
+    np.testing.assert_array_equal(
+        _drawn_label("traffic\n\tlight\x07"), _drawn_label("traffic light")
+    )
