@@ -39,9 +39,10 @@ _SUPPORTED_COMPONENTS = frozenset({1, 3, 4})
 _COLOUR_SEGMENTS = {0xE0: b"JFIF\x00", 0xEE: b"Adobe"}
 _EXIF = b"Exif\x00\x00"
 _XMP = b"http://ns.adobe.com/xap/1.0/\x00"
+_MARKER_BYTES = re.compile(rb"\xff[^\x00\xff]")  # one fill byte or several may come before
 # The end of a scan's data: 0xff that begins neither a stuffed byte, a restart nor a fill.
 _NEXT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_LAST_RESTART = re.compile(rb".*\xff[\xd0-\xd7]", re.DOTALL)
 _END_MARKER = b"\xff\xd9"
 _COEFFICIENTS = 64
 # Patterns in place of missing data. No code of a few bits is at the same place in all of them.
@@ -92,25 +93,22 @@ def _read_header(data: bytes) -> _Header:
     header = _Header([], len(data))
     position = 2
     for _ in range(_MAX_SEGMENTS):
-        start = data.find(b"\xff", position)
-        position = start + 1
-        while start >= 0 and position < len(data) and data[position] == _MARKER:
-            position += 1
-        if start < 0 or position + 3 > len(data):
+        found = _MARKER_BYTES.search(data, position)
+        if found is None or found.end() + 2 > len(data):
             return header
-        marker = data[position]
-        position += 1
+        start, marker = found.start(), data[found.end() - 1]
+        # Bytes that belong to no segment are left out too.
+        header.removed |= start != position
+        position = found.end()
         if marker == _SCAN:
             header.scan = start
             return header
-        if marker in _BARE or marker == 0:
-            continue
         if marker == _END:
             return header
-        body = position + 2
-        end = position + int.from_bytes(data[position:body], "big")
-        _read_segment(header, marker, memoryview(data)[body:end], (start, end))
-        position = max(end, body)
+        if marker not in _BARE:
+            body = position + 2
+            position = max(position + int.from_bytes(data[position:body], "big"), body)
+            _read_segment(header, marker, memoryview(data)[body:position], (start, position))
     raise InvalidImage(f"the JPEG image has more than {_MAX_SEGMENTS} segments before its pixels")
 
 
@@ -154,8 +152,8 @@ def _endings(data: bytes, last_scan: int) -> tuple[bytes, ...]:
 
     Each has the restart markers that the decoder may expect next, in their order.
     """
-    found = [*_RESTART.finditer(data, last_scan)]
-    first = 0 if not found else data[found[-1].start() + 1] + 1
+    found = _LAST_RESTART.match(data, last_scan)
+    first = 0 if found is None else data[found.end() - 1] + 1
     restarts = [bytes((_MARKER, 0xD0 + (first + number) % 8)) for number in range(8)]
     return tuple(
         b"".join(bits * _PADDING_BYTES + restart for restart in restarts) + _END_MARKER

@@ -34,6 +34,7 @@ class _Chunks:
     transparency: bytes | None = None
     pixels: list[bytes | memoryview] = field(default_factory=list)  # whole IDAT chunks
     exif: bytes | memoryview | None = None
+    text_exif: bytes | None = None  # as ImageMagick writes it
     xmp: bytes | memoryview | None = None
 
 
@@ -65,7 +66,8 @@ def read_png(data: bytes | memoryview, _limits: ImageLimits) -> ImageSource:
     elif transparency is not None:
         parts.append(_chunk(b"tRNS", transparency))
     parts += [*chunks.pixels, _chunk(b"IEND", b"")]
-    orientation = orientation_of(chunks.exif, chunks.xmp)
+    exif = chunks.text_exif if chunks.exif is None else chunks.exif
+    orientation = orientation_of(exif, chunks.xmp)
     return ImageSource(b"".join(parts), orientation, transparent=deep_colour)
 
 
@@ -109,7 +111,7 @@ def _read_chunk(chunks: _Chunks, kind: bytes, body: memoryview, rest: memoryview
         if chunks.transparency is None and _has_its_checksum(whole, body):
             chunks.transparency = bytes(body)
     elif kind == b"eXIf":
-        chunks.exif = body
+        chunks.exif = chunks.exif or body
     elif kind in {b"iTXt", b"tEXt", b"zTXt"}:
         _read_text(chunks, kind, body)
     elif kind == b"CgBI":
@@ -156,15 +158,15 @@ def _transparency(chunks: _Chunks, bit_depth: int, colour: int) -> bytes | None:
 
 
 def _read_text(chunks: _Chunks, kind: bytes, body: memoryview) -> None:
-    """Keeps EXIF and XMP that a text chunk has."""
+    """Keeps the first EXIF and XMP that text chunks have."""
     key, _, rest = bytes(body[:80]).partition(b"\x00")
     text = body[len(key) + 1 :]
-    if kind == b"iTXt" and key == _XMP_KEY:
+    if kind == b"iTXt" and key == _XMP_KEY and chunks.xmp is None:
         is_compressed = rest[:1] == b"\x01"
         chunks.xmp = _inflated(_after_strings(text[2:])) if is_compressed else text
-    elif kind in {b"tEXt", b"zTXt"} and key in _EXIF_KEYS and chunks.exif is None:
+    elif kind in {b"tEXt", b"zTXt"} and key in _EXIF_KEYS and chunks.text_exif is None:
         profile = _inflated(text[1:]) if kind == b"zTXt" else bytes(text[:_MAX_TEXT_BYTES])
-        chunks.exif = _raw_profile(profile)
+        chunks.text_exif = _raw_profile(profile)
 
 
 def _after_strings(text: memoryview) -> bytes:
@@ -180,9 +182,9 @@ def _inflated(data: bytes | memoryview) -> bytes:
         return b""
 
 
-def _raw_profile(text: bytes) -> bytes | None:
+def _raw_profile(text: bytes) -> bytes:
     """Decodes ImageMagick's form of EXIF: an empty line, name, length, hexadecimal lines."""
     try:
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
     except ValueError:
-        return None
+        return b""

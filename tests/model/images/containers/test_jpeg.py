@@ -76,6 +76,21 @@ def test_metadata_never_reaches_the_decoder() -> None:
     assert bytes(source.data) == PLAIN
 
 
+@pytest.mark.parametrize("junk", [b"\xff", b"\x00", b"\xff\x00", b"\x00\xff\xff"])
+def test_bytes_between_segments_never_reach_the_decoder(junk: bytes) -> None:
+    """Millions of them take no longer than to search them."""
+    segment = jpeg_segment(0xE5, b"")
+    data = after_jpeg_start(PLAIN, segment, junk * (3_000_000 // len(junk)))
+    assert bytes(read_jpeg(data, LIMITS).data) == PLAIN
+    np.testing.assert_array_equal(upright(data), upright(PLAIN))
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\x00", b"\xff\xd0", b"\xff\xd0\x00"])
+def test_bytes_in_place_of_the_end_marker_are_searched_once(junk: bytes) -> None:
+    data = PLAIN[:-2] + junk * (2_000_000 // len(junk))
+    np.testing.assert_array_equal(upright(data), upright(PLAIN))
+
+
 def test_the_number_of_segments_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jpeg, "_MAX_SEGMENTS", 100)
     upright(after_jpeg_start(PLAIN, jpeg_segment(0xE5, b"") * 90))

@@ -155,6 +155,20 @@ def test_exif_is_found_in_every_chunk_that_may_have_it(where: str) -> None:
     np.testing.assert_array_equal(upright(data), np.rot90(PIXELS, -1))
 
 
+def test_only_the_first_exif_of_text_chunks_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    inflated: list[bytes] = []
+
+    def inflate(data: bytes) -> bytes:
+        inflated.append(data)
+        return b""
+
+    monkeypatch.setattr(png, "_inflated", inflate)
+    chunk = png_chunk(b"zTXt", b"Raw profile type exif\x00\x00" + zlib.compress(bytes(1 << 20)))
+    xmp = png_chunk(b"iTXt", b"XML:com.adobe.xmp\x00\x01\x00\x00\x00" + zlib.compress(b"<x/>"))
+    upright(after_png_header(PLAIN, chunk * 100, xmp * 100))
+    assert len(inflated) == 2
+
+
 def test_compressed_xmp_is_read() -> None:
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", '<a tiff:Orientation="3"/>', zip=True)
