@@ -47,6 +47,15 @@ def are_equal(one: Image.Image, other: Image.Image) -> bool:
     )
 
 
+def on_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
+    """Returns an RGB image that is white outside the frame: left, top, right and bottom."""
+    if frame == (0, 0, *image.size):
+        return image
+    framed = Image.new("RGB", image.size, _WHITE[:3])
+    framed.paste(image.crop(frame), frame[:2])
+    return framed
+
+
 def whiten(image: Image.Image, low_bytes: Image.Image, colour: tuple[int, ...]) -> None:
     """Makes the pixels of a 16-bit RGB colour white, in place.
 

@@ -24,7 +24,7 @@ from PIL.ImageFile import ImageFile
 
 from model.geometry import resized_size
 from model.images import libtiff
-from model.images.colours import are_equal, to_rgb, whiten
+from model.images.colours import are_equal, on_white, to_rgb, whiten
 from model.images.containers.bmp import read_bmp
 from model.images.containers.gif import read_gif
 from model.images.containers.jpeg import read_jpeg
@@ -161,7 +161,8 @@ def open_upright(
             return apply_orientation(_decode_tiff(tiff), tiff.orientation), name
         source = _READERS[name](data, limits)
         image = _decode(name, source, limits, max_memory_bytes)
-        return to_rgb(apply_orientation(image, source.orientation), name), name
+        rgb = to_rgb(apply_orientation(image, source.orientation), name)
+        return (rgb if source.frame is None else on_white(rgb, source.frame)), name
 
 
 def _decode(

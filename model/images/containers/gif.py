@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from model.images.containers.source import ImageSource
 from model.images.errors import InvalidImage
 from model.images.limits import ImageLimits
@@ -10,6 +12,7 @@ _HEADER_BYTES = 13  # with the logical screen descriptor
 _MAX_BLOCKS = 1 << 17  # before the first frame
 _EXTENSION, _FRAME = 0x21, 0x2C
 _GRAPHIC_CONTROL = 0xF9
+_DESCRIPTOR_BYTES = 10
 # The end of the frame's data, and of the file.
 _END = b"\x00;"
 
@@ -46,7 +49,16 @@ def read_gif(data: bytes | memoryview, _limits: ImageLimits) -> ImageSource:
             )
         if kind == _GRAPHIC_CONTROL:
             control = view[start:position]
-    return ImageSource(b"".join((head, control, view[position:], _END)))
+    data = b"".join((head, control, view[position:], _END))
+    return ImageSource(data, frame=_frame(view[position:]))
+
+
+def _frame(descriptor: memoryview) -> tuple[int, int, int, int] | None:
+    """Returns the place of a frame on the screen: left, top, right and bottom."""
+    if len(descriptor) < _DESCRIPTOR_BYTES or descriptor[0] != _FRAME:
+        return None
+    left, top, width, height = struct.unpack_from("<4H", descriptor, 1)
+    return left, top, left + width, top + height
 
 
 def _palette_bytes(flags: int) -> int:

@@ -22,12 +22,14 @@ class ImageSource:
         endings: bytes that replace a missing end of the file. With several, the image is complete
             only if its pixels are the same with each.
         transparent: the 16-bit RGB colour that is transparent, if there is one.
+        frame: left, top, right and bottom of the part that has pixels; None for the whole image.
     """
 
     data: bytes | memoryview
     orientation: int = AS_STORED
     endings: tuple[bytes, ...] = ()
     transparent: tuple[int, ...] | None = None
+    frame: tuple[int, int, int, int] | None = None
 
 
 class ReadLimitedFile(io.BytesIO):

@@ -55,6 +55,19 @@ def test_the_transparency_of_the_first_frame_of_a_gif_is_kept() -> None:
     assert (upright(data) == 255).all()
 
 
+def test_a_gif_is_white_where_its_first_frame_has_no_pixels() -> None:
+    data = bytearray(GIF)
+    data[6:10] = struct.pack("<2H", 60, 50)  # the screen
+    at = GIF.index(b",", GIF_HEAD) + 1
+    data = data[:at] + struct.pack("<2H", 7, 9) + GIF[at + 4 :]
+    pixels = upright(bytes(data))
+    assert pixels.shape == (50, 60, 3)
+    np.testing.assert_array_equal(pixels[9:29, 7:47], PIXELS)
+    pixels = pixels.copy()
+    pixels[9:29, 7:47] = 255
+    assert (pixels == 255).all()
+
+
 def _webp_chunk(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
 
