@@ -50,7 +50,7 @@ def address() -> Iterator[str]:
         output = ""
         for line in process.stderr:
             output += line
-            if line.startswith("Ready"):
+            if "Ready after" in line:
                 break
         found = re.search(r"listens on (http://\S+)", output)
         assert found, f"the service did not start: {output}"

@@ -107,7 +107,7 @@ def test_service_serves_page_and_detections_and_stops(installed: Path, findings:
         output = ""
         for line in process.stderr:
             output += line
-            if line.startswith("Ready"):
+            if "Ready after" in line:
                 break
         match = re.search(r"listens on (http://\S+)", output)
         assert match, output
