@@ -97,6 +97,7 @@ class Load:
         await asyncio.gather(*self._tasks)
 
 
+@pytest.mark.slow
 async def test_new_weights_are_loaded_under_load_without_a_failed_request(
     weights: Path,
 ) -> None:
@@ -271,6 +272,7 @@ def start() -> Iterator[type[WatchedService]]:
         service.kill()
 
 
+@pytest.mark.slow
 async def test_sighup_reloads_the_default_model_under_load(
     start: type[WatchedService], tmp_path: Path
 ) -> None:
