@@ -7,7 +7,7 @@ for memory of the other half, without delaying smaller ones.
 
     task --> free worker --> result                      the usual case
                 |--> crash --> once more in a new worker --> crash: InvalidImage
-                `--> the caller gave up --> killed if it goes on for _GRACE_SECONDS
+                `--> the caller gave up --> killed if it goes on for _GRACE_SECONDS, or if others wait
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from service.ipc.slots import SlotImage, SlotLease
 DEFAULT_DECODE = "model.images.decode:decode_image"
 # An abandoned task may still finish for this long: most do at once, and a fork costs more.
 _GRACE_SECONDS = 1.0
+_GRACE_STEP_SECONDS = 0.1  # after each, it is killed if other tasks wait for a worker
 _CALL_BYTES = 16 << 20  # in an inbox, for the pickled arguments of a call
 _MAX_CRASHES = 2  # of workers in a row on one file
 _RESTART_SECONDS = 0.1, 5.0  # pause before a template that died is started again; doubles up to
@@ -220,7 +221,7 @@ class DecoderPool:
             raise
 
     def _abandon(self, task: Task) -> None:
-        """The caller has gone: the task leaves the queue, or its worker gets a last second."""
+        """The caller has gone: the task leaves the queue, or its worker gets a little time."""
         task.abandoned = True
         if task in self._queue:
             self._queue.remove(task)
@@ -231,10 +232,21 @@ class DecoderPool:
                 if task.lease is not None:
                     task.lease.retain()
                     task.release.append(task.lease.release)
-                loop = asyncio.get_running_loop()
-                timer = loop.call_later(_GRACE_SECONDS, worker.kill)
-                task.release.append(timer.cancel)
+                self._allow(worker, task, _GRACE_SECONDS)
                 return
+
+    def _allow(self, worker: WorkerProcess, task: Task, seconds: float) -> None:
+        """Lets an abandoned task go on for some time, or until other tasks wait for a worker."""
+
+        def check() -> None:
+            if self._busy.get(worker) is not task:
+                return
+            if self._queue or seconds <= _GRACE_STEP_SECONDS:
+                worker.kill()
+            else:
+                self._allow(worker, task, seconds - _GRACE_STEP_SECONDS)
+
+        asyncio.get_running_loop().call_later(min(seconds, _GRACE_STEP_SECONDS), check)
 
     def _give(self, worker: WorkerProcess, task: Task) -> None:
         if task.lease is not None:

@@ -134,6 +134,18 @@ async def test_a_hanging_decoder_is_killed_after_its_request_was_cancelled(
     assert decoders.restarts == ["killed"]
 
 
+async def test_hanging_decoders_are_killed_early_if_others_wait(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_GRACE_SECONDS", 600.0)
+    hanging = [asyncio.create_task(decoders.decode(GOOD + HANG)) for _ in range(8)]
+    waiting = asyncio.create_task(decoders.decode(GOOD))
+    await asyncio.sleep(0.05)
+    for task in hanging:
+        task.cancel()
+    await asyncio.wait_for(waiting, 60)
+
+
 async def test_a_slot_stays_leased_until_the_decoder_has_finished(
     decoders: Decoders, tmp_path: Path
 ) -> None:
