@@ -37,7 +37,7 @@ _DETECT = "/litedetr.v1.DetectionService/Detect"
 _WATCH = "/grpc.health.v1.Health/Watch"
 _LARGE_MESSAGE = bytes(60 << 20)
 _SLOW_BODY_BYTES = 60 << 20
-_SLOW_FIRST_BYTES = 8 << 20
+_SLOW_FIRST_BYTES = 16 << 20
 _SLOW_BYTES_PER_ATTEMPT = 4096
 _RESET_STREAMS = 200  # per attempt
 _PIPELINED = 50  # requests per attempt
@@ -169,8 +169,9 @@ def watches() -> Attempt:
 
     def attempt(target: Target) -> str:
         channel = target.channel()
-        held.add(channel, grpc.Channel.close)
-        return _outcome(lambda: next(channel.unary_stream(_WATCH)(request, timeout=3600)))
+        call: Any = channel.unary_stream(_WATCH)(request, timeout=3600)
+        held.add((channel, call), lambda oldest: oldest[0].close())  # an unused call is cancelled
+        return _outcome(lambda: next(call))
 
     return attempt
 

@@ -7,7 +7,7 @@ for memory of the other half, without delaying smaller ones.
 
     task --> free worker --> result                      the usual case
                 |--> crash --> once more in a new worker --> crash: InvalidImage
-                `--> the caller gave up --> killed if it goes on for _GRACE_SECONDS, or if others wait
+                `--> the caller gave up --> killed after _GRACE_SECONDS, or if others wait
 """
 
 from __future__ import annotations
