@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
 from typing import NamedTuple
 
@@ -76,6 +77,7 @@ class Batcher:
         self._abandoned: set[Job] = set()  # their callers have gone, but an engine holds them
         self._predictor = WaitPredictor(scheduler, engines)
         self._decoding = UseCounter(on_zero=self._dispatch_soon)
+        self._decoding_high = UseCounter()  # those of high priority
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # when it expires, by the clock
 
@@ -99,6 +101,10 @@ class Batcher:
         """Number of images being decoded, or waiting for a decoder."""
         return self._decoding.count
 
+    def num_decoding_before(self, priority: Priority) -> int:
+        """Number of those that a new image of this priority would not overtake."""
+        return self._decoding.count if priority is Priority.NORMAL else self._decoding_high.count
+
     @property
     def queue_depth(self) -> int:
         """Number of images waiting for an engine."""
@@ -106,11 +112,19 @@ class Batcher:
 
     def predict(self, priority: Priority = Priority.NORMAL) -> Prediction:
         """Predicts the waiting time of an image that arrives now; zeros before the first batch."""
-        return self._predictor.predict(self._clock(), priority, self._decoding.count)
+        decoding = self.num_decoding_before(priority)
+        return self._predictor.predict(self._clock(), priority, decoding)
 
-    def track_decoding(self) -> UseCounter:
+    def track_decoding(self, priority: Priority = Priority.NORMAL) -> AbstractContextManager[None]:
         """Context manager around the decoding of an image, which an idle engine may wait for."""
-        return self._decoding
+        if priority is Priority.NORMAL:
+            return self._decoding
+        return self._track_decoding_high()
+
+    @contextmanager
+    def _track_decoding_high(self) -> Iterator[None]:
+        with self._decoding, self._decoding_high:
+            yield
 
     async def run(self, job: Job) -> EngineResult:
         """Runs one image and waits for its result.

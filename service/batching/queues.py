@@ -20,6 +20,7 @@ from service.types import Priority
 
 Bucket = tuple[int, int]  # padded (height, width), pixels
 
+PATIENCE_SECONDS = 1.0  # waiting time after which images are served in order of arrival
 _MANY = 16  # jobs are removed one by one if the queue is more than this many times longer
 _MIN_HEAP = 64  # a heap of deadlines is not cleaned up below this size
 
@@ -48,6 +49,25 @@ class Batch:
     def padded_pixels(self) -> int:
         """Number of pixels, padding included: the cost of the batch."""
         return len(self.jobs) * self.bucket[0] * self.bucket[1]
+
+
+def urgency_of(
+    priority: Priority,
+    arrived_at: float,
+    deadline: float,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> float:
+    """Returns the time by which an image should be served; the smallest goes first.
+
+    Args:
+        priority: high: the image is urgent on arrival.
+        arrived_at: monotonic seconds.
+        deadline: monotonic seconds.
+        patience_seconds: waiting time after which an image of normal priority is urgent.
+    """
+    if priority is Priority.HIGH:
+        patience_seconds = 0.0
+    return min(deadline, arrived_at + patience_seconds)
 
 
 class _Entry(NamedTuple):

@@ -23,7 +23,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.batching.queues import Batch, Bucket, Job, JobQueue, RetryQueue
+from service.batching.queues import (
+    PATIENCE_SECONDS,
+    Batch,
+    Bucket,
+    Job,
+    JobQueue,
+    RetryQueue,
+    urgency_of,
+)
 from service.types import Priority
 
 __all__ = ["Batch", "BatchPolicy", "Bucket", "EngineState", "Job", "Plan", "Scheduler"]
@@ -36,7 +44,7 @@ class BatchPolicy:
     max_batch_size: int = 8
     max_batch_pixels: int = 8_000_000  # padded; a single image may exceed it
     max_wait_ms: float = 2.0
-    patience_seconds: float = 1.0  # waiting time after which images are served in arrival order
+    patience_seconds: float = PATIENCE_SECONDS
     stage_lead_ms: float = 2.0  # a partial batch is staged this long before the running one ends
 
     def capacity(self, bucket: Bucket) -> int:
@@ -87,9 +95,8 @@ class Scheduler:
 
     def urgency(self, job: Job) -> float:
         """The time by which a job should run; the smallest goes first."""
-        if job.priority is Priority.HIGH:
-            return min(job.deadline, job.enqueued_at)
-        return min(job.deadline, job.enqueued_at + self.policy.patience_seconds)
+        patience = self.policy.patience_seconds
+        return urgency_of(job.priority, job.enqueued_at, job.deadline, patience)
 
     def count_before(self, priority: Priority) -> int:
         """Number of waiting jobs that a new job of this priority would not overtake."""

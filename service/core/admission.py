@@ -38,7 +38,7 @@ class Admission:
 
     def predicted_wait_seconds(self, served: ServedModel) -> float:
         """Predicted wait of an image that arrived now, for a thread and for its batch."""
-        return self._decode_wait_seconds(served) + served.batcher.predict().wait
+        return self._decode_wait_seconds(served, Priority.NORMAL) + served.batcher.predict().wait
 
     def admit(self, served: ServedModel, seconds_left: float, priority: Priority) -> SlotLease:
         """Accepts an image.
@@ -64,7 +64,7 @@ class Admission:
         if seconds_left <= 0:
             raise DeadlineExceeded("the deadline had passed when the image was received")
         prediction = served.batcher.predict(priority)
-        wait = self._decode_wait_seconds(served) + prediction.wait
+        wait = self._decode_wait_seconds(served, priority) + prediction.wait
         needed = wait + prediction.run
         # An image that would not wait is always accepted: otherwise a prediction that was once too
         # high would refuse every image and never be corrected.
@@ -76,5 +76,6 @@ class Admission:
             )
         return served.pool.acquire(priority, max(1, math.ceil(wait)))
 
-    def _decode_wait_seconds(self, served: ServedModel) -> float:
-        return self._decode_seconds.value * (served.batcher.num_decoding // self._decode_threads)
+    def _decode_wait_seconds(self, served: ServedModel, priority: Priority) -> float:
+        before = served.batcher.num_decoding_before(priority)
+        return self._decode_seconds.value * (before // self._decode_threads)

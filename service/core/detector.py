@@ -18,6 +18,7 @@ import structlog
 from model.images.decode import ImageLimits
 from model.weights.info import ModelInfo
 from service.batching.batcher import EngineResult
+from service.batching.queues import urgency_of
 from service.batching.scheduler import Job
 from service.core.admission import Admission
 from service.core.formats import Encoded, EncodeInput
@@ -26,7 +27,7 @@ from service.core.request import ImageRequest, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
 from service.decoding.pool import DecoderPool
-from service.decoding.tasks import ImageInSlot
+from service.decoding.tasks import ImageInSlot, Turn
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
@@ -208,6 +209,7 @@ class Detector:
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> Encoded:
         """Encodes a result for a format that decodes the image again (`draws_images`).
 
@@ -216,13 +218,15 @@ class Detector:
             job: with one result.
             image: the encoded image file of that result.
             deadline: monotonic seconds; can only shorten the service's own timeout.
+            priority: which waiting images go first.
 
         Raises:
             DetectionError: as `detect`.
         """
-        seconds = self._limits.request_timeout_ms / 1000
+        seconds, now = self._limits.request_timeout_ms / 1000, time.monotonic()
         if deadline is not None:
-            seconds = min(seconds, max(0.0, deadline - time.monotonic()))
+            seconds = min(seconds, max(0.0, deadline - now))
+        turn = _turn(priority, now, now + seconds)
         result = job.files[0].result
         assert result is not None, "files with an error are not drawn"
         call = partial(encode_with_image, encode=encode, job=job)
@@ -230,7 +234,7 @@ class Detector:
         with self._accepted:
             try:
                 async with asyncio.timeout(seconds):
-                    return Encoded(*await self._decoders.call(call, image, num_bytes))
+                    return Encoded(*await self._decoders.call(call, image, num_bytes, turn))
             except TimeoutError:
                 raise DeadlineExceeded("no response before the deadline") from None
 
@@ -310,9 +314,10 @@ class Detector:
         self, request: ImageRequest, lease: SlotLease
     ) -> tuple[ImageInSlot, EngineResult]:
         batcher = request.served.batcher
-        with batcher.track_decoding():
+        turn = _turn(request.priority, request.started, request.deadline)
+        with batcher.track_decoding(request.priority):
             decoded = await self._decoders.decode(
-                request.data, request.served.info.config, self._limits.images, lease
+                request.data, request.served.info.config, self._limits.images, lease, turn
             )
         self._admission.learn_decode(decoded.decode_ms / 1000)
         height, width = decoded.image.size
@@ -343,3 +348,8 @@ class Detector:
         # Errors of clients and refusals under overload are counted; logged, they would be a flood.
         log = _log.warning if isinstance(error, InferenceFailed) else _log.debug
         log("not detected", code=error.code, detail=error.detail, request_id=request_id)
+
+
+def _turn(priority: Priority, arrived_at: float, deadline: float) -> Turn:
+    """The place of an image in the queue of the decoders; times are monotonic seconds."""
+    return Turn(priority, urgency_of(priority, arrived_at, deadline))

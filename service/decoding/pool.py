@@ -1,6 +1,6 @@
 """The pool of decoder processes and the memory limit that they share; used by the Detector.
 
-A task waits for a free worker, in order of arrival. Decoding needs memory for every pixel, and a
+A task waits for a free worker, the most urgent first. Decoding needs memory for every pixel, and a
 file of a few kilobytes can have a hundred million pixels: half of the memory is divided evenly
 among the workers, and an image that fits into one share is decoded at once. A larger image waits
 for memory of the other half, without delaying smaller ones.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -27,7 +26,8 @@ from service.decoding import messages
 from service.decoding.memory_budget import MemoryBudget
 from service.decoding.messages import Decoded, DecodeTask, InboxMemory, Message
 from service.decoding.processes import TemplateProcess, WorkerProcess
-from service.decoding.tasks import ImageInSlot, Task, payload_of
+from service.decoding.task_queue import TaskQueue
+from service.decoding.tasks import FIRST_COME, ImageInSlot, Task, Turn, payload_of
 from service.ipc.slots import SlotImage, SlotLease
 
 DEFAULT_DECODE = "model.images.decode:decode_image"
@@ -74,7 +74,7 @@ class DecoderPool:
         self._next_number = 0
         self._idle: list[WorkerProcess] = []
         self._busy: dict[WorkerProcess, Task] = {}
-        self._queue: deque[Task] = deque()
+        self._queue = TaskQueue()
         self._restart_seconds = _RESTART_SECONDS[0]
         self._closed = False
 
@@ -96,7 +96,12 @@ class DecoderPool:
             self._add_worker(inbox)
 
     async def decode(
-        self, data: bytes | memoryview, config: ModelConfig, limits: ImageLimits, lease: SlotLease
+        self,
+        data: bytes | memoryview,
+        config: ModelConfig,
+        limits: ImageLimits,
+        lease: SlotLease,
+        turn: Turn = FIRST_COME,
     ) -> ImageInSlot:
         """Decodes and resizes an image into a slot, and describes it there.
 
@@ -108,6 +113,7 @@ class DecoderPool:
             config: whose input rule and bucket grid apply.
             limits: of the image.
             lease: of the slot.
+            turn: its place among the images that wait.
 
         Raises:
             InvalidImage, UnsupportedImage, ImageTooLarge: as `decode_image`; InvalidImage also if
@@ -115,16 +121,26 @@ class DecoderPool:
             MemoryError: if decoding takes more memory than there is.
             DecoderBug: for an unexpected exception in the decoder.
         """
-        message = await self._run_decode(data, config, limits, lease, self._share_bytes)
+        work = DecodeTask(
+            len(data),
+            config.shortest_side,
+            config.longest_side,
+            limits.max_bytes,
+            limits.max_pixels,
+            limits.max_jpeg_scans,
+            self._share_bytes,
+            lease.slot,
+            lease.generation,
+        )
+        task = self._new_task((data,), messages.DECODE, work.pack(), turn, lease)
+        message = await self._run(task)
         if message.kind == messages.NEEDS_MEMORY:
-            taken = await self._large.take(messages.unpack_number(message.payload))
-
-            def give_back() -> None:
-                self._large.give_back(taken)
-
-            message = await self._run_decode(
-                data, config, limits, lease, messages.NO_LIMIT, give_back
-            )
+            needed = messages.unpack_number(message.payload)
+            taken = await self._large.take(needed, turn.urgency)
+            work = work._replace(max_memory_bytes=messages.NO_LIMIT)
+            task = self._new_task((data,), messages.DECODE, work.pack(), turn, lease)
+            task.release.append(lambda: self._large.give_back(taken))
+            message = await self._run(task)
         decoded = Decoded.unpack(payload_of(message, messages.DECODED))
         size = decoded.height, decoded.width
         padded = padded_size(*size, config.bucket_stride)
@@ -133,7 +149,11 @@ class DecoderPool:
         return ImageInSlot(image, decoded.started, decoded.ended)
 
     async def call(
-        self, function: Callable[[bytes], tuple[bytes, str]], data: bytes, num_bytes: int
+        self,
+        function: Callable[[bytes], tuple[bytes, str]],
+        data: bytes,
+        num_bytes: int,
+        turn: Turn = FIRST_COME,
     ) -> tuple[bytes, str]:
         """Calls a function that decodes an image in a worker.
 
@@ -141,15 +161,16 @@ class DecoderPool:
             function: returns bytes and their media type; it is pickled.
             data: its argument, an encoded image.
             num_bytes: memory that it takes.
+            turn: its place among the images that wait.
 
         Raises:
             DetectionError, MemoryError, DecoderBug: as for `decode`.
         """
         pickled = pickle.dumps(function)
         payload = messages.pack_call(len(data), len(pickled))
-        task = self._new_task((data, pickled), messages.CALL, payload)
+        task = self._new_task((data, pickled), messages.CALL, payload, turn)
         if num_bytes > self._share_bytes:
-            taken = await self._large.take(num_bytes)
+            taken = await self._large.take(num_bytes, turn.urgency)
             task.release.append(lambda: self._large.give_back(taken))
         message = await self._run(task)
         media_type, _, encoded = payload_of(message, messages.ENCODED).partition(b"\n")
@@ -158,10 +179,9 @@ class DecoderPool:
     def close(self) -> None:
         """Ends all processes at once; whatever still waits is cancelled."""
         self._closed = True
-        for task in (*self._queue, *self._busy.values()):
+        for task in (*self._queue.clear(), *self._busy.values()):
             task.done.cancel()
             task.finish()
-        self._queue.clear()
         for worker in (*self._idle, *self._busy):
             worker.close()
         self._idle.clear()
@@ -171,40 +191,16 @@ class DecoderPool:
         for inbox in self._inboxes:
             inbox.close()
 
-    async def _run_decode(  # noqa: PLR0913, PLR0917 - the parts of one task
-        self,
-        data: bytes | memoryview,
-        config: ModelConfig,
-        limits: ImageLimits,
-        lease: SlotLease,
-        max_memory_bytes: int,
-        on_finish: Callable[[], None] | None = None,
-    ) -> Message:
-        payload = DecodeTask(
-            len(data),
-            config.shortest_side,
-            config.longest_side,
-            limits.max_bytes,
-            limits.max_pixels,
-            limits.max_jpeg_scans,
-            max_memory_bytes,
-            lease.slot,
-            lease.generation,
-        ).pack()
-        task = self._new_task((data,), messages.DECODE, payload, lease)
-        if on_finish is not None:
-            task.release.append(on_finish)
-        return await self._run(task)
-
     def _new_task(
         self,
         content: tuple[bytes | memoryview, ...],
         kind: int,
         payload: bytes,
+        turn: Turn,
         lease: SlotLease | None = None,
     ) -> Task:
         done = asyncio.get_running_loop().create_future()
-        return Task(content, kind, payload, done, lease)
+        return Task(content, kind, payload, done, lease, turn)
 
     async def _run(self, task: Task) -> Message:
         if self._closed:
@@ -213,7 +209,7 @@ class DecoderPool:
         if self._idle:
             self._give(self._idle.pop(), task)
         else:
-            self._queue.append(task)
+            self._queue.add(task)
         try:
             return await task.done
         except asyncio.CancelledError:
@@ -223,8 +219,7 @@ class DecoderPool:
     def _abandon(self, task: Task) -> None:
         """The caller has gone: the task leaves the queue, or its worker gets a little time."""
         task.abandoned = True
-        if task in self._queue:
-            self._queue.remove(task)
+        if self._queue.remove(task):
             task.finish()
             return
         for worker, current in self._busy.items():
@@ -257,7 +252,7 @@ class DecoderPool:
 
     def _give_next(self, worker: WorkerProcess) -> None:
         if self._queue:
-            self._give(worker, self._queue.popleft())
+            self._give(worker, self._queue.take())
         else:
             self._idle.append(worker)
 
@@ -299,7 +294,7 @@ class DecoderPool:
         if self._idle:
             self._give(self._idle.pop(), task)
         else:
-            self._queue.appendleft(task)
+            self._queue.add(task)
 
     def _replace(self, worker: WorkerProcess) -> None:
         assert self._template is not None

@@ -11,6 +11,7 @@ from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, Uns
 from service.decoding import messages
 from service.decoding.messages import Message
 from service.ipc.slots import SlotImage, SlotLease
+from service.types import Priority
 
 _ERRORS: dict[str, type[DetectionError]] = {
     each.code: each for each in (InvalidImage, UnsupportedImage, ImageTooLarge)
@@ -30,6 +31,16 @@ class ImageInSlot(NamedTuple):
         return (self.ended - self.started) * 1000
 
 
+class Turn(NamedTuple):
+    """The place of an image in the queues in front of the decoders."""
+
+    priority: Priority = Priority.NORMAL
+    urgency: float = 0.0  # see `service.batching.queues.urgency_of`; the smallest is first
+
+
+FIRST_COME = Turn()
+
+
 class DecoderBug(RuntimeError):
     """An exception in a decoder process that no image should cause; its text is the traceback."""
 
@@ -43,6 +54,7 @@ class Task:
     payload: bytes
     done: asyncio.Future[Message]
     lease: SlotLease | None = None
+    turn: Turn = FIRST_COME
     crashes: int = 0
     abandoned: bool = False
     release: list[Callable[[], None]] = field(default_factory=list)  # when no worker has it

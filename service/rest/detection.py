@@ -105,7 +105,7 @@ class DetectEndpoint:
     ) -> Encoded:
         job = EncodeInput(outcomes, limits=self._image_limits)
         return await self._detector.encode_with_image(
-            output_format.encode, job, file.data, upload.deadline
+            output_format.encode, job, file.data, upload.deadline, upload.priority
         )
 
     def _detect(

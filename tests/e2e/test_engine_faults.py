@@ -22,7 +22,7 @@ from service.errors import (
     ShuttingDown,
 )
 from service.supervision.plan import EngineStartError
-from service.types import DetectResult
+from service.types import DetectResult, Priority
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.fake_serve import fake_backend
 from tests.support.fake_service import (
@@ -33,6 +33,7 @@ from tests.support.fake_service import (
     open_fake_detector,
     value,
 )
+from tests.support.faulty_decode import wait_while
 from tests.support.images import solid_png
 
 POISON = (250, 1, 2)
@@ -123,6 +124,30 @@ async def test_a_restart_storm_fails_liveness() -> None:
         with pytest.raises(InferenceFailed):
             await detect(detector, solid_png(POISON))
         assert not detector.live
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.5])
+async def test_high_priority_does_not_wait_behind_images_that_wait_for_a_decoder(
+    tmp_path: Path, pause: float
+) -> None:
+    """Also if all of those have waited for longer than their patience."""
+    gates = [tmp_path / str(number) for number in range(8)]
+    for gate in gates:
+        gate.touch()
+    async with open_fake_detector(fake_settings(slots=40, decode_threads=1)) as detector:
+        data = solid_png((1, 2, 3))
+        normal = [asyncio.create_task(detect(detector, data + wait_while(gate))) for gate in gates]
+        await _until(lambda: detector.active == len(gates))
+        await asyncio.sleep(pause)
+        high = asyncio.create_task(detect(detector, data, priority=Priority.HIGH))
+        await _until(lambda: detector.active == len(gates) + 1)
+        for gate in gates[:2]:  # the one that runs, and at most one that overtakes
+            gate.unlink()
+        await asyncio.wait_for(high, 60)
+        assert sum(task.done() for task in normal) <= 2
+        for gate in gates[2:]:
+            gate.unlink()
+        await asyncio.gather(*normal)
 
 
 async def test_requests_beyond_the_slots_are_refused_with_a_retry_time() -> None:

@@ -121,7 +121,7 @@ class SimulatedService:
         lease = self.admission.admit(self.served, timeout, priority)
         try:
             async with asyncio.timeout_at(deadline):
-                with self.served.batcher.track_decoding():
+                with self.served.batcher.track_decoding(priority):
                     async with self._threads:
                         await asyncio.sleep(0.001)
                 self.admission.learn_decode(0.001)

@@ -45,3 +45,13 @@ async def test_a_wait_that_is_cancelled_as_it_is_granted_takes_nothing() -> None
     late.cancel()
     await asyncio.gather(late, return_exceptions=True)
     assert await budget.take(10) == 10
+
+
+async def test_the_most_urgent_wait_is_granted_first() -> None:
+    budget = MemoryBudget(10)
+    await budget.take(10)
+    waits = [asyncio.create_task(budget.take(10, urgency)) for urgency in (5.0, 1.0, 5.0, 3.0)]
+    await asyncio.sleep(0)
+    for expected in (1, 3, 0, 2):
+        budget.give_back(10)
+        assert await waits[expected] == 10

@@ -17,8 +17,9 @@ from model.images.decode import ImageLimits, decode_image
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from service.decoding import pool as pool_module
 from service.decoding.pool import DecoderPool
-from service.decoding.tasks import DecoderBug, ImageInSlot
+from service.decoding.tasks import DecoderBug, ImageInSlot, Turn
 from service.ipc.slots import SlotLease, SlotMemory, SlotPool, slot_layout
+from service.types import Priority
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.faulty_decode import CRASH, EXHAUST, HANG, RAISE, crash_once, wait_while
 from tests.support.images import encode_png, solid_png
@@ -235,3 +236,29 @@ async def test_a_function_is_called_with_the_file(decoders: Decoders) -> None:
         b"cba" * 100_000 + b"!",
         "text/plain",
     )
+
+
+async def test_high_priority_is_decoded_before_images_that_wait(
+    decoders: Decoders, tmp_path: Path
+) -> None:
+    gate, order = tmp_path / "gate", []
+    gate.touch()
+
+    async def decode(name: str, data: bytes, turn: Turn) -> None:
+        lease = decoders.slots.acquire()
+        try:
+            await decoders.pool.decode(data, CONFIG, LIMITS, lease, turn)
+            order.append(name)
+        finally:
+            lease.release()
+
+    normal = Turn(Priority.NORMAL, urgency=1.0)
+    tasks = [asyncio.create_task(decode("running", GOOD + wait_while(gate), normal))]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(decode("normal", GOOD, normal)) for _ in range(5)]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(decode("high", GOOD, Turn(Priority.HIGH, urgency=0.5))))
+    await asyncio.sleep(0)
+    gate.unlink()
+    await asyncio.gather(*tasks)
+    assert order == ["running", "high", *["normal"] * 5]

@@ -108,6 +108,7 @@ class StandIn:
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> Encoded:
         return Encoded(*encode_with_image(image, encode, job))
 
