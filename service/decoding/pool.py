@@ -244,11 +244,15 @@ class DecoderPool:
         asyncio.get_running_loop().call_later(min(seconds, _GRACE_STEP_SECONDS), check)
 
     def _give(self, worker: WorkerProcess, task: Task) -> None:
-        if task.lease is not None:
-            worker.attach(task.lease.memory)
-        worker.inbox.write(*task.content)
-        worker.send(task.kind, task.payload)
         self._busy[worker] = task
+        try:
+            if task.lease is not None:
+                worker.attach(task.lease.memory)
+            worker.inbox.write(*task.content)
+            worker.send(task.kind, task.payload)
+        except Exception:
+            _log.exception("unexpected error; killing the decoder")
+            worker.kill()  # another one gets the task
 
     def _give_next(self, worker: WorkerProcess) -> None:
         if self._queue:
@@ -260,11 +264,11 @@ class DecoderPool:
         """A worker has finished its task."""
         task = self._busy.pop(worker)
         self._restart_seconds = _RESTART_SECONDS[0]
-        worker.inbox.release_pages(len(task.content[0]))
-        self._give_next(worker)
-        task.finish()
         if not task.done.done():
             task.done.set_result(message)
+        task.finish()
+        worker.inbox.release_pages(len(task.content[0]))
+        self._give_next(worker)
 
     def _ended(self, worker: WorkerProcess) -> None:
         """A worker has died; another one takes its place."""

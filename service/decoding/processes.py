@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from service.decoding import messages
 from service.decoding.messages import InboxMemory, Message, MessageBuffer
 from service.ipc.slots import SlotMemory
@@ -22,6 +24,8 @@ _ROOT = Path(__file__).resolve().parents[2]  # where `service` and `model` are i
 _READ_BYTES = 64 * 1024
 # numpy's libraries need no threads here; passed before they are imported.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+_log = structlog.get_logger(__name__)
 
 
 class TemplateProcess:
@@ -165,4 +169,12 @@ class WorkerProcess:
             if message.kind == messages.READY:
                 self.ready = True
             else:
-                self._on_message(message)
+                self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        """Passes on a message; an unexpected error costs the worker, which is then replaced."""
+        try:
+            self._on_message(message)
+        except Exception:
+            _log.exception("unexpected error; killing the decoder")
+            self.kill()

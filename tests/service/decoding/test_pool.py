@@ -16,7 +16,10 @@ import pytest_asyncio
 from model.images.decode import ImageLimits, decode_image
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from service.decoding import pool as pool_module
+from service.decoding.messages import InboxMemory
 from service.decoding.pool import DecoderPool
+from service.decoding.processes import WorkerProcess
+from service.decoding.task_queue import TaskQueue
 from service.decoding.tasks import DecoderBug, ImageInSlot, Turn
 from service.ipc.slots import SlotLease, SlotMemory, SlotPool, slot_layout
 from service.types import Priority
@@ -263,3 +266,33 @@ async def test_high_priority_is_decoded_before_images_that_wait(
     gate.unlink()
     await asyncio.gather(*tasks)
     assert order == ["running", "high", *["normal"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (InboxMemory, "write"),
+        (InboxMemory, "release_pages"),
+        (WorkerProcess, "send"),
+        (WorkerProcess, "attach"),
+        (TaskQueue, "take"),
+    ],
+)
+async def test_an_unexpected_error_of_the_pool_costs_one_worker(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    original, calls = getattr(owner, name), 0
+
+    def faulty(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyError("lost")
+        return original(*args)
+
+    monkeypatch.setattr(owner, name, faulty)
+    for _ in range(3):
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(decoders.decode(GOOD) for _ in range(4)))
+    assert calls > 2
+    assert decoders.pool.worker_count == 1
