@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from model.images.errors import ImageTooLarge, InvalidImage
 
+# Decoding and resizing are far slower per pixel for images with longer sides.
+MAX_SIDE = 1_000_000
+
 
 @dataclass(frozen=True)
 class ImageLimits:
@@ -45,11 +48,15 @@ def check_pixel_count(size: tuple[int, int], limits: ImageLimits) -> None:
 
     Raises:
         InvalidImage: for an image without pixels.
-        ImageTooLarge: for more than `limits.max_pixels`.
+        ImageTooLarge: for more than `limits.max_pixels`, or a side of more than `MAX_SIDE`.
     """
     width, height = size
     if width < 1 or height < 1:
         raise InvalidImage(f"the image has no pixels: its header says {width} x {height}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLarge(
+            f"the image has {width} x {height} pixels; a side of at most {MAX_SIDE} is accepted"
+        )
     if width * height > limits.max_pixels:
         raise ImageTooLarge(
             f"the image has {width} x {height} = {width * height} pixels; "

@@ -117,8 +117,8 @@ class DecoderPool:
 
         Raises:
             InvalidImage, UnsupportedImage, ImageTooLarge: as `decode_image`; InvalidImage also if
-                decoders crash on the image.
-            MemoryError: if decoding takes more memory than there is.
+                decoders crash on the image, ImageTooLarge if decoding takes more memory than
+                there is.
             DecoderBug: for an unexpected exception in the decoder.
         """
         work = DecodeTask(
@@ -164,7 +164,7 @@ class DecoderPool:
             turn: its place among the images that wait.
 
         Raises:
-            DetectionError, MemoryError, DecoderBug: as for `decode`.
+            DetectionError, DecoderBug: as for `decode`.
         """
         pickled = pickle.dumps(function)
         payload = messages.pack_call(len(data), len(pickled))
@@ -279,6 +279,8 @@ class DecoderPool:
             return
         self._replace(worker)
         if task is None:
+            self._on_restart("crash")
+            _log.warning("decoder ended while idle")
             return
         if task.abandoned:
             self._on_restart("killed")
@@ -286,7 +288,9 @@ class DecoderPool:
             return
         self._on_restart("crash")
         task.crashes += worker.ready  # one that never ran is not the image's fault
-        _log.warning("decoder crashed", num_bytes=len(task.content[0]), crashes=task.crashes)
+        num_bytes = len(task.content[0])
+        context = task.log_context
+        _log.warning("decoder crashed", num_bytes=num_bytes, crashes=task.crashes, **context)
         if task.crashes < _MAX_CRASHES:
             self._requeue(task)
             return

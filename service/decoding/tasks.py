@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import structlog
 
 from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from service.decoding import messages
@@ -57,6 +59,7 @@ class Task:
     turn: Turn = FIRST_COME
     crashes: int = 0
     abandoned: bool = False
+    log_context: dict[str, Any] = field(default_factory=structlog.contextvars.get_contextvars)
     release: list[Callable[[], None]] = field(default_factory=list)  # when no worker has it
 
     def finish(self) -> None:
@@ -70,7 +73,7 @@ def payload_of(message: Message, expected: int) -> bytes:
     """The payload of a success.
 
     Raises:
-        DetectionError, MemoryError, DecoderBug: what the message reports instead.
+        DetectionError, DecoderBug: what the message reports instead.
     """
     if message.kind == expected:
         return message.payload
@@ -78,5 +81,5 @@ def payload_of(message: Message, expected: int) -> bytes:
         code, _, detail = message.payload.decode().partition("\n")
         raise _ERRORS[code](detail)
     if message.kind == messages.OUT_OF_MEMORY:
-        raise MemoryError("decoding takes more memory than decode_memory_bytes")
+        raise ImageTooLarge("decoding the image takes more memory than decode_memory_bytes")
     raise DecoderBug(message.payload.decode(errors="replace"))

@@ -37,12 +37,8 @@ REFUSED = {
         413,
     ),
     "a PNG of no width": (lambda: bombs.png(0, 8, rows=1), 400),
-    "a PNG with huge compressed texts": (bombs.png_text_bomb, 400),
-    "a PNG with huge compressed UTF-8 texts": (bombs.png_itxt_bomb, 400),
-    "a PNG with a huge compressed colour profile": (bombs.png_profile_bomb, 400),
     "a PNG of two million chunks": (lambda: bombs.png_of_many_chunks(24 * MIB), 400),
     "a JPEG of millions of comments": (lambda: bombs.jpeg_of_many_segments(8 * MIB), 400),
-    "a JPEG of fill bytes": (lambda: bombs.jpeg_of_fill_bytes(8 * MIB), 400),
     "a JPEG of thousands of scans": (lambda: bombs.jpeg_of_many_scans(5000), 400),
     "a large JPEG of many scans": (lambda: bombs.jpeg_of_many_scans(100, 8000, 8000), 400),
     "a GIF that claims 4 billion pixels": (
@@ -78,6 +74,10 @@ def test_a_bomb_is_refused_without_decoding_it(service: Service, name: str) -> N
 
 
 DECODED = {
+    "a PNG with huge compressed texts": (bombs.png_text_bomb, (8, 8)),
+    "a PNG with huge compressed UTF-8 texts": (bombs.png_itxt_bomb, (8, 8)),
+    "a PNG with a huge compressed colour profile": (bombs.png_profile_bomb, (8, 8)),
+    "a JPEG of fill bytes": (lambda: bombs.jpeg_of_fill_bytes(8 * MIB), (64, 64)),
     "a PNG of 100000 x 1": (lambda: bombs.png(100_000, 1), (100_000, 1)),
     "a PNG of 1 x 100000": (lambda: bombs.png(1, 100_000), (1, 100_000)),
     "a PNG of 1 x 1": (lambda: bombs.png(1, 1), (1, 1)),

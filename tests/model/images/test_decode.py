@@ -207,3 +207,14 @@ def test_a_damaged_image_is_decoded_or_refused(
         assert error.detail
     else:
         assert min(decoded.pixels.shape) >= 1
+
+
+@pytest.mark.parametrize("size", [(1_000_001, 1), (1, 40_000_000)])
+def test_a_side_of_more_than_a_million_pixels_is_refused_by_the_header(
+    size: tuple[int, int],
+) -> None:
+    data = bytearray(encode(Image.new("RGB", (2, 2)), "PNG"))
+    data[16:24] = struct.pack(">2I", *size)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(ImageTooLarge, match="1000000"):
+        decode_image(bytes(data), CONFIG, replace(LIMITS, max_pixels=10**9))

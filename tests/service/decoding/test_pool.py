@@ -179,7 +179,7 @@ async def test_a_cancelled_image_leaves_the_queue(decoders: Decoders, tmp_path: 
 
 
 async def test_memory_beyond_the_limit_fails_in_the_decoder_only(decoders: Decoders) -> None:
-    with pytest.raises(MemoryError):
+    with pytest.raises(ImageTooLarge, match="decode_memory_bytes"):
         await decoders.decode(GOOD + EXHAUST)
     await decoders.decode(GOOD)
     assert not decoders.restarts
