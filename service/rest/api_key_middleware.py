@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import orjson
 import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -18,12 +17,10 @@ from service.access.api_keys import Forbidden, KeyRing, Unauthenticated, present
 from service.access.api_keys import Scope as KeyScope
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
-from service.observability.request_scope import current_scope, record_failure
-from service.rest.problems import ProblemDetails, problem_response
+from service.observability.request_scope import current_scope
+from service.rest.problems import ProblemDetails, refusal_response
 from service.rest.request_context import RequestContext
-from service.transport.http_request import request_id_of
 
-_OIP_PREFIX = "/v2"
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="lite-detr"'}
 
 
@@ -78,11 +75,7 @@ class ApiKeyMiddleware:
     def _refuse(self, scope: Scope, problem: ProblemDetails) -> Response:
         self._metrics.keys_refused.labels("http", problem.code).inc()
         headers = _CHALLENGE if problem.status == 401 else {}  # noqa: PLR2004 - Unauthorized
-        if scope["path"].startswith(_OIP_PREFIX):
-            record_failure(problem.code, problem.detail)
-            body = orjson.dumps({"error": problem.detail})
-            return Response(body, problem.status, headers, media_type="application/json")
-        return problem_response(problem, request_id_of(scope), headers)
+        return refusal_response(scope, problem, headers)
 
 
 def require_metrics_key(app: ASGIApp, keys: KeyRing, metrics: Metrics) -> ASGIApp:

@@ -8,12 +8,15 @@ from http import HTTPStatus
 
 import orjson
 from starlette.responses import Response
+from starlette.types import Scope
 
 from service.core.encoding import ItemError
 from service.errors import DetectionError
 from service.observability.request_scope import record_failure
+from service.transport.http_request import request_id_of
 from service.transport.http_status import error_kind, retry_after_s
 
+_OIP_PREFIX = "/v2"
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
@@ -46,6 +49,17 @@ def detection_problem(error: DetectionError, request_id: str) -> Response:
     headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
     problem = ProblemDetails(kind.status, error.code, error.detail, kind.title)
     return problem_response(problem, request_id, headers)
+
+
+def refusal_response(
+    scope: Scope, problem: ProblemDetails, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A response to a request that no route has seen, in the form of errors of its path."""
+    if scope["path"].startswith(_OIP_PREFIX):
+        record_failure(problem.code, problem.detail)
+        body = orjson.dumps({"error": problem.detail})
+        return Response(body, problem.status, headers, media_type="application/json")
+    return problem_response(problem, request_id_of(scope), headers)
 
 
 def problem_response(

@@ -14,7 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.observability.request_log import RequestLog, RequestOrigin
 from service.observability.request_scope import RequestScope
 from service.observability.trace_context import TRACEPARENT, TRACESTATE
-from service.rest.problems import ProblemDetails, problem_response, unexpected_problem
+from service.rest.problems import (
+    ProblemDetails,
+    problem_response,
+    refusal_response,
+    unexpected_problem,
+)
 from service.transport.http_request import REQUEST_ID_HEADER, ClientGone
 
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
@@ -53,7 +58,7 @@ _TOO_MANY = ProblemDetails(503, "too_many_connections", "the service has too man
 _TOO_MANY_HEADERS = {"Retry-After": "1"}
 # No path of ours has one, and a route's pattern can match in spite of a line feed at its end.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-_INVALID_PATH = ProblemDetails(400, "invalid_path", "the path contains a control character")
+_INVALID_PATH = ProblemDetails(404, "not_found", "the path contains a control character")
 
 _log = structlog.get_logger(__name__)
 
@@ -117,7 +122,7 @@ class RequestContext:
                 )
                 return
             if _CONTROL_CHARACTER.search(scope["path"]):
-                response = problem_response(_INVALID_PATH, request.request_id)
+                response = refusal_response(scope, _INVALID_PATH)
                 await response(scope, receive, send_with_headers)
                 return
             await self._app(scope, receive, send_with_headers)

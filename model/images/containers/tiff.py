@@ -33,6 +33,7 @@ _KEPT_TAGS = frozenset(
     }
 )
 _LAST_ORIENTATION = 8
+_UNCOMPRESSED = 1  # compression
 _MAX_BYTES_PER_PIXEL = 16  # of the limit of pixels: four 32-bit samples each
 # Pillow's decoder: the image, and its converted or rotated copy, or two copies for resizing.
 _PEAK_BYTES_PER_PIXEL = 12
@@ -187,7 +188,10 @@ def _check_read_bytes(strips: _Strips, layout: TiffLayout, num_bytes: int) -> No
     Raises:
         InvalidImage: if they are many more than the file has.
     """
-    read = int(strips.byte_counts.sum())
+    byte_counts = strips.byte_counts
+    if layout.compression == _UNCOMPRESSED:  # no more is read than a strip has samples
+        byte_counts = byte_counts.clip(max=layout.tile_row_bytes * layout.tile_size[1])
+    read = int(byte_counts.sum())
     # Tiles of the same content may share their bytes, but those are fewer than the samples.
     if read > num_bytes + _num_sample_bytes(layout):
         raise InvalidImage(
