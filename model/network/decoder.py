@@ -6,7 +6,6 @@ forward twice": the gradient of a layer's output boxes also reaches the layer be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -132,16 +131,16 @@ class Decoder(nn.Module):
         """Boxes [B, Q, 4] refined by a box head from the queries [B, Q, d]."""
         return (head(hidden) + inverse_sigmoid(boxes)).sigmoid()  # type: ignore[no-any-return]
 
-    def _project_memory(self, memory: Tensor, geometry: Geometry) -> Iterator[SampledTokens]:
-        """The memory as each layer's cross-attention samples it."""
+    def _project_memory(self, memory: Tensor, geometry: Geometry) -> list[SampledTokens]:
+        """The memory as each layer's cross-attention samples it, while it is in the cache."""
+        attentions = self._attentions()
         if self.merged_values is None:
-            for attention in self._attentions():
-                yield attention.project(memory, geometry)
-            return
+            return [attention.project(memory, geometry) for attention in attentions]
         values = self.merged_values(memory)
-        for attention, value in zip(self._attentions(), values, strict=True):
-            yield attention.sampled(value, None, geometry)
+        return [
+            attention.sampled(value, None, geometry)
+            for attention, value in zip(attentions, values, strict=True)
+        ]
 
-    def _attentions(self) -> Iterator[DeformableAttention]:
-        for layer in self.layers:
-            yield cast(DecoderLayer, layer).cross_attn
+    def _attentions(self) -> list[DeformableAttention]:
+        return [cast(DecoderLayer, layer).cross_attn for layer in self.layers]

@@ -133,8 +133,8 @@ class LiteDETR(nn.Module):
     def _dense_predictions(self, proposals: Proposals, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Class logits [B, S, C] and boxes [B, S, 4] of every token; see `TrainingOutput`."""
         transformer = self.transformer
-        blank = transformer.enc_out_class_embed(transformer.blank_token(proposals.tokens.dtype))
-        logits = torch.where(geometry.invalid[..., None], blank, proposals.logits)
+        _, blank_logits = transformer.blank_token(proposals.tokens.dtype)
+        logits = torch.where(geometry.invalid[..., None], blank_logits, proposals.logits)
         boxes = Decoder.refine(transformer.enc_out_bbox_embed, proposals.tokens, geometry.anchors)
         return logits, boxes
 

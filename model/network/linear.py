@@ -103,9 +103,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
-        for layer in self.layers[:-1]:
-            x = layer(x, activation="relu")
-        return self.layers[-1](x)  # type: ignore[no-any-return]
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            x = layer(x, activation="relu" if index < last else "none")
+        return x
 
 
 def feed_forward(x: Tensor, widen: nn.Module, narrow: nn.Module, norm: nn.Module) -> Tensor:

@@ -65,6 +65,8 @@ class Transformer(nn.Module):
         class_embed: one class head per decoder layer.
     """
 
+    blank: Tensor | None
+    blank_logits: Tensor | None
     float32_layers = ("level_embed", "enc_output_norm", "enc_out_bbox_embed", "enc_out_class_embed")
 
     def __init__(
@@ -80,8 +82,11 @@ class Transformer(nn.Module):
         self.enc_output_norm = nn.LayerNorm(d_model)
         self.enc_out_bbox_embed = box_head(d_model)
         self.enc_out_class_embed = class_head(config)
-        self.geometry_cache: GeometryCache | None = None  # in the inference form
         self._reset_parameters()
+        # Only in the inference form: what is computed once, not for every batch.
+        self.geometry_cache: GeometryCache | None = None
+        self.register_buffer("blank", None)
+        self.register_buffer("blank_logits", None)
 
     def _reset_parameters(self) -> None:
         nn.init.normal_(self.level_embed)
@@ -96,6 +101,9 @@ class Transformer(nn.Module):
     def inference_form(self, dtype: torch.dtype) -> Transformer:
         """See `model.network.inference`."""
         self.geometry_cache = GeometryCache(dtype)
+        self.blank = self.enc_output_norm(self.enc_output.bias.to(dtype).to(torch.float32))
+        classes = self.enc_out_class_embed.inference_form(torch.float32)
+        self.blank_logits = classes(self.blank[None])[0]
         return self
 
     def geometry_of(self, padding_mask: Tensor, shapes: Shapes) -> Geometry:
@@ -116,11 +124,11 @@ class Transformer(nn.Module):
         exact = geometry.anchors.dtype
         tokens = self.enc_output_norm(self.enc_output(memory).to(exact))
         logits = self.enc_out_class_embed(tokens)
-        blank = self.blank_token(exact)
+        blank, blank_logits = self.blank_token(exact)
         best = logits.detach().amax(-1)
         if geometry.kept is not None:
             best = best.new_zeros(geometry.invalid.shape).index_copy_(1, geometry.kept, best)
-        least = self.enc_out_class_embed(blank[None]).detach().amax()
+        least = blank_logits.detach().amax()
         selected = self.select_queries(torch.where(geometry.invalid, least, best))
         rows = selected
         if geometry.kept is not None:  # tokens of padding have no row, and theirs is not used
@@ -130,9 +138,12 @@ class Transformer(nn.Module):
         base = gather_rows(geometry.proposal_logits, selected)
         return Proposals(tokens, logits, selected, self.enc_out_bbox_embed(chosen) + base)
 
-    def blank_token(self, dtype: torch.dtype) -> Tensor:
-        """[d], what the projection and norm make of a token of zeros."""
-        return self.enc_output_norm(self.enc_output.bias.to(dtype))  # type: ignore[no-any-return]
+    def blank_token(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A token of zeros after projection and norm, [d], and its class logits, [C]."""
+        if self.blank is not None and self.blank_logits is not None:
+            return self.blank, self.blank_logits
+        blank = self.enc_output_norm(self.enc_output.bias.to(dtype))
+        return blank, self.enc_out_class_embed(blank[None])[0]
 
     def select_queries(self, best: Tensor) -> Tensor:
         """The best tokens by their highest class logit, [B, S]: int64 [B, Q], best first.
