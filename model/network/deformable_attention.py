@@ -121,17 +121,17 @@ class DeformableAttention(nn.Module):
         Returns:
             [B, Q, d].
         """
-        offsets, asked = self._project_queries(query)
+        offsets, queries_or_logits = self._project_queries(query)
         batch, count, _ = query.shape
         offsets = offsets.view(batch, count, self.num_heads, self.offset_levels, self.num_points, 2)
-        asked = self._by_head(asked)
+        queries_or_logits = self._by_head(queries_or_logits)
         value, shapes = tokens.value, tokens.spatial_shapes
         if self.key_aware:
             attended = key_aware_deform_attn(
-                asked, tokens.key, value, shapes, reference_points, offsets
+                queries_or_logits, tokens.key, value, shapes, reference_points, offsets
             )
         else:
-            attended = ms_deform_attn(value, shapes, reference_points, offsets, asked)
+            attended = ms_deform_attn(value, shapes, reference_points, offsets, queries_or_logits)
         return self.output_proj(attended.to(query.dtype), residual)  # type: ignore[no-any-return]
 
     def _query_layer(self) -> Linear:

@@ -1,4 +1,4 @@
-"""Building the kernels: the cache, and everything that can be missing or broken."""
+"""Building libraries: the cache, and everything that can be missing or broken."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_second_load_uses_the_build_in_the_cache(
 
 
 @pytest.mark.parametrize("changed", ["compiler", "processor", "sources"])
-def test_change_of_what_a_build_depends_on_builds_anew(
+def test_changed_dependencies_of_a_build_cause_a_new_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, product: Path, changed: str
 ) -> None:
     log, sources = _use_compiler(monkeypatch, tmp_path, COPYING, product), SOURCES

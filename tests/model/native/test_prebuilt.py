@@ -1,4 +1,4 @@
-"""Libraries built ahead: which one is taken, and that each gives the reference's numbers."""
+"""Libraries built ahead of time: which one is loaded, and that each agrees with the reference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_checkout_has_none() -> None:
 
 
 @needs_compiler
-def test_one_library_a_level_of_the_family(built: Path) -> None:
+def test_one_library_per_level_of_the_family(built: Path) -> None:
     assert len(list(built.iterdir())) == len(prebuilt.levels()) > 0
 
 

@@ -1,4 +1,4 @@
-"""The compiled kernels against the float64 reference, and what they promise besides."""
+"""The compiled kernels against the float64 reference, and their further guarantees."""
 
 from __future__ import annotations
 

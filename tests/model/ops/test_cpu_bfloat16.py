@@ -78,7 +78,7 @@ def test_every_mixture_of_types_gives_the_exact_output(
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_have_the_types_of_their_inputs(compiled: Implementation, kind: Kind) -> None:
     # Places stay float32: those of bfloat16 often lie exactly on a pixel's centre, where the slope
-    # of a sample jumps and rounding decides between two right answers.
+    # of a sample jumps and rounding decides between two right results.
     case = _narrowed(random_case(kind), {"value", "key", "query", "logits"})
     leaf = replace(case, **{n: t.requires_grad_() for n, t in case.tensors().items()})  # type: ignore[arg-type]
     exact = leaf.mapped(torch.float64, leaf=True)

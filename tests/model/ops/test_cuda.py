@@ -1,4 +1,4 @@
-"""The way to the GPU's kernels: which calls take it, and what the kernel is handed."""
+"""Which calls use the GPU's kernels, and the arguments that the kernels get."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_gpu_operators_are_registered(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mixed", [False, True], ids=["one type", "mixed types"])
-def test_forward_hands_the_kernel_all_that_it_needs(
+def test_forward_passes_all_arguments_to_the_kernel(
     monkeypatch: pytest.MonkeyPatch, warp: ctypes.CDLL, kind: Kind, mixed: bool
 ) -> None:
     case = warp_host.narrowed(random_case(kind, heads=8), torch.float16, float_offsets=mixed)
@@ -181,10 +181,10 @@ def test_without_a_kernel_one_warning_is_given_and_the_reference_computes(
 
 
 class StubDriver:
-    """Answers as the CUDA driver's bindings do, and keeps what it was asked."""
+    """Returns what the CUDA driver's bindings return, and records its arguments."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, tuple[object, ...]]] = []
+        self.calls: list[tuple[str, tuple[object, ...]]] = []
         self.launch_result = 0
 
     def __getattr__(self, name: str) -> object:
@@ -195,12 +195,12 @@ class StubDriver:
             "cuModuleGetFunction": ("function",),
         }
 
-        def answer(*arguments: object) -> tuple[object, ...]:
-            self.asked.append((name, arguments))
+        def call(*arguments: object) -> tuple[object, ...]:
+            self.calls.append((name, arguments))
             result = self.launch_result if name == "cuLaunchKernel" else 0
             return (result, *values.get(name, ()))
 
-        return answer
+        return call
 
 
 @pytest.fixture
@@ -219,11 +219,11 @@ def test_launch_goes_to_the_current_stream_in_torch_s_context(driver: StubDriver
     case = random_case("plain", heads=8)
     for _ in range(2):
         cuda.forward(_inputs(case))
-    names = [name for name, _ in driver.asked]
+    names = [name for name, _ in driver.calls]
     launch = ["cuCtxPushCurrent", "cuLaunchKernel", "cuCtxPopCurrent"]
     assert names[-6:] == launch * 2
     assert names.count("cuModuleLoadData") == 1
-    asked = dict(driver.asked)
+    asked = dict(driver.calls)
     assert asked["cuCtxPushCurrent"] == ("context",)
     assert asked["cuModuleGetFunction"] == ("module", b"lite_detr_deform_attn")
     function, *sizes, stream, parameters, extra = asked["cuLaunchKernel"]
@@ -236,7 +236,7 @@ def test_refused_launch_is_an_error_not_wrong_numbers(driver: StubDriver) -> Non
     driver.launch_result = 700
     with pytest.raises(RuntimeError, match="700"):
         cuda.forward(_inputs(random_case("plain")))
-    assert driver.asked[-1][0] == "cuCtxPopCurrent"
+    assert driver.calls[-1][0] == "cuCtxPopCurrent"
 
 
 def test_missing_driver_is_a_build_error(monkeypatch: pytest.MonkeyPatch) -> None:

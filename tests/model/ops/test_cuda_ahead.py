@@ -1,4 +1,4 @@
-"""GPU kernels compiled ahead: those that the networks call, found without compiling again."""
+"""GPU kernels compiled ahead of time are those that the networks call."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_kernels_are_those_that_the_network_calls(
 
 
 @pytest.mark.usefixtures("_nvrtc_is_here")
-def test_what_was_built_ahead_is_taken_without_compiling(
+def test_kernels_built_ahead_are_loaded_without_compiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_ahead, "VARIANTS", {"default": DEFAULT})

@@ -1,4 +1,4 @@
-"""Which implementation `model.ops` takes, and which inputs it refuses."""
+"""Which implementation `model.ops` uses, and which inputs it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU's kernels without a GPU: they compile for every architecture and cost what they may."""
+"""The GPU's kernels without a GPU: they compile for every architecture, within their budgets."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_damaged_code_is_built_anew(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("changed", ["sources", "variant", "architecture", "compiler"])
-def test_change_of_what_the_code_depends_on_has_a_file_of_its_own(
+def test_changed_dependencies_of_the_code_give_another_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str
 ) -> None:
     compiled: list[tuple[str, ...]] = []

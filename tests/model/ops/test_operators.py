@@ -1,4 +1,4 @@
-"""The kernels as torch operators: tracing, autograd and what a service's start depends on."""
+"""The kernels as torch operators: tracing, autograd, and the modules that they import."""
 
 from __future__ import annotations
 

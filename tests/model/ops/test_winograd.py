@@ -1,4 +1,4 @@
-"""Winograd's convolutions give what plain ones give."""
+"""Winograd convolutions equal plain ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_strided_map_is_read_as_it_is() -> None:
     assert torch.equal(winograd.spread(x), winograd.spread(x.contiguous()))
 
 
-def test_what_is_not_a_number_stays_in_its_own_tiles() -> None:
+def test_nan_stays_in_its_own_tiles() -> None:
     x, weight = torch.ones(1, 8, 8, 16), torch.ones(16, 16, 3, 3)
     x[0, 0, 0, 0] = float("nan")
     found = _convolved(x, weight, torch.zeros(16), relu=True)
