@@ -9,8 +9,9 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from typing import NamedTuple
+
+from service.ipc.memory_file import create_memory_file
 
 HEADER = struct.Struct("<BI")  # kind, bytes of the payload
 # Edge -> template process, each with a worker's number; START carries two file descriptors.
@@ -157,14 +158,8 @@ class InboxMemory:
     @classmethod
     def create(cls, max_bytes: int) -> InboxMemory:
         """Creates memory for files of up to `max_bytes`; pages are allocated when written."""
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("lite-detr-inbox", os.MFD_CLOEXEC)
-        else:
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
         size = -(-max(1, max_bytes) // _PAGE) * _PAGE
-        os.ftruncate(fd, size)
-        return cls(fd, size)
+        return cls(create_memory_file("lite-detr-inbox", size), size)
 
     def write(self, *parts: bytes | memoryview) -> int:
         """Copies these bytes to the start of the memory, one part after the other.

@@ -21,7 +21,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from model.config import ModelConfig
 from model.detections import Detections
 from model.geometry import padded_size
 from service.errors import Overloaded
+from service.ipc.memory_file import create_memory_file
 from service.types import Priority
 
 _HEADER = struct.Struct("=7q")
@@ -116,13 +116,7 @@ class SlotMemory:
     @classmethod
     def create(cls, layout: SlotLayout) -> SlotMemory:
         """Creates the memory file: in RAM if possible, otherwise an unlinked temporary file."""
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("lite-detr-slots", os.MFD_CLOEXEC)
-        else:
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
-        os.ftruncate(fd, layout.total_bytes)
-        return cls(layout, fd)
+        return cls(layout, create_memory_file("lite-detr-slots", layout.total_bytes))
 
     def close(self) -> None:
         """Unmaps the memory, once no array of `pixels` is in use any more."""
