@@ -24,17 +24,19 @@ from service.app import run
 from service.settings import load_settings
 status = run(load_settings())
 """
-DEFAULTS = {"http_port": "0", "log_format": "json", "fake_per_image_ms": "5"}
+DEFAULTS = {"log_format": "json", "fake_per_image_ms": "5"}
+_ANY_PORTS = {"http_port": "0", "grpc_port": "0"}
 
 
 class Service:
     """A running service; the lines that it logs are collected.
 
-    The exit status shows that the edge served without torch.
+    It listens on ports that are free, unless settings name some. The exit status shows that the edge served without torch.
     """
 
     def __init__(self, *, backend: str = "fake", **settings: str) -> None:
         run = {"fake": _RUN_FAKE, "torch": _RUN_TORCH}[backend]
+        settings = _ANY_PORTS | settings
         given = {f"LITE_DETR_{name.upper()}": value for name, value in settings.items()}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", _SCRIPT.format(run=run)],
@@ -45,6 +47,7 @@ class Service:
         )
         self.http = httpx.Client(timeout=150)
         self.lines: list[str] = []
+        self._output_ended = False
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -55,18 +58,21 @@ class Service:
             with self._changed:
                 self.lines.append(line)
                 self._changed.notify_all()
+        with self._changed:
+            self._output_ended = True
+            self._changed.notify_all()
         self.process.stderr.close()
 
     def wait_for_line(self, pattern: str, timeout_seconds: float = 300) -> re.Match[str]:
-        """Waits for a line."""
+        """Waits for a line; fails at once if the process ends without it."""
 
         def found() -> re.Match[str] | None:
             return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
 
         with self._changed:
-            assert self._changed.wait_for(found, timeout_seconds), self.lines
+            self._changed.wait_for(lambda: found() or self._output_ended, timeout_seconds)
             match = found()
-            assert match is not None
+            assert match is not None, (pattern, self.lines)
             return match
 
     @property
