@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import gt
+from typing import NamedTuple
 
 from model.images.errors import ImageTooLarge, InvalidImage
 
@@ -19,13 +21,20 @@ class ImageLimits:
     max_jpeg_scans: int = 64  # a progressive JPEG has about 10; each passes over all pixels
 
 
-class NeedsMemory(Exception):
-    """Decoding the image needs more memory than the caller granted; it may retry with more."""
+class Cost(NamedTuple):
+    """What decoding an image takes, estimated by its header."""
 
-    def __init__(self, num_bytes: int) -> None:
-        """Keeps the number of bytes that decoding needs."""
-        super().__init__(num_bytes)
-        self.num_bytes = num_bytes
+    memory_bytes: int
+    seconds: float  # of one core
+
+
+class CostsMore(Exception):
+    """Decoding the image costs more than the caller granted; it may retry with more."""
+
+    def __init__(self, cost: Cost) -> None:
+        """Keeps the cost of decoding."""
+        super().__init__(cost)
+        self.cost = cost
 
 
 def check_byte_count(num_bytes: int, limits: ImageLimits) -> None:
@@ -64,11 +73,11 @@ def check_pixel_count(size: tuple[int, int], limits: ImageLimits) -> None:
         )
 
 
-def check_memory(num_bytes: int, max_memory_bytes: int | None) -> None:
-    """Compares the memory that decoding needs with what was granted (None: no limit).
+def check_cost(cost: Cost, granted: Cost | None) -> None:
+    """Compares the cost of decoding with what was granted (None: no limit).
 
     Raises:
-        NeedsMemory: if more is needed.
+        CostsMore: if the cost is higher in any respect.
     """
-    if max_memory_bytes is not None and num_bytes > max_memory_bytes:
-        raise NeedsMemory(num_bytes)
+    if granted is not None and any(map(gt, cost, granted)):
+        raise CostsMore(cost)

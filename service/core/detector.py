@@ -15,7 +15,7 @@ from functools import partial
 
 import structlog
 
-from model.images.decode import ImageLimits
+from model.images.decode import Cost, ImageLimits
 from model.weights.info import ModelInfo
 from service.batching.batcher import EngineResult
 from service.batching.queues import urgency_of
@@ -45,6 +45,7 @@ from service.usage import UseCounter
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
 _DRAWING_BYTES_PER_PIXEL = 16  # the decoded image, its copies, and the encoded one
+_DRAWING_SECONDS_PER_PIXEL = 60e-9  # decoding and encoding, of one core
 
 _log = structlog.get_logger(__name__)
 
@@ -230,11 +231,12 @@ class Detector:
         result = job.files[0].result
         assert result is not None, "files with an error are not drawn"
         call = partial(encode_with_image, encode=encode, job=job)
-        num_bytes = result.width * result.height * _DRAWING_BYTES_PER_PIXEL
+        num_pixels = result.width * result.height
+        cost = Cost(num_pixels * _DRAWING_BYTES_PER_PIXEL, num_pixels * _DRAWING_SECONDS_PER_PIXEL)
         with self._accepted:
             try:
                 async with asyncio.timeout(seconds):
-                    return Encoded(*await self._decoders.call(call, image, num_bytes, turn))
+                    return Encoded(*await self._decoders.call(call, image, cost, turn))
             except TimeoutError:
                 raise DeadlineExceeded("no response before the deadline") from None
 

@@ -11,6 +11,7 @@ import os
 import struct
 from typing import NamedTuple
 
+from model.images.limits import Cost
 from service.ipc.memory_file import create_memory_file
 
 HEADER = struct.Struct("<BI")  # kind, bytes of the payload
@@ -21,14 +22,14 @@ CONTROL = struct.Struct("<cQ")
 # Edge -> decoder.
 ATTACH, DECODE, CALL = 1, 2, 3
 # Decoder -> edge.
-READY, DECODED, FAILED, NEEDS_MEMORY, OUT_OF_MEMORY, ENCODED, BUG = 1, 2, 3, 4, 5, 6, 7
+READY, DECODED, FAILED, COSTS_MORE, OUT_OF_MEMORY, ENCODED, BUG = 1, 2, 3, 4, 5, 6, 7
 
-_DECODE_TASK = struct.Struct("<9q")
+_DECODE_TASK = struct.Struct("<9qd")
 _DECODED = struct.Struct("<4q2d")
 _ATTACH = struct.Struct("<3q")
 _CALL = struct.Struct("<2q")
-_NUMBER = struct.Struct("<q")
-NO_LIMIT = -1
+_COST = struct.Struct("<qd")
+_NO_LIMIT = Cost(-1, -1.0)
 _PAGE = mmap.PAGESIZE
 _KEPT_BYTES = 4 << 20  # of a file that stay allocated for the next file
 
@@ -42,18 +43,20 @@ class DecodeTask(NamedTuple):
     max_bytes: int
     max_pixels: int
     max_jpeg_scans: int
-    max_memory_bytes: int  # or NO_LIMIT
     slot: int
     generation: int
+    granted: Cost | None  # None: no limit
 
     def pack(self) -> bytes:
         """The payload of DECODE."""
-        return _DECODE_TASK.pack(*self)
+        return _DECODE_TASK.pack(*self[:-1], *(self.granted or _NO_LIMIT))
 
     @classmethod
     def unpack(cls, payload: bytes) -> DecodeTask:
         """The task in a payload of DECODE."""
-        return cls(*_DECODE_TASK.unpack(payload))
+        *fields, memory_bytes, seconds = _DECODE_TASK.unpack(payload)
+        granted = Cost(memory_bytes, seconds)
+        return cls._make([*fields, None if granted == _NO_LIMIT else granted])
 
 
 class Decoded(NamedTuple):
@@ -135,15 +138,14 @@ def unpack_call(payload: bytes) -> tuple[int, int]:
     return num_bytes, num_pickled
 
 
-def pack_number(number: int) -> bytes:
-    """A payload that is one integer."""
-    return _NUMBER.pack(number)
+def pack_cost(cost: Cost) -> bytes:
+    """The payload of COSTS_MORE."""
+    return _COST.pack(*cost)
 
 
-def unpack_number(payload: bytes) -> int:
-    """The integer of a payload."""
-    (number,) = _NUMBER.unpack(payload)
-    return int(number)
+def unpack_cost(payload: bytes) -> Cost:
+    """The cost in a payload of COSTS_MORE."""
+    return Cost(*_COST.unpack(payload))
 
 
 class InboxMemory:
@@ -153,6 +155,7 @@ class InboxMemory:
         """Maps the memory file behind a descriptor, which becomes this object's to close."""
         self.fd = fd
         self.size = size
+        self._used = 0
         self._map = mmap.mmap(fd, size)
 
     @classmethod
@@ -177,17 +180,19 @@ class InboxMemory:
         for part in parts:
             self._map[start : start + len(part)] = part
             start += len(part)
+        self._used = max(self._used, num_bytes)
         return num_bytes
 
     def view(self, num_bytes: int) -> memoryview:
         """The first bytes of the memory, without a copy."""
         return memoryview(self._map)[:num_bytes]
 
-    def release_pages(self, num_bytes: int) -> None:
-        """Returns the memory of a large file of `num_bytes` to the kernel."""
-        if num_bytes > _KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
-            end = -(-num_bytes // _PAGE) * _PAGE
+    def release_pages(self) -> None:
+        """Returns the memory of a large file to the kernel."""
+        if self._used > _KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
+            end = -(-self._used // _PAGE) * _PAGE
             self._map.madvise(mmap.MADV_REMOVE, _KEPT_BYTES, end - _KEPT_BYTES)
+            self._used = _KEPT_BYTES
 
     def close(self) -> None:
         """Unmaps the memory and closes its descriptor."""

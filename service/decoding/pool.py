@@ -1,11 +1,12 @@
-"""The pool of decoder processes and the memory limit that they share; used by the Detector.
+"""The pool of decoder processes; used by the Detector.
 
-A task waits for a free worker, the most urgent first. Decoding needs memory for every pixel, and a
-file of a few kilobytes can have a hundred million pixels: half of the memory is divided evenly
-among the workers, and an image that fits into one share is decoded at once. A larger image waits
-for memory of the other half, without delaying smaller ones.
+A task waits for a free worker, the most urgent first. A worker returns an image that costs much
+(`service.decoding.grants`) before decoding it; the image then waits for a grant. One worker more
+than are used at once is kept in reserve: it serves when all others have long tasks, so that images
+that take seconds do not delay others.
 
     task --> free worker --> result                      the usual case
+                |--> costs much --> grant --> free worker --> result
                 |--> crash --> once more in a new worker --> crash: InvalidImage
                 `--> the caller gave up --> killed after _GRACE_SECONDS, or if others wait
 """
@@ -22,8 +23,9 @@ from model.config import ModelConfig
 from model.geometry import padded_size
 from model.images.decode import ImageLimits
 from model.images.errors import InvalidImage
+from model.images.limits import Cost
 from service.decoding import messages
-from service.decoding.memory_budget import MemoryBudget
+from service.decoding.grants import Grants
 from service.decoding.messages import Decoded, DecodeTask, InboxMemory, Message
 from service.decoding.processes import TemplateProcess, WorkerProcess
 from service.decoding.task_queue import TaskQueue
@@ -56,15 +58,13 @@ class DecoderPool:
 
         Args:
             workers: how many images are decoded at once.
-            memory_bytes: maximum memory of all decoding. An image that needs more than half of
-                it is decoded nevertheless, with no other large image at the same time.
+            memory_bytes: maximum memory of all decoding; see `Grants`.
             max_file_bytes: the largest file.
             decode: "module:function" that the workers call; tests name another one.
             on_restart: called with the reason ("crash" or "killed") for each worker that ended.
         """
         self._count = workers
-        self._share_bytes = memory_bytes // 2 // workers
-        self._large = MemoryBudget(memory_bytes - workers * self._share_bytes)
+        self._grants = Grants(memory_bytes, workers)
         self._memory_bytes = memory_bytes
         self._max_file_bytes = max_file_bytes
         self._decode = decode
@@ -80,7 +80,7 @@ class DecoderPool:
 
     @property
     def worker_count(self) -> int:
-        """How many workers there are at the moment."""
+        """How many workers there are at the moment, with the one in reserve."""
         return len(self._idle) + len(self._busy)
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class DecoderPool:
             OSError: if a process cannot be started.
         """
         self._template = TemplateProcess(self._memory_bytes, self._decode)
-        while len(self._inboxes) < self._count:
+        while len(self._inboxes) <= self._count:  # one for the worker in reserve
             self._inboxes.append(InboxMemory.create(self._max_file_bytes + _CALL_BYTES))
         for inbox in self._inboxes:
             self._add_worker(inbox)
@@ -128,18 +128,16 @@ class DecoderPool:
             limits.max_bytes,
             limits.max_pixels,
             limits.max_jpeg_scans,
-            self._share_bytes,
             lease.slot,
             lease.generation,
+            granted=self._grants.without_asking,
         )
         task = self._new_task((data,), messages.DECODE, work.pack(), turn, lease)
         message = await self._run(task)
-        if message.kind == messages.NEEDS_MEMORY:
-            needed = messages.unpack_number(message.payload)
-            taken = await self._large.take(needed, turn.urgency)
-            work = work._replace(max_memory_bytes=messages.NO_LIMIT)
-            task = self._new_task((data,), messages.DECODE, work.pack(), turn, lease)
-            task.release.append(lambda: self._large.give_back(taken))
+        if message.kind == messages.COSTS_MORE:
+            payload = work._replace(granted=None).pack()
+            task = self._new_task((data,), messages.DECODE, payload, turn, lease)
+            await self._grant(task, messages.unpack_cost(message.payload))
             message = await self._run(task)
         decoded = Decoded.unpack(payload_of(message, messages.DECODED))
         size = decoded.height, decoded.width
@@ -152,7 +150,7 @@ class DecoderPool:
         self,
         function: Callable[[bytes], tuple[bytes, str]],
         data: bytes,
-        num_bytes: int,
+        cost: Cost,
         turn: Turn = FIRST_COME,
     ) -> tuple[bytes, str]:
         """Calls a function that decodes an image in a worker.
@@ -160,7 +158,7 @@ class DecoderPool:
         Args:
             function: returns bytes and their media type; it is pickled.
             data: its argument, an encoded image.
-            num_bytes: memory that it takes.
+            cost: of the call.
             turn: its place among the images that wait.
 
         Raises:
@@ -169,9 +167,7 @@ class DecoderPool:
         pickled = pickle.dumps(function)
         payload = messages.pack_call(len(data), len(pickled))
         task = self._new_task((data, pickled), messages.CALL, payload, turn)
-        if num_bytes > self._share_bytes:
-            taken = await self._large.take(num_bytes, turn.urgency)
-            task.release.append(lambda: self._large.give_back(taken))
+        await self._grant(task, cost)
         message = await self._run(task)
         media_type, _, encoded = payload_of(message, messages.ENCODED).partition(b"\n")
         return encoded, media_type.decode()
@@ -202,14 +198,18 @@ class DecoderPool:
         done = asyncio.get_running_loop().create_future()
         return Task(content, kind, payload, done, lease, turn)
 
+    async def _grant(self, task: Task, cost: Cost) -> None:
+        task.is_long = self._grants.is_long(cost)
+        task.release += await self._grants.take(cost, task.turn.urgency)
+
     async def _run(self, task: Task) -> Message:
         if self._closed:
             task.finish()
             raise asyncio.CancelledError
-        if self._idle:
-            self._give(self._idle.pop(), task)
-        else:
+        if self._queue or not self._idle or self._is_full():
             self._queue.add(task)
+        else:
+            self._give(self._idle.pop(), task)
         try:
             return await task.done
         except asyncio.CancelledError:
@@ -254,11 +254,16 @@ class DecoderPool:
             _log.exception("unexpected error; killing the decoder")
             worker.kill()  # another one gets the task
 
-    def _give_next(self, worker: WorkerProcess) -> None:
-        if self._queue:
-            self._give(worker, self._queue.take())
-        else:
-            self._idle.append(worker)
+    def _give_waiting(self) -> None:
+        """Gives the tasks that wait to idle workers, as many as are used at once."""
+        while self._queue and self._idle and not self._is_full():
+            task = self._queue.take()
+            self._give(self._idle.pop(), task)
+
+    def _is_full(self) -> bool:
+        """Whether idle workers are in reserve."""
+        is_in_reserve = len(self._busy) >= self._count
+        return is_in_reserve and not all(task.is_long for task in self._busy.values())
 
     def _take(self, worker: WorkerProcess, message: Message) -> None:
         """A worker has finished its task."""
@@ -267,8 +272,9 @@ class DecoderPool:
         if not task.done.done():
             task.done.set_result(message)
         task.finish()
-        worker.inbox.release_pages(len(task.content[0]))
-        self._give_next(worker)
+        worker.inbox.release_pages()
+        self._idle.append(worker)
+        self._give_waiting()
 
     def _ended(self, worker: WorkerProcess) -> None:
         """A worker has died; another one takes its place."""
@@ -277,6 +283,7 @@ class DecoderPool:
             self._idle.remove(worker)
         if self._closed:
             return
+        worker.inbox.release_pages()
         self._replace(worker)
         if task is None:
             self._on_restart("crash")
@@ -292,17 +299,12 @@ class DecoderPool:
         context = task.log_context
         _log.warning("decoder crashed", num_bytes=num_bytes, crashes=task.crashes, **context)
         if task.crashes < _MAX_CRASHES:
-            self._requeue(task)
+            self._queue.add(task)
+            self._give_waiting()
             return
         task.finish()
         if not task.done.done():
             task.done.set_exception(InvalidImage("the image crashes its decoder"))
-
-    def _requeue(self, task: Task) -> None:
-        if self._idle:
-            self._give(self._idle.pop(), task)
-        else:
-            self._queue.add(task)
 
     def _replace(self, worker: WorkerProcess) -> None:
         assert self._template is not None
@@ -335,4 +337,5 @@ class DecoderPool:
         worker = WorkerProcess(self._next_number, self._template, inbox)
         self._next_number += 1
         worker.listen(lambda message: self._take(worker, message), lambda: self._ended(worker))
-        self._give_next(worker)
+        self._idle.append(worker)
+        self._give_waiting()

@@ -57,6 +57,7 @@ class Task:
     done: asyncio.Future[Message]
     lease: SlotLease | None = None
     turn: Turn = FIRST_COME
+    is_long: bool = False
     crashes: int = 0
     abandoned: bool = False
     log_context: dict[str, Any] = field(default_factory=structlog.contextvars.get_contextvars)

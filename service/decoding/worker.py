@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.images.decode import DecodedImage, ImageLimits, InputRule, NeedsMemory, decode_image
+from model.images.decode import Cost, CostsMore, DecodedImage, ImageLimits, InputRule, decode_image
 from model.images.errors import DetectionError
 from service.decoding import messages
 from service.decoding.messages import DecodeTask, InboxMemory, Message, MessageBuffer
@@ -47,7 +47,7 @@ class _Sides(NamedTuple):
 
 
 Decode = Callable[
-    [memoryview, InputRule, ImageLimits, int | None, Place],
+    [memoryview, InputRule, ImageLimits, Cost | None, Place],
     DecodedImage,
 ]
 
@@ -116,8 +116,8 @@ class Worker:
                 self._call(message.payload)
         except DetectionError as error:
             self._send(messages.FAILED, f"{error.code}\n{error.detail}".encode())
-        except NeedsMemory as needs:
-            self._send(messages.NEEDS_MEMORY, messages.pack_number(needs.num_bytes))
+        except CostsMore as error:
+            self._send(messages.COSTS_MORE, messages.pack_cost(error.cost))
         except MemoryError:
             self._send(messages.OUT_OF_MEMORY)
         except Exception:
@@ -131,12 +131,12 @@ class Worker:
             self._inbox.view(task.num_bytes),
             _Sides(task.shortest_side, task.longest_side),
             ImageLimits(task.max_bytes, task.max_pixels, task.max_jpeg_scans),
-            None if task.max_memory_bytes == messages.NO_LIMIT else task.max_memory_bytes,
+            task.granted,
             lambda size: slots.pixels(task.slot, size),
         )
         height, width = decoded.pixels.shape[:2]
         original_height, original_width = decoded.original_size
-        if task.max_memory_bytes == messages.NO_LIMIT:
+        if task.granted is None:
             release_freed_memory()
         done = messages.Decoded(
             height, width, original_height, original_width, started, time.monotonic()

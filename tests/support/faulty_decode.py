@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from model.images import decode
-from model.images.decode import DecodedImage, ImageLimits, InputRule
+from model.images.decode import Cost, DecodedImage, ImageLimits, InputRule
 from service.decoding.worker import Place
 
 CRASH, CRASH_ONCE, HANG, EXHAUST, RAISE = (
@@ -28,7 +28,7 @@ def decode_image(
     data: memoryview,
     config: InputRule,
     limits: ImageLimits,
-    max_memory_bytes: int | None,
+    granted: Cost | None,
     place: Place,
 ) -> DecodedImage:
     """Meets the file's fault, if it has one, then decodes."""
@@ -44,13 +44,14 @@ def decode_image(
         case b"hang":
             threading.Event().wait()
         case b"wait-while":
+            decode.open_upright(data, limits, granted)  # a costly image is returned at once
             while Path(os.fsdecode(argument)).exists():
                 time.sleep(0.005)
         case b"exhaust":
             np.ones(1 << 40, dtype=np.uint8)
         case b"raise":
             raise KeyError("a bug of the decoder")
-    return decode.decode_image(data, config, limits, max_memory_bytes, place)
+    return decode.decode_image(data, config, limits, granted, place)
 
 
 def crash_once(marker: Path) -> bytes:

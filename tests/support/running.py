@@ -31,7 +31,8 @@ _ANY_PORTS = {"http_port": "0", "grpc_port": "0"}
 class Service:
     """A running service; the lines that it logs are collected.
 
-    It listens on ports that are free, unless settings name some. The exit status shows that the edge served without torch.
+    It listens on free ports, unless settings name some. The exit status shows that the edge served
+    without torch.
     """
 
     def __init__(self, *, backend: str = "fake", **settings: str) -> None:

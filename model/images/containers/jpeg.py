@@ -27,6 +27,7 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment
 _APPLICATION = range(0xE0, 0xF0)
 _EXIF_OR_XMP = 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset({0xC2, 0xCA})  # Huffman and arithmetic coding
 _UNSUPPORTED_FRAMES = {
     0xC3: "lossless JPEG images",
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG images"),
@@ -60,6 +61,7 @@ class _Header:
     exif: memoryview | None = None
     xmp: memoryview | None = None
     components: bytes = b""  # the ids of the image's components
+    is_progressive: bool = False
 
 
 def read_jpeg(data: bytes | memoryview, limits: ImageLimits) -> ImageSource:
@@ -73,7 +75,7 @@ def read_jpeg(data: bytes | memoryview, limits: ImageLimits) -> ImageSource:
         InvalidImage: for too many scans or segments, and if scans are missing.
         UnsupportedImage: for a JPEG of a kind that cannot be decoded, such as 12 bits.
     """
-    _check_scan_count(data, limits.max_jpeg_scans)
+    num_scans = _check_scan_count(data, limits.max_jpeg_scans)
     whole = data if isinstance(data, bytes) else bytes(data)
     header = _read_header(whole)
     view = memoryview(whole)
@@ -86,7 +88,10 @@ def read_jpeg(data: bytes | memoryview, limits: ImageLimits) -> ImageSource:
         last_scan = _check_all_scans_are_there(whole, header, limits.max_jpeg_scans)
         stripped = bytes(stripped).rstrip(b"\xff")  # half of the missing marker
         endings = _endings(whole, last_scan)
-    return ImageSource(stripped, orientation_of(header.exif, header.xmp), endings)
+    passes = num_scans if header.is_progressive else 1  # else each scan has its own components
+    return ImageSource(
+        stripped, orientation_of(header.exif, header.xmp), endings, passes=max(passes, 1)
+    )
 
 
 def _read_header(data: bytes) -> _Header:
@@ -145,6 +150,7 @@ def _read_frame(header: _Header, marker: int, body: memoryview) -> None:
             f"JPEG images of {body[5]} components are not supported; send 1, 3 or 4"
         )
     header.components = bytes(body[6::3][: body[5]])
+    header.is_progressive = marker in _PROGRESSIVE
 
 
 def _endings(data: bytes, last_scan: int) -> tuple[bytes, ...]:
@@ -185,15 +191,18 @@ def _check_all_scans_are_there(data: bytes, header: _Header, max_scans: int) -> 
     return position
 
 
-def _check_scan_count(data: bytes | memoryview, max_scans: int) -> None:
-    # An upper bound: the two bytes can also occur in segments and after the end of the image.
-    if _count_scan_markers(data) <= max_scans:
-        return
+def _check_scan_count(data: bytes | memoryview, max_scans: int) -> int:
+    """Refuses too many scans; returns an upper bound of their number."""
+    # The two bytes can also occur in segments and after the end of the image.
+    num_scans = _count_scan_markers(data)
+    if num_scans <= max_scans:
+        return num_scans
     num_scans = sum(1 for _ in _scans(bytes(data), max_scans))
     if num_scans > max_scans:
         raise InvalidImage(
             f"the JPEG image has more than {max_scans} scans; a progressive one has about 10"
         )
+    return num_scans
 
 
 def _count_scan_markers(data: bytes | memoryview) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+
+from PIL import Image
 
 from model.images.containers.source import ImageSource
 from model.images.errors import InvalidImage, UnsupportedImage
@@ -18,6 +21,18 @@ _HEADER_BYTES = 13
 _CHUNK_START_BYTES, _CHECKSUM_BYTES = 8, 4  # length and type; CRC-32 of type and body
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _DEEP_RGB = (16, _RGB)
+_SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+# Of the passes of an interlaced image: the first column and row, and the steps between them.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_INFLATED_BYTES = 1 << 20  # at once
 _TRANSPARENCY_FORMATS = {_GREY: ">H", _RGB: ">3H"}
 _ANCILLARY_BIT = 0x20  # of the first byte of a chunk's type
 _EXIF_KEYS = frozenset({b"Raw profile type exif", b"Raw profile type APP1"})
@@ -68,7 +83,12 @@ def read_png(data: bytes | memoryview, _limits: ImageLimits) -> ImageSource:
     parts += [*chunks.pixels, _chunk(b"IEND", b"")]
     exif = chunks.text_exif if chunks.exif is None else chunks.exif
     orientation = orientation_of(exif, chunks.xmp)
-    return ImageSource(b"".join(parts), orientation, transparent=deep_colour)
+    return ImageSource(
+        b"".join(parts),
+        orientation,
+        transparent=deep_colour,
+        check_pixels=partial(_check_pixels, header=chunks.header, pixels=chunks.pixels),
+    )
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, int]]:
@@ -137,6 +157,45 @@ def _chunk(kind: bytes, body: bytes | memoryview) -> bytes:
 
 def _checksum(kind_and_body: bytes | memoryview) -> bytes:
     return struct.pack(">I", zlib.crc32(kind_and_body))
+
+
+def _check_pixels(image: Image.Image, header: bytes, pixels: Sequence[bytes | memoryview]) -> None:
+    """Refuses an image whose compressed data end, without an error, before its last row.
+
+    Pillow leaves missing rows at zero, so an image whose last row is not zero is complete.
+
+    Args:
+        image: decoded, as it is stored.
+        header: the body of IHDR.
+        pixels: whole IDAT chunks.
+
+    Raises:
+        InvalidImage: if rows are missing.
+    """
+    width, height, bit_depth, colour, _, _, interlaced = struct.unpack(">2I5B", header)
+    if not interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
+        return
+    needed = 0
+    for left, top, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
+        if columns > 0 and rows > 0:
+            needed += rows * (1 + (columns * bit_depth * _SAMPLES[colour] + 7) // 8)
+    if not _inflates_to(pixels, needed):
+        raise InvalidImage("the PNG image cannot be decoded: it is truncated (rows are missing)")
+
+
+def _inflates_to(pixels: Sequence[bytes | memoryview], num_bytes: int) -> bool:
+    """Whether the data of these IDAT chunks have as many bytes, uncompressed."""
+    inflater = zlib.decompressobj()
+    for chunk in pixels:
+        data: bytes | memoryview = memoryview(chunk)[_CHUNK_START_BYTES:-_CHECKSUM_BYTES]
+        while data and num_bytes > 0:
+            try:
+                num_bytes -= len(inflater.decompress(data, _INFLATED_BYTES))
+            except zlib.error:
+                return False
+            data = inflater.unconsumed_tail
+    return num_bytes <= len(inflater.flush())
 
 
 def _transparency(chunks: _Chunks, bit_depth: int, colour: int) -> bytes | None:

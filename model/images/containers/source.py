@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from PIL import Image
 
 from model.images.errors import InvalidImage
 from model.images.orientation import AS_STORED
@@ -22,6 +25,9 @@ class ImageSource:
         endings: bytes that replace a missing end of the file. With several, the image is complete
             only if its pixels are the same with each.
         transparent: the 16-bit RGB colour that is transparent, if there is one.
+        passes: of the decoder over all pixels.
+        check_pixels: raises InvalidImage if pixels are missing in the decoded image, as stored;
+            None if the decoder does so.
         frame: left, top, right and bottom of the part that has pixels; None for the whole image.
     """
 
@@ -30,6 +36,8 @@ class ImageSource:
     endings: tuple[bytes, ...] = ()
     transparent: tuple[int, ...] | None = None
     frame: tuple[int, int, int, int] | None = None
+    passes: int = 1
+    check_pixels: Callable[[Image.Image], None] | None = None
 
 
 class ReadLimitedFile(io.BytesIO):

@@ -21,7 +21,7 @@ from model.images.containers.tiff_directory import (
 )
 from model.images.containers.tiff_layout import BLACK_IS_ZERO, TiffLayout, read_layout
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from model.images.limits import ImageLimits, check_pixel_count
+from model.images.limits import Cost, ImageLimits, check_pixel_count
 from model.images.orientation import AS_STORED, orientation_of
 
 # What Pillow needs of a directory, in addition to the strips or tiles.
@@ -34,6 +34,7 @@ _KEPT_TAGS = frozenset(
 )
 _LAST_ORIENTATION = 8
 _UNCOMPRESSED = 1  # compression
+_SECONDS_PER_BYTE = 7e-9  # of samples, of one core
 _MAX_BYTES_PER_PIXEL = 16  # of the limit of pixels: four 32-bit samples each
 # Pillow's decoder: the image, and its converted or rotated copy, or two copies for resizing.
 _PEAK_BYTES_PER_PIXEL = 12
@@ -47,14 +48,14 @@ class TiffImage:
     Attributes:
         layout: of its samples.
         orientation: 1 to 8.
-        memory_bytes: peak of decoding.
+        cost: of decoding.
         data: the file for Pillow. If `layout.is_read_as_bytes`, it has a grey image per plane,
             [height, tiles across x bytes of a tile's row].
     """
 
     layout: TiffLayout
     orientation: int
-    memory_bytes: int
+    cost: Cost
     data: bytes
 
 
@@ -100,7 +101,7 @@ def read_tiff(data: bytes | memoryview, limits: ImageLimits) -> TiffImage:
     return TiffImage(
         layout,
         _orientation(directory),
-        _peak_memory(layout),
+        Cost(_peak_memory(layout), _num_sample_bytes(layout) * _SECONDS_PER_BYTE),
         with_directories(view, directory, pages),
     )
 

@@ -15,6 +15,9 @@ import pytest_asyncio
 
 from model.images.decode import ImageLimits, decode_image
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from model.images.limits import Cost
+from service.decoding import grants as grants_module
+from service.decoding import messages
 from service.decoding import pool as pool_module
 from service.decoding.messages import InboxMemory
 from service.decoding.pool import DecoderPool
@@ -201,6 +204,54 @@ async def test_large_images_wait_for_memory_and_are_decoded() -> None:
         decoders.close()
 
 
+async def test_images_that_take_long_do_not_delay_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long ones use all workers but the one in reserve, and none of them waits for ever."""
+    monkeypatch.setattr(grants_module, "_LONG_SECONDS", 1e-4)  # 3,000 pixels of a PNG
+    gate = tmp_path / "gate"
+    gate.touch()
+    decoders = Decoders(2)
+    decoders.pool.start()
+    try:
+        long = encode_png(np.zeros((200, 200, 3), np.uint8)) + wait_while(gate)
+        waiting = [asyncio.create_task(decoders.decode(long)) for _ in range(6)]
+        await decoders.until(lambda: len(decoders.pool._busy) == 2)
+        for _ in range(5):
+            async with asyncio.timeout(60):
+                await decoders.decode(GOOD)
+        assert not any(task.done() for task in waiting)
+        gate.unlink()
+        await asyncio.gather(*waiting)
+    finally:
+        decoders.close()
+
+
+async def test_without_long_tasks_the_reserve_is_not_used(
+    decoders: Decoders, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    tasks = [asyncio.create_task(decoders.decode(GOOD + wait_while(gate))) for _ in range(3)]
+    await decoders.until(lambda: len(decoders.pool._queue) == 2)
+    assert len(decoders.pool._busy) == 1
+    gate.unlink()
+    await asyncio.gather(*tasks)
+
+
+async def test_the_memory_of_a_large_file_is_returned_after_a_kill(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "_KEPT_BYTES", 1 << 16)
+    large = GOOD + bytes(900_000) + HANG
+    task = asyncio.create_task(decoders.decode(large, ImageLimits(10**6, 10**6)))
+    await decoders.until(lambda: bool(decoders.pool._busy))
+    task.cancel()
+    await decoders.until(lambda: decoders.restarts == ["killed"])
+    kept = [os.fstat(inbox.fd).st_blocks * 512 for inbox in decoders.pool._inboxes]
+    assert max(kept) <= 1 << 16
+
+
 async def test_a_killed_template_is_replaced(decoders: Decoders) -> None:
     await decoders.decode(GOOD)
     template = decoders.pool._template
@@ -236,7 +287,7 @@ def _reversed(data: bytes, *, suffix: bytes) -> tuple[bytes, str]:
 
 async def test_a_function_is_called_with_the_file(decoders: Decoders) -> None:
     function = partial(_reversed, suffix=b"!")
-    assert await decoders.pool.call(function, b"abc" * 100_000, 10) == (
+    assert await decoders.pool.call(function, b"abc" * 100_000, Cost(10, 10)) == (
         b"cba" * 100_000 + b"!",
         "text/plain",
     )
@@ -295,4 +346,4 @@ async def test_an_unexpected_error_of_the_pool_costs_one_worker(
         async with asyncio.timeout(60):
             await asyncio.gather(*(decoders.decode(GOOD) for _ in range(4)))
     assert calls > 2
-    assert decoders.pool.worker_count == 1
+    assert decoders.pool.worker_count == 2

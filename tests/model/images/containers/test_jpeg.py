@@ -43,6 +43,13 @@ def test_scans_are_counted_at_any_position(first: int, kind: type) -> None:
         check_scans(data, 4)
 
 
+@pytest.mark.parametrize(("progressive", "passes"), [(False, 1), (True, 10)])
+def test_each_scan_of_a_progressive_image_is_a_pass(progressive: bool, passes: int) -> None:
+    thumbnail = jpeg_segment(0xE1, b"Exif\x00\x00" + encode(corners(), "JPEG"))
+    data = after_jpeg_start(encode(NOISE, "JPEG", progressive=progressive), thumbnail)
+    assert passes <= read_jpeg(data, LIMITS).passes <= passes + 1
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\xda", b"\xff\xd8", b"\xff\xd8\xff", PLAIN[:100]])
 def test_a_few_bytes_have_no_scans(data: bytes) -> None:
     check_scans(data, 0)

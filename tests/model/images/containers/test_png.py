@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -187,3 +188,68 @@ def test_an_animation_gives_its_default_image() -> None:
         append_images=[corners().rotate(180), corners().transpose(Image.Transpose.FLIP_LEFT_RIGHT)],
     )
     np.testing.assert_array_equal(upright(encoded.getvalue()), PIXELS)
+
+
+# Rows of 8 that a file lacks.
+@pytest.mark.parametrize("missing", [1, 7, 8])
+@pytest.mark.parametrize(
+    ("kind", "depth", "samples"),
+    [
+        ("grey", 1, 1),
+        ("grey", 8, 1),
+        ("grey", 16, 1),
+        ("RGB", 8, 3),
+        ("RGB", 16, 3),
+        ("palette", 2, 1),
+        ("palette", 8, 1),
+        ("grey and alpha", 8, 2),
+        ("RGBA", 8, 4),
+    ],
+)
+@pytest.mark.parametrize("fill", [0, 255])
+def test_an_image_whose_data_end_early_is_refused(
+    kind: str, depth: int, samples: int, missing: int, fill: int
+) -> None:
+    colour = {"grey": 0, "RGB": 2, "palette": 3, "grey and alpha": 4, "RGBA": 6}[kind]
+    row = b"\x00" + bytes([fill]) * -(-5 * depth * samples // 8)
+    palette = png_chunk(b"PLTE", bytes(range(3)) * 256) if kind == "palette" else b""
+
+    def file(rows: int, *, parts: int = 1) -> bytes:
+        header = struct.pack(">2I5B", 5, 8, depth, colour, 0, 0, 0)
+        pixels = zlib.compress(row * rows)
+        step = -(-len(pixels) // parts)
+        chunks = [png_chunk(b"IDAT", pixels[at : at + step]) for at in range(0, len(pixels), step)]
+        return b"".join(
+            (PNG_SIGNATURE, png_chunk(b"IHDR", header), palette, *chunks, png_chunk(b"IEND", b""))
+        )
+
+    for parts in (1, 3, 100):
+        assert upright(file(8, parts=parts)).shape == (8, 5, 3)
+        with pytest.raises(InvalidImage, match="truncated"):
+            upright(file(8 - missing, parts=parts))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (5, 3), (8, 8), (9, 17)])
+@pytest.mark.parametrize("fill", [0, 255])
+def test_an_interlaced_image_whose_data_end_early_is_refused(
+    size: tuple[int, int], fill: int
+) -> None:
+    width, height = size
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 1)
+    rows = b""
+    for x, y, across, down in (
+        (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):  # fmt: skip
+        columns = len(range(x, width, across))
+        rows += (
+            (b"\x00" + bytes([fill]) * 3 * columns) * len(range(y, height, down)) * (columns > 0)
+        )
+
+    def file(rows: bytes) -> bytes:
+        pixels = png_chunk(b"IDAT", zlib.compress(rows))
+        return PNG_SIGNATURE + png_chunk(b"IHDR", header) + pixels + png_chunk(b"IEND", b"")
+
+    assert (upright(file(rows)) == fill).all()
+    with pytest.raises(InvalidImage, match="truncated"):
+        upright(file(rows[:-1]))

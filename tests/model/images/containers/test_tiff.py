@@ -12,7 +12,7 @@ import pytest
 
 from model.images import decode
 from model.images.containers.tiff import read_tiff
-from model.images.decode import NeedsMemory, decode_image, open_upright
+from model.images.decode import Cost, CostsMore, decode_image, open_upright
 from service.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from tests.support.decoder_images import CONFIG, LIMITS, corners, upright
 from tests.support.image_pieces import tiff_file
@@ -125,12 +125,15 @@ def test_tiles_of_the_same_content_may_share_their_bytes() -> None:
 
 
 @pytest.mark.usefixtures("no_decoding")
-def test_tiles_count_as_memory() -> None:
+def test_tiles_count_as_memory_and_time() -> None:
     pixels = zlib.compress(bytes(1000))
     data = tiff_file(tiled(16, 16, (1024, 1024), 1, len(pixels)), pixels)
-    with pytest.raises(NeedsMemory) as needed:
-        decode_image(data, CONFIG, LIMITS, max_memory_bytes=1 << 20)
-    assert needed.value.num_bytes > 3 * 3 * 1024 * 1024
+    with pytest.raises(CostsMore) as error:
+        decode_image(data, CONFIG, LIMITS, Cost(1 << 20, 1.0))
+    assert error.value.cost.memory_bytes > 3 * 3 * 1024 * 1024
+    with pytest.raises(CostsMore) as error:
+        decode_image(data, CONFIG, LIMITS, Cost(1 << 30, 1e-3))
+    assert 1e-3 < error.value.cost.seconds < 1
 
 
 @pytest.mark.usefixtures("no_decoding")

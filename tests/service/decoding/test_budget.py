@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from service.decoding.memory_budget import MemoryBudget
+from service.decoding.budget import Budget
 
 
 async def test_the_budget_is_granted_in_order_and_never_twice() -> None:
-    budget = MemoryBudget(10)
+    budget = Budget(10)
     assert await budget.take(6) == 6
     second, third = asyncio.create_task(budget.take(5)), asyncio.create_task(budget.take(1))
     await asyncio.sleep(0)
@@ -18,7 +18,7 @@ async def test_the_budget_is_granted_in_order_and_never_twice() -> None:
 
 
 async def test_a_request_larger_than_the_budget_gets_all_of_it() -> None:
-    budget = MemoryBudget(10)
+    budget = Budget(10)
     assert await budget.take(1000) == 10
     next_one = asyncio.create_task(budget.take(1))
     await asyncio.sleep(0)
@@ -28,7 +28,7 @@ async def test_a_request_larger_than_the_budget_gets_all_of_it() -> None:
 
 
 async def test_a_cancelled_wait_makes_room_for_the_next() -> None:
-    budget = MemoryBudget(10)
+    budget = Budget(10)
     await budget.take(8)
     large, small = asyncio.create_task(budget.take(9)), asyncio.create_task(budget.take(2))
     await asyncio.sleep(0)
@@ -37,7 +37,7 @@ async def test_a_cancelled_wait_makes_room_for_the_next() -> None:
 
 
 async def test_a_wait_that_is_cancelled_as_it_is_granted_takes_nothing() -> None:
-    budget = MemoryBudget(10)
+    budget = Budget(10)
     await budget.take(10)
     late = asyncio.create_task(budget.take(4))
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_a_wait_that_is_cancelled_as_it_is_granted_takes_nothing() -> None
 
 
 async def test_the_most_urgent_wait_is_granted_first() -> None:
-    budget = MemoryBudget(10)
+    budget = Budget(10)
     await budget.take(10)
     waits = [asyncio.create_task(budget.take(10, urgency)) for urgency in (5.0, 1.0, 5.0, 3.0)]
     await asyncio.sleep(0)
