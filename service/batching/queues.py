@@ -15,7 +15,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.ipc.slots import SlotLease
+from service.ipc.slot_pool import SlotLease
 from service.types import Priority
 
 Bucket = tuple[int, int]  # padded (height, width), pixels

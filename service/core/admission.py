@@ -11,7 +11,7 @@ import math
 from service.batching.estimates import RunningMean
 from service.core.served_model import ServedModel
 from service.errors import DeadlineExceeded, NotReady, Overloaded
-from service.ipc.slots import SlotLease
+from service.ipc.slot_pool import SlotLease
 from service.types import Priority
 
 _NOT_READY_RETRY_SECONDS = 2

@@ -36,7 +36,7 @@ from service.errors import (
     Overloaded,
     ShuttingDown,
 )
-from service.ipc.slots import SlotLease
+from service.ipc.slot_pool import SlotLease
 from service.observability.metrics import Metrics
 from service.observability.request_scope import record_failed_image
 from service.types import DetectOptions, DetectResult, Priority, StageTimings

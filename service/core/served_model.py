@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from model.weights.info import ModelInfo
 from service.batching.batcher import Batcher
-from service.ipc.slots import SlotPool
+from service.ipc.slot_pool import SlotPool
 from service.supervision.supervisor import Supervisor
 from service.supervision.weights_file import OpenWeightsFile
 from service.types import EngineFacts

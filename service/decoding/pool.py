@@ -30,7 +30,8 @@ from service.decoding.messages import Decoded, DecodeTask, InboxMemory, Message
 from service.decoding.processes import TemplateProcess, WorkerProcess
 from service.decoding.task_queue import TaskQueue
 from service.decoding.tasks import FIRST_COME, ImageInSlot, Task, Turn, payload_of
-from service.ipc.slots import SlotImage, SlotLease
+from service.ipc.slot_pool import SlotLease
+from service.ipc.slots import SlotImage
 
 DEFAULT_DECODE = "model.images.decode:decode_image"
 # An abandoned task may still finish for this long: most do at once, and a fork costs more.

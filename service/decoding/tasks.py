@@ -12,7 +12,8 @@ import structlog
 from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 from service.decoding import messages
 from service.decoding.messages import Message
-from service.ipc.slots import SlotImage, SlotLease
+from service.ipc.slot_pool import SlotLease
+from service.ipc.slots import SlotImage
 from service.types import Priority
 
 _ERRORS: dict[str, type[DetectionError]] = {

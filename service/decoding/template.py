@@ -12,25 +12,27 @@ Run as `python -m service.decoding.template` by `service.decoding.processes`.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import importlib
 import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from model.images import decode, resize
 from service.decoding import messages
 from service.decoding.messages import InboxMemory
 from service.decoding.worker import Decode, Worker
 from service.images.allocator import keep_freed_memory
+from service.ipc.child_process import (
+    end_with_parent,
+    ignore_terminal_signals,
+    raise_oom_score,
+    write_warnings_as_lines,
+)
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _REAP_SECONDS = 1.0
-_OOM_SCORE = 600  # the kernel should end a decoder before an engine, and an engine before the edge
+_OOM_SCORE_ADDED = 600  # the kernel should end decoders before engines and the edge
 
 
 class Template:
@@ -88,7 +90,7 @@ class Template:
             self._control.close()
             for fd in others:  # of workers that are still to be forked
                 os.close(fd)
-            exit_with(template)
+            end_with_parent(template)
             inbox = InboxMemory(inbox_fd, os.fstat(inbox_fd).st_size)
             end = socket.socket(fileno=socket_fd)
             Worker(end, inbox, self._memory_bytes, self._decode).run()
@@ -106,14 +108,6 @@ class Template:
                 del self._pids[number]
 
 
-def exit_with(parent: int) -> None:
-    """Makes the kernel kill this process when its parent ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs the template on the control socket that the edge passed down.
 
@@ -126,11 +120,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--decode", required=True, help="module:function; tests name another one")
     options = parser.parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # signals are for the edge
-        signal.signal(number, signal.SIG_IGN)
-    exit_with(options.parent)
-    with contextlib.suppress(OSError):  # not Linux, or a sandbox without /proc
-        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    write_warnings_as_lines()
+    ignore_terminal_signals()
+    end_with_parent(options.parent)
+    raise_oom_score(_OOM_SCORE_ADDED)
     keep_freed_memory()
     decode.prepare_pillow()
     resize.available()

@@ -11,30 +11,31 @@ ignores the signals of the terminal, which the edge handles.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import structlog
 
 from service.engine.device import Device
 from service.engine.loop import create_engine
 from service.engine.warm_up import WarmUpLimits, warm_up
+from service.ipc.child_process import (
+    end_with_parent,
+    ignore_terminal_signals,
+    raise_oom_score,
+    write_warnings_as_lines,
+)
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import Hello, Start, StartFailed
 from service.ipc.slots import SlotMemory
 from service.observability.logs import configure_logs, log_uncaught_exceptions
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_WORST_OOM_SCORE = 1000  # proc_pid_oom_score_adj(5)
-_OOM_SCORE_ADDED = 300  # thousandths of the machine's memory
+_OOM_SCORE_ADDED = 300  # the kernel should end an engine, which can be replaced, before the edge
 
 _log = structlog.get_logger(__name__)
 
@@ -63,8 +64,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--slots-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True, help="process id of the edge")
     options = parser.parse_args(arguments)
-    _exit_with_parent(options.parent)
-    _raise_oom_score()
+    write_warnings_as_lines()
+    ignore_terminal_signals()
+    end_with_parent(options.parent)
+    raise_oom_score(_OOM_SCORE_ADDED)
     doorbell = EngineDoorbell(socket.socket(fileno=options.doorbell_fd))
     start = doorbell.receive()
     if not isinstance(start, Start):
@@ -105,28 +108,6 @@ def _exit_with_edge(doorbell: EngineDoorbell) -> None:
     """Exits when the edge is gone, also during a batch."""
     doorbell.wait_for_edge_exit()
     os._exit(0)
-
-
-def _exit_with_parent(parent: int) -> None:
-    """Makes the kernel kill this process when the edge dies; ignores signals of the terminal."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # the edge died before the line above
-        os._exit(0)
-
-
-def _raise_oom_score() -> None:
-    """Makes the kernel kill an engine, which can be replaced, before the edge if memory runs out.
-
-    Otherwise it could choose either, as the memory of the slots counts for both.
-    """
-    score = Path("/proc/self/oom_score_adj")
-    try:
-        score.write_text(str(min(_WORST_OOM_SCORE, int(score.read_text()) + _OOM_SCORE_ADDED)))
-    except (OSError, ValueError):  # not Linux, or a sandbox without /proc
-        return
 
 
 if __name__ == "__main__":

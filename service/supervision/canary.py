@@ -15,7 +15,8 @@ import numpy as np
 from model.config import ModelConfig
 from model.geometry import padded_size
 from service.batching.scheduler import Batch, Job
-from service.ipc.slots import SlotImage, SlotPool, StaleSlot
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotImage, StaleSlot
 
 _GREY = 127
 _FAILURES_ALLOWED = 3  # consecutive; the engine is replaced after one more

@@ -23,7 +23,7 @@ from service.batching.engine_protocol import EngineListener
 from service.batching.estimates import ServiceTime
 from service.batching.scheduler import Batch, EngineState
 from service.ipc.messages import BadMessage, Hello, Stop
-from service.ipc.slots import SlotPool
+from service.ipc.slot_pool import SlotPool
 from service.observability.metrics import Metrics
 from service.supervision.backoff import RestartPolicy
 from service.supervision.canary import Canary

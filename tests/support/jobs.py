@@ -8,7 +8,8 @@ import numpy as np
 
 from model.detections import Detections
 from service.batching.scheduler import Batch, Bucket, Job
-from service.ipc.slots import SlotLayout, SlotMemory, SlotPool
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotLayout, SlotMemory
 from service.types import Priority
 
 NO_DETECTIONS = Detections(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Start
-from service.ipc.slots import SlotMemory, SlotPool
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotMemory
 from service.supervision.plan import EnginePlan
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import NO_DETECTIONS

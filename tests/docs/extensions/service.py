@@ -17,7 +17,7 @@ PNG = solid_png((40, 90, 200), 200, 100)
 def setting(checkout: ExtensionCheckout) -> None:
     """A setting, with its flag, environment variable and row in the documentation."""
     checkout.insert(
-        "service/settings.py",
+        "service/settings/fields.py",
         r"^    http_port: int = Field\(.*\n",
         '    example: int = Field(7, ge=1, description="an example of a setting")\n',
     )

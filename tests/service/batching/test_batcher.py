@@ -13,7 +13,8 @@ from service.batching.prediction import Prediction
 from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.errors import DeadlineExceeded, InferenceFailed, ShuttingDown
 from service.ipc.messages import BatchDone, BatchFailed
-from service.ipc.slots import SlotImage, SlotPool
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotImage
 from service.observability.metrics import Metrics
 from service.supervision.in_flight import BatchesInFlight
 from service.types import Priority

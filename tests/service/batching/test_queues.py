@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.scheduler import Batch, BatchPolicy, Bucket, EngineState, Job, Plan, Scheduler
-from service.ipc.slots import SlotLease
+from service.ipc.slot_pool import SlotLease
 from service.types import Priority
 
 POLICY = BatchPolicy(max_batch_size=3, max_wait_ms=100, patience_seconds=1, stage_lead_ms=50)

@@ -24,7 +24,8 @@ from service.decoding.pool import DecoderPool
 from service.decoding.processes import WorkerProcess
 from service.decoding.task_queue import TaskQueue
 from service.decoding.tasks import DecoderBug, ImageInSlot, Turn
-from service.ipc.slots import SlotLease, SlotMemory, SlotPool, slot_layout
+from service.ipc.slot_pool import SlotLease, SlotPool
+from service.ipc.slots import SlotMemory, slot_layout
 from service.types import Priority
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.faulty_decode import CRASH, EXHAUST, HANG, RAISE, crash_once, wait_while

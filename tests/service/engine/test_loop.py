@@ -16,7 +16,8 @@ from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.loop import Engine, OverlappingEngine, create_engine
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Stop
-from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotImage, SlotLayout, SlotMemory
 from tests.service.engine.test_main import StandInDevice
 from tests.support.fake_device import FAKE_MODEL, fake_detections
 

@@ -31,7 +31,8 @@ from service.ipc.messages import (
     Stop,
     encode_message,
 )
-from service.ipc.slots import SlotImage, SlotLayout, SlotMemory, SlotPool
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotImage, SlotLayout, SlotMemory
 from service.supervision.process import _spawn
 from tests.support.fake_device import FAKE_MODEL, FakeDevice, fake_detections
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from service.errors import Overloaded
-from service.ipc.slots import SlotLayout, SlotMemory, SlotPool
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotLayout, SlotMemory
 from service.types import Priority
 
 

@@ -10,13 +10,12 @@ import pytest
 from model.config import VARIANTS
 from model.detections import Detections
 from service.errors import Overloaded
+from service.ipc.slot_pool import SlotLease, SlotPool
 from service.ipc.slots import (
     _RESULT_HEADER,
     SlotImage,
     SlotLayout,
-    SlotLease,
     SlotMemory,
-    SlotPool,
     StaleSlot,
     slot_layout,
 )

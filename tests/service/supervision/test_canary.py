@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from service.ipc.slots import SlotMemory, SlotPool, slot_layout
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotMemory, slot_layout
 from service.supervision.canary import Canary
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import NO_DETECTIONS

@@ -15,7 +15,8 @@ from service.ipc.messages import (
     Hello,
     Start,
 )
-from service.ipc.slots import SlotMemory, SlotPool, slot_layout
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotMemory, slot_layout
 from service.observability.metrics import Metrics
 from service.supervision.process import EngineProcess
 from service.supervision.supervisor import Supervisor

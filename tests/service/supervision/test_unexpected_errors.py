@@ -26,7 +26,8 @@ from service.batching.scheduler import BatchPolicy, Job, Scheduler
 from service.errors import DetectionError
 from service.ipc.doorbell import EdgeDoorbell
 from service.ipc.messages import Hello, Start
-from service.ipc.slots import SlotMemory, SlotPool, slot_layout
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotMemory, slot_layout
 from service.observability.metrics import Metrics
 from service.supervision import process
 from service.supervision.backoff import RestartPolicy

@@ -1,4 +1,4 @@
-"""The settings of a deployment, from flags and environment variables.
+"""The settings of a deployment: names, types, defaults, bounds and descriptions.
 
 Each field is a flag of `lite-detr serve` and an environment variable (`LITE_DETR_` and the name in
 capitals). A bad value stops the start, with the name of the field. A `section` is the heading of
@@ -7,47 +7,19 @@ its field and the following ones in --help and in docs/configuration.md.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.config import MODEL_NAME_PATTERN
+from service.settings.environment import ENV_PREFIX, Environment
 
-ENV_PREFIX = "LITE_DETR_"
-_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 _MIB = 1024 * 1024
 _DEVICE = r"(auto|cpu|cuda(:\d+)?)"
 _DEVICES = rf"^{_DEVICE}(,{_DEVICE})*$"
-
-
-class SettingsError(ValueError):
-    """Invalid settings; the message names each field, its variable and the reason."""
-
-
-class _Environment(EnvSettingsSource):
-    """The environment, without the variables by which Kubernetes describes a Service.
-
-    It sets LITE_DETR_HTTP_PORT=tcp://10.0.0.1:8000 in every pod of a namespace with a Service named
-    lite-detr-http.
-    """
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Returns the value of a field; None where it is not set."""
-        value, key, is_complex = super().get_field_value(field, field_name)
-        if field_name.endswith("_port") and _SERVICE_ADDRESS.match(str(value)):
-            value = None
-        return value, key, is_complex
 
 
 class Settings(BaseSettings):
@@ -317,7 +289,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Reads values given in code, and those of the environment that are meant as settings."""
-        return init_settings, _Environment(settings_cls)
+        return init_settings, Environment(settings_cls)
 
     @property
     def engine_devices(self) -> tuple[str, ...]:
@@ -365,62 +337,3 @@ class Settings(BaseSettings):
                 raise ValueError(f"{field} must differ from {taken[port]}")
             taken[port] = field
         return self
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """Reads the settings from the environment.
-
-    Args:
-        **overrides: values by field name, which take precedence; None means "not given".
-
-    Raises:
-        SettingsError: for bad values, one line each, with the field and its variable.
-    """
-    return _validated(Settings, overrides)
-
-
-class _GivenSettings(Settings):
-    """Settings that are not read from the environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Keeps the values given in code only."""
-        return (init_settings,)
-
-
-def given_settings(**given: Any) -> Settings:
-    """Returns settings of given values and defaults, for commands without a service.
-
-    The environment is not read: it may configure a service, and so may not suit the command.
-
-    Args:
-        **given: values by field name; None means "not given".
-
-    Raises:
-        SettingsError: as `load_settings` does.
-    """
-    return _validated(_GivenSettings, given)
-
-
-def _validated(settings: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Creates settings; raises SettingsError for bad values."""
-    try:
-        return settings(**{name: value for name, value in values.items() if value is not None})
-    except ValidationError as error:
-        raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
-
-
-def _explain(item: Any) -> str:
-    """Describes one bad value in one line."""
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if not item["loc"]:
-        return message
-    field = str(item["loc"][0])
-    return f"{field}={item['input']!r} ({ENV_PREFIX}{field.upper()}): {message}"
