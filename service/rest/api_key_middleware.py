@@ -78,7 +78,14 @@ class ApiKeyMiddleware:
         return refusal_response(scope, problem, headers)
 
 
-def require_metrics_key(app: ASGIApp, keys: KeyRing, metrics: Metrics) -> ASGIApp:
-    """Wraps an application that serves metrics at any path; each requires the scope `metrics`."""
-    checked = ApiKeyMiddleware(app, keys, metrics, lambda _scope: KeyScope.METRICS)
-    return RequestContext(checked, RequestLog())
+def require_metrics_key(app: ASGIApp, keys: KeyRing | None, metrics: Metrics) -> ASGIApp:
+    """Wraps an application that serves metrics; each path requires the scope `metrics`.
+
+    Args:
+        app: an ASGI application.
+        keys: the accepted keys; None: no key is required.
+        metrics: count the refused requests.
+    """
+    if keys is not None:
+        app = ApiKeyMiddleware(app, keys, metrics, lambda _scope: KeyScope.METRICS)
+    return RequestContext(app, RequestLog())

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.observability.request_log import RequestLog, RequestOrigin
@@ -20,7 +21,7 @@ from service.rest.problems import (
     refusal_response,
     unexpected_problem,
 )
-from service.transport.http_request import REQUEST_ID_HEADER, ClientGone
+from service.transport.http_request import REQUEST_ID_HEADER, ClientGone, RequestRefused
 
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _TRACEPARENT = TRACEPARENT.encode()
@@ -67,8 +68,9 @@ class RequestContext:
     """Opens each request in the request log, gives it an id, and turns exceptions into a 500.
 
     A valid `X-Request-Id` of the client is kept, as is its trace context. Unexpected exceptions
-    are logged with their traceback; the response says nothing about them. A request on a
-    connection over the limit (`http_connection`) is refused, unless it is a probe.
+    are logged with their traceback; the response says nothing about them. A request that
+    `http_connection` marks is refused: one on a connection over the limit, unless it is a probe,
+    and one whose head is not acceptable.
     """
 
     def __init__(self, app: ASGIApp, request_log: RequestLog) -> None:
@@ -116,16 +118,8 @@ class RequestContext:
             await send(message)
 
         try:
-            if scope["state"].get("over_connection_limit") and scope["path"] not in _PROBE_PATHS:
-                await problem_response(_TOO_MANY, request.request_id, _TOO_MANY_HEADERS)(
-                    scope, receive, send_with_headers
-                )
-                return
-            if _CONTROL_CHARACTER.search(scope["path"]):
-                response = refusal_response(scope, _INVALID_PATH)
-                await response(scope, receive, send_with_headers)
-                return
-            await self._app(scope, receive, send_with_headers)
+            app = _refusal(scope, request.request_id) or self._app
+            await app(scope, receive, send_with_headers)
         except ClientGone:
             return
         except Exception:
@@ -133,6 +127,20 @@ class RequestContext:
             if request.status is None:
                 response = unexpected_problem(request.request_id)
                 await response(scope, receive, send_with_headers)
+
+
+def _refusal(scope: Scope, request_id: str) -> Response | None:
+    """The response to a request that no route is to see; None for one that is acceptable."""
+    state = scope["state"]
+    if state.get("over_connection_limit") and scope["path"] not in _PROBE_PATHS:
+        return problem_response(_TOO_MANY, request_id, _TOO_MANY_HEADERS)
+    refused: RequestRefused | None = state.get("refused")
+    if refused is not None:
+        problem = ProblemDetails(refused.status, refused.code, refused.detail)
+        return refusal_response(scope, problem)
+    if _CONTROL_CHARACTER.search(scope["path"]):
+        return refusal_response(scope, _INVALID_PATH)
+    return None
 
 
 def _origin(scope: Scope) -> RequestOrigin:

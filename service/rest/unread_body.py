@@ -32,7 +32,7 @@ class DiscardUnreadBody:
         headers = dict(scope["headers"])
         body_ended = not _has_body(headers)
         # A client that waits for "100 Continue" sends its body only once we receive.
-        body_held_back = b"expect" in headers
+        body_held_back = headers.get(b"expect", b"").lower() == b"100-continue"
 
         async def watched_receive() -> Message:
             nonlocal body_ended, body_held_back

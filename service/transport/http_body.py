@@ -14,7 +14,7 @@ from typing import Self
 
 from starlette.types import Receive
 
-from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded
+from service.errors import DeadlineExceeded, Overloaded
 from service.settings import Settings
 from service.transport.http_request import ClientGone, RequestRefused
 
@@ -164,10 +164,9 @@ async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head, body and l
         account: where the bytes are counted while the request lasts.
 
     Raises:
-        ImageTooLarge: for a body of more than `limits.max_bytes`.
         Overloaded: when the bodies of all requests take too much memory.
-        RequestRefused: for a Content-Length that is not a number, and a body that arrives too
-            slowly.
+        RequestRefused: for a body of more than `limits.max_bytes`, a Content-Length that is not a
+            number, and a body that arrives too slowly.
         DeadlineExceeded: when the deadline passes before the body is complete.
         ClientGone: when the client disconnects before the body is complete.
     """
@@ -279,5 +278,6 @@ def _content_length(headers: Mapping[str, str]) -> int | None:
     return int(value)
 
 
-def _too_large(limits: BodyLimits) -> ImageTooLarge:
-    return ImageTooLarge(f"the request's body is larger than the {limits.max_bytes} bytes accepted")
+def _too_large(limits: BodyLimits) -> RequestRefused:
+    detail = f"the request's body is larger than the {limits.max_bytes} bytes accepted"
+    return RequestRefused(413, "body_too_large", detail)

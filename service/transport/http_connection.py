@@ -11,21 +11,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.transport.head_buffer import HeadBuffer
 from service.transport.http_parser import RequestParser
+from service.transport.http_request import RequestRefused
 from service.transport.listen_queue import has_unread
+from service.transport.refusal_log import RefusalLog
+from service.transport.request_head import (
+    LARGE_HEAD,
+    LARGE_TRAILER,
+    MALFORMED,
+    MANY_HEADERS,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    check_head,
+    head_size,
+    header_size,
+    response_to,
+)
 
-_MAX_HEAD_BYTES = 64 * 1024  # of a request line with its headers
-_CONTINUE = b"HTTP/1.1 100 "
 _MAX_PIPELINED = 32  # requests that wait for the current one
 # A connection that is idle when the server closes may have a request on the wire already.
 _LAST_REQUEST_SECONDS = 0.2
 _RECHECK_SECONDS = 0.005
+_LINGER_SECONDS = 1.0  # in which a client whose request was refused can read the response
 # A connection over the limit replaces one that has been idle for longer than this.
 _IDLE_SECONDS = 5.0
 # Connections over the limit that get a 503; further ones are closed without a response.
@@ -40,10 +54,15 @@ class ConnectionLimits:
     send_timeout_seconds: float
     max_connections: int
     closing: bool = False  # no further request on any connection
+    refusals: RefusalLog = field(default_factory=RefusalLog)
 
 
 class LimitedConnection(HttpToolsProtocol):
     """A connection within limits.
+
+    A request whose head cannot be parsed or is too large is refused here. One that is well-formed
+    but not acceptable gets `refused`, a RequestRefused, in the ASGI scope's state for the
+    application to return, and the connection ends after it.
 
     A connection over the limit replaces the one that has been idle longest. If none is idle, its
     request is marked with `over_connection_limit` in the ASGI scope's state for the application to
@@ -57,9 +76,15 @@ class LimitedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.parser: RequestParser = RequestParser(self)
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-        self._in_head = False
-        self._heads_begun = 0
+        self._in_head = self._in_body = False
+        self._part_bytes = 0  # of the part that is being parsed
+        self._heads_begun = 0  # in that part
+        self._body_parts = 0  # in that part
+        self._head_bytes = 0  # of an incomplete head, or of line ends before one
+        self._head_span = 0  # at least those bytes: of all parts that a head is in
+        self._trailer_bytes = 0
+        self._framing_bytes = 0  # received since the last part of the body
+        self._refusal: RequestRefused | None = None  # of what is being parsed
         self._send_timer: asyncio.TimerHandle | None = None
         self._unsent_bytes = 0
         self._progress = self._previous_progress = 0
@@ -68,6 +93,7 @@ class LimitedConnection(HttpToolsProtocol):
         self.on_lost: Callable[[], None] | None = None  # see http_request.Connection
         self._over_limit = False
         self._ignores_input = False
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Applies the connection limit, and starts the timeout of the first request's head."""
@@ -90,22 +116,44 @@ class LimitedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Passes bytes to the parser, and counts those of an incomplete head."""
-        if self._ignores_input:
+        """Parses bytes; those of a head in parts no longer than it may still become."""
+        rest = memoryview(data)
+        while rest and not self._ignores_input and not self.transport.is_closing():
+            size = len(rest) if self._in_body else MAX_HEAD_BYTES - self._head_bytes
+            self._parse(rest[:size])
+            rest = rest[size:]
+
+    def _parse(self, part: memoryview) -> None:
+        was_between = not self._in_head and not self._in_body
+        self._part_bytes, self._heads_begun, self._body_parts = len(part), 0, 0
+        self._head_span += len(part)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(part)
+        except httptools.HttpParserError:
+            self._refuse_in_order(self._refusal or MALFORMED)
             return
-        was_between = self._between_requests()
-        was_in_head, self._heads_begun = self._in_head, 0
-        super().data_received(data)
-        if self.transport.is_closing() or self._ignores_input:
+        if not self.transport.is_closing() and not self._ignores_input:
+            self._count(was_between)
+
+    def _count(self, was_between: bool) -> None:
+        """Counts the bytes of a part that belong to an incomplete head or to no part of a body."""
+        if self._in_body:
+            self._framing_bytes = 0 if self._body_parts else self._framing_bytes + self._part_bytes
+            if self._framing_bytes > MAX_HEAD_BYTES:
+                self._refuse_in_order(LARGE_TRAILER)
             return
-        between = self._between_requests()
-        # Bytes before a head that began within `data` do not count towards that head.
-        whole = was_in_head if not self._heads_begun else was_between and self._heads_begun == 1
-        if (self._in_head and whole) or (between and not self._heads_begun):
-            self._head_bytes += len(data)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(431, "header_too_large", "the request's head is larger than 64 KiB")
-        elif between and self._head_timer is None and self.timeout_keep_alive_task is None:
+        # Bytes before a head that began within the part do not count towards that head.
+        begun = self._heads_begun - was_between
+        if (self._in_head and begun <= 0) or (was_between and not self._heads_begun):
+            self._head_bytes += self._part_bytes
+        if self._head_bytes >= MAX_HEAD_BYTES:
+            self._refuse_in_order(LARGE_HEAD)
+        elif (
+            self._between_requests()
+            and self._head_timer is None
+            and self.timeout_keep_alive_task is None
+        ):
             self._start_head_timeout()
 
     def on_message_begin(self) -> None:
@@ -117,41 +165,65 @@ class LimitedConnection(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise ValueError("too many pipelined requests")
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._trailer_bytes = self._framing_bytes = 0
+        self._head_span = self._part_bytes
         self._heads_begun += 1
         self._progress += 1
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Adds a header; one in the trailer of a body is dropped, as it could pass for a header.
+
+        Raises:
+            ValueError: for too many headers, and a trailer that is too large; httptools reports it
+                as a parser error.
+        """
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+            if len(self.headers) > MAX_HEADERS:
+                raise self._refused(MANY_HEADERS)
+        else:
+            self._trailer_bytes += header_size(name, value)
+            if self._trailer_bytes > MAX_HEAD_BYTES:
+                raise self._refused(LARGE_TRAILER)
+
     def on_headers_complete(self) -> None:
-        """Ends a head."""
-        self._in_head = False
+        """Ends a head.
+
+        Raises:
+            ValueError: for a head that is too large; httptools reports it as a parser error.
+        """
+        if self._head_span > MAX_HEAD_BYTES and head_size(self.url, self.headers) > MAX_HEAD_BYTES:
+            raise self._refused(LARGE_HEAD)
+        self._in_head, self._in_body = False, True
         self._end_head_timeout()
-        self.scope["state"]["connection"] = self
+        state, refused = self.scope["state"], False
+        state["connection"] = self
+        try:
+            self.expect_100_continue = check_head(self.parser.get_http_version(), self.headers)
+        except RequestRefused as refusal:
+            state["refused"] = refusal
+            refused = True
         if self._over_limit:
-            self.scope["state"]["over_connection_limit"] = True
+            state["over_connection_limit"] = True
         super().on_headers_complete()
-        _HeadBuffer(self.cycle)
-        if self.limits.closing or self._over_limit:
+        HeadBuffer(self.cycle)
+        if self.limits.closing or self._over_limit or refused:
             self.cycle.keep_alive = False
         if self.parser.is_connect():  # the client sends the bytes of a tunnel next
             self._ignores_input = True
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Takes a part of the body."""
+        self._body_parts += 1
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Ends a body, unless the parser stops at an `Upgrade` and will parse the body again."""
         if not self.parser.ignores_upgrade():
+            self._in_body = False
             super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuses bytes that are not HTTP, after the responses to earlier requests."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or self._is_broken_body():
-            self._refuse(400, "malformed_request", "the request is not well-formed HTTP/1.1")
-            return
-        self._ignores_input = True
-        cycle.keep_alive = False
-        if cycle.more_body:  # of the broken request itself, whose response has begun
-            self.transport.close()
 
     def shutdown(self) -> None:
         """Ends after the current request; an idle connection may still receive a last one."""
@@ -164,8 +236,13 @@ class LimitedConnection(HttpToolsProtocol):
         """As in uvicorn; a closing server then closes the connection."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
-        if self.limits.closing and self._between_requests():
+        if not self._between_requests():
+            return
+        if self.limits.closing:
             self.transport.close()
+        elif self._in_head and self._head_timer is None:  # of the next request, pipelined
+            self._unset_keepalive_if_required()
+            self._start_head_timeout()
 
     def resume_writing(self) -> None:
         """Notes that the client reads its response."""
@@ -202,6 +279,8 @@ class LimitedConnection(HttpToolsProtocol):
         return cycle.more_body and not self.pipeline and not cycle.response_started
 
     def _close_if_idle(self) -> None:
+        if self._is_refused:
+            self.transport.close()
         if self._in_head or self._head_bytes or not self._between_requests():
             return
         # On a busy machine timers fire before the event loop has polled its sockets.
@@ -222,9 +301,10 @@ class LimitedConnection(HttpToolsProtocol):
 
     def _on_head_timeout(self) -> None:
         self._head_timer = None
-        if self._head_bytes:
+        if self._head_bytes or self._in_head:
             seconds = self.limits.head_timeout_seconds
-            self._refuse(408, "header_timeout", f"the request's head took more than {seconds:g} s")
+            detail = f"the request's head took more than {seconds:g} s"
+            self._refuse(RequestRefused(408, "header_timeout", detail))
         else:
             self.transport.close()
 
@@ -239,74 +319,34 @@ class LimitedConnection(HttpToolsProtocol):
         seconds = self.limits.send_timeout_seconds
         self._send_timer = self.loop.call_later(seconds, self._check_sending)
 
-    def _refuse(self, status: int, code: str, detail: str) -> None:
+    def _refused(self, refusal: RequestRefused) -> ValueError:
+        """Stores the refusal of what is being parsed; returns an error that ends the parsing."""
+        self._refusal = refusal
+        return ValueError(refusal.detail)
+
+    def _refuse_in_order(self, refusal: RequestRefused) -> None:
+        """Refuses what was received last, after the responses to earlier requests."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or self._is_broken_body():
+            self._refuse(refusal)
+            return
+        self._note(refusal)
+        self._ignores_input = True
+        cycle.keep_alive = False
+        if cycle.more_body:  # of the broken request itself, whose response has begun
+            self.transport.close()
+
+    def _refuse(self, refusal: RequestRefused) -> None:
         """Responds without an ASGI application, where there is no complete request, and closes."""
+        self._note(refusal)
         self._end_head_timeout()
         self._ignores_input = True
-        title = _TITLES[status]
-        problem = {
-            "type": f"urn:lite-detr:problem:{code}",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "code": code,
-        }
-        body = orjson.dumps(problem)
-        head = (
-            f"HTTP/1.1 {status} {title}\r\n"
-            "content-type: application/problem+json\r\n"
-            f"content-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode("ascii") + body)
-        self.transport.close()
+        self.transport.write(response_to(refusal))
+        # Closing at once would reset the connection, and lose the response, if more is arriving.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._is_refused = True
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
-
-_TITLES = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-}
-
-
-class _HeadBuffer:
-    """Sends the head of a response together with its body: one system call instead of two.
-
-    It replaces the transport in uvicorn's object for one request and its response.
-    """
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        """Replaces the transport of `cycle`."""
-        self._transport = cycle.transport
-        self._on_response = cycle.on_response
-        self._held = b""
-        self._began = False
-        cycle.transport = cast(asyncio.Transport, self)
-        cycle.on_response = self._on_complete
-
-    def write(self, data: bytes) -> None:
-        """Holds a head back, or sends data together with a held head."""
-        if not self._began and not data.startswith(_CONTINUE):
-            self._began = True
-            self._held = data
-        else:
-            held, self._held = self._held, b""
-            self._transport.write(held + data if held else data)
-
-    def is_closing(self) -> bool:
-        """Whether the connection is closing."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """Closes the connection after sending what was written."""
-        self._flush()
-        self._transport.close()
-
-    def _on_complete(self) -> None:
-        self._flush()  # a response to HEAD has no body
-        self._on_response()
-
-    def _flush(self) -> None:
-        held, self._held = self._held, b""
-        if held:
-            self._transport.write(held)
+    def _note(self, refusal: RequestRefused) -> None:
+        self.limits.refusals.add(self.client[0] if self.client else "", refusal.code)

@@ -113,6 +113,7 @@ class HttpServer(uvicorn.Server):
         while has_unread(self._listener) and time.monotonic() < end:
             await asyncio.sleep(_RECHECK_SECONDS)  # libuv accepts one an iteration
         await super().shutdown(sockets)
+        self._limits.refusals.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -14,11 +14,14 @@ from typing import Any
 
 import orjson
 
+from model.images.formats import image_kind
+
 LARGE_JSON_BYTES = 100_000  # larger bodies are read in a thread
 _QUOTE, _BACKSLASH = b'"', b"\\"
 _LONG_STRING = 16_384  # bytes
 _CHUNK = 262_144  # bytes
 _LONGEST_ESCAPE = 6  # bytes: \u002b
+_SIGNATURE_BYTES = 64  # of an image file
 _LINE_ENDS = b"\r\n"
 # A few bytes of JSON can take hundreds of bytes of memory, so too many small values are refused
 # before parsing.
@@ -75,6 +78,10 @@ def read_json(data: bytes) -> JsonBody:
     """
     if not data:
         return JsonBody({}, {})
+    if (kind := image_kind(data[:_SIGNATURE_BYTES])) is not None:
+        raise JsonError(
+            f"the body is {kind}, but is sent as JSON: either its Content-Type or the body is wrong"
+        )
     short, long_texts = _without_long_strings(data)
     if sum(map(short.count, _SEPARATORS)) > MAX_VALUES:
         raise _too_many_values()

@@ -4,106 +4,18 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import uvloop
 
 from service.transport import http_connection
-from service.transport.http_server import HttpServer, listen
-from tests.support.fake_service import fake_settings
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
-
-
-class Application:
-    """Responds with "hello" when the test allows it."""
-
-    def __init__(self) -> None:
-        self.may_respond = asyncio.Event()
-        self.may_respond.set()
-        self.requests = 0
-        self.over_limit: list[bool] = []
-        self.body = b"hello"
-
-    async def __call__(self, scope: dict[str, Any], receive: object, send: Send) -> None:
-        self.requests += 1
-        self.over_limit.append(scope["state"].get("over_connection_limit", False))
-        await self.may_respond.wait()
-        headers = [(b"content-length", b"%d" % len(self.body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
-
-
-class Client:
-    """A TCP connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    async def drain(self) -> None:
-        await self._writer.drain()
-
-    def stop_reading(self) -> None:
-        transport = self._writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
-
-    async def read_slowly(self) -> int:
-        """Reads a few megabytes a second until the response is complete; returns the bytes read."""
-        num_bytes = 0
-        async with asyncio.timeout(60):
-            while num_bytes < 24 << 20 and (chunk := await self._reader.read(1 << 16)):
-                num_bytes += len(chunk)
-                await asyncio.sleep(0.02)
-        return num_bytes
-
-    async def read_until_closed(self) -> bytes:
-        async with asyncio.timeout(120):
-            return await self._reader.read()
-
-    async def read_response(self) -> bytes:
-        async with asyncio.timeout(120):
-            head = await self._reader.readuntil(b"\r\n\r\n")
-            return head + await self._reader.readexactly(5)
-
-    async def close(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
-
-
-class Bench:
-    def __init__(self, **overrides: Any) -> None:
-        self.app = Application()
-        self.server = HttpServer(self.app, fake_settings(**overrides), listen("127.0.0.1", 0))
-        self.port = self.server.port
-
-    async def connect(self) -> Client:
-        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
-
-
-@asynccontextmanager
-async def _serving(**overrides: Any) -> AsyncIterator[Bench]:
-    bench = Bench(**overrides)
-    task = asyncio.create_task(bench.server.run_until_drained())
-    try:
-        yield bench
-    finally:
-        bench.app.may_respond.set()
-        bench.server.drain()
-        await asyncio.wait_for(task, 120)
+from service.transport.http_server import listen
+from tests.service.transport.http_bench import GET, Bench, serving
 
 
 async def test_requests_are_answered_on_one_connection() -> None:
-    async with _serving() as bench:
+    async with serving() as bench:
         client = await bench.connect()
         for _ in range(3):
             client.send(GET)
@@ -115,7 +27,7 @@ async def test_requests_are_answered_on_one_connection() -> None:
 
 @pytest.mark.parametrize("trickle", [b"", b"GET / HTTP/1.1\r\nx-slow: ", b"\r\n"])
 async def test_a_client_that_does_not_finish_its_head_is_disconnected(trickle: bytes) -> None:
-    async with _serving(header_timeout_seconds=0.2) as bench:
+    async with serving(header_timeout_seconds=0.2) as bench:
         client = await bench.connect()
         client.send(trickle)
         response = await client.read_until_closed()
@@ -125,7 +37,7 @@ async def test_a_client_that_does_not_finish_its_head_is_disconnected(trickle: b
 
 
 async def test_the_second_head_on_a_connection_has_a_timeout_too() -> None:
-    async with _serving(header_timeout_seconds=0.2) as bench:
+    async with serving(header_timeout_seconds=0.2) as bench:
         client = await bench.connect()
         client.send(GET)
         await client.read_response()
@@ -135,7 +47,7 @@ async def test_the_second_head_on_a_connection_has_a_timeout_too() -> None:
 
 
 async def test_the_timeout_of_the_head_does_not_apply_to_the_response() -> None:
-    async with _serving(header_timeout_seconds=0.1) as bench:
+    async with serving(header_timeout_seconds=0.1) as bench:
         bench.app.may_respond.clear()
         client = await bench.connect()
         client.send(GET)
@@ -146,7 +58,7 @@ async def test_the_timeout_of_the_head_does_not_apply_to_the_response() -> None:
 
 
 async def test_an_endless_head_is_refused() -> None:
-    async with _serving() as bench:
+    async with serving() as bench:
         client = await bench.connect()
         client.send(b"GET / HTTP/1.1\r\nx-filler: " + b"y" * (64 * 1024))
         assert (await client.read_until_closed()).startswith(b"HTTP/1.1 431")
@@ -250,7 +162,7 @@ async def test_a_request_on_the_wire_when_the_port_closes_gets_its_response() ->
 
 
 async def test_a_request_on_a_connection_over_the_limit_is_marked_and_its_last() -> None:
-    async with _serving(max_connections=2) as bench:
+    async with serving(max_connections=2) as bench:
         clients = [await bench.connect() for _ in range(3)]
         for client in clients:
             client.send(GET)
@@ -265,7 +177,7 @@ async def test_a_new_connection_replaces_a_long_idle_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_connection, "_IDLE_SECONDS", 0.0)
-    async with _serving(max_connections=2) as bench:
+    async with serving(max_connections=2) as bench:
         clients = [await bench.connect() for _ in range(2)]
         for client in clients:
             client.send(GET)
@@ -285,7 +197,7 @@ async def test_connections_far_over_the_limit_are_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_connection, "_MAX_OVER_LIMIT", 1)
-    async with _serving(max_connections=1) as bench:
+    async with serving(max_connections=1) as bench:
         clients = [await bench.connect() for _ in range(3)]
         with contextlib.suppress(ConnectionError):
             assert await clients[2].read_until_closed() == b""
@@ -294,7 +206,7 @@ async def test_connections_far_over_the_limit_are_dropped(
 
 
 async def test_pipelined_requests_are_served_in_order_up_to_a_limit() -> None:
-    async with _serving() as bench:
+    async with serving() as bench:
         client = await bench.connect()
         client.send(GET * 5000)
         responses = await client.read_until_closed()
@@ -304,7 +216,7 @@ async def test_pipelined_requests_are_served_in_order_up_to_a_limit() -> None:
 
 
 async def test_responses_to_earlier_requests_precede_the_refusal_of_a_malformed_one() -> None:
-    async with _serving() as bench:
+    async with serving() as bench:
         bench.app.may_respond.clear()
         client = await bench.connect()
         client.send(GET + b"no such thing\r\n\r\n")
@@ -316,7 +228,7 @@ async def test_responses_to_earlier_requests_precede_the_refusal_of_a_malformed_
 
 
 async def test_an_endless_head_after_another_request_is_refused_too() -> None:
-    async with _serving() as bench:
+    async with serving() as bench:
         bench.app.may_respond.clear()
         client = await bench.connect()
         client.send(GET)
@@ -333,7 +245,7 @@ async def test_an_endless_head_after_another_request_is_refused_too() -> None:
 
 
 async def test_a_client_that_never_reads_its_response_is_disconnected() -> None:
-    async with _serving(send_timeout_seconds=0.2) as bench:
+    async with serving(send_timeout_seconds=0.2) as bench:
         bench.app.body = b"x" * (32 << 20)
         client = await bench.connect()
         client.stop_reading()
@@ -346,7 +258,7 @@ async def test_a_client_that_never_reads_its_response_is_disconnected() -> None:
 
 
 async def test_a_client_that_reads_slowly_gets_its_whole_response() -> None:
-    async with _serving(send_timeout_seconds=2) as bench:
+    async with serving(send_timeout_seconds=2) as bench:
         bench.app.body = b"x" * (24 << 20)
         client = await bench.connect()
         client.send(GET)
