@@ -4,6 +4,9 @@ gRPC for asyncio decodes the path of each call in its main loop. A path that is 
 loop, and with it the server: one call without a key would be enough. Only paths of methods that are
 not registered with gRPC's core are decoded. Here all methods are registered, and a call of any
 other path is responded to with UNIMPLEMENTED before it reaches the loop.
+
+This overrides internals of grpcio: pyproject.toml limits its version, and
+tests/service/rpc/test_grpc_internals.py checks what is used here.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from grpc.aio import _server
 from service.transport.grpc_call import Context
 from service.transport.grpc_methods import MethodHandlers
 
+_MAX_REFUSALS = 1024  # responses in flight to calls of unknown methods, which clients may not read
 _Options = Sequence[tuple[str, Any]]
 
 
@@ -29,19 +33,13 @@ def new_server(
     max_concurrent_calls: int,
 ) -> grpc.aio.Server:
     """A server whose services are added with `add_service`."""
-    if hasattr(cygrpc.AioServer, "_make_request_call_future"):
-        return cast(grpc.aio.Server, _Server(interceptors, options, max_concurrent_calls))
-    # An older gRPC, which has no registered methods and decodes each path in the call's own task.
-    return grpc.aio.server(
-        interceptors=interceptors, options=options, maximum_concurrent_rpcs=max_concurrent_calls
-    )
+    return cast(grpc.aio.Server, _Server(interceptors, options, max_concurrent_calls))
 
 
 def add_service(server: grpc.aio.Server, service: MethodHandlers) -> None:
-    """Adds a service before the start; registers its methods with gRPC's core if it can."""
+    """Adds a service before the start, and registers its methods with gRPC's core."""
     server.add_generic_rpc_handlers((service,))
-    if isinstance(server, _Server):
-        server.add_registered_method_handlers(service.service_name, service.handlers)
+    server.add_registered_method_handlers(service.service_name, service.handlers)
 
 
 class _CoreServer(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without types
@@ -59,6 +57,8 @@ class _CoreServer(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without 
         """
         while True:
             state = await super()._request_call()
+            if len(self._refusals) >= _MAX_REFUSALS:
+                continue  # without its state gRPC cancels the call
             refusal = self._event_loop.create_task(_refuse(state, self._event_loop))
             self._refusals.add(refusal)
             refusal.add_done_callback(self._refusals.discard)

@@ -29,10 +29,11 @@ _MAX_METADATA_BYTES = 16 * 1024
 _KEEPALIVE_TIMEOUT_MS = 20_000  # for the reply to a ping; then the connection is closed
 _MIN_PING_INTERVAL_MS = 10_000  # clients that ping more often get ENHANCE_YOUR_CALM
 _LARGEST_OPTION = 2**31 - 1
-# Calls that are queued in gRPC. Above its default of 1000, gRPC cancels calls of any client at
-# random, so that a flood of opened and reset calls would affect other clients. Handling this many
-# takes a second.
+# Calls of all methods that wait in gRPC until they are handled; each takes 15 KB, and its metadata.
+# gRPC counts them by method, and cancels further calls of any client. Without a number it would do
+# so at random from 1000 of a method on.
 _MAX_PENDING_CALLS = 20_000
+_OTHER_METHODS = 2  # reflection's, and one for all unknown methods
 _MIN_STREAMS = 100  # of one connection, as HTTP/2 recommends
 # Calls that are queued in gRPC when its server stops end with CANCELLED, which does not say why.
 # For this long before, new calls get UNAVAILABLE.
@@ -92,11 +93,15 @@ class RpcServer:
             TlsFileError: for certificate files that cannot be used.
         """
         options = self._options
-        server = new_server(
-            self._interceptors(), _channel_arguments(options), options.max_concurrent_calls
-        )
         extra = (service.handlers() for service in self._extra_services)
-        for handlers in (_detection_handlers(self._servicer), *extra, self._health.handlers()):
+        services = (_detection_handlers(self._servicer), *extra, self._health.handlers())
+        num_methods = sum(len(service.handlers) for service in services) + _OTHER_METHODS
+        server = new_server(
+            self._interceptors(),
+            _channel_arguments(options, _MAX_PENDING_CALLS // num_methods),
+            options.max_concurrent_calls,
+        )
+        for handlers in services:
             add_service(server, handlers)
         reflection.enable_server_reflection(
             (*self._names, HEALTH_SERVICE, reflection.SERVICE_NAME),
@@ -177,15 +182,16 @@ def _detection_handlers(servicer: DetectionServicer) -> MethodHandlers:
     )
 
 
-def _channel_arguments(options: RpcOptions) -> list[tuple[str, int]]:
+def _channel_arguments(options: RpcOptions, max_pending_calls: int) -> list[tuple[str, int]]:
+    """The arguments of gRPC's core; `max_pending_calls` is the limit of each method."""
     max_message = min(options.max_message_bytes + _ENVELOPE_BYTES, _LARGEST_OPTION)
     arguments = [
         ("grpc.so_reuseport", 0),  # otherwise a second service could share the port unnoticed
         ("grpc.max_receive_message_length", max_message),
         ("grpc.max_send_message_length", max_message),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests", max_pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", max_pending_calls),
         # A client queues calls above this; they would be refused otherwise.
         ("grpc.max_concurrent_streams", max(options.max_concurrent_calls, _MIN_STREAMS)),
         # No compressed messages: images are compressed already, and others could inflate to GBs.

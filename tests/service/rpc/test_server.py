@@ -118,6 +118,9 @@ async def test_more_calls_than_allowed_are_refused(standin: StandIn, image: byte
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await caller.detect(pb.DetectRequest(image=image))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.aio.AioRpcError) as other_method:
+            await caller.get_model(pb.GetModelRequest())
+        assert other_method.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         standin.hold.set()
         assert (await first).detections
 
