@@ -15,6 +15,7 @@ import gc
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
@@ -52,12 +53,20 @@ _log = structlog.get_logger(__name__)
 _lifecycle = logging.getLogger(LIFECYCLE)
 
 
-def run(settings: Settings, backend: Backend = TORCH) -> int:
+def run(
+    settings: Settings,
+    backend: Backend = TORCH,
+    *,
+    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> int:
     """Serves until a signal ends it.
 
     Args:
         settings: of this deployment.
         backend: which device the engines open.
+        notes: lines about the settings for the log.
+        warnings: the same, as warnings.
 
     Returns:
         The exit status: 0 after a complete drain; 1 if the start failed or requests were dropped.
@@ -66,6 +75,10 @@ def run(settings: Settings, backend: Backend = TORCH) -> int:
     as_json = is_json(settings.log_format)
     configure_logs(settings.log_level, settings.log_format)
     log_uncaught_exceptions()
+    for line in notes:
+        _log.info(line)
+    for line in warnings:
+        _log.warning(line)
     keep_freed_memory()
     with json_stderr() if as_json else contextlib.nullcontext():
         return _run(settings, backend)
@@ -232,10 +245,8 @@ def _build_servers(
     oip = oip_routes(detector, core.control, settings, bodies)
     apps: list[Any] = [create_app(detector, settings, access.keys, request_log, oip, bodies)]
     if settings.metrics_port is not None:
-        metrics: Any = create_metrics_app(detector.metrics)
-        if access.keys is not None:
-            metrics = require_metrics_key(metrics, access.keys, detector.metrics)
-        apps.append(metrics)
+        metrics = create_metrics_app(detector.metrics)
+        apps.append(require_metrics_key(metrics, access.keys, detector.metrics))
     return [
         HttpServer(app, settings, sock, access.tls_context)
         for app, sock in zip(apps, listeners, strict=True)

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from model.data.errors import OutputError
+
+
+class FileSet(Container[Path]):
+    """Existing files by identity: a path is in it if it leads to one of them, by links too."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Takes the files; paths without a file are ignored."""
+        self._identities = set(filter(None, map(_identity, paths)))
+
+    def __contains__(self, path: object) -> bool:
+        """Whether a path leads to one of the files."""
+        return isinstance(path, Path) and _identity(path) in self._identities
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of the file that a path leads to; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -24,11 +45,8 @@ def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = (
         raise OutputError(f"{path} is a folder, not a file to write")
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
-    for source in inputs:
-        if is_same_file(path, source):
-            raise OutputError(
-                f"{path} is an input of this command and is not replaced by its output"
-            )
+    if path.exists() and path in FileSet(inputs):
+        raise OutputError(f"{path} is an input of this command and is not replaced by its output")
     if not overwrite and _would_be_replaced(path):
         raise OutputError(_exists(path))
 
@@ -44,14 +62,6 @@ def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
             file.write(data)
     except FileExistsError:
         raise OutputError(_exists(path)) from None
-
-
-def is_same_file(path: Path, other: Path) -> bool:
-    """Whether two paths lead to the same existing file."""
-    try:
-        return os.path.samefile(path, other)
-    except (OSError, ValueError):  # one of them does not exist
-        return False
 
 
 def _would_be_replaced(path: Path) -> bool:

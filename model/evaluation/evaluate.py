@@ -99,6 +99,9 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     if results_path is not None:
         check_output_file(results_path, overwrite=overwrite, inputs=(annotations,))
     truth = GroundTruth.read(annotations, limit, images=images_dir, report=report)
+    if results_path is not None:
+        files = (images_dir / image.file_name for image in truth.images)
+        check_output_file(results_path, overwrite=overwrite, inputs=files)
     predictions = run_detector_on(
         predictor,
         truth,

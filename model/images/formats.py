@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.images.errors import InvalidImage, UnsupportedImage
+from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
 
 SUPPORTED_FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 
@@ -94,6 +94,14 @@ def identify_format(head: bytes, num_bytes: int) -> str:
     raise InvalidImage(
         f"the {num_bytes} bytes are not an image of a known format; accepted are {_ACCEPTED}"
     )
+
+
+def image_kind(head: bytes) -> str | None:
+    """Returns what an image in a supported format is, such as "a JPEG image"; None for others."""
+    try:
+        return f"a {identify_format(head, len(head))} image"
+    except DetectionError:
+        return None
 
 
 def _is_bmp(head: bytes) -> bool:

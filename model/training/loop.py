@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from model.data.errors import OutputError
+from model.data.output_files import FileSet
 from model.network.detector import LiteDETR
 from model.training.batches import Batch, BatchPlanner, make_loader
 from model.training.ema import ExponentialAverage
@@ -70,12 +71,20 @@ def train(options: TrainOptions) -> Path:
 
 
 def _check_output_folder(options: TrainOptions) -> None:
-    """Refuses to replace the files of an earlier run.
+    """Refuses to replace the files of an earlier run, and inputs of this one.
 
     Raises:
-        OutputError: if there are any, and the options neither resume it nor overwrite them.
+        OutputError: if there are files of an earlier run, and the options neither resume it nor
+            overwrite them; if a file to write is an input.
     """
     folder = options.output
+    inputs = FileSet(filter(None, (options.annotations, options.init_from)))
+    replaced = [folder / name for name in _RUN_FILES if folder / name in inputs]
+    if replaced:
+        raise OutputError(
+            f"{replaced[0]} is an input of this command and is not replaced by its output: choose "
+            "another --output"
+        )
     if options.overwrite or (options.resume and (folder / STATE_FILE).exists()):
         return
     present = [name for name in _RUN_FILES if (folder / name).exists()]

@@ -49,7 +49,7 @@ class _Options(BaseModel):
         "letters, digits, dots, hyphens and underscores; unset: the name of the variant",
     )
     variant: str = Field(
-        "lite-dino-efficientnet-lite0", description="architecture: a key of VARIANTS"
+        "lite-dino-efficientnet-lite0", description=f"architecture: one of {', '.join(VARIANTS)}"
     )
 
     cache: Path | None = Field(

@@ -25,6 +25,7 @@ from service.cli.failure import (
     exit_status,
     is_debugging,
 )
+from service.cli.variables import PREFIXED_COMMANDS, unknown_to_command
 from service.cpus import PASSIVE_OMP_WAIT
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -72,8 +73,12 @@ def lite_detr(
     if show_version:
         typer.echo(f"lite-detr {version('lite-detr-service')}")
         raise typer.Exit()
-    if context.invoked_subcommand is None:
+    name = context.invoked_subcommand
+    if name is None:
         typer.echo(context.get_help())
+    elif name in PREFIXED_COMMANDS:
+        for line in unknown_to_command(name, context.command.commands[name]):  # type: ignore[attr-defined]
+            print(f"lite-detr: {line}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,12 @@ _OPENING = """# Configuration
 
 A flag takes precedence over the environment variable, which takes precedence over the default. An
 invalid value stops the start, with a message that names the flag and the variable. An empty
-variable counts as unset. The other commands document their options with `--help`.
+variable counts as unset. A variable whose name begins with `LITE_DETR_` but is that of no option is
+reported at the start, with the nearest name. The addresses that Kubernetes sets for Services, such
+as `LITE_DETR_HTTP_PORT=tcp://10.0.0.1:8000`, are ignored.
+
+This page lists the options of `serve` and `train`. The other commands document theirs, with their
+variables, with `--help`.
 """
 
 

@@ -16,7 +16,7 @@ from service.cli.offline_settings import (
     PrecisionOption,
     offline_settings,
 )
-from service.cli.options import OverwriteOption, documented_option, help_text
+from service.cli.options import documented_option, help_text, overwrite_option
 
 _LABELS_VARIABLE = "LITE_DETR_DETECT_LABELS"
 _EPILOG = """[bold]Examples[/]
@@ -88,7 +88,7 @@ def detect_images(  # noqa: PLR0913 - a command's flags
             "input if it is below an input folder",
         ),
     ] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[bool, overwrite_option("LITE_DETR_DETECT_OVERWRITE")] = False,
     threshold: Annotated[
         float | None,
         documented_option(

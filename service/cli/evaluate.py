@@ -19,7 +19,7 @@ from service.cli.offline_settings import (
     PrecisionOption,
     offline_settings,
 )
-from service.cli.options import OverwriteOption, documented_option, help_text
+from service.cli.options import documented_option, help_text, overwrite_option
 
 _EPILOG = """[bold]Examples[/]
 
@@ -85,7 +85,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             help="also write the detections as a COCO results file",
         ),
     ] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[bool, overwrite_option("LITE_DETR_EVAL_OVERWRITE")] = False,
     as_json: Annotated[
         bool,
         documented_option(
@@ -101,9 +101,12 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
-    if results is not None:
-        check_output_file(results, overwrite=overwrite, inputs=(annotations,))
     settings = offline_settings(model, device, precision, cache_dir)
+    if results is not None:
+        from model.weights.info import resolve_model  # noqa: PLC0415
+
+        weights = resolve_model(settings.model, settings.model_cache_dir)
+        check_output_file(results, overwrite=overwrite, inputs=(annotations, weights))
     from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
     from service.engine.load import load_from_settings  # noqa: PLC0415
 

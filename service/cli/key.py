@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,7 @@ import typer
 
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.cli.failure import CommandFailed
+from service.cli.options import documented_option
 
 
 def register(app: typer.Typer) -> None:
@@ -24,11 +28,22 @@ def _key(
     name: Annotated[str, typer.Argument(help="name of the key, shown in logs")],
     scopes: Annotated[
         list[Scope] | None,
-        typer.Option("--scope", help="what the key allows; repeat the flag for several scopes"),
+        documented_option(
+            "--scope",
+            env_var="LITE_DETR_KEY_SCOPE",
+            metavar="|".join(Scope),
+            default=Scope.DETECT.value,
+            help="what the key allows; repeat the flag for several scopes",
+        ),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="key file to append to; unset: the line is printed"),
+        documented_option(
+            "--file",
+            env_var="LITE_DETR_KEY_FILE",
+            metavar="PATH",
+            help="key file to append to; unset: the line is printed",
+        ),
     ] = None,
 ) -> None:
     """Generate an API key. It is printed once; the key file stores only its hash.
@@ -51,19 +66,51 @@ def _key(
 def _append(file: Path, name: str, line: str) -> None:
     """Appends a line; the file is replaced atomically, and keeps its mode and owner.
 
+    Other processes that append to it at the same time wait.
+
     Raises:
         CommandFailed: if the name already exists, or the file is not a key file.
     """
     try:
         target = file.resolve()  # of a link, the file is replaced, not the link
-        before = target.read_text(encoding="utf-8") if target.exists() else ""
-        if before.strip():
-            if any(key.name == name for key in KeyRing(target).keys):
-                raise CommandFailed(f"{file} already has a key named {name!r}")
-            before = before if before.endswith("\n") else before + "\n"
-        _replace(target, f"{before}{line}\n")
+        with _locked(target):
+            before = target.read_text(encoding="utf-8")
+            if before.strip():
+                if any(key.name == name for key in KeyRing(target).keys):
+                    raise CommandFailed(f"{file} already has a key named {name!r}")
+                before = before if before.endswith("\n") else before + "\n"
+            _replace(target, f"{before}{line}\n")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise CommandFailed(f"{file}: {error}") from error
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Holds the lock of a file, which is created if it does not exist."""
+    descriptor = _lock(file)
+    while not _is_open_file(file, descriptor):  # replaced while this process waited
+        os.close(descriptor)
+        descriptor = _lock(file)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(file: Path) -> int:
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)  # NFS locks need write access
+    except PermissionError:
+        descriptor = os.open(file, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _is_open_file(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _replace(file: Path, text: str) -> None:
@@ -72,23 +119,19 @@ def _replace(file: Path, text: str) -> None:
     If this user may not write to the folder, or may not give the new file the owner of the old
     one, the old one is written in place: a service that runs as that owner must be able to read it.
     """
-    old = file.stat() if file.exists() else None
     try:
-        _write_and_rename(file, text, old)
+        _write_and_rename(file, text, file.stat())
     except PermissionError:
-        if old is None:
-            raise
         file.write_text(text, encoding="utf-8")
 
 
-def _write_and_rename(file: Path, text: str, old: os.stat_result | None) -> None:
+def _write_and_rename(file: Path, text: str, old: os.stat_result) -> None:
     descriptor, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
-            if old is not None:
-                os.fchown(stream.fileno(), old.st_uid, old.st_gid)
-                os.fchmod(stream.fileno(), stat.S_IMODE(old.st_mode))
+            os.fchown(stream.fileno(), old.st_uid, old.st_gid)
+            os.fchmod(stream.fileno(), stat.S_IMODE(old.st_mode))
         os.replace(part, file)
     except BaseException:
         os.unlink(part)

@@ -66,7 +66,10 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
         files = matched.files
     saver = None
     if run.save is not None:
-        saver = ImageSaver(run.save, files, FILE_LIMITS, overwrite=run.overwrite)
+        others = [run.annotations] if run.annotations is not None else []
+        saver = ImageSaver(
+            run.save, files, FILE_LIMITS, overwrite=run.overwrite, other_inputs=others
+        )
     device = open_device(settings)
     try:
         detector = OfflineDetector(

@@ -244,11 +244,14 @@ def _typer_option(spec: OptionSpec) -> Any:
     )
 
 
-OverwriteOption = Annotated[
-    bool,
-    documented_option(
+def overwrite_option(env_var: str) -> Any:
+    """Returns the option --overwrite of a command.
+
+    Args:
+        env_var: its environment variable.
+    """
+    return documented_option(
         "--overwrite",
-        env_var="LITE_DETR_OVERWRITE",
+        env_var=env_var,
         help="replace output files that exist; otherwise the command refuses to",
-    ),
-]
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from model.data.errors import OutputError
-from model.data.output_files import write_output
+from model.data.output_files import FileSet, write_output
 from model.images.decode import ImageLimits
 from service.cli.inputs import STDIN, ImageFile
 from service.core.encoding import FileResult, label_name
@@ -27,38 +27,50 @@ class ImageSaver:
 
     Args:
         folder: created if absent.
-        files: all inputs; one is never replaced by the drawing of another.
+        files: all images to detect in.
         limits: of an image file, as for detection.
-        overwrite: replaces images that exist.
+        overwrite: replaces images that exist; never one of the inputs.
+        other_inputs: files of the run besides the images.
 
     Raises:
         OutputError: if images of these names exist and may not be replaced.
     """
 
     def __init__(
-        self, folder: Path, files: Sequence[ImageFile], limits: ImageLimits, *, overwrite: bool
+        self,
+        folder: Path,
+        files: Sequence[ImageFile],
+        limits: ImageLimits,
+        *,
+        overwrite: bool,
+        other_inputs: Iterable[Path] = (),
     ) -> None:
         self._folder = folder
         self._limits = limits
         self._overwrite = overwrite
         self._used_names: set[str] = set()
-        self._inputs = {Path(file.name).resolve() for file in files if file.name != STDIN}
+        self._inputs = FileSet([*(_path(file) for file in files), *other_inputs])
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"--save takes a folder, and {folder} is a file")
-        if not overwrite:
-            self._check_names(files)
+        self._check_names(files)
         folder.mkdir(parents=True, exist_ok=True)
 
     def _check_names(self, files: Sequence[ImageFile]) -> None:
-        """Checks that no image would be replaced, by the formats that the file names suggest."""
+        """Checks which images would be replaced, by the formats that the file names suggest."""
         names: dict[str, None] = {}
         for file in files:
             lossless = Path(file.name).suffix.lower() in _LOSSLESS_SUFFIXES
             suffix = _SUFFIXES["image/png" if lossless else "image/jpeg"]
             numbered = (_name(file, number, suffix) for number in itertools.count(1))
             names[next(name for name in numbered if name not in names)] = None
+        inputs = [name for name in names if self._folder / name in self._inputs]
+        if inputs:
+            raise OutputError(
+                f"{self._folder / inputs[0]} is an input of this command and is not replaced by a "
+                "drawing; choose another folder"
+            )
         present = [name for name in names if (self._folder / name).exists()]
-        if present:
+        if present and not self._overwrite:
             raise OutputError(
                 f"{self._folder} has {len(present)} of the images to save already, the first: "
                 f"{present[0]}; choose another folder, or add --overwrite to replace them"
@@ -71,15 +83,14 @@ class ImageSaver:
         name = next(
             name
             for name in (_name(file, number, suffix) for number in itertools.count(1))
-            if name not in self._used_names and not self._is_other_input(name, file)
+            if name not in self._used_names and self._folder / name not in self._inputs
         )
         self._used_names.add(name)
         write_output(self._folder / name, drawn.data, overwrite=self._overwrite)
 
-    def _is_other_input(self, name: str, file: ImageFile) -> bool:
-        """Whether an output of this name would replace another input than its own."""
-        path = (self._folder / name).resolve()
-        return path in self._inputs and path != Path(file.name).resolve()
+
+def _path(file: ImageFile) -> Path:
+    return Path("/dev/stdin" if file.name == STDIN else file.name)
 
 
 def _name(file: ImageFile, number: int, suffix: str) -> str:

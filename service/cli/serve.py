@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import typer
 
 from service.cli.options import command_with_options, help_text, model_options
-from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
+from service.cli.variables import unknown_to_serve
+from service.settings import (
+    ENV_PREFIX,
+    Settings,
+    SettingsError,
+    load_settings,
+    service_addresses,
+)
 
 SERVE_OPTIONS = model_options(
     Settings, ENV_PREFIX, short_flags={"http_port": ("--port", "-p")}, click_reads_env=False
@@ -62,4 +70,11 @@ def _serve(given: dict[str, Any]) -> None:
     settings = settings_from_flags(given)
     from service.app import run  # noqa: PLC0415
 
-    raise typer.Exit(run(settings))
+    known = {spec.env_var for spec in SERVE_OPTIONS}
+    raise typer.Exit(
+        run(
+            settings,
+            notes=service_addresses(os.environ, known),
+            warnings=unknown_to_serve(known),
+        )
+    )

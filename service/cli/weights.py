@@ -12,7 +12,7 @@ from rich.console import Console
 
 from service.cli.failure import CommandFailed
 from service.cli.offline_settings import CacheDirOption
-from service.cli.options import OverwriteOption, documented_option
+from service.cli.options import documented_option, overwrite_option
 
 _EPILOG = """[bold]Examples[/]
 
@@ -84,7 +84,7 @@ def pull_model(  # noqa: PLR0913 - flags of a command
         ),
     ] = None,
     half: Half = False,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[bool, overwrite_option("LITE_DETR_WEIGHTS_OVERWRITE")] = False,
     cache_dir: CacheDirOption = None,
 ) -> None:
     """Download a published model and convert it for `serve --model NAME`.
@@ -162,7 +162,7 @@ def convert_checkpoint(  # noqa: PLR0913 - flags of a command
         ),
     ] = None,
     half: Half = False,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[bool, overwrite_option("LITE_DETR_WEIGHTS_OVERWRITE")] = False,
 ) -> None:
     """Convert an official checkpoint to a weights file for `serve --model PATH`."""
     names = None if labels is None else _read_labels(labels)

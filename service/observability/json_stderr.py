@@ -23,7 +23,7 @@ import orjson
 
 _STDERR = 2
 _PIPE_BYTES = 1 << 20  # a writer that finds the pipe full would wait
-_MAX_LINE_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 1 << 20  # longer lines are split, and so are no JSON
 _LAST_LINES_SECONDS = 1.0  # for child processes that still have the pipe open
 # Lines of gRPC core begin with their severity: "E0000 00:00:1764429557.1 ...", glog's format.
 _GLOG = re.compile(rb"([IWEF])\d{4} ")

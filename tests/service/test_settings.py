@@ -12,7 +12,21 @@ from service.settings import (
     SettingsError,
     given_settings,
     load_settings,
+    service_addresses,
+    unknown_variables,
 )
+
+KNOWN = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+KUBERNETES = {
+    "SERVICE_HOST": "10.0.0.1",
+    "SERVICE_PORT": "8000",
+    "SERVICE_PORT_HTTP": "8000",
+    "PORT": "tcp://10.0.0.1:8000",
+    "PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "PORT_8000_TCP_PROTO": "tcp",
+    "PORT_8000_TCP_PORT": "8000",
+    "PORT_8000_TCP_ADDR": "10.0.0.1",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -96,16 +110,7 @@ def test_settings_cannot_change() -> None:
 
 def test_the_variables_of_kubernetes_services_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for service in ("", "HTTP_", "GRPC_", "METRICS_"):
-        for name, value in {
-            "SERVICE_HOST": "10.0.0.1",
-            "SERVICE_PORT": "8000",
-            "SERVICE_PORT_HTTP": "8000",
-            "PORT": "tcp://10.0.0.1:8000",
-            "PORT_8000_TCP": "tcp://10.0.0.1:8000",
-            "PORT_8000_TCP_PROTO": "tcp",
-            "PORT_8000_TCP_PORT": "8000",
-            "PORT_8000_TCP_ADDR": "10.0.0.1",
-        }.items():
+        for name, value in KUBERNETES.items():
             monkeypatch.setenv(f"LITE_DETR_{service}{name}", value)
     assert load_settings().model_dump() == given_settings().model_dump()
     assert load_settings(http_port=9000).http_port == 9000
@@ -126,3 +131,47 @@ def test_other_text_is_no_port(monkeypatch: pytest.MonkeyPatch, value: str) -> N
 def test_a_root_path_that_is_no_plain_path_is_refused(value: str) -> None:
     with pytest.raises(SettingsError, match="root_path"):
         load_settings(root_path=value)
+
+
+def test_a_port_that_is_the_address_of_a_kubernetes_service_is_reported() -> None:
+    environment = {"LITE_DETR_HTTP_PORT": "tcp://10.0.0.1:8000", "LITE_DETR_GRPC_PORT": "8001"}
+    [line] = service_addresses(environment, KNOWN)
+    assert line.startswith("LITE_DETR_HTTP_PORT is ignored")
+    assert "tcp://10.0.0.1:8000" in line
+
+
+@pytest.mark.parametrize("service", ["", "HTTP_", "GRPC_", "MY_OTHER_1_", "SLOTS_"])
+def test_variables_of_kubernetes_services_are_not_taken_for_misspelled_settings(
+    service: str,
+) -> None:
+    environment = {f"LITE_DETR_{service}{name}": value for name, value in KUBERNETES.items()}
+    assert unknown_variables(environment, KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("LITE_DETR_MAX_BATCHSIZE", "LITE_DETR_MAX_BATCH_SIZE"),
+        ("LITE_DETR_HTTP_PROT", "LITE_DETR_HTTP_PORT"),
+        ("LITE_DETR_PORT", "LITE_DETR_HTTP_PORT"),
+        ("LITE_DETR_LOGLEVEL", "LITE_DETR_LOG_LEVEL"),
+        ("LITE_DETR_API_KEY_FILE", "LITE_DETR_API_KEYS_FILE"),
+    ],
+)
+def test_a_misspelled_variable_is_reported_with_the_nearest_setting(
+    name: str, nearest: str
+) -> None:
+    environment = {name: "1", "LITE_DETR_SLOTS": "3", "PATH": "/bin"}
+    [line] = unknown_variables(environment, KNOWN)
+    assert line == f"{name} is ignored: there is no such setting; did you mean {nearest}?"
+
+
+def test_no_setting_is_suggested_for_a_name_that_is_like_none() -> None:
+    [line] = unknown_variables({"LITE_DETR_XYZZY": "1"}, KNOWN)
+    assert line == "LITE_DETR_XYZZY is ignored: there is no such setting"
+
+
+def test_names_and_prefixes_of_others_are_not_reported() -> None:
+    environment = {"LITE_DETR_TRAIN_SIZES": "320", "LITE_DETR_DEBUG": "1", "LITE_DETR_DEBUGS": ""}
+    lines = unknown_variables(environment, KNOWN, others=("LITE_DETR_TRAIN_", "LITE_DETR_DEBUG"))
+    assert [line.split()[0] for line in lines] == ["LITE_DETR_DEBUGS"]

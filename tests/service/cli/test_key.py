@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +95,44 @@ def test_a_link_to_a_key_file_stays_a_link(tmp_path: Path) -> None:
     assert main(["key", "museum", "--file", str(link)]) == 0
     assert link.is_symlink()
     assert len(KeyRing(file).keys) == 2
+
+
+def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    code = f"""
+import sys
+from service.cli import main
+sys.stdin.readline()
+statuses = [main(["key", f"{{sys.argv[1]}}-{{n}}", "--file", {str(file)!r}]) for n in range(25)]
+sys.exit(any(statuses))
+"""
+    names = ("one", "two", "three")
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, name], stdin=subprocess.PIPE, text=True,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for name in names
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("begin\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=120)
+        assert writer.returncode == 0
+    expected = {f"{name}-{n}" for name in names for n in range(25)}
+    assert {key.name for key in KeyRing(file).keys} == expected
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_key_is_added_to_the_file_that_replaced_the_one_waited_for(tmp_path: Path) -> None:
+    file, other = tmp_path / "keys", tmp_path / "other"
+    assert main(["key", "old", "--file", str(file)]) == 0
+    assert main(["key", "new", "--file", str(other)]) == 0
+    with file.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writer = threading.Thread(target=main, args=(["key", "mine", "--file", str(file)],))
+        writer.start()
+        time.sleep(0.2)  # it waits for the lock, or will find it released
+        other.replace(file)
+    writer.join(60)
+    assert [key.name for key in KeyRing(file).keys] == ["new", "mine"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def test_saving_onto_the_inputs_is_refused_before_anything_is_written(
     before = contents(photos)
     assert main(["detect", str(photos / inputs), "--save", str(photos)]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "a.jpg; choose another folder, or add --overwrite" in line
+    assert "a.jpg is an input of this command" in line
+    assert "choose another folder" in line
     assert contents(photos) == before
 
 
@@ -57,15 +59,98 @@ def test_second_run_replaces_drawings_only_on_request(photos: Path, tmp_path: Pa
     assert contents(drawn) == first
 
 
-def test_drawing_of_one_input_never_replaces_another_input(photos: Path) -> None:
-    Image.new("RGB", (40, 40), "green").save(photos / "b.bmp")
+def _linked(photos: Path, how: str) -> tuple[list[Path], Path]:
+    """Inputs and a folder of outputs in which a drawing would have the name of an input."""
+    a, b = photos / "a.jpg", photos / "b.png"
+    if how == "the same folder":
+        return [a, b], photos
+    drawn = photos.parent / "drawn"
+    drawn.mkdir()
+    if how == "a hard link":
+        (drawn / "a.jpg").hardlink_to(a)
+    elif how == "a hard link to another input":
+        (drawn / "a.jpg").hardlink_to(b)
+    elif how == "a link to another input":
+        (drawn / "b.png").symlink_to(a)
+    elif how == "a linked folder":
+        drawn.rmdir()
+        drawn.symlink_to(photos, target_is_directory=True)
+    elif how == "inputs by links":
+        (photos.parent / "link.png").symlink_to(b)
+        (drawn / "link.png").hardlink_to(b)
+        return [a, photos.parent / "link.png"], drawn
+    return [a, b], drawn
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "the same folder",
+        "a hard link",
+        "a hard link to another input",
+        "a link to another input",
+        "a linked folder",
+        "inputs by links",
+    ],
+)
+def test_drawings_never_replace_an_input_of_the_run(
+    photos: Path, how: str, reverse: bool, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs, drawn = _linked(photos, how)
+    inputs = inputs[::-1] if reverse else inputs
     before = contents(photos)
-    assert main(["detect", str(photos / "b.bmp"), str(photos / "b.png"), "--overwrite",
-                 "--save", str(photos)]) == 0  # fmt: skip
-    after = contents(photos)
-    assert after["b.bmp"] == before["b.bmp"]
-    with Image.open(photos / "b-2.png") as drawing_of_bmp, Image.open(photos / "b.png") as other:
-        assert (drawing_of_bmp.size, other.size) == ((40, 40), (100, 300))
+    assert main(["detect", *map(str, inputs), "--save", str(drawn), *more]) == 2
+    assert "is an input of this command" in capsys.readouterr().err
+    assert contents(photos) == before
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_drawing_of_a_name_that_only_its_content_decides_replaces_no_input(
+    photos: Path, tmp_path: Path, reverse: bool
+) -> None:
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    unnamed = photos / "c"  # a PNG, so its drawing is c.png
+    (photos / "b.png").rename(unnamed)
+    (drawn / "c.png").hardlink_to(photos / "a.jpg")
+    inputs = [unnamed, photos / "a.jpg"]
+    before = contents(photos)
+    paths = map(str, inputs[::-1] if reverse else inputs)
+    assert main(["detect", *paths, "--save", str(drawn), "--overwrite"]) == 0
+    assert contents(photos) == before
+    assert sorted(contents(drawn)) == ["a.jpg", "c-2.png", "c.png"]
+
+
+def test_an_image_from_stdin_is_not_replaced(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = photos / "stdin.jpg"
+    (photos / "a.jpg").rename(source)
+    before = contents(photos)
+    with source.open("rb") as stream:
+        saved = os.dup(0)
+        os.dup2(stream.fileno(), 0)
+        try:
+            status = main(["detect", "-", "--save", str(photos), "--overwrite"])
+        finally:
+            os.dup2(saved, 0)
+            os.close(saved)
+    assert status == 2
+    assert "stdin.jpg is an input" in capsys.readouterr().err
+    assert contents(photos) == before
+
+
+def test_the_environment_of_one_command_does_not_let_another_overwrite(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["detect", str(photos), "--save", str(tmp_path / "drawn")]
+    assert main(arguments) == 0
+    for name, status in (("", 2), ("EVAL_", 2), ("DETECT_", 0)):
+        with monkeypatch.context() as changed:
+            changed.setenv(f"LITE_DETR_{name}OVERWRITE", "1")
+            assert main(arguments) == status
 
 
 @pytest.mark.parametrize("inputs", [".", "**/*.jpg", "**/*"])
@@ -85,10 +170,10 @@ def test_outputs_below_an_input_folder_are_no_inputs(
 def test_folder_of_outputs_is_an_input_where_it_is_named(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn = photos / "drawn"
+    drawn, again = photos / "drawn", photos / "again"
     assert main(["detect", str(photos), "--save", str(drawn)]) == 0
     capsys.readouterr()
-    assert main(["detect", str(drawn), "--save", str(drawn), "--json", "--overwrite"]) == 0
+    assert main(["detect", str(drawn), "--save", str(again), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
@@ -134,6 +219,19 @@ def test_results_never_replace_the_annotations(
     for path in (annotations, link):
         assert main([*scored, "--results", str(path), *more]) == 2
     assert annotations.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["small.safetensors", "photos/a.jpg"])
+def test_results_never_replace_the_model_or_an_image(
+    scored: list[str], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "results.json"
+    link.hardlink_to(tmp_path / name)
+    before = link.read_bytes()
+    for path in (tmp_path / name, link):
+        assert main([*scored, "--results", str(path), "--overwrite"]) == 2
+        assert "is an input of this command" in capsys.readouterr().err
+    assert link.read_bytes() == before
 
 
 def test_results_may_go_to_a_device(scored: list[str]) -> None:

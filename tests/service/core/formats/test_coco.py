@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from model.labels import COCO_LABELS
+from model.weights.info import DEFAULT_MODEL_PATH, read_model_info
 from service.core.encoding import FileResult
 from service.core.formats import EncodeInput
 from service.core.formats.coco import CocoAnswer, encode_coco
@@ -53,6 +54,16 @@ def test_category_ids_of_an_older_file_are_class_indices() -> None:
     document = orjson.loads(encode_files(FileResult("a.jpg", RESULT)))
     assert document["info"]["category_ids"] == "class_index"
     assert "class numbers" in document["info"]["description"]
+
+
+def test_the_built_in_model_has_class_indices_as_category_ids() -> None:
+    """docs/api.md says so."""
+    model = read_model_info(DEFAULT_MODEL_PATH)
+    data = encode_coco(EncodeInput([], model.labels, category_ids=model.category_ids)).data
+    document = orjson.loads(data)
+    assert document["info"]["category_ids"] == "class_index"
+    ids = [category["id"] for category in document["categories"]]
+    assert ids == list(range(len(model.labels)))
 
 
 @pytest.mark.parametrize("name", ["397133.jpg", "val/000000397133.jpg", "val\\397133.png"])
