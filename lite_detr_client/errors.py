@@ -71,7 +71,7 @@ class UnsupportedImage(ServiceError):
 
 
 class ImageTooLarge(ServiceError):
-    """The image has too many bytes or pixels."""
+    """The image, or the whole request, has too many bytes, or the image has too many pixels."""
 
     code_of_class = "image_too_large"
 
@@ -149,7 +149,7 @@ class InvalidResponse(ServiceError):
 
 _BY_CODE: dict[str, type[ServiceError]] = {
     error.code_of_class: error for error in ServiceError.__subclasses__()
-}
+} | {"body_too_large": ImageTooLarge}
 
 
 def service_error(failure: Failure) -> ServiceError:

@@ -26,7 +26,8 @@ from service.cpus import usable_cpus
 from service.decoding.pool import DEFAULT_DECODE, DecoderPool
 from service.descriptors import allow_descriptors
 from service.ipc.messages import Start
-from service.ipc.slots import SlotLayout, SlotMemory, SlotPool, slot_layout
+from service.ipc.slot_pool import SlotPool
+from service.ipc.slots import SlotLayout, SlotMemory, slot_layout
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.supervision.plan import EnginePlan
@@ -263,12 +264,12 @@ def _add_gauges(metrics: Metrics, detector: Detector, max_canary_age_seconds: fl
     )
     add_gauge(
         "priority_slots_in_use",
-        "Slots leased to requests beyond those",
+        "Slots in use beyond lite_detr_slots, by requests of high priority",
         lambda: detector.served.pool.priority_in_use,
     )
     add_gauge(
         "priority_slots",
-        "Further slots, for requests of high priority",
+        "Additional slots, only for requests of high priority",
         lambda: detector.served.pool.priority_count,
     )
     add_gauge("ready", "1 while the service is ready for requests", lambda: detector.ready)

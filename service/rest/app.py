@@ -81,7 +81,9 @@ def create_app(  # noqa: PLR0913, PLR0917 - everything that shares the port
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     detect_route = _add_detect_route(app, detector, settings, bodies)
-    document = OpenApiDocument(app, detect_route, detector, settings)
+    document = OpenApiDocument(
+        app, detect_route, detector, settings, keys_required=keys is not None
+    )
     add_probe_routes(app, detector, settings)
     add_page_routes(app, document)
     app.router.routes.extend(extra_routes)

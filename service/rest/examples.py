@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from service.errors import DetectionError
@@ -56,6 +57,12 @@ _REFUSALS = (
     (400, "malformed_form", "Bad Request", "the multipart body is malformed: no boundary"),
     (400, "malformed_json", "Bad Request", "the request is not JSON: unexpected end of data"),
     (400, "invalid_header", "Bad Request", "Content-Length is 'x', which is not a number"),
+    (
+        413,
+        "body_too_large",
+        HTTPStatus(413).phrase,
+        "the request's body is larger than the 67108864 bytes accepted",
+    ),
     (408, "body_timeout", "Request Timeout", "the request's body paused for more than 30 s"),
     (500, "internal", "Internal Server Error", "An unexpected error."),
 )

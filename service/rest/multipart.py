@@ -12,10 +12,12 @@ from email.message import Message
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from model.images.formats import image_kind
 from service.errors import InvalidOptions
 from service.rest.media_types import UNDECLARED_TYPES, may_be_image, media_type_of
 from service.transport.http_request import RequestRefused
 
+_SIGNATURE_BYTES = 64  # of an image file
 _MAX_FIELD_BYTES = 4096  # of a value that is not a file
 _MAX_FIELDS = 32
 _MAX_PARTS_BEYOND_FILES = 64  # fields, and empty file inputs
@@ -66,6 +68,7 @@ class FormReader:
         """
         self._collector = _Collector(max_files)
         self._parser = _parser(content_type, self._collector)
+        self._began = False
 
     def take(self, chunk: bytes) -> None:
         """Parses the next chunk of the body; the caller limits their total size.
@@ -74,6 +77,14 @@ class FormReader:
             RequestRefused: for a body that is not well-formed.
             InvalidOptions: for too many files or fields.
         """
+        if not self._began and (kind := image_kind(chunk[:_SIGNATURE_BYTES])) is not None:
+            raise RequestRefused(
+                400,
+                "malformed_form",
+                f"the body is {kind}, but is sent as a form: either its Content-Type or the body "
+                "is wrong",
+            )
+        self._began = True
         try:
             self._parser.write(chunk)
         except (FormParserError, UnicodeDecodeError) as error:

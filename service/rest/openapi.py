@@ -18,6 +18,7 @@ from service.core.detector import Detector
 from service.core.formats import JSON, OUTPUT_FORMATS
 from service.core.selection import PRIORITY_HEADER
 from service.rest import examples
+from service.rest.openapi_access import describe_access
 from service.rest.problems import PROBLEM_MEDIA_TYPE
 from service.rest.schemas import Problem
 from service.settings import Settings
@@ -50,10 +51,19 @@ class OpenApiDocument:
     """
 
     def __init__(
-        self, app: FastAPI, detect_route: APIRoute, detector: Detector, settings: Settings
+        self,
+        app: FastAPI,
+        detect_route: APIRoute,
+        detector: Detector,
+        settings: Settings,
+        *,
+        keys_required: bool = False,
     ) -> None:
-        """Describes the model that the detector serves now."""
+        """Describes the model that the detector serves now, and becomes `app.openapi`."""
         self._app = app
+        self._generate = app.openapi
+        app.openapi = self.current  # type: ignore[method-assign]
+        self._keys_required = keys_required
         self._detect_route = detect_route
         self._detector = detector
         self._settings = settings
@@ -65,7 +75,10 @@ class OpenApiDocument:
         if self._detector.model is not self._model:
             self._model = self._detector.model
             self._describe(self._model)
-        return self._app.openapi()
+        if self._app.openapi_schema is None:  # FastAPI's cache
+            routes = self._app.router.routes
+            describe_access(self._generate(), routes, keys_required=self._keys_required)
+        return self._generate()
 
     def _describe(self, model: ModelInfo) -> None:
         self._app.version = model.version
@@ -79,7 +92,7 @@ class OpenApiDocument:
             "parameters": [*_query_parameters(model), *_header_parameters(self._settings)],
             "requestBody": _image_body(),
         }
-        self._app.openapi_schema = None  # FastAPI's cache
+        self._app.openapi_schema = None
 
 
 def detect_description(settings: Settings) -> str:

@@ -55,11 +55,16 @@ def refusal_response(
     scope: Scope, problem: ProblemDetails, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A response to a request that no route has seen, in the form of errors of its path."""
-    if scope["path"].startswith(_OIP_PREFIX):
+    if has_oip_form(scope["path"]):
         record_failure(problem.code, problem.detail)
         body = orjson.dumps({"error": problem.detail})
         return Response(body, problem.status, headers, media_type="application/json")
     return problem_response(problem, request_id_of(scope), headers)
+
+
+def has_oip_form(path: str) -> bool:
+    """Whether errors of a path have the form of the Open Inference Protocol."""
+    return path.startswith(_OIP_PREFIX)
 
 
 def problem_response(

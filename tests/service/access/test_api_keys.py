@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +122,24 @@ def test_a_key_with_an_invalid_name_is_refused() -> None:
 )
 def test_presented_key_reads_both_headers(headers: dict[str, str], key: str | None) -> None:
     assert presented_key(headers.get) == key
+
+
+@pytest.mark.parametrize("presented", [0, 1, 2, None])
+def test_a_key_is_compared_with_all_keys_in_constant_time(
+    file: Path, monkeypatch: pytest.MonkeyPatch, presented: int | None
+) -> None:
+    keys = [new_key() for _ in range(3)]
+    ring = _ring(file, *(key_line(f"k{n}", [Scope.DETECT], key) for n, key in enumerate(keys)))
+    compared: list[bytes] = []
+
+    def compare(mine: bytes, theirs: bytes) -> bool:
+        compared.append(mine)
+        return hmac.compare_digest(mine, theirs)
+
+    monkeypatch.setattr("service.access.api_keys.hmac", SimpleNamespace(compare_digest=compare))
+    if presented is None:
+        with pytest.raises(Unauthenticated):
+            ring.check(new_key(), Scope.DETECT)
+    else:
+        assert ring.check(keys[presented], Scope.DETECT).name == f"k{presented}"
+    assert compared == [key.digest for key in ring.keys]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -130,6 +131,26 @@ async def test_new_connections_get_a_renewed_certificate(authority: Authority) -
         authority.issue("server")
         assert files.reload() == []
         assert await _certificate_of(port) != before
+
+
+async def test_an_open_connection_continues_after_a_renewal(authority: Authority) -> None:
+    files = _files(authority.issue("server"))
+    async with (
+        _https(files.context) as url,
+        AsyncHttpClient(url, tls=_trusting(authority), retries=ONCE) as client,
+    ):
+        assert await client.ready()
+        connections = _open_sockets()
+        authority.issue("server")
+        assert files.reload() == []
+        assert await client.ready()
+        assert _open_sockets() == connections
+
+
+def _open_sockets() -> set[str]:
+    """The sockets of this process: a new connection would add some."""
+    links = (os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    return {link for link in links if link.startswith("socket:")}
 
 
 async def _certificate_of(port: int) -> bytes:

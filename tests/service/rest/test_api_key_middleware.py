@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -83,9 +83,14 @@ async def test_a_metrics_key_gives_access_only_to_metrics(
     assert (await guarded.get("/metrics", headers=_bearer(Scope.DETECT))).status_code == 403
 
 
-def _app(standin: StandIn, ring: KeyRing | None) -> FastAPI:
+def _app(standin: StandIn, ring: KeyRing | None, root_path: str | None = None) -> FastAPI:
     """All routes of the HTTP port, with a control that can load and unload."""
-    settings = load_settings(model_control="explicit", cors_origins="https://shop.test")
+    settings = load_settings(
+        model_control="explicit",
+        cors_origins="https://shop.test",
+        root_path=root_path,
+        trusted_proxies=None if root_path is None else "0.0.0.0/0",
+    )
     control = cast(ModelControl, RecordingControl())
     routes = oip_routes(standin.as_detector(), control, settings)
     return create_app(standin.as_detector(), settings, ring, extra_routes=routes)
@@ -173,25 +178,65 @@ def _manglings(path: str) -> Iterator[str]:
 _VERBS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", "post", "QUERY")
 
 
+async def _check_access(
+    app: FastAPI, requests: Iterable[tuple[str, str]], more_headers: dict[str, str] | None = None
+) -> int:
+    """Whatever endpoint responds, the key's scopes include the one that its route requires.
+
+    Returns:
+        The number of requests that an endpoint responded to.
+    """
+    responded: list[BaseRoute] = []
+    for route in app.router.routes:
+        _record_calls(route, responded)
+    count = 0
+    transport = httpx.ASGITransport(app, client=("10.0.0.9", 5000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        for (verb, path), presented in product(requests, (None, Scope.METRICS, Scope.DETECT)):
+            responded.clear()
+            headers = {} if presented is None else _bearer(presented)
+            headers |= more_headers or {}
+            await client.request(verb, f"http://service{path}", headers=headers)
+            needed = {declared_scope(route) for route in responded}
+            assert needed <= {None, presented}, (verb, path, presented)
+            count += len(responded)
+    return count
+
+
 @pytest.mark.parametrize("pattern", ROUTE_SCOPES)
 async def test_no_spelling_of_a_path_is_open_to_a_lesser_key(
     standin: StandIn, ring: KeyRing, pattern: str
 ) -> None:
-    """Whatever endpoint responds, the key's scopes include the one that its route requires."""
-    responded: list[BaseRoute] = []
-    app = _app(standin, ring)
-    for route in app.router.routes:
-        _record_calls(route, responded)
     path = re.sub(r"{[a-z:]*}", "m", pattern)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        for mangled, verb in product(_manglings(path), _VERBS):
-            for presented in (None, Scope.METRICS, Scope.DETECT):
-                responded.clear()
-                headers = {} if presented is None else _bearer(presented)
-                await client.request(verb, f"http://service{mangled}", headers=headers)
-                needed = {declared_scope(route) for route in responded}
-                assert needed <= {None, presented}, (verb, mangled, presented)
+    requests = product(_VERBS, _manglings(path))
+    await _check_access(_app(standin, ring), requests)
+
+
+ROOT = "/vision"
+
+
+def _manglings_below(path: str) -> Iterator[str]:
+    """Spellings of a path below a prefix: of the path, of the prefix, and of what joins them."""
+    yield from (ROOT + mangled for mangled in _manglings(path))
+    yield from (mangled + path for mangled in _manglings(ROOT))
+    yield from (f"{ROOT}{ROOT}{path}", f"{ROOT}/..{path}", f"{ROOT}/x/..{path}", f"/x{ROOT}{path}")
+    yield from (f"{ROOT}{path.removeprefix('/')}", f"{ROOT}%2F{path.removeprefix('/')}", path)
+
+
+@pytest.mark.parametrize("prefix", ["root path", "forwarded", "forwarded within"])
+@pytest.mark.parametrize("pattern", ROUTE_SCOPES)
+async def test_no_spelling_of_a_path_below_a_prefix_is_open_to_a_lesser_key(
+    standin: StandIn, ring: KeyRing, pattern: str, prefix: str
+) -> None:
+    path = re.sub(r"{[a-z:]*}", "m", pattern)
+    headers = {
+        "root path": {},
+        "forwarded": {"X-Forwarded-Prefix": ROOT},
+        "forwarded within": {"X-Forwarded-Prefix": f"/outer, {ROOT}, /v2/repository"},
+    }[prefix]
+    app = _app(standin, ring, root_path=ROOT if prefix == "root path" else "/other")
+    requests = product(("GET", "POST"), _manglings_below(path))
+    assert await _check_access(app, requests, headers)  # the path below the prefix itself
 
 
 def _record_calls(route: BaseRoute, responded: list[BaseRoute]) -> None:

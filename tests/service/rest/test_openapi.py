@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 from starlette.routing import Route
 
+from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.errors import all_error_types
 from service.rest import create_app, examples, schemas
 from service.settings import load_settings
@@ -113,3 +115,46 @@ async def test_the_served_document_is_the_same(
 
 def test_a_validator_of_openapi_accepts_it(document: dict[str, Any]) -> None:
     openapi_spec_validator.validate(document)
+
+
+def _keyed_document(standin: StandIn, tmp_path: Path) -> dict[str, Any]:
+    file = tmp_path / "keys"
+    file.write_text(key_line("shop", [Scope.DETECT], new_key()))
+    return create_app(standin.as_detector(), load_settings(), KeyRing(file)).openapi()
+
+
+def _operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{verb.upper()} {path}": operation
+        for path, verbs in document["paths"].items()
+        for verb, operation in verbs.items()
+    }
+
+
+PUBLIC = {"GET /healthz", "GET /readyz", "GET /samples"}
+
+
+def test_operations_that_require_a_key_say_so(standin: StandIn, tmp_path: Path) -> None:
+    document = _keyed_document(standin, tmp_path)
+    schemes = document["components"]["securitySchemes"]
+    assert (schemes["bearer"]["type"], schemes["bearer"]["scheme"]) == ("http", "bearer")
+    assert (schemes["apiKey"]["in"], schemes["apiKey"]["name"]) == ("header", "X-API-Key")
+    for label, operation in _operations(document).items():
+        documented = {"401", "403"} & set(operation["responses"])
+        if label in PUBLIC:
+            assert "security" not in operation
+            assert not documented
+        else:
+            assert operation["security"] == [{"bearer": []}, {"apiKey": []}], label
+            assert documented == {"401", "403"}, label
+    openapi_spec_validator.validate(document)
+
+
+def test_without_keys_no_operation_requires_one(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"]
+    for label, operation in _operations(document).items():
+        assert "security" not in operation
+        if label not in PUBLIC:
+            assert operation["responses"]["401"]["description"].endswith(
+                "if the service requires keys"
+            )
