@@ -18,21 +18,19 @@ import struct
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 
-from benchmarks.serving.servers import HOST
+from benchmarks.serving.hostile_target import TIMEOUT_SECONDS, Attempt, Held, Target
 from lite_detr_client.pb import detection_pb2 as pb
 from tests.e2e.hostile import bombs
 from tests.support.faulty_decode import CRASH, EXHAUST, HANG, RAISE
 
-_TIMEOUT_SECONDS = 10.0
 _DETECT = "/litedetr.v1.DetectionService/Detect"
 _WATCH = "/grpc.health.v1.Health/Watch"
 _LARGE_MESSAGE = bytes(60 << 20)
@@ -42,80 +40,6 @@ _SLOW_BYTES_PER_ATTEMPT = 4096
 _RESET_STREAMS = 200  # per attempt
 _PIPELINED = 50  # requests per attempt
 _SEED = 7
-
-
-@dataclass
-class Target:
-    """The service under attack."""
-
-    http_port: int
-    grpc_port: int
-    key: str
-
-    def connect(self, port: int) -> socket.socket:
-        """A TCP connection."""
-        return socket.create_connection((HOST, port), _TIMEOUT_SECONDS)
-
-    def head(self, path: bytes, length: int, *more: bytes) -> bytes:
-        """The head of a POST request with the key."""
-        lines = [
-            b"POST " + path + b" HTTP/1.1",
-            b"Host: service",
-            b"Authorization: Bearer " + self.key.encode(),
-            b"Content-Length: %d" % length,
-            *more,
-        ]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
-
-    def send(self, data: bytes) -> str:
-        """Sends data over HTTP.
-
-        Returns:
-            The status of the first response, or why there is none.
-        """
-        with self.connect(self.http_port) as connection:
-            with suppress(OSError):  # the response may come before all data is sent
-                connection.sendall(data)
-            return _status(connection)
-
-    def post(self, image: bytes) -> str:
-        """Sends an image with the key; see `send`."""
-        head = self.head(b"/detect", len(image), b"Connection: close", b"X-Request-Timeout-Ms: 500")
-        return self.send(head + image)
-
-    def channel(self) -> grpc.Channel:
-        """A gRPC connection of its own."""
-        options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-        return grpc.insecure_channel(f"{HOST}:{self.grpc_port}", options=options)
-
-
-def _status(connection: socket.socket) -> str:
-    try:
-        head = connection.recv(64)
-    except TimeoutError:
-        return "no response"
-    except OSError:
-        return "closed"
-    if not head:
-        return "closed"
-    return head[9:12].decode("latin-1") if head.startswith(b"HTTP/1.1 ") else "other bytes"
-
-
-@dataclass
-class Held:
-    """Things that stay open; above the limit, the oldest is closed."""
-
-    limit: int
-    things: deque[Any] = field(default_factory=deque)
-
-    def add(self, thing: Any, close: Callable[[Any], None]) -> None:
-        """Holds one more."""
-        self.things.append(thing)
-        if len(self.things) > self.limit:
-            close(self.things.popleft())
-
-
-Attempt = Callable[[Target], str]
 
 
 def slow_uploads() -> Attempt:
@@ -276,6 +200,12 @@ def bomb_images() -> Attempt:
     return _files(itertools.cycle(files))
 
 
+def long_images() -> Attempt:
+    """Valid images of 81 megapixels in small files, with a key, each waited for."""
+    image = bombs.png(9000, 9000)
+    return lambda target: target.post(image, timeout_ms=10_000)
+
+
 def decoder_faults() -> Attempt:
     """Images that crash, hang or exhaust their decoder, with a key."""
     marks = (CRASH, HANG, EXHAUST, RAISE)
@@ -342,6 +272,7 @@ CLIENTS: tuple[tuple[str, float, Attempt], ...] = (
     (f"{_PIPELINED} pipelined requests", 2, pipelined_requests()),
     ("Upgrade offers", 5, upgrade_offers()),
     ("bomb images", 1, bomb_images()),
+    ("images that take long to decode", 1, long_images()),
     ("files that break their decoder", 1, decoder_faults()),
     ("truncated images", 5, truncated_images()),
     ("mangled HTTP paths", 5, mangled_paths()),
@@ -382,7 +313,7 @@ def main() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(options.seconds + 2 * _TIMEOUT_SECONDS)
+        thread.join(options.seconds + 2 * TIMEOUT_SECONDS)
     print(json.dumps({name: dict(outcomes.get(name, {})) for name, _, _ in clients}))
 
 
