@@ -39,7 +39,7 @@ def address() -> Iterator[str]:
     """A service with the default model, started as by `make serve`."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("LITE_DETR_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--port", "0"],
+        [sys.executable, "-m", "service", "serve", "--port", "0", "--grpc-port", "0"],
         cwd=ROOT,
         env=clean,
         stderr=subprocess.PIPE,
@@ -53,7 +53,7 @@ def address() -> Iterator[str]:
             if "Ready after" in line:
                 break
         found = re.search(r"listens on (http://\S+)", output)
-        assert found, f"the service did not start: {output}"
+        assert found and "Ready after" in output, f"the service did not start: {output}"
         yield found[1]
     finally:
         process.terminate()
