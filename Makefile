@@ -41,7 +41,7 @@ SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(i
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow test-all test-containers test-release lint format
-.PHONY: setup setup-full kserve docs proto lock clean
+.PHONY: setup setup-full kserve cuda-bindings docs proto lock clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -85,6 +85,11 @@ kserve: $(MADE) ## install KServe's SDK in .venv-kserve, for a test: it needs an
 	@[ -x .venv-kserve/bin/python ] || $(BIN)/python -m venv .venv-kserve
 	@.venv-kserve/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/kserve.txt
 
+cuda-bindings: $(MADE) ## install other versions of cuda-bindings in .venv-cuda-bindings, for tests
+	@for version in $$(grep -v '^#' requirements/cuda-bindings.txt); do \
+		[ -d .venv-cuda-bindings/$$version ] || $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check \
+			--target .venv-cuda-bindings/$$version cuda-bindings==$$version || exit 1; done
+
 docs: $(RUNTIME) ## regenerate docs/configuration.md from the options
 	$(BIN)/python -m service.cli.configuration > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
@@ -96,7 +101,7 @@ lock: $(FULL) ## update requirements/lock.txt from pyproject.toml
 	sh requirements/make_lock.sh $(BIN)/uv $(LOCK)
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) .venv-kserve build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .venv-kserve .venv-cuda-bindings build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find model service tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(MADE):

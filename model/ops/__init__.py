@@ -25,6 +25,7 @@ Implementation = Literal["auto", "reference", "cpu"]
 __all__ = [
     "Implementation",
     "implementation_name",
+    "kernel_failures",
     "key_aware_deform_attn",
     "ms_deform_attn",
     "select_implementation",
@@ -59,14 +60,22 @@ def implementation_name(device: torch.device | str) -> str:
     """Which implementation computes attention on a device, for inference in the usual sizes.
 
     Returns:
-        "cpu" or "cuda" (compiled kernels), or "reference". On a GPU, training uses the reference.
+        "cpu" or "cuda" (compiled kernels), "reference", or "cuda+reference" if some of the kernels
+        called so far do not work on that GPU. On a GPU, training uses the reference.
     """
     device = torch.device(device)
     if _Selection.choice == "reference":
         return "reference"
     if device.type == "cpu" and cpu.available():
         return "cpu"
-    return "cuda" if device.type == "cuda" and cuda.available(device) else "reference"
+    if device.type != "cuda" or not cuda.available(device):
+        return "reference"
+    return "cuda+reference" if cuda.failures(device) else "cuda"
+
+
+def kernel_failures(device: torch.device | str) -> dict[str, str]:
+    """The GPU kernels that were called and do not work on that device: reason by kernel."""
+    return cuda.failures(torch.device(device))
 
 
 def ms_deform_attn(

@@ -2,7 +2,8 @@
 
 Tensors -> pointers and sizes in a struct -> a kernel compiled for these types and sizes
 (`nvrtc.py`) -> launched on torch's current stream. Nothing is copied back and nothing waits, so
-CUDA graphs can record a call once an earlier call of the same kind has loaded the kernel.
+CUDA graphs can record a call once an earlier call of the same kind has loaded the kernel. A kernel
+that does not compile, load or launch is replaced by the reference; the others stay in use.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from model.native.library import BuildError
-from model.ops import reference
+from model.ops import cuda_driver, reference
 from model.ops.cpu import Inputs
+from model.ops.cuda_driver import KernelRefused
 from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 
 _KERNEL = b"lite_detr_deform_attn"
@@ -31,12 +33,11 @@ _QUAD_BYTES = 16
 
 
 class _Kernels:
-    """The kernels loaded by this process, and whether loading failed."""
+    """The kernels loaded by this process on each device, and why others do not work there."""
 
     lock = threading.Lock()
-    failed = False
     functions: ClassVar[dict[tuple[Variant, int], object]] = {}
-    contexts: ClassVar[dict[int, object]] = {}
+    failures: ClassVar[dict[tuple[Variant, int], str]] = {}
 
 
 def takes(
@@ -47,8 +48,7 @@ def takes(
     queries = sampling_offsets.shape[1]
     row_quads = heads * channels * value.element_size() // _QUAD_BYTES
     return (
-        not _Kernels.failed
-        and value.dtype in TYPES
+        value.dtype in TYPES
         and channels in _CHANNELS
         and len(spatial_shapes) <= _MAX_LEVELS
         and batch <= _MAX_BATCH
@@ -58,12 +58,24 @@ def takes(
 
 
 def available(device: torch.device) -> bool:
-    """Whether kernels can be compiled and loaded for a GPU; the first call tries it.
+    """Whether kernels work on a GPU: whether one is loaded, or else a usual one can be.
 
-    If they cannot, one warning says why.
+    If it cannot, one warning says why.
     """
+    if not torch.cuda.is_available():
+        return False
     usual = Variant(torch.float16, torch.float16, "shared_keys", 32, 8, 4, 4, 2, 4)
-    return torch.cuda.is_available() and _loaded(usual, device) is not None
+    index = _index(device)
+    loaded = any(key[1] == index for key in _Kernels.functions)
+    return loaded or _loaded(usual, device) is not None
+
+
+def failures(device: torch.device) -> dict[str, str]:
+    """The kernels that were called and do not work on that device: reason by kernel."""
+    if device.type != "cuda" or not _Kernels.failures:
+        return {}
+    index = _index(device)
+    return {str(key[0]): reason for key, reason in _Kernels.failures.items() if key[1] == index}
 
 
 def forward(inputs: Inputs) -> Tensor:
@@ -77,8 +89,11 @@ def forward(inputs: Inputs) -> Tensor:
     kernel = _loaded(variant, value.device)
     if kernel is None:
         return _by_reference(inputs)
-    call = Call(inputs, variant, output)
-    _launch(kernel, call, value.device)
+    try:
+        _launch(kernel, Call(inputs, variant, output), value.device)
+    except KernelRefused as error:
+        _give_up((variant, _index(value.device)), error)
+        return _by_reference(inputs)
     return output
 
 
@@ -160,80 +175,58 @@ def _by_reference(inputs: Inputs) -> Tensor:
 
 
 def _loaded(variant: Variant, device: torch.device) -> object | None:
-    """The kernel on that device; None, after one warning, if it cannot be loaded."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    kernel = _Kernels.functions.get((variant, index))
-    if kernel is None and not _Kernels.failed:
+    """The kernel on that device; None, after one warning, if it does not work there.
+
+    Raises:
+        torch.OutOfMemoryError: if the GPU has no memory for the code.
+        RuntimeError: if the CUDA context is lost.
+    """
+    key = (variant, _index(device))
+    kernel = _Kernels.functions.get(key)
+    if kernel is None and key not in _Kernels.failures:
         with _Kernels.lock:
-            kernel = _Kernels.functions.get((variant, index))
-            if kernel is None and not _Kernels.failed:
+            kernel = _Kernels.functions.get(key)
+            if kernel is None and key not in _Kernels.failures:
                 try:
-                    kernel = _load(variant, index)
-                except BuildError as error:
-                    _Kernels.failed = True
-                    warnings.warn(
-                        "deformable attention runs in plain PyTorch on the GPU, many times "
-                        f"slower: {error}",
-                        RuntimeWarning,
-                        stacklevel=4,
-                    )
-                else:
-                    _Kernels.functions[variant, index] = kernel
+                    kernel = _Kernels.functions[key] = _load(*key)
+                except (BuildError, KernelRefused) as error:
+                    _give_up(key, error)
     return kernel
 
 
 def _load(variant: Variant, index: int) -> object:
     try:
-        code = machine_code(variant, torch.cuda.get_device_capability(index))
-        from cuda.bindings import driver  # noqa: PLC0415 - only installed with a CUDA build of torch
-
-        if index not in _Kernels.contexts:  # torch's context: a device's primary one is shared
-            _checked(driver.cuInit(0))
-            (device,) = _checked(driver.cuDeviceGet(index))
-            (_Kernels.contexts[index],) = _checked(driver.cuDevicePrimaryCtxRetain(device))
-        _checked(driver.cuCtxPushCurrent(_Kernels.contexts[index]))
-        try:
-            (module,) = _checked(driver.cuModuleLoadData(code))
-            (function,) = _checked(driver.cuModuleGetFunction(module, _KERNEL))
-        finally:
-            driver.cuCtxPopCurrent()
-    except BuildError:
-        raise
-    except Exception as error:  # of torch, the bindings or a missing driver
-        raise BuildError(f"the CUDA driver cannot load the kernel: {error}") from error
-    kernel: object = function
-    return kernel
+        capability = torch.cuda.get_device_capability(index)
+    except Exception as error:  # of torch without a driver
+        raise BuildError(f"CUDA is not usable: {error}") from error
+    code = machine_code(variant, capability)
+    try:
+        return cuda_driver.load(code, _KERNEL, index)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()  # what torch keeps for itself may be all there is
+        return cuda_driver.load(code, _KERNEL, index)
 
 
 def _launch(kernel: object, call: Call, device: torch.device) -> None:
-    from cuda.bindings import driver  # noqa: PLC0415 - only installed with a CUDA build of torch
-
     stream = torch.cuda.current_stream(device)
-    parameters = (ctypes.c_void_p * 1)(ctypes.addressof(call.struct))
-    _checked(driver.cuCtxPushCurrent(_Kernels.contexts[stream.device_index]))
-    try:
-        _checked(
-            driver.cuLaunchKernel(
-                kernel,
-                *(*call.grid, 1),
-                *(_LANES * _WARPS_PER_BLOCK, 1, 1),
-                0,
-                stream.cuda_stream,
-                ctypes.addressof(parameters),
-                0,
-            )
+    how = cuda_driver.Launch(call.grid, _LANES * _WARPS_PER_BLOCK, stream.cuda_stream)
+    cuda_driver.launch(kernel, call.struct, how, stream.device_index)
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _give_up(key: tuple[Variant, int], error: Exception) -> None:
+    """Uses the reference for this kernel from now on; warns once for each kernel."""
+    variant, index = key
+    _Kernels.functions.pop(key, None)
+    known = key in _Kernels.failures
+    _Kernels.failures[key] = str(error)
+    if not known:
+        warnings.warn(
+            f"the attention kernel {variant} does not work on cuda:{index}, where plain PyTorch "
+            f"computes it, many times slower: {error}",
+            RuntimeWarning,
+            stacklevel=5,
         )
-    finally:
-        driver.cuCtxPopCurrent()
-
-
-def _checked(returned: tuple[object, ...]) -> tuple[object, ...]:
-    """The values that a driver function returned after its status.
-
-    Raises:
-        RuntimeError: for any status but success.
-    """
-    result, *values = returned
-    if int(result) != 0:  # type: ignore[call-overload]
-        raise RuntimeError(f"the CUDA driver returned {result}")
-    return tuple(values)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ _SOURCES = Path(__file__).parent / "csrc"
 _PROGRAM = "deform_attn.cu"
 _OPTIONS = ("--std=c++17", "--device-as-default-execution-space")
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_BOX_SIZE = 4  # numbers of a reference that is a box
 
 Kind = Literal["plain", "shared_keys", "separate_keys"]
 TYPES = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "Bfloat16Bits"}
@@ -76,9 +78,22 @@ class Variant:
         }
         return tuple(f"-D{name}={value}" for name, value in macros.items())
 
+    def __str__(self) -> str:
+        """For logs: "shared_keys float16, 8 heads of 32 channels, 4 levels of 4 points"."""
+        types = str(self.value_type).removeprefix("torch.")
+        if self.offset_type != self.value_type:
+            types += f" with {str(self.offset_type).removeprefix('torch.')} offsets"
+        sizes = f"{self.heads} heads of {self.channels} channels, {self.levels} levels of"
+        boxes = " around boxes" if self.reference_size == _BOX_SIZE else ""
+        return f"{self.kind} {types}, {sizes} {self.points} points{boxes}"
+
 
 def machine_code(
-    variant: Variant, capability: tuple[int, int], cache_dir: Path | None = None
+    variant: Variant,
+    capability: tuple[int, int],
+    cache_dir: Path | None = None,
+    *,
+    cache_required: bool = False,
 ) -> bytes:
     """The kernel for a GPU of that compute capability, as the driver loads it.
 
@@ -86,10 +101,12 @@ def machine_code(
         variant: which kernel.
         capability: (major, minor), such as (9, 0).
         cache_dir: of the results; default: `.cache/lite-detr/ops` in the user's home.
+        cache_required: fail if the result cannot be written there. Otherwise a warning says so,
+            and each process compiles for itself.
 
     Raises:
-        BuildError: without NVRTC, for a GPU older than any that it knows, for a program that it
-            refuses, or if the result cannot be written.
+        BuildError: without NVRTC, for a GPU older than any that it knows, or for a program that it
+            refuses; with `cache_required` also if the result cannot be written.
     """
     compiler = _compiler()
     options = (*_OPTIONS, _target(compiler, capability), *variant.definitions())
@@ -98,12 +115,25 @@ def machine_code(
     ahead = _read(DIRECTORY / name)
     if ahead is not None:
         return ahead
-    path = cache_directory(cache_dir) / name
-    code = _read(path)
+    code = _cached(name, cache_dir)
     if code is None:
         code = _compile(compiler, options, sources)
-        _write(path, code)
+        try:
+            _write(cache_directory(cache_dir) / name, code)
+        except BuildError as error:
+            if cache_required:
+                raise
+            # Python shows equal warnings of one line once.
+            text = f"compiled GPU kernels are not kept, so each process compiles them: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
     return code
+
+
+def _cached(name: str, cache_dir: Path | None) -> bytes | None:
+    try:
+        return _read(cache_directory(cache_dir) / name)
+    except BuildError:  # of a folder that cannot be created
+        return None
 
 
 def _compiler() -> ModuleType:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +19,8 @@ from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, att
 
 @pytest.fixture(autouse=True)
 def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda._Kernels, "failed", False)
     monkeypatch.setattr(cuda._Kernels, "functions", {})
+    monkeypatch.setattr(cuda._Kernels, "failures", {})
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
@@ -136,6 +135,7 @@ def test_forward_passes_all_arguments_to_the_kernel(
     monkeypatch: pytest.MonkeyPatch, warp: ctypes.CDLL, kind: Kind, mixed: bool
 ) -> None:
     case = warp_host.narrowed(random_case(kind, heads=8), torch.float16, float_offsets=mixed)
+    variant = cuda._variant(_inputs(case))
     if mixed:  # as float32 layers beside float16 ones would hand them over
         field = "logits" if kind == "plain" else "query"
         case = replace(case, **{field: case.tensors()[field].float()})  # type: ignore[arg-type]
@@ -143,9 +143,7 @@ def test_forward_passes_all_arguments_to_the_kernel(
 
     def launch(_kernel: object, call: cuda.Call, _device: torch.device) -> None:
         grids.append(call.grid)
-        sizes = (ctypes.c_int * 5)(4, 4, 8, 2, 4)
-        struct = ctypes.byref(call.struct)
-        assert warp.lite_detr_host_warp(struct, sizes, 2, 32, 1, int(mixed))
+        warp_host.run(warp, ctypes.byref(call.struct), variant, 2)
 
     monkeypatch.setattr(cuda, "_loaded", lambda _variant, _device: object())
     monkeypatch.setattr(cuda, "_launch", launch)
@@ -172,71 +170,20 @@ def test_without_a_kernel_one_warning_is_given_and_the_reference_computes(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         outputs = [cuda.forward(_inputs(case)) for _ in range(3)]
-    assert [str(warning.message) for warning in caught] == [
-        "deformable attention runs in plain PyTorch on the GPU, many times slower: no NVRTC here"
-    ]
+    (warning,) = [str(one.message) for one in caught]
+    assert str(cuda._variant(_inputs(case))) in warning
+    assert warning.endswith("many times slower: no NVRTC here")
     assert all(torch.equal(output, attend(reference, case)) for output in outputs)
-    # From now on calls do not even come this way.
-    assert not cuda.takes(case.value, case.spatial_shapes, case.sampling_offsets)
 
 
-class StubDriver:
-    """Returns what the CUDA driver's bindings return, and records its arguments."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, tuple[object, ...]]] = []
-        self.launch_result = 0
-
-    def __getattr__(self, name: str) -> object:
-        values = {
-            "cuDeviceGet": ("device",),
-            "cuDevicePrimaryCtxRetain": ("context",),
-            "cuModuleLoadData": ("module",),
-            "cuModuleGetFunction": ("function",),
-        }
-
-        def call(*arguments: object) -> tuple[object, ...]:
-            self.calls.append((name, arguments))
-            result = self.launch_result if name == "cuLaunchKernel" else 0
-            return (result, *values.get(name, ()))
-
-        return call
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> StubDriver:
-    pytest.importorskip("cuda.bindings")
-    stub, stream = StubDriver(), SimpleNamespace(device_index=0, cuda_stream=77)
-    monkeypatch.setattr("cuda.bindings.driver", stub, raising=False)
-    monkeypatch.setattr(cuda, "machine_code", lambda _variant, _capability: b"code")
-    monkeypatch.setattr(cuda._Kernels, "contexts", {})
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (9, 0))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
-    return stub
-
-
-def test_launch_goes_to_the_current_stream_in_torch_s_context(driver: StubDriver) -> None:
-    case = random_case("plain", heads=8)
-    for _ in range(2):
-        cuda.forward(_inputs(case))
-    names = [name for name, _ in driver.calls]
-    launch = ["cuCtxPushCurrent", "cuLaunchKernel", "cuCtxPopCurrent"]
-    assert names[-6:] == launch * 2
-    assert names.count("cuModuleLoadData") == 1
-    asked = dict(driver.calls)
-    assert asked["cuCtxPushCurrent"] == ("context",)
-    assert asked["cuModuleGetFunction"] == ("module", b"lite_detr_deform_attn")
-    function, *sizes, stream, parameters, extra = asked["cuLaunchKernel"]
-    assert (function, stream, extra) == ("function", 77, 0)
-    assert sizes == [3, 2, 1, 128, 1, 1, 0]  # grid, block, dynamic shared memory
-    assert isinstance(parameters, int)
-
-
-def test_refused_launch_is_an_error_not_wrong_numbers(driver: StubDriver) -> None:
-    driver.launch_result = 700
-    with pytest.raises(RuntimeError, match="700"):
-        cuda.forward(_inputs(random_case("plain")))
-    assert driver.calls[-1][0] == "cuCtxPopCurrent"
+def test_each_kernel_has_its_own_name_in_the_log() -> None:
+    names = {
+        str(cuda._variant(_inputs(case.mapped(dtype))))
+        for case in [*map(random_case, KINDS), random_case("plain", boxes=True)]
+        for dtype in (torch.float32, torch.float16)
+    }
+    assert len(names) == 8
+    assert "plain float32, 3 heads of 32 channels, 4 levels of 4 points around boxes" in names
 
 
 def test_missing_driver_is_a_build_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,12 +162,24 @@ def test_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path:
         machine_code(HALF, HOPPER, tmp_path)
 
 
-def test_cache_that_cannot_be_written_is_reported(
+def test_cache_that_cannot_be_written_is_reported_and_the_kernel_is_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse(*_args: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", refuse)
+    with pytest.warns(RuntimeWarning, match="not kept.*disk full"):
+        code = machine_code(HALF, HOPPER, tmp_path)
+    assert code.startswith(b"\x7fELF")
     with pytest.raises(BuildError, match="disk full"):
-        machine_code(HALF, HOPPER, tmp_path)
+        machine_code(HALF, HOPPER, tmp_path, cache_required=True)
+
+
+def test_cache_folder_that_cannot_be_created_is_reported_and_the_kernel_is_used(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.warns(RuntimeWarning, match="not kept"):
+        code = machine_code(HALF, HOPPER, tmp_path / "file" / "ops")
+    assert code.startswith(b"\x7fELF")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.ops import cpu, cuda
+from model.ops.nvrtc import Variant
 from tests.model.ops.attention_cases import Case
 
 _HERE = Path(__file__).parent
@@ -29,9 +30,34 @@ def build(directory: Path) -> ctypes.CDLL:
     library = directory / "host_warp.so"
     command = [compiler, *flags, f"-I{sources}", str(_HERE / "host_warp.cpp"), "-o", str(library)]
     subprocess.run(command, check=True)
-    loaded = ctypes.CDLL(str(library))
+    return opened(str(library))
+
+
+def opened(path: str) -> ctypes.CDLL:
+    """A library that `build` compiled."""
+    loaded = ctypes.CDLL(path)
     loaded.lite_detr_host_warp.restype = ctypes.c_int
     return loaded
+
+
+def run(library: ctypes.CDLL, argument: object, variant: Variant, batch: int) -> None:
+    """Runs a kernel on its argument: a reference or the address of a `cuda.CallStruct`."""
+    sizes = (ctypes.c_int * 5)(
+        variant.levels,
+        variant.points,
+        variant.heads,
+        variant.reference_size,
+        variant.offset_levels,
+    )
+    done = library.lite_detr_host_warp(
+        ctypes.c_void_p(argument) if isinstance(argument, int) else argument,
+        sizes,
+        batch,
+        variant.channels,
+        _TYPES[variant.value_type],
+        variant.offset_type != variant.value_type,
+    )
+    assert done, variant
 
 
 def attend(library: ctypes.CDLL, case: Case, *, fixed: bool = False) -> Tensor:
@@ -60,18 +86,7 @@ def attend(library: ctypes.CDLL, case: Case, *, fixed: bool = False) -> Tensor:
     if fixed:
         library.lite_detr_host_warp_fixed(ctypes.byref(call.struct), batch)
         return output
-    sizes = (ctypes.c_int * 5)(
-        variant.levels, variant.points, heads, variant.reference_size, variant.offset_levels
-    )
-    done = library.lite_detr_host_warp(
-        ctypes.byref(call.struct),
-        sizes,
-        batch,
-        channels,
-        _TYPES[variant.value_type],
-        variant.offset_type != variant.value_type,
-    )
-    assert done, variant
+    run(library, ctypes.byref(call.struct), variant, batch)
     return output
 
 
