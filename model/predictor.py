@@ -68,6 +68,13 @@ class Predictor:
         return found
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The number type that the network computes in; boxes and scores are float32."""
+        backbone = getattr(self._detector, "backbone", None)
+        dtype: torch.dtype | None = None if backbone is None else backbone[0].dtype
+        return dtype or torch.float32  # None: not an inference form
+
+    @property
     def runs_batches_whole(self) -> bool:
         """Whether the images of a batch run through the network together."""
         return self.device.type != "cpu"

@@ -7,13 +7,14 @@ done by Winograd's algorithm.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network import onednn
+from model.network import cuda_fusion, onednn
 from model.network.linear import PackedLinear, add_and_activate
 from model.network.onednn import Activation
 from model.ops import winograd
@@ -117,6 +118,18 @@ def fold(
     return folded
 
 
+def move_bias(source: nn.Module, target: nn.Module) -> None:
+    """Moves the bias of a convolution to another one on a GPU whose result is added to its own.
+
+    cuDNN adds the bias of a convolution without activation in a pass of its own.
+    """
+    assert isinstance(source, FoldedConvolution) and isinstance(target, FoldedConvolution)
+    if source.fused_on_gpu and not source.pointwise:
+        target.bias = (target.bias.float() + source.bias.float()).to(target.bias.dtype)
+        source.bias = torch.zeros_like(source.bias)
+        source.has_bias = False
+
+
 class FoldedConvolution(nn.Module):
     """A convolution for inference: activation(conv(x) + bias + add).
 
@@ -142,8 +155,12 @@ class FoldedConvolution(nn.Module):
         self.geometry: tuple[Any, ...] = (list(conv.padding), list(conv.stride))
         self.geometry += (list(conv.dilation), conv.groups)
         self.fused = onednn.is_available(weight.device, dtype)
+        # On a GPU, depthwise convolutions have kernels of torch that add the bias.
+        self.fused_on_gpu = conv.groups == 1 and cuda_fusion.can_convolve(weight.device, dtype)
+        self.has_bias = True  # False: it is zero; see `move_bias`
         self.product: PackedLinear | None = None
         pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
+        self.pointwise = pointwise and conv.padding == (0, 0)
         if self.fused and pointwise and not adds:
             self.product = PackedLinear(weight[:, :, 0, 0], bias, dtype)
             return
@@ -159,15 +176,48 @@ class FoldedConvolution(nn.Module):
         if self.product is not None:
             product: Tensor = self.product(x.permute(0, 2, 3, 1), activation=activation)
             return product.permute(0, 3, 1, 2)
+        if self.fused_on_gpu and cuda_fusion.is_enabled():
+            return self._forward_on_gpu(x, add, activation)
         if not self.fused:
-            padding, stride, dilation, groups = self.geometry
-            result = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
-            if add is not None:
-                result.add_(add)
-            return add_and_activate(result, None, activation)
+            return self._forward_in_passes(x, add, activation)
         if add is None:
             return onednn.convolve(x, self.weight, self.bias, self.geometry, activation)
         return onednn.convolve_add_(add, x, self.weight, self.bias, self.geometry, activation)
+
+    def _forward_on_gpu(self, x: Tensor, add: Tensor | None, activation: Activation) -> Tensor:
+        """As `forward`, in as few passes over the result as cuDNN and cuBLASLt allow."""
+        if self.pointwise and (add is None or activation == "none"):
+            weight = self.weight.flatten(1)
+            product = cuda_fusion.linear(x.permute(0, 2, 3, 1), weight, self.bias, activation)
+            result = product.permute(0, 3, 1, 2)
+            return result if add is None else result.add_(add)
+        if activation == "relu" or (activation == "relu6" and add is None):
+            try:
+                return cuda_fusion.convolve(
+                    x, self.weight, self.bias, add, self.geometry, activation
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # cuDNN does not have every size
+                self._stop_fusing(error)
+        return self._forward_in_passes(x, add, activation)
+
+    def _forward_in_passes(self, x: Tensor, add: Tensor | None, activation: Activation) -> Tensor:
+        """As `forward`; bias, sum and activation may be passes of their own."""
+        padding, stride, dilation, groups = self.geometry
+        bias = self.bias if self.has_bias else None
+        result = F.conv2d(x, self.weight, bias, stride, padding, dilation, groups)
+        if add is not None:
+            result.add_(add)
+        return add_and_activate(result, None, activation)
+
+    def _stop_fusing(self, error: RuntimeError) -> None:
+        self.fused_on_gpu = False
+        warnings.warn(
+            f"a convolution {tuple(self.weight.shape)} runs without a fused epilogue: {error}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 class WinogradConvolution(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network import onednn
+from model.network import cuda_fusion, onednn
 from model.network.onednn import Activation
 
 
@@ -45,6 +45,7 @@ class PackedLinear(nn.Module):
         self.bias = bias.detach().to(dtype, copy=True)
         self.weight = weight.detach().to(dtype, copy=True)
         self.packed = onednn.is_available(weight.device, dtype)
+        self.fused_on_gpu = cuda_fusion.can_multiply(weight.device, dtype)
         if self.packed:
             self.weight = onednn.pack_linear(self.weight)
 
@@ -52,6 +53,11 @@ class PackedLinear(nn.Module):
         self, x: Tensor, add: Tensor | None = None, *, activation: Activation = "none"
     ) -> Tensor:
         """See `Linear.forward`."""
+        if self.fused_on_gpu and cuda_fusion.is_enabled():
+            if add is None:
+                return cuda_fusion.linear(x, self.weight, self.bias, activation)
+            product = cuda_fusion.linear(x, self.weight, self.bias).add_(add)
+            return add_and_activate(product, None, activation)
         if not self.packed or x.numel() == 0:
             weight = self.weight.to_dense() if self.packed else self.weight
             return add_and_activate(F.linear(x, weight, self.bias), add, activation)

@@ -31,13 +31,16 @@ def is_available(device: torch.device, dtype: torch.dtype) -> bool:
 
     Args:
         device: the device that computes.
-        dtype: float32 or bfloat16.
+        dtype: of the product; only float32 and bfloat16 have fused ones.
     """
     return (
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
-        and (dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+        and (
+            dtype == torch.float32
+            or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+        )
     )
 
 

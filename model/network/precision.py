@@ -1,8 +1,10 @@
 """The number types that the inference form can compute in.
 
-`auto` is float32, the only one that keeps the accuracy of the trained model by construction.
-bfloat16 takes about 0.6 of the time on a CPU with AVX512-BF16 (benchmarks/results/model), and ten
-times as long on one without AVX-512. It changes the encoder's output by about 1 % of its standard
+`auto` is float16 on a GPU and float32 on a CPU. On the shipped weights float16 moves scores by at
+most 0.01 and boxes by at most 1 pixel of 1280 (`benchmarks/model/precision.py`, emulated on a CPU;
+a test holds it). bfloat16 has the range of float32 and an eighth of the precision of float16; on a
+CPU with AVX512-BF16 it takes about 0.6 of the time of float32 (benchmarks/results/model), on one
+without AVX-512 ten times as long. It changes the encoder's output by about 1 % of its standard
 deviation: check the scores before choosing it.
 """
 
@@ -14,6 +16,7 @@ import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, torch.dtype]:
@@ -29,7 +32,27 @@ def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, 
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {get_args(Precision)}, not {precision!r}")
-    name = "fp32" if precision == "auto" else precision
-    if name == "fp16" and torch.device(device).type == "cpu":
+    kind, name = torch.device(device).type, precision
+    if precision == "auto":
+        name = "fp16" if kind == "cuda" else "fp32"
+    if name == "fp16" and kind == "cpu":
         raise RuntimeError("precision=fp16 needs a GPU; on a CPU choose fp32 or bf16")
     return name, _DTYPES[name]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """The name of a type: "fp32", "bf16" or "fp16"."""
+    return _NAMES[dtype]
+
+
+def compute_exactly_on_gpus() -> None:
+    """Makes torch compute on GPUs, in this process, with the numbers that a precision names.
+
+    float32 is float32: no rounding to TF32 (10 bits of precision), which torch's defaults allow in
+    convolutions. Sums of 16-bit products are float32: by default parts of them may be 16-bit.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_accumulation = False

@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-
-_KEPT_FREE = 0.1  # of the GPU's memory: for batches without a graph
 
 
 class Event(Protocol):
@@ -62,8 +60,8 @@ class Card(Protocol):
             RuntimeError: if an operation cannot be recorded, or memory runs out.
         """
 
-    def has_free_memory(self) -> bool:
-        """Whether there is memory for another graph."""
+    def free_share(self) -> float:
+        """The share of the GPU's memory that is free, 0..1."""
 
     def wait(self) -> None:
         """Makes the host wait until the GPU is idle.
@@ -116,16 +114,20 @@ class CudaCard:
         graph = torch.cuda.CUDAGraph()
         # The outer context restores the stream: if a capture fails, torch leaves its own stream
         # current. "thread_local": work of other threads does not break the capture.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream(self._device)),
-            torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=self._computing,
-                capture_error_mode="thread_local",
-            ),
-        ):
-            found = work()
+        try:
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
+                torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self._computing,
+                    capture_error_mode="thread_local",
+                ),
+            ):
+                found = work()
+        except BaseException:
+            self._close_pool()
+            raise
 
         def replay() -> Tensor:
             graph.replay()
@@ -133,11 +135,20 @@ class CudaCard:
 
         return replay
 
-    def has_free_memory(self) -> bool:
+    def _close_pool(self) -> None:
+        """Ends the use of the graphs' pool after a failed capture.
+
+        torch before 2.12 does not: it would keep memory of finished work from then on. Later
+        versions refuse the second end.
+        """
+        with suppress(RuntimeError, AttributeError):
+            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+
+    def free_share(self) -> float:
         """See `Card`; memory that torch has cached counts as free."""
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
-        return free >= _KEPT_FREE * total
+        return free / total
 
     def wait(self) -> None:
         """See `Card`."""

@@ -19,6 +19,8 @@ from service.engine.cuda_card import Card
 from service.engine.device import BatchShape
 
 _SCORE_BOUND = 1e-2  # maximum difference of scores between a replay and the work itself
+_KEPT_FREE = 0.1  # of the GPU's memory: for batches without a graph
+_MAX_SHARE = 0.5  # of the GPU's memory, for all graphs: another engine may start on the GPU
 
 # The standard library's logger, for benchmarks on machines without structlog; same log.
 _log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class CudaGraphs:
         self.stopped = False  # after a failure other than missing memory
         self._fits_below = math.inf  # padded pixels of a batch
         self._graphs: dict[BatchShape, Callable[[], Tensor]] = {}
+        self._free_before: float | None = None  # share of the memory, before the first graph
 
     def __len__(self) -> int:
         """The number of graphs."""
@@ -70,8 +73,7 @@ class CudaGraphs:
         ):
             return False
         try:
-            if not self._card.has_free_memory():
-                raise torch.OutOfMemoryError("the GPU's memory is nearly full")
+            self._check_memory()
             with self._card.computing():
                 expected = work()  # loads kernels and makes plans, which cannot be recorded
                 self._card.wait()
@@ -86,6 +88,16 @@ class CudaGraphs:
             return self._warn(shape, f"the scores of a replay differ by {difference:g}")
         self._graphs[shape] = replay
         return True
+
+    def _check_memory(self) -> None:
+        """Raises torch.OutOfMemoryError if another graph should not be recorded."""
+        free = self._card.free_share()
+        if self._free_before is None:
+            self._free_before = free
+        if free < _KEPT_FREE:
+            raise torch.OutOfMemoryError("the GPU's memory is nearly full")
+        if self._free_before - free > _MAX_SHARE:
+            raise torch.OutOfMemoryError("the graphs take half of the GPU's memory")
 
     def _warn(self, shape: BatchShape, reason: str) -> bool:
         """Logs the first failure and the one that stops the recording; returns False."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.geometry import usual_buckets
+from model.geometry import reachable_buckets, usual_buckets
 from service.engine.cuda_card import Card, CudaCard
 from service.engine.device import BatchInFlight, BatchShape, DeviceResult
 from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
@@ -57,17 +57,14 @@ class GpuDevice(TorchDevice):
     ) -> None:
         super().__init__(path, device, threads, precision)
         max_pixels = max(limits.max_batch_pixels, largest_bucket_pixels(self.model.config))
-        self._pipeline = GpuPipeline(
-            self._predictor,
-            open_card(self._predictor.device),
-            PipelineLimits(limits.max_batch_size, max_pixels),
-            limits.max_cuda_graphs,
-        )
+        self._limits = PipelineLimits(limits.max_batch_size, max_pixels)
+        card = open_card(self._predictor.device)
+        self._pipeline = GpuPipeline(self._predictor, card, self._limits, limits.max_cuda_graphs)
 
     @property
     def implementations(self) -> Mapping[str, str]:
         """Also the number of batch shapes with a CUDA graph."""
-        return {**self._facts, "cuda_graphs": str(len(self._pipeline.graphs))}
+        return {**super().implementations, "cuda_graphs": str(len(self._pipeline.graphs))}
 
     def run(
         self,
@@ -99,13 +96,20 @@ class GpuDevice(TorchDevice):
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """The largest batch, then common shape buckets in every batch size, then the others.
 
-        Graphs share memory: that of the first one suffices for all smaller ones. If the time does
-        not suffice for all shapes, a busy service needs full batches of common buckets most.
+        Batches run in few sizes: see `PipelineLimits.batch_sizes`. Graphs share memory: that of the
+        first one suffices for all smaller ones. If the time does not suffice for all shapes, a busy
+        service needs full batches of common buckets most. The limits are those of the device.
         """
+        del max_batch_size, max_batch_pixels
         config = self.model.config
-        usual = usual_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
-        shapes = super().shapes_to_warm(max_batch_size, max_batch_pixels)
+        rule = (config.shortest_side, config.longest_side, config.bucket_stride)
+        shapes = [
+            BatchShape(bucket, images)
+            for bucket in reachable_buckets(*rule)
+            for images in reversed(self._limits.batch_sizes(bucket))
+        ]
         largest = max(shapes, key=lambda shape: shape.padded_pixels)
+        usual = usual_buckets(*rule)
         ordered = sorted(shapes, key=lambda shape: shape.padded not in usual)
         return [largest, *(shape for shape in ordered if shape != largest)]
 

@@ -40,6 +40,14 @@ class PipelineLimits:
     max_batch_size: int  # images
     max_padded_pixels: int  # of a whole batch
 
+    def batch_sizes(self, padded: tuple[int, int]) -> tuple[int, ...]:
+        """The numbers of images that batches of a shape bucket run with: 1, 2, 4, 8, ..., the most.
+
+        Smaller batches are filled up. Few shapes mean few CUDA graphs, and few plans to make.
+        """
+        most = min(self.max_batch_size, max(1, self.max_padded_pixels // (padded[0] * padded[1])))
+        return (*(1 << power for power in range((most - 1).bit_length())), most)
+
 
 @dataclass(frozen=True)
 class BatchLayout:
@@ -55,8 +63,12 @@ class BatchLayout:
     @property
     def num_bytes(self) -> int:
         """The size of the batch, bytes."""
+        return self.bytes_of(self.shape.images)
+
+    def bytes_of(self, images: int) -> int:
+        """The size of the batch up to its first images, bytes."""
         height, width = self.shape.padded
-        return self.pixels_at + self.shape.images * height * width * 3
+        return self.pixels_at + images * height * width * 3
 
     def sizes(self, buffer: Tensor) -> Tensor:
         """(height, width) of each image: int32 [B, 2], a view."""
@@ -69,20 +81,31 @@ class BatchLayout:
         return flat.view(self.shape.images, *self.shape.padded, 3)
 
 
-def fill(buffer: Tensor, layout: BatchLayout, images: Iterable[npt.NDArray[np.uint8]]) -> None:
+def fill(
+    buffer: Tensor, layout: BatchLayout, images: Iterable[npt.NDArray[np.uint8]], count: int
+) -> None:
     """Copies images into a buffer of the host; their padding is not written.
+
+    The batch's further images are what the buffer contains, in the size of the bucket.
+
+    Args:
+        buffer: uint8, on the host.
+        layout: of the batch.
+        images: RGB uint8 [h, w, 3] each.
+        count: their number; at most that of the layout.
 
     Raises:
         ValueError: for an image larger than its shape bucket, or another number of images.
     """
     pixels, sizes = layout.pixels(buffer).numpy(), layout.sizes(buffer).numpy()
     padded = layout.shape.padded
-    for image, place, size in zip(images, pixels, sizes, strict=True):
+    for image, place, size in zip(images, pixels[:count], sizes[:count], strict=True):
         height, width = image.shape[:2]
         if height > padded[0] or width > padded[1]:
             raise ValueError(f"an image of {height} x {width} does not fit bucket {padded}")
         place[:height, :width] = image
         size[:] = height, width
+    sizes[count:] = padded
 
 
 class _Buffers:
@@ -127,6 +150,8 @@ class GpuPipeline:
     ) -> GpuBatch:
         """Assembles and launches a batch; at most one other may be in flight.
 
+        It is filled up to the next of `PipelineLimits.batch_sizes`.
+
         Args:
             images: RGB uint8 [h, w, 3] each, resized; read one by one, and not kept.
             padded: (H, W) of their shape bucket.
@@ -136,18 +161,17 @@ class GpuPipeline:
             ValueError: for a batch beyond the limits, or an image larger than the bucket.
             torch.OutOfMemoryError: if the GPU has no memory for it.
         """
-        layout = BatchLayout(BatchShape(padded, len(original_sizes)))
-        if (
-            layout.shape.images > self._limits.max_batch_size
-            or layout.num_bytes > self._input.numel()
-        ):
+        count = len(original_sizes)
+        fitting = [size for size in self._limits.batch_sizes(padded) if size >= count]
+        layout = BatchLayout(BatchShape(padded, fitting[0] if fitting else count))
+        if not fitting or layout.num_bytes > self._input.numel():
             raise ValueError(f"{layout.shape} is larger than the buffers")
         started = time.monotonic()
         buffers = self._take_buffers()
         try:
-            fill(buffers.host, layout, images)
+            fill(buffers.host, layout, images, count)
             assembled = time.monotonic()
-            rows = self._launch(buffers, layout)
+            rows = self._launch(buffers, layout, count)
         except BaseException:
             buffers.in_use = False
             raise
@@ -171,13 +195,19 @@ class GpuPipeline:
         free[0].in_use = True
         return free[0]
 
-    def _launch(self, buffers: _Buffers, layout: BatchLayout) -> Tensor:
+    def _launch(self, buffers: _Buffers, layout: BatchLayout, count: int) -> Tensor:
         """Launches all work of a batch on both streams, without waiting.
 
+        Args:
+            buffers: with its first `count` images and all sizes.
+            layout: of the batch.
+            count: number of images.
+
         Returns:
-            The pinned memory of its rows, float32 [B, K, 6]; written when the batch ends.
+            The pinned memory of the rows of these images, float32 [count, K, 6]; written when the
+            batch ends.
         """
-        whole = slice(layout.num_bytes)
+        whole = slice(layout.bytes_of(count))
         with torch.inference_mode():
             with self._card.copying():
                 buffers.copy_begins.record()
@@ -187,7 +217,7 @@ class GpuPipeline:
                 buffers.copied.wait()
                 buffers.begins.record()
                 self._input[whole].copy_(buffers.device[whole])
-                found = self.graphs.run(layout.shape, lambda: self._detect(layout))
+                found = self.graphs.run(layout.shape, lambda: self._detect(layout))[:count]
                 buffers.computed.record()
                 rows = buffers.rows[: found.numel() * _FLOAT_BYTES].view(torch.float32)
                 rows = rows.view(found.shape)

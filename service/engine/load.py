@@ -5,21 +5,31 @@ weights file -> `load_detector` -> inference form on the device -> `Predictor`
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
-from model.network.precision import resolve_precision
+from model.network.precision import (
+    compute_exactly_on_gpus,
+    precision_name,
+    resolve_precision,
+)
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import ModelInfo, resolve_model
 from service.cpus import usable_cpus
+from service.engine.gpu_checks import check_fused_products, gives_finite_output
 from service.engine.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:  # the engine process does not load pydantic
     from service.settings import Settings
+
+# The standard library's logger, for benchmarks on machines without structlog; same log.
+_log = logging.getLogger(__name__)
 
 
 def load_predictor(
@@ -46,10 +56,34 @@ def load_predictor(
     chosen = pick_device(device)
     _, dtype = resolve_precision(precision, chosen)
     detector, info = load_detector(path, chosen)
+    if torch.device(chosen).type == "cuda":
+        return _load_on_gpu(detector, dtype, info, chosen, may_widen=precision == "auto"), info
     predictor = Predictor(prepare_for_inference(detector, dtype), info.config, chosen)
     if predictor.device.type == "cpu":
         keep_freed_memory()
     return predictor, info
+
+
+def _load_on_gpu(
+    detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device: str, *, may_widen: bool
+) -> Predictor:
+    """The predictor on a GPU, after the checks of `service.engine.gpu_checks`.
+
+    Args:
+        detector: on the GPU.
+        dtype: of the inference form.
+        info: of the model.
+        device: the GPU.
+        may_widen: whether float32 may take the place of a type whose range does not suffice.
+    """
+    compute_exactly_on_gpus()
+    network = prepare_for_inference(detector, dtype)
+    check_fused_products(network, torch.device(device))
+    predictor = Predictor(network, info.config, device)
+    if may_widen and dtype != torch.float32 and not gives_finite_output(predictor):
+        _log.warning("the model exceeds the range of %s and runs in fp32", precision_name(dtype))
+        predictor = Predictor(prepare_for_inference(detector), info.config, device)
+    return predictor
 
 
 def load_from_settings(settings: Settings) -> tuple[Predictor, ModelInfo]:

@@ -13,8 +13,8 @@ import torch
 
 from model.detections import Detections
 from model.geometry import reachable_buckets
-from model.network.precision import resolve_precision
-from model.ops import implementation_name
+from model.network.precision import precision_name
+from model.ops import implementation_name, kernel_failures
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.load import load_predictor
 
@@ -53,16 +53,19 @@ class TorchDevice:
         self._predictor, self.model = load_predictor(path, device, threads, precision)
         self.name = str(self._predictor.device)
         self._facts = {
-            "kernel": implementation_name(self._predictor.device),
-            "precision": resolve_precision(precision, self._predictor.device)[0],
+            "precision": precision_name(self._predictor.dtype),
             "torch": torch.__version__,
             "threads": str(torch.get_num_threads()),
         }
 
     @property
     def implementations(self) -> Mapping[str, str]:
-        """See `service.engine.device.Device`."""
-        return self._facts
+        """See `service.engine.device.Device`; GPU kernels that do not work are named."""
+        device = self._predictor.device
+        facts = {"kernel": implementation_name(device), **self._facts}
+        if failures := kernel_failures(device):
+            facts["kernel_failures"] = "; ".join(f"{one}: {why}" for one, why in failures.items())
+        return facts
 
     def run(
         self,

@@ -48,7 +48,7 @@ class StandInCard:
 
     record_error: Exception | None = None
     replay_error: float = 0.0  # added to every value of a replay
-    free_memory: bool = True
+    free: float = 0.9
     busy: bool = False
     lost: bool = False
     syncs: int = 0  # events that the host waited for
@@ -105,8 +105,8 @@ class StandInCard:
 
         return replay
 
-    def has_free_memory(self) -> bool:
-        return self.free_memory
+    def free_share(self) -> float:
+        return self.free
 
     def wait(self) -> None:
         if self.lost:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.backbone.base import Backbone, Maps
-from model.network.convolution import FrozenBatchNorm, conv_bn, fold
+from model.network.convolution import FrozenBatchNorm, conv_bn, fold, move_bias
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -21,9 +21,6 @@ class _Downsample(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_bn(x, self[0], self[1])
-
-    def inference_form(self, dtype: torch.dtype) -> nn.Module:
-        return fold(self[0], self[1], dtype)
 
 
 class BasicBlock(nn.Module):
@@ -49,6 +46,7 @@ class BasicBlock(nn.Module):
         """See `model.network.inference`."""
         self.conv1, self.bn1 = fold(self.conv1, self.bn1, dtype), None
         self.conv2, self.bn2 = fold(self.conv2, self.bn2, dtype, adds=True), None
+        self.downsample = _folded(self.downsample, self.conv2, dtype)
         return self
 
 
@@ -80,10 +78,20 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = fold(self.conv1, self.bn1, dtype), None
         self.conv2, self.bn2 = fold(self.conv2, self.bn2, dtype), None
         self.conv3, self.bn3 = fold(self.conv3, self.bn3, dtype, adds=True), None
+        self.downsample = _folded(self.downsample, self.conv3, dtype)
         return self
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> _Downsample | None:
+def _folded(downsample: nn.Module | None, last: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    """The inference form of a shortcut layer; `last` is the convolution that adds its result."""
+    if not isinstance(downsample, _Downsample):
+        return downsample
+    folded = fold(downsample[0], downsample[1], dtype)
+    move_bias(folded, last)
+    return folded
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
     if stride == 1 and inputs == outputs:
         return None
     return _Downsample(_conv(inputs, outputs, 1, stride), FrozenBatchNorm(outputs))

@@ -106,10 +106,43 @@ def test_a_capture_that_fails_restores_the_stream(cuda: StandInCuda) -> None:
         assert cuda.current == "computing"
 
 
-@pytest.mark.parametrize(("free", "enough"), [(50, True), (10, True), (9, False)])
-def test_a_tenth_of_the_memory_is_left_to_other_batches(
-    cuda: StandInCuda, free: int, enough: bool
+@pytest.mark.parametrize("torch_closes_it", [False, True], ids=["torch 2.11", "torch 2.12"])
+def test_a_capture_that_fails_ends_the_use_of_the_pool(
+    cuda: StandInCuda, monkeypatch: pytest.MonkeyPatch, torch_closes_it: bool
 ) -> None:
+    ended: list[tuple[int, str]] = []
+
+    def end(index: int, pool: str) -> None:
+        ended.append((index, pool))
+        if torch_closes_it:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    card = CudaCard(torch.device("cuda:1"))
+    card.record(lambda: torch.zeros(1))
+    assert ended == []
+    cuda.capture_error = RuntimeError("operation not permitted when stream is capturing")
+    with pytest.raises(RuntimeError, match="not permitted"):
+        card.record(lambda: torch.zeros(1))
+    assert ended == [(1, "pool")]
+    cuda.capture_error = None
+    card.record(lambda: torch.zeros(1))
+    assert len(cuda.captured_on) == 2
+
+
+def test_an_error_of_the_work_during_a_capture_ends_the_use_of_the_pool(
+    cuda: StandInCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(
+        torch._C, "_cuda_endAllocateToPool", lambda index, _: ended.append(index), raising=False
+    )
+    with pytest.raises(ZeroDivisionError):
+        CudaCard(torch.device("cuda")).record(lambda: torch.zeros(1 // 0))
+    assert ended == [0]
+
+
+def test_the_free_share_of_the_memory(cuda: StandInCuda) -> None:
     card = CudaCard(torch.device("cuda"))
-    cuda.free = free
-    assert card.has_free_memory() is enough
+    cuda.free = 25
+    assert card.free_share() == 0.25

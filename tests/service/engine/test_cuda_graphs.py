@@ -83,7 +83,7 @@ def _memory_error_at_the_end() -> RuntimeError:
     [
         ({"record_error": torch.OutOfMemoryError("2 GiB short")}, "2 GiB short"),
         ({"record_error": _memory_error_at_the_end()}, "capture invalidated"),
-        ({"free_memory": False}, "memory is nearly full"),
+        ({"free": 0.09}, "memory is nearly full"),
     ],
 )
 def test_without_memory_only_smaller_graphs_are_tried(
@@ -102,3 +102,17 @@ def test_without_memory_only_smaller_graphs_are_tried(
     (warning,) = caplog.records
     assert "and larger ones" in warning.getMessage()
     assert reason in warning.getMessage()
+
+
+def test_all_graphs_take_at_most_half_of_the_memory(caplog: pytest.LogCaptureFixture) -> None:
+    card = StandInCard(free=0.9)
+    graphs = CudaGraphs(card, max_graphs=8)
+    assert _recorded(graphs, BatchShape((64, 96), 8)) == [True]
+    card.free = 0.45
+    assert _recorded(graphs, BatchShape((64, 96), 4)) == [True]
+    card.free = 0.35
+    assert _recorded(graphs, BatchShape((64, 96), 3)) == [False]
+    card.free = 0.5  # another process has left
+    assert _recorded(graphs, TWO) == [True]
+    (warning,) = caplog.records
+    assert "half of the GPU's memory" in warning.getMessage()

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from model.geometry import padded_size, usual_buckets
+from model.config import VARIANTS, ModelConfig
+from model.geometry import padded_size, reachable_buckets, usual_buckets
 from model.predictor import Predictor
 from service.engine.device import BatchShape, OutOfDeviceMemory, OverlappingDevice
 from service.engine.gpu_device import GpuDevice, GpuLimits, open_torch_device
+from service.engine.gpu_pipeline import PipelineLimits
 from service.engine.load import load_predictor
 from service.engine.torch_device import TorchDevice
 from service.engine.warm_up import WarmUpLimits, warm_up
+from service.ipc.slots import largest_bucket_pixels
 from tests.support.small_weights import SMALL, write_small
 from tests.support.standin_card import StandInCard
 
@@ -69,16 +72,46 @@ def test_its_detections_are_those_of_a_plain_device(device: GpuDevice, weights: 
 
 
 def test_the_largest_batch_is_warmed_first_and_then_full_batches_of_usual_buckets(
-    device: GpuDevice,
+    weights: Path, card: StandInCard
 ) -> None:
-    plain = TorchDevice.shapes_to_warm(device, 2, LIMITS.max_batch_pixels)
-    shapes = device.shapes_to_warm(2, LIMITS.max_batch_pixels)
-    assert shapes[0].images * shapes[0].padded[0] * shapes[0].padded[1] == 2 * 384 * 512
-    assert sorted(shapes, key=str) == sorted(plain, key=str)
-    usual = usual_buckets(SMALL.shortest_side, SMALL.longest_side, SMALL.bucket_stride)
-    first = shapes[1 : 2 * len(usual)]
-    assert {shape.padded for shape in first} | {shapes[0].padded} == set(usual)
-    assert {shape.images for shape in first} == {1, 2}
+    limits = GpuLimits(max_batch_size=8, max_batch_pixels=7 * 384 * 512, max_cuda_graphs=512)
+    device = GpuDevice(weights, "cpu", 1, "auto", limits, open_card=lambda _: card)
+    shapes = device.shapes_to_warm(8, limits.max_batch_pixels)
+    assert len(shapes) == len(set(shapes))
+    assert shapes[0].padded_pixels == max(shape.padded_pixels for shape in shapes)
+    assert {shape.images for shape in shapes if shape.padded == (384, 512)} == {1, 2, 4, 7}
+    assert {shape.images for shape in shapes if shape.padded == (384, 384)} == {1, 2, 4, 8}
+    rule = (SMALL.shortest_side, SMALL.longest_side, SMALL.bucket_stride)
+    assert {shape.padded for shape in shapes} == set(reachable_buckets(*rule))
+    usual = usual_buckets(*rule)
+    first = shapes[1 : 4 * len(usual)]
+    assert {shape.padded for shape in first} == set(usual)
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=str)
+def test_few_shapes_are_warmed(config: ModelConfig) -> None:
+    limits = PipelineLimits(8, max(8_000_000, largest_bucket_pixels(config)))
+    buckets = reachable_buckets(config.shortest_side, config.longest_side, config.bucket_stride)
+    sizes = [limits.batch_sizes(bucket) for bucket in buckets]
+    assert max(map(len, sizes)) == 4
+    assert sum(map(len, sizes)) <= 4 * len(buckets) <= 4 * 55
+
+
+def test_batches_are_filled_up_to_a_recorded_size(
+    weights: Path, card: StandInCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "runs_batches_whole", property(lambda _: True))
+    limits = GpuLimits(max_batch_size=8, max_batch_pixels=8 * 384 * 512, max_cuda_graphs=512)
+    device = GpuDevice(weights, "cpu", 1, "auto", limits, open_card=lambda _: card)
+    for images in (4, 1):
+        device.run(_images(images), PADDED, [SIZE] * images)
+        device.record(BatchShape(PADDED, images))
+    alone = [device.run([image], PADDED, [SIZE]).detections[0] for image in _images(3)]
+    replays = card.replays
+    found = device.run(_images(3), PADDED, [SIZE] * 3).detections
+    assert (len(found), card.replays) == (3, replays + 1)
+    for ours, theirs in zip(found, alone, strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
 
 
 def test_the_warm_up_records_what_it_runs_and_batches_replay_it(

@@ -50,7 +50,7 @@ def _alone(predictor: Predictor, images: Images) -> list[Detections]:
     """The results of the same batch with separate buffers."""
     layout = BatchLayout(BatchShape(PADDED, len(images)))
     buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
-    fill(buffer, layout, images)
+    fill(buffer, layout, images, len(images))
     rows = predictor.detect(layout.pixels(buffer), layout.sizes(buffer))
     return to_detections(rows.numpy(), _sizes(images))
 
@@ -70,17 +70,63 @@ def test_a_buffer_takes_images_and_leaves_their_padding() -> None:
     layout = BatchLayout(BatchShape((8, 16), 2))
     buffer = torch.full((layout.num_bytes,), 7, dtype=torch.uint8)
     images = _images(0, (8, 16), (5, 3))
-    fill(buffer, layout, iter(images))
+    fill(buffer, layout, iter(images), 2)
     assert layout.sizes(buffer).tolist() == [[8, 16], [5, 3]]
     np.testing.assert_array_equal(layout.pixels(buffer)[1, :5, :3].numpy(), images[1])
     assert (layout.pixels(buffer)[1, 5:] == 7).all()
+
+
+def test_further_images_of_a_batch_have_the_size_of_its_bucket() -> None:
+    layout = BatchLayout(BatchShape((8, 16), 4))
+    buffer = torch.full((layout.num_bytes,), 7, dtype=torch.uint8)
+    fill(buffer, layout, _images(0, (5, 3)), 1)
+    assert layout.sizes(buffer).tolist() == [[5, 3], [8, 16], [8, 16], [8, 16]]
+    assert (layout.pixels(buffer)[1:] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes"),
+    [
+        ((1, 10**9), (1,)),
+        ((2, 10**9), (1, 2)),
+        ((8, 10**9), (1, 2, 4, 8)),
+        ((12, 10**9), (1, 2, 4, 8, 12)),
+        ((32, 7 * 64 * 128), (1, 2, 4, 7)),
+        ((32, 100), (1,)),
+    ],
+)
+def test_batches_run_in_few_sizes(limits: tuple[int, int], sizes: tuple[int, ...]) -> None:
+    assert PipelineLimits(*limits).batch_sizes(PADDED) == sizes
+
+
+def test_a_batch_that_is_filled_up_has_the_results_of_its_images(
+    predictor: Predictor, card: StandInCard
+) -> None:
+    pipeline = GpuPipeline(predictor, card, PipelineLimits(8, 8 * 64 * 128), max_graphs=4)
+    ran: list[int] = []
+    detect = predictor.detect
+
+    def recorded(pixels: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        ran.append(len(pixels))
+        return detect(pixels, sizes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "detect", recorded)
+        for count in (8, 5, 3, 1):  # what remains in the buffers must not matter
+            images = _images(count, *[(60 - 3 * i, 100 + 3 * i) for i in range(count)])
+            result = pipeline.begin(images, PADDED, _sizes(images)).finish()
+            assert len(result.detections) == count
+            for found, image in zip(result.detections, images, strict=True):
+                (alone,) = _alone(predictor, [image])
+                np.testing.assert_allclose(found.scores, alone.scores, atol=1e-3)
+    assert [count for count in ran if count > 1] == [8, 8, 4]
 
 
 @pytest.mark.parametrize("sizes", [[(9, 16), (1, 1)], [(8, 17), (1, 1)], [(1, 1)], [(1, 1)] * 3])
 def test_images_that_do_not_fit_are_refused(sizes: list[tuple[int, int]]) -> None:
     layout = BatchLayout(BatchShape((8, 16), 2))
     with pytest.raises(ValueError, match=r"does not fit|argument"):
-        fill(torch.zeros(layout.num_bytes, dtype=torch.uint8), layout, _images(0, *sizes))
+        fill(torch.zeros(layout.num_bytes, dtype=torch.uint8), layout, _images(0, *sizes), 2)
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["launched", "replayed"])
