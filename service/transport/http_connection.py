@@ -35,6 +35,7 @@ from service.transport.request_head import (
     response_to,
 )
 
+_END_OF_HEAD = b"\r\n\r\n"
 _MAX_PIPELINED = 32  # requests that wait for the current one
 # A connection that is idle when the server closes may have a request on the wire already.
 _LAST_REQUEST_SECONDS = 0.2
@@ -116,14 +117,16 @@ class LimitedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parses bytes; those of a head in parts no longer than it may still become."""
-        rest = memoryview(data)
-        while rest and not self._ignores_input and not self.transport.is_closing():
-            size = len(rest) if self._in_body else MAX_HEAD_BYTES - self._head_bytes
-            self._parse(rest[:size])
-            rest = rest[size:]
+        """Parses bytes; those of a head that may be too large in parts."""
+        while data and not self._ignores_input and not self.transport.is_closing():
+            room = MAX_HEAD_BYTES - self._head_bytes
+            if self._in_body or len(data) <= room or data.find(_END_OF_HEAD, 0, room) >= 0:
+                self._parse(data)
+                return
+            self._parse(data[:room])
+            data = data[room:]
 
-    def _parse(self, part: memoryview) -> None:
+    def _parse(self, part: bytes) -> None:
         was_between = not self._in_head and not self._in_body
         self._part_bytes, self._heads_begun, self._body_parts = len(part), 0, 0
         self._head_span += len(part)

@@ -53,7 +53,8 @@ def check_head(http_version: str, headers: Iterable[tuple[bytes, bytes]]) -> boo
             expectation = expectation or value
     old = http_version in _OLD_VERSIONS
     if hosts > 1 or (not hosts and not old):
-        detail = f"the request has {hosts or 'no'} Host headers; it needs one"
+        found = f"{hosts} Host headers" if hosts else "no Host header"
+        detail = f"the request has {found}; it needs one"
         raise RequestRefused(400, "invalid_header", detail)
     if old or not expectation:
         return False

@@ -56,6 +56,30 @@ def test_an_invalid_request_is_refused_with_a_message(service: Service, name: st
     assert b"X-Injected" not in response and b"x-injected" not in response
 
 
+UNACCEPTABLE = {
+    "HTTP/1.1 without Host": (b"GET %b HTTP/1.1\r\n\r\n", 400),
+    "two Hosts": (b"GET %b HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+    "an invalid Host": (b"GET %b HTTP/1.1\r\nHost: x/y\r\n\r\n", 400),
+    "an unknown expectation": (b"GET %b HTTP/1.1\r\nHost: x\r\nExpect: foo\r\n\r\n", 417),
+    "a head of 66 KB": (b"GET %b HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 66_000 + b"\r\n\r\n", 431),
+}
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/metrics", b"/v2", b"/nothing", b"/v2/nothing"])
+@pytest.mark.parametrize("name", UNACCEPTABLE)
+def test_a_head_that_is_not_acceptable_is_refused_on_every_path(
+    service: Service, name: str, path: bytes
+) -> None:
+    head, status = UNACCEPTABLE[name]
+    with wire(service) as connection:
+        connection.send(head.replace(b"%b", path, 1))
+        response = connection.read_to_end()
+    assert response.startswith(b"HTTP/1.1 %d " % status), response[:200]
+    assert response.count(b"HTTP/1.1 ") == 1
+    form = b'"error":' if path.startswith(b"/v2") and status != 431 else b'"detail":'
+    assert form in response
+
+
 def test_a_body_shorter_than_its_length_is_not_processed(service: Service) -> None:
     with wire(service) as connection:
         connection.send(request(b"Content-Length: 100000", body=IMAGE))

@@ -280,6 +280,18 @@ def test_second_run_in_the_same_folder_is_refused_before_it_reads_data(
     assert [row["iteration"] for row in read_log(options.output)] == [2]
 
 
+@pytest.mark.parametrize("more", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_run_never_replaces_its_inputs(tmp_path: Path, more: dict[str, bool]) -> None:
+    source, output = tmp_path / "start.safetensors", tmp_path / "out"
+    output.mkdir()
+    source.write_bytes(b"mine")
+    (output / "model.safetensors").hardlink_to(source)
+    (output / "last.pt").write_bytes(b"")
+    with pytest.raises(OutputError, match="is an input of this command"):
+        train(tiny_options(output, init_from=source, **more))
+    assert source.read_bytes() == b"mine"
+
+
 def test_run_without_a_state_to_resume_does_not_replace_a_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"mine")
     with pytest.raises(OutputError, match=r"model\.safetensors"):

@@ -61,3 +61,15 @@ def test_a_child_ends_with_its_parent_and_not_by_signals_of_the_terminal() -> No
 def test_a_child_of_another_parent_exits_with_status_0() -> None:
     done = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, check=True)
     assert done.stdout == b"0\n"
+
+
+def test_a_warning_of_a_child_is_one_line() -> None:
+    code = """
+import warnings
+from service.ipc.child_process import write_warnings_as_lines
+write_warnings_as_lines()
+warnings.warn("of several\\nlines", stacklevel=1)  # with its source
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    [line] = done.stderr.splitlines()
+    assert line.endswith("UserWarning: of several lines")
