@@ -26,7 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_every_command_but_serve_has_a_prefix() -> None:
     commands = {command.name for command in app.registered_commands}
-    groups = {group.name or group.typer_instance.info.name for group in app.registered_groups}
+    groups = {group.name for group in app.registered_groups}
     assert commands | groups == {*PREFIXED_COMMANDS, "serve"}
 
 
