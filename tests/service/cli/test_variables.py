@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from service.cli import app, main
 from service.cli.variables import PREFIXED_COMMANDS
@@ -25,9 +26,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_every_command_but_serve_has_a_prefix() -> None:
-    commands = {command.name for command in app.registered_commands}
-    groups = {group.name for group in app.registered_groups}
-    assert commands | groups == {*PREFIXED_COMMANDS, "serve"}
+    program: Any = typer.main.get_command(app)
+    assert set(program.commands) == {*PREFIXED_COMMANDS, "serve"}
 
 
 def test_serve_reports_unknown_variables_and_addresses_of_services(
