@@ -141,6 +141,8 @@ class CountKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
             moved += 3 * _bytes(args[0])
         elif name == "copy_":  # does not read what it overwrites
             moved -= _bytes(args[0])
+        elif "out" in (kwargs or {}):
+            moved -= _bytes(kwargs["out"])
         self.add(name, kernels, moved, operations, returned)
 
     def add(

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.network.deformable_attention import DeformableAttention, SampledTokens
 from model.network.geometry import Geometry
-from model.network.linear import MLP, Linear, MergedLinear, feed_forward
+from model.network.linear import MLP, Linear, feed_forward
 from model.network.position_encoding import encode_boxes
 from model.network.query_selection import inverse_sigmoid
 from model.network.self_attention import SelfAttention
@@ -84,14 +83,6 @@ class Decoder(nn.Module):
         self.ref_point_head = MLP(2 * d_model, d_model, d_model, 2)
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
-        self.merged_values: MergedLinear | None = None  # of all layers' memory, on a GPU
-
-    def inference_form(self, dtype: torch.dtype) -> Decoder:
-        """See `model.network.inference`."""
-        layers = [attention.value_proj for attention in self._attentions()]
-        if MergedLinear.is_worthwhile(layers, dtype):
-            self.merged_values = MergedLinear(layers, dtype)
-        return self
 
     def forward(
         self,
@@ -133,14 +124,5 @@ class Decoder(nn.Module):
 
     def _project_memory(self, memory: Tensor, geometry: Geometry) -> list[SampledTokens]:
         """The memory as each layer's cross-attention samples it, while it is in the cache."""
-        attentions = self._attentions()
-        if self.merged_values is None:
-            return [attention.project(memory, geometry) for attention in attentions]
-        values = self.merged_values(memory)
-        return [
-            attention.sampled(value, None, geometry)
-            for attention, value in zip(attentions, values, strict=True)
-        ]
-
-    def _attentions(self) -> list[DeformableAttention]:
-        return [cast(DecoderLayer, layer).cross_attn for layer in self.layers]
+        attentions = [cast(DecoderLayer, layer).cross_attn for layer in self.layers]
+        return [attention.project(memory, geometry) for attention in attentions]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.network.geometry import Geometry, Shapes
-from model.network.linear import Linear, MergedLinear
+from model.network.linear import Linear
 from model.ops import key_aware_deform_attn, ms_deform_attn
 
 
@@ -64,7 +64,6 @@ class DeformableAttention(nn.Module):
         has_query = config.key_aware or config.interleaved
         self.query_proj = Linear(d_model, d_model) if has_query else None
         self.output_proj = Linear(d_model, d_model)
-        self.merged_queries: MergedLinear | None = None  # both projections of queries, on a GPU
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,20 +85,10 @@ class DeformableAttention(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def inference_form(self, dtype: torch.dtype) -> DeformableAttention:
-        """See `model.network.inference`."""
-        layers = (self.sampling_offsets, self._query_layer())
-        if MergedLinear.is_worthwhile(layers, dtype):
-            self.merged_queries = MergedLinear(layers, dtype)
-        return self
-
     def project(self, tokens: Tensor, geometry: Geometry) -> SampledTokens:
-        """Projects the tokens that are attended to, [B, S, d]."""
+        """Projects the tokens that are attended to, [B, S, d], and zeroes those of padding."""
+        value = self.value_proj(tokens)
         key = None if self.key_proj is None else self.key_proj(tokens)
-        return self.sampled(self.value_proj(tokens), key, geometry)
-
-    def sampled(self, value: Tensor, key: Tensor | None, geometry: Geometry) -> SampledTokens:
-        """Projected tokens [B, S, d], split by heads and zeroed on padding (in place)."""
         if geometry.padding is not None:
             value = _zero_rows(value, geometry.padding)
             key = None if key is None else _zero_rows(key, geometry.padding)
@@ -121,10 +110,10 @@ class DeformableAttention(nn.Module):
         Returns:
             [B, Q, d].
         """
-        offsets, queries_or_logits = self._project_queries(query)
         batch, count, _ = query.shape
+        offsets = self.sampling_offsets(query)
         offsets = offsets.view(batch, count, self.num_heads, self.offset_levels, self.num_points, 2)
-        queries_or_logits = self._by_head(queries_or_logits)
+        queries_or_logits = self._by_head(self._query_layer()(query))
         value, shapes = tokens.value, tokens.spatial_shapes
         if self.key_aware:
             attended = key_aware_deform_attn(
@@ -138,12 +127,6 @@ class DeformableAttention(nn.Module):
         """What weighs the samples: queries to compare with keys, or logits."""
         layer = self.query_proj if self.key_aware else self.attention_weights
         return cast(Linear, layer)
-
-    def _project_queries(self, query: Tensor) -> tuple[Tensor, ...]:
-        """[B, Q, d] -> offsets, and queries or logits, each [B, Q, M * something]."""
-        if self.merged_queries is not None:
-            return self.merged_queries(query)  # type: ignore[no-any-return]
-        return self.sampling_offsets(query), self._query_layer()(query)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """[B, N, M * n] -> [B, N, M, n]."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.network.position_encoding import encode_cells
+from model.network.position_encoding import encode_cells, write_cells
 from model.network.query_selection import proposal_logits, propose_boxes
 
 Shapes = tuple[tuple[int, int], ...]
@@ -55,19 +55,24 @@ class Geometry:
     proposal_logits: Tensor
 
 
-def make_geometry(padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> Geometry:
+def make_geometry(
+    padding_mask: Tensor,
+    shapes: Shapes,
+    level_embed: Tensor,
+    position_dtype: torch.dtype | None = None,
+) -> Geometry:
     """The geometry of a batch.
 
     Args:
         padding_mask: bool [B, H, W] of the images, True on padding (right and bottom).
         shapes: (H, W) of each level.
         level_embed: [L, d]; gives the floating type of all of it.
+        position_dtype: another type of the positions, or None.
     """
     dtype = level_embed.dtype
-    positions, masks, ratios = [], [], []
-    for index, mask in enumerate(_level_masks(padding_mask, shapes)):
-        position = encode_cells(mask, level_embed.shape[-1], dtype)
-        positions.append(position.flatten(1, 2) + level_embed[index])
+    level_masks = _level_masks(padding_mask, shapes)
+    masks, ratios = [], []
+    for mask in level_masks:
         masks.append(mask.flatten(1))
         height = (~mask[:, :, 0]).to(dtype).mean(1)
         width = (~mask[:, 0, :]).to(dtype).mean(1)
@@ -77,7 +82,7 @@ def make_geometry(padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> 
     box_ratios = valid_ratios.repeat(1, 1, 2)[:, None]
     return Geometry(
         spatial_shapes=shapes,
-        position=torch.cat(positions, 1),
+        position=_positions(level_masks, level_embed, position_dtype or dtype),
         padding=padding,
         reference_points=cell_reference_points(shapes, valid_ratios),
         box_ratios=box_ratios,
@@ -87,6 +92,24 @@ def make_geometry(padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> 
         invalid=~valid,
         proposal_logits=proposal_logits(anchors, valid),
     )
+
+
+def _positions(level_masks: Sequence[Tensor], level_embed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sine encodings plus level embeddings of all tokens, [B, S, d], in that type."""
+    channels = level_embed.shape[-1]
+    if torch.is_grad_enabled():
+        encoded = [
+            encode_cells(mask, channels, level_embed.dtype).flatten(1, 2) + level_embed[index]
+            for index, mask in enumerate(level_masks)
+        ]
+        return torch.cat(encoded, 1).to(dtype)
+    sizes = [mask.shape[1] * mask.shape[2] for mask in level_masks]
+    batch = len(level_masks[0])
+    position = level_embed.new_empty(batch, sum(sizes), channels, dtype=dtype)
+    parts = position.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+    for part, mask, added in zip(parts, level_masks, level_embed, strict=True):
+        write_cells(part.view(*mask.shape, channels), mask, added)
+    return position
 
 
 def cell_reference_points(
@@ -177,8 +200,7 @@ class GeometryCache:
         return geometry
 
     def _make(self, padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> Geometry:
-        made = make_geometry(padding_mask, shapes, level_embed)
-        return replace(made, position=made.position.to(self._dtype))
+        return make_geometry(padding_mask, shapes, level_embed, self._dtype)
 
 
 def _sizes(padding_mask: Tensor) -> Sequence[int]:

@@ -1,12 +1,11 @@
 """Linear layers, and what is made of them: feed-forward networks and heads.
 
 In training a layer is torch's own. Its inference form holds the weights in the precision of the
-network, packed for oneDNN on a CPU; several layers of one input are one batched product on a GPU.
+network, packed for oneDNN on a CPU, fused with bias and ReLU by cuBLASLt on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -64,39 +63,6 @@ class PackedLinear(nn.Module):
         if add is None:
             return onednn.linear(x, self.weight, self.bias, activation)
         return add_and_activate(onednn.linear_add(x, self.weight, self.bias, add), None, activation)
-
-
-class MergedLinear(nn.Module):
-    """Several linear layers of one input as one batched product, for inference on a GPU.
-
-    Each result is contiguous, as the attention kernels need it.
-
-    Args:
-        layers: with equal numbers of inputs and of outputs; their weights are copied.
-        dtype: of the weights, the input and the results.
-    """
-
-    weights: Tensor  # [layers, inputs, outputs]
-    biases: Tensor  # [layers, 1, outputs]
-
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
-        super().__init__()
-        weights = torch.stack([layer.weight.detach().t() for layer in layers])
-        biases = torch.stack([layer.bias.detach() for layer in layers])[:, None]
-        self.register_buffer("weights", weights.to(dtype))
-        self.register_buffer("biases", biases.to(dtype))
-
-    @staticmethod
-    def is_worthwhile(layers: Sequence[nn.Linear], dtype: torch.dtype) -> bool:
-        """Whether the layers can be merged; on a CPU separate packed products are as fast."""
-        alike = len({layer.out_features for layer in layers}) == 1
-        return alike and not onednn.is_available(layers[0].weight.device, dtype)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """[B, N, inputs] -> [B, N, outputs] of each layer."""
-        rows = x.reshape(1, -1, x.shape[-1]).expand(len(self.weights), -1, -1)
-        merged = torch.baddbmm(self.biases, rows, self.weights)
-        return tuple(part.view(*x.shape[:-1], -1) for part in merged)
 
 
 class MLP(nn.Module):

@@ -37,13 +37,41 @@ def encode_cells(padding_mask: Tensor, d_model: int, dtype: torch.dtype) -> Tens
     Returns:
         [B, H, W, d_model], y features first. To the right of an image y is 0, below it x is 0.
     """
-    features = d_model // 2
+    y, x, zero = _encode_axes(padding_mask, d_model // 2, dtype)
     rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
-    y, x = (_encode_axis(valid.to(dtype), features) for valid in (rows, columns))
-    zero = (torch.arange(features, device=padding_mask.device) % 2).to(dtype)  # sin 0, cos 0, ...
     y = torch.where(columns[:, None, :, None], y[:, :, None], zero)
     x = torch.where(rows[:, :, None, None], x[:, None], zero)
     return torch.cat((y, x), dim=-1)
+
+
+def write_cells(cells: Tensor, padding_mask: Tensor, added: Tensor) -> None:
+    """Writes `encode_cells` + `added`, rounded to the type of `cells`, in one pass over them.
+
+    Args:
+        cells: [B, H, W, d_model], overwritten.
+        padding_mask: see `encode_cells`.
+        added: [d_model]; gives the type of the sum.
+    """
+    features = cells.shape[-1] // 2
+    y, x, zero = _encode_axes(padding_mask, features, added.dtype)
+    rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
+    for half, inside, place in (
+        (0, columns[:, None, :], y[:, :, None]),
+        (1, rows[..., None], x[:, None]),
+    ):
+        part = slice(half * features, (half + 1) * features)
+        encoded, outside = ((each + added[part]).to(cells.dtype) for each in (place, zero))
+        torch.where(inside[..., None], encoded, outside, out=cells[..., part])
+
+
+def _encode_axes(
+    padding_mask: Tensor, features: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of rows [B, H, features] and columns [B, W, features], and of 0 [features]."""
+    rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
+    y, x = (_encode_axis(valid.to(dtype), features) for valid in (rows, columns))
+    zero = (torch.arange(features, device=padding_mask.device) % 2).to(dtype)  # sin 0, cos 0, ...
+    return y, x, zero
 
 
 def _encode_axis(valid: Tensor, features: int) -> Tensor:
