@@ -3,10 +3,12 @@
     python -m benchmarks.kernels.sass [--architectures 75 80 86 89 90 100 120]
 
 Compiles the kernels for 4 levels, 4 points, 8 heads of 32 channels, where a warp computes one
-query, and reads NVIDIA's disassembly. Instructions per query are those that a warp executes: all
-instructions once, those of the one loop (over groups of points) times its iterations, without
-NOPs. Predicated instructions count whether or not they take effect. Requires the packages
-nvidia-cuda-nvrtc, nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm and cuda-bindings.
+query, and reads NVIDIA's disassembly. Instructions per query are those that a warp executes (or
+four warps, where a query's points are split): all instructions once, those of loops without other
+loops in them times their iterations, without NOPs. The forward pass has one such loop, over groups
+of points; the backward pass has two over points and small ones over what a lane writes. Predicated
+instructions count whether or not they take effect. Requires the packages nvidia-cuda-nvrtc,
+nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm and cuda-bindings.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import re
 import subprocess
 import sysconfig
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -27,8 +30,7 @@ from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _LEVELS, _POINTS = 4, 4
-# Iterations of the loop; False: float32 and separate keys, which take two points at a time.
-_ITERATIONS = {True: 4, False: 8}
+_LONG_LOOP = 80  # instructions
 _TOOL_LIMIT_SECONDS = 120.0
 
 
@@ -46,9 +48,14 @@ class Cost:
     spills: int  # loads and stores of local memory in the code
 
 
-def usual(dtype: torch.dtype, kind: Kind) -> Variant:
-    """The kernel variant of the published models' encoders."""
-    return Variant(dtype, dtype, kind, 32, 8, _LEVELS, _POINTS, 2, _LEVELS)
+def usual(dtype: torch.dtype, kind: Kind, **others: Any) -> Variant:
+    """The kernel variant of the published models' encoders; `others`: fields that differ."""
+    return Variant(dtype, dtype, kind, 32, 8, _LEVELS, _POINTS, 2, _LEVELS, **others)
+
+
+def of_decoder(dtype: torch.dtype, kind: Kind) -> Variant:
+    """The kernel variant of the published models' decoders: few queries, around boxes."""
+    return replace(usual(dtype, kind), reference_size=4, splits=4)
 
 
 def cost(variant: Variant, architecture: int, cache_dir: Path) -> Cost:
@@ -66,17 +73,26 @@ def cost(variant: Variant, architecture: int, cache_dir: Path) -> Cost:
         listing = _output("nvdisasm", "-c", str(file))
     used = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert used is not None, usage
-    one_group_a_level = variant.value_type != torch.float32 and variant.kind != "separate_keys"
     return Cost(
         registers=int(used[1]),
         stack_bytes=int(used[2]),
-        instructions=_executed(listing, _ITERATIONS[one_group_a_level]),
+        instructions=variant.splits * _executed(listing, variant),
         spills=len(re.findall(r"\b(?:LDL|STL)\b", listing)),
     )
 
 
-def _executed(listing: str, iterations: int) -> int:
-    """Instructions that a warp executes if the code's only loop has so many iterations."""
+def _iterations(variant: Variant, instructions: int) -> int:
+    """How often a loop of so many instructions runs."""
+    points = variant.levels * variant.points
+    if variant.backward:
+        # Loops over points are long; the others write what the row's four lanes share.
+        return points if instructions >= _LONG_LOOP else -(-points // 4)
+    group = 4 if variant.value_type != torch.float32 and variant.kind != "separate_keys" else 2
+    return points // (group * variant.splits)
+
+
+def _executed(listing: str, variant: Variant) -> int:
+    """Instructions that a warp executes."""
     labels: dict[str, int] = {}
     instructions: list[str] = []
     for line in listing.splitlines():
@@ -84,15 +100,18 @@ def _executed(listing: str, iterations: int) -> int:
             labels[label[1]] = len(instructions)
         elif found := re.match(r"^\s+/\*[0-9a-f]+\*/\s+(.+?)\s*;", line):
             instructions.append(found[1])
-    loops = []
+    loops = set()
     for place, instruction in enumerate(instructions):
         target = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", instruction)
         if target and labels[target[1]] < place:
-            loops.append((labels[target[1]], place))
-    ((first, last),) = loops
-    body = sum(not _idle(text) for text in instructions[first : last + 1])
-    rest = [*instructions[:first], *instructions[last + 1 :]]
-    return sum(not _idle(text) for text in rest) + iterations * body
+            loops.add((labels[target[1]], place))
+    total = sum(not _idle(text) for text in instructions)
+    for first, last in loops:
+        if any(first <= other[0] and other[1] <= last for other in loops - {(first, last)}):
+            continue  # with another loop in it: over what a warp computes after another
+        body = sum(not _idle(text) for text in instructions[first : last + 1])
+        total += (_iterations(variant, body) - 1) * body
+    return total
 
 
 def _idle(instruction: str) -> bool:
@@ -120,15 +139,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Static costs of the GPU kernels.")
     parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES)
     arguments = parser.parse_args()
-    print(f"{'sm':>4} {'type':14} {'kind':14} {'registers':>9} {'stack':>6} {'instructions':>12}")
+    print(
+        f"{'sm':>4} {'pass':16} {'type':14} {'kind':14} {'registers':>9} {'stack':>6} "
+        f"{'spills':>6} {'instructions':>12}"
+    )
     with tempfile.TemporaryDirectory() as cache:
-        for architecture in arguments.architectures:
-            for dtype in TYPES:
-                for kind in KINDS:
-                    row = cost(usual(dtype, kind), architecture, Path(cache))
-                    name = str(dtype).removeprefix("torch.")
-                    sizes = f"{row.registers:9} {row.stack_bytes:6} {row.instructions:12}"
-                    print(f"{architecture:4} {name:14} {kind:14} {sizes}", flush=True)
+        for architecture, dtype, kind in product(arguments.architectures, TYPES, KINDS):
+            for name, variant in _variants(dtype, kind).items():
+                row = cost(variant, architecture, Path(cache))
+                print(
+                    f"{architecture:4} {name:16} {str(dtype).removeprefix('torch.'):14} {kind:14} "
+                    f"{row.registers:9} {row.stack_bytes:6} {row.spills:6} {row.instructions:12}",
+                    flush=True,
+                )
+
+
+def _variants(dtype: torch.dtype, kind: Kind) -> dict[str, Variant]:
+    return {
+        "encoder": usual(dtype, kind),
+        "decoder": of_decoder(dtype, kind),
+        "backward": usual(dtype, kind, backward=True),
+        "sums of integers": usual(dtype, kind, backward=True, deterministic=True),
+    }
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def implementation_name(device: torch.device | str) -> str:
 
     Returns:
         "cpu" or "cuda" (compiled kernels), "reference", or "cuda+reference" if some of the kernels
-        called so far do not work on that GPU. On a GPU, training uses the reference.
+        called so far do not work on that GPU.
     """
     device = torch.device(device)
     if _Selection.choice == "reference":
@@ -173,9 +173,7 @@ def _implementation(
         fits = all(tensor.dtype in cpu.DTYPES for tensor in tensors)
         return operators if fits and cpu.available() else reference
     if value.device.type == "cuda":
-        # The CUDA kernels have no backward pass; the reference has one by autograd.
-        trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        fits = not trains and cuda.takes(value, spatial_shapes, sampling_offsets)
+        fits = cuda.takes(value, spatial_shapes, sampling_offsets)
         return operators if fits else reference
     return reference
 

@@ -8,10 +8,9 @@ that does not compile, load or launch is replaced by the reference; the others s
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -20,16 +19,15 @@ from torch import Tensor
 from model.native.library import BuildError
 from model.ops import cuda_driver, reference
 from model.ops.cpu import Inputs
+from model.ops.cuda_call import MAX_LEVELS, Call, variant_of
 from model.ops.cuda_driver import KernelRefused
-from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
+from model.ops.nvrtc import TYPES, Variant, machine_code
 
 _KERNEL = b"lite_detr_deform_attn"
-_MAX_LEVELS = 8
-_CHANNELS_PER_LANE, _LANES, _WARPS_PER_BLOCK = 8, 32, 4
 _CHANNELS = (8, 16, 32, 64, 128, 256)  # of a head: those that fill 1, 2, 4, ... lanes
 _MAX_BATCH = 65_535  # blocks along y
 _MAX_COUNT = 2**31 - 1
-_QUAD_BYTES = 16
+_MARGIN = 2**25  # rows that the last blocks and tiles compute in addition
 
 
 class _Kernels:
@@ -46,14 +44,14 @@ def takes(
     """Whether the kernels support a call with these types and sizes."""
     batch, tokens, heads, channels = value.shape
     queries = sampling_offsets.shape[1]
-    row_quads = heads * channels * value.element_size() // _QUAD_BYTES
     return (
         value.dtype in TYPES
         and channels in _CHANNELS
-        and len(spatial_shapes) <= _MAX_LEVELS
+        and len(spatial_shapes) <= MAX_LEVELS
         and batch <= _MAX_BATCH
-        and queries * heads + _LANES * _WARPS_PER_BLOCK <= _MAX_COUNT
-        and tokens * row_quads < 2 * _MAX_COUNT  # a token's offset within an image has 32 bits
+        and queries * heads + _MARGIN <= _MAX_COUNT
+        # A token's offset within an image has 32 bits.
+        and tokens * heads * channels * value.element_size() < 2 * _MAX_COUNT
     )
 
 
@@ -85,86 +83,32 @@ def forward(inputs: Inputs) -> Tensor:
     output = value.new_empty(batch, inputs.sampling_offsets.shape[1], heads * channels)
     if output.numel() == 0:
         return output
-    variant = _variant(inputs)
-    kernel = _loaded(variant, value.device)
+    variant = variant_of(inputs)
+    done = run(variant, value.device, lambda: Call(inputs, variant, output))
+    return output if done else by_reference(inputs)
+
+
+def run(variant: Variant, device: torch.device, prepare: Callable[[], Call]) -> bool:
+    """Enqueues a kernel on torch's current stream; False if it does not work on that device.
+
+    Args:
+        variant: which kernel.
+        device: a GPU.
+        prepare: makes its arguments, once it is loaded.
+    """
+    kernel = _loaded(variant, device)
     if kernel is None:
-        return _by_reference(inputs)
+        return False
     try:
-        _launch(kernel, Call(inputs, variant, output), value.device)
+        _launch(kernel, prepare(), device)
     except KernelRefused as error:
-        _give_up((variant, _index(value.device)), error)
-        return _by_reference(inputs)
-    return output
+        _give_up((variant, _index(device)), error)
+        return False
+    return True
 
 
-class _Level(ctypes.Structure):
-    """Mirror of `Level` in csrc/call.cuh."""
-
-    _fields_ = tuple((name, ctypes.c_int) for name in ("height", "width", "start"))
-
-
-class CallStruct(ctypes.Structure):
-    """Mirror of `Call` in csrc/call.cuh."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("value", "key", "query", "logits")),
-        *((name, ctypes.c_void_p) for name in ("reference_points", "offsets", "output")),
-        *((name, ctypes.c_int) for name in ("tokens", "queries")),
-        ("levels", _Level * _MAX_LEVELS),
-    )
-
-
-class Call:
-    """The struct that the kernel reads; keeps alive what it points at."""
-
-    def __init__(self, inputs: Inputs, variant: Variant, output: Tensor) -> None:
-        given = (inputs.value, inputs.key, inputs.query, inputs.logits)
-        self.tensors = (
-            *(None if tensor is None else _array(tensor, variant.value_type) for tensor in given),
-            _array(inputs.reference_points, torch.float32),
-            _array(inputs.sampling_offsets, variant.offset_type),
-            output,
-        )
-        levels = (_Level * _MAX_LEVELS)()
-        sides, start = inputs.spatial_shapes, 0
-        for level, (height, width) in enumerate(zip(sides[::2], sides[1::2], strict=True)):
-            levels[level] = _Level(height, width, start)
-            start += height * width
-        pointers = (None if tensor is None else tensor.data_ptr() for tensor in self.tensors)
-        self.queries = inputs.sampling_offsets.shape[1]
-        self.struct = CallStruct(*pointers, start, self.queries, levels)
-        rows = _LANES * _CHANNELS_PER_LANE // variant.channels * _WARPS_PER_BLOCK
-        self.grid = (-(-self.queries * variant.heads // rows), output.shape[0])
-
-
-def _variant(inputs: Inputs) -> Variant:
-    kind: Kind = "separate_keys"
-    if inputs.query is None:
-        kind = "plain"
-    elif inputs.key is None:
-        kind = "shared_keys"
-    value_type, offset_type = inputs.value.dtype, inputs.sampling_offsets.dtype
-    _, _, heads, offset_levels, points, _ = inputs.sampling_offsets.shape
-    return Variant(
-        value_type,
-        offset_type if offset_type == value_type else torch.float32,
-        kind,
-        inputs.value.shape[3],
-        heads,
-        len(inputs.spatial_shapes) // 2,
-        points,
-        inputs.reference_points.shape[-1],
-        offset_levels,
-    )
-
-
-def _array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in that type, contiguous and aligned for 16-byte loads."""
-    tensor = tensor.to(dtype).contiguous()
-    return tensor if tensor.data_ptr() % _QUAD_BYTES == 0 else tensor.clone()
-
-
-def _by_reference(inputs: Inputs) -> Tensor:
+def by_reference(inputs: Inputs) -> Tensor:
+    """The same in plain PyTorch, differentiable."""
     sides = inputs.spatial_shapes
     shapes = list(zip(sides[::2], sides[1::2], strict=True))
     located = (shapes, inputs.reference_points, inputs.sampling_offsets)
@@ -209,7 +153,7 @@ def _load(variant: Variant, index: int) -> object:
 
 def _launch(kernel: object, call: Call, device: torch.device) -> None:
     stream = torch.cuda.current_stream(device)
-    how = cuda_driver.Launch(call.grid, _LANES * _WARPS_PER_BLOCK, stream.cuda_stream)
+    how = cuda_driver.Launch(call.grid, call.threads, stream.cuda_stream)
     cuda_driver.launch(kernel, call.struct, how, stream.device_index)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,11 +19,17 @@ import torch
 from model.config import VARIANTS, ModelConfig
 from model.native.library import BuildError
 from model.native.prebuilt import DIRECTORY
+from model.ops.cuda_call import splits_for
 from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 
 
-def variants_of(config: ModelConfig) -> set[Variant]:
-    """The kernels that a network of this architecture calls, for every number type."""
+def variants_of(config: ModelConfig, *, training: bool = False) -> set[Variant]:
+    """The kernels that a network of this architecture calls, for every number type.
+
+    Args:
+        config: the architecture.
+        training: those of the backward pass, too.
+    """
     levels = config.num_feature_levels
     encoder: Kind = "separate_keys" if config.separate_keys else "shared_keys"
     decoder: Kind = "shared_keys"
@@ -34,7 +41,11 @@ def variants_of(config: ModelConfig) -> set[Variant]:
         (decoder, config.decoder_points, 4, levels),
     )
     channels = config.d_model // config.num_heads
-    return {
+    few = splits_for(0, channels)
+    # Small images have as few tokens as a decoder has queries.
+    splits = {encoder_call: {1, few} for encoder_call in calls[:1]}
+    splits[calls[1]] = {splits_for(config.num_queries, channels)} | splits.get(calls[1], set())
+    forward = {
         Variant(
             value_type,
             offset_type,
@@ -45,15 +56,23 @@ def variants_of(config: ModelConfig) -> set[Variant]:
             points,
             reference_size,
             offset_levels,
+            splits=split,
         )
         for kind, points, reference_size, offset_levels in calls
+        for split in splits[kind, points, reference_size, offset_levels]
         for value_type in TYPES
         for offset_type in {value_type, torch.float32}
     }
+    backward = {replace(variant, splits=1, backward=True) for variant in forward}
+    return forward | backward if training else forward
 
 
 def build_all(
-    configs: Iterable[ModelConfig], architectures: Sequence[int], directory: Path
+    configs: Iterable[ModelConfig],
+    architectures: Sequence[int],
+    directory: Path,
+    *,
+    training: bool = False,
 ) -> list[Path]:
     """Compiles every kernel of these models for every architecture.
 
@@ -61,6 +80,7 @@ def build_all(
         configs: of the models.
         architectures: such as 90, for compute capability 9.0.
         directory: where the files are written.
+        training: the kernels of the backward pass, too.
 
     Returns:
         The files.
@@ -68,7 +88,7 @@ def build_all(
     Raises:
         BuildError: without NVRTC, or for a kernel or an architecture that it does not support.
     """
-    wanted = set().union(*(variants_of(config) for config in configs))
+    wanted = set().union(*(variants_of(config, training=training) for config in configs))
     directory.mkdir(parents=True, exist_ok=True)
     for architecture in architectures:
         for variant in sorted(wanted, key=repr):
@@ -83,10 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Builds all kernels and prints how many; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compile the GPU kernels of all variants.")
     parser.add_argument("--architectures", required=True, help='numbers with spaces: "80 90"')
+    parser.add_argument("--training", action="store_true", help="the backward pass, too")
     given = parser.parse_args(arguments)
     architectures = [int(number) for number in given.architectures.split()]
     try:
-        files = build_all(VARIANTS.values(), architectures, DIRECTORY)
+        files = build_all(VARIANTS.values(), architectures, DIRECTORY, training=given.training)
     except BuildError as error:
         print(f"cannot compile the GPU kernels ahead: {error}", file=sys.stderr)
         return 1

@@ -24,7 +24,7 @@ from model.native.library import BuildError, cache_directory
 from model.native.prebuilt import DIRECTORY
 
 _SOURCES = Path(__file__).parent / "csrc"
-_PROGRAM = "deform_attn.cu"
+_FORWARD, _BACKWARD = "deform_attn.cu", "deform_attn_backward.cu"
 _OPTIONS = ("--std=c++17", "--device-as-default-execution-space")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _BOX_SIZE = 4  # numbers of a reference that is a box
@@ -32,18 +32,23 @@ _BOX_SIZE = 4  # numbers of a reference that is a box
 Kind = Literal["plain", "shared_keys", "separate_keys"]
 TYPES = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "Bfloat16Bits"}
 
-# How many blocks of 128 threads must fit on a multiprocessor: as many as leave each thread the
-# registers that it needs, measured with NVRTC 13.0; the tests check that nothing spills.
-_BLOCKS: dict[tuple[str, Kind], int] = {
-    ("Half", "plain"): 8,
-    ("Half", "shared_keys"): 5,
-    ("Half", "separate_keys"): 5,
-    ("Bfloat16Bits", "plain"): 6,
-    ("Bfloat16Bits", "shared_keys"): 5,
+# Of a block. 12: a tile of queries (csrc/tiles.cuh).
+_WARPS, _FEWER_WARPS, _BACKWARD_WARPS = 12, 8, 4
+
+# How many blocks must fit on a multiprocessor: as many as leave each thread the registers that it
+# needs, measured with NVRTC 13.0; the tests check that nothing spills. Two of 12 warps leave 80
+# registers, two of 8 warps 128.
+_BLOCKS = 2
+_BACKWARD_BLOCKS: dict[tuple[str, Kind], int] = {
+    ("Half", "plain"): 5,
+    ("Half", "shared_keys"): 4,
+    ("Half", "separate_keys"): 4,
+    ("Bfloat16Bits", "plain"): 5,
+    ("Bfloat16Bits", "shared_keys"): 4,
     ("Bfloat16Bits", "separate_keys"): 4,
-    ("float", "plain"): 7,
-    ("float", "shared_keys"): 5,
-    ("float", "separate_keys"): 4,
+    ("float", "plain"): 4,
+    ("float", "shared_keys"): 4,
+    ("float", "separate_keys"): 3,
 }
 
 
@@ -60,9 +65,33 @@ class Variant:
     points: int
     reference_size: int
     offset_levels: int
+    splits: int = 1  # groups of lanes among which the points of a row are split
+    backward: bool = False
+    deterministic: bool = False  # only of the backward pass: sums are integers
+
+    @property
+    def program(self) -> str:
+        """The file in csrc/."""
+        return _BACKWARD if self.backward else _FORWARD
+
+    @property
+    def warps(self) -> int:
+        """Of a block."""
+        if self.backward:
+            return _BACKWARD_WARPS
+        wide = self.kind == "separate_keys" and (
+            self.value_type != torch.float16 or self.splits > 1
+        )
+        return _FEWER_WARPS if wide else _WARPS
+
+    @property
+    def blocks(self) -> int:
+        """That must fit on a multiprocessor at the same time."""
+        key = (TYPES[self.value_type], self.kind)
+        return _BACKWARD_BLOCKS[key] if self.backward else _BLOCKS
 
     def definitions(self) -> tuple[str, ...]:
-        """Compiler options that define the macros of deform_attn.cu."""
+        """Compiler options that define the macros of the program."""
         value_type = TYPES[self.value_type]
         macros = {
             "VALUE_TYPE": value_type,
@@ -74,8 +103,13 @@ class Variant:
             "POINTS": self.points,
             "REFERENCE_SIZE": self.reference_size,
             "OFFSET_LEVELS": self.offset_levels,
-            "BLOCKS": _BLOCKS[value_type, self.kind],
+            "WARPS": self.warps,
+            "BLOCKS": self.blocks,
         }
+        if self.backward:
+            macros["SUM_TYPE"] = "long long" if self.deterministic else "float"
+        else:
+            macros["SPLITS"] = self.splits
         return tuple(f"-D{name}={value}" for name, value in macros.items())
 
     def __str__(self) -> str:
@@ -85,7 +119,9 @@ class Variant:
             types += f" with {str(self.offset_type).removeprefix('torch.')} offsets"
         sizes = f"{self.heads} heads of {self.channels} channels, {self.levels} levels of"
         boxes = " around boxes" if self.reference_size == _BOX_SIZE else ""
-        return f"{self.kind} {types}, {sizes} {self.points} points{boxes}"
+        backward = ", backward" if self.backward else ""
+        ways = f"{', deterministic' * self.deterministic}{', split points' * (self.splits > 1)}"
+        return f"{self.kind} {types}, {sizes} {self.points} points{boxes}{backward}{ways}"
 
 
 def machine_code(
@@ -111,13 +147,14 @@ def machine_code(
     compiler = _compiler()
     options = (*_OPTIONS, _target(compiler, capability), *variant.definitions())
     sources = {path.name: path.read_bytes() for path in sorted(_SOURCES.glob("*.cu*"))}
-    name = f"deform_attn-{_fingerprint(compiler, options, sources)}.cubin"
+    stem = variant.program.removesuffix(".cu")
+    name = f"{stem}-{_fingerprint(compiler, options, sources)}.cubin"
     ahead = _read(DIRECTORY / name)
     if ahead is not None:
         return ahead
     code = _cached(name, cache_dir)
     if code is None:
-        code = _compile(compiler, options, sources)
+        code = _compile(compiler, variant.program, options, sources)
         try:
             _write(cache_directory(cache_dir) / name, code)
         except BuildError as error:
@@ -188,13 +225,15 @@ def _write(path: Path, code: bytes) -> None:
         raise BuildError(f"the compiled kernels cannot be written: {error}") from error
 
 
-def _compile(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, bytes]) -> bytes:
-    headers = {name: text for name, text in sources.items() if name != _PROGRAM}
+def _compile(
+    compiler: ModuleType, program_name: str, options: tuple[str, ...], sources: dict[str, bytes]
+) -> bytes:
+    headers = {name: text for name, text in sources.items() if name != program_name}
     (program,) = _checked(
         compiler,
         compiler.nvrtcCreateProgram(
-            sources[_PROGRAM],
-            _PROGRAM.encode(),
+            sources[program_name],
+            program_name.encode(),
             len(headers),
             list(headers.values()),
             [name.encode() for name in headers],

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.ops import cpu, cuda
+from model.ops import cpu, cuda, cuda_backward
 
 _LIBRARY = torch.library.Library("lite_detr", "DEF")  # type: ignore[no-untyped-call]
 
@@ -92,7 +92,11 @@ def _plain_inputs(
     )
 
 
+Backward = Callable[..., cpu.InputGradients]  # of cpu.py or cuda_backward.py
+
+
 def _plain_backward(
+    backward: Backward,
     grad_output: Tensor,
     value: Tensor,
     spatial_shapes: list[int],
@@ -104,7 +108,7 @@ def _plain_backward(
     inputs = _plain_inputs(
         value, spatial_shapes, reference_points, sampling_offsets, attention_logits
     )
-    grads = cpu.backward(inputs, grad_output, of_reference_points=of_reference_points)
+    grads = backward(inputs, grad_output, of_reference_points=of_reference_points)
     assert grads.logits is not None
     references = _or_empty(grads.reference_points, value)
     return grads.value, references, grads.sampling_offsets, grads.logits
@@ -132,6 +136,7 @@ def _key_aware_inputs(
 
 
 def _key_aware_backward(
+    backward: Backward,
     grad_output: Tensor,
     query: Tensor,
     key: Tensor | None,
@@ -144,11 +149,30 @@ def _key_aware_backward(
     inputs = _key_aware_inputs(
         query, key, value, spatial_shapes, reference_points, sampling_offsets
     )
-    grads = cpu.backward(inputs, grad_output, of_reference_points=of_reference_points)
+    grads = backward(inputs, grad_output, of_reference_points=of_reference_points)
     assert grads.query is not None
     references = _or_empty(grads.reference_points, value)
     keys = _or_empty(grads.key, value)
     return grads.query, keys, grads.value, references, grads.sampling_offsets
+
+
+# The modules' functions are looked up at each call: tests replace them.
+
+
+def _plain_backward_on_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return _plain_backward(cpu.backward, *arguments)
+
+
+def _plain_backward_on_gpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return _plain_backward(cuda_backward.backward, *arguments)
+
+
+def _key_aware_backward_on_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return _key_aware_backward(cpu.backward, *arguments)
+
+
+def _key_aware_backward_on_gpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return _key_aware_backward(cuda_backward.backward, *arguments)
 
 
 # Only shapes, for tracing. Gradients have their input's shape, absent ones are empty.
@@ -267,10 +291,17 @@ _register(
     _keep_key_aware,
     _key_aware_on_gpu,
 )
-_register("ms_deform_attn_backward", _plain_backward, _plain_backward_fake, _differentiate_twice)
+_register(
+    "ms_deform_attn_backward",
+    _plain_backward_on_cpu,
+    _plain_backward_fake,
+    _differentiate_twice,
+    on_gpu=_plain_backward_on_gpu,
+)
 _register(
     "key_aware_deform_attn_backward",
-    _key_aware_backward,
+    _key_aware_backward_on_cpu,
     _key_aware_backward_fake,
     _differentiate_twice,
+    on_gpu=_key_aware_backward_on_gpu,
 )

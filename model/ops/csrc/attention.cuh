@@ -1,129 +1,93 @@
 // Deformable attention by warps of 32 lanes, plain and key-aware.
 //
-// A row is one head of one query. Its channels are spread over D / 8 lanes, so a warp computes
-// several rows: with 8 heads of 32 channels exactly one query. For a chunk of points the lanes first
-// compute the places (each lane those of four points): four corners and their weights, written to
-// shared memory. Then all lanes read them, blend and sum. Key-aware attention does that in one pass
-// with an online softmax: a sample is blended once, scored and added.
+// A warp computes several rows (see places.cuh): with 8 heads of 32 channels exactly one query. For
+// a chunk of points the lanes first compute the places (each lane those of four points): four
+// corners and their weights, written to shared memory. Then all lanes read them, blend and sum.
+// Key-aware attention does that in one pass with an online softmax: a sample is blended once, scored
+// and added.
 //
-// `Warp` runs one phase after another for every lane: `each(phase)`, sums and maxima over
-// neighbouring lanes, `sync`. On the GPU a phase is plain code of one thread; on the host it is
-// a loop over 32 lanes, so the tests compare this same code with the reference.
+// `Warp` runs one phase after another for every lane: `each(phase)`, sums and maxima over lanes at
+// distances of kFrom, 2 kFrom, ... below kTo, and `sync`, after which a lane sees what other lanes
+// stored. On the GPU a phase is plain code of one thread; on the host it is a loop over 32 lanes, so
+// the tests compare this same code with the reference.
 #pragma once
 
-#include "call.cuh"
-#include "formats.cuh"
+#include "places.cuh"
 
 namespace lite_detr {
 
-constexpr int kLanesOfWarp = 32;
-constexpr int kPlacesALane = 4;
-constexpr int kPlaces = kLanesOfWarp * kPlacesALane;  // of all rows, at a time
-
-// Stored instead of the last weight: the point lies outside its map or is not finite. A NaN that no
-// arithmetic produces.
-constexpr Word kOutsideWeight = 0xffffa5a5u;
-
-constexpr float kLog2E = 1.44269504f;
-
 template <class Math, template <class> class WarpOf, class T, class U, Kind kKind, int kChannels,
-          class Sizes>
-class Attention {
+          int kSplits, class Sizes>
+class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
  public:
-  static constexpr int kParts = kChannels / kPart;  // lanes of a row
-  static constexpr int kRows = kLanesOfWarp / kParts;
-  static_assert(kParts * kRows == kLanesOfWarp && kParts * kPart == kChannels,
-                "a head's channels must fill 1, 2, 4, ... lanes");
+  using Base = Places<Math, T, U, kChannels, kSplits, Sizes>;
+  using typename Base::Values;
+  using Base::kChunk, Base::kLanes, Base::kOwn, Base::kParts, Base::kRows, Base::kSlots;
 
   struct Lane;
   using Warp = WarpOf<Lane>;
-  using Values = Format<T, Math>;
-  using Offsets = Format<U, Math>;
 
   static constexpr bool kKeyAware = kKind != Kind::plain;
-  static constexpr int kChunk = kPlacesALane * kParts;  // points of a row whose places are in memory
   // Points loaded at the same time, and between two adjustments of the online softmax: as many as
   // the registers hold.
   static constexpr int kGroup = sizeof(T) == 2 && kKind != Kind::separate_keys ? 4 : 2;
-  static constexpr int kQuadsOfHead = kParts * Values::kVectors;
+  static constexpr int kStride = kGroup * kSplits;  // from a split's group to its next one
+  static constexpr int kSharedQuads = 2 * kSlots;   // of a warp: corners, then weights
 
   // A lane's state between phases.
-  struct Lane {
-    int row;  // within the warp
-    int part;
-    int query_index, head;
-    long long index;  // of the row among all of [B, Q, M]
-    bool exists;      // false beyond the last row: computes the last row again, stores nothing
+  struct Lane : Seat {
     const Quad *value, *key;
+    float logits[kOwn];  // of the own points, times log2(e); -infinity if there are none
     float query[kPart];  // times log2(e) / sqrt(D)
-    float nothing;       // the score of a zero sample: 0, or NaN if the query is not finite
     float top, total;    // of the softmax, to base 2
+    float own_top;       // of this split
     float sums[kPart];
     float scores[kGroup];
     bool inside[kGroup];
     typename Values::Sample samples[kGroup];
   };
 
-  Attention(const Call& call, Sizes sizes) : call_(call), sizes_(sizes) {}
+  using Base::Base;
 
-  // Rows first, first + 1, ... of an image, as many as the warp has.
-  void run(Warp& warp, int image, int first) const {
-    warp.each([&](int number, Lane& lane) { begin(number, lane, image, first); });
-    if constexpr (kKeyAware) {
-      warp.template sum<kParts>([](Lane& lane) -> float& { return lane.nothing; });
-    } else {
-      warp.each([&](int, Lane& lane) { find_top(lane); });
-      warp.template max<kParts>([](Lane& lane) -> float& { return lane.top; });
-      warp.each([&](int, Lane& lane) { find_total(lane); });
-      warp.template sum<kParts>([](Lane& lane) -> float& { return lane.total; });
-      // NaN instead of 0 where the logits give no weights, even if all points lie outside.
-      warp.each([&](int, Lane& lane) { clear(lane, lane.total * 0.0f); });
-    }
-    Quad* places = warp.shared();
+  // The rows of an image that a warp computes, by its number among all of the image's warps.
+  void run(Warp& warp, int image, int number) const {
+    const int first = number * kRows, query = this->query_of_warp(first);
+    if (query < 0) return;
+    warp.each([&](int number, Lane& lane) { begin(number, lane, image, first, query); });
+    if constexpr (kKeyAware)
+      warp.template sum<1, kParts>([](Lane& lane) -> float& { return lane.total; });
+    else
+      weigh_logits(warp);
 #pragma unroll 1
     for (int chunk = 0; chunk < samples(); chunk += kChunk) {
-      warp.each([&](int, Lane& lane) { place(lane, image, chunk, places); });
+      warp.each([&](int, Lane& lane) { place(lane, chunk, warp); });
       warp.sync();
       const int count = samples() - chunk < kChunk ? samples() - chunk : kChunk;
 #pragma unroll 1
-      for (int first = 0; first < count; first += kGroup) visit(warp, first, count, places);
+      for (int first = 0; first < count; first += kStride) visit(warp, first, count);
       if (samples() > kChunk) warp.sync();  // before the next chunk's places replace these
     }
+    if constexpr (kSplits > 1) join(warp);
     warp.each([&](int, Lane& lane) { finish(lane); });
   }
 
  private:
-  constexpr int samples() const { return sizes_.levels * sizes_.points; }
+  using Base::call_, Base::sizes_;
+  using Base::samples, Base::slot;
 
-  void begin(int number, Lane& lane, int image, int first) const {
-    lane.row = number / kParts;
-    lane.part = number % kParts;
-    const int last = call_.queries * sizes_.heads - 1;
-    const int row = first + lane.row;
-    lane.exists = row <= last;
-    const int at = lane.exists ? row : last;
-    lane.query_index = at / sizes_.heads;
-    lane.head = at % sizes_.heads;
-    lane.index = static_cast<long long>(image) * call_.queries * sizes_.heads + at;
-    const long long quad = static_cast<long long>(image) * call_.tokens * sizes_.heads * kQuadsOfHead +
-                           lane.head * kQuadsOfHead + lane.part;
-    lane.value = static_cast<const Quad*>(call_.value) + quad;
-    if constexpr (kKind == Kind::separate_keys)
-      lane.key = static_cast<const Quad*>(call_.key) + quad;
+  void begin(int number, Lane& lane, int image, int first, int query) const {
+    static_cast<Seat&>(lane) = this->seat(number, image, first, query);
+    lane.value = this->source(call_.value, lane);
+    if constexpr (kKind == Kind::separate_keys) lane.key = this->source(call_.key, lane);
     if constexpr (kKeyAware) {
-      Quad query[Values::kVectors];
-#pragma unroll
-      for (int v = 0; v < Values::kVectors; ++v)
-        query[v] = Math::load(static_cast<const Quad*>(call_.query) + quad_of_row(lane, v));
-      Values::floats(query, lane.query);
-      lane.nothing = 0.0f;
+      this->load_row(call_.query, lane, lane.query);
+      lane.total = 0.0f;  // NaN if the query is not finite, even if all points lie outside
 #pragma unroll
       for (int k = 0; k < kPart; ++k) {
         lane.query[k] *= kLog2E * Math::inverse_root(static_cast<float>(kChannels));
-        lane.nothing += lane.query[k] * 0.0f;
+        lane.total += lane.query[k] * 0.0f;
       }
       lane.top = -Math::infinity();
-      lane.total = 0.0f;
       clear(lane, 0.0f);
     }
   }
@@ -133,33 +97,41 @@ class Attention {
     for (int k = 0; k < kPart; ++k) lane.sums[k] = start;
   }
 
-  // Where 16 bytes of a lane's row lie in [B, Q, M, D]. The lanes' first 16 bytes are adjacent,
-  // and so are their second ones: a warp's load touches as few cache lines as possible.
-  static long long quad_of_row(const Lane& lane, int v) {
-    return lane.index * kQuadsOfHead + v * kParts + lane.part;
+  // Plain attention: the largest logit and the sum of the exponentials, over a row's lanes.
+  void weigh_logits(Warp& warp) const {
+    warp.each([&](int, Lane& lane) { find_top(lane); });
+    warp.template max<1, kLanes>([](Lane& lane) -> float& { return lane.top; });
+    warp.each([&](int, Lane& lane) { find_total(lane); });
+    warp.template sum<1, kLanes>([](Lane& lane) -> float& { return lane.total; });
+    // NaN instead of 0 where the logits give no weights, even if all points lie outside.
+    warp.each([&](int, Lane& lane) { clear(lane, lane.total * 0.0f); });
   }
 
-  int own_point(const Lane& lane, int chunk, int j) const {
-    return chunk + lane.part * kPlacesALane + j;
-  }
-
-  float logit(const Lane& lane, int chunk, int j) const {
-    return kLog2E * Values::element(call_.logits, lane.index * samples() + own_point(lane, chunk, 0), j);
-  }
-
-  // Whether the lane's j-th point of a chunk exists.
-  bool owns(const Lane& lane, int chunk, int j) const {
-    return samples() % kChunk == 0 || own_point(lane, chunk, j) < samples();
+  void load_logits(Lane& lane, int chunk) const {
+    const int first = this->own_point(lane, chunk);
+    const long long row = this->index(lane) * samples();
+    if (samples() % kOwn == 0) {
+      if (first < samples())
+        load_elements<Values>(call_.logits, row + first, lane.logits);
+      else
+        for (float& logit : lane.logits) logit = -Math::infinity();
+    } else {
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j)
+        lane.logits[j] = first + j < samples() ? Values::element(call_.logits, row + first + j)
+                                               : -Math::infinity();
+    }
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) lane.logits[j] *= kLog2E;
   }
 
   void find_top(Lane& lane) const {
     lane.top = -Math::infinity();
 #pragma unroll
     for (int chunk = 0; chunk < samples(); chunk += kChunk) {
+      load_logits(lane, chunk);
 #pragma unroll
-      for (int j = 0; j < kPlacesALane; ++j) {
-        if (owns(lane, chunk, j)) lane.top = Math::larger(lane.top, logit(lane, chunk, j));
-      }
+      for (int j = 0; j < kOwn; ++j) lane.top = Math::larger(lane.top, lane.logits[j]);
     }
   }
 
@@ -167,151 +139,74 @@ class Attention {
     lane.total = 0.0f;
 #pragma unroll
     for (int chunk = 0; chunk < samples(); chunk += kChunk) {
+      if (samples() > kChunk) load_logits(lane, chunk);
 #pragma unroll
-      for (int j = 0; j < kPlacesALane; ++j) {
-        if (owns(lane, chunk, j)) lane.total += Math::exp2(logit(lane, chunk, j) - lane.top);
-      }
+      for (int j = 0; j < kOwn; ++j) lane.total += Math::exp2(lane.logits[j] - lane.top);
     }
   }
 
-  // A position along one axis: two pixels inside the map and their weights. Where one of them
-  // would lie outside, the other is used twice with half its weight: no load needs a condition, and
-  // no pixel of weight 0 is read (0 times an infinite one would be NaN).
-  struct Axis {
-    int first, second;
-    float first_weight, second_weight;
-  };
-
-  static Axis along(float position, int size) {
-    const int pixel = Math::floor(position);
-    const float past = position - static_cast<float>(pixel);
-    const bool before = pixel < 0, edge = before || pixel + 1 >= size;
-    const float half = 0.5f * (before ? past : 1.0f - past);
-    const int first = before ? 0 : pixel;
-    return {first, edge ? first : pixel + 1, edge ? half : 1.0f - past, edge ? half : past};
-  }
-
-  // What is common to the places of one level, for one query.
-  struct Frame {
-    int start, width, height;
-    float base_x, base_y, scale_x, scale_y;  // positions in pixels are base + scale * offset
-  };
-
-  // In pixels, where pixel i's centre is at i: loc = ref + offset / size for points,
-  // loc = ref + offset / P * wh * 0.5 for boxes.
-  Frame frame(const Lane& lane, int image, int number) const {
-    const Level& level = call_.levels[number];
-    const auto width = static_cast<float>(level.width), height = static_cast<float>(level.height);
-    const long long query = static_cast<long long>(image) * call_.queries + lane.query_index;
-    const Word* reference = reinterpret_cast<const Word*>(call_.reference_points) +
-                            (query * sizes_.levels + number) * sizes_.reference_size;
-    float scale_x = 1.0f, scale_y = 1.0f;
-    if (sizes_.reference_size == 4) {
-      const float unit = 0.5f / static_cast<float>(sizes_.points);
-      scale_x = Math::number(Math::load(reference + 2)) * width * unit;
-      scale_y = Math::number(Math::load(reference + 3)) * height * unit;
+  // Computes the places of the lane's points.
+  void place(Lane& lane, int chunk, Warp& warp) const {
+    float inverse = 1.0f;
+    if constexpr (!kKeyAware) {
+      if (samples() > kChunk) load_logits(lane, chunk);
+      inverse = Math::inverse(lane.total);
     }
-    return {level.start,
-            level.width,
-            level.height,
-            Math::number(Math::load(reference)) * width - 0.5f,
-            Math::number(Math::load(reference + 1)) * height - 0.5f,
-            scale_x,
-            scale_y};
+    const int first = lane.number * kOwn, base = slot(first, lane.row);
+    this->template locate<false>(lane, chunk, [&](int j, const Spot& spot) {
+      const float weight = kKeyAware ? 1.0f : Math::exp2(lane.logits[j] - lane.top) * inverse;
+      const float top = weight * spot.down.first_weight, bottom = weight * spot.down.second_weight;
+      Quad weights = {{Values::weight(top * spot.across.first_weight),
+                       Values::weight(top * spot.across.second_weight),
+                       Values::weight(bottom * spot.across.first_weight),
+                       Values::weight(bottom * spot.across.second_weight)}};
+      if (!spot.inside) weights.words[3] = kOutsideWeight;
+      const int at = Base::slot_near(base, first, j, lane.row);
+      warp.store(at, spot.corners);
+      warp.store(kSlots + at, weights);
+    });
   }
 
-  // Computes the places of the lane's points. Where they are all of one level, as usual, their frame
-  // is computed once.
-  void place(Lane& lane, int image, int chunk, Quad* places) const {
-    const float inverse = kKeyAware ? 1.0f : Math::inverse(lane.total);
-    const int first = own_point(lane, chunk, 0);
-    const bool one_level = sizes_.points % kPlacesALane == 0;
-    const int number = first / sizes_.points;
-    const int own = sizes_.offset_levels == 1 ? first - number * sizes_.points : first;
-    const long long offset = lane.index * sizes_.offset_levels * sizes_.points + own;
-    if (first >= samples()) return;
-    const Frame shared = frame(lane, image, number);
-#pragma unroll
-    for (int j = 0; j < kPlacesALane; ++j) {
-      const int point = first + j;
-      if (samples() % kPlacesALane != 0 && point >= samples()) break;
-      const float weight =
-          kKeyAware ? 1.0f : Math::exp2(logit(lane, chunk, j) - lane.top) * inverse;
-      const int slot = (lane.part * kPlacesALane + j) * kRows + lane.row;
-      float x, y;
-      if (one_level) {
-        Offsets::pair(call_.offsets, offset, j, x, y);
-        find(shared, x, y, weight, places[slot], places[kPlaces + slot]);
-      } else {
-        const int level = point / sizes_.points;
-        const int back = sizes_.offset_levels == 1 ? (level - number) * sizes_.points : 0;
-        Offsets::pair(call_.offsets, offset, j - back, x, y);
-        find(frame(lane, image, level), x, y, weight, places[slot], places[kPlaces + slot]);
-      }
-    }
-  }
-
-  void find(const Frame& frame, float x, float y, float weight, Quad& corners,
-            Quad& weights) const {
-    x = frame.base_x + frame.scale_x * x;
-    y = frame.base_y + frame.scale_y * y;
-    // Comparisons with NaN are false, so NaN and infinite positions count as outside.
-    const bool inside = x > -1.0f && x < static_cast<float>(frame.width) && y > -1.0f &&
-                        y < static_cast<float>(frame.height);
-    const Axis across = along(inside ? x : 0.0f, frame.width);
-    const Axis down = along(inside ? y : 0.0f, frame.height);
-    const Word step = sizes_.heads * kQuadsOfHead;  // from token to token
-    const Word upper = (frame.start + down.first * frame.width) * step;
-    const Word lower = (frame.start + down.second * frame.width) * step;
-    const Word left = across.first * step, right = across.second * step;
-    corners = {{upper + left, upper + right, lower + left, lower + right}};
-    const float top = weight * down.first_weight, bottom = weight * down.second_weight;
-    weights = {{Values::weight(top * across.first_weight), Values::weight(top * across.second_weight),
-                Values::weight(bottom * across.first_weight),
-                Values::weight(bottom * across.second_weight)}};
-    if (!inside) weights.words[3] = kOutsideWeight;
-  }
-
-  static typename Values::Sample blend(const Quad* source, const Quad& corners,
-                                       const Quad& weights) {
+  static typename Values::Sample sample(const Quad* source, const Quad& corners,
+                                        const Quad& weights) {
     Quad rows[4][Values::kVectors];
-#pragma unroll
-    for (int c = 0; c < 4; ++c)
-#pragma unroll
-      for (int v = 0; v < Values::kVectors; ++v)
-        rows[c][v] = Math::load(Math::at(source, corners.words[c]) + v * kParts);
+    Base::load_corners(source, corners, rows);
     return Values::blend(rows, weights);
   }
 
   // Whether a chunk of `count` points has this one; always, where groups fill chunks.
-  bool has(int point, int count) const { return samples() % kGroup == 0 || point < count; }
+  bool has(int point, int count) const {
+    return (samples() % kStride == 0 && kChunk % kStride == 0) || point < count;
+  }
 
-  // A group of points, the first of them by its number in the chunk.
-  void visit(Warp& warp, int first, int count, const Quad* places) const {
-    warp.each([&](int, Lane& lane) { look(lane, first, count, places); });
+  // A group of points of each split, the first of them by its number in the chunk.
+  void visit(Warp& warp, int first, int count) const {
+    warp.each([&](int, Lane& lane) { look(lane, first + lane.split * kGroup, count, warp); });
     if constexpr (kKeyAware) {
 #pragma unroll
       for (int j = 0; j < kGroup; ++j)
-        warp.template sum<kParts>([j](Lane& lane) -> float& { return lane.scores[j]; });
-      warp.each([&](int, Lane& lane) { weigh(lane, first, count); });
+        warp.template sum<1, kParts>([j](Lane& lane) -> float& { return lane.scores[j]; });
+      warp.each([&](int, Lane& lane) { weigh(lane, first + lane.split * kGroup, count); });
     } else {
-      warp.each([&](int, Lane& lane) { add_all(lane, first, count); });
+      warp.each([&](int, Lane& lane) { add_all(lane, first + lane.split * kGroup, count); });
     }
   }
 
   // Samples of a group and, key-aware, this lane's share of their scores.
-  void look(Lane& lane, int first, int count, const Quad* places) const {
+  void look(Lane& lane, int first, int count, Warp& warp) const {
+    const int base = slot(first, lane.row);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
       if (!has(first + j, count)) break;
-      const int slot = (first + j) * kRows + lane.row;
-      const Quad corners = places[slot], weights = places[kPlaces + slot];
+      const int at = kOwn % kGroup == 0 ? Base::slot_near(base, first, j, lane.row)
+                                        : slot(first + j, lane.row);
+      const Quad corners = warp.load(at), weights = warp.load(kSlots + at);
       lane.inside[j] = weights.words[3] != kOutsideWeight;
-      lane.samples[j] = blend(lane.value, corners, weights);
+      lane.samples[j] = sample(lane.value, corners, weights);
       if constexpr (kKind == Kind::shared_keys)
         lane.scores[j] = score(lane, lane.samples[j]);
       else if constexpr (kKind == Kind::separate_keys)
-        lane.scores[j] = score(lane, blend(lane.key, corners, weights));
+        lane.scores[j] = score(lane, sample(lane.key, corners, weights));
     }
   }
 
@@ -341,18 +236,17 @@ class Attention {
 
   // The online softmax over a group whose scores are complete.
   void weigh(Lane& lane, int first, int count) const {
+    if (!has(first, count)) return;
     float top = lane.top;
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
       if (!has(first + j, count)) break;
-      if (!lane.inside[j]) lane.scores[j] = lane.nothing;
+      if (!lane.inside[j]) lane.scores[j] = 0.0f;
       top = Math::larger(top, lane.scores[j]);
     }
     const float shrink = Math::exp2(lane.top - top);
     lane.top = top;
-    lane.total *= shrink;
-#pragma unroll
-    for (int k = 0; k < kPart; ++k) lane.sums[k] *= shrink;
+    shrink_sums(lane, shrink);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
       if (!has(first + j, count)) break;
@@ -362,21 +256,35 @@ class Attention {
     }
   }
 
+  static void shrink_sums(Lane& lane, float factor) {
+    lane.total *= factor;
+#pragma unroll
+    for (int k = 0; k < kPart; ++k) lane.sums[k] *= factor;
+  }
+
+  // Joins the splits of each row: every lane gets the row's sums.
+  void join(Warp& warp) const {
+    if constexpr (kKeyAware) {
+      warp.each([](int, Lane& lane) { lane.own_top = lane.top; });
+      warp.template max<kParts, kLanes>([](Lane& lane) -> float& { return lane.top; });
+      // A split without points has a sum of 0, and exp2(-infinity - top) = 0.
+      warp.each(
+          [](int, Lane& lane) { shrink_sums(lane, Math::exp2(lane.own_top - lane.top)); });
+      warp.template sum<kParts, kLanes>([](Lane& lane) -> float& { return lane.total; });
+    }
+#pragma unroll
+    for (int k = 0; k < kPart; ++k)
+      warp.template sum<kParts, kLanes>([k](Lane& lane) -> float& { return lane.sums[k]; });
+  }
+
   void finish(Lane& lane) const {
-    if (!lane.exists) return;
+    if (!lane.exists || lane.split != 0) return;
     const float inverse = kKeyAware ? Math::inverse(lane.total) : 1.0f;
     float channels[kPart];
 #pragma unroll
     for (int k = 0; k < kPart; ++k) channels[k] = lane.sums[k] * inverse;
-    Quad row[Values::kVectors];
-    Values::pack(channels, row);
-#pragma unroll
-    for (int v = 0; v < Values::kVectors; ++v)
-      static_cast<Quad*>(call_.output)[quad_of_row(lane, v)] = row[v];
+    this->store_row(call_.output, lane, channels);
   }
-
-  const Call& call_;
-  Sizes sizes_;
 };
 
 }  // namespace lite_detr

@@ -14,7 +14,10 @@ enum class Kind { plain, shared_keys, separate_keys };
 
 struct Level {
   int height, width;
-  int start;  // its first token
+  int start;       // its first token
+  int first_tile;  // of queries; see tiles.cuh
+  int tiles_across;
+  float inverse_across;  // 1 / tiles_across
 };
 
 // Passed to the kernel by value: nothing is read back, so CUDA graphs can record the call.
@@ -27,7 +30,21 @@ struct Call {
   const void* offsets;           // [B, Q, M, offset_levels, P, 2]
   void* output;                  // [B, Q, M, D]
   int tokens, queries;
+  int tiled;  // 1: the queries are the tokens of the last levels and are computed tile by tile
   Level levels[kMaxLevels];
+};
+
+// The same for the backward pass; `output` is not used.
+struct BackwardCall {
+  Call call;
+  const void* grad_output;      // [B, Q, M, D], of the values' type
+  void* grad_value;             // [B, S, M, D], sums that begin with 0, see `sum_scale`
+  void* grad_key;               // the same; null: keys are the values
+  void* grad_query;             // [B, Q, M, D], of the values' type; null: plain attention
+  float* grad_logits;           // [B, Q, M, L*P]; null: key-aware attention
+  float* grad_reference_points; // [B, M, Q, L, reference_size], per head; null: not requested
+  float* grad_offsets;          // [B, Q, M, offset_levels, P, 2]
+  const float* sum_scale;       // null: sums are float32; else int64, in units of 1 / this number
 };
 
 // Sizes known to the GPU's compiler, which then unrolls loops and divides by constants.

@@ -14,12 +14,36 @@ struct alignas(16) Quad {
   Word words[4];
 };
 
+struct alignas(8) Duo {
+  Word words[2];
+};
+
 struct Half {
   unsigned short bits;
 };
 struct Bfloat16Bits {
   unsigned short bits;
 };
+
+// Adjacent words, by loads as wide as possible; `from` is aligned to their size, 16 bytes at most.
+template <class Math, int kCount>
+void load_words(const Word* from, Word (&out)[kCount]) {
+  if constexpr (kCount % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const Quad quad = Math::load(reinterpret_cast<const Quad*>(from + i));
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[i + k] = quad.words[k];
+    }
+  } else if constexpr (kCount == 2) {
+    const Duo duo = Math::load(reinterpret_cast<const Duo*>(from));
+    out[0] = duo.words[0];
+    out[1] = duo.words[1];
+  } else {
+    static_assert(kCount == 1, "1, 2, 4, 8, ... words");
+    out[0] = Math::load(from);
+  }
+}
 
 // Math: loads, conversions and the packed arithmetic of the machine this is compiled for.
 template <class T, class Math>
@@ -63,16 +87,19 @@ struct Format<Half, Math> {
     for (int k = 0; k < 4; ++k) row[0].words[k] = Math::pack(in[2 * k], in[2 * k + 1]);
   }
 
-  // Element first + near; `near` is small and often constant.
-  static float element(const void* array, long long first, int near) {
+  static float element(const void* array, long long index) {
     float x, unused;
-    Math::unpack(Math::load(static_cast<const unsigned short*>(array) + first + near), x, unused);
+    Math::unpack(Math::load(static_cast<const unsigned short*>(array) + index), x, unused);
     return x;
   }
 
-  // The same for pairs of elements.
-  static void pair(const void* array, long long first, int near, float& x, float& y) {
-    Math::unpack(Math::load(static_cast<const Word*>(array) + first + near), x, y);
+  // Pairs of elements from pair `first` on, which is a multiple of their number.
+  template <int kCount>
+  static void pairs(const void* array, long long first, float (&x)[kCount], float (&y)[kCount]) {
+    Word words[kCount];
+    load_words<Math>(static_cast<const Word*>(array) + first, words);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) Math::unpack(words[i], x[i], y[i]);
   }
 };
 
@@ -114,13 +141,19 @@ struct Format<float, Math> {
     for (int k = 0; k < kPart; ++k) row[k / 4].words[k % 4] = Math::bits(in[k]);
   }
 
-  static float element(const void* array, long long first, int near) {
-    return Math::number(Math::load(static_cast<const Word*>(array) + first + near));
+  static float element(const void* array, long long index) {
+    return Math::number(Math::load(static_cast<const Word*>(array) + index));
   }
 
-  static void pair(const void* array, long long first, int near, float& x, float& y) {
-    x = element(array, 2 * first, 2 * near);
-    y = element(array, 2 * first, 2 * near + 1);
+  template <int kCount>
+  static void pairs(const void* array, long long first, float (&x)[kCount], float (&y)[kCount]) {
+    Word words[2 * kCount];
+    load_words<Math>(static_cast<const Word*>(array) + 2 * first, words);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      x[i] = Math::number(words[2 * i]);
+      y[i] = Math::number(words[2 * i + 1]);
+    }
   }
 };
 
@@ -169,13 +202,17 @@ struct Format<Bfloat16Bits, Math> {
       row[0].words[k] = narrow(in[2 * k]) | (narrow(in[2 * k + 1]) << 16);
   }
 
-  static float element(const void* array, long long first, int near) {
-    const auto* at = static_cast<const unsigned short*>(array) + first + near;
-    return Math::number(Math::load(at) << 16);
+  static float element(const void* array, long long index) {
+    const Word bits = Math::load(static_cast<const unsigned short*>(array) + index);
+    return Math::number(bits << 16);
   }
 
-  static void pair(const void* array, long long first, int near, float& x, float& y) {
-    widen(Math::load(static_cast<const Word*>(array) + first + near), x, y);
+  template <int kCount>
+  static void pairs(const void* array, long long first, float (&x)[kCount], float (&y)[kCount]) {
+    Word words[kCount];
+    load_words<Math>(static_cast<const Word*>(array) + first, words);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) widen(words[i], x[i], y[i]);
   }
 
  private:
@@ -186,5 +223,21 @@ struct Format<Bfloat16Bits, Math> {
     return x == x ? rounded : 0x7fc0u;
   }
 };
+
+// Elements from `first` on, which is a multiple of their number.
+template <class Numbers, int kCount>
+void load_elements(const void* array, long long first, float (&out)[kCount]) {
+  if constexpr (kCount == 1) {
+    out[0] = Numbers::element(array, first);
+  } else {
+    float even[kCount / 2], odd[kCount / 2];
+    Numbers::pairs(array, first / 2, even, odd);
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) {
+      out[2 * i] = even[i];
+      out[2 * i + 1] = odd[i];
+    }
+  }
+}
 
 }  // namespace lite_detr

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 
 import pytest
 
 from model.ops import cpu, operators
-from tests.model.ops import warp_host
 from tests.model.ops.attention_cases import Implementation
+from tests.model.ops.warp_host import HostWarp
 
 
 @pytest.fixture
@@ -22,6 +21,6 @@ def compiled() -> Implementation:
 
 
 @pytest.fixture(scope="session")
-def warp(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def warp(tmp_path_factory: pytest.TempPathFactory) -> HostWarp:
     """The GPU's arithmetic compiled for this processor."""
-    return warp_host.build(tmp_path_factory.mktemp("warp"))
+    return HostWarp(tmp_path_factory.mktemp("warp"))

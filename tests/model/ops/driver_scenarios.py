@@ -1,6 +1,6 @@
 """What `model.ops.cuda` does on the stand-in driver: run by test_cuda_driver.py, in a process.
 
-    python -m tests.model.ops.driver_scenarios WARP_LIBRARY
+    python -m tests.model.ops.driver_scenarios WARP_LIBRARIES
 
 The stand-in is found as `libcuda.so.1`; its kernels are those of the library, compiled for the
 host. Tensors are on the CPU; torch's functions for devices are replaced. Each scenario runs in a
@@ -18,6 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,9 +29,11 @@ from torch import Tensor
 from model import ops
 from model.native.library import BuildError
 from model.ops import cpu, cuda, reference
+from model.ops.cuda_call import variant_of
 from model.ops.nvrtc import Variant
 from tests.model.ops import warp_host
 from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, attend, random_case
+from tests.model.ops.warp_host import HostWarp
 
 CODE = b"\x7fELF machine code"
 OUT_OF_MEMORY, ILLEGAL_ADDRESS, CAPTURE_INVALIDATED, NO_RESOURCES = 2, 700, 901, 701
@@ -42,7 +45,7 @@ SCENARIOS: dict[str, Scenario] = {}
 class World:
     """The stand-in driver, and torch as it would be with two GPUs."""
 
-    def __init__(self, warp: ctypes.CDLL) -> None:
+    def __init__(self, warp: HostWarp) -> None:
         self.driver = ctypes.CDLL("libcuda.so.1")
         self.driver.standin_calls.restype = ctypes.c_char_p
         self.warp, self.index, self.code, self.emptied = warp, 0, CODE, 0
@@ -91,7 +94,7 @@ class World:
 
     def _run(self, argument: int, grid_x: int, grid_y: int, stream: int, device: int) -> None:
         self.launches.append((grid_x, grid_y, stream, device))
-        warp_host.run(self.warp, argument, cuda._variant(self._inputs[0]), grid_y)
+        self.warp.run_at(variant_of(self._inputs[0]), argument, (grid_x, grid_y))
 
     def _empty_cache(self) -> None:
         self.emptied += 1
@@ -121,11 +124,11 @@ def warned() -> Any:
         yield caught
 
 
-def variant_of(case: Case) -> Variant:
+def variant_of_case(case: Case) -> Variant:
     """The kernel that the case calls."""
     world_inputs = [side for shape in case.spatial_shapes for side in shape]
     located = (case.reference_points, case.sampling_offsets)
-    return cuda._variant(
+    return variant_of(
         cpu.Inputs(case.value, *located, world_inputs, case.query, case.key, case.logits)
     )
 
@@ -135,8 +138,9 @@ def every_kind_is_computed_on_either_device(world: World) -> None:
     for world.index in (0, 1):
         for kind in KINDS:
             assert_right(world.compute(half(kind)), half(kind))
-    # 11 queries of 8 heads, a warp each, 4 warps a block; 2 images.
-    assert world.launches == [(3, 2, STREAM, 0)] * 3 + [(3, 2, STREAM, 1)] * 3
+    # 11 queries of 8 heads, 4 warps each; 2 images.
+    blocks = (4, 4, 6)  # of 12, 12 and 8 warps
+    assert world.launches == [(x, 2, STREAM, device) for device in (0, 1) for x in blocks]
     assert len(world.calls("cuModuleLoadData")) == 6
     assert len(world.calls("cuDevicePrimaryCtxRetain")) == 2
     assert world.driver.standin_context_depth() == 0
@@ -186,7 +190,7 @@ def code_that_the_driver_refuses_turns_off_one_kernel(world: World) -> None:
     assert len(world.launches) == 1
     assert ops.implementation_name("cuda") == "cuda+reference"
     (name,) = ops.kernel_failures("cuda")
-    assert name == str(variant_of(half("plain")))
+    assert name == str(variant_of_case(half("plain")))
     assert ops.kernel_failures("cuda:1") == {}
 
 
@@ -262,14 +266,14 @@ def a_failure_to_compile_turns_off_one_kernel(world: World) -> None:
             world.compute(half("plain"))
             assert_right(world.compute(half()), half())
     assert len(caught) == 1
-    assert "NVRTC refused" in ops.kernel_failures("cuda")[str(variant_of(half("plain")))]
+    assert "NVRTC refused" in ops.kernel_failures("cuda")[str(variant_of_case(half("plain")))]
     assert len(world.launches) == 2
 
 
 def main() -> None:
     """Runs every scenario in a fork of this process."""
     torch.set_num_threads(1)  # threads do not survive a fork
-    warp = warp_host.opened(sys.argv[1])
+    warp = HostWarp(Path(sys.argv[1]))
     for name, function in SCENARIOS.items():
         sys.stdout.flush()
         if os.fork() == 0:

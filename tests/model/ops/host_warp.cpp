@@ -1,187 +1,172 @@
-// The warp kernels of model/ops/csrc/attention.cuh on a processor: 32 lanes in a loop.
+// The warp kernels of model/ops/csrc on a processor: 32 lanes in a loop.
 //
-// Compiled by test_warp_kernels.py. float16 arithmetic rounds as the GPU's does: once after every
-// operation, exact in double before.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
+// warp_host.py compiles this once per type of values: VALUE_TYPE, a type of formats.cuh.
+#include "host_warp.h"
 
 #include "attention.cuh"
+#include "gradient.cuh"
 
 namespace {
 
-using lite_detr::Quad;
-using lite_detr::Word;
+using namespace lite_detr;
+using host::CarelessWarp;
+using host::HostMath;
+using host::HostWarp;
+using Value = VALUE_TYPE;
 
-double from_half(uint16_t bits) {
-  const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
-  double x;
-  if (exponent == 31)
-    x = fraction ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
-  else if (exponent == 0)
-    x = std::ldexp(fraction, -24);
-  else
-    x = std::ldexp(1024 + fraction, exponent - 25);
-  return bits & 0x8000 ? -x : x;
-}
-
-uint16_t to_half(double x) {
-  if (std::isnan(x)) return 0x7fff;
-  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
-  x = std::fabs(x);
-  int exponent;
-  std::frexp(x, &exponent);
-  const int unit = std::max(exponent - 11, -24);  // exponent of the last place
-  const double rounded = std::nearbyint(std::ldexp(x, -unit));  // ties to even
-  x = std::ldexp(rounded, unit);
-  if (!(x < 65520.0)) return sign | 0x7c00;
-  if (x < std::ldexp(1.0, -14)) return sign | static_cast<uint16_t>(std::ldexp(x, 24));
-  std::frexp(x, &exponent);
-  const auto fraction = static_cast<uint16_t>(std::ldexp(x, 11 - exponent));  // 1024 .. 2047
-  return sign | static_cast<uint16_t>(((exponent + 14) << 10) + (fraction - 1024));
-}
-
-struct HostMath {
-  template <class T>
-  static T load(const T* from) {
-    T x;
-    std::memcpy(&x, from, sizeof(x));
-    return x;
-  }
-  static const Quad* at(const Quad* first, Word quads) { return first + quads; }
-  static Word bits(float x) {
-    Word word;
-    std::memcpy(&word, &x, sizeof(word));
-    return word;
-  }
-  static float number(Word word) {
-    float x;
-    std::memcpy(&x, &word, sizeof(x));
-    return x;
-  }
-  static float infinity() { return std::numeric_limits<float>::infinity(); }
-  static int floor(float x) { return static_cast<int>(std::floor(x)); }
-  static float larger(float a, float b) { return std::fmax(a, b); }
-  static float exp2(float x) { return std::exp2(x); }
-  static float inverse(float x) { return 1.0f / x; }
-  static float inverse_root(float x) { return 1.0f / std::sqrt(x); }
-
-  static Word pair(double low, double high) {
-    return static_cast<Word>(to_half(low)) | static_cast<Word>(to_half(high)) << 16;
-  }
-  static double low(Word word) { return from_half(word & 0xffff); }
-  static double high(Word word) { return from_half(word >> 16); }
-  static Word pack(float a, float b) { return pair(a, b); }
-  static void unpack(Word word, float& a, float& b) {
-    a = static_cast<float>(low(word));
-    b = static_cast<float>(high(word));
-  }
-  static Word multiply(Word a, Word b) { return pair(low(a) * low(b), high(a) * high(b)); }
-  static Word multiply_add(Word a, Word b, Word c) {
-    return pair(low(a) * low(b) + low(c), high(a) * high(b) + high(c));
-  }
-};
-
-template <class Lane>
-class HostWarp {
- public:
-  template <class Phase>
-  void each(Phase phase) {
-    for (int i = 0; i < lite_detr::kLanesOfWarp; ++i) phase(i, lanes_[i]);
-  }
-  template <int kWidth, class Field>
-  void sum(Field field) {
-    exchange<kWidth>(field, [](float a, float b) { return a + b; });
-  }
-  template <int kWidth, class Field>
-  void max(Field field) {
-    exchange<kWidth>(field, HostMath::larger);
-  }
-  void sync() {}
-  Quad* shared() { return shared_; }
-
- private:
-  template <int kWidth, class Field, class Join>
-  void exchange(Field field, Join join) {
-    for (int step = 1; step < kWidth; step *= 2) {
-      float before[lite_detr::kLanesOfWarp];
-      for (int i = 0; i < lite_detr::kLanesOfWarp; ++i) before[i] = field(lanes_[i]);
-      for (int i = 0; i < lite_detr::kLanesOfWarp; ++i)
-        field(lanes_[i]) = join(before[i], before[i ^ step]);
-    }
-  }
-
-  Quad shared_[2 * lite_detr::kPlaces];
-  Lane lanes_[lite_detr::kLanesOfWarp];
-};
-
-using lite_detr::AnySizes;
-using lite_detr::Call;
-using lite_detr::Kind;
-
-template <class T, class U, Kind kKind, int kChannels, class Sizes>
-void attend(const Call& call, Sizes sizes, int batch) {
-  using Kernel = lite_detr::Attention<HostMath, HostWarp, T, U, kKind, kChannels, Sizes>;
-  const Kernel kernel(call, sizes);
+// As a GPU launches it: every warp of every image; `warps`: of an image.
+template <class Kernel, class Arguments, class Sizes>
+void launch(const Arguments& arguments, Sizes sizes, int warps, int batch) {
+  const Kernel kernel(arguments, sizes);
   for (int image = 0; image < batch; ++image)
-    for (int first = 0; first < call.queries * sizes.heads; first += Kernel::kRows) {
+    for (int number = 0; number < warps; ++number) {
       typename Kernel::Warp warp;
-      kernel.run(warp, image, first);
+      kernel.run(warp, image, number);
     }
 }
 
-template <class T, class U, int kChannels>
-void by_kind(const Call& call, AnySizes sizes, int batch) {
+template <template <class> class WarpOf, class U, int kChannels, int kSplits, class Sizes>
+void attend(const Call& call, Sizes sizes, int warps, int batch) {
   if (call.query == nullptr)
-    attend<T, U, Kind::plain, kChannels>(call, sizes, batch);
+    launch<Attention<HostMath, WarpOf, Value, U, Kind::plain, kChannels, kSplits, Sizes>>(
+        call, sizes, warps, batch);
   else if (call.key == nullptr)
-    attend<T, U, Kind::shared_keys, kChannels>(call, sizes, batch);
+    launch<Attention<HostMath, WarpOf, Value, U, Kind::shared_keys, kChannels, kSplits, Sizes>>(
+        call, sizes, warps, batch);
   else
-    attend<T, U, Kind::separate_keys, kChannels>(call, sizes, batch);
+    launch<Attention<HostMath, WarpOf, Value, U, Kind::separate_keys, kChannels, kSplits, Sizes>>(
+        call, sizes, warps, batch);
 }
 
-template <class T, class U>
-bool by_channels(const Call& call, AnySizes sizes, int batch, int channels) {
-  switch (channels) {
-    case 8: return by_kind<T, U, 8>(call, sizes, batch), true;
-    case 16: return by_kind<T, U, 16>(call, sizes, batch), true;
-    case 32: return by_kind<T, U, 32>(call, sizes, batch), true;
-    case 64: return by_kind<T, U, 64>(call, sizes, batch), true;
-    case 128: return by_kind<T, U, 128>(call, sizes, batch), true;
-    default: return false;
+template <template <class> class WarpOf, class U, int kChannels, class Sum>
+void differentiate(const BackwardCall& call, AnySizes sizes, int warps, int batch) {
+  if (call.call.query == nullptr)
+    launch<Gradient<HostMath, WarpOf, Value, U, Kind::plain, kChannels, AnySizes, Sum>>(
+        call, sizes, warps, batch);
+  else if (call.call.key == nullptr)
+    launch<Gradient<HostMath, WarpOf, Value, U, Kind::shared_keys, kChannels, AnySizes, Sum>>(
+        call, sizes, warps, batch);
+  else
+    launch<Gradient<HostMath, WarpOf, Value, U, Kind::separate_keys, kChannels, AnySizes, Sum>>(
+        call, sizes, warps, batch);
+}
+
+using Attend = void (*)(const Call&, AnySizes, int, int);
+using Differentiate = void (*)(const BackwardCall&, AnySizes, int, int);
+
+template <class U>
+Attend attend_function(int channels, int splits) {
+  switch (channels * 10 + splits) {
+    case 81: return attend<HostWarp, U, 8, 1, AnySizes>;
+    case 161: return attend<HostWarp, U, 16, 1, AnySizes>;
+    case 321: return attend<HostWarp, U, 32, 1, AnySizes>;
+    case 324: return attend<HostWarp, U, 32, 4, AnySizes>;
+    case 641: return attend<HostWarp, U, 64, 1, AnySizes>;
+    case 644: return attend<HostWarp, U, 64, 4, AnySizes>;
+    case 1281: return attend<HostWarp, U, 128, 1, AnySizes>;
+    default: return nullptr;
   }
 }
+
+template <class U, class Sum>
+Differentiate differentiate_function(int channels) {
+  switch (channels) {
+    case 8: return differentiate<HostWarp, U, 8, Sum>;
+    case 32: return differentiate<HostWarp, U, 32, Sum>;
+    case 64: return differentiate<HostWarp, U, 64, Sum>;
+    default: return nullptr;
+  }
+}
+
+// The number of races of shared memory while `run` runs.
+template <class Run>
+int races_of(Run run) {
+  host::races = 0;
+  run();
+  return host::races;
+}
+
+template <int kChannels, int kSplits>
+using AnyPlaces = Places<HostMath, Value, Value, kChannels, kSplits, AnySizes>;
 
 }  // namespace
 
-// Types: 0 float32, 1 float16, 2 bfloat16; offsets are float32 (then 32 channels) or of the
-// values' type. Gives 0 for what is not compiled here.
-extern "C" int lite_detr_host_warp(const Call* call, const AnySizes* sizes, int batch, int channels,
-                                   int type, int float_offsets) {
-  using lite_detr::Bfloat16Bits;
-  using lite_detr::Half;
-  if (type == 0) return by_channels<float, float>(*call, *sizes, batch, channels);
-  if (float_offsets) {
-    if (channels != 32) return false;
-    type == 1 ? by_kind<Half, float, 32>(*call, *sizes, batch)
-              : by_kind<Bfloat16Bits, float, 32>(*call, *sizes, batch);
-    return true;
-  }
-  return type == 1 ? by_channels<Half, Half>(*call, *sizes, batch, channels)
-                   : by_channels<Bfloat16Bits, Bfloat16Bits>(*call, *sizes, batch, channels);
+// Offsets are of the values' type, or float32 (then 32 channels). The functions return the number of
+// races, or -1 for what is not compiled here.
+extern "C" int lite_detr_host_attend(const Call* call, const AnySizes* sizes, int warps, int batch,
+                                     int channels, int splits, int float_offsets) {
+  const Attend function = !float_offsets      ? attend_function<Value>(channels, splits)
+                          : channels != 32    ? nullptr
+                          : splits == 1       ? attend<HostWarp, float, 32, 1, AnySizes>
+                                              : attend<HostWarp, float, 32, 4, AnySizes>;
+  if (function == nullptr) return -1;
+  return races_of([&] { function(*call, *sizes, warps, batch); });
+}
+
+// The usual sizes as the GPU's compiler knows them: 4 levels, 4 points, 8 heads of 32 channels.
+extern "C" int lite_detr_host_attend_fixed(const Call* call, int warps, int batch) {
+  return races_of([&] {
+    attend<HostWarp, Value, 32, 1>(*call, FixedSizes<4, 4, 8, 2, 4>{}, warps, batch);
+  });
+}
+
+extern "C" int lite_detr_host_differentiate(const BackwardCall* call, const AnySizes* sizes,
+                                            int warps, int batch, int channels,
+                                            int float_offsets) {
+  const bool exact = call->sum_scale != nullptr;
+  Differentiate function = nullptr;
+  if (float_offsets && channels == 32)
+    function = differentiate<HostWarp, float, 32, float>;
+  else if (!float_offsets)
+    function = exact ? differentiate_function<Value, long long>(channels)
+                     : differentiate_function<Value, float>(channels);
+  if (function == nullptr) return -1;
+  return races_of([&] { function(*call, *sizes, warps, batch); });
+}
+
+// With the n-th synchronisation of every warp left out.
+extern "C" int lite_detr_host_attend_carelessly(const Call* call, const AnySizes* sizes, int warps,
+                                                int batch, int missing) {
+  host::missing_sync = missing;
+  return races_of([&] { attend<CarelessWarp, Value, 32, 1>(*call, *sizes, warps, batch); });
+}
+
+extern "C" int lite_detr_host_differentiate_carelessly(const BackwardCall* call,
+                                                       const AnySizes* sizes, int warps, int batch,
+                                                       int missing) {
+  host::missing_sync = missing;
+  host::forgiving = true;
+  const int races = races_of([&] {
+    differentiate<CarelessWarp, Value, 32, float>(*call, *sizes, warps, batch);
+  });
+  host::forgiving = false;
+  return races;
 }
 
 extern "C" size_t lite_detr_size_of_call() { return sizeof(Call); }
+extern "C" size_t lite_detr_size_of_backward_call() { return sizeof(BackwardCall); }
 
-// The usual sizes as the GPU's compiler knows them: 4 levels, 4 points, 8 heads of 32 channels.
-extern "C" void lite_detr_host_warp_fixed(const Call* call, int batch) {
-  using Sizes = lite_detr::FixedSizes<4, 4, 8, 2, 4>;
-  if (call->query == nullptr)
-    attend<lite_detr::Half, lite_detr::Half, Kind::plain, 32>(*call, Sizes{}, batch);
-  else if (call->key == nullptr)
-    attend<lite_detr::Half, lite_detr::Half, Kind::shared_keys, 32>(*call, Sizes{}, batch);
-  else
-    attend<lite_detr::Half, lite_detr::Half, Kind::separate_keys, 32>(*call, Sizes{}, batch);
+// Slots of shared memory, for the count of bank conflicts: that of a row's point, and how many
+// points of its row a lane places.
+extern "C" int lite_detr_slot(int channels, int splits, int point, int row, int* own_points) {
+  const auto of = [&](auto places) {
+    *own_points = decltype(places)::type::kOwn;
+    return decltype(places)::type::slot(point, row);
+  };
+  switch (channels * 10 + splits) {
+    case 81: return of(std::common_type<AnyPlaces<8, 1>>{});
+    case 161: return of(std::common_type<AnyPlaces<16, 1>>{});
+    case 321: return of(std::common_type<AnyPlaces<32, 1>>{});
+    case 324: return of(std::common_type<AnyPlaces<32, 4>>{});
+    case 641: return of(std::common_type<AnyPlaces<64, 1>>{});
+    case 644: return of(std::common_type<AnyPlaces<64, 4>>{});
+    case 1281: return of(std::common_type<AnyPlaces<128, 1>>{});
+    case 2561: return of(std::common_type<AnyPlaces<256, 1>>{});
+    default: return -1;
+  }
+}
+
+// The query that a row of the order of computation belongs to.
+extern "C" int lite_detr_query_at(const Call* call, int levels, int number) {
+  return query_at<HostMath>(*call, AnySizes{levels, 1, 1, 2, levels}, number);
 }

@@ -13,8 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from model import ops
 from model.native.library import BuildError
 from model.ops import cpu, cuda, operators, reference
+from model.ops.cuda_call import Call, CallStruct, variant_of
 from tests.model.ops import warp_host
 from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, attend, random_case
+from tests.model.ops.warp_host import HostWarp
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +68,25 @@ def test_inference_on_a_gpu_uses_the_operators(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_on_a_gpu_uses_the_reference(called: list[str], kind: Kind) -> None:
+def test_training_on_a_gpu_uses_the_operators(called: list[str], kind: Kind) -> None:
     with FakeTensorMode():
         case = _on_gpu(random_case(kind))
         case.value.requires_grad_()
         attend(ops, case)
-        with torch.no_grad():
+    assert called == ["operators"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_on_a_gpu_can_use_the_reference(called: list[str], kind: Kind) -> None:
+    ops.select_implementation("reference")
+    try:
+        with FakeTensorMode():
+            case = _on_gpu(random_case(kind))
+            case.value.requires_grad_()
             attend(ops, case)
-    assert called == ["reference", "operators"]
+    finally:
+        ops.select_implementation("auto")
+    assert called == ["reference"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +108,7 @@ def test_calls_beyond_the_kernels_take_the_reference(called: list[str], case: Ca
 def test_images_beyond_32_bits_of_rows_take_the_reference(called: list[str]) -> None:
     side = 2**15
     with FakeTensorMode():
-        for tokens_high, expected in ((side // 16, "operators"), (4 * side, "reference")):
+        for tokens_high, expected in ((side // 256, "operators"), (side // 128, "reference")):
             value = torch.empty(1, tokens_high * side, 8, 32, dtype=torch.half, device="cuda")
             located = (torch.empty(1, 3, 1, 2, device="cuda"),)
             offsets = torch.empty(1, 3, 8, 1, 4, 2, device="cuda")
@@ -126,30 +139,32 @@ def test_operators_know_the_output_of_a_gpu_call(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_gpu_operators_are_registered(kind: Kind) -> None:
     name = "ms_deform_attn" if kind == "plain" else "key_aware_deform_attn"
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lite_detr::{name}", "CUDA")
+    for one in (name, f"{name}_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lite_detr::{one}", "CUDA")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mixed", [False, True], ids=["one type", "mixed types"])
 def test_forward_passes_all_arguments_to_the_kernel(
-    monkeypatch: pytest.MonkeyPatch, warp: ctypes.CDLL, kind: Kind, mixed: bool
+    monkeypatch: pytest.MonkeyPatch, warp: HostWarp, kind: Kind, mixed: bool
 ) -> None:
     case = warp_host.narrowed(random_case(kind, heads=8), torch.float16, float_offsets=mixed)
-    variant = cuda._variant(_inputs(case))
     if mixed:  # as float32 layers beside float16 ones would hand them over
         field = "logits" if kind == "plain" else "query"
         case = replace(case, **{field: case.tensors()[field].float()})  # type: ignore[arg-type]
     grids: list[tuple[int, int]] = []
+    variant = variant_of(_inputs(case))
 
-    def launch(_kernel: object, call: cuda.Call, _device: torch.device) -> None:
+    def launch(_kernel: object, call: Call, _device: torch.device) -> None:
         grids.append(call.grid)
-        warp_host.run(warp, ctypes.byref(call.struct), variant, 2)
+        warp.run(variant, call)
 
     monkeypatch.setattr(cuda, "_loaded", lambda _variant, _device: object())
     monkeypatch.setattr(cuda, "_launch", launch)
     output = cuda.forward(_inputs(case))
     assert_close(output.float(), attend(reference, case.mapped(torch.float64)), 4e-3)
-    assert grids == [(3, 2)]  # 11 queries of 8 heads, a warp each, 4 warps a block; 2 images
+    # 11 queries of 8 heads, 4 warps each, 12 warps a block (8 for separate keys); 2 images.
+    assert grids == [(6 if kind == "separate keys" else 4, 2)]
 
 
 @pytest.mark.parametrize(("batch", "queries"), [(0, 5), (2, 0)])
@@ -171,19 +186,20 @@ def test_without_a_kernel_one_warning_is_given_and_the_reference_computes(
         warnings.simplefilter("always")
         outputs = [cuda.forward(_inputs(case)) for _ in range(3)]
     (warning,) = [str(one.message) for one in caught]
-    assert str(cuda._variant(_inputs(case))) in warning
+    assert str(variant_of(_inputs(case))) in warning
     assert warning.endswith("many times slower: no NVRTC here")
     assert all(torch.equal(output, attend(reference, case)) for output in outputs)
 
 
 def test_each_kernel_has_its_own_name_in_the_log() -> None:
     names = {
-        str(cuda._variant(_inputs(case.mapped(dtype))))
+        str(variant_of(_inputs(case.mapped(dtype))))
         for case in [*map(random_case, KINDS), random_case("plain", boxes=True)]
         for dtype in (torch.float32, torch.float16)
     }
     assert len(names) == 8
-    assert "plain float32, 3 heads of 32 channels, 4 levels of 4 points around boxes" in names
+    name = "plain float32, 3 heads of 32 channels, 4 levels of 4 points around boxes"
+    assert f"{name}, split points" in names
 
 
 def test_missing_driver_is_a_build_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +208,7 @@ def test_missing_driver_is_a_build_error(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", fail)
     with pytest.raises(BuildError, match="CUDA"):
-        cuda._load(cuda._variant(_inputs(random_case("plain"))), 0)
+        cuda._load(variant_of(_inputs(random_case("plain"))), 0)
 
 
 def test_kernel_is_loaded_once_for_a_variant_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,15 +219,14 @@ def test_kernel_is_loaded_once_for_a_variant_and_device(monkeypatch: pytest.Monk
         return object()
 
     monkeypatch.setattr(cuda, "_load", load)
-    variant = cuda._variant(_inputs(random_case("plain")))
+    variant = variant_of(_inputs(random_case("plain")))
     kernels = [cuda._loaded(variant, torch.device("cuda", index)) for index in (0, 1, 0, 1)]
     assert loads == [0, 1]
     assert kernels[0] is kernels[2]
 
 
-def test_structs_mirror_those_of_the_kernel(warp: ctypes.CDLL) -> None:
-    warp.lite_detr_size_of_call.restype = ctypes.c_size_t
-    assert ctypes.sizeof(cuda.CallStruct) == warp.lite_detr_size_of_call()
+def test_structs_mirror_those_of_the_kernel(warp: HostWarp) -> None:
+    assert ctypes.sizeof(CallStruct) == warp.library(torch.float32).lite_detr_size_of_call()
 
 
 @pytest.mark.requires_cuda

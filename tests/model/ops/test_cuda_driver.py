@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.ops import driver_scenarios
+from tests.model.ops.warp_host import HostWarp
 from tests.support.repository import ROOT
 
 OTHER_VERSIONS = sorted((ROOT / ".venv-cuda-bindings").glob("*.*"))
@@ -37,7 +37,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_scenarios(driver: Path, warp: ctypes.CDLL, bindings: Path | None) -> dict[str, str]:
+def run_scenarios(driver: Path, warp: HostWarp, bindings: Path | None) -> dict[str, str]:
     """What failed in each scenario."""
     paths = [str(ROOT), *([] if bindings is None else [str(bindings)])]
     environment = {
@@ -45,7 +45,7 @@ def run_scenarios(driver: Path, warp: ctypes.CDLL, bindings: Path | None) -> dic
         "LD_LIBRARY_PATH": str(driver),
         "PYTHONPATH": os.pathsep.join(reversed(paths)),
     }
-    command = [sys.executable, "-m", "tests.model.ops.driver_scenarios", warp._name]
+    command = [sys.executable, "-m", "tests.model.ops.driver_scenarios", str(warp.directory)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -55,7 +55,7 @@ def run_scenarios(driver: Path, warp: ctypes.CDLL, bindings: Path | None) -> dic
 
 
 @pytest.fixture(scope="module")
-def failures(driver: Path, warp: ctypes.CDLL) -> dict[str, str]:
+def failures(driver: Path, warp: HostWarp) -> dict[str, str]:
     pytest.importorskip("cuda.bindings")
     return run_scenarios(driver, warp, None)
 
@@ -67,7 +67,7 @@ def test_on_the_stand_in_driver(failures: dict[str, str], name: str) -> None:
 
 @pytest.mark.skipif(not OTHER_VERSIONS, reason="no other versions of cuda-bindings are installed")
 @pytest.mark.parametrize("version", WANTED)
-def test_other_versions_of_the_bindings(driver: Path, warp: ctypes.CDLL, version: str) -> None:
+def test_other_versions_of_the_bindings(driver: Path, warp: HostWarp, version: str) -> None:
     folder = ROOT / ".venv-cuda-bindings" / version
     found = subprocess.run(
         [sys.executable, "-c", "import cuda.bindings; print(cuda.bindings.__version__)"],
@@ -82,7 +82,7 @@ def test_other_versions_of_the_bindings(driver: Path, warp: ctypes.CDLL, version
     assert {name: failure for name, failure in failures.items() if failure} == {}
 
 
-def test_without_a_driver_the_reference_computes(warp: ctypes.CDLL, tmp_path: Path) -> None:
+def test_without_a_driver_the_reference_computes(warp: HostWarp, tmp_path: Path) -> None:
     pytest.importorskip("cuda.bindings")
     script = """
 import torch, warnings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,21 +17,6 @@ from model.ops.nvrtc import Kind, Variant, machine_code
 
 HOPPER = (9, 0)
 HALF = sass.usual(torch.float16, "shared_keys")
-
-# Instructions per query in float16 on sm_90: the design's limits (plain 1,243, key-aware 1,542),
-# and for the others the measured numbers plus a margin for other compilers.
-BUDGETS = {
-    (torch.float16, "plain"): 1243,
-    (torch.float16, "shared_keys"): 1542,
-    (torch.float16, "separate_keys"): 2400,
-    (torch.bfloat16, "plain"): 2000,
-    (torch.bfloat16, "shared_keys"): 2300,
-    (torch.bfloat16, "separate_keys"): 3800,
-    (torch.float32, "plain"): 1500,
-    (torch.float32, "shared_keys"): 1850,
-    (torch.float32, "separate_keys"): 2800,
-}
-REGISTERS = {1: 255, 4: 128, 5: 96, 6: 80, 7: 72, 8: 64}  # a thread, by blocks of 128 that must fit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,41 +32,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cubins")
 
 
-def _cost(variant: Variant, architecture: int, cache: Path) -> sass.Cost:
-    try:
-        return sass.cost(variant, architecture, cache)
-    except sass.ToolMissingError as error:
-        pytest.skip(str(error))
-
-
-@pytest.mark.parametrize("kind", sass.KINDS)
-@pytest.mark.parametrize("dtype", nvrtc.TYPES, ids=str)
-def test_hopper_kernels_keep_to_their_budgets(cache: Path, dtype: torch.dtype, kind: Kind) -> None:
-    variant = sass.usual(dtype, kind)
-    cost = _cost(variant, 90, cache)
-    assert cost.stack_bytes == 0
-    assert cost.spills == 0
-    assert cost.registers <= REGISTERS[nvrtc._BLOCKS[nvrtc.TYPES[dtype], kind]]
-    assert 500 < cost.instructions <= BUDGETS[dtype, kind]
-
-
-@pytest.mark.parametrize("architecture", [a for a in sass.ARCHITECTURES if a != 90])
-@pytest.mark.parametrize("kind", ["plain", "shared_keys"])
-def test_kernels_of_every_architecture_compile_and_spill_nothing(
-    cache: Path, architecture: int, kind: Kind
-) -> None:
-    cost = _cost(sass.usual(torch.float16, kind), architecture, cache)
-    assert (cost.stack_bytes, cost.spills) == (0, 0)
-    assert cost.registers <= REGISTERS[nvrtc._BLOCKS["Half", kind]]
-
-
 @pytest.mark.parametrize("boxes", [False, True], ids=["points", "boxes"])
 @pytest.mark.parametrize("channels", [8, 16, 64, 128, 256])
 def test_other_sizes_compile(cache: Path, channels: int, boxes: bool) -> None:
     size = 4 if boxes else 2
     kind: Kind = "plain" if boxes else "separate_keys"
     variant = Variant(torch.bfloat16, torch.float32, kind, channels, 3, 5, 3, size, 1)
-    assert machine_code(variant, HOPPER, cache).startswith(b"\x7fELF")
+    for one in (variant, replace(variant, backward=True)):
+        assert machine_code(one, HOPPER, cache).startswith(b"\x7fELF")
 
 
 def test_second_call_loads_the_code_from_the_cache(
@@ -112,7 +71,9 @@ def test_changed_dependencies_of_the_code_give_another_file(
 ) -> None:
     compiled: list[tuple[str, ...]] = []
 
-    def compile_nothing(_compiler: ModuleType, options: tuple[str, ...], _sources: object) -> bytes:
+    def compile_nothing(
+        _compiler: ModuleType, _program: str, options: tuple[str, ...], _sources: object
+    ) -> bytes:
         compiled.append(options)
         return b"code"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from model.ops import reference
 from tests.model.ops import attention_cases, warp_host
 from tests.model.ops.attention_cases import KINDS, Case, Kind, Shapes, assert_close, random_case
+from tests.model.ops.warp_host import HostWarp
 
 # Largest error, and the root of the mean squared one, for values of about 1.
 TOLERANCES = {
@@ -25,15 +25,18 @@ TOLERANCES = {
 }
 DTYPES = tuple(TOLERANCES)
 
+# A row's points on one group of lanes, or split over four as with few queries.
+all_splits = pytest.mark.parametrize("splits", [1, 4], ids=["whole", "split"])
+
 
 def _exact(case: Case) -> Tensor:
     return attention_cases.attend(reference, case.mapped(torch.float64))
 
 
 def _assert_parity(
-    warp: ctypes.CDLL, case: Case, *, fixed: bool = False, averaged: bool = True
+    warp: HostWarp, case: Case, *, fixed: bool = False, splits: int = 1, averaged: bool = True
 ) -> None:
-    output, exact = warp_host.attend(warp, case, fixed=fixed), _exact(case)
+    output, exact = warp_host.attend(warp, case, fixed=fixed, splits=splits), _exact(case)
     assert output.dtype == case.value.dtype
     if output.numel() == 0:
         return
@@ -49,24 +52,25 @@ def _assert_parity(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("boxes", [False, True], ids=["points", "boxes"])
 @pytest.mark.parametrize("same_loc", [False, True], ids=["own offsets", "same_loc"])
-@pytest.mark.parametrize("channels", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize(
+    ("channels", "splits"), [(8, 1), (16, 1), (32, 1), (32, 4), (64, 1), (64, 4), (128, 1)]
+)
 def test_warp_gives_the_reference_output(  # noqa: PLR0913, PLR0917 - one a dimension
-    warp: ctypes.CDLL,
+    warp: HostWarp,
     dtype: torch.dtype,
     kind: Kind,
     boxes: bool,
     same_loc: bool,
     channels: int,
+    splits: int,
 ) -> None:
     case = random_case(kind, channels=channels, boxes=boxes, same_loc=same_loc)
-    _assert_parity(warp, warp_host.narrowed(case, dtype))
+    _assert_parity(warp, warp_host.narrowed(case, dtype), splits=splits)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_sizes_known_to_the_compiler_give_the_same(
-    warp: ctypes.CDLL, kind: Kind, seed: int
-) -> None:
+def test_sizes_known_to_the_compiler_give_the_same(warp: HostWarp, kind: Kind, seed: int) -> None:
     case = warp_host.narrowed(random_case(kind, heads=8, seed=seed), torch.float16)
     _assert_parity(warp, case, fixed=True)
     assert torch.equal(warp_host.attend(warp, case, fixed=True), warp_host.attend(warp, case))
@@ -74,11 +78,12 @@ def test_sizes_known_to_the_compiler_give_the_same(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
+@all_splits
 def test_offsets_in_float32_are_taken_as_they_are(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind
+    warp: HostWarp, dtype: torch.dtype, kind: Kind, splits: int
 ) -> None:
     case = random_case(kind, shapes=((60, 160),))
-    _assert_parity(warp, warp_host.narrowed(case, dtype, float_offsets=True))
+    _assert_parity(warp, warp_host.narrowed(case, dtype, float_offsets=True), splits=splits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -88,17 +93,17 @@ def test_offsets_in_float32_are_taken_as_they_are(
 )
 @pytest.mark.parametrize("points", [1, 3, 4, 5, 8])
 def test_unusual_levels_and_points_are_handled(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind, shapes: Shapes, points: int
+    warp: HostWarp, dtype: torch.dtype, kind: Kind, shapes: Shapes, points: int
 ) -> None:
-    for channels in (16, 64):
+    for channels, splits in ((16, 1), (64, 1), (32, 4), (64, 4)):
         case = random_case(kind, shapes=shapes, points=points, channels=channels)
-        _assert_parity(warp, warp_host.narrowed(case, dtype))
+        _assert_parity(warp, warp_host.narrowed(case, dtype), splits=splits)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("batch", "queries"), [(0, 5), (2, 0), (0, 0)])
 def test_no_images_or_queries_write_nothing(
-    warp: ctypes.CDLL, kind: Kind, batch: int, queries: int
+    warp: HostWarp, kind: Kind, batch: int, queries: int
 ) -> None:
     case = random_case(kind, batch=batch, queries=queries)
     assert warp_host.attend(warp, case).shape == (batch, queries, 96)
@@ -106,8 +111,9 @@ def test_no_images_or_queries_write_nothing(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
+@all_splits
 def test_map_edges_give_the_reference_output(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind
+    warp: HostWarp, dtype: torch.dtype, kind: Kind, splits: int
 ) -> None:
     width, height = 8, 4  # powers of two: the positions are exact
     edges = [(x, y) for x in (-1.0, -0.5, 7.5, 8.0) for y in (-1.0, -0.5, 1.0, 3.5, 4.0)]
@@ -118,25 +124,26 @@ def test_map_edges_give_the_reference_output(
         reference_points=references[None, :, None].expand(2, -1, -1, -1),
         sampling_offsets=torch.zeros_like(case.sampling_offsets).to(dtype),
     )
-    _assert_parity(warp, case)
+    _assert_parity(warp, case, splits=splits)
     beyond = [x in (-1.0, 8.0) or y in (-1.0, 4.0) for x, y in edges]
-    assert warp_host.attend(warp, case)[:, torch.tensor(beyond)].count_nonzero() == 0
+    assert warp_host.attend(warp, case, splits=splits)[:, torch.tensor(beyond)].count_nonzero() == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
+@all_splits
 def test_all_points_outside_give_exact_zeros(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind
+    warp: HostWarp, dtype: torch.dtype, kind: Kind, splits: int
 ) -> None:
     case = warp_host.narrowed(random_case(kind), dtype)
     case = replace(case, reference_points=case.reference_points + 100.0)
-    assert warp_host.attend(warp, case).count_nonzero() == 0
+    assert warp_host.attend(warp, case, splits=splits).count_nonzero() == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_that_do_not_count_are_never_used(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind
+    warp: HostWarp, dtype: torch.dtype, kind: Kind
 ) -> None:
     # The lower left pixel is 1 and the others are NaN. Points half outside, at its corner, see
     # a quarter of it and nothing else; points far outside see nothing.
@@ -156,8 +163,9 @@ def test_values_that_do_not_count_are_never_used(
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("of", ["offsets", "references"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_positions_that_are_not_finite_contribute_nothing(
-    warp: ctypes.CDLL, kind: Kind, odd: float, of: str, dtype: torch.dtype
+@all_splits
+def test_positions_that_are_not_finite_contribute_nothing(  # noqa: PLR0913, PLR0917 - one a dimension
+    warp: HostWarp, kind: Kind, odd: float, of: str, dtype: torch.dtype, splits: int
 ) -> None:
     case = warp_host.narrowed(random_case(kind, boxes=True), dtype)
     odd_offsets, odd_references = case.sampling_offsets.clone(), case.reference_points.clone()
@@ -166,19 +174,20 @@ def test_positions_that_are_not_finite_contribute_nothing(
     else:
         odd_references[:, ::2, 1, 3] = odd
     case = replace(case, sampling_offsets=odd_offsets, reference_points=odd_references)
-    _assert_parity(warp, case)
+    _assert_parity(warp, case, splits=splits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
+@all_splits
 def test_huge_logits_pick_one_point_without_overflow(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind
+    warp: HostWarp, dtype: torch.dtype, kind: Kind, splits: int
 ) -> None:
     case = random_case(kind)
     field = "logits" if kind == "plain" else "query"
     case = replace(case, **{field: case.tensors()[field] * 1e4})  # type: ignore[arg-type]
     case = warp_host.narrowed(case, dtype)
-    output = warp_host.attend(warp, case)
+    output = warp_host.attend(warp, case, splits=splits)
     assert output.isfinite().all()
     assert_close(output.float(), _exact(case), 2e-2 if dtype == torch.bfloat16 else 1e-3)
 
@@ -186,16 +195,17 @@ def test_huge_logits_pick_one_point_without_overflow(
 @pytest.mark.parametrize("far", [False, True], ids=["points inside", "points outside"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@all_splits
 def test_nan_in_one_query_stays_with_that_query(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind, far: bool
+    warp: HostWarp, dtype: torch.dtype, kind: Kind, far: bool, splits: int
 ) -> None:
     case = warp_host.narrowed(random_case(kind), dtype)
     case = replace(case, reference_points=case.reference_points + 100.0 * far)
     field = "logits" if kind == "plain" else "query"
     broken = case.tensors()[field].clone()
     broken[:, 3] = math.nan
-    output = warp_host.attend(warp, case)
-    odd_output = warp_host.attend(warp, replace(case, **{field: broken}))  # type: ignore[arg-type]
+    output = warp_host.attend(warp, case, splits=splits)
+    odd_output = warp_host.attend(warp, replace(case, **{field: broken}), splits=splits)  # type: ignore[arg-type]
     others = [query for query in range(11) if query != 3]
     assert odd_output[:, 3].isnan().all()
     assert torch.equal(odd_output[:, others], output[:, others])
@@ -203,19 +213,20 @@ def test_nan_in_one_query_stays_with_that_query(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@all_splits
 def test_image_gives_the_same_bits_alone_and_in_a_batch(
-    warp: ctypes.CDLL, dtype: torch.dtype, kind: Kind
+    warp: HostWarp, dtype: torch.dtype, kind: Kind, splits: int
 ) -> None:
     case = warp_host.narrowed(random_case(kind, batch=3, queries=13), dtype)
-    together = warp_host.attend(warp, case)
+    together = warp_host.attend(warp, case, splits=splits)
     for index in range(3):
-        alone = warp_host.attend(warp, case.image(index))
+        alone = warp_host.attend(warp, case.image(index), splits=splits)
         assert torch.equal(alone, together[index : index + 1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_strided_and_misaligned_inputs_give_what_plain_ones_give(
-    warp: ctypes.CDLL, kind: Kind
+    warp: HostWarp, kind: Kind
 ) -> None:
     case = warp_host.narrowed(random_case(kind), torch.float16)
 
@@ -247,7 +258,7 @@ _levels = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1
 )
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 def test_any_shapes_give_the_reference_output(
-    warp: ctypes.CDLL,
+    warp: HostWarp,
     dtype: torch.dtype,
     kind: Kind,
     shapes: list[tuple[int, int]],

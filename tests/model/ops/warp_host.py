@@ -7,68 +7,97 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from model.ops import cpu, cuda
+from model.ops.cuda_call import Call, variant_of
 from model.ops.nvrtc import Variant
 from tests.model.ops.attention_cases import Case
 
 _HERE = Path(__file__).parent
-_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+TYPES = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "Bfloat16Bits"}
 
 
-def build(directory: Path) -> ctypes.CDLL:
-    """host_warp.cpp as a library."""
+class HostWarp:
+    """The kernels for the CPU: a library per type of values, compiled when first used.
+
+    Args:
+        directory: of the libraries; those that are there are not compiled again.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._libraries: dict[torch.dtype, ctypes.CDLL] = {}
+
+    def library(self, dtype: torch.dtype) -> ctypes.CDLL:
+        """host_warp.cpp for values of that type."""
+        if dtype not in self._libraries:
+            self._libraries[dtype] = _build(self.directory, TYPES[dtype])
+        return self._libraries[dtype]
+
+    def run(self, variant: Variant, call: Call) -> None:
+        """In place of a launch on a GPU, with tensors on the CPU."""
+        self.run_at(variant, ctypes.addressof(call.struct), call.grid)
+
+    def run_at(self, variant: Variant, struct: int, grid: tuple[int, int]) -> None:
+        """The same with what a launch gets: the argument's address and the blocks along x and y."""
+        library = self.library(variant.value_type)
+        float_offsets = variant.offset_type != variant.value_type
+        sizes, warps = sizes_of(variant), warps_of(variant, grid)
+        arguments = (ctypes.c_void_p(struct), sizes, *warps, variant.channels)
+        if variant.backward:
+            races = library.lite_detr_host_differentiate(*arguments, float_offsets)
+        else:
+            races = library.lite_detr_host_attend(*arguments, variant.splits, float_offsets)
+        assert races == 0, (races, variant)
+
+    def run_fixed(self, variant: Variant, call: Call) -> None:
+        """The forward pass by the sizes of FixedSizes<4, 4, 8, 2, 4> and 32 channels."""
+        library, struct = self.library(variant.value_type), ctypes.byref(call.struct)
+        assert library.lite_detr_host_attend_fixed(struct, *warps_of(variant, call.grid)) == 0
+
+
+def _build(directory: Path, value_type: str) -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         pytest.skip("no C++ compiler here to compile the warp kernels for the host")
     flags = ("-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas")
     sources = Path(cuda.__file__).parent / "csrc"
-    library = directory / "host_warp.so"
-    command = [compiler, *flags, f"-I{sources}", str(_HERE / "host_warp.cpp"), "-o", str(library)]
-    subprocess.run(command, check=True)
-    return opened(str(library))
-
-
-def opened(path: str) -> ctypes.CDLL:
-    """A library that `build` compiled."""
-    loaded = ctypes.CDLL(path)
-    loaded.lite_detr_host_warp.restype = ctypes.c_int
+    library = directory / f"host_warp_{value_type}.so"
+    macro = f"-DVALUE_TYPE={value_type}"
+    includes = (f"-I{sources}", f"-I{_HERE}")
+    command = [compiler, *flags, macro, *includes, str(_HERE / "host_warp.cpp"), "-o", str(library)]
+    if not library.exists():
+        subprocess.run(command, check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.lite_detr_size_of_call.restype = ctypes.c_size_t
+    loaded.lite_detr_size_of_backward_call.restype = ctypes.c_size_t
     return loaded
 
 
-def run(library: ctypes.CDLL, argument: object, variant: Variant, batch: int) -> None:
-    """Runs a kernel on its argument: a reference or the address of a `cuda.CallStruct`."""
-    sizes = (ctypes.c_int * 5)(
+def warps_of(variant: Variant, grid: tuple[int, int]) -> tuple[int, int]:
+    """Warps of an image, and images."""
+    return grid[0] * variant.warps, grid[1]
+
+
+def sizes_of(variant: Variant) -> Any:
+    """Mirror of `AnySizes` in csrc/call.cuh."""
+    return (ctypes.c_int * 5)(
         variant.levels,
         variant.points,
         variant.heads,
         variant.reference_size,
         variant.offset_levels,
     )
-    done = library.lite_detr_host_warp(
-        ctypes.c_void_p(argument) if isinstance(argument, int) else argument,
-        sizes,
-        batch,
-        variant.channels,
-        _TYPES[variant.value_type],
-        variant.offset_type != variant.value_type,
-    )
-    assert done, variant
 
 
-def attend(library: ctypes.CDLL, case: Case, *, fixed: bool = False) -> Tensor:
-    """The case's attention by 32 lanes in a loop, through the product's own preparation.
-
-    Args:
-        library: what `build` gave.
-        case: tensors on the CPU, in types that the kernels take.
-        fixed: by the sizes of FixedSizes<4, 4, 8, 2, 4> and 32 channels of float16.
-    """
-    inputs = cpu.Inputs(
+def inputs_of(case: Case) -> cpu.Inputs:
+    """The case as the operators pass it on."""
+    return cpu.Inputs(
         value=case.value,
         reference_points=case.reference_points,
         sampling_offsets=case.sampling_offsets,
@@ -77,16 +106,28 @@ def attend(library: ctypes.CDLL, case: Case, *, fixed: bool = False) -> Tensor:
         key=case.key,
         logits=case.logits,
     )
-    variant = cuda._variant(inputs)
+
+
+def prepared(case: Case, splits: int = 1) -> tuple[Variant, Call, Tensor]:
+    """The kernel for the case, its arguments, and its output, which is NaN still.
+
+    Args:
+        case: tensors on the CPU, in types that the kernels take.
+        splits: groups of lanes among which points are split, whatever the number of queries.
+    """
+    inputs = inputs_of(case)
+    variant = replace(variant_of(inputs), splits=splits)
     assert cuda.takes(case.value, case.spatial_shapes, case.sampling_offsets)
     batch, _, heads, channels = case.value.shape
     output = case.value.new_empty(batch, case.sampling_offsets.shape[1], heads * channels)
     output.fill_(float("nan"))
-    call = cuda.Call(inputs, variant, output)
-    if fixed:
-        library.lite_detr_host_warp_fixed(ctypes.byref(call.struct), batch)
-        return output
-    run(library, ctypes.byref(call.struct), variant, batch)
+    return variant, Call(inputs, variant, output), output
+
+
+def attend(warp: HostWarp, case: Case, *, fixed: bool = False, splits: int = 1) -> Tensor:
+    """The case's attention by 32 lanes in a loop, through the product's own preparation."""
+    variant, call, output = prepared(case, splits)
+    (warp.run_fixed if fixed else warp.run)(variant, call)
     return output
 
 

@@ -1,0 +1,188 @@
+"""What a query costs on a GPU, counted without one, may not grow.
+
+Registers and instructions are those of the compiled kernels, cache lines those of a model. The
+passes over shared memory are counted in test_warp_layout.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.kernels import l1_cache, sass
+from model.native.library import BuildError
+from model.ops import nvrtc
+from model.ops.nvrtc import Kind, Variant
+from model.ops.workloads import PHOTO
+
+TOKENS, HIGH_LEVEL_TOKENS = 22_223, 5_523
+
+# Instructions per query: float16 plain and with shared keys on sm_90 are the design's limits, the
+# others are what NVRTC 13.0 gives plus a margin for other compilers.
+ENCODER: dict[tuple[torch.dtype, Kind], int] = {
+    (torch.float16, "plain"): 1243,
+    (torch.float16, "shared_keys"): 1542,
+    (torch.float16, "separate_keys"): 2300,
+    (torch.bfloat16, "plain"): 1950,
+    (torch.bfloat16, "shared_keys"): 2300,
+    (torch.bfloat16, "separate_keys"): 3800,
+    (torch.float32, "plain"): 1450,
+    (torch.float32, "shared_keys"): 1830,
+    (torch.float32, "separate_keys"): 2800,
+}
+DECODER: dict[tuple[torch.dtype, Kind], int] = {
+    (torch.float16, "plain"): 2000,
+    (torch.float16, "shared_keys"): 2430,
+    (torch.float16, "separate_keys"): 3200,
+    (torch.bfloat16, "plain"): 2850,
+    (torch.bfloat16, "shared_keys"): 3280,
+    (torch.bfloat16, "separate_keys"): 4900,
+    (torch.float32, "plain"): 2190,
+    (torch.float32, "shared_keys"): 2690,
+    (torch.float32, "separate_keys"): 3600,
+}
+BACKWARD: dict[tuple[torch.dtype, Kind], int] = {
+    (torch.float16, "plain"): 8000,
+    (torch.float16, "shared_keys"): 11200,
+    (torch.float16, "separate_keys"): 13500,
+    (torch.bfloat16, "plain"): 8100,
+    (torch.bfloat16, "shared_keys"): 11200,
+    (torch.bfloat16, "separate_keys"): 13600,
+    (torch.float32, "plain"): 7000,
+    (torch.float32, "shared_keys"): 9700,
+    (torch.float32, "separate_keys"): 11200,
+}
+# Other architectures: relative to sm_90. Before sm_90 the backward pass adds single numbers.
+OTHER_ARCHITECTURES, SINGLE_ADDITIONS = 1.1, 1.4
+REGISTERS = {12: 80, 8: 128}  # a thread, by warps of a block, of which two must fit
+
+# Bytes of tokens that a query reads from L2 by the model, float16 with shared keys.
+L2_BYTES = {75: 6900, 80: 6700, 86: 6700, 89: 6500, 90: 6500, 100: 6400, 120: 6200}
+
+KINDS = pytest.mark.parametrize("kind", sass.KINDS)
+DTYPES = pytest.mark.parametrize("dtype", nvrtc.TYPES, ids=str)
+OTHERS = pytest.mark.parametrize("architecture", [a for a in sass.ARCHITECTURES if a != 90])
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cubins")
+
+
+def _cost(variant: Variant, architecture: int, cache: Path) -> sass.Cost:
+    """The costs; fails if registers are spilled."""
+    try:
+        cost = sass.cost(variant, architecture, cache)
+    except (sass.ToolMissingError, BuildError) as error:
+        pytest.skip(f"the GPU kernels cannot be compiled and read here: {error}")
+    assert (cost.stack_bytes, cost.spills) == (0, 0)
+    most = 65_536 // (32 * variant.warps * variant.blocks)
+    assert cost.registers <= most
+    return cost
+
+
+@KINDS
+@DTYPES
+def test_encoder_s_kernels_keep_to_their_limits(
+    cache: Path, dtype: torch.dtype, kind: Kind
+) -> None:
+    variant = sass.usual(dtype, kind)
+    cost = _cost(variant, 90, cache)
+    assert cost.registers <= REGISTERS[variant.warps]
+    assert 500 < cost.instructions <= ENCODER[dtype, kind]
+
+
+@KINDS
+@DTYPES
+def test_decoder_s_kernels_keep_to_their_limits(
+    cache: Path, dtype: torch.dtype, kind: Kind
+) -> None:
+    cost = _cost(sass.of_decoder(dtype, kind), 90, cache)
+    assert 500 < cost.instructions <= DECODER[dtype, kind]
+
+
+@KINDS
+@DTYPES
+def test_backward_kernels_keep_to_their_limits(cache: Path, dtype: torch.dtype, kind: Kind) -> None:
+    cost = _cost(sass.usual(dtype, kind, backward=True), 90, cache)
+    assert 1000 < cost.instructions <= BACKWARD[dtype, kind]
+    _cost(sass.usual(dtype, kind, backward=True, deterministic=True), 90, cache)
+
+
+@OTHERS
+@KINDS
+def test_kernels_of_other_architectures_keep_to_their_limits(
+    cache: Path, architecture: int, kind: Kind
+) -> None:
+    half = torch.float16
+    for variant, limit in (
+        (sass.usual(half, kind), ENCODER[half, kind]),
+        (sass.of_decoder(half, kind), DECODER[half, kind]),
+    ):
+        cost = _cost(variant, architecture, cache)
+        assert 500 < cost.instructions <= OTHER_ARCHITECTURES * limit
+    cost = _cost(sass.usual(half, kind, backward=True), architecture, cache)
+    single = SINGLE_ADDITIONS if architecture < 90 else OTHER_ARCHITECTURES
+    assert 1000 < cost.instructions <= single * BACKWARD[half, kind]
+
+
+@pytest.mark.slow
+@OTHERS
+@KINDS
+@DTYPES
+def test_no_kernel_of_any_type_spills(
+    cache: Path, architecture: int, dtype: torch.dtype, kind: Kind
+) -> None:
+    for variant in (
+        sass.usual(dtype, kind),
+        sass.of_decoder(dtype, kind),
+        sass.usual(dtype, kind, backward=True),
+        sass.usual(dtype, kind, backward=True, deterministic=True),
+    ):
+        _cost(variant, architecture, cache)
+
+
+# ---------------------------------------------------------------------------- the L1 cache
+
+
+def _kernel(architecture: int, cache: Path) -> l1_cache.Kernel:
+    variant = sass.usual(torch.float16, "shared_keys")
+    registers = _cost(variant, architecture, cache).registers
+    return l1_cache.Kernel(registers, variant.warps, tiled=True)
+
+
+@pytest.mark.parametrize("architecture", sass.ARCHITECTURES)
+def test_tiles_of_queries_share_the_l1_cache(cache: Path, architecture: int) -> None:
+    gpu = l1_cache.GPUS[architecture]
+    traffic = l1_cache.traffic(_kernel(architecture, cache), gpu, PHOTO, TOKENS)
+    assert traffic.hit_rate >= 0.8
+    assert traffic.l2_bytes_per_query <= L2_BYTES[architecture]
+
+
+def test_rows_of_queries_share_less() -> None:
+    gpu = l1_cache.GPUS[90]
+    rows = l1_cache.traffic(l1_cache.Kernel(96, 4, tiled=False), gpu, PHOTO, TOKENS, sampled=2)
+    assert rows.hit_rate < 0.7
+    tiles = l1_cache.Kernel(80, 12, tiled=True)
+    few = l1_cache.traffic(tiles, gpu, PHOTO, HIGH_LEVEL_TOKENS, sampled=2)
+    assert few.hit_rate > 0.7
+
+
+def test_cache_replaces_the_line_used_least_recently() -> None:
+    cache = l1_cache._Cache(lines=2, pieces_of_line=2)
+    cache.read([0, 1, 0, 1])  # both halves of a line
+    assert (cache.pieces, cache.misses) == (4, 2)
+    cache.read([2, 0, 4, 0])  # line 1, line 0 again, line 2 instead of line 1
+    assert cache.misses == 4
+    cache.read([2])
+    assert cache.misses == 5
+
+
+def test_resources_limit_the_resident_blocks() -> None:
+    gpu = l1_cache.GPUS[90]
+    assert l1_cache.Kernel(80, 12, tiled=True).resident_blocks(gpu) == 2
+    assert l1_cache.Kernel(168, 12, tiled=True).resident_blocks(gpu) == 1  # registers
+    assert l1_cache.Kernel(32, 4, tiled=True, shared_bytes=16_384).resident_blocks(gpu) == 3
+    assert l1_cache.Kernel(80, 12, tiled=True).cache_lines(gpu) == 156 * 8
