@@ -268,6 +268,7 @@ async def _open_rpc(
             max_image_pixels=settings.max_image_pixels,
             max_images=settings.max_files,
             max_concurrent_calls=settings.max_connections,
+            receive_seconds=settings.body_max_seconds,
             max_connections=settings.max_connections,
             max_idle_seconds=settings.grpc_max_idle_seconds,
             handshake_seconds=settings.header_timeout_seconds,

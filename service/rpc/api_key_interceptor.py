@@ -16,7 +16,7 @@ import structlog
 from service.access.api_keys import Forbidden, KeyRing, Scope, Unauthenticated, presented_key
 from service.observability.metrics import Metrics
 from service.observability.request_log import RequestLog
-from service.rpc.public_calls import PUBLIC_METHODS
+from service.rpc.receive_time import PUBLIC_METHODS
 from service.transport.grpc_call import Context, open_call
 
 _DETECT = frozenset(

@@ -18,6 +18,7 @@ class RpcOptions:
     max_image_pixels: int  # only reported to clients; the Detector checks it
     max_images: int  # in one batch
     max_concurrent_calls: int = 1024  # further calls are refused: each may hold a whole message
+    receive_seconds: float = 300.0  # in which the request of a unary call must arrive
     images_in_flight: int = 8  # of one call: enough for a batch, few enough for other clients
     keepalive_seconds: float = 60.0  # interval of keepalive pings on an idle connection
     max_connections: int = 1024  # further ones are closed

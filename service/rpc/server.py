@@ -17,7 +17,7 @@ from service.rpc.grpc_server import add_service, new_server
 from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
-from service.rpc.public_calls import PublicCallInterceptor
+from service.rpc.receive_time import ReceiveTimeInterceptor
 from service.rpc.reflection import JoinedPools
 from service.transport.grpc_call import GrpcService
 from service.transport.grpc_methods import MethodHandlers
@@ -121,10 +121,10 @@ class RpcServer:
         self._server = server
 
     def _interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        public, keys = PublicCallInterceptor(), self._options.keys
+        limit, keys = ReceiveTimeInterceptor(self._options.receive_seconds), self._options.keys
         if keys is None:
-            return (public,)
-        return (public, ApiKeyInterceptor(keys, self._detector.metrics, self._request_log))
+            return (limit,)
+        return (limit, ApiKeyInterceptor(keys, self._detector.metrics, self._request_log))
 
     async def run_until_drained(self) -> None:
         """Serves until `drain` is called and accepted calls are finished."""

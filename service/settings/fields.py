@@ -166,7 +166,9 @@ class Settings(BaseSettings):
         description="minimum rate of a request body over any time of body_timeout_seconds",
     )
     body_max_seconds: float = Field(
-        300, gt=0, description="maximum time for receiving a request body"
+        300,
+        gt=0,
+        description="maximum time for receiving a request body, or the request of a gRPC call",
     )
     send_timeout_seconds: float = Field(
         30, gt=0, description="maximum time in which a client reads nothing of its response"

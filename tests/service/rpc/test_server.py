@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +17,7 @@ from service.rpc.health import HEALTH_SERVICE, ReadinessHealth
 from service.rpc.pb import detection_pb2 as pb
 from service.rpc.server import SERVICE
 from tests.service.rest.standin import StandIn
-from tests.service.rpc.caller import Caller, calling, rpc_options, serving, trailing
+from tests.service.rpc.caller import PREFIX, Caller, calling, rpc_options, serving, trailing
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -123,6 +125,41 @@ async def test_more_calls_than_allowed_are_refused(standin: StandIn, image: byte
         assert other_method.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         standin.hold.set()
         assert (await first).detections
+
+
+async def test_a_call_whose_request_does_not_arrive_ends(standin: StandIn, image: bytes) -> None:
+    """Otherwise such calls would hold the places of all others."""
+    async with (
+        serving(standin.as_detector(), max_concurrent_calls=1, receive_seconds=0.3) as server,
+        calling(server) as caller,
+    ):
+        never = asyncio.Event()
+
+        async def nothing() -> AsyncIterator[bytes]:
+            await never.wait()
+            yield b""
+
+        for name in ("Detect", "DetectBatch", "GetModel"):
+            stream: Any = caller.channel.stream_unary(PREFIX + name)
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await stream(nothing(), timeout=60)
+            assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "not received within 0.3 s" in str(ended.value.details())
+        assert (await caller.detect(pb.DetectRequest(image=image))).detections
+
+
+async def test_a_call_without_a_request_is_refused(server: RpcServer) -> None:
+    async with calling(server) as caller:
+
+        async def nothing() -> AsyncIterator[bytes]:
+            messages: tuple[bytes, ...] = ()
+            for message in messages:
+                yield message
+
+        stream: Any = caller.channel.stream_unary(PREFIX + "Detect")
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await stream(nothing(), timeout=60)
+        assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_port_in_use_raises(server: RpcServer, standin: StandIn) -> None:
