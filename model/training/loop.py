@@ -17,6 +17,7 @@ import torch
 from model.data.errors import OutputError
 from model.data.output_files import FileSet
 from model.network.detector import LiteDETR
+from model.ops import select_implementation
 from model.training.batches import Batch, BatchPlanner, make_loader
 from model.training.ema import ExponentialAverage
 from model.training.matcher import NonFiniteError
@@ -128,6 +129,7 @@ class Trainer:
         self._name = options.name or detector.config.name
         self._reporter = reporter
         self._clock = clock
+        select_implementation(options.kernel)
         self._device = choose_device(options.device)
         precision = choose_precision(options.amp, self._device)
         detector = detector.to(self._device).train()

@@ -175,6 +175,11 @@ class _Options(BaseModel):
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(
         "auto", description="mixed precision; auto: bf16 or fp16 on a GPU, off on a CPU"
     )
+    kernel: Literal["auto", "reference"] = Field(
+        "auto",
+        description="deformable attention and its gradients; auto: the compiled kernels where "
+        "they fit; reference: plain PyTorch, slower and with much more memory",
+    )
 
     log_every: int = Field(
         20,

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from model import ops
 from model.data.errors import DataError, OutputError
 from model.network.linear import Linear
+from model.ops import cpu, reference
 from model.postprocess import select_detections
 from model.training import loop as loop_room
 from model.training import start
@@ -227,6 +229,29 @@ def test_start_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> N
 def test_unknown_variant_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nonesuch.*lite-dino-r50"):
         tiny_options(tmp_path, variant="nonesuch")
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_run_can_use_the_reference_for_attention(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    calls: list[str] = []
+    original = reference.key_aware_deform_attn
+
+    def spy(*arguments: Any) -> Any:
+        calls.append("reference")
+        return original(*arguments)
+
+    monkeypatch.setattr(reference, "key_aware_deform_attn", spy)
+    options = tiny_options(tmp_path / "run", max_iterations=1, kernel=kernel)
+    try:
+        tiny_trainer(options, CacheSource(cache, LABELS)).run()
+    finally:
+        ops.select_implementation("auto")
+    if kernel == "reference":
+        assert calls
+    elif cpu.available():
+        assert not calls
 
 
 def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:
