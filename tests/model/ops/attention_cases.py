@@ -100,7 +100,7 @@ def gradients(
     leaf = case.mapped(dtype, leaf=True)
     output = attend(implementation, leaf)
     generator = torch.Generator().manual_seed(seed)
-    output.backward(torch.randn(output.shape, generator=generator).to(dtype))
+    output.backward(torch.randn(output.shape, generator=generator).to(output))
     grads = {name: tensor.grad for name, tensor in leaf.tensors().items()}
     return output.detach(), {name: grad for name, grad in grads.items() if grad is not None}
 

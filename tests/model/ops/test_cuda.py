@@ -15,7 +15,15 @@ from model.native.library import BuildError
 from model.ops import cpu, cuda, operators, reference
 from model.ops.cuda_call import Call, CallStruct, variant_of
 from tests.model.ops import warp_host
-from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, attend, random_case
+from tests.model.ops.attention_cases import (
+    KINDS,
+    Case,
+    Kind,
+    assert_close,
+    attend,
+    gradients,
+    random_case,
+)
 from tests.model.ops.warp_host import HostWarp
 
 
@@ -241,3 +249,25 @@ def test_gpu_gives_the_reference_output(kind: Kind, dtype: torch.dtype) -> None:
     output = attend(ops, moved)
     assert_close(output.float().cpu(), attend(reference, case.mapped(torch.float64)), tolerance)
     assert torch.equal(attend(ops, moved), output)
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("deterministic", [False, True], ids=["any order", "deterministic"])
+def test_gpu_gives_the_reference_gradients(
+    kind: Kind, dtype: torch.dtype, deterministic: bool
+) -> None:
+    case = random_case(kind, heads=8, queries=509).mapped(dtype)
+    moved = replace(case, **{name: t.cuda() for name, t in case.tensors().items()})  # type: ignore[arg-type]
+    _, exact = gradients(reference, case, torch.float64)
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        found, again = (gradients(ops, moved, dtype)[1] for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    tolerance = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}[dtype]
+    for name, grad in found.items():
+        assert_close(grad.float().cpu(), exact[name], 4 * tolerance)
+        assert not deterministic or torch.equal(grad, again[name])
