@@ -1,12 +1,12 @@
-"""The engine's GPU pipeline: CUDA graphs against launches, overlapped batches against single ones.
+"""The engine's GPU pipeline, as it serves: the inference form, CUDA graphs, overlapped batches.
 
-    python -m benchmarks.gpu.pipeline [--device cuda] [--seconds 90] [--json FILE]
+    python -m benchmarks.gpu.pipeline [--models r50 default] [--seconds 90] [--results FILE]
 
-For each model, precision and batch size, on noise: compares the results of graph replays with
-those of launches, and of overlapped batches with single batches; then takes medians of one batch
-from pixels on the host to detections (and of the GPU's time for it), and images per second if each
-batch is begun before the previous one has ended. Exits with status 1 if results differ or no graph
-was recorded. Measurements that do not fit into the time are listed as left out.
+For each model and batch size, on noise in the largest shape bucket: whether replays and overlapped
+batches have the results of launches; then medians of one batch from pixels on the host to
+detections (and of the GPU's time for it), and images per second if each batch is begun before the
+previous one has ended. Then the kernels that take most of the GPU's time. The R50 network has
+random weights. Exits with status 1 if results differ or no graph was recorded.
 """
 
 from __future__ import annotations
@@ -24,22 +24,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.gpu.report import write
-from model import VARIANTS, build_detector
+from benchmarks.gpu.results import Results
+from model import VARIANTS, build_detector, ops
 from model.detections import Detections
+from model.network import cuda_fusion
 from model.network.inference import prepare_for_inference
+from model.network.precision import compute_exactly_on_gpus
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
 from service.engine.cuda_card import Card, CudaCard
 from service.engine.device import BatchShape, DeviceResult
+from service.engine.gpu_checks import check_fused_products
 from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
 
-_R50 = "lite-dino-r50-h3l1-2p1x3"  # with random weights
-_BUCKETS = {_R50: (832, 1088), "default": (384, 512)}
+R50 = "lite-dino-r50-h3l1-2p1x3"
+_MODELS = {"r50": (800, 1333), "default": (384, 512)}  # sizes of the images, without padding
+_STRIDE = 64  # of the shape buckets of both
 _SCORE_BOUND = 1e-3  # replay against launches of the same kernels
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _OVERLAPPED_BATCHES = 6
+_PROFILED_BATCH = 8
+_SHOWN_KERNELS = 30
 
 Images = list[npt.NDArray[np.uint8]]
 
@@ -59,26 +65,30 @@ class Bench:
 
     def __init__(self, name: str, precision: str, most: int, options: argparse.Namespace) -> None:
         device = torch.device(options.device)
-        self.padded = tuple(options.size) if options.size else _BUCKETS[name]
         self.repeats = options.repeats
+        height, width = options.size or _MODELS[name]
+        self.padded = (-(-height // _STRIDE) * _STRIDE, -(-width // _STRIDE) * _STRIDE)
         torch.manual_seed(0)
         if name == "default":
             detector, info = load_detector(resolve_model("default"), str(device))
             config = info.config
         else:
-            config = VARIANTS[name]
+            config = VARIANTS[R50]
             detector = build_detector(config).eval().to(device)
-        with torch.inference_mode():
-            network = prepare_for_inference(detector, _DTYPES[precision])
+        network = prepare_for_inference(detector, _DTYPES[precision])
+        if device.type == "cuda":
+            compute_exactly_on_gpus()
+            check_fused_products(network, device)
         self.predictor = Predictor(network, config, str(device))
         pixels = most * self.padded[0] * self.padded[1]
         self.pipeline = GpuPipeline(
             self.predictor, _card(device), PipelineLimits(most, pixels), max_graphs=64
         )
         rng = np.random.default_rng(0)
-        height, width = self.padded
-        sizes = [(height - 8 * (i % 3), width - 16 * (i % 2)) for i in range(2 * most)]
-        self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        self.images = [
+            rng.integers(0, 256, (height - 8 * (i % 3), width - 16 * (i % 2), 3), dtype=np.uint8)
+            for i in range(2 * most)
+        ]
 
     def run(self, images: Images) -> DeviceResult:
         """Runs one batch to its end."""
@@ -133,66 +143,99 @@ def main() -> int:
     """Compares and times; returns 1 if a replay differs or is not possible."""
     parser = argparse.ArgumentParser(description="CUDA graphs against launches.")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--models", nargs="+", choices=_BUCKETS, default=list(_BUCKETS))
-    parser.add_argument("--precisions", nargs="+", choices=_DTYPES, default=["fp16", "fp32"])
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the shape bucket")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--models", nargs="+", choices=_MODELS, default=list(_MODELS))
+    parser.add_argument("--precisions", nargs="+", choices=_DTYPES)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images")
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 8, 1])
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=90.0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--results", type=Path)
     options = parser.parse_args()
+    on_gpu = torch.device(options.device).type == "cuda"
+    precisions = options.precisions or (["fp16", "fp32"] if on_gpu else ["fp32"])
     deadline = time.monotonic() + options.seconds
-    rows: list[dict[str, Any]] = []
-    failures: list[str] = []
-    left_out: list[str] = []
-    for precision in options.precisions:
+    results = Results(options.results, torch.device(options.device))
+    for precision in precisions:
         for name in options.models:
-            _measure(name, precision, options, deadline, rows, failures, left_out)
-            results = {"rows": rows, "left_out": left_out, "failures": failures}
-            write(options.json, torch.device(options.device), results)  # the results so far
-    return 1 if failures else 0
+            _measure(name, precision, options, deadline, results)
+    failures = ops.kernel_failures(options.device)
+    results.row(kernels=ops.implementation_name(options.device), kernel_failures=failures)
+    return results.exit_status
 
 
-def _measure(  # noqa: PLR0913, PLR0917 - the lists that it appends to
-    name: str,
-    precision: str,
-    options: argparse.Namespace,
-    deadline: float,
-    rows: list[dict[str, Any]],
-    failures: list[str],
-    left_out: list[str],
+def _measure(
+    name: str, precision: str, options: argparse.Namespace, deadline: float, results: Results
 ) -> None:
     """One model in one precision; the largest batch first, because graphs share its memory."""
+    if time.monotonic() >= deadline:
+        results.left_out(f"{name} {precision}")
+        return
     bench = Bench(name, precision, max(options.batches), options)
     for batch in sorted(options.batches, reverse=True):
         label = f"{name} {precision} batch {batch}"
         if time.monotonic() >= deadline:
-            left_out.append(label)
+            results.left_out(label)
             continue
         try:
-            bench.run(bench.images[:batch])
-            launched = bench.timed(batch)
-            found = bench.compared(batch)
-            replayed = bench.timed(batch) if found["recorded"] else None
+            _measure_batch(bench, {"model": name, "precision": precision, "batch": batch}, results)
         except torch.OutOfMemoryError:
-            left_out.append(f"{label}: out of memory")
+            results.left_out(f"{label}: out of memory")
             bench.pipeline.wait()
             torch.cuda.empty_cache()
-            continue
-        row = {"model": name, "precision": precision, "batch": batch, "padded": bench.padded}
-        row |= {**found, "launched": vars(launched)}
-        row["replayed"] = None if replayed is None else vars(replayed)
-        if replayed is None and not bench.pipeline.graphs.stopped:
-            left_out.append(f"{label}: out of memory for a graph")
-        elif replayed is None:
-            failures.append(f"{label}: no graph recorded")
-        else:
-            row["ratio"] = round(launched.whole_ms / replayed.whole_ms, 2)
-        for key in ("replay_score_box", "overlapped_score_box"):
-            if not found[key][0] <= _SCORE_BOUND:
-                failures.append(f"{label}: {key} {found[key]}")
-        rows.append(row)
-        print(row, flush=True)
+    if options.device.startswith("cuda") and time.monotonic() < deadline:
+        batch = min(_PROFILED_BATCH, max(options.batches))
+        kernels = _kernel_times(bench, batch)
+        results.row(model=name, precision=precision, batch=batch, kernel_times=kernels)
+
+
+def _measure_batch(bench: Bench, label: dict[str, Any], results: Results) -> None:
+    """One batch size: the replay first, which is what serves."""
+    batch = label["batch"]
+    started = time.perf_counter()
+    bench.run(bench.images[:batch])
+    first_ms = round(1000 * (time.perf_counter() - started), 1)
+    found = bench.compared(batch)
+    row = {**label, "padded": bench.padded, "fused_products": cuda_fusion.is_enabled()}
+    row |= {"first_batch_ms": first_ms, **found}
+    if found["recorded"]:
+        row["replayed"] = vars(bench.timed(batch))
+        if torch.cuda.is_available():
+            row["peak_gigabytes"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
+    results.row(**row)
+    text = " ".join(map(str, label.values()))
+    if not found["recorded"] and bench.pipeline.graphs.stopped:
+        results.fail(f"{text}: no graph recorded")
+    elif not found["recorded"]:
+        results.left_out(f"{text}: out of memory for a graph")
+    for key in ("replay_score_box", "overlapped_score_box"):
+        if not found[key][0] <= _SCORE_BOUND:
+            results.fail(f"{text}: {key} {found[key]}")
+    results.row(**label, launched=vars(_launched(bench, batch)))
+
+
+def _launched(bench: Bench, batch: int) -> Timed:
+    """Times batches without their graph."""
+    graphs, bench.pipeline.graphs._graphs = bench.pipeline.graphs._graphs, {}
+    try:
+        return bench.timed(batch)
+    finally:
+        bench.pipeline.graphs._graphs = graphs
+
+
+def _kernel_times(bench: Bench, batch: int) -> list[dict[str, Any]]:
+    """The kernels that take most of the GPU's time for a replayed batch."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        bench.run(bench.images[:batch])
+        torch.cuda.synchronize()
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    return [
+        {
+            "name": event.key[:120],
+            "count": event.count,
+            "us": round(event.self_device_time_total, 1),
+        }
+        for event in events[:_SHOWN_KERNELS]
+    ]
 
 
 def _largest(ours: list[DeviceResult], theirs: list[DeviceResult]) -> tuple[float, float]:
@@ -219,7 +262,7 @@ def _sizes(images: Images) -> list[tuple[int, int]]:
 def _card(device: torch.device) -> Card:
     if device.type == "cuda":
         return CudaCard(device)
-    from tests.support.standin_card import StandInCard  # noqa: PLC0415 - to test this script
+    from tests.support.standin_card import StandInCard  # noqa: PLC0415 - to try this script
 
     return StandInCard()
 

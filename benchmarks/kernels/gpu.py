@@ -1,18 +1,19 @@
-"""The attention kernels on a GPU: correctness and speed, in three commands.
+"""The attention kernels on a GPU: correctness. For their times: `benchmarks.gpu.attention`.
 
     python -m benchmarks.kernels.gpu check   [--seconds 40]   against float64, on random shapes
     python -m benchmarks.kernels.gpu repeat                   streams, CUDA graphs, batches, repeats
-    python -m benchmarks.kernels.gpu time    [--repeats 30]   compared with the official formula
+    python -m benchmarks.kernels.gpu prepare [--architecture 90]   compiles, without a GPU
 
-Each takes --device and --json FILE and exits with status 1 after a failure. `--device cpu --small`
-runs the same on the CPU kernels, which tests this script.
+Each takes --device and --results FILE and exits with status 1 after a failure. `--device cpu
+--small` runs the same on the CPU kernels, which tests this script. `prepare` writes to the folder
+of kernels that are compiled ahead (see `model.ops.cuda_ahead`); otherwise `check` spends its time
+on compilation.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -23,24 +24,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.report import write
-from model import ops
-from model.ops import reference
+from benchmarks.gpu.results import Results
+from model import VARIANTS, ops
+from model.native.prebuilt import DIRECTORY
+from model.ops import cpu, cuda, cuda_ahead, reference
+from model.ops.nvrtc import machine_code
 from model.ops.workloads import (
     PHOTO,
     Inputs,
     Workload,
     cast,
     compiled_kernels,
-    official_formula,
     random_inputs,
 )
 
 # Largest error for values of about 1, relative to the largest exact output where that exceeds 1.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
-_BASELINE_RATIO = 25.0
-_L2_BYTES = 512 << 20  # larger than any L2 cache: writing this much evicts everything else
-_SIZES = ((22_223, "all tokens"), (5_523, "high-level tokens"), (900, "decoder"))
+_COMPILED = 9  # sizes that `check` uses; each in three types
+_REPORTED = 60  # calls after which `check` writes what it has found
 _SMALL = ((16, 20), (8, 10), (4, 5), (2, 3))
 
 
@@ -75,58 +76,109 @@ class Call:
         return replace(self, **changed)  # type: ignore[arg-type]
 
 
-def random_call(chance: random.Random, device: torch.device, dtype: torch.dtype) -> Call:
-    """Random shapes; points are inside, at the edge, outside, and some NaN or infinite."""
-    levels = chance.randint(1, 5)
-    shapes = tuple((chance.randint(1, 40), chance.randint(1, 40)) for _ in range(levels))
-    batch, queries, heads = chance.randint(1, 4), chance.randint(1, 300), chance.randint(1, 9)
-    channels, points = chance.choice((8, 16, 32, 64, 128)), chance.randint(1, 6)
+@dataclass(frozen=True)
+class Sizes:
+    """What a kernel is compiled for, but its number types."""
+
+    kind: str
+    channels: int
+    heads: int
+    levels: int
+    points: int
+    reference_size: int
+    offset_levels: int
+
+
+def random_sizes(seed: int) -> list[Sizes]:
+    """A few sizes, so that few kernels are compiled."""
+    chance, found = random.Random(seed), []
+    for index in range(_COMPILED):
+        levels = chance.randint(1, 5)
+        found.append(
+            Sizes(
+                ("plain", "shared", "separate")[index % 3],
+                chance.choice((8, 16, 32, 64, 128)),
+                chance.randint(1, 9),
+                levels,
+                chance.randint(1, 6),
+                chance.choice((2, 4)),
+                chance.choice((1, levels)),
+            )
+        )
+    return found
+
+
+def random_call(
+    chance: random.Random, sizes: Sizes, device: torch.device, dtype: torch.dtype
+) -> Call:
+    """Random maps; points are inside, at the edge, outside, and some NaN or infinite."""
+    shapes = tuple((chance.randint(1, 40), chance.randint(1, 40)) for _ in range(sizes.levels))
+    batch, queries = chance.randint(1, 4), chance.randint(1, 300)
+    heads, channels, points = sizes.heads, sizes.channels, sizes.points
     tokens = sum(height * width for height, width in shapes)
     generator = torch.Generator().manual_seed(chance.randrange(2**31))
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator).to(device, dtype)
 
-    offsets = 3.0 * normal(batch, queries, heads, chance.choice((1, levels)), points, 2)
+    offsets = 3.0 * normal(batch, queries, heads, sizes.offset_levels, points, 2)
     odd = torch.rand(offsets.shape, generator=generator).to(device)
     offsets = offsets.masked_fill(odd < 0.01, float("nan")).masked_fill(odd > 0.99, float("inf"))  # noqa: PLR2004
-    references = torch.rand(batch, queries, levels, chance.choice((2, 4)), generator=generator)
-    kind = chance.choice(("plain", "shared", "separate"))
+    references = torch.rand(batch, queries, sizes.levels, sizes.reference_size, generator=generator)
+    plain, separate = sizes.kind == "plain", sizes.kind == "separate"
     return Call(
         shapes,
         normal(batch, tokens, heads, channels),
         references.to(device),
         offsets,
-        None if kind == "plain" else normal(batch, queries, heads, channels),
-        normal(batch, tokens, heads, channels) if kind == "separate" else None,
-        normal(batch, queries, heads, levels * points) if kind == "plain" else None,
+        None if plain else normal(batch, queries, heads, channels),
+        normal(batch, tokens, heads, channels) if separate else None,
+        normal(batch, queries, heads, sizes.levels * points) if plain else None,
     )
 
 
-def check(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+def check(device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Random calls against the reference in float64 on the CPU, for `options.seconds`."""
-    chance, worst, calls = random.Random(options.seed), dict.fromkeys(_TOLERANCES, 0.0), 0
+    chance, sizes = random.Random(options.seed), random_sizes(options.seed)
+    worst, calls = dict.fromkeys(map(str, _TOLERANCES), 0.0), 0
     end = time.monotonic() + options.seconds
-    failures: list[str] = []
-    while time.monotonic() < end and len(failures) < 5:  # noqa: PLR2004
+    while time.monotonic() < end and calls < options.calls and len(results.failures) < 5:  # noqa: PLR2004
         for dtype, tolerance in _TOLERANCES.items():
             if device.type == "cpu" and dtype == torch.float16:
                 continue
-            call = random_call(chance, device, dtype)
+            call = random_call(chance, sizes[calls // len(_TOLERANCES) % len(sizes)], device, dtype)
             exact = call.mapped(lambda tensor: tensor.cpu().double()).run(reference)
             output = call.run(ops)
             scale = max(1.0, float(exact.abs().max()))
             error = float((output.cpu().double() - exact).abs().max()) / scale
-            worst[dtype], calls = max(worst[dtype], error), calls + 1
+            worst[str(dtype)], calls = max(worst[str(dtype)], error), calls + 1
             if not error <= tolerance:
-                failures.append(f"call {calls}: {dtype} off by {error}")
-    errors = {str(dtype): error for dtype, error in worst.items()}
-    return {"calls": calls, "seed": options.seed, "worst_error": errors, "failures": failures}
+                results.fail(f"call {calls}: {dtype} off by {error}")
+        if calls % _REPORTED < len(_TOLERANCES):
+            results.row(calls=calls, seed=options.seed, worst_error=worst)
+    results.row(calls=calls, seed=options.seed, worst_error=worst)
 
 
-def repeat(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+def prepare(_device: torch.device, options: argparse.Namespace, results: Results) -> None:
+    """Compiles the kernels of `check` and of the models, where no GPU waits for it."""
+    for sizes in random_sizes(options.seed):
+        for dtype in _TOLERANCES:
+            call = random_call(random.Random(0), sizes, torch.device("cpu"), dtype)
+            located = (call.value, call.reference_points, call.sampling_offsets)
+            flat = [side for shape in call.spatial_shapes for side in shape]
+            inputs = cpu.Inputs(*located, flat, call.query, call.key, call.logits)
+            machine_code(
+                cuda._variant(inputs),
+                divmod(options.architecture, 10),
+                DIRECTORY,
+                cache_required=True,
+            )
+    files = cuda_ahead.build_all(VARIANTS.values(), [options.architecture], DIRECTORY)
+    results.row(kernels_in_folder=len(files), bytes=sum(file.stat().st_size for file in files))
+
+
+def repeat(device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Equal bits in every repetition: on any stream, replayed, alone and in a batch."""
-    failures: list[str] = []
     shapes = _SMALL if options.small else PHOTO
     for key_aware in (True, False):
         workload = Workload("repeat", key_aware, shapes, 3, 8, 400)
@@ -134,6 +186,7 @@ def repeat(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
             name = f"{'key-aware' if key_aware else 'plain'} {dtype}"
             inputs = cast(random_inputs(workload), dtype, device)
             together = compiled_kernels(workload, inputs)
+            failures = []
             if not torch.equal(compiled_kernels(workload, inputs), together):
                 failures.append(f"{name}: two runs differ")
             alone = replace(workload, batch=1)
@@ -145,8 +198,13 @@ def repeat(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
                     failures.append(f"{name}: image {image} alone differs from the batch")
             if device.type == "cuda":
                 failures += _on_streams(name, workload, inputs, together)
-    failures += [] if device.type == "cpu" or options.small else _beyond_32_bits(device)
-    return {"failures": failures}
+            results.row(repeated=name, failures=len(failures))
+            for failure in failures:
+                results.fail(failure)
+    if device.type == "cuda" and not options.small:
+        for failure in _beyond_32_bits(device):
+            results.fail(failure)
+        results.row(repeated="2^31 elements")
 
 
 def _on_streams(name: str, workload: Workload, inputs: Inputs, expected: Tensor) -> list[str]:
@@ -187,98 +245,28 @@ def _beyond_32_bits(device: torch.device) -> list[str]:
     return [] if same else ["images beyond 2^31 elements are read from wrong addresses"]
 
 
-def measure(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Medians, compared with the official formula in float32."""
-    rows, failures = [], []
-    for key_aware in (True, False):
-        for queries, place in _SIZES:
-            shapes = _SMALL if options.small else PHOTO
-            tokens = sum(height * width for height, width in shapes)
-            count = min(queries, tokens)
-            workload = Workload(place, key_aware, shapes, 1, 8, count)
-            exact = cast(random_inputs(workload), torch.float32, device)
-            official = _median_ms(
-                lambda: official_formula(workload, exact),  # noqa: B023 - called at once
-                device,
-                options.repeats,
-                cold=False,
-            )
-            for dtype in _TOLERANCES:
-                if device.type == "cpu" and dtype == torch.float16:
-                    continue
-                inputs = cast(exact, dtype, device)
-
-                def run() -> Tensor:
-                    return compiled_kernels(workload, inputs)  # noqa: B023 - called at once
-
-                warm = _median_ms(run, device, options.repeats, cold=False)
-                cold = _median_ms(run, device, options.repeats, cold=True)
-                row = {
-                    "attention": "key-aware" if key_aware else "plain",
-                    "queries": count,
-                    "place": place,
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "official_float32_ms": round(official, 4),
-                    "warm_ms": round(warm, 4),
-                    "cold_ms": round(cold, 4),
-                    "ratio": round(official / warm, 1),
-                }
-                rows.append(row)
-                print(row, flush=True)
-                short = key_aware and queries == _SIZES[0][0] and row["ratio"] < _BASELINE_RATIO  # type: ignore[operator]
-                if short and dtype == torch.float16 and not options.small:
-                    failures.append(f"key-aware is only {row['ratio']}x the official formula")
-    return {"rows": rows, "failures": failures}
-
-
-def _median_ms(
-    run: Callable[[], Tensor], device: torch.device, repeats: int, *, cold: bool
-) -> float:
-    """The median of single calls; cold: the caches are emptied before each."""
-    on_gpu = device.type == "cuda"
-    flood = torch.empty(_L2_BYTES if on_gpu and cold else 0, dtype=torch.int8, device=device)
-    times = []
-    for number in range(repeats + 3):
-        flood.zero_()
-        if on_gpu:
-            # The GPU waits first, so that the launch on the CPU is over when the timing begins.
-            torch.cuda._sleep(200_000)  # type: ignore[no-untyped-call]
-            begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            begin.record()
-            run()
-            end.record()
-            end.synchronize()
-            taken: float = begin.elapsed_time(end)
-        else:
-            started = time.perf_counter()
-            run()
-            taken = 1000.0 * (time.perf_counter() - started)
-        if number >= 3:  # noqa: PLR2004 - the first ones warm up
-            times.append(taken)
-    return statistics.median(times)
-
-
 def main() -> int:
     """Runs one command; returns 1 after a failure."""
-    parser = argparse.ArgumentParser(description="Check and time the GPU kernels.")
-    commands = {"check": check, "repeat": repeat, "time": measure}
+    parser = argparse.ArgumentParser(description="Check the GPU kernels.")
+    commands = {"check": check, "repeat": repeat, "prepare": prepare}
     parser.add_argument("command", choices=commands)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="small feature maps")
     parser.add_argument("--seconds", type=float, default=40.0, help="duration of check")
+    parser.add_argument("--calls", type=int, default=100_000, help="at most, of check")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--architecture", type=int, default=90, help="of prepare")
+    parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = torch.device("cpu" if options.command == "prepare" else options.device)
+    results = Results(options.results, device)
     with torch.inference_mode():
-        results = commands[options.command](device, options)
+        commands[options.command](device, options, results)
     compiled = ops.implementation_name(device)
-    if compiled == "reference":
-        results["failures"].append("the compiled kernels are not in use")
-    write(options.json, device, results)
-    return 1 if results["failures"] else 0
+    results.row(kernels=compiled, kernel_failures=ops.kernel_failures(device))
+    if compiled not in ("cpu", "cuda"):
+        results.fail(f"not all kernels are in use: {compiled}")
+    return results.exit_status
 
 
 if __name__ == "__main__":

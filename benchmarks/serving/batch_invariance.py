@@ -17,21 +17,19 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import nn
 
+from benchmarks.random_r50 import R50_SIDES, random_r50_detector
 from benchmarks.report import RESULTS, conditions, table, write_report
 from benchmarks.serving.images import SAMPLES
-from model import VARIANTS, build_detector
 from model.detections import Detections
 from model.geometry import padded_size, resized_size
-from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
 from model.predictor import Predictor
 from model.weights.info import resolve_model
@@ -41,8 +39,6 @@ from service.engine.load import load_predictor
 _LEAST_SCORE = 0.05
 _SCORE_BOUND, _BOX_BOUND = 1e-5, 0.05  # the documented bounds; boxes in pixels
 _LARGEST_BATCH = 8
-_R50 = "lite-dino-r50-h3l1-2p1x3"
-_R50_SIDES = (192, 256)  # of the comparison; 500 batches at full size would take half a day
 
 Bucket = tuple[int, int]
 Run = Callable[[list["ResizedImage"], Bucket], list[Detections]]
@@ -211,21 +207,6 @@ def default_predictor(device: str) -> Predictor:
     return predictor
 
 
-def random_r50_detector() -> LiteDETR:
-    """The R50 network with random weights; its class heads give scores from 0 to 1."""
-    config = replace(VARIANTS[_R50], shortest_side=_R50_SIDES[0], longest_side=_R50_SIDES[1])
-    torch.manual_seed(0)
-    detector = build_detector(config).eval()
-    with torch.no_grad():
-        for parameter in detector.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-        for head in (detector.class_embed[0], detector.transformer.enc_out_class_embed):
-            assert isinstance(head, nn.Linear)
-            head.weight.copy_(2 * torch.randn_like(head.weight) / config.d_model**0.5)
-            head.bias.fill_(-3.0)
-    return detector
-
-
 def random_r50(device: str) -> Predictor:
     """`random_r50_detector` in the form that serves."""
     detector = random_r50_detector().to(device)
@@ -281,7 +262,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows, times = [], []
     default, r50 = default_predictor(options.device), random_r50(options.device)
-    r50_name = f"R50, random weights, {_R50_SIDES[0]}..{_R50_SIDES[1]} px"
+    r50_name = f"R50, random weights, {R50_SIDES[0]}..{R50_SIDES[1]} px"
     for predictor, name, batches in (
         (default, "default", options.batches),
         (r50, r50_name, options.r50_batches),

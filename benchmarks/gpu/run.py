@@ -1,0 +1,293 @@
+"""Runs all parts of the GPU measurement within a time limit; loses nothing if it is killed.
+
+    python -m benchmarks.gpu.run [--device cuda] [--seconds 600] [--parts NAME ...] FOLDER
+
+Each part is a process with its own limit, most valuable first. It writes its results line by line
+(`results.py`), so a part that is stopped keeps what it has measured. While parts run and after each
+of them, FOLDER/results.tar.gz (results and output of all parts) and FOLDER/report.md (`page.py`)
+are rewritten, each by a rename. A failed part does not stop the others; the exit status is 1 after
+one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.gpu.page import report
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_SAVE_SECONDS = 10.0  # between two copies of the results while a part runs
+_LEAST_SECONDS = 5.0  # a part is not started with less
+_KILL_SECONDS = 3.0  # after which a part that ignores SIGTERM is killed
+_SAVED = 3.0  # seconds kept for the last copy
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the measurement."""
+
+    name: str
+    seconds: float  # limit
+    command: tuple[str, ...]  # after the interpreter; RESULTS: the result file, DEVICE: the device
+    small: tuple[str, ...] = ()  # further arguments on a CPU
+    needs: tuple[str, ...] = ()  # packages
+    tool: str = ""  # a program that runs the command; its arguments follow in `tool_arguments`
+    tool_arguments: tuple[str, ...] = ()
+    only_on_gpu: bool = False
+
+
+_RESULTS = ("--results", "RESULTS", "--device", "DEVICE")
+_SERVICE = (
+    *("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "pydantic_settings", "grpc"),
+    *("structlog", "typer", "prometheus_client", "anyio"),
+)
+_KERNEL_FILTER = ("--kernel-name", "kns=lite_detr")
+
+# The limits add up to 585 seconds.
+PARTS = (
+    Part("attention", 90, ("-m", "benchmarks.gpu.attention", *_RESULTS), ("--small",)),
+    Part(
+        "r50",
+        120,
+        ("-m", "benchmarks.gpu.pipeline", "--models", "r50", "--seconds", "110", *_RESULTS),
+        ("--size", "128", "192", "--batches", "2", "1", "--repeats", "1"),
+    ),
+    Part("fusion", 40, ("-m", "benchmarks.gpu.fusion", *_RESULTS), ("--size", "64", "96")),
+    Part(
+        "counters",
+        45,
+        ("-m", "benchmarks.gpu.attention", "--only-kernels", "--results", "RESULTS"),
+        tool="ncu",
+        tool_arguments=(
+            "--clock-control",
+            "none",
+            "--kernel-name-base",
+            "demangled",
+            "--kernel-name",
+            "regex:lite_detr",
+            "--launch-count",
+            "12",
+            "--metrics",
+            "gpu__time_duration.sum,l1tex__t_sector_hit_rate.pct,lts__t_bytes.sum,"
+            "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum,l1tex__data_pipe_lsu_wavefronts.sum,"
+            "smsp__inst_executed.sum,sm__warps_active.avg.pct_of_peak_sustained_active,"
+            "dram__bytes.sum",
+        ),
+        only_on_gpu=True,
+    ),
+    Part(
+        "default",
+        50,
+        ("-m", "benchmarks.gpu.pipeline", "--models", "default", "--seconds", "40", *_RESULTS),
+        ("--size", "128", "192", "--batches", "2", "1", "--repeats", "1"),
+    ),
+    Part(
+        "tests",
+        40,
+        (
+            *("-m", "pytest", "-q", "-c", "benchmarks/gpu/pytest.ini", "--rootdir", "."),
+            *("-p", "no:cacheprovider", "-m", "requires_cuda"),
+            *("tests/model/ops/test_cuda.py", "tests/service/engine"),
+        ),
+        needs=("pytest", "structlog"),
+    ),
+    Part(
+        "fuzz",
+        40,
+        ("-m", "benchmarks.kernels.gpu", "check", "--seconds", "30", *_RESULTS),
+        ("--seconds", "2", "--small"),
+    ),
+    Part("repeat", 40, ("-m", "benchmarks.kernels.gpu", "repeat", *_RESULTS), ("--small",)),
+    Part(
+        "service",
+        55,
+        ("-m", "benchmarks.gpu.service_throughput", "--seconds", "16", *_RESULTS),
+        ("--seconds", "4"),
+        needs=_SERVICE,
+    ),
+    Part(
+        "sanitizer",
+        40,
+        ("-m", "benchmarks.kernels.gpu", "check", "--seconds", "20", "--calls", "12", *_RESULTS),
+        tool="compute-sanitizer",
+        tool_arguments=("--tool", "memcheck", "--error-exitcode", "9", *_KERNEL_FILTER),
+        only_on_gpu=True,
+    ),
+    Part(
+        "batches",
+        25,
+        ("-m", "benchmarks.gpu.batches", "--count", "4", *_RESULTS),
+        ("--count", "1", "--size", "128", "192"),
+    ),
+)
+
+
+class Run:
+    """A run of parts; see the module."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._device = folder, device
+        self._clock, self._end = clock, clock() + seconds - _SAVED
+        self._work = Path(tempfile.mkdtemp(prefix="gpu-run-"))
+        self._child: subprocess.Popen[bytes] | None = None
+        self.failed: list[str] = []
+
+    def run(self, parts: Sequence[Part]) -> int:
+        """Runs the parts in order; returns the exit status."""
+        for part in parts:
+            outcome = self._run_part(part)
+            self._note(f"{part.name}: {outcome}")
+            self.save()
+        return 1 if self.failed else 0
+
+    def stop(self) -> None:
+        """Ends the part that runs, and saves."""
+        if self._child is not None:
+            _end(self._child)
+        self.save()
+
+    def save(self) -> None:
+        """Rewrites the archive and the report."""
+        fresh = self._folder / "results.tar.gz.new"
+        with tarfile.open(fresh, "w:gz") as archive:
+            for file in sorted(self._work.iterdir()):
+                archive.add(file, arcname=file.name)
+        os.replace(fresh, self._folder / "results.tar.gz")
+        text = report(self._work)
+        fresh_page = self._folder / "report.md.new"
+        fresh_page.write_text(text, encoding="utf-8")
+        os.replace(fresh_page, self._folder / "report.md")
+
+    def close(self) -> None:
+        """Removes the files that the archive contains."""
+        shutil.rmtree(self._work)
+
+    def _note(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} {text}"
+        print(f"==> {line}", flush=True)
+        with (self._work / "parts.txt").open("a", encoding="utf-8") as notes:
+            notes.write(line + "\n")
+
+    def _run_part(self, part: Part) -> str:
+        """Runs a part; returns what became of it."""
+        if reason := self._reason_to_leave_out(part):
+            return f"left out: {reason}"
+        limit = min(part.seconds, self._end - self._clock())
+        if limit < _LEAST_SECONDS:
+            return "left out: no time"
+        started = self._clock()
+        with (self._work / f"{part.name}.txt").open("wb") as output:
+            self._child = subprocess.Popen(
+                self._command(part),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here
+                # Idle threads of torch spin otherwise, which on a busy machine costs minutes.
+                env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+            )
+            status = self._wait(self._child, started + limit)
+        self._child = None
+        taken = f"{self._clock() - started:.1f} s"
+        if status is None:
+            self.failed.append(part.name)
+            return f"stopped after {taken}"
+        if status != 0:
+            self.failed.append(part.name)
+            return f"failed with status {status} after {taken}"
+        return f"done in {taken}"
+
+    def _wait(self, child: subprocess.Popen[bytes], end: float) -> int | None:
+        """Waits for a process and saves now and then; None: it was stopped at its end."""
+        while (left := end - self._clock()) > 0:
+            try:
+                return child.wait(min(left, _SAVE_SECONDS))
+            except subprocess.TimeoutExpired:
+                self.save()
+        _end(child)
+        return None
+
+    def _reason_to_leave_out(self, part: Part) -> str:
+        if part.only_on_gpu and self._device == "cpu":
+            return "needs a GPU"
+        missing = [name for name in part.needs if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"{', '.join(missing)} not installed"
+        if part.tool and shutil.which(part.tool) is None:
+            return f"no {part.tool} here"
+        return ""
+
+    def _command(self, part: Part) -> list[str]:
+        given = {"RESULTS": str(self._work / f"{part.name}.jsonl"), "DEVICE": self._device}
+        arguments = [given.get(argument, argument) for argument in part.command]
+        arguments += part.small if self._device == "cpu" else ()
+        tool = [part.tool, *part.tool_arguments] if part.tool else []
+        return [*tool, sys.executable, *arguments]
+
+
+def _die_with_parent() -> None:
+    """Makes the kernel kill a part if this process is killed: it would keep the GPU."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a process and all that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            child.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the parts; returns 1 after a failed one."""
+    parser = argparse.ArgumentParser(description="Run everything that needs a GPU.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=600.0, help="for everything")
+    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS])
+    options = parser.parse_args(arguments)
+    run = Run(options.folder, options.device, options.seconds)
+
+    def stop(number: int, _frame: object) -> None:
+        run.stop()
+        run.close()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    chosen = [part for part in PARTS if options.parts is None or part.name in options.parts]
+    status = run.run(chosen)
+    run.close()
+    if run.failed:
+        print(f"failed: {', '.join(run.failed)}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The GPU measurement without a GPU: nothing is lost, and it needs no more than it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import page, results
+from benchmarks.gpu.run import PARTS, Part, Run
+from tests.support import bare_environment
+from tests.support.repository import ROOT
+
+WRITE = """
+import sys, time
+with open(sys.argv[1], "w") as file:
+    for number in range(3):
+        print('{"kind": "row", "number": %d}' % number, file=file, flush=True)
+print("printed", flush=True)
+time.sleep(float(sys.argv[2]))
+sys.exit(int(sys.argv[3]))
+"""
+LIMIT_SECONDS = 600
+BARE = ("torch", "numpy", "pillow", "safetensors")
+
+
+def part(name: str, sleeps: float = 0.0, status: int = 0, seconds: float = 30.0) -> Part:
+    return Part(name, seconds, ("-c", WRITE, "RESULTS", str(sleeps), str(status)))
+
+
+def archived(folder: Path) -> dict[str, str]:
+    with tarfile.open(folder / "results.tar.gz") as archive:
+        files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+        return {name: file.read().decode() for name, file in files.items() if file is not None}
+
+
+def numbers(text: str) -> list[int]:
+    return [json.loads(line)["number"] for line in text.splitlines()]
+
+
+def test_a_failed_part_does_not_stop_the_others(tmp_path: Path) -> None:
+    run = Run(tmp_path, "cpu", 60.0)
+    assert run.run([part("one", status=3), part("two")]) == 1
+    assert run.failed == ["one"]
+    found = archived(tmp_path)
+    assert numbers(found["one.jsonl"]) == numbers(found["two.jsonl"]) == [0, 1, 2]
+    assert found["two.txt"] == "printed\n"
+    assert "one: failed with status 3" in found["parts.txt"]
+    assert "two: done in" in (tmp_path / "report.md").read_text()
+
+
+def test_a_part_that_takes_too_long_is_stopped_and_keeps_its_results(tmp_path: Path) -> None:
+    run = Run(tmp_path, "cpu", 60.0)
+    started = time.monotonic()
+    assert run.run([part("slow", sleeps=600, seconds=6.0), part("next")]) == 1
+    assert time.monotonic() - started < 40
+    found = archived(tmp_path)
+    assert numbers(found["slow.jsonl"]) == [0, 1, 2]
+    assert "slow: stopped after" in found["parts.txt"]
+    assert "next: done in" in found["parts.txt"]
+
+
+def test_no_part_is_started_without_time(tmp_path: Path) -> None:
+    run = Run(tmp_path, "cpu", 7.0)
+    assert run.run([part("one", seconds=90.0)]) == 0
+    assert "one: left out: no time" in archived(tmp_path)["parts.txt"]
+
+
+def test_parts_without_what_they_need_are_left_out(tmp_path: Path) -> None:
+    run = Run(tmp_path, "cpu", 60.0)
+    needy = Part("needy", 9, ("-c", "1 / 0"), needs=("no_such_package", "json"))
+    tool = Part("tool", 9, ("-c", "1 / 0"), tool="no-such-tool")
+    assert run.run([needy, tool, Part("gpu", 9, ("-c", "1 / 0"), only_on_gpu=True)]) == 0
+    notes = archived(tmp_path)["parts.txt"]
+    assert "needy: left out: no_such_package not installed" in notes
+    assert "tool: left out: no no-such-tool here" in notes
+    assert "gpu: left out: needs a GPU" in notes
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_has_saved_what_was_measured(tmp_path: Path, number: int) -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from benchmarks.gpu import run
+from tests.benchmarks.test_gpu_run import part
+run.PARTS, run._SAVE_SECONDS = (part("done"), part("slow", sleeps=600)), 0.2
+sys.exit(run.main([{str(tmp_path)!r}, "--device", "cpu"]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while "slow.jsonl" not in (archived(tmp_path) if _has_archive(tmp_path) else {}):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    found = archived(tmp_path)
+    assert numbers(found["done.jsonl"]) == [0, 1, 2]
+    assert "slow.txt" in found
+
+
+def _has_archive(folder: Path) -> bool:
+    return (folder / "results.tar.gz").exists()
+
+
+def test_all_parts_fit_into_ten_minutes() -> None:
+    assert sum(one.seconds for one in PARTS) + 10 <= LIMIT_SECONDS
+    assert [one.name for one in PARTS][:2] == ["attention", "r50"]
+    assert len({one.name for one in PARTS}) == len(PARTS)
+
+
+def test_the_report_compares_figures_with_goals(tmp_path: Path) -> None:
+    rows: dict[str, list[dict[str, object]]] = {
+        "attention": [
+            {"attention": "key-aware", "queries": 22_223, "dtype": "float16", "kernel_us": 38.5}
+            | {"formula_float32_us": 1155.0},
+            {"attention": "plain", "queries": 22_223, "dtype": "float16", "kernel_us": 44.0}
+            | {"original_kernel_us": 330.0},
+        ],
+        "r50": [
+            {"precision": "fp16", "batch": batch, "replayed": replayed}
+            for batch, replayed in (
+                (1, {"card_ms": 3.7, "whole_ms": 5.5}),
+                (32, {"overlapped_images_per_second": 480.0}),
+            )
+        ],
+    }
+    for name, found in rows.items():
+        lines: list[dict[str, object]] = [{"kind": "conditions", "device": "a GPU"}]
+        lines += [{"kind": "row", **row} for row in found]
+        text = "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "ro'
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    report = page.report(tmp_path)
+    assert "device a GPU" in report
+    assert "| 38.5 µs | 36 | ≤ 40 µs | reached |" in report
+    assert "| 44 µs | 30 | ≤ 35 µs | missed |" in report
+    assert "| 30 x |  | ≥ 25 x | reached |" in report
+    assert "| 7.5 x |  | ≥ 7 x | reached |" in report
+    assert "| 3.7 ms | 3.2 | ≤ 4 ms | reached |" in report
+    assert "| 480 images/s | 645 | ≥ 500 images/s | missed |" in report
+    assert "| not measured |" in report
+
+
+def test_a_result_file_that_was_cut_off_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "part.jsonl"
+    path.write_text('{"kind": "row", "a": 1}\n{"kind": "row", "a"')
+    assert results.read(path) == [{"kind": "row", "a": 1}]
+
+
+def wheels() -> list[str]:
+    lines = (ROOT / "benchmarks" / "gpu" / "wheels.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def test_every_wheel_has_a_version_in_the_lock() -> None:
+    lock = (ROOT / "requirements" / "lock.txt").read_text()
+    assert [name for name in wheels() if f"\n{name}==" not in lock.lower()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_wheels", [False, True], ids=["bare", "with wheels"])
+def test_the_script_needs_no_more_than_it_names(tmp_path: Path, with_wheels: bool) -> None:
+    environment = tmp_path / "environment"
+    python = bare_environment.build(environment, BARE, with_requirements=True)
+    if with_wheels:
+        bare_environment.add(environment, wheels(), with_requirements=False)
+    done = subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu" / "run.sh"), str(tmp_path / "out")],
+        env={**os.environ, "DEVICE": "cpu", "PYTHON": str(python), "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_SECONDS + 30,
+    )
+    notes = archived(tmp_path / "out")["parts.txt"]
+    outcomes = {line.split()[1].rstrip(":"): line for line in notes.splitlines()}
+    ran = {name for name, line in outcomes.items() if ": done in" in line}
+    expected = {"attention", "r50", "fusion", "default", "fuzz", "repeat", "batches"}
+    assert ran == expected | ({"service", "tests"} if with_wheels else set()), notes + done.stdout
+    assert done.returncode == 0
