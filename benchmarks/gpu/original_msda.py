@@ -108,4 +108,4 @@ def compiled(dtype: torch.dtype, capability: tuple[int, int]) -> bytes:
     """Machine code for float32 or float16."""
     compiler = nvrtc._compiler()
     options = ("--std=c++17", nvrtc._target(compiler, capability), f"-DELEMENT={_ELEMENTS[dtype]}")
-    return nvrtc._compile(compiler, options, {nvrtc._PROGRAM: SOURCE.read_bytes()})
+    return nvrtc._compile(compiler, SOURCE.name, options, {SOURCE.name: SOURCE.read_bytes()})

@@ -56,16 +56,16 @@ _SERVICE = (
 )
 _KERNEL_FILTER = ("--kernel-name", "kns=lite_detr")
 
-# The limits add up to 585 seconds.
+# The limits add up to less than 600 seconds.
 PARTS = (
-    Part("attention", 90, ("-m", "benchmarks.gpu.attention", *_RESULTS), ("--small",)),
+    Part("attention", 80, ("-m", "benchmarks.gpu.attention", *_RESULTS), ("--small",)),
     Part(
         "r50",
-        120,
-        ("-m", "benchmarks.gpu.pipeline", "--models", "r50", "--seconds", "110", *_RESULTS),
+        110,
+        ("-m", "benchmarks.gpu.pipeline", "--models", "r50", "--seconds", "100", *_RESULTS),
         ("--size", "128", "192", "--batches", "2", "1", "--repeats", "1"),
     ),
-    Part("fusion", 40, ("-m", "benchmarks.gpu.fusion", *_RESULTS), ("--size", "64", "96")),
+    Part("fusion", 30, ("-m", "benchmarks.gpu.fusion", *_RESULTS), ("--size", "64", "96")),
     Part(
         "counters",
         45,
@@ -90,13 +90,13 @@ PARTS = (
     ),
     Part(
         "default",
-        50,
-        ("-m", "benchmarks.gpu.pipeline", "--models", "default", "--seconds", "40", *_RESULTS),
+        45,
+        ("-m", "benchmarks.gpu.pipeline", "--models", "default", "--seconds", "37", *_RESULTS),
         ("--size", "128", "192", "--batches", "2", "1", "--repeats", "1"),
     ),
     Part(
         "tests",
-        40,
+        35,
         (
             *("-m", "pytest", "-q", "-c", "benchmarks/gpu/pytest.ini", "--rootdir", "."),
             *("-p", "no:cacheprovider", "-m", "requires_cuda"),
@@ -106,21 +106,33 @@ PARTS = (
     ),
     Part(
         "fuzz",
-        40,
-        ("-m", "benchmarks.kernels.gpu", "check", "--seconds", "30", *_RESULTS),
+        35,
+        ("-m", "benchmarks.kernels.gpu", "check", "--seconds", "25", *_RESULTS),
         ("--seconds", "2", "--small"),
     ),
-    Part("repeat", 40, ("-m", "benchmarks.kernels.gpu", "repeat", *_RESULTS), ("--small",)),
+    Part(
+        "gradients",
+        30,
+        ("-m", "benchmarks.kernels.gradients", "check", "--calls", "18", *_RESULTS),
+        ("--calls", "2", "--small"),
+    ),
+    Part(
+        "training",
+        25,
+        ("-m", "benchmarks.kernels.gradients", "time", "--repeats", "5", *_RESULTS),
+        ("--repeats", "1", "--small"),
+    ),
+    Part("repeat", 30, ("-m", "benchmarks.kernels.gpu", "repeat", *_RESULTS), ("--small",)),
     Part(
         "service",
-        55,
+        50,
         ("-m", "benchmarks.gpu.service_throughput", "--seconds", "16", *_RESULTS),
         ("--seconds", "4"),
         needs=_SERVICE,
     ),
     Part(
         "sanitizer",
-        40,
+        35,
         ("-m", "benchmarks.kernels.gpu", "check", "--seconds", "20", "--calls", "12", *_RESULTS),
         tool="compute-sanitizer",
         tool_arguments=("--tool", "memcheck", "--error-exitcode", "9", *_KERNEL_FILTER),

@@ -7,6 +7,9 @@
 # part. Requires a Python with torch (CUDA), numpy, pillow and safetensors; wheels.txt names what the
 # service and the tests need in addition, and parts without it are left out. PYTHON selects another
 # interpreter; DEVICE=cpu tries the script itself, on small sizes.
+# The kernels of random shapes take minutes to compile; before, on a machine without a GPU but with NVRTC:
+#   python -m benchmarks.kernels.gpu prepare --architecture 90
+# fills model/native/compiled, which has to be copied along.
 set -eu
 cd "$(dirname "$0")/../.."
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1

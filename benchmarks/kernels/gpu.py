@@ -27,7 +27,8 @@ from torch import Tensor
 from benchmarks.gpu.results import Results
 from model import VARIANTS, ops
 from model.native.prebuilt import DIRECTORY
-from model.ops import cpu, cuda, cuda_ahead, reference
+from model.ops import cpu, cuda_ahead, reference
+from model.ops.cuda_call import variant_of
 from model.ops.nvrtc import machine_code
 from model.ops.workloads import (
     PHOTO,
@@ -41,6 +42,8 @@ from model.ops.workloads import (
 # Largest error for values of about 1, relative to the largest exact output where that exceeds 1.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 _COMPILED = 9  # sizes that `check` uses; each in three types
+_KINDS = ("plain", "shared", "separate")
+_MANY_QUERIES = 1100  # at least; a kernel for few queries splits the points of each
 _REPORTED = 60  # calls after which `check` writes what it has found
 _SMALL = ((16, 20), (8, 10), (4, 5), (2, 3))
 
@@ -87,33 +90,37 @@ class Sizes:
     points: int
     reference_size: int
     offset_levels: int
+    queries: tuple[int, int]  # least and most; few queries have another kernel
 
 
 def random_sizes(seed: int) -> list[Sizes]:
     """A few sizes, so that few kernels are compiled."""
-    chance, found = random.Random(seed), []
-    for index in range(_COMPILED):
-        levels = chance.randint(1, 5)
-        found.append(
-            Sizes(
-                ("plain", "shared", "separate")[index % 3],
-                chance.choice((8, 16, 32, 64, 128)),
-                chance.randint(1, 9),
-                levels,
-                chance.randint(1, 6),
-                chance.choice((2, 4)),
-                chance.choice((1, levels)),
-            )
-        )
-    return found
+    chance = random.Random(seed)
+    return [_sizes(chance, kind) for _ in range(_COMPILED // 3) for kind in _KINDS]
+
+
+def _sizes(chance: random.Random, kind: str) -> Sizes:
+    levels = chance.randint(1, 5)
+    return Sizes(
+        kind,
+        chance.choice((8, 16, 32, 64, 128)),
+        chance.randint(1, 9),
+        levels,
+        chance.randint(1, 6),
+        chance.choice((2, 4)),
+        chance.choice((1, levels)),
+        chance.choice(((1, 300), (1, 300), (_MANY_QUERIES, _MANY_QUERIES + 300))),
+    )
 
 
 def random_call(
-    chance: random.Random, sizes: Sizes, device: torch.device, dtype: torch.dtype
+    chance: random.Random, device: torch.device, dtype: torch.dtype, sizes: Sizes | None = None
 ) -> Call:
     """Random maps; points are inside, at the edge, outside, and some NaN or infinite."""
+    sizes = sizes or _sizes(chance, chance.choice(_KINDS))
     shapes = tuple((chance.randint(1, 40), chance.randint(1, 40)) for _ in range(sizes.levels))
-    batch, queries = chance.randint(1, 4), chance.randint(1, 300)
+    queries = chance.randint(*sizes.queries)
+    batch = chance.randint(1, 4) if queries < _MANY_QUERIES else 1
     heads, channels, points = sizes.heads, sizes.channels, sizes.points
     tokens = sum(height * width for height, width in shapes)
     generator = torch.Generator().manual_seed(chance.randrange(2**31))
@@ -146,7 +153,7 @@ def check(device: torch.device, options: argparse.Namespace, results: Results) -
         for dtype, tolerance in _TOLERANCES.items():
             if device.type == "cpu" and dtype == torch.float16:
                 continue
-            call = random_call(chance, sizes[calls // len(_TOLERANCES) % len(sizes)], device, dtype)
+            call = random_call(chance, device, dtype, sizes[calls // len(_TOLERANCES) % len(sizes)])
             exact = call.mapped(lambda tensor: tensor.cpu().double()).run(reference)
             output = call.run(ops)
             scale = max(1.0, float(exact.abs().max()))
@@ -163,16 +170,14 @@ def prepare(_device: torch.device, options: argparse.Namespace, results: Results
     """Compiles the kernels of `check` and of the models, where no GPU waits for it."""
     for sizes in random_sizes(options.seed):
         for dtype in _TOLERANCES:
-            call = random_call(random.Random(0), sizes, torch.device("cpu"), dtype)
+            call = random_call(random.Random(0), torch.device("cpu"), dtype, sizes)
             located = (call.value, call.reference_points, call.sampling_offsets)
             flat = [side for shape in call.spatial_shapes for side in shape]
             inputs = cpu.Inputs(*located, flat, call.query, call.key, call.logits)
-            machine_code(
-                cuda._variant(inputs),
-                divmod(options.architecture, 10),
-                DIRECTORY,
-                cache_required=True,
-            )
+            for backward, deterministic in ((False, False), (True, False), (True, True)):
+                variant = variant_of(inputs, backward=backward, deterministic=deterministic)
+                capability = divmod(options.architecture, 10)
+                machine_code(variant, capability, DIRECTORY, cache_required=True)
     files = cuda_ahead.build_all(VARIANTS.values(), [options.architecture], DIRECTORY)
     results.row(kernels_in_folder=len(files), bytes=sum(file.stat().st_size for file in files))
 

@@ -3,14 +3,14 @@
     python -m benchmarks.kernels.gradients check [--calls 60]    against float64, on random shapes
     python -m benchmarks.kernels.gradients time  [--repeats 10]  against plain PyTorch
 
-Each takes --device, prints a line of JSON per result as soon as it is known, and exits with status
-1 after a failure. `--device cpu --small` runs the same on the CPU kernels, which tests this script.
+Each takes --device and --results FILE, writes a line of JSON per result as soon as it is known, and
+exits with status 1 after a failure. `--device cpu --small` runs the same on the CPU kernels, which
+tests this script.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
@@ -18,12 +18,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.gpu import Call, random_call
+from benchmarks.gpu.results import Results
+from benchmarks.kernels.gpu import Call, random_call, random_sizes
 from model import ops
 from model.ops import reference
 from model.ops.workloads import PHOTO, Workload, cast, compiled_kernels, random_inputs
@@ -60,14 +62,14 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def check(device: torch.device, options: argparse.Namespace) -> list[str]:
+def check(device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Random calls against the reference in float64 on the CPU; deterministic ones twice."""
-    chance, failures = random.Random(options.seed), []
+    chance, sizes = random.Random(options.seed), random_sizes(options.seed)
     for number in range(options.calls):
         for dtype, tolerance in _TOLERANCES.items():
             if device.type == "cpu" and dtype == torch.float16:
                 continue
-            call = random_call(chance, device, dtype)
+            call = random_call(chance, device, dtype, sizes[number // 2 % len(sizes)])
             exact = gradients(call.mapped(lambda tensor: tensor.cpu().double()), reference)
             reproducible = number % 2 == 1
             with deterministic(reproducible):
@@ -80,12 +82,12 @@ def check(device: torch.device, options: argparse.Namespace) -> list[str]:
             problems = [name for name, error in errors.items() if not error <= tolerance]
             differing = [name for name in found if not torch.equal(found[name], again[name])]
             problems += [f"{name}, repeated" for name in differing]
-            _report(call=number, dtype=str(dtype), errors=errors, problems=problems)
-            failures += problems
-    return failures
+            results.row(call=number, dtype=str(dtype), errors=errors, problems=problems)
+            for problem in problems:
+                results.fail(f"call {number}, {dtype}: gradient of {problem}")
 
 
-def measure(device: torch.device, options: argparse.Namespace) -> list[str]:
+def measure(device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Medians of forward and backward pass together, and the memory that they take."""
     shapes = _SMALL if options.small else PHOTO
     tokens = sum(height * width for height, width in shapes)
@@ -108,7 +110,7 @@ def measure(device: torch.device, options: argparse.Namespace) -> list[str]:
                             )
                     finally:
                         ops.select_implementation("auto")
-                    _report(
+                    results.row(
                         attention="key-aware" if key_aware else "plain",
                         queries=work.queries,
                         dtype=str(dtype),
@@ -116,7 +118,6 @@ def measure(device: torch.device, options: argparse.Namespace) -> list[str]:
                         milliseconds=round(milliseconds, 4),
                         peak_mib=mib,
                     )
-    return []
 
 
 def _forward_and_backward(
@@ -151,10 +152,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _report(**values: Any) -> None:
-    print(json.dumps(values), flush=True)
-
-
 def main() -> int:
     """Runs one command; returns 1 after a failure."""
     parser = argparse.ArgumentParser(description="Check and time the gradients of attention.")
@@ -165,13 +162,15 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=60, help="of each type, for check")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
-    failures = commands[options.command](device, options)
+    results = Results(options.results, device)
+    commands[options.command](device, options, results)
+    results.row(kernels=ops.implementation_name(device), failures=ops.kernel_failures(device))
     if ops.implementation_name(device) == "reference":
-        failures.append("the compiled kernels are not in use")
-    _report(failures=failures)
-    return 1 if failures else 0
+        results.fail("the compiled kernels are not in use")
+    return results.exit_status
 
 
 if __name__ == "__main__":
