@@ -1,4 +1,4 @@
-"""Log lines about requests that are refused before their head is complete.
+"""Log lines about requests that are refused before an application sees them.
 
 Such a request has no line of its own: anybody could fill the log. They are counted by client and
 code, in at most one line per `_INTERVAL_SECONDS`.
@@ -58,7 +58,7 @@ class RefusalLog:
     def _write(self) -> None:
         if self._codes:
             _log.warning(
-                "requests refused before their head was complete",
+                "requests refused by the HTTP server",
                 count=self._codes.total(),
                 codes=dict(self._codes),
                 clients=dict(self._clients),

@@ -196,3 +196,18 @@ def test_an_unexpected_exception_is_one_line() -> None:
     assert service.end() == 1
     (event,) = [e for e in service.events() if e["level"] == "critical"]
     assert "ZeroDivisionError: broken" in event["exception"]
+
+
+def test_a_long_json_line_of_a_child_is_passed_on_whole() -> None:
+    script = """
+import json, subprocess, sys
+from service.observability.json_stderr import json_stderr
+from service.observability.logs import configure_logs
+configure_logs("info", "json")
+child = "import json, sys; sys.stderr.write(json.dumps({'event': 'x' * 500_000}) + chr(10))"
+with json_stderr():
+    subprocess.run([sys.executable, "-c", child], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, cwd=ROOT)
+    [line] = done.stderr.splitlines()
+    assert json.loads(line) == {"event": "x" * 500_000}
