@@ -32,7 +32,7 @@ _BOX_SIZE = 4  # numbers of a reference that is a box
 Kind = Literal["plain", "shared_keys", "separate_keys"]
 TYPES = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "Bfloat16Bits"}
 
-# Of a block. 12: a tile of queries (csrc/tiles.cuh).
+# Warps of a block. 12: a tile of queries (csrc/tiles.cuh).
 _WARPS, _FEWER_WARPS, _BACKWARD_WARPS = 12, 8, 4
 
 # How many blocks must fit on a multiprocessor: as many as leave each thread the registers that it
@@ -80,15 +80,18 @@ class Variant:
         if self.backward:
             return _BACKWARD_WARPS
         wide = self.kind == "separate_keys" and (
-            self.value_type != torch.float16 or self.splits > 1
+            self.value_type == torch.bfloat16 or self.splits > 1
         )
         return _FEWER_WARPS if wide else _WARPS
 
     @property
     def blocks(self) -> int:
         """That must fit on a multiprocessor at the same time."""
-        key = (TYPES[self.value_type], self.kind)
-        return _BACKWARD_BLOCKS[key] if self.backward else _BLOCKS
+        if self.backward and not self.deterministic:
+            return _BACKWARD_BLOCKS[TYPES[self.value_type], self.kind]
+        # float32 keys of their own take the registers of two blocks.
+        widest = self.kind == "separate_keys" and self.value_type == torch.float32
+        return 1 if widest and self.splits == 1 else _BLOCKS
 
     def definitions(self) -> tuple[str, ...]:
         """Compiler options that define the macros of the program."""

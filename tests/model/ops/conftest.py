@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -23,4 +24,9 @@ def compiled() -> Implementation:
 @pytest.fixture(scope="session")
 def warp(tmp_path_factory: pytest.TempPathFactory) -> HostWarp:
     """The GPU's arithmetic compiled for this processor."""
-    return HostWarp(tmp_path_factory.mktemp("warp"))
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # all workers of a test run share the libraries
+        base = base.parent
+    directory = base / "warp"
+    directory.mkdir(exist_ok=True)
+    return HostWarp(directory)

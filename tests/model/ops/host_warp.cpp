@@ -68,12 +68,11 @@ Attend attend_function(int channels, int splits) {
   }
 }
 
-template <class U, class Sum>
 Differentiate differentiate_function(int channels) {
   switch (channels) {
-    case 8: return differentiate<HostWarp, U, 8, Sum>;
-    case 32: return differentiate<HostWarp, U, 32, Sum>;
-    case 64: return differentiate<HostWarp, U, 64, Sum>;
+    case 8: return differentiate<HostWarp, Value, 8, float>;
+    case 32: return differentiate<HostWarp, Value, 32, float>;
+    case 64: return differentiate<HostWarp, Value, 64, float>;
     default: return nullptr;
   }
 }
@@ -91,8 +90,8 @@ using AnyPlaces = Places<HostMath, Value, Value, kChannels, kSplits, AnySizes>;
 
 }  // namespace
 
-// Offsets are of the values' type, or float32 (then 32 channels). The functions return the number of
-// races, or -1 for what is not compiled here.
+// Offsets are of the values' type, or float32 (then 32 channels); deterministic gradients are of 32
+// channels. The functions return the number of races, or -1 for what is not compiled here.
 extern "C" int lite_detr_host_attend(const Call* call, const AnySizes* sizes, int warps, int batch,
                                      int channels, int splits, int float_offsets) {
   const Attend function = !float_offsets      ? attend_function<Value>(channels, splits)
@@ -118,13 +117,15 @@ extern "C" int lite_detr_host_differentiate(const BackwardCall* call, const AnyS
   if (float_offsets && channels == 32)
     function = differentiate<HostWarp, float, 32, float>;
   else if (!float_offsets)
-    function = exact ? differentiate_function<Value, long long>(channels)
-                     : differentiate_function<Value, float>(channels);
+    function = !exact           ? differentiate_function(channels)
+               : channels == 32 ? differentiate<HostWarp, Value, 32, long long>
+                                : nullptr;
   if (function == nullptr) return -1;
   return races_of([&] { function(*call, *sizes, warps, batch); });
 }
 
-// With the n-th synchronisation of every warp left out.
+// With the n-th synchronisation of every warp left out; only compiled for float32 values.
+#ifdef CARELESS
 extern "C" int lite_detr_host_attend_carelessly(const Call* call, const AnySizes* sizes, int warps,
                                                 int batch, int missing) {
   host::missing_sync = missing;
@@ -142,6 +143,8 @@ extern "C" int lite_detr_host_differentiate_carelessly(const BackwardCall* call,
   host::forgiving = false;
   return races;
 }
+
+#endif
 
 extern "C" size_t lite_detr_size_of_call() { return sizeof(Call); }
 extern "C" size_t lite_detr_size_of_backward_call() { return sizeof(BackwardCall); }

@@ -56,7 +56,6 @@ BACKWARD: dict[tuple[torch.dtype, Kind], int] = {
 }
 # Other architectures: relative to sm_90. Before sm_90 the backward pass adds single numbers.
 OTHER_ARCHITECTURES, SINGLE_ADDITIONS = 1.1, 1.4
-REGISTERS = {12: 80, 8: 128}  # a thread, by warps of a block, of which two must fit
 
 # Bytes of tokens that a query reads from L2 by the model, float16 with shared keys.
 L2_BYTES = {75: 6650, 80: 6650, 86: 6650, 89: 6700, 90: 6400, 100: 6500, 120: 6400}
@@ -90,7 +89,8 @@ def test_encoder_s_kernels_keep_to_their_limits(
 ) -> None:
     variant = sass.usual(dtype, kind)
     cost = _cost(variant, 90, cache)
-    assert cost.registers <= REGISTERS[variant.warps]
+    usual = kind != "separate_keys" or dtype == torch.float16
+    assert cost.registers <= (80 if usual else 168)
     assert 500 < cost.instructions <= ENCODER[dtype, kind]
 
 
