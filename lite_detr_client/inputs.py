@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import sys
 from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 _Item = TypeVar("_Item")
 
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+_MAX_FILE_BYTES = 2 << 30  # of an image; gRPC messages cannot be larger
 _ALPHA_MODES = frozenset({"La", "RGBa", "PA"})
 
 
@@ -118,7 +121,7 @@ def read_image(image: ImageSource) -> bytes:
             an image of Pillow, whose pixels are sent as they are, without EXIF rotation.
 
     Raises:
-        OSError: if the file cannot be read.
+        OSError: if the file cannot be read, is a pipe or a device, or has more than 2 GiB.
         TypeError, ValueError: for anything else; the message says what is expected.
     """
     if isinstance(image, bytes | bytearray | memoryview):
@@ -126,7 +129,7 @@ def read_image(image: ImageSource) -> bytes:
     if isinstance(image, str):
         _refuse_address(image)
     if isinstance(image, str | os.PathLike):
-        return Path(image).read_bytes()
+        return _read_path(Path(image))
     if _is_pillow(image):
         return _encode(image)
     if callable(getattr(image, "read", None)):
@@ -140,6 +143,16 @@ def read_image(image: ImageSource) -> bytes:
         "an image is the bytes of an image file, a path, an open file or an image of Pillow, not "
         f"{_describe(image)}" + ("; use detect_batch" if isinstance(image, list | tuple) else "")
     )
+
+
+def _read_path(path: Path) -> bytes:
+    """Returns the content of a regular file; does not wait for a named pipe, nor open a device."""
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file; pass it opened in binary mode", str(path))
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > _MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"has more than {_MAX_FILE_BYTES} bytes", str(path))
+        return file.read()
 
 
 def several(images: Iterable[_Item], what: str) -> Iterable[_Item]:

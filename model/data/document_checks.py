@@ -13,6 +13,7 @@ from typing import Any
 
 from model.data.errors import DataError
 from model.data.findings import Findings
+from model.data.input_files import read_regular_file
 from model.images.formats import foreign_kind
 from model.labels import NO_CLASS
 
@@ -20,6 +21,7 @@ _LISTS = ("images", "annotations", "categories")
 _MAX_ID = 2**63 - 1  # COCO's tools store ids as int64
 _BBOX_NUMBERS = 4
 _LONGEST_SHOWN = 60  # characters of a value in a report
+_MAX_BYTES = 8 << 30  # the largest public data sets have a few GB
 _HEAD_BYTES = 4096  # enough to recognise a file of another kind
 
 
@@ -31,11 +33,13 @@ def read_document(path: Path) -> dict[str, Any]:
             without these lists.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular_file(path, _MAX_BYTES)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     try:
         document = json.loads(data)
+    except MemoryError as error:
+        raise DataError(f"{path}: not enough memory to read the file") from error
     except (ValueError, RecursionError) as error:
         kind = foreign_kind(data[:_HEAD_BYTES])
         if kind is not None and not kind.startswith(("JSON", "text")):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from model.data.errors import DataError
+from model.data.input_files import open_regular_file, read_regular_file
 from model.images.decode import ImageLimits, open_upright
 from model.images.errors import DetectionError
 from model.images.formats import identify_format
@@ -45,7 +46,7 @@ def read_size(file: Path) -> ImageSize:
     """
     _ignore_pillow_warnings()
     try:
-        with file.open("rb") as stream:
+        with open_regular_file(file) as stream:
             head = stream.read(_HEAD_BYTES)
             name = identify_format(head, os.fstat(stream.fileno()).st_size) if head else ""
             stream.seek(0)
@@ -85,7 +86,7 @@ def read_image(file: Path, limits: ImageLimits = FILE_LIMITS) -> Image.Image:
         DataError: for a file that is missing, or that serving would refuse.
     """
     try:
-        return open_upright(file.read_bytes(), limits)[0]
+        return open_upright(read_regular_file(file, limits.max_bytes), limits)[0]
     except OSError as error:
         raise DataError(f"{file} cannot be read as an image: {error.strerror or error}") from error
     except DetectionError as error:

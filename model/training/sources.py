@@ -17,9 +17,11 @@ import numpy.typing as npt
 
 from model.data.annotations import AnnotatedBox, DataError, GroundTruth
 from model.data.image_files import read_pixels
+from model.data.input_files import read_regular_file
 from model.labels import named_classes
 
 LOG = logging.getLogger(__name__)
+_MAX_INDEX_BYTES = 8 << 30
 
 Pixels = npt.NDArray[np.uint8]  # [h, w, 3] RGB
 Boxes = npt.NDArray[np.float32]  # [n, 4] xyxy in pixels
@@ -100,7 +102,7 @@ class CacheSource:
         """
         index = self._folder / "scenes.jsonl"
         try:
-            lines = index.read_bytes().split(b"\n")
+            lines = read_regular_file(index, _MAX_INDEX_BYTES).split(b"\n")
         except OSError as error:
             raise DataError(f"{index}: {error.strerror}") from error
         records, broken = [], 0

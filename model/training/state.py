@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.data.input_files import check_regular_file
 from model.training.ema import ExponentialAverage
 from model.weights.header import TRAINING_STATE_TAG
 
@@ -90,6 +91,7 @@ def load_state(path: Path, run: Run, labels: Sequence[str]) -> SavedRun:
             optimizer.
     """
     try:
+        check_regular_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types for a damaged file
         raise TrainingStateError(f"{path} cannot be read: {error}") from error

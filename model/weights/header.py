@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from model.data.input_files import open_regular_file
 from model.images.formats import foreign_kind
 
 _MAX_HEADER_BYTES = 8 * 1024 * 1024  # a real header is about 100 kB
@@ -74,7 +75,7 @@ def file_sha256(path: Path) -> str:
         CheckpointError: if the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
@@ -90,7 +91,7 @@ def read_header(path: Path) -> WeightsHeader:
         CheckpointError: if a check fails.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             text, data_bytes = _read_header_text(path, file)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error

@@ -101,8 +101,18 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
         found = False
     if not found:
         names = ", ".join(("default", *VARIANTS))
+        if _is_special(path):
+            raise CheckpointError(name_or_path, "is not a regular file")
         raise CheckpointError(name_or_path, f"is neither a weights file nor a model name ({names})")
     return path
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path leads to a pipe, a device or a socket."""
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:
+        return False
 
 
 def read_model_info(path: Path | str) -> ModelInfo:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model.config import VARIANTS, ModelConfig
+from model.data.input_files import open_regular_file
 from model.weights.facts import ArchitectureFacts
 from model.weights.header import HEAD_BYTES, CheckpointError, other_kind
 from model.weights.names import TensorLayout, build_network, check_finite, check_names, listed
@@ -119,10 +120,13 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], config: ModelConfi
 
 def _unpickle(path: Path) -> dict[str, Any]:
     """Reads the pickled dict with the restricted unpickler."""
-    if not path.is_file():
-        raise CheckpointError(path, "no such file")
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+    try:
+        with open_regular_file(path) as file:
+            head = file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        raise CheckpointError(path, "no such file") from None
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
     if (kind := other_kind(path, head)) is not None:
         raise CheckpointError(path, kind)
     if head[8:9] == b"{":

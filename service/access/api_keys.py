@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.data.input_files import read_text_file
+
 _KEY_PREFIX = "ldk_"  # recognised by people and secret scanners
 _HASH_PREFIX = "sha256:"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -148,8 +150,11 @@ def key_line(name: str, scopes: Iterable[Scope], key: str) -> str:
 
 def _read(path: Path) -> tuple[ApiKey, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text_file(path).splitlines()
+    except OSError as error:
+        reason = error.strerror or error
+        raise KeyFileError(f"{path}: cannot be read: {reason}") from error
+    except UnicodeDecodeError as error:
         raise KeyFileError(f"{path}: cannot be read: {error}") from error
     keys: dict[str, ApiKey] = {}
     for number, line in enumerate(lines, start=1):

@@ -17,6 +17,8 @@ from typing import Any
 
 import grpc
 
+from model.data.input_files import TEXT_BYTES, read_regular_file
+
 
 class TlsFileError(ValueError):
     """Certificate files that cannot be used; the message names the files."""
@@ -98,7 +100,9 @@ class TlsFiles:
         """Returns `pem` with the certificate and key in the files, if they can be used."""
         try:
             latest = replace(
-                pem, certificate=self._certificate.read_bytes(), key=self._key.read_bytes()
+                pem,
+                certificate=read_regular_file(self._certificate, TEXT_BYTES),
+                key=read_regular_file(self._key, TEXT_BYTES),
             )
             _load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), latest)
         except (OSError, ssl.SSLError, ValueError) as error:
@@ -112,7 +116,7 @@ class TlsFiles:
         if self._authority is None:
             return pem
         try:
-            authority = self._authority.read_bytes()
+            authority = read_regular_file(self._authority, TEXT_BYTES)
             _load_authority(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), authority)
         except (OSError, ssl.SSLError, ValueError) as error:
             raise TlsFileError(f"{self._authority}: cannot be used: {error}") from error

@@ -72,7 +72,7 @@ def match_files(
     unlisted = []
     for file in files:
         if file.missing is not None or not (file.name == STDIN or Path(file.name).exists()):
-            raise DataError(file.missing or f"{file.name}: no such file")
+            raise DataError(f"{file.name}: {file.missing or 'no such file'}")
         image = _find(file, by_name)
         if image is None:
             unlisted.append(file.name)

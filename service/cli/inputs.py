@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.data.input_files import FileTooLarge, read_at_most, read_regular_file
+from model.images.limits import ImageLimits, check_byte_count
+
 STDIN = "-"
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
 class UnreadableFile(Exception):
-    """A file that does not exist or cannot be read; the message says why."""
+    """A file that does not exist or cannot be read; the message says why, without its name."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +26,28 @@ class ImageFile:
     name: str  # in the output
     missing: str | None = None  # why there is nothing to read
 
-    def read(self) -> bytes:
+    def read(self, limits: ImageLimits) -> bytes:
         """Returns the whole encoded file.
 
         Raises:
-            UnreadableFile: if it does not exist or cannot be read.
+            UnreadableFile: if it does not exist, cannot be read or is not a regular file.
+            ImageTooLarge: for more bytes than the limit.
         """
         if self.missing is not None:
             raise UnreadableFile(self.missing)
         try:
-            return sys.stdin.buffer.read() if self.name == STDIN else Path(self.name).read_bytes()
+            if self.name == STDIN:
+                return read_at_most(sys.stdin.buffer, limits.max_bytes + 1)
+            return read_regular_file(Path(self.name), limits.max_bytes)
+        except FileTooLarge as error:
+            check_byte_count(error.num_bytes, limits)
+            raise
+        except ValueError as error:  # a name that no file can have
+            raise UnreadableFile(str(error)) from error
+        except MemoryError as error:
+            raise UnreadableFile("not enough memory to read the file") from error
         except OSError as error:
-            raise UnreadableFile(f"{self.name}: {error.strerror or error}") from error
+            raise UnreadableFile(error.strerror or str(error)) from error
 
 
 def find_images(arguments: Sequence[str], outputs: Path | None = None) -> list[ImageFile]:
@@ -63,7 +76,7 @@ def _expand(argument: str, outputs: Path | None) -> list[ImageFile]:
             if p.suffix.lower() in _SUFFIXES and is_input(p) and p.is_file()
         )
         if not inside:
-            return [ImageFile(argument, f"{argument}: no image files in this folder")]
+            return [ImageFile(argument, "no image files in this folder")]
         return [ImageFile(str(file)) for file in inside]
     # A file of exactly this name comes first: brackets and stars are allowed in names.
     if not path.exists() and glob.has_magic(argument):
@@ -74,7 +87,7 @@ def _expand(argument: str, outputs: Path | None) -> list[ImageFile]:
             if is_input(Path(m)) and Path(m).is_file()
         )
         if not matches:
-            return [ImageFile(argument, f"{argument}: no file matches")]
+            return [ImageFile(argument, "no file matches")]
         return [ImageFile(match) for match in matches]
     return [ImageFile(argument)]
 

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from model.data.input_files import check_regular_file, read_text_file
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.cli.failure import CommandFailed
 from service.cli.options import documented_option
@@ -73,14 +74,18 @@ def _append(file: Path, name: str, line: str) -> None:
     """
     try:
         target = file.resolve()  # of a link, the file is replaced, not the link
+        if target.exists():
+            check_regular_file(target)
         with _locked(target):
-            before = target.read_text(encoding="utf-8")
+            before = read_text_file(target)
             if before.strip():
                 if any(key.name == name for key in KeyRing(target).keys):
                     raise CommandFailed(f"{file} already has a key named {name!r}")
                 before = before if before.endswith("\n") else before + "\n"
             _replace(target, f"{before}{line}\n")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except OSError as error:
+        raise CommandFailed(f"{file}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, ValueError) as error:
         raise CommandFailed(f"{file}: {error}") from error
 
 

@@ -77,12 +77,15 @@ class OfflineDetector:
         except UnreadableFile as error:
             problem = ItemError("unreadable_file", "The file cannot be read", str(error))
             return FileResult(file.name, error=problem)
+        except MemoryError:
+            problem = ItemError("out_of_memory", "Out of memory", "not enough memory to decode it")
+            return FileResult(file.name, error=problem)
         except DetectionError as error:
             return FileResult(file.name, error=item_error(error))
 
     def _detect(self, file: ImageFile, request_id: str) -> DetectResult:
         opened = time.monotonic()
-        data = file.read()
+        data = file.read(self._limits)
         read = time.monotonic()
         decoded = decode_image(data, self._device.model.config, self._limits)
         image = ImageContext(

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from model.data.input_files import read_text_file
 from service.cli.failure import CommandFailed
 from service.cli.offline_settings import CacheDirOption
 from service.cli.options import documented_option, overwrite_option
@@ -202,7 +203,11 @@ def inspect_model(
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = read_text_file(path)
+    except UnicodeDecodeError:
+        raise CommandFailed(f"{path}: not UTF-8 text, one class name per line") from None
+    names = tuple(line.strip() for line in text.splitlines())
     if not names or not all(names):
         raise CommandFailed(f"{path}: every line must have a class name")
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,18 @@ def test_other_options_are_refused_by_a_sentence(options: Any) -> None:
 def test_text_is_not_a_number(value: Any) -> None:
     with pytest.raises(TypeError, match="threshold takes a number"):
         DetectOptions(threshold=value)
+
+
+def test_paths_of_pipes_and_devices_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_image(path)
+
+
+def test_a_file_too_large_to_send_is_refused_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(20 << 30)
+    with pytest.raises(OSError, match="more than"):
+        read_image(path)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.images.limits import ImageLimits
 from model.weights.info import DEFAULT_MODEL_PATH
 from service.build import TORCH, Backend, open_detector
 from service.cli import main
@@ -132,7 +133,7 @@ def test_an_error_of_one_file_does_not_affect_the_others(
         "unreadable_file",
         "unsupported_image",
     ]
-    assert "absent.jpg" in results[2]["error"]["detail"]
+    assert results[2]["error"]["detail"] == "No such file or directory"
     assert results[1]["detections"]
 
 
@@ -338,7 +339,7 @@ def test_names_that_are_no_utf_8_are_written_as_valid_json(
     assert status == 1
     assert [Path(result["file"]).name for result in results] == [*NAMES_SHOWN, "\ufffd.jpg"]
     assert ["detections" in result for result in results] == [True, False, True, True, False]
-    assert "\ufffd.jpg" in results[-1]["error"]["detail"]
+    assert results[-1]["error"]["detail"] == "No such file or directory"
 
 
 def test_names_that_are_no_utf_8_are_written_as_coco_and_as_a_table(
@@ -360,6 +361,58 @@ def test_drawn_images_keep_the_bytes_of_their_names(folder_of_bytes: Path, tmp_p
         b"caf\xe9.jpg",
         b"plain.jpg",
         b"\xff\xfe.jpg",
+    ]
+
+
+def test_special_and_endless_files_do_not_stop_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(folder / "pipe.jpg")
+    with (folder / "sparse.jpg").open("wb") as file:
+        file.truncate(20 << 30)
+    names = [str(folder / "pipe.jpg"), "/dev/zero", str(folder / "sparse.jpg")]
+    status, results = detect_json([*names, str(folder / "a.jpg")], capsys)
+    assert status == 1
+    assert [result.get("error", {}).get("detail") for result in results] == [
+        "not a regular file but a named pipe",
+        "not a regular file but a device",
+        f"the image has {20 << 30} bytes; at most {1 << 30} are accepted",
+        None,
+    ]
+
+
+def test_a_file_for_which_memory_is_short_does_not_stop_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_of_memory(*_arguments: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.cli.offline.decode_image", short_of_memory)
+        status, [result] = detect_json([str(folder / "a.jpg")], capsys)
+    assert status == 1
+    assert result["error"]["code"] == "out_of_memory"
+
+
+def test_stdin_is_read_up_to_the_limit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = ImageLimits(max_bytes=5_000_000, max_pixels=1 << 29)
+    monkeypatch.setattr("service.cli.offline_run.FILE_LIMITS", limits)
+    with Path("/dev/zero").open() as endless:
+        monkeypatch.setattr("sys.stdin", endless)
+        status, [result] = detect_json(["-"], capsys)
+    assert status == 1
+    assert result["error"]["code"] == "image_too_large"
+
+
+def test_the_table_has_the_name_of_a_missing_file_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", "nope.jpg", str(folder / "*.none")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "nope.jpg: No such file or directory",
+        f"{folder}/*.none: no file matches",
     ]
 
 

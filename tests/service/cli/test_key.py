@@ -136,3 +136,11 @@ def test_a_key_is_added_to_the_file_that_replaced_the_one_waited_for(tmp_path: P
         other.replace(file)
     writer.join(60)
     assert [key.name for key in KeyRing(file).keys] == ["new", "mine"]
+
+
+def test_a_key_file_that_is_a_pipe_is_refused_without_waiting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "keys")
+    assert main(["key", "shop", "--file", str(tmp_path / "keys")]) == 1
+    assert "not a regular file but a named pipe" in capsys.readouterr().err
