@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from service.signals import handle_while_starting
@@ -9,11 +10,23 @@ from service.signals import handle_while_starting
 
 def main() -> int:
     """Runs the command; returns its exit status."""
+    _open_standard_streams()
     if sys.argv[1:2] == ["serve"]:
         handle_while_starting()  # before the imports, which take long enough to meet a signal
     from service.cli import main as run_command  # noqa: PLC0415
 
     return run_command()
+
+
+def _open_standard_streams() -> None:
+    """Opens the null device for closed standard streams; else other files get their numbers."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from service.descriptors import allow_descriptors
 from service.ipc.messages import Start
 from service.ipc.slot_pool import SlotPool
 from service.ipc.slots import SlotLayout, SlotMemory, slot_layout
+from service.observability.log_output import call_when_lines_are_lost
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.supervision.plan import EnginePlan
@@ -136,6 +137,7 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
         CheckpointError: for a model that does not exist or cannot be used.
     """
     metrics = Metrics(settings.max_batch_size)
+    call_when_lines_are_lost(metrics.log_lines_lost.inc)
     served = build_served_model(settings, metrics, backend)
     limits = _limits(settings)
     allow_descriptors(settings, limits.decode_threads)

@@ -17,9 +17,10 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TextIO
 
 import orjson
+
+from service.observability.log_output import LineHandler
 
 _STDERR = 2
 _PIPE_BYTES = 1 << 20  # a writer that finds the pipe full would wait
@@ -49,30 +50,28 @@ def json_stderr() -> Iterator[None]:
     real = os.dup(_STDERR)
     os.dup2(write_end, _STDERR)
     os.close(write_end)
-    with open(real, "w", encoding="utf-8", errors="backslashreplace") as stream:
-        previous = handler.setStream(stream)
-        pump = threading.Thread(
-            target=_convert, args=(read_end, handler), name="stderr", daemon=True
-        )
-        pump.start()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stderr.flush()
-            os.dup2(real, _STDERR)  # closes the last write end of this process
-            pump.join(_LAST_LINES_SECONDS)
-            handler.setStream(previous or sys.stderr)
+    handler.set_output(real)
+    pump = threading.Thread(target=_convert, args=(read_end, handler), name="stderr", daemon=True)
+    pump.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os.dup2(real, _STDERR)  # closes the last write end of this process
+        pump.join(_LAST_LINES_SECONDS)
+        handler.set_output(_STDERR)
+        os.close(real)
 
 
-def _root_handler() -> logging.StreamHandler[TextIO] | None:
+def _root_handler() -> LineHandler | None:
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if isinstance(handler, LineHandler):
             return handler
     return None
 
 
-def _convert(read_end: int, handler: logging.StreamHandler[TextIO]) -> None:
+def _convert(read_end: int, handler: LineHandler) -> None:
     """Converts lines until every write end of the pipe is closed."""
     with open(read_end, "rb") as lines:
         while line := lines.readline(_MAX_LINE_BYTES):
@@ -80,9 +79,7 @@ def _convert(read_end: int, handler: logging.StreamHandler[TextIO]) -> None:
             if not text.strip():
                 continue
             if _is_json(text):
-                with handler.lock or contextlib.nullcontext():
-                    handler.stream.write(text.decode() + "\n")
-                    handler.flush()
+                handler.write_line(text.decode())
             else:
                 handler.handle(_record(text))
 

@@ -17,6 +17,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict
 
+from service.observability.log_output import LineHandler
 from service.observability.request_scope import current_scope
 
 # Loggers of libraries whose lines below WARNING are repetitive or written for each request.
@@ -73,7 +74,7 @@ def configure_logs(level: str, log_format: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -124,7 +125,7 @@ def log_uncaught_exceptions() -> None:
 
 
 def _plain_handler() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     return handler
 

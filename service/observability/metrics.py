@@ -163,6 +163,9 @@ class Metrics:
         self.decoder_restarts = self._counter(
             "decoder_restarts_total", "Decoder processes replaced, by reason", ("reason",)
         )
+        self.log_lines_lost = self._counter(
+            "log_lines_lost_total", "Log lines that could not be written"
+        )
         self.engine_restarts = self._counter(
             "engine_restarts_total", "Engine restarts, by reason", ("reason",)
         )
