@@ -71,8 +71,14 @@ _READERS: dict[str, _Read] = {
 # Peak of decoding in any mode: the decoder's buffers, the image, and its converted or rotated copy,
 # or two copies for resizing. WebP's decoder keeps two canvases and returns a third.
 _MEMORY_BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 12, "WEBP": 20, "BMP": 12, "GIF": 12}
-# Measured on one core for photographs; images of few colours take less.
-_SECONDS_PER_PIXEL = {"JPEG": 6e-9, "PNG": 30e-9, "WEBP": 30e-9, "BMP": 5e-9, "GIF": 6e-9}
+# Seconds of one core per pixel and per byte, measured with photographs and noise; others take less.
+_SECONDS = {
+    "JPEG": (6e-9, 12e-9),
+    "PNG": (20e-9, 5e-9),
+    "WEBP": (20e-9, 60e-9),
+    "BMP": (5e-9, 0.0),
+    "GIF": (6e-9, 5e-9),
+}
 _PART_OF_A_PASS = 0.1  # that each scan of a progressive JPEG adds
 _COPY_BYTES_PER_PIXEL = 4  # of an image that is kept to be compared
 
@@ -179,7 +185,9 @@ def _decode(
     check_pixel_count(image.size, limits)
     bytes_per_pixel = _MEMORY_BYTES_PER_PIXEL[name] + _COPY_BYTES_PER_PIXEL * bool(others)
     num_pixels = image.width * image.height
-    seconds = num_pixels * _SECONDS_PER_PIXEL[name] * (1 + _PART_OF_A_PASS * (source.passes - 1))
+    per_pixel, per_byte = _SECONDS[name]
+    seconds = num_pixels * per_pixel + len(source.data) * per_byte
+    seconds *= 1 + _PART_OF_A_PASS * (source.passes - 1)
     check_cost(Cost(num_pixels * bytes_per_pixel, seconds), granted)
     image.load()
     # The size of a GIF can change while it loads.

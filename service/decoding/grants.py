@@ -15,7 +15,7 @@ from functools import partial
 from model.images.limits import Cost
 from service.decoding.budget import Budget
 
-_LONG_SECONDS = 0.2
+_LONG_SECONDS = 0.3  # by its header and its length
 
 
 class Grants:
