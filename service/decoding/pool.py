@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -39,6 +40,7 @@ _GRACE_SECONDS = 1.0
 _GRACE_STEP_SECONDS = 0.1  # after each, it is killed if other tasks wait for a worker
 _CALL_BYTES = 16 << 20  # in an inbox, for the pickled arguments of a call
 _MAX_CRASHES = 2  # of workers in a row on one file
+_STOPPED_CHECK_SECONDS = 0.5
 _RESTART_SECONDS = 0.1, 5.0  # pause before a template that died is started again; doubles up to
 
 _log = structlog.get_logger(__name__)
@@ -95,6 +97,7 @@ class DecoderPool:
             self._inboxes.append(InboxMemory.create(self._max_file_bytes + _CALL_BYTES))
         for inbox in self._inboxes:
             self._add_worker(inbox)
+        self._check_stopped(was_stopped=False)
 
     async def decode(
         self,
@@ -306,6 +309,17 @@ class DecoderPool:
         task.finish()
         if not task.done.done():
             task.done.set_exception(InvalidImage("the image crashes its decoder"))
+
+    def _check_stopped(self, *, was_stopped: bool) -> None:
+        """Kills all decoders if one is stopped (SIGSTOP) in two checks while images wait for it."""
+        if self._closed or self._template is None:
+            return
+        is_stopped = bool(self._busy) and self._template.is_stopped()
+        if is_stopped and was_stopped:
+            _log.warning("a decoder is stopped; replacing all of them")
+            self._template.kill()
+        check = partial(self._check_stopped, was_stopped=is_stopped)
+        asyncio.get_running_loop().call_later(_STOPPED_CHECK_SECONDS, check)
 
     def _replace(self, worker: WorkerProcess) -> None:
         assert self._template is not None

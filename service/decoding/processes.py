@@ -18,6 +18,7 @@ import structlog
 
 from service.decoding import messages
 from service.decoding.messages import InboxMemory, Message, MessageBuffer
+from service.ipc.child_process import children_of, is_stopped
 from service.ipc.slots import SlotMemory
 
 _ROOT = Path(__file__).resolve().parents[2]  # where `service` and `model` are imported from
@@ -69,6 +70,14 @@ class TemplateProcess:
     def running(self) -> bool:
         """Whether the process has not ended."""
         return self._process.poll() is None
+
+    def is_stopped(self) -> bool:
+        """Whether this process or one of the workers is stopped (SIGSTOP)."""
+        return any(map(is_stopped, (self.pid, *children_of(self.pid))))
+
+    def kill(self) -> None:
+        """Ends the template at once, and the kernel the workers, whose sockets read end of file."""
+        self._process.kill()
 
     def fork(self, number: int, end: socket.socket, inbox: InboxMemory) -> None:
         """Makes the template fork a worker.

@@ -1,4 +1,4 @@
-"""What child processes of the edge ask of the kernel: to end with their parent, and before it."""
+"""Child processes: that they end with their parent, and before it; whether one is stopped."""
 
 from __future__ import annotations
 
@@ -62,3 +62,22 @@ def raise_oom_score(added: int) -> None:
         score.write_text(str(min(_WORST_OOM_SCORE, int(score.read_text()) + added)))
     except (OSError, ValueError):  # not Linux, or a sandbox without /proc
         return
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP); False where there is no /proc."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state == "T"
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the children of a process of one thread; empty where there is no /proc."""
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except OSError:
+        return []

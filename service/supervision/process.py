@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.cpus import PASSIVE_OMP_WAIT
+from service.ipc.child_process import is_stopped
 from service.ipc.doorbell import EdgeDoorbell
 from service.ipc.messages import Message, Start
 from service.ipc.slots import SlotMemory
@@ -142,7 +143,7 @@ class EngineProcess:
 
     def _check_stopped(self) -> None:
         """Runs some time after the process was stopped."""
-        if not self._exited.done() and _is_stopped(self._process.pid):
+        if not self._exited.done() and is_stopped(self._process.pid):
             self._on_stopped()
 
     def _on_exit(self, loop: asyncio.AbstractEventLoop, status: int) -> None:
@@ -168,14 +169,6 @@ def _wait_for_stop(pid: int) -> bool:
     except OSError:  # it has ended and was reaped
         return False
     return True
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state == "T"
 
 
 def _spawn(doorbell_fd: int, slots_fd: int, weights_fd: int | None) -> subprocess.Popen[bytes]:

@@ -24,6 +24,7 @@ from service.decoding.pool import DecoderPool
 from service.decoding.processes import WorkerProcess
 from service.decoding.task_queue import TaskQueue
 from service.decoding.tasks import DecoderBug, ImageInSlot, Turn
+from service.ipc.child_process import children_of
 from service.ipc.slot_pool import SlotLease, SlotPool
 from service.ipc.slots import SlotMemory, slot_layout
 from service.types import Priority
@@ -262,6 +263,23 @@ async def test_a_killed_template_is_replaced(decoders: Decoders) -> None:
         while decoders.pool._template is template:  # its worker may still finish an image
             await decoders.decode(GOOD)
     await decoders.decode(GOOD)
+
+
+@pytest.mark.parametrize("who", ["template", "worker"])
+async def test_stopped_decoders_are_replaced(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    await decoders.decode(GOOD)
+    template = decoders.pool._template
+    assert template is not None
+    for pid in [template.pid] if who == "template" else children_of(template.pid):
+        os.kill(pid, signal.SIGSTOP)
+    if who == "template":  # its workers go on, but nobody replaces one that ends
+        for pid in children_of(template.pid):
+            os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(120):
+        await decoders.decode(GOOD)
+    assert decoders.pool._template is not template
 
 
 async def test_closing_ends_a_hanging_decoder_at_once(decoders: Decoders) -> None:
