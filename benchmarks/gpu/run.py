@@ -33,6 +33,7 @@ _SAVE_SECONDS = 10.0  # between two copies of the results while a part runs
 _LEAST_SECONDS = 5.0  # a part is not started with less
 _KILL_SECONDS = 3.0  # after which a part that ignores SIGTERM is killed
 _SAVED = 3.0  # seconds kept for the last copy
+_CPU_FACTOR = 8.0  # of all limits on a CPU, where the script is only tried
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class Run:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._device = folder, device
-        self._clock, self._end = clock, clock() + seconds - _SAVED
+        self._factor = _CPU_FACTOR if device == "cpu" else 1.0
+        self._clock, self._end = clock, clock() + self._factor * seconds - _SAVED
         self._work = Path(tempfile.mkdtemp(prefix="gpu-run-"))
         self._child: subprocess.Popen[bytes] | None = None
         self.failed: list[str] = []
@@ -204,7 +206,7 @@ class Run:
         """Runs a part; returns what became of it."""
         if reason := self._reason_to_leave_out(part):
             return f"left out: {reason}"
-        limit = min(part.seconds, self._end - self._clock())
+        limit = min(self._factor * part.seconds, self._end - self._clock())
         if limit < _LEAST_SECONDS:
             return "left out: no time"
         started = self._clock()

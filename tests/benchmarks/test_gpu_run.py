@@ -57,10 +57,10 @@ def test_a_failed_part_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_a_part_that_takes_too_long_is_stopped_and_keeps_its_results(tmp_path: Path) -> None:
-    run = Run(tmp_path, "cpu", 60.0)
+    run = Run(tmp_path, "cuda", 120.0)
     started = time.monotonic()
-    assert run.run([part("slow", sleeps=600, seconds=6.0), part("next")]) == 1
-    assert time.monotonic() - started < 40
+    assert run.run([part("slow", sleeps=600, seconds=10.0), part("next")]) == 1
+    assert time.monotonic() - started < 100
     found = archived(tmp_path)
     assert numbers(found["slow.jsonl"]) == [0, 1, 2]
     assert "slow: stopped after" in found["parts.txt"]
@@ -68,7 +68,7 @@ def test_a_part_that_takes_too_long_is_stopped_and_keeps_its_results(tmp_path: P
 
 
 def test_no_part_is_started_without_time(tmp_path: Path) -> None:
-    run = Run(tmp_path, "cpu", 7.0)
+    run = Run(tmp_path, "cuda", 7.0)
     assert run.run([part("one", seconds=90.0)]) == 0
     assert "one: left out: no time" in archived(tmp_path)["parts.txt"]
 
@@ -178,7 +178,6 @@ def test_the_script_needs_no_more_than_it_names(tmp_path: Path, with_wheels: boo
         capture_output=True,
         text=True,
         check=False,
-        timeout=LIMIT_SECONDS + 30,
     )
     notes = archived(tmp_path / "out")["parts.txt"]
     outcomes = {line.split()[1].rstrip(":"): line for line in notes.splitlines()}
