@@ -23,6 +23,8 @@ class ModelConfig:
 
     name: str = "lite-dino"
     backbone: str = "resnet50"  # a key of model.network.backbone.BACKBONES
+    # Official parameter names begin with `backbone.0.body.`; those of DINO's Swin with `backbone.0.`
+    backbone_in_body: bool = True
     num_classes: int = 91  # outputs of a classification head
     d_model: int = 256  # channels of a token; a multiple of 32 (GroupNorm) and of num_heads
     num_heads: int = 8
@@ -91,11 +93,19 @@ class ModelConfig:
 
 _LITE_DINO_R50 = ModelConfig(name="lite-dino-r50-h3l1-2p1x3")
 
+_LITE_DINO_SWINT = replace(
+    _LITE_DINO_R50,
+    name="lite-dino-swint-h3l1-2p1x3",
+    backbone="swin_tiny",
+    backbone_in_body=False,
+)
+
 _VARIANTS = (
     _LITE_DINO_R50,
     replace(_LITE_DINO_R50, name="lite-dino-r50-h3l1-6p1x1", encoder_blocks=1),
     replace(_LITE_DINO_R50, name="lite-dino-r50-h2l2-2p1x3", high_level_scales=2),
     replace(_LITE_DINO_R50, name="dino-r50-4scale", interleaved=False, key_aware=False),
+    _LITE_DINO_SWINT,
     # The family of the embedded default model: same rules, fewer and narrower layers.
     ModelConfig(
         name="lite-dino-efficientnet-lite0",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.backbone.base import Backbone, DetectorBackbone
+from model.network.backbone.base import Backbone, DetectorBackbone, build_backbone
 from model.network.decoder import Decoder
 from model.network.geometry import Geometry
 from model.network.levels import input_projections, project_levels, tokens_of
@@ -42,9 +42,9 @@ class LiteDETR(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        backbone = DetectorBackbone(config.backbone)
-        self.backbone = nn.ModuleList((backbone,))
-        self.input_proj = input_projections(backbone.body.channels, config)
+        body = build_backbone(config.backbone)
+        self.backbone = nn.ModuleList((DetectorBackbone(body) if config.backbone_in_body else body,))
+        self.input_proj = input_projections(body.channels, config)
         self.label_enc = nn.Embedding(config.num_classes + 1, config.d_model)  # only for denoising
         boxes, classes = box_head(config.d_model), class_head(config)
         self.bbox_embed = nn.ModuleList(boxes for _ in range(config.decoder_layers))
@@ -54,7 +54,8 @@ class LiteDETR(nn.Module):
     @property
     def body(self) -> Backbone:
         """The network that makes the feature maps."""
-        return cast(DetectorBackbone, self.backbone[0]).body
+        held = self.backbone[0]
+        return cast(Backbone, held.body if isinstance(held, DetectorBackbone) else held)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> DetectorOutput:
         """Detects objects.

@@ -92,4 +92,6 @@ def add_and_activate(x: Tensor, add: Tensor | None, activation: Activation) -> T
         x = x + add
     if activation == "relu":
         return F.relu_(x)
+    if activation == "gelu":
+        return F.gelu(x)
     return F.relu6(x, inplace=True) if activation == "relu6" else x

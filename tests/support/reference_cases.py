@@ -19,7 +19,11 @@ from model import VARIANTS, ModelConfig, build_detector
 from model.network.detector import LiteDETR
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-SUPPORTED_BASES = {"DINO_4scale.py": "lite-dino-r50-h3l1-2p1x3", "dino": "dino-r50-4scale"}
+SUPPORTED_BASES = {
+    "DINO_4scale.py": "lite-dino-r50-h3l1-2p1x3",
+    "DINO_4scale_swinT.py": "lite-dino-swint-h3l1-2p1x3",
+    "dino": "dino-r50-4scale",
+}
 FAST_CASE = "r50_h3l1_2p1x3"  # tested by `make test`; the others only by `make test-all`
 
 
@@ -84,8 +88,14 @@ def config_of(meta: dict[str, Any]) -> ModelConfig:
 
 
 def weights_of(meta: dict[str, Any]) -> dict[str, Tensor]:
-    """The rebuilt weights by their official names."""
-    return {name: torch.from_numpy(value) for name, value in recipe().state_dict(meta).items()}
+    """The rebuilt weights by their official names, and the constant index of Swin's windows."""
+    weights = {name: torch.from_numpy(value) for name, value in recipe().state_dict(meta).items()}
+    cells = np.stack(np.unravel_index(np.arange(49), (7, 7)))  # y, x of a window's cells
+    y, x = cells[:, :, None] - cells[:, None, :] + 6
+    index = torch.from_numpy(y * 13 + x)
+    constant = [name for name in meta["state_dict"] if name.endswith("relative_position_index")]
+    found = {**weights, **dict.fromkeys(constant, index)}
+    return {name: found[name] for name in meta["state_dict"] if name in found}
 
 
 def batch_of(arrays: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

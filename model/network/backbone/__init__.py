@@ -12,4 +12,5 @@ BACKBONES: Final[dict[str, str]] = {  # ModelConfig.backbone -> module:class, a 
     "resnet18": "model.network.backbone.resnet:ResNet18",
     "resnet50": "model.network.backbone.resnet:ResNet50",
     "efficientnet_lite0": "model.network.backbone.efficientnet:EfficientNetLite0",
+    "swin_tiny": "model.network.backbone.swin:SwinTiny",
 }

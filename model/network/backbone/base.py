@@ -59,8 +59,8 @@ class Backbone(nn.Module):
         self.load_state_dict({name: tensors[name] for name in wanted})
 
 
-class DetectorBackbone(nn.Module):
-    """Holds a detector's backbone as `body`: the official names begin with `backbone.0.body.`.
+def build_backbone(name: str) -> Backbone:
+    """A backbone with fresh weights.
 
     Args:
         name: a key of `BACKBONES`.
@@ -68,13 +68,19 @@ class DetectorBackbone(nn.Module):
     Raises:
         ValueError: for another name.
     """
+    if name not in BACKBONES:
+        raise ValueError(f"ModelConfig.backbone={name!r} is not one of: {', '.join(BACKBONES)}")
+    module, _, class_name = BACKBONES[name].partition(":")
+    backbone: Backbone = getattr(import_module(module), class_name)()
+    return backbone
 
-    def __init__(self, name: str) -> None:
+
+class DetectorBackbone(nn.Module):
+    """Holds a detector's backbone as `body`: the official names begin with `backbone.0.body.`."""
+
+    def __init__(self, body: Backbone) -> None:
         super().__init__()
-        if name not in BACKBONES:
-            raise ValueError(f"ModelConfig.backbone={name!r} is not one of: {', '.join(BACKBONES)}")
-        module, _, class_name = BACKBONES[name].partition(":")
-        self.body: Backbone = getattr(import_module(module), class_name)()
+        self.body = body
         self.dtype: torch.dtype | None = None  # of the inference form
 
     def inference_form(self, dtype: torch.dtype) -> DetectorBackbone:
