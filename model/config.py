@@ -6,6 +6,7 @@ names in comments (`enc_scale`, `num_expansion`, ...) are those of the official 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -41,7 +42,23 @@ class ModelConfig:
     decoder_layers: int = 6
     decoder_points: int = 4
     decoder_feedforward: int = 2048
+    decoder_norm: bool = True  # the decoder's layers share a norm before the heads
     num_queries: int = 900
+    # Queries in training only, after the others, of H-DETR's one-to-many branch.
+    one_to_many_queries: int = 0
+    # Content of the queries: learned (DINO, H-DETR) or from the selected proposals' boxes.
+    learned_content: bool = True
+    # Position of the queries: in each layer from the refined boxes (DINO), or once from the proposals.
+    refined_positions: bool = True
+    # One box head and one class head serve all decoder layers, and two more the encoder's tokens;
+    # False: each decoder layer has its own, and the encoder's tokens have the last ones.
+    shared_heads: bool = True
+    # Encoder tokens are selected by their best class; False: by their first, which then means "any
+    # object", also in training.
+    select_by_best_class: bool = True
+    cell_temperature: float = 20.0  # of the sine position encoding of feature maps
+    cell_offset: float = 0.0  # cells; subtracted before positions are normalised
+    inverse_sigmoid_eps: float = 1e-3  # bound of boxes before they are refined
     max_detections: int = 300  # per image: the best query-class pairs
     # IoU above which a detection that overlaps a better one, of any class, is dropped. 1 keeps all:
     # a fully trained DETR gives one detection per object.
@@ -60,6 +77,12 @@ class ModelConfig:
             "high_level_scales": 1 <= self.high_level_scales <= self.num_feature_levels,
             "num_classes": self.num_classes >= 1,
             "num_queries": self.num_queries >= 1,
+            "one_to_many_queries": self.one_to_many_queries >= 0,
+            "max_detections": self.max_detections >= 1,
+            "learned_content": self.learned_content or not self.refined_positions,
+            "cell_temperature": 1 < self.cell_temperature < math.inf,
+            "cell_offset": 0 <= self.cell_offset <= 1,
+            "inverse_sigmoid_eps": 0 < self.inverse_sigmoid_eps < 0.5,  # noqa: PLR2004
             "duplicate_iou": 0 < self.duplicate_iou <= 1,
             "shortest_side": 0 < self.shortest_side <= self.longest_side,
             "bucket_stride": self.bucket_stride >= 1,
@@ -91,21 +114,57 @@ class ModelConfig:
         return cls(**values)
 
 
-_LITE_DINO_R50 = ModelConfig(name="lite-dino-r50-h3l1-2p1x3")
-
-_LITE_DINO_SWINT = replace(
-    _LITE_DINO_R50,
-    name="lite-dino-swint-h3l1-2p1x3",
-    backbone="swin_tiny",
-    backbone_in_body=False,
+_LITE_DINO = ModelConfig()
+_LITE_H_DETR = replace(
+    _LITE_DINO,
+    decoder_norm=False,
+    num_queries=300,
+    one_to_many_queries=1500,
+    refined_positions=False,
+    shared_heads=False,
+    select_by_best_class=False,
+    cell_temperature=10000.0,
+    cell_offset=0.5,
+    inverse_sigmoid_eps=1e-5,
+    max_detections=100,
 )
+_LITE_DEFORMABLE_DETR = replace(
+    _LITE_H_DETR,
+    encoder_feedforward=1024,
+    decoder_feedforward=1024,
+    learned_content=False,
+    one_to_many_queries=0,
+)
+_SWIN_OF_DINO: dict[str, Any] = {"backbone": "swin_tiny", "backbone_in_body": False}
+_SWIN_OF_H_DETR: dict[str, Any] = {"backbone": "swin_tiny"}
+_BASELINE: dict[str, Any] = {"interleaved": False, "key_aware": False}
+# Of the interleaved encoder, HxLy-(A+1)xB: x high-level scales, B blocks of A - 1 layers that
+# update only the high-level tokens, and one that updates all.
+_LAYOUTS: dict[str, dict[str, Any]] = {
+    "h2l2-2p1x3": {"high_level_scales": 2, "encoder_blocks": 3},
+    "h3l1-6p1x1": {"high_level_scales": 3, "encoder_blocks": 1},
+    "h3l1-3p1x2": {"high_level_scales": 3, "encoder_blocks": 2},
+    "h3l1-2p1x3": {"high_level_scales": 3, "encoder_blocks": 3},
+}
+_DETECTORS = {
+    "lite-dino-r50": _LITE_DINO,
+    "lite-dino-swint": replace(_LITE_DINO, **_SWIN_OF_DINO),
+    "lite-h-detr-r50": _LITE_H_DETR,
+    "lite-h-detr-swint": replace(_LITE_H_DETR, **_SWIN_OF_H_DETR),
+    "lite-deformable-detr-r50": _LITE_DEFORMABLE_DETR,
+}
 
 _VARIANTS = (
-    _LITE_DINO_R50,
-    replace(_LITE_DINO_R50, name="lite-dino-r50-h3l1-6p1x1", encoder_blocks=1),
-    replace(_LITE_DINO_R50, name="lite-dino-r50-h2l2-2p1x3", high_level_scales=2),
-    replace(_LITE_DINO_R50, name="dino-r50-4scale", interleaved=False, key_aware=False),
-    _LITE_DINO_SWINT,
+    *(
+        replace(config, name=f"{detector}-{layout}", **fields)
+        for detector, config in _DETECTORS.items()
+        for layout, fields in _LAYOUTS.items()
+    ),
+    replace(_LITE_DINO, name="dino-r50-4scale", **_BASELINE),
+    replace(_LITE_DINO, name="dino-swint-4scale", **_BASELINE, **_SWIN_OF_DINO),
+    replace(_LITE_H_DETR, name="h-detr-r50", **_BASELINE),
+    replace(_LITE_H_DETR, name="h-detr-swint", **_BASELINE, **_SWIN_OF_H_DETR),
+    replace(_LITE_DEFORMABLE_DETR, name="deformable-detr-r50", **_BASELINE),
     # The family of the embedded default model: same rules, fewer and narrower layers.
     ModelConfig(
         name="lite-dino-efficientnet-lite0",
@@ -124,7 +183,7 @@ _VARIANTS = (
         longest_side=512,
     ),
     replace(
-        _LITE_DINO_R50,
+        _LITE_DINO,
         name="lite-dino-r18-small",
         backbone="resnet18",
         d_model=128,

@@ -63,11 +63,11 @@ class DecoderStates:
 
 
 class Decoder(nn.Module):
-    """`config.decoder_layers` layers around shared heads.
+    """`config.decoder_layers` layers around the heads.
 
     Args:
         config: the architecture.
-        bbox_embed: one box head per layer (DINO shares one module).
+        bbox_embed: one box head per layer, then perhaps that of the encoder's tokens.
         class_embed: one class head per layer; here only for the official names.
     """
 
@@ -79,8 +79,11 @@ class Decoder(nn.Module):
         super().__init__()
         d_model = config.d_model
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        self.norm = nn.LayerNorm(d_model)
-        self.ref_point_head = MLP(2 * d_model, d_model, d_model, 2)
+        self.norm = nn.LayerNorm(d_model) if config.decoder_norm else nn.Identity()
+        self.ref_point_head: MLP | None = None
+        if config.refined_positions:
+            self.ref_point_head = MLP(2 * d_model, d_model, d_model, 2)
+        self.eps = config.inverse_sigmoid_eps
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
 
@@ -91,6 +94,7 @@ class Decoder(nn.Module):
         memory: Tensor,
         geometry: Geometry,
         attention_mask: Tensor | None = None,
+        position: Tensor | None = None,
     ) -> DecoderStates:
         """Runs the layers.
 
@@ -100,14 +104,17 @@ class Decoder(nn.Module):
             memory: [B, S, d], the encoder's output.
             geometry: of the memory.
             attention_mask: bool [Q, Q], True where a query may not see another, or None.
+            position: [B, Q, d] of the queries in all layers; None: from each layer's boxes.
         """
         x, boxes = content, reference_logits.sigmoid()
         received = boxes  # with its gradient; `boxes` has none
         hidden, references = [], []
         memories = self._project_memory(memory, geometry)
-        for layer, head, sampled in zip(self.layers, self.bbox_embed, memories, strict=True):
-            encoded = encode_boxes(boxes * geometry.query_ratios, content.shape[-1])
-            query_position = self.ref_point_head(encoded.to(content.dtype))
+        for layer, head, sampled in zip(self.layers, self.bbox_embed, memories, strict=False):
+            query_position = position
+            if self.ref_point_head is not None:
+                encoded = encode_boxes(boxes * geometry.query_ratios, content.shape[-1])
+                query_position = self.ref_point_head(encoded.to(content.dtype))
             boxes_by_level = boxes[:, :, None] * geometry.box_ratios
             x = layer(x, query_position, boxes_by_level, sampled, attention_mask)
             hidden.append(x.to(boxes.dtype))
@@ -117,10 +124,9 @@ class Decoder(nn.Module):
                 boxes = received.detach()
         return DecoderStates(tuple(hidden), tuple(references))
 
-    @staticmethod
-    def refine(head: nn.Module, hidden: Tensor, boxes: Tensor) -> Tensor:
+    def refine(self, head: nn.Module, hidden: Tensor, boxes: Tensor) -> Tensor:
         """Boxes [B, Q, 4] refined by a box head from the queries [B, Q, d]."""
-        return (head(hidden) + inverse_sigmoid(boxes)).sigmoid()  # type: ignore[no-any-return]
+        return (head(hidden) + inverse_sigmoid(boxes, self.eps)).sigmoid()  # type: ignore[no-any-return]
 
     def _project_memory(self, memory: Tensor, geometry: Geometry) -> list[SampledTokens]:
         """The memory as each layer's cross-attention samples it, while it is in the cache."""

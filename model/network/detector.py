@@ -45,10 +45,14 @@ class LiteDETR(nn.Module):
         body = build_backbone(config.backbone)
         self.backbone = nn.ModuleList((DetectorBackbone(body) if config.backbone_in_body else body,))
         self.input_proj = input_projections(body.channels, config)
-        self.label_enc = nn.Embedding(config.num_classes + 1, config.d_model)  # only for denoising
-        boxes, classes = box_head(config.d_model), class_head(config)
-        self.bbox_embed = nn.ModuleList(boxes for _ in range(config.decoder_layers))
-        self.class_embed = nn.ModuleList(classes for _ in range(config.decoder_layers))
+        self.label_enc: nn.Embedding | None = None  # only for denoising queries
+        if config.refined_positions:
+            self.label_enc = nn.Embedding(config.num_classes + 1, config.d_model)
+        self.query_embed: nn.Embedding | None = None  # content of the queries
+        if config.learned_content and not config.refined_positions:
+            count = config.num_queries + config.one_to_many_queries
+            self.query_embed = nn.Embedding(count, config.d_model)
+        self.bbox_embed, self.class_embed = heads(config)
         self.transformer = Transformer(config, self.bbox_embed, self.class_embed)
 
     @property
@@ -72,38 +76,47 @@ class LiteDETR(nn.Module):
         """
         memory, geometry = self.encode(images, padding_mask)
         decoder, proposals = self.transformer.decoder, self.transformer.propose(memory, geometry)
+        content, position = self._queries(proposals, memory)
         states = decoder(
-            self.transformer.content(proposals), proposals.reference_logits, memory, geometry
+            content, proposals.reference_logits, memory, geometry, position=position
         )
         hidden = decoder.norm(states.hidden[-1])
-        boxes = Decoder.refine(self.bbox_embed[-1], hidden, states.references[-1])
-        return DetectorOutput(self.class_embed[-1](hidden), boxes, memory)
+        last = len(states.hidden) - 1
+        boxes = decoder.refine(self.bbox_embed[last], hidden, states.references[-1])
+        return DetectorOutput(self.class_embed[last](hidden), boxes, memory)
 
     def forward_training(
         self, images: Tensor, padding_mask: Tensor, denoising: DenoisingQueries | None
     ) -> TrainingOutput:
         """As `forward`, with every layer's predictions and the encoder's proposals.
 
+        Args:
+            images: see `forward`.
+            padding_mask: see `forward`.
+            denoising: noised targets; None for detectors without `label_enc`.
+
         Raises:
             ValueError: for images and masks whose shapes contradict each other.
         """
         memory, geometry = self.encode(images, padding_mask)
-        decoder, proposals = self.transformer.decoder, self.transformer.propose(memory, geometry)
-        content = self.transformer.content(proposals)
+        decoder, further = self.transformer.decoder, self.config.one_to_many_queries
+        proposals = self.transformer.propose(memory, geometry, further)
+        content, position = self._queries(proposals, memory)
         reference_logits = proposals.reference_logits.detach()
-        mask = None
+        one_to_many = max(0, content.shape[1] - self.config.num_queries)
+        mask = separate_branches(content.shape[1], one_to_many, content.device)
         if denoising is not None:
             content = torch.cat((denoising.content, content), dim=1)
             reference_logits = torch.cat((denoising.reference_logits, reference_logits), dim=1)
             mask = denoising.attention_mask
-        states = decoder(content, reference_logits, memory, geometry, mask)
+        states = decoder(content, reference_logits, memory, geometry, mask, position)
         per_layer = zip(
-            self.bbox_embed, self.class_embed, states.hidden, states.references, strict=True
+            self.bbox_embed, self.class_embed, states.hidden, states.references, strict=False
         )
         boxes, logits = [], []
         for boxes_of, classes_of, hidden, reference in per_layer:
             normed = decoder.norm(hidden)
-            boxes.append(Decoder.refine(boxes_of, normed, reference))
+            boxes.append(decoder.refine(boxes_of, normed, reference))
             logits.append(classes_of(normed))
         dense_logits, dense_boxes = self._dense_predictions(proposals, geometry)
         return TrainingOutput(
@@ -115,6 +128,7 @@ class LiteDETR(nn.Module):
             dense_boxes=dense_boxes,
             dense_valid=~geometry.invalid,
             anchors=geometry.anchors,
+            one_to_many=one_to_many,
         )
 
     def encode(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Geometry]:
@@ -136,8 +150,43 @@ class LiteDETR(nn.Module):
         transformer = self.transformer
         _, blank_logits = transformer.blank_token(proposals.tokens.dtype)
         logits = torch.where(geometry.invalid[..., None], blank_logits, proposals.logits)
-        boxes = Decoder.refine(transformer.enc_out_bbox_embed, proposals.tokens, geometry.anchors)
-        return logits, boxes
+        head, refine = transformer.token_box_head, transformer.decoder.refine
+        return logits, refine(head, proposals.tokens, geometry.anchors)
+
+    def _queries(self, proposals: Proposals, memory: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Content and position of the queries; see `Transformer.queries`."""
+        learned = None if self.query_embed is None else self.query_embed.weight
+        return self.transformer.queries(proposals, learned, memory.dtype)
+
+
+def heads(config: ModelConfig) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """The box heads and the class heads of the decoder's layers; see `ModelConfig.shared_heads`."""
+    if config.shared_heads:
+        boxes, classes = box_head(config.d_model), class_head(config)
+        layers = range(config.decoder_layers)
+        return nn.ModuleList(boxes for _ in layers), nn.ModuleList(classes for _ in layers)
+    layers = range(config.decoder_layers + 1)
+    return (
+        nn.ModuleList(box_head(config.d_model) for _ in layers),
+        nn.ModuleList(class_head(config) for _ in layers),
+    )
+
+
+def separate_branches(count: int, one_to_many: int, device: torch.device) -> Tensor | None:
+    """Attention mask between two branches of queries, which do not see each other.
+
+    Args:
+        count: all queries.
+        one_to_many: the last of them, which are the second branch.
+        device: of the mask.
+
+    Returns:
+        Bool [count, count], True where a query may not see another; None if there is one branch.
+    """
+    if one_to_many == 0:
+        return None
+    second = torch.arange(count, device=device) >= count - one_to_many
+    return second[:, None] != second
 
 
 def build_detector(config: ModelConfig) -> LiteDETR:

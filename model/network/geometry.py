@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.network.position_encoding import encode_cells, write_cells
+from model.network.position_encoding import DINO_CELLS, CellRule, encode_cells, write_cells
 from model.network.query_selection import proposal_logits, propose_boxes
 
 Shapes = tuple[tuple[int, int], ...]
@@ -60,6 +60,7 @@ def make_geometry(
     shapes: Shapes,
     level_embed: Tensor,
     position_dtype: torch.dtype | None = None,
+    cells: CellRule = DINO_CELLS,
 ) -> Geometry:
     """The geometry of a batch.
 
@@ -68,6 +69,7 @@ def make_geometry(
         shapes: (H, W) of each level.
         level_embed: [L, d]; gives the floating type of all of it.
         position_dtype: another type of the positions, or None.
+        cells: how positions are encoded.
     """
     dtype = level_embed.dtype
     level_masks = _level_masks(padding_mask, shapes)
@@ -82,7 +84,7 @@ def make_geometry(
     box_ratios = valid_ratios.repeat(1, 1, 2)[:, None]
     return Geometry(
         spatial_shapes=shapes,
-        position=_positions(level_masks, level_embed, position_dtype or dtype),
+        position=_positions(level_masks, level_embed, position_dtype or dtype, cells),
         padding=padding,
         reference_points=cell_reference_points(shapes, valid_ratios),
         box_ratios=box_ratios,
@@ -94,13 +96,15 @@ def make_geometry(
     )
 
 
-def _positions(level_masks: Sequence[Tensor], level_embed: Tensor, dtype: torch.dtype) -> Tensor:
+def _positions(
+    level_masks: Sequence[Tensor], level_embed: Tensor, dtype: torch.dtype, cells: CellRule
+) -> Tensor:
     """Sine encodings plus level embeddings of all tokens, [B, S, d], in that type."""
     channels = level_embed.shape[-1]
     if torch.is_grad_enabled():
         encoded = [
-            encode_cells(mask, channels, level_embed.dtype).flatten(1, 2) + level_embed[index]
-            for index, mask in enumerate(level_masks)
+            encode_cells(mask, channels, level_embed.dtype, cells).flatten(1, 2) + added
+            for mask, added in zip(level_masks, level_embed, strict=True)
         ]
         return torch.cat(encoded, 1).to(dtype)
     sizes = [mask.shape[1] * mask.shape[2] for mask in level_masks]
@@ -108,7 +112,7 @@ def _positions(level_masks: Sequence[Tensor], level_embed: Tensor, dtype: torch.
     position = level_embed.new_empty(batch, sum(sizes), channels, dtype=dtype)
     parts = position.split(sizes, dim=1)  # type: ignore[no-untyped-call]
     for part, mask, added in zip(parts, level_masks, level_embed, strict=True):
-        write_cells(part.view(*mask.shape, channels), mask, added)
+        write_cells(part.view(*mask.shape, channels), mask, added, cells)
     return position
 
 
@@ -179,10 +183,12 @@ class GeometryCache:
 
     Args:
         dtype: of the positions; all else keeps the type of the level embedding.
+        cells: how positions are encoded.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, cells: CellRule = DINO_CELLS) -> None:
         self._dtype = dtype
+        self._cells = cells
         self._cached: OrderedDict[tuple[int, ...], Geometry] = OrderedDict()
 
     def get(self, padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> Geometry:
@@ -200,7 +206,7 @@ class GeometryCache:
         return geometry
 
     def _make(self, padding_mask: Tensor, shapes: Shapes, level_embed: Tensor) -> Geometry:
-        return make_geometry(padding_mask, shapes, level_embed, self._dtype)
+        return make_geometry(padding_mask, shapes, level_embed, self._dtype, self._cells)
 
 
 def _sizes(padding_mask: Tensor) -> Sequence[int]:

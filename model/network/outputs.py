@@ -42,7 +42,7 @@ class TrainingOutput:
     """The input of the losses; N denoising queries come before the Q selected ones.
 
     Attributes:
-        pred_logits: [layers, B, N + Q, C].
+        pred_logits: [layers, B, N + Q, C]; the last `one_to_many` are that branch's.
         pred_boxes: [layers, B, N + Q, 4], cxcywh 0..1.
         proposal_logits: [B, Q, C] of the selected encoder tokens.
         proposal_boxes: [B, Q, 4] of the selected encoder tokens.
@@ -50,6 +50,7 @@ class TrainingOutput:
         dense_boxes: [B, S, 4] of all encoder tokens; meaningless where not `dense_valid`.
         dense_valid: bool [B, S], tokens that may propose a box.
         anchors: [B, S, 4], the proposals that `dense_boxes` refine.
+        one_to_many: queries of H-DETR's one-to-many branch.
     """
 
     pred_logits: Tensor
@@ -60,3 +61,4 @@ class TrainingOutput:
     dense_boxes: Tensor
     dense_valid: Tensor
     anchors: Tensor
+    one_to_many: int = 0

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_CELL_TEMPERATURE = 20.0
+
+
+class CellRule(NamedTuple):
+    """How a detector encodes the cells of feature maps."""
+
+    temperature: float = 20.0  # of the sines
+    offset: float = 0.0  # in cells, subtracted before normalising
+
+
+DINO_CELLS = CellRule()
 _BOX_TEMPERATURE = 10000.0
 _EPS = 1e-6
 
@@ -24,8 +34,13 @@ def _interleaved_sine(angles: Tensor) -> Tensor:
     return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
 
 
-def encode_cells(padding_mask: Tensor, d_model: int, dtype: torch.dtype) -> Tensor:
-    """Position of every cell of a feature map (DINO: temperature 20, normalised by valid size).
+def encode_cells(
+    padding_mask: Tensor,
+    d_model: int,
+    dtype: torch.dtype,
+    rule: CellRule = DINO_CELLS,
+) -> Tensor:
+    """Position of every cell of a feature map, normalised by its valid size.
 
     Angles, sines and cosines are computed per row and per column, then combined for the cells.
 
@@ -33,27 +48,32 @@ def encode_cells(padding_mask: Tensor, d_model: int, dtype: torch.dtype) -> Tens
         padding_mask: bool [B, H, W], True on padding, which is right and bottom.
         d_model: features of a cell; half for y, half for x.
         dtype: floating type of the result.
+        rule: of the detector.
 
     Returns:
-        [B, H, W, d_model], y features first. To the right of an image y is 0, below it x is 0.
+        [B, H, W, d_model], y features first. To the right of an image y is that of an image
+        without height, below it x is that of an image without width.
     """
-    y, x, zero = _encode_axes(padding_mask, d_model // 2, dtype)
+    y, x, zero = _encode_axes(padding_mask, d_model // 2, dtype, rule)
     rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
     y = torch.where(columns[:, None, :, None], y[:, :, None], zero)
     x = torch.where(rows[:, :, None, None], x[:, None], zero)
     return torch.cat((y, x), dim=-1)
 
 
-def write_cells(cells: Tensor, padding_mask: Tensor, added: Tensor) -> None:
+def write_cells(
+    cells: Tensor, padding_mask: Tensor, added: Tensor, rule: CellRule = DINO_CELLS
+) -> None:
     """Writes `encode_cells` + `added`, rounded to the type of `cells`, in one pass over them.
 
     Args:
         cells: [B, H, W, d_model], overwritten.
         padding_mask: see `encode_cells`.
         added: [d_model]; gives the type of the sum.
+        rule: see `encode_cells`.
     """
     features = cells.shape[-1] // 2
-    y, x, zero = _encode_axes(padding_mask, features, added.dtype)
+    y, x, zero = _encode_axes(padding_mask, features, added.dtype, rule)
     rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
     for half, inside, place in (
         (0, columns[:, None, :], y[:, :, None]),
@@ -65,20 +85,21 @@ def write_cells(cells: Tensor, padding_mask: Tensor, added: Tensor) -> None:
 
 
 def _encode_axes(
-    padding_mask: Tensor, features: int, dtype: torch.dtype
+    padding_mask: Tensor, features: int, dtype: torch.dtype, rule: CellRule
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of rows [B, H, features] and columns [B, W, features], and of 0 [features]."""
+    """Positions of rows [B, H, features] and columns [B, W, features], and of none [features]."""
     rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
-    y, x = (_encode_axis(valid.to(dtype), features) for valid in (rows, columns))
-    zero = (torch.arange(features, device=padding_mask.device) % 2).to(dtype)  # sin 0, cos 0, ...
-    return y, x, zero
+    y, x = (_encode_axis(valid.to(dtype), features, rule) for valid in (rows, columns))
+    # In float32, as in the official code: with an offset its angles are too large for equal sines.
+    nothing = torch.zeros(1, 1, device=padding_mask.device)
+    return y, x, _encode_axis(nothing, features, rule)[0, 0].to(dtype)
 
 
-def _encode_axis(valid: Tensor, features: int) -> Tensor:
+def _encode_axis(valid: Tensor, features: int, rule: CellRule) -> Tensor:
     """Positions along one axis, [B, N] with 1 inside the image: [B, N, features]."""
     place = valid.cumsum(1)
-    place = place / (place[:, -1:] + _EPS) * (2 * math.pi)
-    return _interleaved_sine(place[..., None] / _frequencies(features, _CELL_TEMPERATURE, valid))
+    place = (place - rule.offset) / (place[:, -1:] + _EPS) * (2 * math.pi)
+    return _interleaved_sine(place[..., None] / _frequencies(features, rule.temperature, valid))
 
 
 def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
@@ -91,7 +112,12 @@ def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
     Returns:
         [..., 2 * d_model].
     """
-    frequencies = _frequencies(d_model // 2, _BOX_TEMPERATURE, boxes)
     # Not indexed by a list, which would be copied to a GPU each time.
-    y_x_w_h = torch.cat((boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]), -1) * (2 * math.pi)
-    return _interleaved_sine(y_x_w_h[..., None] / frequencies).flatten(-2)
+    y_x_w_h = torch.cat((boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]), -1)
+    return encode_proposals(y_x_w_h, d_model)
+
+
+def encode_proposals(boxes: Tensor, d_model: int) -> Tensor:
+    """As `encode_boxes`, in the order of the coordinates (Deformable DETR's x, y, w, h)."""
+    frequencies = _frequencies(d_model // 2, _BOX_TEMPERATURE, boxes)
+    return _interleaved_sine((boxes * (2 * math.pi))[..., None] / frequencies).flatten(-2)

@@ -13,6 +13,7 @@ from model.network.decoder import Decoder
 from model.network.encoder import InterleavedEncoder
 from model.network.geometry import Geometry, GeometryCache, Shapes, make_geometry
 from model.network.linear import MLP, Linear
+from model.network.position_encoding import encode_proposals
 
 _PRIOR_LOGIT = -math.log(99.0)  # classes start at a probability of 1 %
 
@@ -67,7 +68,14 @@ class Transformer(nn.Module):
 
     blank: Tensor | None
     blank_logits: Tensor | None
-    float32_layers = ("level_embed", "enc_output_norm", "enc_out_bbox_embed", "enc_out_class_embed")
+    float32_layers = (
+        "level_embed",
+        "enc_output_norm",
+        "enc_out_bbox_embed",
+        "enc_out_class_embed",
+        "pos_trans",
+        "pos_trans_norm",
+    )
 
     def __init__(
         self, config: ModelConfig, bbox_embed: nn.ModuleList, class_embed: nn.ModuleList
@@ -77,11 +85,17 @@ class Transformer(nn.Module):
         self.level_embed = nn.Parameter(torch.empty(config.num_feature_levels, d_model))
         self.encoder = InterleavedEncoder(config)
         self.decoder = Decoder(config, bbox_embed, class_embed)
-        self.tgt_embed = nn.Embedding(config.num_queries, d_model)  # content of the queries
+        if config.learned_content and config.refined_positions:
+            self.tgt_embed = nn.Embedding(config.num_queries, d_model)  # content of the queries
         self.enc_output = Linear(d_model, d_model)
         self.enc_output_norm = nn.LayerNorm(d_model)
-        self.enc_out_bbox_embed = box_head(d_model)
-        self.enc_out_class_embed = class_head(config)
+        if config.shared_heads:
+            self.enc_out_bbox_embed = box_head(d_model)
+            self.enc_out_class_embed = class_head(config)
+        if not config.refined_positions:
+            self.pos_trans = Linear(2 * d_model, 2 * d_model)
+            self.pos_trans_norm = nn.LayerNorm(2 * d_model)
+        self.config = config
         self._reset_parameters()
         # Only in the inference form: what is computed once, not for every batch.
         self.geometry_cache: GeometryCache | None = None
@@ -92,17 +106,21 @@ class Transformer(nn.Module):
         nn.init.normal_(self.level_embed)
         nn.init.xavier_uniform_(self.enc_output.weight)
         nn.init.zeros_(self.enc_output.bias)
-        for stack in (self.encoder, self.decoder.layers, self.decoder.ref_point_head):
-            for name, parameter in stack.named_parameters():
+        stacks = (self.encoder, self.decoder.layers, self.decoder.ref_point_head)
+        for stack in (*stacks, getattr(self, "pos_trans", None)):
+            for name, parameter in () if stack is None else stack.named_parameters():
                 resets_itself = "self_attn." in name or "cross_attn." in name
                 if parameter.dim() > 1 and not resets_itself:
                     nn.init.xavier_uniform_(parameter)
 
     def inference_form(self, dtype: torch.dtype) -> Transformer:
         """See `model.network.inference`."""
-        self.geometry_cache = GeometryCache(dtype)
+        config = self.config
+        self.geometry_cache = GeometryCache(dtype, config.cell_temperature, config.cell_offset)
         self.blank = self.enc_output_norm(self.enc_output.bias.to(dtype).to(torch.float32))
-        classes = self.enc_out_class_embed.inference_form(torch.float32)
+        classes = self.token_class_head
+        if isinstance(classes, Linear):
+            classes = classes.inference_form(torch.float32)
         self.blank_logits = classes(self.blank[None])[0]
         return self
 
@@ -110,9 +128,24 @@ class Transformer(nn.Module):
         """The geometry of bool [B, H, W] padding and (H, W) of each level."""
         if self.geometry_cache is not None:
             return self.geometry_cache.get(padding_mask, shapes, self.level_embed)
-        return make_geometry(padding_mask, shapes, self.level_embed)
+        config = self.config
+        return make_geometry(
+            padding_mask, shapes, self.level_embed, config.cell_temperature, config.cell_offset
+        )
 
-    def propose(self, memory: Tensor, geometry: Geometry) -> Proposals:
+    @property
+    def token_box_head(self) -> nn.Module:
+        """The box head of the encoder's tokens."""
+        return self.enc_out_bbox_embed if self.config.shared_heads else self.decoder.bbox_embed[-1]
+
+    @property
+    def token_class_head(self) -> nn.Module:
+        """The class head of the encoder's tokens."""
+        if self.config.shared_heads:
+            return self.enc_out_class_embed
+        return self.decoder.class_embed[-1]
+
+    def propose(self, memory: Tensor, geometry: Geometry, further: int = 0) -> Proposals:
         """Scores every token and selects as many as there are queries (or tokens, if fewer).
 
         A token that may not propose a box is treated as zeros: see `blank_token`.
@@ -120,40 +153,66 @@ class Transformer(nn.Module):
         Args:
             memory: [B, T, d], the encoder's output.
             geometry: of the memory.
+            further: number of queries after the others (`ModelConfig.one_to_many_queries`).
         """
         exact = geometry.anchors.dtype
         tokens = self.enc_output_norm(self.enc_output(memory).to(exact))
-        logits = self.enc_out_class_embed(tokens)
+        logits = self.token_class_head(tokens)
         blank, blank_logits = self.blank_token(exact)
-        best = logits.detach().amax(-1)
+        best = self._selection_logit(logits)
         if geometry.kept is not None:
             best = best.new_zeros(geometry.invalid.shape).index_copy_(1, geometry.kept, best)
-        least = blank_logits.detach().amax()
-        selected = self.select_queries(torch.where(geometry.invalid, least, best))
+        scores = torch.where(geometry.invalid, self._selection_logit(blank_logits), best)
+        selected = self.select_queries(scores, further) if further else self.select_queries(scores)
         rows = selected
         if geometry.kept is not None:  # tokens of padding have no row, and theirs is not used
             rows = torch.searchsorted(geometry.kept, selected).clamp_(max=tokens.shape[1] - 1)
         invalid = geometry.invalid.gather(1, selected)[..., None]
         chosen = torch.where(invalid, blank, gather_rows(tokens, rows))
         base = gather_rows(geometry.proposal_logits, selected)
-        return Proposals(tokens, logits, selected, self.enc_out_bbox_embed(chosen) + base)
+        return Proposals(tokens, logits, selected, self.token_box_head(chosen) + base)
+
+    def _selection_logit(self, logits: Tensor) -> Tensor:
+        """The logit that a token is selected by, [...] of [..., C], without gradient."""
+        logits = logits.detach()
+        return logits.amax(-1) if self.config.select_by_best_class else logits[..., 0]
 
     def blank_token(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """A token of zeros after projection and norm, [d], and its class logits, [C]."""
         if self.blank is not None and self.blank_logits is not None:
             return self.blank, self.blank_logits
         blank = self.enc_output_norm(self.enc_output.bias.to(dtype))
-        return blank, self.enc_out_class_embed(blank[None])[0]
+        return blank, self.token_class_head(blank[None])[0]
 
-    def select_queries(self, best: Tensor) -> Tensor:
-        """The best tokens by their highest class logit, [B, S]: int64 [B, Q], best first.
+    def select_queries(self, best: Tensor, further: int = 0) -> Tensor:
+        """The best tokens by their logit, [B, S]: int64 [B, Q + further], best first.
 
         A token's rank chooses its learned content, so near ties that rounding swaps change both
         queries' results a little.
         """
-        return best.topk(min(self.tgt_embed.num_embeddings, best.shape[1]), dim=1).indices
+        count = self.config.num_queries + further
+        return best.topk(min(count, best.shape[1]), dim=1).indices
 
-    def content(self, proposals: Proposals) -> Tensor:
-        """Learned content of the selected queries [B, Q, d]; it does not depend on the image."""
+    def queries(
+        self, proposals: Proposals, learned: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        """Content and position of the selected queries.
+
+        Args:
+            proposals: the selected tokens.
+            learned: [Q, d], content by rank for detectors whose positions come from proposals.
+            dtype: of the memory.
+
+        Returns:
+            Content [B, Q, d], and position [B, Q, d], or None if each decoder layer derives it
+            from its boxes.
+        """
         batch, count = proposals.selected.shape
-        return self.tgt_embed.weight[:count].expand(batch, -1, -1)
+        if self.config.refined_positions:
+            return self.tgt_embed.weight[:count].expand(batch, -1, -1), None
+        boxes = proposals.reference_logits.detach().sigmoid()
+        encoded = encode_proposals(boxes, self.config.d_model)
+        position, content = self.pos_trans_norm(self.pos_trans(encoded)).chunk(2, dim=-1)
+        if learned is not None:
+            content = learned[:count].expand(batch, -1, -1)
+        return content.to(dtype), position.to(dtype)

@@ -23,6 +23,8 @@ SUPPORTED_BASES = {
     "DINO_4scale.py": "lite-dino-r50-h3l1-2p1x3",
     "DINO_4scale_swinT.py": "lite-dino-swint-h3l1-2p1x3",
     "dino": "dino-r50-4scale",
+    "ddetr": "deformable-detr-r50",
+    "hdetr": "h-detr-r50",
 }
 FAST_CASE = "r50_h3l1_2p1x3"  # tested by `make test`; the others only by `make test-all`
 
