@@ -24,7 +24,7 @@ class ModelConfig:
 
     name: str = "lite-dino"
     backbone: str = "resnet50"  # a key of model.network.backbone.BACKBONES
-    # Official parameter names begin with `backbone.0.body.`; those of DINO's Swin with `backbone.0.`
+    # Official parameter names begin with `backbone.0.body.`; those of DINO's Swin: `backbone.0.`.
     backbone_in_body: bool = True
     num_classes: int = 91  # outputs of a classification head
     d_model: int = 256  # channels of a token; a multiple of 32 (GroupNorm) and of num_heads
@@ -48,7 +48,7 @@ class ModelConfig:
     one_to_many_queries: int = 0
     # Content of the queries: learned (DINO, H-DETR) or from the selected proposals' boxes.
     learned_content: bool = True
-    # Position of the queries: in each layer from the refined boxes (DINO), or once from the proposals.
+    # Position of the queries: from each layer's refined boxes (DINO), or once from the proposals.
     refined_positions: bool = True
     # One box head and one class head serve all decoder layers, and two more the encoder's tokens;
     # False: each decoder layer has its own, and the encoder's tokens have the last ones.
@@ -77,7 +77,8 @@ class ModelConfig:
             "high_level_scales": 1 <= self.high_level_scales <= self.num_feature_levels,
             "num_classes": self.num_classes >= 1,
             "num_queries": self.num_queries >= 1,
-            "one_to_many_queries": self.one_to_many_queries >= 0,
+            "one_to_many_queries": self.one_to_many_queries >= 0
+            and not (self.one_to_many_queries and self.refined_positions),
             "max_detections": self.max_detections >= 1,
             "learned_content": self.learned_content or not self.refined_positions,
             "cell_temperature": 1 < self.cell_temperature < math.inf,

@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
 
-    def forward(
+    def forward(  # noqa: PLR0913, PLR0917 - the parts of queries and memory
         self,
         content: Tensor,
         reference_logits: Tensor,

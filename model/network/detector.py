@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.network.backbone.base import Backbone, DetectorBackbone, build_backbone
-from model.network.decoder import Decoder
 from model.network.geometry import Geometry
 from model.network.levels import input_projections, project_levels, tokens_of
 from model.network.outputs import DenoisingQueries, DetectorOutput, TrainingOutput
@@ -43,7 +42,8 @@ class LiteDETR(nn.Module):
         super().__init__()
         self.config = config
         body = build_backbone(config.backbone)
-        self.backbone = nn.ModuleList((DetectorBackbone(body) if config.backbone_in_body else body,))
+        held = DetectorBackbone(body) if config.backbone_in_body else body
+        self.backbone = nn.ModuleList((held,))
         self.input_proj = input_projections(body.channels, config)
         self.label_enc: nn.Embedding | None = None  # only for denoising queries
         if config.refined_positions:
@@ -77,9 +77,7 @@ class LiteDETR(nn.Module):
         memory, geometry = self.encode(images, padding_mask)
         decoder, proposals = self.transformer.decoder, self.transformer.propose(memory, geometry)
         content, position = self._queries(proposals, memory)
-        states = decoder(
-            content, proposals.reference_logits, memory, geometry, position=position
-        )
+        states = decoder(content, proposals.reference_logits, memory, geometry, position=position)
         hidden = decoder.norm(states.hidden[-1])
         last = len(states.hidden) - 1
         boxes = decoder.refine(self.bbox_embed[last], hidden, states.references[-1])

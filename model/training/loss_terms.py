@@ -29,6 +29,7 @@ LOSS_TERMS = {
     "proposals": LossTerm("proposal_loss", "one-to-one loss of the selected proposals"),
     "denoising": LossTerm("denoising_loss", "loss of the denoising queries in every decoder layer"),
     "dense": LossTerm("dense_loss", "one-to-many loss of every encoder token"),
+    "one_to_many": LossTerm("one_to_many_loss", "loss of H-DETR's one-to-many branch"),
 }
 
 

@@ -1,8 +1,12 @@
 """The training losses: classification, L1 and GIoU on every prediction of the network.
 
-Each term of `model.training.loss_terms.LOSS_TERMS` is a function here. All four apply the same
-three parts to their own predictions: the decoder's layers and the selected proposals (one-to-one
-matching), the denoising queries (assignment known), and all encoder tokens (one-to-many).
+Each term of `model.training.loss_terms.LOSS_TERMS` is a function here. All apply the same three
+parts to their own predictions: the decoder's layers and the selected proposals (one-to-one
+matching), the denoising queries (assignment known), all encoder tokens (one-to-many), and H-DETR's
+one-to-many branch (one-to-one matching with repeated targets).
+
+Encoder tokens of Deformable DETR and H-DETR say whether there is any object. As in their official
+code, all of them are matched one-to-one, and there is no dense term.
 """
 
 from __future__ import annotations
@@ -13,24 +17,32 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from model.network.outputs import TrainingOutput
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou
+from model.training.class_losses import focal_loss, quality_loss
 from model.training.denoising import DenoisingBatch
 from model.training.dense_assignment import assign_tokens
 from model.training.loss_terms import LOSS_TERMS
 from model.training.matcher import match
 from model.training.targets import Matches, Targets
 
+__all__ = [
+    "Classification",
+    "LossInputs",
+    "Losses",
+    "detection_losses",
+    "focal_loss",
+    "quality_loss",
+]
+
 Classification = Literal["quality", "focal"]
 _CLASSIFICATION_WEIGHT, _BOX_L1_WEIGHT, _GIOU_WEIGHT = 1.0, 5.0, 2.0
 # The proposals share their head with the dense loss. One-to-one targets would call the other
 # eight good tokens of a target background, so their classification weighs little.
 _PROPOSAL_CLASSIFICATION_WEIGHT = 0.25
-_ALPHA = 0.25  # focal: weight of the positives
-_GAMMA = 2.0
-_NEGATIVE_WEIGHT = 0.75  # quality: weight of the negatives
+_REPEATS = 6  # of each target for the one-to-many branch, as in H-DETR
+_UNLIKELY = -20.0  # logit of tokens that may not propose a box
 _QUALITY_POWER = 1.5  # a matched query should score IoU^1.5
 
 
@@ -64,6 +76,7 @@ class LossInputs:
         classification: "quality" for IoU-aware scores, "focal" for a score of 1 at matches.
         num_boxes: the divisor of a sum over boxes.
         matched: losses of the decoder's layers and, last, of the proposals.
+        any_object: the encoder's tokens are scored by whether there is any object.
     """
 
     output: TrainingOutput
@@ -72,6 +85,7 @@ class LossInputs:
     classification: Classification
     num_boxes: float
     matched: SetLosses
+    any_object: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,13 +109,14 @@ class Losses:
         return dict(zip(tensors, scalars.tolist(), strict=True))
 
 
-def detection_losses(
+def detection_losses(  # noqa: PLR0913 - options, by keyword
     output: TrainingOutput,
     targets: Targets,
     denoising: DenoisingBatch | None,
     *,
     weights: Mapping[str, float],
     classification: Classification = "quality",
+    any_object: bool = False,
 ) -> Losses:
     """Computes all terms of `LOSS_TERMS` whose weight is not 0.
 
@@ -111,11 +126,12 @@ def detection_losses(
         denoising: expected results of the first N queries; None if there are none.
         weights: by name of the term.
         classification: "quality" for IoU-aware scores, "focal" for a score of 1 at matches.
+        any_object: the first class of encoder tokens means any object.
 
     Raises:
         NonFiniteError: if predictions are not finite.
     """
-    inputs = _loss_inputs(output, targets, denoising, classification)
+    inputs = _loss_inputs(output, targets, denoising, classification, any_object)
     zero = inputs.matched.giou.new_zeros(())
     terms = {
         name: weights[name] * _function(term.function)(inputs) if weights[name] > 0 else zero
@@ -139,14 +155,47 @@ def _loss_inputs(
     targets: Targets,
     denoising: DenoisingBatch | None,
     classification: Classification,
+    any_object: bool,
 ) -> LossInputs:
     count = denoising.counted.shape[1] if denoising else 0
-    logits = torch.cat((output.pred_logits[:, :, count:], output.proposal_logits[None])).float()
-    boxes = torch.cat((output.pred_boxes[:, :, count:], output.proposal_boxes[None])).float()
-    matched = _set_losses(logits, boxes, match(logits, boxes, targets), targets, classification)
+    end = output.pred_logits.shape[2] - output.one_to_many
+    logits, boxes = output.pred_logits[:, :, count:end], output.pred_boxes[:, :, count:end]
+    if any_object:
+        decoder = _matched_losses(logits, boxes, targets, classification)
+        tokens = _token_losses(output, targets, classification)
+        pairs = zip(vars(decoder).values(), vars(tokens).values(), strict=True)
+        matched = SetLosses(*(torch.cat(pair) for pair in pairs))
+    else:
+        logits = torch.cat((logits, output.proposal_logits[None, :, : end - count]))
+        boxes = torch.cat((boxes, output.proposal_boxes[None, :, : end - count]))
+        matched = _matched_losses(logits, boxes, targets, classification)
     # Not below half a box per image, or few boxes would mean huge steps.
     num_boxes = max(float(targets.present.sum()), targets.present.shape[0] / 2)
-    return LossInputs(output, targets, denoising, classification, num_boxes, matched)
+    return LossInputs(output, targets, denoising, classification, num_boxes, matched, any_object)
+
+
+def _matched_losses(
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Targets,
+    classification: Classification,
+    counted: Tensor | None = None,
+) -> SetLosses:
+    """Losses of prediction sets after one-to-one matching; for the arguments see `_set_losses`."""
+    logits, boxes = logits.float(), boxes.float()
+    matches = match(logits, boxes, targets)
+    return _set_losses(logits, boxes, matches, targets, classification, counted=counted)
+
+
+def _token_losses(
+    output: TrainingOutput, targets: Targets, classification: Classification
+) -> SetLosses:
+    """Losses of all encoder tokens, matched one-to-one with objects of any class: one set."""
+    valid = output.dense_valid
+    logits = torch.where(valid[..., None], output.dense_logits, _UNLIKELY)
+    boxes = torch.where(valid[..., None], output.dense_boxes, 0.0)
+    wanted = targets.of_any_object()
+    return _matched_losses(logits[None], boxes[None], wanted, classification, counted=valid)
 
 
 def decoder_loss(inputs: LossInputs) -> Tensor:
@@ -155,10 +204,23 @@ def decoder_loss(inputs: LossInputs) -> Tensor:
 
 
 def proposal_loss(inputs: LossInputs) -> Tensor:
-    """One-to-one loss of the selected proposals."""
-    factor = _PROPOSAL_CLASSIFICATION_WEIGHT * _CLASSIFICATION_WEIGHT
+    """One-to-one loss of the selected proposals, or of all tokens; see the module."""
     matched = inputs.matched
+    if inputs.any_object:
+        return matched.weighted[-1] / inputs.num_boxes
+    factor = _PROPOSAL_CLASSIFICATION_WEIGHT * _CLASSIFICATION_WEIGHT
     return (factor * matched.classification[-1] + matched.boxes[-1]) / inputs.num_boxes
+
+
+def one_to_many_loss(inputs: LossInputs) -> Tensor:
+    """Loss of H-DETR's second branch in every decoder layer: each target has several queries."""
+    output, count = inputs.output, inputs.output.one_to_many
+    if count == 0:
+        return inputs.matched.giou.new_zeros(())
+    logits, boxes = output.pred_logits[:, :, -count:], output.pred_boxes[:, :, -count:]
+    targets = inputs.targets.repeated(_REPEATS)
+    losses = _matched_losses(logits, boxes, targets, inputs.classification)
+    return losses.weighted.sum() / (inputs.num_boxes * _REPEATS)
 
 
 def denoising_loss(inputs: LossInputs) -> Tensor:
@@ -227,8 +289,10 @@ def _set_losses(  # noqa: PLR0913 - predictions, targets and their assignment
 
 
 def dense_loss(inputs: LossInputs) -> Tensor:
-    """One-to-many loss of the valid encoder tokens."""
+    """One-to-many loss of the valid encoder tokens; none where they score any object."""
     output, targets = inputs.output, inputs.targets
+    if inputs.any_object:
+        return inputs.matched.giou.new_zeros(())
     logits = output.dense_logits.float()
     tokens = assign_tokens(logits, output.dense_boxes, output.anchors, output.dense_valid, targets)
     place = (tokens.image, tokens.token)
@@ -247,28 +311,3 @@ def dense_loss(inputs: LossInputs) -> Tensor:
     divisor = max(float(tokens.quality.sum()), inputs.num_boxes)
     total = _CLASSIFICATION_WEIGHT * class_loss.sum() + (tokens.quality * box_loss).sum()
     return total / divisor
-
-
-def focal_loss(logits: Tensor, goal: Tensor) -> Tensor:
-    """Sigmoid focal loss (Lin et al. 2017), elementwise; `goal` is 0 or 1."""
-    probability = logits.sigmoid()
-    entropy = functional.binary_cross_entropy_with_logits(logits, goal, reduction="none")
-    missed = probability * (1 - goal) + (1 - probability) * goal
-    balance = _ALPHA * goal + (1 - _ALPHA) * (1 - goal)
-    return balance * missed**_GAMMA * entropy
-
-
-def quality_loss(logits: Tensor, goal: Tensor, positive: Tensor) -> Tensor:
-    """Varifocal-like loss, elementwise: soft goals at positives, focal weights elsewhere.
-
-    Unlike in varifocal loss (Zhang et al. 2021) a positive weighs 1 however poor its box, as in
-    matchability-aware loss (DEIM, Huang et al. 2024): poor matches must be supervised too.
-
-    Args:
-        logits: any shape.
-        goal: target probabilities, same shape; 0 where not `positive`.
-        positive: bool, same shape.
-    """
-    weight = torch.where(positive, 1.0, _NEGATIVE_WEIGHT * logits.detach().sigmoid() ** _GAMMA)
-    entropy = functional.binary_cross_entropy_with_logits(logits, goal, reduction="none")
-    return weight * entropy

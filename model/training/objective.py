@@ -6,7 +6,7 @@ import torch
 
 from model.network.detector import LiteDETR
 from model.training.batches import Batch, normalise
-from model.training.denoising import make_denoising
+from model.training.denoising import DenoisingBatch, make_denoising
 from model.training.losses import Losses, detection_losses
 from model.training.options import TrainOptions
 
@@ -38,15 +38,7 @@ class Objective:
             NonFiniteError: if predictions are not finite.
         """
         options, device = self._options, batch.images.device
-        denoising = make_denoising(
-            batch.targets,
-            self._detector.label_enc,
-            num_classes=self._detector.config.num_classes,
-            num_queries=self._num_queries(batch),
-            wanted=options.denoising_queries,
-            label_noise=options.label_noise,
-            box_noise=options.box_noise,
-        )
+        denoising = self._denoising(batch)
         images = normalise(batch.images, batch.padding_mask)
         precision = self._precision
         with torch.autocast(device.type, precision, enabled=precision is not None):
@@ -58,6 +50,22 @@ class Objective:
             denoising,
             weights=self._weights,
             classification=options.classification,
+            any_object=not self._detector.config.select_by_best_class,
+        )
+
+    def _denoising(self, batch: Batch) -> DenoisingBatch | None:
+        """Denoising queries, for detectors that have them (DINO)."""
+        options, labels = self._options, self._detector.label_enc
+        if labels is None:
+            return None
+        return make_denoising(
+            batch.targets,
+            labels,
+            num_classes=self._detector.config.num_classes,
+            num_queries=self._num_queries(batch),
+            wanted=options.denoising_queries,
+            label_noise=options.label_noise,
+            box_noise=options.box_noise,
         )
 
     def _num_queries(self, batch: Batch) -> int:

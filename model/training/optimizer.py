@@ -7,7 +7,13 @@ from torch import nn
 
 from model.training.options import TrainOptions
 
-_EMBEDDINGS = ("label_enc", "tgt_embed", "level_embed")
+_EMBEDDINGS = (
+    "label_enc",
+    "tgt_embed",
+    "query_embed",
+    "level_embed",
+    "relative_position_bias_table",
+)
 _SLOW = ("sampling_offsets", "reference_points")  # the places that attention samples
 
 

@@ -22,6 +22,17 @@ class Targets:
     boxes: Tensor
     present: Tensor
 
+    def repeated(self, times: int) -> Targets:
+        """Each target several times; the padding stays last."""
+        labels, boxes, present = (
+            part.repeat_interleave(times, dim=1) for part in (self.labels, self.boxes, self.present)
+        )
+        return Targets(labels, boxes, present)
+
+    def of_any_object(self) -> Targets:
+        """The targets with the first class instead of their own."""
+        return Targets(torch.zeros_like(self.labels), self.boxes, self.present)
+
     def to(self, device: torch.device) -> Targets:
         """Copies the targets to a device."""
         return Targets(self.labels.to(device), self.boxes.to(device), self.present.to(device))

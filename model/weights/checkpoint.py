@@ -68,7 +68,10 @@ def load_detector(path: Path | str, device: str = "cpu") -> tuple[LiteDETR, Mode
     except (OSError, SafetensorError) as error:
         raise CheckpointError(path, f"cannot be read: {error}") from error
     check_finite(path, owned)
-    detector.load_state_dict(layout.with_aliases(owned), strict=True)
+    try:
+        detector.load_state_dict(layout.with_aliases(owned), strict=True)
+    except RuntimeError as error:  # a constant has other values
+        raise CheckpointError(path, f"does not fit its network: {error}") from error
     return detector.to(device).eval(), info
 
 

@@ -25,6 +25,8 @@ _DECODER = "transformer.decoder.layers"
 class ArchitectureFacts:
     """The fields of `ModelConfig` that follow from shapes, under the same names."""
 
+    refined_positions: bool
+    learned_content: bool
     num_classes: int
     d_model: int
     num_feature_levels: int
@@ -36,7 +38,8 @@ class ArchitectureFacts:
     separate_keys: bool
     decoder_layers: int
     decoder_feedforward: int
-    num_queries: int
+    num_queries: int | None  # None if the queries' content does not tell it
+    learned_queries: int | None  # rows of learned content; None if there is none
     encoder_offsets: int  # outputs of an encoder layer's sampling_offsets
     decoder_offsets: int
 
@@ -60,6 +63,12 @@ class ArchitectureFacts:
                 path, "mixes key-aware and plain attention, which is not supported"
             )
         level_embed = _shape(shapes, "transformer.level_embed", 2, path)
+        refined = "transformer.pos_trans.weight" not in shapes
+        learned = None
+        if refined:
+            learned = _shape(shapes, "transformer.tgt_embed.weight", 2, path)[0]
+        elif "query_embed.weight" in shapes:
+            learned = _shape(shapes, "query_embed.weight", 2, path)[0]
         return cls(
             num_classes=_shape(shapes, "class_embed.0.weight", 2, path)[0],
             d_model=level_embed[1],
@@ -72,7 +81,10 @@ class ArchitectureFacts:
             separate_keys=f"{_ENCODER}.0.self_attn.key_proj.weight" in shapes,
             decoder_layers=decoder_layers,
             decoder_feedforward=_shape(shapes, f"{_DECODER}.0.linear1.weight", 2, path)[0],
-            num_queries=_shape(shapes, "transformer.tgt_embed.weight", 2, path)[0],
+            refined_positions=refined,
+            learned_content=learned is not None,
+            num_queries=learned if refined else None,
+            learned_queries=learned,
             encoder_offsets=_offsets(shapes, f"{_ENCODER}.0.self_attn", path),
             decoder_offsets=_offsets(shapes, f"{_DECODER}.0.cross_attn", path),
         )
@@ -90,6 +102,12 @@ class ArchitectureFacts:
             if hasattr(config, field.name)
             and getattr(self, field.name) not in (None, getattr(config, field.name))
         ]
+        learned_queries = config.num_queries + config.one_to_many_queries
+        if self.learned_queries not in (None, learned_queries) and self.num_queries is None:
+            differing.append(
+                f"the learned queries are {self.learned_queries} in the weights, not "
+                f"{learned_queries} (num_queries, one_to_many_queries)"
+            )
         if self.encoder_offsets != encoder_offsets:
             differing.append(
                 f"the encoder's sampling offsets are {self.encoder_offsets} in the weights, not "

@@ -16,6 +16,7 @@ from model.config import VARIANTS, ModelConfig
 from model.network.backbone import BACKBONES
 from model.text import valid_text
 from model.weights.header import CheckpointError, file_sha256, parse_json, read_header
+from model.weights.releases import RELEASES
 
 __all__ = [
     "DEFAULT_MODEL_PATH",
@@ -31,6 +32,7 @@ FORMAT_TAG = "lite-detr/1"
 DEFAULT_MODEL_PATH = Path(__file__).parent / "default.safetensors"
 
 _MAX_CONFIG_NUMBER = 2**16
+_MAY_BE_ZERO = ("one_to_many_queries",)
 _MAX_CATEGORY_ID = 2**63 - 1  # COCO's tools store ids as int64
 
 
@@ -85,9 +87,14 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
     if name_or_path in VARIANTS:
         pulled = (cache_dir or default_cache_dir()) / f"{name_or_path}.safetensors"
         if not pulled.is_file():
-            raise CheckpointError(
-                pulled, f"not downloaded yet: run `lite-detr weights pull {name_or_path}` first"
-            )
+            problem = f"not downloaded yet: run `lite-detr weights pull {name_or_path}` first"
+            if name_or_path not in RELEASES:
+                problem = (
+                    "there is no such file, and no address to download it from: convert a "
+                    "checkpoint (`lite-detr weights convert`) or train it (`lite-detr train "
+                    f"--variant {name_or_path}`)"
+                )
+            raise CheckpointError(pulled, problem)
         return pulled
     path = Path(name_or_path)
     try:
@@ -158,7 +165,8 @@ def _parse_config(path: Path, text: str) -> ModelConfig:
     if not isinstance(values, dict):
         raise CheckpointError(path, "its config is not a JSON object")
     for field, value in values.items():
-        if type(value) is int and not 1 <= value <= _MAX_CONFIG_NUMBER:
+        least = 0 if field in _MAY_BE_ZERO else 1
+        if type(value) is int and not least <= value <= _MAX_CONFIG_NUMBER:
             raise CheckpointError(path, f"its config has an impossible {field} ({value})")
     backbone = values.get("backbone", ModelConfig.backbone)
     if backbone not in list(BACKBONES):

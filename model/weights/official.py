@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,19 @@ _FIELD_BY_ARGUMENT = {
     "enc_n_points": "encoder_points",
     "dec_n_points": "decoder_points",
     "num_select": "max_detections",
+    "topk": "max_detections",
+}
+# The same of the detectors whose queries come from proposals.
+_QUERIES_BY_ARGUMENT = {
+    "num_queries": "num_queries",
+    "num_queries_one2one": "num_queries",
+    "num_queries_one2many": "one_to_many_queries",
+}
+_SWIN_BY_SIZE: dict[tuple[int, ...], str] = {  # blocks of the third stage, and its channels
+    (6, 384): "swin_tiny",
+    (18, 384): "swin_small",
+    (18, 512): "swin_base",
+    (18, 768): "swin_large",
 }
 _MAX_ARGUMENT = 10_000
 _WRAPPER = "module."  # the prefix of DistributedDataParallel
@@ -101,8 +114,12 @@ def load_official(
     _refuse_other_networks(path, tensors, options)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     facts = ArchitectureFacts.of(shapes, path)
-    config = _config_of(path, facts, options, variant, high_level_scales)
-    if differing := facts.contradictions(config):
+    backbone = _backbone_of(tensors)
+    config = _config_of(path, facts, options, variant, high_level_scales, backbone)
+    differing = facts.contradictions(config)
+    if (config.backbone, config.backbone_in_body) != backbone:
+        differing.insert(0, f"the backbone is {backbone[0]} in the weights, not {config.backbone}")
+    if differing:
         what = f"the variant {variant}" if variant else "a published network"
         raise CheckpointError(path, f"is not {what}: {listed(differing)}")
     _check_tensors(path, tensors, config)
@@ -180,35 +197,46 @@ def _refuse_other_networks(
     path: Path, tensors: Mapping[str, Tensor], options: Mapping[str, Any]
 ) -> None:
     """Refuses checkpoints of related networks, which the message names."""
-    if "backbone.0.patch_embed.proj.weight" in tensors:
-        name = options.get("backbone")
-        named = f" ({name})" if isinstance(name, str) else ""
-        raise CheckpointError(path, f"has a Swin backbone{named}, which is not supported yet")
-    if "transformer.pos_trans.weight" in tensors:
+    if "transformer.reference_points.weight" in tensors:
         raise CheckpointError(
-            path, "is a Deformable DETR or H-DETR checkpoint, which is not supported yet"
+            path,
+            "is a one-stage Deformable DETR, which is not supported; the two-stage one with box "
+            "refinement is",
         )
+    backbone, _ = _backbone_of(tensors)
+    if backbone not in ("resnet50", "swin_tiny"):
+        name = options.get("backbone")
+        named = f"; its arguments say {name}" if isinstance(name, str) else ""
+        raise CheckpointError(
+            path,
+            f"has an unsupported backbone ({backbone}), not resnet50 or swin_tiny{named}",
+        )
+
+
+def _backbone_of(tensors: Mapping[str, Tensor]) -> tuple[str, bool]:
+    """The backbone's name, by the blocks of its third stage, and whether it is named `body`."""
     stem = re.compile(r"backbone\.0\.body\.layer3\.(\d+)\.conv3\.weight")
     blocks = {match[1] for name in tensors if (match := stem.fullmatch(name))}
-    backbone = _BACKBONE_BY_BLOCKS.get(len(blocks), "unknown")
-    if backbone != "resnet50":
-        raise CheckpointError(path, f"has an unsupported backbone ({backbone}), not resnet50")
+    if blocks:
+        return _BACKBONE_BY_BLOCKS.get(len(blocks), "unknown"), True
+    stem = re.compile(r"backbone\.0\.(?:body\.)?layers\.2\.blocks\.(\d+)\.norm1\.weight")
+    found = {match[1]: name for name in tensors if (match := stem.fullmatch(name))}
+    sizes = {len(tensors[name]) for name in found.values() if tensors[name].dim() == 1}
+    backbone = _SWIN_BY_SIZE.get((len(found), *sizes), "another Swin") if found else "unknown"
+    return backbone, any(name.startswith("backbone.0.body.") for name in tensors)
 
 
-def _config_of(
+def _config_of(  # noqa: PLR0913, PLR0917 - the sources of a config
     path: Path,
     facts: ArchitectureFacts,
     options: Mapping[str, Any],
     variant: str | None,
     high_level_scales: int | None,
+    backbone: tuple[str, bool],
 ) -> ModelConfig:
     """Returns the config that fits the facts, the arguments and the caller's values."""
-    base = VARIANTS[variant] if variant else VARIANTS["lite-dino-r50-h3l1-2p1x3"]
-    given = {
-        field: options[argument]
-        for argument, field in _FIELD_BY_ARGUMENT.items()
-        if type(options.get(argument)) is int and 1 <= options[argument] <= _MAX_ARGUMENT
-    }
+    base = VARIANTS[variant or _similar_variant(facts)]
+    given = _given_fields(facts, options)
     for field, value in given.items():
         if variant and getattr(base, field) != value:
             raise CheckpointError(path, f"its arguments say {field}={value}, unlike {variant}")
@@ -218,9 +246,11 @@ def _config_of(
     if variant:
         return base
     try:
-        base = replace(base, **given)
+        base = replace(base, **cast(dict[str, Any], given))
         config = replace(
             base,
+            backbone=backbone[0],
+            backbone_in_body=backbone[1],
             num_classes=facts.num_classes,
             d_model=facts.d_model,
             num_feature_levels=facts.num_feature_levels,
@@ -234,11 +264,41 @@ def _config_of(
             same_loc=facts.encoder_offsets == base.num_heads * base.encoder_points * 2,
             decoder_layers=facts.decoder_layers,
             decoder_feedforward=facts.decoder_feedforward,
-            num_queries=facts.num_queries,
+            num_queries=facts.num_queries or base.num_queries,
         )
     except ValueError as error:
         raise CheckpointError(path, str(error)) from error
+    if facts.learned_queries not in (None, config.num_queries + config.one_to_many_queries):
+        raise CheckpointError(
+            path,
+            f"has {facts.learned_queries} learned queries and does not say how many of them are "
+            "H-DETR's one-to-many queries (num_queries_one2many in its arguments)",
+        )
     return replace(config, name=_name_of(config))
+
+
+def _similar_variant(facts: ArchitectureFacts) -> str:
+    """The variant that gives the fields which neither weights nor arguments tell."""
+    if facts.refined_positions:
+        return "lite-dino-r50-h3l1-2p1x3"
+    if facts.learned_content:
+        return "lite-h-detr-r50-h3l1-2p1x3"
+    return "lite-deformable-detr-r50-h3l1-2p1x3"
+
+
+def _given_fields(facts: ArchitectureFacts, options: Mapping[str, Any]) -> dict[str, int]:
+    """The fields of `ModelConfig` that the checkpoint's own arguments give."""
+    arguments = dict(_FIELD_BY_ARGUMENT)
+    if not facts.refined_positions:
+        arguments |= _QUERIES_BY_ARGUMENT
+    given = {
+        field: options[argument]
+        for argument, field in arguments.items()
+        if type(options.get(argument)) is int and 0 <= options[argument] <= _MAX_ARGUMENT
+    }
+    return {
+        field: value for field, value in given.items() if value or field == "one_to_many_queries"
+    }
 
 
 def _agreed_scales(
@@ -269,9 +329,12 @@ def _name_of(config: ModelConfig) -> str:
     for name, known in VARIANTS.items():
         if replace(config, name=name) == known:
             return name
+    detector = "dino" if config.refined_positions else "h-detr"
+    detector = detector if config.learned_content else "deformable-detr"
+    backbone = {"resnet50": "r50", "swin_tiny": "swint"}.get(config.backbone, config.backbone)
     if not config.interleaved:
-        return "dino-r50-custom"
+        return f"{detector}-{backbone}-custom"
     low = config.num_feature_levels - config.high_level_scales
     high_updates = config.encoder_layers // config.encoder_blocks
     layout = f"h{config.high_level_scales}l{low}-{high_updates}p1x{config.encoder_blocks}"
-    return f"lite-dino-r50-{layout}-custom"
+    return f"lite-{detector}-{backbone}-{layout}-custom"

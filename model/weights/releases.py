@@ -20,12 +20,22 @@ from urllib.parse import urlsplit
 from model.weights.download import DownloadError, PartialFile, disk_errors, locked_part
 
 RELEASE_URL: Final = "https://github.com/IDEA-Research/Lite-DETR/releases/download/litedetr"
+H_DETR_URL: Final = "https://github.com/HDETR/H-Deformable-DETR/releases/download/v0.1"
+_TWO_STAGE: Final = "deformable_detr_plus_iterative_bbox_refinement_plus_plus_two_stage_36eps.pth"
+_HYBRID: Final = f"hybrid_branch_lambda1_group6_t1500_dp0_mqs_lft_{_TWO_STAGE}"
 RELEASES: Final[dict[str, str]] = {
     "lite-dino-r50-h2l2-2p1x3": "r50_s2ex3_49.9.pth",
     "lite-dino-r50-h3l1-6p1x1": "r50_s3ex1_50.2.pth",
     "lite-dino-r50-h3l1-2p1x3": "r50_s3ex3_50.4.pth",
+    "h-detr-r50": f"r50_{_HYBRID}",
+    "h-detr-swint": f"swin_tiny_{_HYBRID}",
+    "deformable-detr-r50": f"r50_{_TWO_STAGE}",
 }
-"""Variant -> its file under `RELEASE_URL`; the last number is its published COCO AP."""
+"""Variant -> its file under `RELEASE_URL`, or under the address in `_URLS`."""
+
+_URLS: Final[dict[str, str]] = dict.fromkeys(
+    ("h-detr-r50", "h-detr-swint", "deformable-detr-r50"), H_DETR_URL
+)
 
 Progress = Callable[[int, int | None], None]
 """Called after each chunk with the bytes received and the total (None if unknown)."""
@@ -57,7 +67,8 @@ def release_url(name: str, base_url: str | None = None) -> str:
     """
     if name not in RELEASES:
         raise DownloadError(name, f"has no release file; there is one for {', '.join(RELEASES)}")
-    return f"{(base_url or RELEASE_URL).rstrip('/')}/{RELEASES[name]}"
+    base_url = base_url or _URLS.get(name, RELEASE_URL)
+    return f"{base_url.rstrip('/')}/{RELEASES[name]}"
 
 
 def download(

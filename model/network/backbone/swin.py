@@ -7,7 +7,7 @@ official code for detection. Cells are [B, H, W, C] throughout.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,6 @@ from model.network.linear import Linear, PackedLinear
 _PATCH = 4  # pixels
 _WINDOW = 7  # cells
 _SHIFT = _WINDOW // 2
-_EMBED = 96  # channels of the first stage; doubles with each stage
-_DEPTHS = (2, 2, 6, 2)
-_HEADS = (3, 6, 12, 24)
 _MLP_RATIO = 4
 _MASKED = -100.0  # added to the score of cells that the shift made neighbours
 
@@ -41,7 +38,7 @@ class WindowAttention(nn.Module):
         table = torch.empty((2 * _WINDOW - 1) ** 2, num_heads)
         self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
         self.register_buffer("relative_position_index", _relative_position_index())
-        self.register_load_state_dict_pre_hook(_check_index)
+        self.register_load_state_dict_pre_hook(_check_index)  # type: ignore[no-untyped-call]
         self.qkv: nn.Module = Linear(channels, 3 * channels)
         self.proj = Linear(channels, channels)
         self.query_scale = (channels // num_heads) ** -0.5
@@ -69,7 +66,7 @@ class WindowAttention(nn.Module):
         Returns:
             [B, rows, columns, 49, C].
         """
-        by_head = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
+        by_head = self.qkv(windows).view(*windows.shape[:4], 3, self.num_heads, -1)
         query, key, value = by_head.permute(4, 0, 1, 2, 5, 3, 6)  # [B, rows, columns, M, 49, D]
         if self.query_scale != 1:
             query = query * self.query_scale
@@ -78,13 +75,13 @@ class WindowAttention(nn.Module):
         if mask is not None:
             scores[:, -1] += mask[0]
             scores[:, :, -1] += mask[1]
-        attended = scores.softmax(-1).to(value.dtype) @ value
+        attended: Tensor = scores.softmax(-1).to(value.dtype) @ value
         return attended.transpose(3, 4).flatten(4)
 
     def _position_bias(self) -> Tensor:
         """[M, 49, 49]."""
         cells = _WINDOW * _WINDOW
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias: Tensor = self.relative_position_bias_table[self.relative_position_index.flatten()]
         return bias.view(cells, cells, self.num_heads).permute(2, 0, 1).contiguous()
 
 
@@ -93,10 +90,11 @@ def _relative_position_index() -> Tensor:
     steps = torch.arange(_WINDOW)
     cells = torch.stack(torch.meshgrid(steps, steps, indexing="ij")).flatten(1)  # [2, 49]
     y, x = cells[:, :, None] - cells[:, None, :] + (_WINDOW - 1)
-    return y * (2 * _WINDOW - 1) + x
+    index: Tensor = y * (2 * _WINDOW - 1) + x
+    return index
 
 
-def _check_index(  # noqa: PLR0913, PLR0917 - torch's signature
+def _check_index(
     module: nn.Module,
     state_dict: dict[str, Any],
     prefix: str,
@@ -152,12 +150,14 @@ class SwinBlock(nn.Module):
         x = F.pad(x, (0, 0, 0, -x.shape[2] % _WINDOW, 0, -x.shape[1] % _WINDOW))
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-        x = x.unflatten(2, (-1, _WINDOW)).unflatten(1, (-1, _WINDOW))
+        rows, columns = x.shape[1] // _WINDOW, x.shape[2] // _WINDOW
+        x = x.view(len(x), rows, _WINDOW, columns, _WINDOW, -1)
         return x.transpose(2, 3).flatten(3, 4)
 
     def _cells(self, windows: Tensor, height: int, width: int) -> Tensor:
         """The inverse of `_windows`: [B, H, W, C]."""
-        x = windows.unflatten(3, (_WINDOW, _WINDOW)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        x = windows.view(*windows.shape[:3], _WINDOW, _WINDOW, -1).transpose(2, 3)
+        x = x.flatten(3, 4).flatten(1, 2)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :height, :width]
@@ -204,10 +204,10 @@ class PatchMerging(nn.Module):
 class _PatchEmbedding(nn.Module):
     """Patches of 4 x 4 pixels -> cells."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.proj: nn.Module = nn.Conv2d(3, _EMBED, _PATCH, _PATCH)
-        self.norm = nn.LayerNorm(_EMBED)
+        self.proj: nn.Module = nn.Conv2d(3, channels, _PATCH, _PATCH)
+        self.norm = nn.LayerNorm(channels)
 
     def inference_form(self, dtype: torch.dtype) -> _PatchEmbedding:
         """See `model.network.inference`."""
@@ -225,13 +225,11 @@ class _PatchEmbedding(nn.Module):
 class _Stage(nn.Module):
     """Blocks of one resolution, and the merging before the next (absent in the last stage)."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, channels: int, depth: int, num_heads: int, *, last: bool) -> None:
         super().__init__()
-        channels, heads = _EMBED * 2**index, _HEADS[index]
         self.blocks = nn.ModuleList(
-            SwinBlock(channels, heads, shifted=number % 2 == 1) for number in range(_DEPTHS[index])
+            SwinBlock(channels, num_heads, shifted=number % 2 == 1) for number in range(depth)
         )
-        last = index == len(_DEPTHS) - 1
         self.downsample = None if last else PatchMerging(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,17 +238,27 @@ class _Stage(nn.Module):
             x = block(x)
         return x
 
+    def merge(self, x: Tensor) -> Tensor:
+        """The input of the next stage."""
+        return x if self.downsample is None else self.downsample(x)
 
-class SwinTiny(Backbone):
+
+class Swin(Backbone):
     """Four stages; the maps of the last three are normed and returned."""
 
-    channels = (2 * _EMBED, 4 * _EMBED, 8 * _EMBED)
+    embed: ClassVar[int]  # channels of the first stage; doubles with each stage
+    depths: ClassVar[tuple[int, int, int, int]]  # blocks of each stage
+    heads: ClassVar[tuple[int, int, int, int]]  # of attention in each stage
 
     def __init__(self) -> None:
         super().__init__()
         self.dtype: torch.dtype | None = None  # of the inference form
-        self.patch_embed = _PatchEmbedding()
-        self.layers = nn.ModuleList(_Stage(index) for index in range(len(_DEPTHS)))
+        self.channels = (2 * self.embed, 4 * self.embed, 8 * self.embed)
+        self.patch_embed = _PatchEmbedding(self.embed)
+        self.layers = nn.ModuleList(
+            _Stage(self.embed * 2**index, depth, heads, last=index == len(self.depths) - 1)
+            for index, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True))
+        )
         for index, width in enumerate(self.channels, start=1):
             self.add_module(f"norm{index}", nn.LayerNorm(width))
         for layer in self.modules():
@@ -272,12 +280,11 @@ class SwinTiny(Backbone):
             x = stage(x)
             if index > 0:
                 maps.append(self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2))
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+            x = cast(_Stage, stage).merge(x)
         stride_8, stride_16, stride_32 = maps
         return stride_8, stride_16, stride_32
 
-    def inference_form(self, dtype: torch.dtype) -> SwinTiny:
+    def inference_form(self, dtype: torch.dtype) -> Swin:
         """See `model.network.inference`."""
         self.dtype = dtype
         return self
@@ -298,3 +305,9 @@ class SwinTiny(Backbone):
         kept = ("norm1.", "norm2.", "norm3.")
         absent = {n: t for n, t in own.items() if n.startswith(kept) or n.endswith("_index")}
         self.load_fitting({**absent, **tensors}, source)
+
+
+class SwinTiny(Swin):
+    """Swin-T."""
+
+    embed, depths, heads = 96, (2, 2, 6, 2), (3, 6, 12, 24)

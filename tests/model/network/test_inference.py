@@ -40,7 +40,7 @@ def _products(products: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
         pytest.skip(f"oneDNN has no products of {dtype} here")
 
 
-def _batch(*sizes: tuple[int, int], padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def batch_of_sizes(*sizes: tuple[int, int], padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     images = torch.zeros(len(sizes), 3, *padded)
     mask = torch.ones(len(sizes), *padded, dtype=torch.bool)
@@ -59,7 +59,7 @@ def _without_padding(output: DetectorOutput, levels: int, mask: Tensor) -> Detec
     return replace(output, memory=output.memory[:, kept])
 
 
-def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
+def assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
     """Memory, and, with the same query selection (near ties may swap), logits and boxes."""
     selections: list[Tensor] = []
     select = detector.transformer.select_queries
@@ -86,7 +86,7 @@ def _assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch
 def test_every_reference_case_gives_what_its_detector_gives(name: str, dtype: torch.dtype) -> None:
     case = reference_cases.load_case(name)
     images, mask = reference_cases.batch_of(case.arrays, torch.float32)
-    _assert_alike(reference_cases.detector_of(name), images, mask, dtype)
+    assert_alike(reference_cases.detector_of(name), images, mask, dtype)
 
 
 @reference_cases.parametrize_cases(only_one_is_fast=True)
@@ -133,9 +133,9 @@ def test_every_reference_case_is_reproduced(name: str) -> None:
 def test_every_architecture_has_the_output_of_its_detector(
     config: ModelConfig, dtype: torch.dtype
 ) -> None:
-    images, mask = _batch((64, 200), (40, 50), padded=(64, 256))
-    _assert_alike(seeded(config), images, mask, dtype)
-    _assert_alike(seeded(config), images[:1], mask[:1], dtype)
+    images, mask = batch_of_sizes((64, 200), (40, 50), padded=(64, 256))
+    assert_alike(seeded(config), images, mask, dtype)
+    assert_alike(seeded(config), images[:1], mask[:1], dtype)
 
 
 def test_a_resnet_on_a_larger_map_has_the_output_of_its_detector() -> None:
@@ -143,23 +143,23 @@ def test_a_resnet_on_a_larger_map_has_the_output_of_its_detector() -> None:
     network = prepare_for_inference(seeded(tiny(backbone="resnet50")))
     taking = [part for part in network.modules() if isinstance(part, WinogradConvolution)]
     assert len(taking) == 11 or not onednn.is_available(torch.device("cpu"), torch.float32)
-    images, mask = _batch((250, 500), padded=(264, 520))
-    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
-    images, mask = _batch((250, 500), (264, 100), padded=(264, 520))
-    _assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
+    images, mask = batch_of_sizes((250, 500), padded=(264, 520))
+    assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
+    images, mask = batch_of_sizes((250, 500), (264, 100), padded=(264, 520))
+    assert_alike(seeded(tiny(backbone="resnet50")), images, mask, torch.float32)
 
 
 def test_the_default_model_has_the_output_of_its_detector() -> None:
     detector, _ = load_detector(resolve_model("default"))
-    images, mask = _batch((200, 256), padded=(256, 256))
-    _assert_alike(detector, images, mask, torch.float32)
+    images, mask = batch_of_sizes((200, 256), padded=(256, 256))
+    assert_alike(detector, images, mask, torch.float32)
 
 
 def test_cached_geometry_is_not_used_for_images_of_other_sizes() -> None:
     detector = seeded(tiny())
     network = prepare_for_inference(detector)
     for size in ((64, 96), (50, 96), (64, 90), (64, 96), (10, 10), (1, 1), (63, 1), (50, 96)):
-        images, mask = _batch(size, padded=(64, 96))
+        images, mask = batch_of_sizes(size, padded=(64, 96))
         with torch.inference_mode():
             memory = network(images, mask).memory
             expected = _without_padding(detector(images, mask), 4, mask).memory
@@ -168,7 +168,7 @@ def test_cached_geometry_is_not_used_for_images_of_other_sizes() -> None:
 
 def test_the_detector_may_change_afterwards() -> None:
     detector = seeded(tiny())
-    images, mask = _batch((64, 96), padded=(64, 96))
+    images, mask = batch_of_sizes((64, 96), padded=(64, 96))
     network = prepare_for_inference(detector)
     with torch.inference_mode():
         before = network(images, mask).pred_logits.clone()
@@ -180,7 +180,7 @@ def test_the_detector_may_change_afterwards() -> None:
 
 
 def test_inputs_are_left_unchanged() -> None:
-    images, mask = _batch((50, 90), padded=(64, 96))
+    images, mask = batch_of_sizes((50, 90), padded=(64, 96))
     copies = images.clone(), mask.clone()
     with torch.inference_mode():
         prepare_for_inference(seeded(tiny()))(images, mask)
@@ -206,8 +206,8 @@ def test_a_backbone_without_an_inference_form_runs_as_it_is(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setitem(BACKBONES, "plain", f"{__name__}:_PlainBackbone")
-    images, mask = _batch((64, 96), padded=(64, 96))
-    _assert_alike(seeded(tiny(backbone="plain")), images, mask, dtype)
+    images, mask = batch_of_sizes((64, 96), padded=(64, 96))
+    assert_alike(seeded(tiny(backbone="plain")), images, mask, dtype)
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,10 +106,14 @@ class TinyBody(nn.Module):
         return tuple(maps)
 
 
-def tiny_detector() -> LiteDETR:
-    """Fresh weights, the same each time."""
+def tiny_detector(**changes: Any) -> LiteDETR:
+    """Fresh weights, the same each time.
+
+    Args:
+        **changes: fields of `CONFIG`.
+    """
     torch.manual_seed(3)
-    return build_detector(CONFIG)
+    return build_detector(replace(CONFIG, **changes))
 
 
 def quick_detector() -> LiteDETR:

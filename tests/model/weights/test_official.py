@@ -18,6 +18,7 @@ from model.weights.conversion import convert
 from model.weights.info import CheckpointError
 from model.weights.official import load_official
 from tests.support import reference_cases
+from tests.support.small_variants import shrunk
 from tests.support.small_weights import SMALL_R50, weights_of, write_official
 
 NORM = "transformer.enc_output_norm.weight"
@@ -172,17 +173,75 @@ def test_documents_of_another_shape_are_refused(
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        (["backbone.0.patch_embed.proj.weight"], "has a Swin backbone (swin_T_224_1k), which is"),
-        (["transformer.pos_trans.weight"], "a Deformable DETR or H-DETR checkpoint"),
+        (["transformer.reference_points.weight"], "is a one-stage Deformable DETR"),
+        (["backbone.0.patch_embed.proj.weight"], "(unknown), not resnet50 or swin_tiny; its arg"),
         ([f"backbone.0.body.layer3.{i}.conv3.weight" for i in range(23)], "(resnet101)"),
+        ([f"backbone.0.layers.2.blocks.{i}.norm1.weight" for i in range(18)], "(swin_large)"),
+        ([f"backbone.0.body.layers.2.blocks.{i}.norm1.weight" for i in range(2)], "(another Swin)"),
     ],
 )
 def test_related_networks_are_refused_by_name(
     tmp_path: Path, names: list[str], problem: str
 ) -> None:
-    tensors = {name: torch.ones(1) for name in names}
-    path = write_official(tmp_path / "a.pth", tensors, backbone="swin_T_224_1k")
+    tensors = {name: torch.ones(768) for name in names}
+    path = write_official(tmp_path / "a.pth", tensors, backbone="swin_L_384_22k")
     assert problem in refusal(path)
+
+
+def _narrow(name: str) -> dict[str, Any]:
+    """Narrow weights of a variant with its real backbone, and the arguments of its training."""
+    config = shrunk(name)
+    arguments = {
+        "nheads": config.num_heads,
+        "enc_scale": config.high_level_scales,
+        "num_queries_one2one": config.num_queries,
+        "num_queries_one2many": config.one_to_many_queries,
+        "topk": config.max_detections,
+    }
+    return {"config": config, "weights": weights_of(config), "arguments": arguments}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("lite-dino-swint-h2l2-2p1x3", "lite-dino-swint-h2l2-2p1x3-custom"),
+        ("lite-deformable-detr-r50-h3l1-3p1x2", "lite-deformable-detr-r50-h3l1-3p1x2-custom"),
+        ("dino-r50-4scale", "dino-r50-custom"),
+        ("deformable-detr-r50", "deformable-detr-r50-custom"),
+        ("h-detr-swint", "h-detr-swint-custom"),
+    ],
+)
+def test_detectors_of_the_family_are_recognised(name: str, found: str, tmp_path: Path) -> None:
+    narrow = _narrow(name)
+    path = write_official(tmp_path / "a.pth", narrow["weights"], **narrow["arguments"])
+    official = load_official(path)
+    assert official.config == replace(narrow["config"], name=found)
+    build_detector(official.config).load_state_dict(official.state_dict, strict=True)
+
+
+def test_queries_that_the_weights_do_not_tell_come_from_arguments_or_are_refused(
+    tmp_path: Path,
+) -> None:
+    """Deformable DETR with learned content of 30 queries, and H-DETR's 12 and 18."""
+    narrow = _narrow("h-detr-r50")
+    arguments = narrow["arguments"]
+    without = {k: v for k, v in arguments.items() if "one2" not in k}
+    path = write_official(tmp_path / "a.pth", narrow["weights"], **without)
+    assert "has 30 learned queries and does not say how many" in refusal(path)
+    split = {"num_queries_one2one": 30, "num_queries_one2many": 0}
+    path = write_official(tmp_path / "a.pth", narrow["weights"], **{**arguments, **split})
+    config = load_official(path).config
+    assert (config.num_queries, config.one_to_many_queries) == (30, 0)
+    problem = refusal(path, "h-detr-r50")
+    assert "num_queries=30, unlike h-detr-r50" in problem or "num_heads=2" in problem
+
+
+def test_weights_of_another_detector_or_backbone_are_not_the_variant(tmp_path: Path) -> None:
+    narrow = _narrow("deformable-detr-r50")
+    path = write_official(tmp_path / "a.pth", narrow["weights"])
+    assert "refined_positions is False in the weights" in refusal(path, "dino-r50-4scale")
+    assert "learned_content is False in the weights" in refusal(path, "h-detr-r50")
+    assert "the backbone is resnet50 in the weights" in refusal(path, "h-detr-swint")
 
 
 def test_a_missing_enc_scale_is_requested(weights: dict[str, Tensor], tmp_path: Path) -> None:
