@@ -41,12 +41,10 @@ class LiteDETR(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        body = build_backbone(config.backbone)
-        held = DetectorBackbone(body) if config.backbone_in_body else body
-        self.backbone = nn.ModuleList((held,))
-        self.input_proj = input_projections(body.channels, config)
-        self.label_enc: nn.Embedding | None = None  # only for denoising queries
-        if config.refined_positions:
+        hold = DetectorBackbone if config.backbone_in_body else build_backbone
+        self.backbone = nn.ModuleList((hold(config.backbone),))
+        self.input_proj = input_projections(self.body.channels, config)
+        if config.refined_positions:  # only for denoising queries
             self.label_enc = nn.Embedding(config.num_classes + 1, config.d_model)
         self.query_embed: nn.Embedding | None = None  # content of the queries
         if config.learned_content and not config.refined_positions:
@@ -91,7 +89,7 @@ class LiteDETR(nn.Module):
         Args:
             images: see `forward`.
             padding_mask: see `forward`.
-            denoising: noised targets; None for detectors without `label_enc`.
+            denoising: noised targets; only for detectors with `label_enc`, or None.
 
         Raises:
             ValueError: for images and masks whose shapes contradict each other.

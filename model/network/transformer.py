@@ -57,6 +57,11 @@ def gather_rows(rows: Tensor, indices: Tensor) -> Tensor:
     return rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[-1]))
 
 
+def _best_rows(scores: Tensor, count: int) -> Tensor:
+    """The rows of the best scores [B, S], at most `count`: int64 [B, count], best first."""
+    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+
+
 class Transformer(nn.Module):
     """The stacks and the encoder's own heads.
 
@@ -163,7 +168,9 @@ class Transformer(nn.Module):
         if geometry.kept is not None:
             best = best.new_zeros(geometry.invalid.shape).index_copy_(1, geometry.kept, best)
         scores = torch.where(geometry.invalid, self._selection_logit(blank_logits), best)
-        selected = self.select_queries(scores, further) if further else self.select_queries(scores)
+        selected = self.select_queries(scores)
+        if further:
+            selected = _best_rows(scores, self.config.num_queries + further)
         rows = selected
         if geometry.kept is not None:  # tokens of padding have no row, and theirs is not used
             rows = torch.searchsorted(geometry.kept, selected).clamp_(max=tokens.shape[1] - 1)
@@ -184,14 +191,13 @@ class Transformer(nn.Module):
         blank = self.enc_output_norm(self.enc_output.bias.to(dtype))
         return blank, self.token_class_head(blank[None])[0]
 
-    def select_queries(self, best: Tensor, further: int = 0) -> Tensor:
-        """The best tokens by their logit, [B, S]: int64 [B, Q + further], best first.
+    def select_queries(self, best: Tensor) -> Tensor:
+        """The best tokens by their logit, [B, S]: int64 [B, Q], best first.
 
         A token's rank chooses its learned content, so near ties that rounding swaps change both
         queries' results a little.
         """
-        count = self.config.num_queries + further
-        return best.topk(min(count, best.shape[1]), dim=1).indices
+        return _best_rows(best, self.config.num_queries)
 
     def queries(
         self, proposals: Proposals, learned: Tensor | None, dtype: torch.dtype

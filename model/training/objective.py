@@ -55,12 +55,12 @@ class Objective:
 
     def _denoising(self, batch: Batch) -> DenoisingBatch | None:
         """Denoising queries, for detectors that have them (DINO)."""
-        options, labels = self._options, self._detector.label_enc
-        if labels is None:
+        options = self._options
+        if not self._detector.config.refined_positions:
             return None
         return make_denoising(
             batch.targets,
-            labels,
+            self._detector.label_enc,
             num_classes=self._detector.config.num_classes,
             num_queries=self._num_queries(batch),
             wanted=options.denoising_queries,

@@ -76,11 +76,18 @@ def build_backbone(name: str) -> Backbone:
 
 
 class DetectorBackbone(nn.Module):
-    """Holds a detector's backbone as `body`: the official names begin with `backbone.0.body.`."""
+    """Holds a detector's backbone as `body`: the official names begin with `backbone.0.body.`.
 
-    def __init__(self, body: Backbone) -> None:
+    Args:
+        name: a key of `BACKBONES`.
+
+    Raises:
+        ValueError: for another name.
+    """
+
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.body = body
+        self.body = build_backbone(name)
         self.dtype: torch.dtype | None = None  # of the inference form
 
     def inference_form(self, dtype: torch.dtype) -> DetectorBackbone:
