@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 
-
 class CellRule(NamedTuple):
     """How a detector encodes the cells of feature maps."""
 

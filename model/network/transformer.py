@@ -13,7 +13,7 @@ from model.network.decoder import Decoder
 from model.network.encoder import InterleavedEncoder
 from model.network.geometry import Geometry, GeometryCache, Shapes, make_geometry
 from model.network.linear import MLP, Linear
-from model.network.position_encoding import encode_proposals
+from model.network.position_encoding import CellRule, encode_proposals
 
 _PRIOR_LOGIT = -math.log(99.0)  # classes start at a probability of 1 %
 
@@ -101,6 +101,7 @@ class Transformer(nn.Module):
             self.pos_trans = Linear(2 * d_model, 2 * d_model)
             self.pos_trans_norm = nn.LayerNorm(2 * d_model)
         self.config = config
+        self.cells = CellRule(config.cell_temperature, config.cell_offset)
         self._reset_parameters()
         # Only in the inference form: what is computed once, not for every batch.
         self.geometry_cache: GeometryCache | None = None
@@ -120,8 +121,7 @@ class Transformer(nn.Module):
 
     def inference_form(self, dtype: torch.dtype) -> Transformer:
         """See `model.network.inference`."""
-        config = self.config
-        self.geometry_cache = GeometryCache(dtype, config.cell_temperature, config.cell_offset)
+        self.geometry_cache = GeometryCache(dtype, self.cells)
         self.blank = self.enc_output_norm(self.enc_output.bias.to(dtype).to(torch.float32))
         classes = self.token_class_head
         if isinstance(classes, Linear):
@@ -133,10 +133,7 @@ class Transformer(nn.Module):
         """The geometry of bool [B, H, W] padding and (H, W) of each level."""
         if self.geometry_cache is not None:
             return self.geometry_cache.get(padding_mask, shapes, self.level_embed)
-        config = self.config
-        return make_geometry(
-            padding_mask, shapes, self.level_embed, config.cell_temperature, config.cell_offset
-        )
+        return make_geometry(padding_mask, shapes, self.level_embed, cells=self.cells)
 
     @property
     def token_box_head(self) -> nn.Module:
