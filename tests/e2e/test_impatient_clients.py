@@ -235,6 +235,7 @@ async def test_an_unknown_priority_is_refused(service: WatchedService) -> None:
     await rpc.close()
 
 
+@pytest.mark.slow
 async def test_overload_with_deadlines_is_completed_or_refused_without_growing_memory(
     service: WatchedService,
 ) -> None:

@@ -99,6 +99,7 @@ def test_files_of_libtiff(tmp_path: Path) -> None:
     check(libtiff_files(tmp_path), 500)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(imagemagick() is None, reason="ImageMagick is missing")
 def test_files_of_imagemagick(tmp_path: Path) -> None:
     check(imagemagick_files(tmp_path), 380)

@@ -138,6 +138,7 @@ def test_every_architecture_has_the_output_of_its_detector(
     assert_alike(seeded(config), images[:1], mask[:1], dtype)
 
 
+@pytest.mark.slow
 def test_a_resnet_on_a_larger_map_has_the_output_of_its_detector() -> None:
     """Large enough for Winograd convolutions, with sides that are no multiples of their tiles."""
     network = prepare_for_inference(seeded(tiny(backbone="resnet50")))

@@ -24,7 +24,11 @@ def _arguments(case: Case) -> tuple[object, ...]:
 @pytest.mark.filterwarnings("default")  # torch's own tracing code warns
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reference_grad", [False, True], ids=["no ref grad", "ref grad"])
+@pytest.mark.parametrize(
+    "reference_grad",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["no ref grad", "ref grad"],
+)
 def test_operators_pass_opcheck(kind: Kind, reference_grad: bool) -> None:
     case = random_case(kind, channels=16, queries=5).mapped(torch.float32, leaf=True)
     case.reference_points.requires_grad_(reference_grad)
@@ -36,7 +40,7 @@ def test_operators_pass_opcheck(kind: Kind, reference_grad: bool) -> None:
 @pytest.mark.filterwarnings("default")  # torch's own tracing code warns
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("of_reference_points", [False, True])
+@pytest.mark.parametrize("of_reference_points", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_backward_operators_pass_opcheck(kind: Kind, of_reference_points: bool) -> None:
     case = random_case(kind, channels=16, queries=5)
     name = "ms_deform_attn" if kind == "plain" else "key_aware_deform_attn"

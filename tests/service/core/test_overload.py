@@ -34,7 +34,15 @@ def _p99(tally: Tally) -> float:
 
 @pytest.mark.parametrize(
     ("device", "timeout"),
-    [(FAST, 0.1), (FAST, 0.25), (SLOW, 0.1), (SLOW, 0.25), (LARGE, 0.25), (LARGE, 1.0)],
+    [
+        (FAST, 0.1),
+        (SLOW, 0.25),
+        (LARGE, 0.25),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((FAST, 0.25), (SLOW, 0.1), (LARGE, 1.0))
+        ),
+    ],
 )
 def test_five_times_the_capacity_costs_no_goodput(device: Device, timeout: float) -> None:
     async def scenario(service: SimulatedService) -> None:
