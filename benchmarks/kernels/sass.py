@@ -30,7 +30,7 @@ from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _LEVELS, _POINTS = 4, 4
-_LONG_LOOP = 80  # instructions
+_CORNERS = 4
 _TOOL_LIMIT_SECONDS = 120.0
 
 
@@ -81,12 +81,13 @@ def cost(variant: Variant, architecture: int, cache_dir: Path) -> Cost:
     )
 
 
-def _iterations(variant: Variant, instructions: int) -> int:
-    """How often a loop of so many instructions runs."""
+def _iterations(variant: Variant, body: list[str]) -> int:
+    """How often a loop with these instructions runs."""
     points = variant.levels * variant.points
     if variant.backward:
-        # Loops over points are long; the others write what the row's four lanes share.
-        return points if instructions >= _LONG_LOOP else -(-points // 4)
+        # Loops over points load four corners; the others write what the row's four lanes share.
+        loads = sum("LDG.E.128" in text for text in body)
+        return points if loads >= _CORNERS else -(-points // 4)
     group = 4 if variant.value_type != torch.float32 and variant.kind != "separate_keys" else 2
     return points // (group * variant.splits)
 
@@ -109,8 +110,8 @@ def _executed(listing: str, variant: Variant) -> int:
     for first, last in loops:
         if any(first <= other[0] and other[1] <= last for other in loops - {(first, last)}):
             continue  # with another loop in it: over what a warp computes after another
-        body = sum(not _idle(text) for text in instructions[first : last + 1])
-        total += (_iterations(variant, body) - 1) * body
+        body = [text for text in instructions[first : last + 1] if not _idle(text)]
+        total += (_iterations(variant, body) - 1) * len(body)
     return total
 
 
