@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,33 @@ _BOX_TEMPERATURE = 10000.0
 _EPS = 1e-6
 
 
+# In inference mode, what depends on no input, by its arguments: few, and each takes many kernels.
+_constants: dict[tuple[object, ...], Tensor] = {}
+
+
+def known_constants() -> list[Tensor]:
+    """What the encodings have computed once for later calls in inference mode."""
+    return list(_constants.values())
+
+
+def _constant(key: tuple[object, ...], like: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+    """A constant with the type and device of `like`; in inference mode computed once."""
+    if not torch.is_inference_mode_enabled() or type(like) is not Tensor:
+        return compute()
+    key = (*key, like.dtype, like.device)
+    known = _constants.get(key)
+    if known is None:
+        known = _constants[key] = compute()
+    return known
+
+
 def _frequencies(features: int, temperature: float, like: Tensor) -> Tensor:
+    """The divisors of an encoding's angles: [features]."""
+    key = ("frequencies", features, temperature)
+    return _constant(key, like, lambda: _computed_frequencies(features, temperature, like))
+
+
+def _computed_frequencies(features: int, temperature: float, like: Tensor) -> Tensor:
     index = torch.arange(features, dtype=like.dtype, device=like.device)
     exponent = 2 * torch.div(index, 2, rounding_mode="floor") / features
     # Filled on the device: a copy from the host would make a GPU wait.
@@ -53,8 +80,8 @@ def encode_cells(
         [B, H, W, d_model], y features first. To the right of an image y is that of an image
         without height, below it x is that of an image without width.
     """
-    y, x, zero = _encode_axes(padding_mask, d_model // 2, dtype, rule)
     rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
+    y, x, zero = _encode_axes(rows, columns, d_model // 2, dtype, rule)
     y = torch.where(columns[:, None, :, None], y[:, :, None], zero)
     x = torch.where(rows[:, :, None, None], x[:, None], zero)
     return torch.cat((y, x), dim=-1)
@@ -72,8 +99,8 @@ def write_cells(
         rule: see `encode_cells`.
     """
     features = cells.shape[-1] // 2
-    y, x, zero = _encode_axes(padding_mask, features, added.dtype, rule)
     rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
+    y, x, zero = _encode_axes(rows, columns, features, added.dtype, rule)
     for half, inside, place in (
         (0, columns[:, None, :], y[:, :, None]),
         (1, rows[..., None], x[:, None]),
@@ -84,14 +111,19 @@ def write_cells(
 
 
 def _encode_axes(
-    padding_mask: Tensor, features: int, dtype: torch.dtype, rule: CellRule
+    rows: Tensor, columns: Tensor, features: int, dtype: torch.dtype, rule: CellRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of rows [B, H, features] and columns [B, W, features], and of none [features]."""
-    rows, columns = ~padding_mask[:, :, 0], ~padding_mask[:, 0, :]
-    y, x = (_encode_axis(valid.to(dtype), features, rule) for valid in (rows, columns))
-    # In float32, as in the official code: with an offset its angles are too large for equal sines.
-    nothing = torch.zeros(1, 1, device=padding_mask.device)
-    return y, x, _encode_axis(nothing, features, rule)[0, 0].to(dtype)
+    valid_rows, valid_columns = rows.to(dtype), columns.to(dtype)
+    y, x = (_encode_axis(valid, features, rule) for valid in (valid_rows, valid_columns))
+
+    def outside() -> Tensor:
+        # In float32, as in the official code: with an offset its angles are too large for equal
+        # sines.
+        nothing = torch.zeros(1, 1, device=rows.device)
+        return _encode_axis(nothing, features, rule)[0, 0].to(dtype)
+
+    return y, x, _constant(("outside", features, rule), valid_rows, outside)
 
 
 def _encode_axis(valid: Tensor, features: int, rule: CellRule) -> Tensor:

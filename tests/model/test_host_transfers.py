@@ -13,6 +13,7 @@ from model import VARIANTS, ModelConfig, build_detector, ops
 from model.network import onednn
 from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
+from model.network.position_encoding import known_constants
 from model.ops import operators, reference
 from model.postprocess import best_pairs, to_detections
 from model.predictor import Predictor, padding_of
@@ -49,7 +50,7 @@ def test_detect_makes_no_host_transfers(name: str, dtype: torch.dtype) -> None:
     sizes = torch.empty(3, 2, dtype=torch.int32, device="meta")
     network = predictor._detector
     assert isinstance(network, LiteDETR)
-    given = [pixels, sizes, predictor._mean, predictor._scale]
+    given = [pixels, sizes, predictor._mean, predictor._scale, *known_constants()]
     with ForbidHostTransfers([*given, *tensors_of(network)]) as watch:
         found = predictor.detect(pixels, sizes)
     assert found.shape == (3, VARIANTS[name].max_detections, 6)
