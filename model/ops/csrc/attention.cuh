@@ -87,7 +87,7 @@ class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
         lane.query[k] *= kLog2E * Math::inverse_root(static_cast<float>(kChannels));
         lane.total += lane.query[k] * 0.0f;
       }
-      lane.top = -Math::infinity();
+      lane.top = kLowestScore;
       clear(lane, 0.0f);
     }
   }
@@ -267,7 +267,7 @@ class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
     if constexpr (kKeyAware) {
       warp.each([](int, Lane& lane) { lane.own_top = lane.top; });
       warp.template max<kParts, kLanes>([](Lane& lane) -> float& { return lane.top; });
-      // A split without points has a sum of 0, and exp2(-infinity - top) = 0.
+      // A split without points has a sum of 0, and exp2(kLowestScore - top) = 0.
       warp.each(
           [](int, Lane& lane) { shrink_sums(lane, Math::exp2(lane.own_top - lane.top)); });
       warp.template sum<kParts, kLanes>([](Lane& lane) -> float& { return lane.total; });

@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
   using Kernel = Attention<DeviceMath, DeviceWarp, VALUE_TYPE, OFFSET_TYPE, Kind::KIND, CHANNELS,
                            SPLITS, Sizes>;
   __shared__ Quad shared[WARPS][Kernel::kSharedQuads];
-  const int number = warp_number();
+  const int number = threadIdx.x / kLanesOfWarp;
   typename Kernel::Warp warp(threadIdx.x % kLanesOfWarp, shared[number]);
   Kernel(call, Sizes{}).run(warp, blockIdx.y, blockIdx.x * WARPS + number);
 }

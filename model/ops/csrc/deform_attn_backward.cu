@@ -10,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
   using Kernel = Gradient<DeviceMath, DeviceWarp, VALUE_TYPE, OFFSET_TYPE, Kind::KIND, CHANNELS,
                           Sizes, SUM_TYPE>;
   __shared__ Quad shared[WARPS][Kernel::kSharedQuads];
-  const int number = warp_number();
+  const int number = threadIdx.x / kLanesOfWarp;
   typename Kernel::Warp warp(threadIdx.x % kLanesOfWarp, shared[number]);
   Kernel(call, Sizes{}).run(warp, blockIdx.y, blockIdx.x * WARPS + number);
 }

@@ -93,10 +93,6 @@ struct DeviceMath {
   }
 };
 
-// The number of the thread's warp in its block, read from lane 0: so the compiler knows that it is
-// the same for all lanes, and branches on it do not split the warp.
-inline int warp_number() { return threadIdx.x / 32; }
-
 // One thread of a warp.
 template <class Lane>
 class DeviceWarp {

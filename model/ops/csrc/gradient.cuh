@@ -39,7 +39,6 @@ class Gradient : public PointGradients<Math, T, U, kChannels, Sizes> {
     float grad_query[kPart];  // times sqrt(D)
     float top, total;         // of the softmax, to base 2
     float mean;               // of the weights' gradients, times `total` in the first pass
-    float weight;             // of the current point
     bool inside;
     float value_dot, key_dot;              // products of the sample with `grad` and `query`
     float value_slope_x, value_slope_y;    // derivatives of `value_dot` by the position
@@ -107,7 +106,7 @@ class Gradient : public PointGradients<Math, T, U, kChannels, Sizes> {
         lane.grad_query[k] = 0.0f;
       }
     }
-    lane.top = -Math::infinity();
+    lane.top = kLowestScore;
     lane.total = lane.mean = 0.0f;
   }
 

@@ -19,6 +19,10 @@ constexpr Word kOutsideWeight = 0xffffa5a5u;
 
 constexpr float kLog2E = 1.44269504f;
 
+// The online softmax begins with it and not with -infinity, which a first score may be: the
+// difference of the two would be NaN.
+constexpr float kLowestScore = -3.0e38f;
+
 // Which row and which part of it a lane computes.
 struct Seat {
   int row;     // within the warp

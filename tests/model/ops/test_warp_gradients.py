@@ -184,6 +184,16 @@ def test_huge_logits_give_finite_gradients(kind: Kind) -> None:
     _assert_parity(case, 1e-2)
 
 
+def test_logits_of_minus_infinity_have_no_weight() -> None:
+    case = random_case("plain")
+    assert case.logits is not None
+    logits = case.logits.clone()
+    logits[:, :, :, [0, 1, 7]] = -math.inf
+    case = replace(case, logits=logits)
+    _assert_parity(case)
+    assert all(grad.isfinite().all() for grad in _differentiated(case).values())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("deterministic")
 def test_deterministic_gradients_are_those_of_the_reference(kind: Kind) -> None:

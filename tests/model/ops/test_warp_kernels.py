@@ -192,6 +192,44 @@ def test_huge_logits_pick_one_point_without_overflow(
     assert_close(output.float(), _exact(case), 2e-2 if dtype == torch.bfloat16 else 1e-3)
 
 
+@all_splits
+def test_logits_of_minus_infinity_have_no_weight(warp: HostWarp, splits: int) -> None:
+    case = random_case("plain")
+    assert case.logits is not None
+    logits = case.logits.clone()
+    logits[:, :, :, [0, 1, 7]] = -math.inf
+    logits[:, 5] = -math.inf
+    case = replace(case, logits=logits)
+    output, exact = warp_host.attend(warp, case, splits=splits), _exact(case)
+    assert output[:, 5].isnan().all() and exact[:, 5].isnan().all()
+    others = [query for query in range(11) if query != 5]
+    assert_close(output[:, others], exact[:, others])
+
+
+@all_splits
+@pytest.mark.parametrize("kind", ["shared keys", "separate keys"])
+def test_scores_of_minus_infinity_have_no_weight(warp: HostWarp, kind: Kind, splits: int) -> None:
+    case = random_case(kind, shapes=((2, 2),), points=2, queries=3, batch=1, heads=1)
+    keys = case.value if case.key is None else case.key
+    # The first point of each query is at a pixel whose score overflows, the second at another one.
+    pixels = torch.tensor([[0.25, 0.25], [0.75, 0.75]]).view(1, 1, 1, 1, 2, 2)
+    query = torch.full_like(case.query, 1e30)  # type: ignore[arg-type]
+    keys = torch.full_like(keys, 0.0)
+    keys[:, 0] = -1e30
+    value = keys if case.key is None else case.value
+    references = torch.zeros_like(case.reference_points)
+    case = replace(
+        case,
+        query=query,
+        key=None if case.key is None else keys,
+        value=value,
+        reference_points=references,
+        sampling_offsets=(pixels * 2).expand(1, 3, 1, 1, 2, 2),
+    )
+    output = warp_host.attend(warp, case, splits=splits)
+    assert_close(output, value[:, 3:4, 0].expand(1, 3, 32))
+
+
 @pytest.mark.parametrize("far", [False, True], ids=["points inside", "points outside"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
