@@ -2,8 +2,8 @@
 
 The Dockerfile of the CUDA image runs this once, on a machine without a GPU. It writes one file for
 each kernel that a variant of the model calls, number type and architecture to `compiled/`, where
-`nvrtc.py` looks before it compiles. Other kernels (of a model with other sizes) are compiled at
-their first call.
+`nvrtc.py` looks before it compiles; with --training also those of the backward pass. Other kernels
+(of a model with other sizes) are compiled at their first call.
 """
 
 from __future__ import annotations

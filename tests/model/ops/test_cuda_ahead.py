@@ -81,6 +81,23 @@ def test_kernels_of_training_are_those_of_both_passes() -> None:
     assert {replace(v, splits=1) for v in forward} == {replace(v, backward=False) for v in backward}
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_kernels_of_the_backward_pass_are_built_if_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool
+) -> None:
+    built: list[Variant] = []
+
+    def build(variant: Variant, *_arguments: object, **_options: object) -> None:
+        built.append(variant)
+
+    monkeypatch.setattr(cuda_ahead, "machine_code", build)
+    monkeypatch.setattr(cuda_ahead, "VARIANTS", {"default": DEFAULT})
+    monkeypatch.setattr(cuda_ahead, "DIRECTORY", tmp_path / "compiled")
+    assert cuda_ahead.main(["--architectures", "90", *["--training"] * training]) == 0
+    assert set(built) == cuda_ahead.variants_of(DEFAULT, training=training)
+    assert any(variant.backward for variant in built) == training
+
+
 @pytest.mark.usefixtures("_nvrtc_is_here")
 def test_kernels_built_ahead_are_loaded_without_compiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
