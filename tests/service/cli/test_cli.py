@@ -25,6 +25,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["train"],
     ["eval"],
     ["bench"],
+    ["flops"],
     ["weights"],
     ["weights", "list"],
     ["weights", "pull"],

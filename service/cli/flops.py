@@ -1,0 +1,110 @@
+"""`lite-detr flops`: multiply-accumulates and parameters of a model, by part."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from service.cli.failure import CommandFailed
+from service.cli.offline_settings import CacheDirOption
+from service.cli.options import documented_option, help_text
+
+_MAX_SIDE = 8192  # pixels
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr flops lite-dino-r50-h3l1-2p1x3 --coco-sizes
+  lite-detr flops default --size 384x512 --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("flops", help=help_text(flops), epilog=_EPILOG)(flops)
+
+
+def flops(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A variant, whose weights are not needed; default; or a weights file.",
+            metavar="MODEL",
+        ),
+    ],
+    *,
+    size: Annotated[
+        str | None,
+        documented_option(
+            "--size",
+            env_var="LITE_DETR_FLOPS_SIZE",
+            metavar="HxW",
+            help="pixels of the network's input; unset: a 4:3 image as the model resizes it",
+        ),
+    ] = None,
+    coco_sizes: Annotated[
+        bool,
+        documented_option(
+            "--coco-sizes",
+            env_var="LITE_DETR_FLOPS_COCO_SIZES",
+            help="the size that the official code takes for the first 100 images of COCO val2017",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        documented_option(
+            "--json", env_var="LITE_DETR_FLOPS_JSON", help="print the numbers as a JSON object"
+        ),
+    ] = False,
+    cache_dir: CacheDirOption = None,
+) -> None:
+    """Count the multiply-accumulates and parameters of a model; nothing is computed.
+
+    Counted are convolutions, matrix products and bilinear samples, as GFLOPs in the papers of
+    DETR: a multiplication and an addition are one. GFLOPs are not time; `bench` measures that.
+    """
+    if size is not None and coco_sizes:
+        raise typer.BadParameter("--size and --coco-sizes exclude each other")
+    given = None if size is None else _parse_size(size)
+    import json  # noqa: PLC0415 - on first use, as torch below
+
+    from model.config import VARIANTS  # noqa: PLC0415
+    from model.geometry import resized_size  # noqa: PLC0415
+    from model.network.complexity import COCO_SIZE, count  # noqa: PLC0415
+    from model.weights.info import read_model_info, resolve_model  # noqa: PLC0415
+
+    config = VARIANTS.get(model) or read_model_info(resolve_model(model, cache_dir)).config
+    if coco_sizes:
+        given = COCO_SIZE
+    height, width = given or resized_size(480, 640, config.shortest_side, config.longest_side)
+    try:
+        found = count(config, [(height, width)])
+    except (RuntimeError, ValueError) as error:
+        raise CommandFailed(f"{height}x{width} cannot be counted: {error}") from error
+    rows = {**found.parts, "head (all but the backbone)": found.head, "total": found.total}
+    if as_json:
+        document = {"model": config.name, "height": height, "width": width}
+        numbers = {**found.parts, "head": found.head, "total": found.total}
+        gflops = {name: round(value, 3) for name, value in numbers.items()}
+        document |= {"gflops": gflops, "parameters_millions": round(found.parameters, 3)}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    typer.echo(f"{config.name}, input {height}x{width}")
+    for name, value in rows.items():
+        typer.echo(f"  {name:<27} {value:9.2f} GFLOPs")
+    typer.echo(f"  {'parameters':<27} {found.parameters:9.2f} million")
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """(H, W) of `HxW`.
+
+    Raises:
+        BadParameter: for another text, or a side that no network has.
+    """
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
+        raise typer.BadParameter(
+            f"--size: {text!r} is not HEIGHTxWIDTH in pixels, each 1 to {_MAX_SIDE}"
+        )
+    return height, width
