@@ -15,6 +15,8 @@ gets only a generic error.
 
 from __future__ import annotations
 
+import reprlib
+
 from model.images.errors import DetectionError, ImageTooLarge, InvalidImage, UnsupportedImage
 
 __all__ = [
@@ -29,7 +31,11 @@ __all__ = [
     "ShuttingDown",
     "UnsupportedImage",
     "all_error_types",
+    "short_repr",
 ]
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 100
 
 
 class InvalidOptions(DetectionError):
@@ -71,3 +77,8 @@ class InferenceFailed(DetectionError):
 def all_error_types() -> tuple[type[DetectionError], ...]:
     """Returns every concrete error."""
     return tuple(DetectionError.__subclasses__())
+
+
+def short_repr(value: object) -> str:
+    """A value of the client for an error message, cut to a bounded length."""
+    return _repr.repr(value)

@@ -12,12 +12,13 @@ import numpy as np
 from model.detections import Detections
 from model.labels import NO_CLASS
 from model.weights.info import ModelInfo
-from service.errors import InvalidOptions
+from service.errors import InvalidOptions, short_repr
 from service.types import DetectOptions, Priority
 
 PRIORITY_HEADER = "X-Request-Priority"  # in gRPC metadata in lower case
 _LONGEST_NAME = 100  # characters that are compared to find a similar name
 _MOST_NAMES = 20  # in an error message
+_MAX_LABELS_TEXT = 16_384  # characters of all names; splitting takes time
 _MAX_COMMAS = 10  # in a class name that is one of several
 
 
@@ -33,7 +34,9 @@ def parse_priority(value: object) -> Priority:
         return Priority[str(value).strip().upper()]
     except KeyError:
         known = " or ".join(priority.name.lower() for priority in Priority)
-        raise InvalidOptions(f"{PRIORITY_HEADER} is {value!r}; it takes {known}") from None
+        raise InvalidOptions(
+            f"{PRIORITY_HEADER} is {short_repr(value)}; it takes {known}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ def resolve_options(options: DetectOptions, model: ModelInfo) -> Selection:
 def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[int] | None:
     if labels is None:
         return None
+    length = sum(map(len, labels))
+    if length > _MAX_LABELS_TEXT:
+        raise InvalidOptions(f"labels has {length} characters; at most {_MAX_LABELS_TEXT} are read")
     known = {name: index for index, name in enumerate(model.labels) if name != NO_CLASS}
     names = [name for value in labels for name in split_labels(value, known)]
     unknown = [name for name in names if name not in known]

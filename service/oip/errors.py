@@ -6,7 +6,6 @@ Errors of the Detector use the tables of every adapter (`service.transport.http_
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass
 
 import grpc
@@ -33,10 +32,6 @@ NOT_READY = RefusalKind("not_ready", 503, grpc.StatusCode.UNAVAILABLE)
 CONTROL_OFF = RefusalKind("model_control_off", 503, grpc.StatusCode.UNAVAILABLE)
 
 
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 100
-
-
 class OipRefused(Exception):
     """A request that violates the protocol, or names something that the service does not have.
 
@@ -60,8 +55,3 @@ class OipRefused(Exception):
 def malformed(detail: str) -> OipRefused:
     """A request that violates the protocol."""
     return OipRefused(MALFORMED, detail)
-
-
-def short_repr(value: object) -> str:
-    """A value of the client for an error message, cut to a bounded length."""
-    return _repr.repr(value)

@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from service.oip.errors import malformed, short_repr
+from service.errors import short_repr
+from service.oip.errors import malformed
 from service.oip.inference import InferResult
 from service.oip.parameters import read_flag, read_parameters
 from service.oip.request import (
@@ -31,9 +32,10 @@ from service.oip.request import (
     is_base64,
 )
 from service.oip.tensors import INPUT, OutputTensor, unpack_elements
-from service.transport.json_body import LARGE_JSON_BYTES, JsonBody, JsonError, read_json
+from service.transport.json_body import LARGE_JSON_BYTES, JsonError, read_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_IMAGE_PATH = ("inputs", "data")
 _BASE64 = b"base64"  # as the content type of binary data
 _BINARY_SIZE = "binary_data_size"
 _MAX_DIGITS = 18
@@ -67,11 +69,10 @@ def read_request(body: bytes, header_length: str | None, max_images: int) -> Inf
     if json_length == 0:
         parameters = read_parameters({"binary_data_output": True})
         return InferRequest((body,), parameters, all_outputs(binary=True))
-    content = _read_json(body[:json_length])
-    document = content.document
+    document = _read_json(body[:json_length])
     parameters = read_parameters(_parameters(document, "the request"))
     return InferRequest(
-        images=_images(content, memoryview(body)[json_length:], max_images),
+        images=_images(document, memoryview(body)[json_length:], max_images),
         parameters=parameters,
         outputs=_outputs(document, binary=parameters.binary_output),
         request_id=check_request_id(document.get("id")),
@@ -84,7 +85,7 @@ def read_object(data: bytes) -> dict[str, Any]:
     Raises:
         OipRefused: for anything else.
     """
-    return _read_json(data).document
+    return _read_json(data)
 
 
 def read_repository_parameters(body: bytes) -> dict[str, Any]:
@@ -123,9 +124,9 @@ def write_response(request: InferRequest, result: InferResult) -> tuple[bytes, i
     return b"".join((header, *blobs)), len(header) if blobs else None
 
 
-def _read_json(data: bytes) -> JsonBody:
+def _read_json(data: bytes) -> dict[str, Any]:
     try:
-        return read_json(data)
+        return read_json(data, _IMAGE_PATH)
     except JsonError as error:
         raise malformed(str(error)) from None
 
@@ -150,8 +151,8 @@ def _parameters(owner: Mapping[str, Any], name: str) -> dict[str, Any]:
     return parameters
 
 
-def _images(content: JsonBody, binary: memoryview, max_images: int) -> tuple[bytes, ...]:
-    inputs = content.document.get("inputs")
+def _images(document: Mapping[str, Any], binary: memoryview, max_images: int) -> tuple[bytes, ...]:
+    inputs = document.get("inputs")
     if not isinstance(inputs, list) or not all(isinstance(each, dict) for each in inputs):
         raise malformed("the request has no list of inputs")
     if len(inputs) != 1:
@@ -181,8 +182,7 @@ def _images(content: JsonBody, binary: memoryview, max_images: int) -> tuple[byt
     if not isinstance(data, list):
         raise malformed(f"input {INPUT.name} has no data")
     check_count(data, count)
-    texts = (content.text(_only(element)) for element in data)
-    return tuple(decode_image(index, text) for index, text in enumerate(texts))
+    return tuple(decode_image(index, _only(element)) for index, element in enumerate(data))
 
 
 def _check_binary_size(size: object, present: int) -> None:

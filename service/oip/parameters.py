@@ -6,17 +6,13 @@ over gRPC).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from service.errors import InvalidOptions
-from service.oip.errors import short_repr
+from service.errors import InvalidOptions, short_repr
+from service.transport.option_values import number_of, whole_of
 from service.types import DetectOptions, Priority
 
-_MAX_DIGITS = 18
-_MAX_TEXT = 10_000  # characters
-_MAX_NUMBER_TEXT = 40  # characters
 _US_PER_S = 1_000_000
 _PRIORITIES = {0: None, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0: the default
 
@@ -40,7 +36,7 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
     """
     options = DetectOptions(
         threshold=_number(values, "threshold"),
-        max_detections=_whole(values, "max_detections"),
+        max_detections=_whole(values, "max_detections", 1),
         labels=_labels(values.get("labels")),
     )
     return InferParameters(
@@ -70,39 +66,35 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
     value = values.get(name)
     if value is None:
         return None
-    number = math.nan
-    too_long = isinstance(value, str) and len(value) > _MAX_NUMBER_TEXT
-    if isinstance(value, int | float | str) and not isinstance(value, bool) and not too_long:
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-    if not math.isfinite(number):
+    number = number_of(value)
+    if number is None:
         raise InvalidOptions(f"{name} is {short_repr(value)}; it takes a number")
     return number
 
 
-def _whole(values: Mapping[str, object], name: str) -> int | None:
+def _whole(values: Mapping[str, object], name: str, minimum: int = 0) -> int | None:
     value = values.get(name)
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:
-        return int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidOptions(f"{name} is {short_repr(value)}; it takes a whole number from 0 up")
-    return value
+    number = whole_of(value)
+    if number is None:  # the core checks the range, which depends on the model
+        raise InvalidOptions(
+            f"{name} is {short_repr(value)}; it takes a whole number from {minimum} up"
+        )
+    return number
 
 
 def _labels(value: object) -> tuple[str, ...] | None:
-    if value is None:
+    """Text, or an array of texts, which only JSON has."""
+    if value is None or value == []:
         return None
-    fits = isinstance(value, str) and len(value) <= _MAX_TEXT
-    if not fits or not all(name.strip() for name in str(value).split(",")):
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) and all(map(str.strip, text.split(","))) for text in texts):
         raise InvalidOptions(
             f"labels is {short_repr(value)}; it takes class names separated by commas; leave it "
             "out for all classes"
         )
-    return (str(value),)
+    return tuple(dict.fromkeys(texts))
 
 
 def _timeout_s(microseconds: int | None) -> float | None:

@@ -11,13 +11,13 @@ from service.core.model_control import (
     ModelLoadFailed,
     UnknownModel,
 )
+from service.errors import short_repr
 from service.oip.errors import (
     CONTROL_OFF,
     LOAD_FAILED,
     UNKNOWN_MODEL,
     OipRefused,
     malformed,
-    short_repr,
 )
 from service.settings import Settings
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from service.errors import InvalidOptions
-from service.oip.errors import malformed, short_repr
+from service.errors import InvalidOptions, short_repr
+from service.oip.errors import malformed
 from service.oip.parameters import InferParameters
 from service.oip.tensors import INPUT, OUTPUT_BY_NAME, OUTPUTS, TensorSpec
 from service.transport.base64_text import Base64Error, decode_base64
@@ -18,6 +18,7 @@ from service.transport.json_body import JsonText
 _SHARED_MEMORY = "shared_memory_region"
 _CONTENT_TYPE = "content_type"
 _COLUMN_RANK = 2
+_TOO_LARGE_NUMBER = 2.0**63  # JSON integers beyond 64 bits are read as floats
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,14 @@ def check_request_id(request_id: object) -> str:
     """The client's request id as text; empty for none.
 
     Raises:
-        InvalidOptions: for anything but text or a number.
+        InvalidOptions: for anything but text or a number; and for a number of more than 64 bits,
+            whose last digits the JSON parser has lost.
     """
     if request_id is None:
         return ""
     if isinstance(request_id, int | float) and not isinstance(request_id, bool):
+        if abs(request_id) >= _TOO_LARGE_NUMBER and isinstance(request_id, float):
+            raise InvalidOptions("id is a number of more than 64 bits; send it as text")
         return str(request_id)
     if not isinstance(request_id, str):
         raise InvalidOptions(f"id is {short_repr(request_id)}; it takes text or a number")

@@ -8,7 +8,6 @@ of the edge's CPU time for a request; a by-pass of FastAPI's router would save a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,10 +15,10 @@ from functools import lru_cache
 from starlette.datastructures import QueryParams
 
 from service.core.formats import OUTPUT_FORMATS, OutputFormat
-from service.errors import InvalidOptions
+from service.errors import InvalidOptions, short_repr
+from service.transport.option_values import number_of, whole_of
 from service.types import DetectOptions
 
-_MAX_DIGITS = 9
 _CACHED_QUERIES = 256
 
 
@@ -52,7 +51,7 @@ def split_query_string(query_string: bytes) -> list[tuple[str, str]]:
     return QueryParams(query_string).multi_items()
 
 
-def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:
+def parse_query(parameters: Iterable[tuple[str, object]]) -> DetectQuery:
     """Reads the options.
 
     Args:
@@ -64,10 +63,12 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:
     Raises:
         InvalidOptions: for an unknown, repeated or invalid parameter; the message names it.
     """
-    given: dict[str, list[str]] = {}
+    given: dict[str, list[object]] = {}
     for name, value in parameters:
         if name not in PARAMETERS:
-            raise InvalidOptions(f"unknown parameter {name!r}; known are {', '.join(PARAMETERS)}")
+            raise InvalidOptions(
+                f"unknown parameter {short_repr(name)}; known are {', '.join(PARAMETERS)}"
+            )
         given.setdefault(name, []).append(value)
     for name, values in given.items():
         if len(values) > 1 and name != "labels":
@@ -80,48 +81,46 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> DetectQuery:
     return DetectQuery(options, _output_format(given.get("format")))
 
 
-def _threshold(values: list[str] | None) -> float | None:
+def _threshold(values: list[object] | None) -> float | None:
     if values is None:
         return None
-    threshold = _number(values[0])
+    threshold = number_of(values[0])
     if threshold is None or not 0 <= threshold <= 1:
-        raise InvalidOptions(f"threshold is {values[0]!r}; it takes a number from 0 to 1")
+        raise InvalidOptions(f"threshold is {short_repr(values[0])}; it takes a number from 0 to 1")
     return threshold
 
 
-def _max_detections(values: list[str] | None) -> int | None:
+def _max_detections(values: list[object] | None) -> int | None:
     if values is None:
         return None
-    text = values[0].strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and int(text) >= 1):
-        raise InvalidOptions(f"max_detections is {values[0]!r}; it takes a whole number from 1 up")
-    return int(text)
+    number = whole_of(values[0])
+    if not number:
+        value = short_repr(values[0])
+        raise InvalidOptions(f"max_detections is {value}; it takes a whole number from 1 up")
+    return number
 
 
-def _labels(values: list[str] | None) -> tuple[str, ...] | None:
+def _labels(values: list[object] | None) -> tuple[str, ...] | None:
     if values is None:
         return None
-    if not all(name.strip() for value in values for name in value.split(",")):
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        other = next(value for value in values if not isinstance(value, str))
+        raise InvalidOptions(f"labels has {short_repr(other)}; it takes class names")
+    if not all(name.strip() for text in texts for name in text.split(",")):
         raise InvalidOptions(
             "labels has an empty name; give class names separated by commas, "
             "or leave it out for all classes"
         )
-    return tuple(dict.fromkeys(values))
+    return tuple(dict.fromkeys(texts))
 
 
-def _output_format(values: list[str] | None) -> OutputFormat | None:
+def _output_format(values: list[object] | None) -> OutputFormat | None:
     if values is None:
         return None
-    output_format = OUTPUT_FORMATS.get(values[0])
+    name = values[0]
+    output_format = OUTPUT_FORMATS.get(name) if isinstance(name, str) else None
     if output_format is None:
         known = ", ".join(OUTPUT_FORMATS)
-        raise InvalidOptions(f"format is {values[0]!r}; it takes one of {known}")
+        raise InvalidOptions(f"format is {short_repr(name)}; it takes one of {known}")
     return output_format
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

@@ -160,16 +160,16 @@ def _parse_json(body: bytes) -> tuple[bytes, Mapping[str, object]]:
         InvalidImage: for text that is not base64.
     """
     try:
-        content = read_json(body)
+        document = read_json(body, ("inputs",))
     except JsonError as error:
         raise _malformed(str(error)) from None
-    text = content.text(content.document.get("inputs"))
+    text = document.get("inputs")
     if not isinstance(text, str | JsonText):
         raise UnsupportedImage(
             f"Content-Type is {_JSON_TYPE!r}, but the JSON has no text in its field inputs; send "
             f"{_JSON_FORM}, the bytes of one image as image/*, or files as {_FORM_TYPE}"
         )
-    parameters = content.document.get("parameters")
+    parameters = document.get("parameters")
     if not isinstance(parameters, dict | None):
         raise _malformed("the field parameters of the JSON is not an object")
     try:
@@ -178,12 +178,12 @@ def _parse_json(body: bytes) -> tuple[bytes, Mapping[str, object]]:
         raise InvalidImage(f"the field inputs of the JSON is not base64: {error}") from None
 
 
-def _options(parameters: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """The parameters as options; null stands for "not given", a list for a repeated option."""
+def _options(parameters: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The parameters as options; null stands for "not given", a list for several labels."""
     for name, value in parameters.items():
-        for each in value if isinstance(value, list) else (value,):
+        for each in value if isinstance(value, list) and name == "labels" else (value,):
             if each is not None:
-                yield name, str(each)
+                yield name, each
 
 
 def _malformed(detail: str) -> RequestRefused:

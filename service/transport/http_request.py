@@ -8,16 +8,16 @@ option is a `DetectionError`, as in every other adapter.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from starlette.types import Receive, Scope
 
-from service.errors import InvalidOptions
+from service.errors import InvalidOptions, short_repr
 from service.observability.metrics import Metrics
 from service.observability.request_scope import record_failure
+from service.transport.option_values import number_of
 
 REQUEST_ID_HEADER = "X-Request-Id"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -60,12 +60,10 @@ def parse_timeout_s(value: str | None) -> float | None:
     """
     if value is None:
         return None
-    try:
-        timeout_ms = float(value)
-    except ValueError:
-        timeout_ms = math.nan
-    if not math.isfinite(timeout_ms) or timeout_ms <= 0:
-        raise InvalidOptions(f"{TIMEOUT_HEADER} is {value!r}; it takes milliseconds above 0")
+    timeout_ms = number_of(value)
+    if timeout_ms is None or timeout_ms <= 0:
+        detail = f"{TIMEOUT_HEADER} is {short_repr(value)}; it takes milliseconds above 0"
+        raise InvalidOptions(detail)
     return timeout_ms / 1000
 
 

@@ -1,15 +1,14 @@
 """JSON bodies that carry image files as base64 text.
 
 One call of a JSON parser on such a body would hold the interpreter lock, and with it the event
-loop, for as long as it takes to copy tens of megabytes. So long strings are left out of the
-parsed document and read in chunks.
+loop, for as long as it takes to copy tens of megabytes. So long strings are cut out before parsing.
+Those of images are then read in chunks; the others are put back into the document.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -19,6 +18,7 @@ from model.images.formats import image_kind
 LARGE_JSON_BYTES = 100_000  # larger bodies are read in a thread
 _QUOTE, _BACKSLASH = b'"', b"\\"
 _LONG_STRING = 16_384  # bytes
+_MAX_OTHER_STRING = 1 << 20  # bytes; of a string that is no image
 _CHUNK = 262_144  # bytes
 _LONGEST_ESCAPE = 6  # bytes: \u002b
 _SIGNATURE_BYTES = 64  # of an image file
@@ -40,6 +40,10 @@ class JsonText:
         """Takes the bytes between the quotes."""
         self._raw = raw
 
+    def __repr__(self) -> str:
+        """For error messages."""
+        return f"<text of {len(self._raw)} bytes>"
+
     def chunks(self) -> Iterator[bytes]:
         """Yields the text without escapes, as UTF-8 in chunks of bounded size.
 
@@ -57,27 +61,36 @@ class JsonText:
                     chunk = chunk[:escape]
             yield _unescape(chunk) if _BACKSLASH in chunk else chunk
 
+    def whole(self) -> str:
+        """Returns the text without escapes.
 
-@dataclass(frozen=True)
-class JsonBody:
-    """A JSON object; placeholders stand for its long strings."""
+        Raises:
+            JsonError: if it is invalid, or too long for anything but an image.
+        """
+        if len(self._raw) > _MAX_OTHER_STRING:
+            raise JsonError(
+                f"the request's JSON has a text of {len(self._raw)} bytes that is not an image; "
+                f"at most {_MAX_OTHER_STRING} are accepted"
+            )
+        try:
+            return str(_parse(b'"%b"' % bytes(self._raw)))
+        except orjson.JSONDecodeError as error:
+            raise JsonError(f"the request is not JSON: {error}") from None
 
-    document: dict[str, Any]
-    long_texts: dict[str, JsonText]  # by placeholder
 
-    def text(self, value: object) -> object:
-        """The long text that a placeholder stands for; any other value as it is."""
-        return self.long_texts.get(value, value) if isinstance(value, str) else value
-
-
-def read_json(data: bytes) -> JsonBody:
+def read_json(data: bytes, image_path: tuple[str, ...] = ()) -> dict[str, Any]:
     """Reads a JSON object; an empty body is an empty object.
+
+    Args:
+        data: the body.
+        image_path: the names that lead to the texts of images; there may be arrays in between.
+            A long string in this place is a `JsonText`, one anywhere else a str.
 
     Raises:
         JsonError: for anything else, and for more than `MAX_VALUES` values.
     """
     if not data:
-        return JsonBody({}, {})
+        return {}
     if (kind := image_kind(data[:_SIGNATURE_BYTES])) is not None:
         raise JsonError(
             f"the body is {kind}, but is sent as JSON: either its Content-Type or the body is wrong"
@@ -91,7 +104,28 @@ def read_json(data: bytes) -> JsonBody:
         raise JsonError(f"the request is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise JsonError("the request is not a JSON object")
-    return JsonBody(document, long_texts)
+    if long_texts:
+        _put_back(document, long_texts, image_path)
+    return document
+
+
+def _put_back(
+    document: dict[str, Any], texts: Mapping[str, JsonText], image_path: tuple[str, ...]
+) -> None:
+    """Replaces placeholders, also of names: by a `JsonText` at `image_path`, otherwise by a str."""
+    unseen: list[tuple[tuple[str, ...], Any]] = [((), document)]
+    while unseen:  # no recursion: a document may be nested deeply
+        path, node = unseen.pop()
+        for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+            inner = (*path, key) if isinstance(node, dict) else path
+            if isinstance(value, dict | list):
+                unseen.append((inner, value))
+            elif isinstance(value, str) and (text := texts.get(value)) is not None:
+                node[key] = text if inner == image_path else text.whole()
+        if isinstance(node, dict) and any(name in texts for name in node):
+            items = [(texts[k].whole() if k in texts else k, v) for k, v in node.items()]
+            node.clear()
+            node.update(items)
 
 
 def _parse(data: bytes) -> object:

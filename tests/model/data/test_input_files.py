@@ -53,7 +53,7 @@ def _link_to_pipe(path: Path) -> Path:
 SPECIAL_FILES = {"pipe": _pipe, "socket": _socket, "device": _device, "link": _link_to_pipe}
 
 
-@pytest.fixture(params=SPECIAL_FILES.values(), ids=SPECIAL_FILES)
+@pytest.fixture(params=SPECIAL_FILES.values(), ids=list(SPECIAL_FILES))
 def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     make: Callable[[Path], Path] = request.param
     return make(tmp_path / "scenes.jsonl")

@@ -111,3 +111,9 @@ def test_a_class_with_commas_can_be_selected() -> None:
         assert resolve_options(DetectOptions(labels=labels), model).class_ids == frozenset({0, 3})
     with pytest.raises(InvalidOptions, match="'cat'"):
         resolve_options(DetectOptions(labels=("salt, pepper,cat",)), model)
+
+
+def test_the_text_of_labels_has_a_maximum_length() -> None:
+    names = ("qr_code," * 1000, "qr_code," * 2000)
+    with pytest.raises(InvalidOptions, match="labels has 24000 characters; at most 16384"):
+        _kept(labels=names)

@@ -23,6 +23,22 @@ def test_numbers_may_be_text() -> None:
     assert read_parameters(as_text) == read_parameters(as_numbers) == expected
 
 
+def test_a_whole_number_may_be_written_with_a_decimal_point() -> None:
+    assert read_parameters({"max_detections": 3.0}).options.max_detections == 3
+
+
+def test_the_message_says_the_range_of_each_number() -> None:
+    with pytest.raises(InvalidOptions, match=r"max_detections is -1; it takes .* from 1 up"):
+        read_parameters({"max_detections": -1})
+    with pytest.raises(InvalidOptions, match=r"timeout is -1; it takes .* from 0 up"):
+        read_parameters({"timeout": -1})
+
+
+def test_labels_may_be_an_array() -> None:
+    assert read_parameters({"labels": ["a", "b", "a"]}).options.labels == ("a", "b")
+    assert read_parameters({"labels": []}).options.labels is None
+
+
 def test_labels_are_split_by_the_core_which_knows_the_class_names() -> None:
     assert read_parameters({"labels": "a b, c,a b"}).options.labels == ("a b, c,a b",)
 
@@ -64,8 +80,15 @@ def test_unknown_parameters_are_ignored() -> None:
         ("max_detections", "9" * 400),
         ("labels", ""),
         ("labels", "a,,b"),
-        ("labels", ["a"]),
-        ("labels", "a," * 6000 + "a"),
+        ("labels", ["a", 1]),
+        ("labels", ["a", ""]),
+        ("labels", [["a"]]),
+        ("threshold", "0_1"),
+        ("threshold", "\u0660.\u0665"),
+        ("threshold", "1e"),
+        ("max_detections", "1_0"),
+        ("max_detections", "\u0663"),
+        ("timeout", "5_000"),
         ("timeout", -5),
         ("timeout", 0.5),
         ("priority", 3),

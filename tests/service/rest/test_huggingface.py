@@ -83,6 +83,14 @@ async def test_json_may_name_another_format_and_our_options(
     assert drawn.headers["content-type"] == "image/jpeg"
 
 
+async def test_a_whole_number_may_be_written_with_a_decimal_point(
+    client: httpx.AsyncClient, image: MakeImage
+) -> None:
+    parameters = {"threshold": 0, "max_detections": 2.0}
+    document = {"inputs": base64.b64encode(image()).decode(), "parameters": parameters}
+    assert len((await client.post("/detect", json=document)).json()) == 2
+
+
 async def test_several_files_have_a_list_each(client: httpx.AsyncClient, image: MakeImage) -> None:
     files = [("f", ("a.jpg", image())), ("f", ("b.jpg", b"broken"))]
     found, failed = (await client.post("/detect?format=huggingface", files=files)).json()
@@ -106,6 +114,9 @@ async def test_several_files_have_a_list_each(client: httpx.AsyncClient, image: 
         ('{"inputs": "QUJD"}', 400, "not an image"),
         ('{"inputs": "QUJD", "parameters": {"treshold": 1}}', 422, "treshold"),
         ('{"inputs": "QUJD", "parameters": {"threshold": true}}', 422, "threshold"),
+        ('{"inputs": "QUJD", "parameters": {"threshold": [0.5]}}', 422, "threshold is [0.5]"),
+        ('{"inputs": "QUJD", "parameters": {"max_detections": 1.5}}', 422, "is 1.5"),
+        ('{"inputs": "QUJD", "parameters": {"labels": [1]}}', 422, "labels has 1"),
     ],
 )
 async def test_json_in_another_form_is_refused(

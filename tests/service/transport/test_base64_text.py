@@ -5,6 +5,7 @@ import json
 import os
 import random
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -50,10 +51,9 @@ def test_every_form_of_base64_is_decoded_from_json(size: int) -> None:
             "raw line ends": f'"{text}"' if "\t" not in text else json.dumps(text),
         }
         for encoding, value in encodings.items():
-            body = read_json(f'{{"a": [1, {value}], "b":\n"c"}}'.encode())
-            (number, found) = body.document["a"]
-            assert (number, body.document["b"]) == (1, "c")
-            decoded = body.text(found)
+            body = read_json(f'{{"a": [1, {value}], "b":\n"c"}}'.encode(), ("a",))
+            (number, decoded) = body["a"]
+            assert (number, body["b"]) == (1, "c")
             assert isinstance(decoded, JsonText if len(value) > 20_000 else str)
             assert decode_base64(decoded) == data, (name, encoding)
 
@@ -63,8 +63,7 @@ def test_escapes_at_the_border_of_a_chunk_are_decoded() -> None:
         text = "A" * (262_144 - shift) + r"\u002B\/\n" * 20_000 + "A" * (100 + shift)
         digits = json.loads(f'"{text}"').replace("\n", "")
         expected = base64.b64decode(digits + "=" * (-len(digits) % 4))
-        found = read_json(f'{{"a": "{text}"}}'.encode())
-        value = found.text(found.document["a"])
+        value = read_json(f'{{"a": "{text}"}}'.encode(), ("a",))["a"]
         assert isinstance(value, JsonText)
         assert decode_base64(value) == expected
 
@@ -93,8 +92,7 @@ def test_other_text_is_refused_with_the_reason(text: str, reason: str) -> None:
 
 @pytest.mark.parametrize("bad", ["!", "é", r"\u00e9", r"\q", r"\\", r"\"", "=A"])
 def test_a_wrong_character_in_a_large_text_is_refused(bad: str) -> None:
-    body = read_json(f'{{"a": "{"A" * 300_000}{bad}{"A" * 300_000}"}}'.encode())
-    value = body.text(body.document["a"])
+    value = read_json(f'{{"a": "{"A" * 300_000}{bad}{"A" * 300_000}"}}'.encode(), ("a",))["a"]
     assert isinstance(value, JsonText)
     with pytest.raises(Base64Error):
         decode_base64(value)
@@ -106,12 +104,47 @@ def test_json_is_read_as_by_the_standard_library() -> None:
     for _ in range(200):
         values = ["".join(rng.choices(pieces, k=rng.randrange(6))) for _ in range(5)]
         document = {f"k{index}": value for index, value in enumerate(values)}
-        body = read_json(json.dumps(document, ensure_ascii=rng.random() < 0.5).encode())
-        for name, value in document.items():
-            found = body.text(body.document[name])
-            if isinstance(found, JsonText):
-                found = b"".join(found.chunks()).decode()
-            assert found == value
+        data = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode()
+        assert read_json(data) == document
+        image = read_json(data, ("k0",))["k0"]
+        if isinstance(image, JsonText):
+            image = b"".join(image.chunks()).decode()
+        assert image == document["k0"]
+
+
+def test_only_the_texts_of_images_are_left_in_pieces() -> None:
+    long = "x" * 20_000
+    document = {"a": [{"b": [long, "short"], long: [[long]]}], "b": long, long: {"a": {"b": long}}}
+    body = read_json(json.dumps(document).encode(), ("a", "b"))
+    image = body["a"][0]["b"][0]
+    assert isinstance(image, JsonText)
+    body["a"][0]["b"][0] = long
+    assert body == document
+    assert list(body) == list(document)
+    assert long not in repr(image)
+
+
+def test_a_deeply_nested_document_keeps_its_texts() -> None:
+    depth, long = 1000, "x" * 20_000
+    body: Any = read_json(('{"a":' + "[" * depth + f'"{long}"' + "]" * depth + "}").encode())["a"]
+    for _ in range(depth):
+        (body,) = body
+    assert body == long
+
+
+def test_a_text_that_is_no_image_has_a_maximum_length() -> None:
+    data = json.dumps({"a": "x" * (1 << 20), "b": 1}).encode()
+    assert read_json(data)["b"] == 1
+    data = json.dumps({"a": "x" * ((1 << 20) + 1)}).encode()
+    with pytest.raises(JsonError, match="is not an image; at most 1048576 are accepted"):
+        read_json(data)
+    assert isinstance(read_json(data, ("a",))["a"], JsonText)
+
+
+@pytest.mark.parametrize("bad", [r"\q", r"\ud800", "\x01"])
+def test_a_long_text_that_is_not_json_is_refused(bad: str) -> None:
+    with pytest.raises(JsonError, match="not JSON"):
+        read_json(f'{{"a": "{"A" * 20_000}{bad}"}}'.encode())
 
 
 @pytest.mark.parametrize(
@@ -139,4 +172,4 @@ def test_a_body_of_too_many_values_is_refused(unit: bytes) -> None:
 
 
 def test_an_empty_body_is_an_empty_object() -> None:
-    assert read_json(b"").document == {}
+    assert read_json(b"") == {}
