@@ -44,6 +44,7 @@ class Part:
     seconds: float  # limit
     command: tuple[str, ...]  # after the interpreter; RESULTS: the result file, DEVICE: the device
     small: tuple[str, ...] = ()  # further arguments on a CPU
+    last: tuple[str, ...] = ()  # further arguments, after those
     needs: tuple[str, ...] = ()  # packages
     tool: str = ""  # a program that runs the command; its arguments follow in `tool_arguments`
     tool_arguments: tuple[str, ...] = ()
@@ -129,6 +130,7 @@ PARTS = (
         50,
         ("-m", "benchmarks.gpu.service_throughput", "--seconds", "16", *_RESULTS),
         ("--seconds", "4"),
+        last=("--", "--warm-up-seconds", "12"),  # the default would take the time of the part
         needs=_SERVICE,
     ),
     Part(
@@ -255,6 +257,7 @@ class Run:
         given = {"RESULTS": str(self._work / f"{part.name}.jsonl"), "DEVICE": self._device}
         arguments = [given.get(argument, argument) for argument in part.command]
         arguments += part.small if self._device == "cpu" else ()
+        arguments += part.last
         tool = [part.tool, *part.tool_arguments] if part.tool else []
         return [*tool, sys.executable, *arguments]
 

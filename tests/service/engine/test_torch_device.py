@@ -13,6 +13,7 @@ import torch
 from model.geometry import padded_size
 from model.images.decode import ImageLimits, decode_image
 from service.build import open_detector
+from service.engine import torch_device
 from service.engine.device import OutOfDeviceMemory
 from service.engine.load import load_predictor, pick_device
 from service.engine.torch_device import TorchDevice
@@ -48,6 +49,21 @@ def test_a_device_reports_its_implementation(weights: Path) -> None:
     assert (device.name, device.model.name, torch.get_num_threads()) == ("cpu", "small", 1)
     assert device.implementations["kernel"] in {"cpu", "reference"}
     assert not device.is_broken(RuntimeError("anything"))
+
+
+def test_gpu_kernels_that_do_not_work_are_reported(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = TorchDevice(weights, "cpu", threads=1)
+    assert "kernel_failures" not in device.implementations
+    reasons = {"plain float16": "NVRTC refused it", "plain float32": "no memory for it"}
+    monkeypatch.setattr(torch_device, "kernel_failures", lambda _: reasons)
+    monkeypatch.setattr(torch_device, "implementation_name", lambda _: "cuda+reference")
+    facts = device.implementations
+    assert facts["kernel"] == "cuda+reference"
+    assert facts["kernel_failures"] == (
+        "plain float16: NVRTC refused it; plain float32: no memory for it"
+    )
 
 
 def test_detections_are_those_of_the_predictor(weights: Path) -> None:
