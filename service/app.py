@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -145,16 +146,20 @@ async def _serve(settings: Settings, backend: Backend) -> int:
         hangups.begin(access.reload, core.control.reload)
         stack.callback(asyncio.create_task(access.watch()).cancel)
         http_servers = _build_servers(settings, access, core, request_log, listeners)
-        url = _url(settings, http_servers[0].port)
-        _print(f"Lite DETR Serving listens on {url} and loads the model {core.detector.model.name}")
-        for server in http_servers[1:]:
-            _print(f"Metrics: {_url(settings, server.port)}/metrics")
         servers += http_servers
+        rpc = None
         if settings.grpc_port >= 0:
             rpc = await _open_rpc(settings, access, core, request_log)
             if rpc is None:
                 return _EXIT_FAILED
             servers.append(rpc)
+        url = _url(settings, http_servers[0].port)
+        _print(f"Lite DETR Serving listens on {url} and loads the model {core.detector.model.name}")
+        for server in http_servers[1:]:
+            _print(f"Metrics: {_url(settings, server.port)}/metrics")
+        if rpc is not None:
+            name = _ANY_ADDRESS.get(settings.host, settings.host)
+            _print(f"gRPC: {name}:{rpc.port}, {' and '.join(rpc.services)}")
         tasks += [asyncio.create_task(server.run_until_drained()) for server in servers]
         try:
             await _serve_until(stop, core, tasks, url, started)
@@ -286,8 +291,6 @@ async def _open_rpc(
     except OSError as error:
         _print_port_error(settings, "grpc_port", error)
         return None
-    name = _ANY_ADDRESS.get(settings.host, settings.host)
-    _print(f"gRPC: {name}:{server.port}, litedetr.v1.DetectionService and {oip.name}")
     return server
 
 
@@ -310,8 +313,9 @@ def _listen_all(settings: Settings) -> list[socket.socket] | None:
 
 def _print_port_error(settings: Settings, field: str, error: OSError) -> None:
     port = getattr(settings, field)
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
     _fail(
-        f"Cannot listen on {settings.host}:{port}: {error.strerror or error}. Choose another "
+        f"Cannot listen on {settings.host}:{port}: {reason}. Choose another "
         f"with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
     )
 

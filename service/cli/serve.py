@@ -23,6 +23,9 @@ SERVE_OPTIONS = model_options(
     Settings, ENV_PREFIX, short_flags={"http_port": ("--port", "-p")}, click_reads_env=False
 )
 
+# gRPC core, C++ code, writes a line for each TLS handshake that fails and each compressed message:
+# any client could fill the log. Set variables take precedence.
+_QUIET_GRPC_CORE = {"GRPC_VERBOSITY": "NONE"}
 _EPILOG = """[bold]Examples[/]
 
   lite-detr serve
@@ -68,6 +71,8 @@ def _serve(given: dict[str, Any]) -> None:
     POST an image to /detect; / is a page to try it, /docs documents the API.
     """
     settings = settings_from_flags(given)
+    for variable, value in _QUIET_GRPC_CORE.items():  # before grpc is imported
+        os.environ.setdefault(variable, value)
     from service.app import run  # noqa: PLC0415
 
     known = {spec.env_var for spec in SERVE_OPTIONS}

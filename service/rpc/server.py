@@ -21,6 +21,7 @@ from service.rpc.receive_time import ReceiveTimeInterceptor
 from service.rpc.reflection import JoinedPools
 from service.transport.grpc_call import GrpcService
 from service.transport.grpc_methods import MethodHandlers
+from service.transport.http_server import listen
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
@@ -85,6 +86,11 @@ class RpcServer:
         """The port of the running server."""
         return self._port
 
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of the services, without health and reflection."""
+        return self._names
+
     async def start(self) -> None:
         """Listens and serves; the health service reports whether the detector is ready.
 
@@ -116,7 +122,8 @@ class RpcServer:
             else:
                 self._port = server.add_secure_port(address, options.tls.grpc_credentials())
         except RuntimeError as error:
-            raise OSError(str(error)) from error
+            listen(options.host, options.port).close()  # raises the reason, which gRPC only logs
+            raise OSError("gRPC cannot use the address") from error
         await server.start()
         self._server = server
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import signal
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +27,12 @@ from lite_detr_client import (
     RetryPolicy,
     ServiceError,
 )
+from model.weights.info import DEFAULT_MODEL_PATH
 from service.access.api_keys import Scope, key_line, new_key
 from service.transport.http_server import listen
 from tests.support.certificates import Authority
 from tests.support.images import solid_png
-from tests.support.running import DEFAULTS, Service, process_has_ended
+from tests.support.running import DEFAULTS, ROOT, Service, process_has_ended
 
 HANG, HANG_HEX = (9, 8, 7), "090807"
 
@@ -125,15 +131,19 @@ def test_an_engine_exits_with_a_killed_edge(start: type[Service]) -> None:
     assert process_has_ended(service.engine_pid)
 
 
-def test_the_error_for_a_port_in_use_names_the_setting(start: type[Service]) -> None:
+@pytest.mark.parametrize("flag", ["http", "grpc", "metrics"])
+def test_the_error_for_a_port_in_use_names_the_setting(start: type[Service], flag: str) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        service = start(http_port=str(port))
+        service = start(**{f"{flag}_port": str(port)})
         assert service.end() == 1
-    output = "".join(service.lines)
-    assert f"Cannot listen on 127.0.0.1:{port}" in output
-    assert "--http-port (LITE_DETR_HTTP_PORT)" in output
-    assert "Traceback" not in output
+    [line] = [line for line in service.lines if "Cannot listen" in line]
+    expected = (
+        f"Cannot listen on 127.0.0.1:{port}: Address already in use. Choose another with "
+        f"--{flag}-port (LITE_DETR_{flag.upper()}_PORT)"
+    )
+    assert json.loads(line)["event"] == expected
+    assert not any("listens on" in line or "Traceback" in line for line in service.lines)
 
 
 def test_a_model_that_does_not_exist_ends_the_start(start: type[Service]) -> None:
@@ -301,3 +311,34 @@ def test_sighup_during_the_first_load_waits_for_it(start: type[Service]) -> None
     assert _post(service.url, (1, 2, 3)).status_code == 200
     service.process.send_signal(signal.SIGTERM)
     assert service.end() == 0, service.lines
+
+
+@pytest.mark.skipif(not DEFAULT_MODEL_PATH.exists(), reason="no default model in this checkout")
+def test_a_client_of_grpc_cannot_fill_the_log() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", "0", "--grpc-port", "0"],
+        cwd=ROOT,
+        env=environment | {"LITE_DETR_LOG_FORMAT": "json"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        lines = iter(process.stderr)
+        port = next(filter(None, (re.search(r"gRPC: \S+:(\d+)", line) for line in lines)))[1]
+        for method in ("/grpc.health.v1.Health/Check", "/no.such.Service/Method"):
+            with grpc.insecure_channel(
+                f"127.0.0.1:{port}", compression=grpc.Compression.Gzip
+            ) as channel:
+                with pytest.raises(grpc.RpcError) as refused:
+                    channel.unary_unary(method)(bytes(100_000), timeout=60)
+                assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        process.send_signal(signal.SIGTERM)
+        rest = "".join(lines)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert "Compression algorithm" not in rest

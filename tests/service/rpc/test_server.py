@@ -224,3 +224,21 @@ async def test_a_stop_that_takes_too_long_cancels(
 
 async def test_a_server_that_never_started_stops(standin: StandIn) -> None:
     await RpcServer(standin.as_detector(), rpc_options()).stop(1)
+
+
+HEALTH = f"/{HEALTH_SERVICE}/"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+@pytest.mark.parametrize("method", [HEALTH + "Check", HEALTH + "Watch", REFLECTION])
+async def test_bytes_that_are_no_message_are_refused_without_a_log_line(
+    caller: Caller, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    async def messages() -> AsyncIterator[bytes]:
+        yield b"\xff\xff"
+
+    call: Any = caller.channel.stream_stream(method)(messages(), timeout=60)
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await call.read()
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not caplog.records
