@@ -17,7 +17,6 @@ from service.core.detector import Detector
 from service.core.model_control import ModelControl
 from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.oip import http_schemas as schemas
-from service.oip.compression import inflate_body
 from service.oip.errors import NOT_LIVE, NOT_READY, OipRefused
 from service.oip.http_codec import (
     HEADER_LENGTH,
@@ -44,7 +43,8 @@ from service.oip.repository import Repository
 from service.oip.request import InferRequest
 from service.oip.server_description import server_metadata
 from service.settings import Settings
-from service.transport.http_body import BodyAccount, BodyLimits, BodyMemory, read_body
+from service.transport.compression import read_plain_body
+from service.transport.http_body import BodyAccount, BodyLimits, BodyMemory
 from service.transport.http_request import (
     TIMEOUT_HEADER,
     parse_timeout_s,
@@ -180,7 +180,7 @@ class _RepositoryEndpoints:
         return json_response({})
 
     async def _body(self, request: Request) -> bytes:
-        return await read_body(request.headers, request.receive, self._limits)
+        return await read_plain_body(request.headers, request.receive, self._limits)
 
 
 def _repository_routes(repository: _RepositoryEndpoints) -> list[BaseRoute]:
@@ -237,9 +237,7 @@ class _InferEndpoint:
         self, request: Request, deadline: float | None, account: BodyAccount
     ) -> InferRequest:
         headers = request.headers
-        received = await read_body(headers, request.receive, self._limits, deadline, account)
-        encoding = headers.get("content-encoding", "")
-        body = await inflate_body(received, encoding, self._limits.max_bytes, account)
+        body = await read_plain_body(headers, request.receive, self._limits, deadline, account)
         header_length = headers.get(HEADER_LENGTH)
         if not takes_long(body, header_length):
             return read_request(body, header_length, self._max_images)

@@ -5,6 +5,7 @@ Unlike Starlette's form parser it never writes to disk, and it stops at the firs
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -21,6 +22,20 @@ _SIGNATURE_BYTES = 64  # of an image file
 _MAX_FIELD_BYTES = 4096  # of a value that is not a file
 _MAX_FIELDS = 32
 _MAX_PARTS_BEYOND_FILES = 64  # fields, and empty file inputs
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
+_NOT_A_FORM = "it is not well-formed multipart/form-data"
+# Parts of the parser's messages, and what they mean.
+_PROBLEMS = {
+    "end of boundary": "a boundary is not followed by a line end (CRLF)",
+    "boundary padding": "a boundary is not followed by a line end (CRLF)",
+    "oundary length": "its boundary is too long",
+    "invalid character": "a header of a part has a character that is not allowed",
+    "0-length header": "a header of a part has no name",
+    "LF character at end of header": "a header of a part does not end with CRLF",
+    "LF at end of headers": "the headers of a part do not end with an empty line",
+    "header size": "a header of a part is too long",
+    "header count": "a part has too many headers",
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,11 @@ class FormReader:
             RequestRefused: for a header without a usable boundary.
         """
         self._collector = _Collector(max_files)
-        self._parser = _parser(content_type, self._collector)
-        self._began = False
+        boundary = _boundary_of(content_type)
+        self._parser = _parser(boundary, self._collector)
+        self._delimiter = b"\r\n--" + boundary
+        self._preamble = b"\r\n"  # its end; the body's beginning counts as that of a line
+        self._took_bytes = self._began = False
 
     def take(self, chunk: bytes) -> None:
         """Parses the next chunk of the body; the caller limits their total size.
@@ -77,18 +95,32 @@ class FormReader:
             RequestRefused: for a body that is not well-formed.
             InvalidOptions: for too many files or fields.
         """
-        if not self._began and (kind := image_kind(chunk[:_SIGNATURE_BYTES])) is not None:
+        if not self._took_bytes and (kind := image_kind(chunk[:_SIGNATURE_BYTES])) is not None:
             raise RequestRefused(
                 400,
                 "malformed_form",
                 f"the body is {kind}, but is sent as a form: either its Content-Type or the body "
                 "is wrong",
             )
-        self._began = True
+        self._took_bytes = True
+        if not self._began:
+            chunk = self._without_preamble(chunk)
         try:
             self._parser.write(chunk)
-        except (FormParserError, UnicodeDecodeError) as error:
-            raise _malformed(str(error)) from error
+        except UnicodeDecodeError as error:
+            raise _malformed("a field is not UTF-8 text") from error
+        except FormParserError as error:
+            raise _malformed(_in_plain_words(error)) from error
+
+    def _without_preamble(self, chunk: bytes) -> bytes:
+        """Removes what is before the first boundary (RFC 2046, section 5.1.1)."""
+        found = self._preamble + chunk
+        start = found.find(self._delimiter)
+        if start < 0:
+            self._preamble = found[-len(self._delimiter) :]
+            return b""
+        self._began = True
+        return found[start + len(b"\r\n") :]
 
     def form(self) -> Form:
         """Returns the form, after the last chunk.
@@ -99,19 +131,25 @@ class FormReader:
         try:
             self._parser.finalize()
         except FormParserError as error:
-            raise _malformed(str(error)) from error
+            raise _malformed(_in_plain_words(error)) from error
+        if not self._began:
+            raise _malformed("it does not have the boundary that its Content-Type names")
         if not self._collector.ended:
             raise _malformed("its closing boundary is missing")
         return Form(tuple(self._collector.files), tuple(self._collector.fields))
 
 
-def _parser(content_type: str, collector: _Collector) -> MultipartParser:
+def _boundary_of(content_type: str) -> bytes:
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
         raise _malformed("its Content-Type names no boundary")
+    return boundary
+
+
+def _parser(boundary: bytes, collector: _Collector) -> MultipartParser:
     try:
-        return MultipartParser(
+        parser = MultipartParser(
             boundary,
             {
                 "on_part_begin": collector.begin_part,
@@ -125,7 +163,14 @@ def _parser(content_type: str, collector: _Collector) -> MultipartParser:
             },
         )
     except FormParserError as error:
-        raise _malformed(str(error)) from error
+        raise _malformed(_in_plain_words(error)) from error
+    parser.logger = _SILENT  # it logs what it raises: any client could fill the log
+    return parser
+
+
+def _in_plain_words(error: FormParserError) -> str:
+    text = str(error)
+    return next((words for part, words in _PROBLEMS.items() if part in text), _NOT_A_FORM)
 
 
 def _malformed(reason: str) -> RequestRefused:

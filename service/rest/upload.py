@@ -30,7 +30,8 @@ from service.rest.query import (
 )
 from service.settings import Settings
 from service.transport.base64_text import Base64Error, decode_base64
-from service.transport.http_body import BodyAccount, BodyLimits, read_body, receive_body
+from service.transport.compression import read_plain_body
+from service.transport.http_body import BodyAccount, BodyLimits, receive_body
 from service.transport.http_request import (
     TIMEOUT_HEADER,
     RequestRefused,
@@ -92,17 +93,20 @@ class UploadReader:
         body = (request.headers, request.receive, self._limits)
         if may_be_image(media_type):
             files: tuple[UploadedFile, ...] = (
-                UploadedFile("", await read_body(*body, deadline, account)),
+                UploadedFile("", await read_plain_body(*body, deadline, account)),
             )
         elif media_type == _FORM_TYPE:
             reader = FormReader(content_type, self._max_files)
-            await receive_body(*body, reader.take, deadline, account)
+            if "content-encoding" in request.headers:
+                reader.take(await read_plain_body(*body, deadline, account))
+            else:
+                await receive_body(*body, reader.take, deadline, account)
             form = reader.form()
             query = parse_query([*split_query_string(query_string), *form.fields])
             files = form.files
         elif media_type == _JSON_TYPE:
             file, query = await _read_json(
-                await read_body(*body, deadline, account), query_string, account
+                await read_plain_body(*body, deadline, account), query_string, account
             )
             files, output_format = (file,), HUGGINGFACE
         else:

@@ -287,6 +287,7 @@ def test_a_body_that_decompresses_beyond_the_limit_is_refused(
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "words"),
     [
+        ("x-gzip", b"no gzip", 400, "not valid gzip"),
         ("gzip", b"no gzip", 400, "not valid gzip"),
         ("deflate", b"no deflate", 400, "not valid deflate"),
         ("gzip", gzip.compress(b"x" * 500, mtime=0)[:-12], 400, "ends before"),

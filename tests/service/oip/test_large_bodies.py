@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from service.errors import Overloaded
-from service.oip.compression import inflate_body
-from service.oip.errors import OipRefused
 from service.oip.http_codec import read_request
+from service.transport.compression import inflate_body
 from service.transport.http_body import BodyMemory
+from service.transport.http_request import RequestRefused
 from tests.service.oip.running_service import served
 from tests.service.oip.test_http_codec import IMAGE, post, tensor
 
@@ -56,7 +56,7 @@ async def test_a_body_that_fills_the_memory_is_not_decompressed_further(
     with memory.account() as account, pytest.raises(Overloaded):
         await inflate_body(bomb, "deflate", 64 * MIB, account)
     assert produced <= 5 * MIB
-    with memory.account() as account, pytest.raises(OipRefused, match="inflates to more"):
+    with memory.account() as account, pytest.raises(RequestRefused, match="inflates to more"):
         await inflate_body(bomb, "deflate", 3 * MIB, account)
     assert produced <= 10 * MIB
     with memory.account() as account:

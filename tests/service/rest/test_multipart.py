@@ -148,6 +148,47 @@ async def test_a_malformed_form_is_refused(body: bytes, content_type: str) -> No
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "preamble",
+    [
+        b"This is a multi-part message in MIME format.\r\n",
+        b"\r\n",
+        b"--cu\r\n--cux --cut\r\n",
+        b"\r\n--\r\n" * 10_000,
+    ],
+)
+async def test_a_preamble_is_ignored(preamble: bytes, step: int) -> None:
+    body = preamble + file_part("a.jpg", b"--cut preamble") + END
+    form = parse(body, step)
+    assert [(file.name, file.data) for file in form.files] == [("a.jpg", b"--cut preamble")]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"nothing of a form", "does not have the boundary that its Content-Type names"),
+        (b"a --cut\r\n", "does not have the boundary"),
+        (b"--cutter\r\n", "a boundary is not followed by a line end"),
+        (b"--cut\nContent-Disposition: form-data\r\n", "a boundary is not followed by a line end"),
+        (part("a b: c", b"abc") + END, "a character that is not allowed"),
+        (part(": c", b"abc") + END, "a header of a part has no name"),
+        (part("a: c\r x", b"abc") + END, "does not end with CRLF"),
+        (b"--cut\r\na: b\r\n\rx", "do not end with an empty line"),
+        (part("X-Long: " + "y" * 9000, b"abc") + END, "a header of a part is too long"),
+        (part("\r\n".join(["X: y"] * 100), b"abc") + END, "too many headers"),
+        (part('Content-Disposition: form-data; name="a"', b"\xff") + END, "is not UTF-8 text"),
+    ],
+)
+async def test_what_is_malformed_is_said_in_plain_words_and_not_logged(
+    body: bytes, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RequestRefused) as caught:
+        parse(body)
+    assert words in caught.value.detail
+    assert not caplog.records
+
+
 async def test_too_many_files_are_refused() -> None:
     with pytest.raises(InvalidOptions, match="more than the 3 files"):
         parse(file_part("a", b"abc") * 4 + END)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import zlib
+
 import httpx
 import pytest
 
@@ -54,3 +58,43 @@ async def test_a_body_that_is_too_large_is_refused_as_a_body(
     problem = response.json()
     assert (response.status_code, problem["code"]) == (413, "body_too_large")
     assert "the request's body is larger than the 1048576 bytes accepted" in problem["detail"]
+
+
+@pytest.mark.parametrize("kind", ["image", "form", "json"])
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "x-gzip", "GZIP", "deflate", "identity", "", "br", "x"]
+)
+async def test_every_body_may_be_compressed_or_is_refused_by_its_encoding(
+    client: httpx.AsyncClient, image: MakeImage, kind: str, encoding: str
+) -> None:
+    plain = {
+        "image": {"content": image()},
+        "form": {"files": {"f": ("a.jpg", image())}},
+        "json": {"json": {"inputs": base64.b64encode(image()).decode()}},
+    }
+    request = httpx.Request("POST", "http://service/detect?format=json", **plain[kind])  # type: ignore[arg-type]
+    compress = {"deflate": zlib.compress, "identity": bytes, "": bytes}.get(encoding, gzip.compress)
+    response = await client.post(
+        "/detect?format=json",
+        content=compress(request.read()),
+        headers={
+            "Content-Encoding": encoding,
+            "Content-Type": request.headers.get("content-type", "image/jpeg"),
+        },
+    )
+    if encoding in {"br", "x"}:
+        problem = response.json()
+        assert (response.status_code, problem["code"]) == (415, "unsupported_encoding")
+        assert f"Content-Encoding is '{encoding}'; it may be gzip or deflate" in problem["detail"]
+    else:
+        assert response.status_code == 200
+        assert len(response.json()["detections"]) == 2
+
+
+async def test_a_compressed_body_has_the_same_limits(client: httpx.AsyncClient) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "image/jpeg"}
+    bomb = gzip.compress(bytes(1 << 24))
+    response = await client.post("/detect", content=bomb, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+    response = await client.post("/detect", content=b"plain", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "malformed_request")
