@@ -129,7 +129,7 @@ PARTS = (
         "service",
         50,
         ("-m", "benchmarks.gpu.service_throughput", "--seconds", "16", *_RESULTS),
-        ("--seconds", "4"),
+        ("--seconds", "4", "--in-flight", "1", "2"),
         last=("--", "--warm-up-seconds", "12"),  # the default would take the time of the part
         needs=_SERVICE,
     ),
