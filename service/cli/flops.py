@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from service.cli.offline_settings import CacheDirOption
 from service.cli.options import documented_option, help_text
 
 _MAX_SIDE = 8192  # pixels
+_MAX_IMAGES = 100  # of a data set: as many as the published figures are means of
 _EPILOG = """[bold]Examples[/]
 
   lite-detr flops lite-dino-r50-h3l1-2p1x3 --coco-sizes
@@ -24,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command("flops", help=help_text(flops), epilog=_EPILOG)(flops)
 
 
-def flops(
+def flops(  # noqa: PLR0913 - a command's flags
     model: Annotated[
         str,
         typer.Argument(
@@ -50,6 +52,15 @@ def flops(
             help="the size that the official code takes for the first 100 images of COCO val2017",
         ),
     ] = False,
+    annotations: Annotated[
+        Path | None,
+        documented_option(
+            "--annotations",
+            env_var="LITE_DETR_FLOPS_ANNOTATIONS",
+            metavar="FILE",
+            help="COCO JSON: the mean of its first 100 images by id, as the model resizes them",
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         documented_option(
@@ -63,8 +74,8 @@ def flops(
     Counted are convolutions, matrix products and bilinear samples, as GFLOPs in the papers of
     DETR: a multiplication and an addition are one. GFLOPs are not time; `bench` measures that.
     """
-    if size is not None and coco_sizes:
-        raise typer.BadParameter("--size and --coco-sizes exclude each other")
+    if sum((size is not None, coco_sizes, annotations is not None)) > 1:
+        raise typer.BadParameter("--size, --coco-sizes and --annotations exclude each other")
     given = None if size is None else _parse_size(size)
     import json  # noqa: PLC0415 - on first use, as torch below
 
@@ -76,23 +87,50 @@ def flops(
     config = VARIANTS.get(model) or read_model_info(resolve_model(model, cache_dir)).config
     if coco_sizes:
         given = COCO_SIZE
-    height, width = given or resized_size(480, 640, config.shortest_side, config.longest_side)
+    sizes = [given or resized_size(480, 640, config.shortest_side, config.longest_side)]
+    if annotations is not None:
+        originals = _read_sizes(annotations)
+        sides = (config.shortest_side, config.longest_side)
+        sizes = [resized_size(*original, *sides) for original in originals]
+    height, width = (round(sum(side) / len(sizes)) for side in zip(*sizes, strict=True))
     try:
-        found = count(config, [(height, width)])
+        found = count(config, sizes)
     except (RuntimeError, ValueError) as error:
         raise CommandFailed(f"{height}x{width} cannot be counted: {error}") from error
     rows = {**found.parts, "head (all but the backbone)": found.head, "total": found.total}
     if as_json:
-        document = {"model": config.name, "height": height, "width": width}
+        document = {"model": config.name, "images": len(sizes), "height": height, "width": width}
         numbers = {**found.parts, "head": found.head, "total": found.total}
         gflops = {name: round(value, 3) for name, value in numbers.items()}
         document |= {"gflops": gflops, "parameters_millions": round(found.parameters, 3)}
         typer.echo(json.dumps(document, indent=2))
         return
-    typer.echo(f"{config.name}, input {height}x{width}")
+    mean = f" (mean of {len(sizes)} images)" if len(sizes) > 1 else ""
+    typer.echo(f"{config.name}, input {height}x{width}{mean}")
     for name, value in rows.items():
         typer.echo(f"  {name:<27} {value:9.2f} GFLOPs")
     typer.echo(f"  {'parameters':<27} {found.parameters:9.2f} million")
+
+
+def _read_sizes(path: Path) -> list[tuple[int, int]]:
+    """(H, W) of the first images of a COCO document, by id.
+
+    Raises:
+        CommandFailed: if the file cannot be read or has no sizes of images.
+    """
+    import json  # noqa: PLC0415 - on first use
+
+    try:
+        images = json.loads(path.read_bytes())["images"]
+        first = sorted(images, key=lambda image: image["id"])[:_MAX_IMAGES]
+        sizes = [(int(image["height"]), int(image["width"])) for image in first]
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CommandFailed(f"{path} has no images with id, height and width") from error
+    if not sizes or min(min(size) for size in sizes) < 1:
+        raise CommandFailed(f"{path} has no images of at least 1 x 1 pixels")
+    return sizes
 
 
 def _parse_size(text: str) -> tuple[int, int]:

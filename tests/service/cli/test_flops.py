@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,33 @@ def test_a_wrong_size_is_refused(size: str, capsys: pytest.CaptureFixture[str]) 
 def test_two_sizes_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["flops", "default", "--size", "64x64", "--coco-sizes"]) == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_the_first_images_of_a_data_set_are_averaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "instances.json"
+    first = {"id": 1, "height": 480, "width": 640}
+    others = [{"id": 2 + number, "height": 640, "width": 480} for number in range(120)]
+    path.write_text(json.dumps({"images": [*others, first]}))
+    assert main(["flops", "default", "--annotations", str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["images"] == 100
+    assert (document["height"], document["width"]) == (447, 337)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"images": []}', '{"images": [{"id": 1}]}', "no JSON", '{"images": 3}']
+)
+def test_a_file_without_sizes_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(text)
+    assert main(["flops", "default", "--annotations", str(path)]) == 1
+    assert "has no images" in capsys.readouterr().err
+    assert main(["flops", "default", "--annotations", str(tmp_path / "none.json")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
