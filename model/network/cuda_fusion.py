@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.network.onednn import Activation
 
@@ -82,8 +83,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: Activation = "no
         [..., outputs], contiguous.
     """
     rows = x.reshape(-1, x.shape[-1])
-    if activation == "none":
+    if activation in ("none", "gelu"):
         product = torch.addmm(bias, rows, weight.t())
+        if activation == "gelu":  # cuBLASLt fuses only its approximation by tanh
+            product = F.gelu(product)
     else:
         product = torch._addmm_activation(bias, rows, weight.t())
         if activation == "relu6":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from service.engine.gpu_checks import check_fused_products
 from tests.support import fused_operators
 from tests.support.fused_operators import as_on_a_gpu
 
-BACKBONES = ("resnet18", "resnet50", "efficientnet_lite0")
+BACKBONES = ("resnet18", "resnet50", "efficientnet_lite0", "swin_tiny")
 SMALL = replace(VARIANTS["lite-dino-r18-small"], num_queries=20, encoder_layers=2, decoder_layers=2)
 
 
@@ -101,7 +102,7 @@ def test_a_whole_detector_gives_its_plain_output() -> None:
     torch.testing.assert_close(output.pred_boxes, expected.pred_boxes, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("activation", get_args(onednn.Activation))
 @pytest.mark.parametrize("adds", [False, True])
 def test_linear_layers_of_any_rank(activation: onednn.Activation, adds: bool) -> None:
     torch.manual_seed(0)
