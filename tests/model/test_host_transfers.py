@@ -43,7 +43,15 @@ def _predictor_of_shapes(config: ModelConfig, dtype: torch.dtype) -> Predictor:
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["lite-dino-r50-h3l1-2p1x3", "lite-dino-efficientnet-lite0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lite-dino-r50-h3l1-2p1x3",
+        "lite-dino-efficientnet-lite0",
+        "lite-h-detr-swint-h3l1-2p1x3",
+        "deformable-detr-r50",
+    ],
+)
 def test_detect_makes_no_host_transfers(name: str, dtype: torch.dtype) -> None:
     predictor = _predictor_of_shapes(VARIANTS[name], dtype)
     pixels = torch.empty(3, *BUCKET, 3, dtype=torch.uint8, device="meta")
