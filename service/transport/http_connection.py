@@ -23,20 +23,24 @@ from service.transport.http_request import RequestRefused
 from service.transport.listen_queue import has_unread
 from service.transport.refusal_log import RefusalLog
 from service.transport.request_head import (
+    INCOMPLETE,
     LARGE_HEAD,
     LARGE_TRAILER,
     MALFORMED,
     MANY_HEADERS,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
+    MAX_PIPELINED,
+    TOO_MANY_PIPELINED,
     check_head,
     head_size,
     header_size,
+    refused_method,
     response_to,
 )
 
 _END_OF_HEAD = b"\r\n\r\n"
-_MAX_PIPELINED = 32  # requests that wait for the current one
+_WHITESPACE = b" \t"  # around values of headers
 # A connection that is idle when the server closes may have a request on the wire already.
 _LAST_REQUEST_SECONDS = 0.2
 _RECHECK_SECONDS = 0.005
@@ -116,6 +120,17 @@ class LimitedConnection(HttpToolsProtocol):
             self._send_timer.cancel()
         super().connection_lost(exc)
 
+    def eof_received(self) -> None:
+        """Responds to an incomplete request; the connection is closed in any case.
+
+        A client that only ends its sending (shutdown) cannot be told from one that has closed its
+        connection, until a write fails. It counts as disconnected, so that its image is cancelled.
+        """
+        if self._ignores_input or self.transport.is_closing():
+            return
+        if self._between_requests() if self._in_head else self._in_body and self._is_broken_body():
+            self.transport.write(response_to(INCOMPLETE))
+
     def data_received(self, data: bytes) -> None:
         """Parses bytes; those of a head that may be too large in parts."""
         while data and not self._ignores_input and not self.transport.is_closing():
@@ -133,6 +148,10 @@ class LimitedConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(part)
+        except httptools.HttpParserInvalidMethodError:
+            starts_here = was_between and self._heads_begun == 1
+            self._refuse_in_order(refused_method(part) if starts_here else MALFORMED)
+            return
         except httptools.HttpParserError:
             self._refuse_in_order(self._refusal or MALFORMED)
             return
@@ -165,8 +184,8 @@ class LimitedConnection(HttpToolsProtocol):
         Raises:
             ValueError: for too many pipelined requests; httptools reports it as a parser error.
         """
-        if len(self.pipeline) >= _MAX_PIPELINED:
-            raise ValueError("too many pipelined requests")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise self._refused(TOO_MANY_PIPELINED)
         self._in_head = True
         self._head_bytes = self._trailer_bytes = self._framing_bytes = 0
         self._head_span = self._part_bytes
@@ -182,7 +201,7 @@ class LimitedConnection(HttpToolsProtocol):
                 as a parser error.
         """
         if self._in_head:
-            self.headers.append((name.lower(), value))
+            self.headers.append((name.lower(), value.strip(_WHITESPACE)))
             if len(self.headers) > MAX_HEADERS:
                 raise self._refused(MANY_HEADERS)
         else:

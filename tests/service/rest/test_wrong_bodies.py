@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import zlib
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -73,7 +74,12 @@ async def test_every_body_may_be_compressed_or_is_refused_by_its_encoding(
         "json": {"json": {"inputs": base64.b64encode(image()).decode()}},
     }
     request = httpx.Request("POST", "http://service/detect?format=json", **plain[kind])  # type: ignore[arg-type]
-    compress = {"deflate": zlib.compress, "identity": bytes, "": bytes}.get(encoding, gzip.compress)
+    known: dict[str, Callable[[bytes], bytes]] = {
+        "deflate": zlib.compress,
+        "identity": bytes,
+        "": bytes,
+    }
+    compress = known.get(encoding, gzip.compress)
     response = await client.post(
         "/detect?format=json",
         content=compress(request.read()),

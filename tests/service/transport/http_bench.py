@@ -50,6 +50,9 @@ class Client:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    def send_eof(self) -> None:
+        self._writer.write_eof()
+
     async def drain(self) -> None:
         await self._writer.drain()
 

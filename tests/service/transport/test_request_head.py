@@ -198,6 +198,16 @@ async def test_a_trailer_above_the_limit_is_refused(trailer: bytes) -> None:
         (b"GET / HTTP/1.1\r\nhost: a@b/c\r\n\r\n", 400, "Host"),
         (b"GET / HTTP/1.1\r\nhost: a\r\nexpect: foo\r\n\r\n", 417, "'foo'"),
         (b"GET / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue, foo\r\n\r\n", 417, "foo"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n", 501, "'gzip"),
+        (
+            b"POST / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: gzip\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n",
+            501,
+            "'gzip, chunked'",
+        ),
+        (b"POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", 400, "HTTP/1.0"),
+        (b"GET / HTTP/2.0\r\nhost: a\r\n\r\n", 505, "HTTP/2.0"),
+        (b"GET / HTTP/0.9\r\nhost: a\r\n\r\n", 505, "HTTP/0.9"),
     ],
 )
 async def test_a_head_that_is_not_acceptable_is_marked_with_its_refusal(
@@ -221,6 +231,7 @@ async def test_a_head_that_is_not_acceptable_is_marked_with_its_refusal(
         b"GET / HTTP/1.1\r\nhost: xn--bcher-kva.example:80\r\n\r\n",
         b"GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost: a\r\nexpect:\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked \r\n\r\n0\r\n\r\n",
     ],
 )
 async def test_other_heads_are_not_marked(head: bytes) -> None:
@@ -271,3 +282,83 @@ async def test_refusals_are_logged_by_client_and_code_in_few_lines() -> None:
     assert first["codes"] == {"malformed_request": 1}
     assert last["codes"] == {"malformed_request": 49, "header_too_large": 3}
     assert last["clients"] == {"127.0.0.1": 52}
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "named"),
+    [
+        (b"FOO / HTTP/1.1\r\nhost: a\r\n\r\n", 501, "FOO"),
+        (b"get / HTTP/1.1\r\nhost: a\r\n\r\n", 501, "get"),
+        (b"GETS / HTTP/1.1\r\nhost: a\r\n\r\n", 501, "GETS"),
+        (b"\r\nX-Y / HTTP/1.0\r\nhost: a\r\n\r\n", 501, "X-Y"),
+        (b"GET / HTTP/1.2\r\nhost: a\r\n\r\n", 400, "well-formed"),
+        (b"FOO / FTP/1.1\r\nhost: a\r\n\r\n", 400, "well-formed"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "well-formed"),
+        (b"F\x00O / HTTP/1.1\r\nhost: a\r\n\r\n", 400, "well-formed"),
+    ],
+)
+async def test_an_unknown_method_is_not_called_malformed(
+    head: bytes, status: int, named: str
+) -> None:
+    async with serving() as bench:
+        client = await bench.connect()
+        received = await _exchange(client, [head])
+        problem = orjson.loads(received.partition(b"\r\n\r\n")[2])
+        assert (problem["status"], named in problem["detail"]) == (status, True), problem
+        await client.close()
+
+
+async def test_white_space_around_values_of_headers_is_removed() -> None:
+    async with serving() as bench:
+        client = await bench.connect()
+        head = LINE % b"" + b"x-api-key: \t KEY \t \r\nx-a:a  b\r\nx-empty: \t\r\n\r\n"
+        assert _statuses(await _exchange(client, [head])) == [b"200"]
+        headers = dict(bench.app.scopes[0]["headers"])
+        found = (headers[b"x-api-key"], headers[b"x-a"], headers[b"x-empty"])
+        assert found == (b"KEY", b"a  b", b"")
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nhost: a\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhello",
+        CHUNKED + b"5\r\nhel",
+    ],
+    ids=["head", "body", "chunk"],
+)
+def test_the_end_of_an_incomplete_request_gets_400(runner: asyncio.Runner, data: bytes) -> None:
+    async def story() -> None:
+        async with serving() as bench:
+            bench.app.reads_body = True
+            bench.app.may_respond.clear()
+            client = await bench.connect()
+            client.send(data)
+            client.send_eof()
+            received = await client.read_until_closed()
+            assert _statuses(received) == [b"400"]
+            assert b"ends before it is complete" in received
+            await client.close()
+
+    with runner:
+        runner.run(story())
+
+
+@pytest.mark.parametrize("data", [b"", GET, GET + b"GET / HTTP/1.1\r\n"])
+def test_the_end_of_a_connection_gets_no_response_that_a_request_could_take(
+    runner: asyncio.Runner, data: bytes
+) -> None:
+    async def story() -> None:
+        async with serving() as bench:
+            bench.app.may_respond.clear()
+            client = await bench.connect()
+            client.send(data)
+            while data and not bench.app.requests:
+                await asyncio.sleep(0.005)
+            client.send_eof()
+            assert await client.read_until_closed() == b""
+            await client.close()
+
+    with runner:
+        runner.run(story())
