@@ -22,6 +22,7 @@ OVERRIDDEN: list[tuple[type, str, tuple[str, ...]]] = [
     (HttpToolsProtocol, "connection_made", ("self", "transport")),
     (HttpToolsProtocol, "connection_lost", ("self", "exc")),
     (HttpToolsProtocol, "data_received", ("self", "data")),
+    (HttpToolsProtocol, "eof_received", ("self",)),
     (HttpToolsProtocol, "on_message_begin", ("self",)),
     (HttpToolsProtocol, "on_header", ("self", "name", "value")),
     (HttpToolsProtocol, "on_headers_complete", ("self",)),
