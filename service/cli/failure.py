@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 
 from model.data.errors import DataError, OutputError
 from model.weights.info import CheckpointError
@@ -14,6 +17,24 @@ DEBUG_VARIABLE = "LITE_DETR_DEBUG"
 
 class CommandFailed(Exception):
     """A command failed; the text is the error message."""
+
+
+@contextlib.contextmanager
+def writing_to_stdout() -> Iterator[None]:
+    """Names stdout in the error message if it cannot be written to, for example on a full disk.
+
+    Raises:
+        CommandFailed: instead of an OSError; a closed pipe stays a BrokenPipeError.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CommandFailed(f"cannot write to stdout: {error.strerror or error}") from error
 
 
 def exit_status(error: Exception) -> int:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.data.image_files import FILE_LIMITS
 from service.cli.data_set_ids import match_files
-from service.cli.failure import is_debugging
+from service.cli.failure import is_debugging, writing_to_stdout
 from service.cli.inputs import ImageFile, find_images
 from service.cli.offline import OfflineDetector, open_device
 from service.cli.options import split_list
@@ -86,7 +86,8 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
     data_set = None if matched is None else matched.data_set(detector.model.labels, _report)
     results = _detect_all(detector, files)
     if output_format is None:
-        print_table(results)
+        with writing_to_stdout():
+            print_table(results)
     else:
         job = EncodeInput(
             results,
@@ -95,7 +96,9 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
             data_set=data_set,
             indent=sys.stdout.isatty(),
         )
-        _print_bytes(output_format.encode(job).data)
+        document = output_format.encode(job).data
+        with writing_to_stdout():
+            _print_bytes(document)
     return all(result.error is None for result in results)
 
 

@@ -53,7 +53,11 @@ class ImageSaver:
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"--save takes a folder, and {folder} is a file")
         self._check_names(files)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"--save: cannot create the folder {folder}: {reason}") from error
 
     def _check_names(self, files: Sequence[ImageFile]) -> None:
         """Checks which images would be replaced, by the formats that the file names suggest."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +260,30 @@ def test_errors_in_the_data_exit_with_2_and_oddities_are_printed(
     path.write_text(json.dumps(document))
     assert main(scored) == 2
     assert "error: annotations whose image_id no image has: 1" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_created_is_named_with_its_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "inner"
+    assert main(["detect", "absent.jpg", "--save", str(folder)]) == 2
+    message = capsys.readouterr().err
+    assert message == f"lite-detr: --save: cannot create the folder {folder}: Not a directory\n"
+
+
+def test_a_full_disk_behind_stdout_is_named() -> None:
+    script = (
+        "from service.cli.failure import writing_to_stdout, CommandFailed\n"
+        "try:\n"
+        "    with writing_to_stdout():\n"
+        "        print('a' * 100_000)\n"
+        "except CommandFailed as error:\n"
+        "    raise SystemExit(str(error))\n"
+    )
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert ended.stderr == b"cannot write to stdout: No space left on device\n"
+    assert ended.returncode == 1
