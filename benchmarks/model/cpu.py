@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.model.plain_pytorch import plain_pytorch
+from benchmarks.random_r50 import random_r50_detector
 from benchmarks.report import RESULTS, ROOT, conditions, table, write_report
-from benchmarks.serving.batch_invariance import random_r50_detector
 from model.geometry import level_shapes, padded_size, resized_size
 from model.network.detector import LiteDETR
 from model.network.geometry import image_tokens

@@ -331,8 +331,9 @@ def test_a_client_of_grpc_cannot_fill_the_log() -> None:
             with grpc.insecure_channel(
                 f"127.0.0.1:{port}", compression=grpc.Compression.Gzip
             ) as channel:
+                call: Any = channel.unary_unary(method)
                 with pytest.raises(grpc.RpcError) as refused:
-                    channel.unary_unary(method)(bytes(100_000), timeout=60)
+                    call(bytes(100_000), timeout=60)
                 assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
         process.send_signal(signal.SIGTERM)
         rest = "".join(lines)

@@ -237,7 +237,8 @@ async def test_bytes_that_are_no_message_are_refused_without_a_log_line(
     async def messages() -> AsyncIterator[bytes]:
         yield b"\xff\xff"
 
-    call: Any = caller.channel.stream_stream(method)(messages(), timeout=60)
+    connection: Any = caller.channel
+    call = connection.stream_stream(method)(messages(), timeout=60)
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await call.read()
     assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
