@@ -298,7 +298,8 @@ class DecoderPool:
             task.finish()
             return
         self._on_restart("crash")
-        task.crashes += worker.ready  # one that never ran is not the image's fault
+        # It is not the image's fault if the worker never ran, or ended with its template.
+        task.crashes += worker.ready and worker.template_is_running
         num_bytes = len(task.content[0])
         context = task.log_context
         _log.warning("decoder crashed", num_bytes=num_bytes, crashes=task.crashes, **context)

@@ -129,6 +129,11 @@ class WorkerProcess:
                 self._socket.close()
                 raise
 
+    @property
+    def template_is_running(self) -> bool:
+        """Whether the process that forked it has not ended."""
+        return self._template.running
+
     def listen(self, on_message: Callable[[Message], None], on_end: Callable[[], None]) -> None:
         """Calls back with each message, and once when the worker has ended."""
         self._on_message = on_message

@@ -364,6 +364,10 @@ class LimitedConnection(HttpToolsProtocol):
         self._end_head_timeout()
         self._ignores_input = True
         self.transport.write(response_to(refusal))
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The application may run already if only the body is broken; its response is dropped.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         # Closing at once would reset the connection, and lose the response, if more is arriving.
         if self.transport.can_write_eof():
             self.transport.write_eof()

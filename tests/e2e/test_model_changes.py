@@ -142,6 +142,7 @@ def _children() -> set[int]:
     return {int(pid) for pid in children.split()}
 
 
+@pytest.mark.slow
 async def test_after_a_failed_load_the_old_model_continues_to_serve(weights: Path) -> None:
     old, data = read_model_info(weights).version, weights.read_bytes()
     bad_files = {
@@ -172,6 +173,7 @@ async def test_after_a_failed_load_the_old_model_continues_to_serve(weights: Pat
         assert (await detect(core.detector, IMAGE)).model_version == new
 
 
+@pytest.mark.slow
 async def test_a_restarted_engine_has_the_served_weights_until_new_ones_are_loaded(
     weights: Path,
 ) -> None:

@@ -42,7 +42,9 @@ def _predictor_of_shapes(config: ModelConfig, dtype: torch.dtype) -> Predictor:
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float16], ids=str
+)
 @pytest.mark.parametrize(
     "name",
     [

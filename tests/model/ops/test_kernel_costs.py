@@ -110,6 +110,7 @@ def test_backward_kernels_keep_to_their_limits(cache: Path, dtype: torch.dtype, 
     _cost(sass.usual(dtype, kind, backward=True, deterministic=True), 90, cache)
 
 
+@pytest.mark.slow
 @OTHERS
 @KINDS
 def test_kernels_of_other_architectures_keep_to_their_limits(

@@ -223,7 +223,14 @@ def _manglings_below(path: str) -> Iterator[str]:
     yield from (f"{ROOT}{path.removeprefix('/')}", f"{ROOT}%2F{path.removeprefix('/')}", path)
 
 
-@pytest.mark.parametrize("prefix", ["root path", "forwarded", "forwarded within"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "root path",
+        pytest.param("forwarded", marks=pytest.mark.slow),
+        pytest.param("forwarded within", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("pattern", ROUTE_SCOPES)
 async def test_no_spelling_of_a_path_below_a_prefix_is_open_to_a_lesser_key(
     standin: StandIn, ring: KeyRing, pattern: str, prefix: str
