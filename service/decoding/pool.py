@@ -2,8 +2,8 @@
 
 A task waits for a free worker, the most urgent first. A worker returns an image that costs much
 (`service.decoding.grants`) before decoding it; the image then waits for a grant. One worker more
-than are used at once is kept in reserve: it serves when all others have long tasks, so that images
-that take seconds do not delay others.
+than are used at once is kept in reserve: it serves when all others have long tasks, by their cost
+or by the time they have run for, so that images that take seconds do not delay others.
 
     task --> free worker --> result                      the usual case
                 |--> costs much --> grant --> free worker --> result
@@ -38,6 +38,7 @@ DEFAULT_DECODE = "model.images.decode:decode_image"
 # An abandoned task may still finish for this long: most do at once, and a fork costs more.
 _GRACE_SECONDS = 1.0
 _GRACE_STEP_SECONDS = 0.1  # after each, it is killed if other tasks wait for a worker
+_LONG_SECONDS = 0.1  # that a task has run for when the reserve need not wait for it
 _CALL_BYTES = 16 << 20  # in an inbox, for the pickled arguments of a call
 _MAX_CRASHES = 2  # of workers in a row on one file
 _STOPPED_CHECK_SECONDS = 0.5
@@ -79,6 +80,7 @@ class DecoderPool:
         self._busy: dict[WorkerProcess, Task] = {}
         self._queue = TaskQueue()
         self._restart_seconds = _RESTART_SECONDS[0]
+        self._reserve_check: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
@@ -212,6 +214,7 @@ class DecoderPool:
             raise asyncio.CancelledError
         if self._queue or not self._idle or self._is_full():
             self._queue.add(task)
+            self._check_reserve()
         else:
             self._give(self._idle.pop(), task)
         try:
@@ -249,6 +252,7 @@ class DecoderPool:
 
     def _give(self, worker: WorkerProcess, task: Task) -> None:
         self._busy[worker] = task
+        task.started = asyncio.get_running_loop().time()
         try:
             if task.lease is not None:
                 worker.attach(task.lease.memory)
@@ -266,8 +270,24 @@ class DecoderPool:
 
     def _is_full(self) -> bool:
         """Whether idle workers are in reserve."""
-        is_in_reserve = len(self._busy) >= self._count
-        return is_in_reserve and not all(task.is_long for task in self._busy.values())
+        if len(self._busy) < self._count:
+            return False
+        long_since = asyncio.get_running_loop().time() - _LONG_SECONDS
+        return not all(task.is_long or task.started <= long_since for task in self._busy.values())
+
+    def _check_reserve(self) -> None:
+        """Gives a waiting task to the reserve once all running tasks take long."""
+        if self._reserve_check is not None or not self._idle:
+            return
+
+        def check() -> None:
+            self._reserve_check = None
+            if not self._closed:
+                self._give_waiting()
+                if self._queue:
+                    self._check_reserve()
+
+        self._reserve_check = asyncio.get_running_loop().call_later(_LONG_SECONDS / 2, check)
 
     def _take(self, worker: WorkerProcess, message: Message) -> None:
         """A worker has finished its task."""

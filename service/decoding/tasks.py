@@ -59,6 +59,7 @@ class Task:
     lease: SlotLease | None = None
     turn: Turn = FIRST_COME
     is_long: bool = False
+    started: float = 0.0  # when a worker got it, by the event loop's clock
     crashes: int = 0
     abandoned: bool = False
     log_context: dict[str, Any] = field(default_factory=structlog.contextvars.get_contextvars)

@@ -229,9 +229,20 @@ async def test_images_that_take_long_do_not_delay_others(
         decoders.close()
 
 
+async def test_an_image_that_hangs_does_not_delay_others(decoders: Decoders) -> None:
+    hanging = asyncio.create_task(decoders.decode(GOOD + HANG))
+    await decoders.until(lambda: bool(decoders.pool._busy))
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            await decoders.decode(GOOD)
+    assert not hanging.done()
+    hanging.cancel()
+
+
 async def test_without_long_tasks_the_reserve_is_not_used(
-    decoders: Decoders, tmp_path: Path
+    decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool_module, "_LONG_SECONDS", 600.0)
     gate = tmp_path / "gate"
     gate.touch()
     tasks = [asyncio.create_task(decoders.decode(GOOD + wait_while(gate))) for _ in range(3)]
@@ -313,8 +324,9 @@ async def test_a_function_is_called_with_the_file(decoders: Decoders) -> None:
 
 
 async def test_high_priority_is_decoded_before_images_that_wait(
-    decoders: Decoders, tmp_path: Path
+    decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool_module, "_LONG_SECONDS", 600.0)
     gate, order = tmp_path / "gate", []
     gate.touch()
 
@@ -365,4 +377,4 @@ async def test_an_unexpected_error_of_the_pool_costs_one_worker(
         async with asyncio.timeout(60):
             await asyncio.gather(*(decoders.decode(GOOD) for _ in range(4)))
     assert calls > 2
-    assert decoders.pool.worker_count == 2
+    await decoders.until(lambda: decoders.pool.worker_count == 2)
