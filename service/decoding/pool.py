@@ -267,6 +267,8 @@ class DecoderPool:
         while self._queue and self._idle and not self._is_full():
             task = self._queue.take()
             self._give(self._idle.pop(), task)
+        if self._queue:
+            self._check_reserve()
 
     def _is_full(self) -> bool:
         """Whether idle workers are in reserve."""
@@ -284,8 +286,6 @@ class DecoderPool:
             self._reserve_check = None
             if not self._closed:
                 self._give_waiting()
-                if self._queue:
-                    self._check_reserve()
 
         self._reserve_check = asyncio.get_running_loop().call_later(_LONG_SECONDS / 2, check)
 
