@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from benchmarks.serving.servers import HOST, THIS_SERVICE, Server, StartError, free_ports
+from service.ipc.child_process import children_of
 
 # Python modules that serve, with their arguments.
 SERVE = ("service", "serve")
@@ -63,9 +64,7 @@ class Service(Server):
 
     def engine_pid(self) -> int:
         """The engine process that was started last."""
-        edge = self.process.pid
-        children = Path(f"/proc/{edge}/task/{edge}/children").read_text().split()
-        return int(children[-1])
+        return children_of(self.process.pid)[-1]
 
 
 def start_service(log: Path, module: Sequence[str] = SERVE, **settings: object) -> Service:

@@ -24,6 +24,7 @@ from service.build import ServiceCore, open_core
 from service.core.detector import Detector
 from service.core.model_control import ModelLoadFailed, UnknownModel
 from service.errors import NotReady
+from service.ipc.child_process import children_of
 from tests.support.fake_service import detect, quiet_settings, value
 from tests.support.images import solid_png
 from tests.support.live_load import HttpClient
@@ -138,8 +139,7 @@ def _write_another_model(path: Path) -> None:
 
 def _children() -> set[int]:
     """The child processes: engines, and processes that other tests have left running."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return {int(pid) for pid in children.split()}
+    return set(children_of(os.getpid()))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from service.ipc.child_process import children_of
 from tests.support.running import ROOT, process_has_ended
 from tests.support.watched_service import WatchedService
 
@@ -95,11 +96,7 @@ def test_sigterm_at_any_time_of_the_start_ends_the_service_and_its_engine(second
 
 
 def _descendants(parent: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    except OSError:
-        return []
-    return [pid for child in map(int, children) for pid in (child, *_descendants(child))]
+    return [pid for child in children_of(parent) for pid in (child, *_descendants(child))]
 
 
 def test_a_sighup_during_the_drain_loads_nothing(

@@ -24,6 +24,7 @@ from service.batching.batcher import Batcher
 from service.batching.queues import JobQueue, RetryQueue
 from service.batching.scheduler import BatchPolicy, Job, Scheduler
 from service.errors import DetectionError
+from service.ipc.child_process import children_of
 from service.ipc.doorbell import EdgeDoorbell
 from service.ipc.messages import Hello, Start
 from service.ipc.slot_pool import SlotPool
@@ -228,8 +229,8 @@ def test_the_cancellation_of_something_awaited_costs_at_most_one_engine(point: s
 
 def _engines() -> set[int]:
     """The engine processes that this process has started and not reaped."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    pids = children_of(os.getpid())
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
     return {pid for pid, command in commands.items() if b"service.engine.main" in command}
 
 
