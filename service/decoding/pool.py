@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 
@@ -27,10 +26,11 @@ from model.images.errors import InvalidImage
 from model.images.limits import Cost
 from service.decoding import messages
 from service.decoding.grants import Grants
-from service.decoding.messages import Decoded, DecodeTask, InboxMemory, Message
-from service.decoding.processes import TemplateProcess, WorkerProcess
+from service.decoding.messages import Decoded, DecodeTask, Message
+from service.decoding.processes import WorkerProcess
 from service.decoding.task_queue import TaskQueue
 from service.decoding.tasks import FIRST_COME, ImageInSlot, Task, Turn, payload_of
+from service.decoding.workers import Workers
 from service.ipc.slot_pool import SlotLease
 from service.ipc.slots import SlotImage
 
@@ -38,11 +38,9 @@ DEFAULT_DECODE = "model.images.decode:decode_image"
 # An abandoned task may still finish for this long: most do at once, and a fork costs more.
 _GRACE_SECONDS = 1.0
 _GRACE_STEP_SECONDS = 0.1  # after each, it is killed if other tasks wait for a worker
-_LONG_SECONDS = 0.1  # that a task has run for when the reserve need not wait for it
+_RESERVE_SECONDS = 0.1  # after all tasks have run for this long, the reserve serves too
 _CALL_BYTES = 16 << 20  # in an inbox, for the pickled arguments of a call
 _MAX_CRASHES = 2  # of workers in a row on one file
-_STOPPED_CHECK_SECONDS = 0.5
-_RESTART_SECONDS = 0.1, 5.0  # pause before a template that died is started again; doubles up to
 
 _log = structlog.get_logger(__name__)
 
@@ -69,17 +67,12 @@ class DecoderPool:
         """
         self._count = workers
         self._grants = Grants(memory_bytes, workers)
-        self._memory_bytes = memory_bytes
-        self._max_file_bytes = max_file_bytes
-        self._decode = decode
+        self._inbox_bytes = max_file_bytes + _CALL_BYTES
         self._on_restart = on_restart
-        self._template: TemplateProcess | None = None
-        self._inboxes: list[InboxMemory] = []
-        self._next_number = 0
+        self._workers = Workers(memory_bytes, decode, self._started, self._take, self._ended)
         self._idle: list[WorkerProcess] = []
         self._busy: dict[WorkerProcess, Task] = {}
         self._queue = TaskQueue()
-        self._restart_seconds = _RESTART_SECONDS[0]
         self._reserve_check: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -94,12 +87,8 @@ class DecoderPool:
         Raises:
             OSError: if a process cannot be started.
         """
-        self._template = TemplateProcess(self._memory_bytes, self._decode)
-        while len(self._inboxes) <= self._count:  # one for the worker in reserve
-            self._inboxes.append(InboxMemory.create(self._max_file_bytes + _CALL_BYTES))
-        for inbox in self._inboxes:
-            self._add_worker(inbox)
-        self._check_stopped(was_stopped=False)
+        with_reserve = self._count + 1
+        self._workers.start(with_reserve, self._inbox_bytes, is_busy=lambda: bool(self._busy))
 
     async def decode(
         self,
@@ -184,14 +173,9 @@ class DecoderPool:
         for task in (*self._queue.clear(), *self._busy.values()):
             task.done.cancel()
             task.finish()
-        for worker in (*self._idle, *self._busy):
-            worker.close()
         self._idle.clear()
         self._busy.clear()
-        if self._template is not None:
-            self._template.close()
-        for inbox in self._inboxes:
-            inbox.close()
+        self._workers.close()
 
     def _new_task(
         self,
@@ -274,7 +258,7 @@ class DecoderPool:
         """Whether idle workers are in reserve."""
         if len(self._busy) < self._count:
             return False
-        long_since = asyncio.get_running_loop().time() - _LONG_SECONDS
+        long_since = asyncio.get_running_loop().time() - _RESERVE_SECONDS
         return not all(task.is_long or task.started <= long_since for task in self._busy.values())
 
     def _check_reserve(self) -> None:
@@ -287,16 +271,18 @@ class DecoderPool:
             if not self._closed:
                 self._give_waiting()
 
-        self._reserve_check = asyncio.get_running_loop().call_later(_LONG_SECONDS / 2, check)
+        self._reserve_check = asyncio.get_running_loop().call_later(_RESERVE_SECONDS / 2, check)
 
     def _take(self, worker: WorkerProcess, message: Message) -> None:
         """A worker has finished its task."""
         task = self._busy.pop(worker)
-        self._restart_seconds = _RESTART_SECONDS[0]
         if not task.done.done():
             task.done.set_result(message)
         task.finish()
-        worker.inbox.release_pages()
+        self._idle.append(worker)
+        self._give_waiting()
+
+    def _started(self, worker: WorkerProcess) -> None:
         self._idle.append(worker)
         self._give_waiting()
 
@@ -305,10 +291,6 @@ class DecoderPool:
         task = self._busy.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
-        if self._closed:
-            return
-        worker.inbox.release_pages()
-        self._replace(worker)
         if task is None:
             self._on_restart("crash")
             _log.warning("decoder ended while idle")
@@ -330,48 +312,3 @@ class DecoderPool:
         task.finish()
         if not task.done.done():
             task.done.set_exception(InvalidImage("the image crashes its decoder"))
-
-    def _check_stopped(self, *, was_stopped: bool) -> None:
-        """Kills all decoders if one is stopped (SIGSTOP) in two checks while images wait for it."""
-        if self._closed or self._template is None:
-            return
-        is_stopped = bool(self._busy) and self._template.is_stopped()
-        if is_stopped and was_stopped:
-            _log.warning("a decoder is stopped; replacing all of them")
-            self._template.kill()
-        check = partial(self._check_stopped, was_stopped=is_stopped)
-        asyncio.get_running_loop().call_later(_STOPPED_CHECK_SECONDS, check)
-
-    def _replace(self, worker: WorkerProcess) -> None:
-        assert self._template is not None
-        if self._template.running and worker.ready:
-            try:
-                self._add_worker(worker.inbox)
-                return
-            except OSError as error:
-                _log.warning("decoder not started", error=str(error))
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._restart_seconds, self._restart, worker.inbox)
-        self._restart_seconds = min(2 * self._restart_seconds, _RESTART_SECONDS[1])
-
-    def _restart(self, inbox: InboxMemory) -> None:
-        """Adds a worker after a pause, with a new template if the old one has ended."""
-        if self._closed:
-            return
-        try:
-            if self._template is None or not self._template.running:
-                if self._template is not None:
-                    self._template.close()
-                self._template = TemplateProcess(self._memory_bytes, self._decode)
-            self._add_worker(inbox)
-        except OSError as error:
-            _log.warning("decoder not started", error=str(error))
-            asyncio.get_running_loop().call_later(self._restart_seconds, self._restart, inbox)
-
-    def _add_worker(self, inbox: InboxMemory) -> None:
-        assert self._template is not None
-        worker = WorkerProcess(self._next_number, self._template, inbox)
-        self._next_number += 1
-        worker.listen(lambda message: self._take(worker, message), lambda: self._ended(worker))
-        self._idle.append(worker)
-        self._give_waiting()

@@ -242,7 +242,7 @@ async def test_an_image_that_hangs_does_not_delay_others(decoders: Decoders) -> 
 async def test_without_long_tasks_the_reserve_is_not_used(
     decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_LONG_SECONDS", 600.0)
+    monkeypatch.setattr(pool_module, "_RESERVE_SECONDS", 600.0)
     gate = tmp_path / "gate"
     gate.touch()
     tasks = [asyncio.create_task(decoders.decode(GOOD + wait_while(gate))) for _ in range(3)]
@@ -261,17 +261,17 @@ async def test_the_memory_of_a_large_file_is_returned_after_a_kill(
     await decoders.until(lambda: bool(decoders.pool._busy))
     task.cancel()
     await decoders.until(lambda: decoders.restarts == ["killed"])
-    kept = [os.fstat(inbox.fd).st_blocks * 512 for inbox in decoders.pool._inboxes]
+    kept = [os.fstat(inbox.fd).st_blocks * 512 for inbox in decoders.pool._workers._inboxes]
     assert max(kept) <= 1 << 16
 
 
 async def test_a_killed_template_is_replaced(decoders: Decoders) -> None:
     await decoders.decode(GOOD)
-    template = decoders.pool._template
+    template = decoders.pool._workers._template
     assert template is not None
     os.kill(template.pid, signal.SIGKILL)
     async with asyncio.timeout(60):
-        while decoders.pool._template is template:  # its worker may still finish an image
+        while decoders.pool._workers._template is template:  # its worker may still finish an image
             await decoders.decode(GOOD)
     await decoders.decode(GOOD)
 
@@ -281,7 +281,7 @@ async def test_stopped_decoders_are_replaced(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     await decoders.decode(GOOD)
-    template = decoders.pool._template
+    template = decoders.pool._workers._template
     assert template is not None
     for pid in [template.pid] if who == "template" else children_of(template.pid):
         os.kill(pid, signal.SIGSTOP)
@@ -290,7 +290,7 @@ async def test_stopped_decoders_are_replaced(
             os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(120):
         await decoders.decode(GOOD)
-    assert decoders.pool._template is not template
+    assert decoders.pool._workers._template is not template
 
 
 async def test_closing_ends_a_hanging_decoder_at_once(decoders: Decoders) -> None:
@@ -326,7 +326,7 @@ async def test_a_function_is_called_with_the_file(decoders: Decoders) -> None:
 async def test_high_priority_is_decoded_before_images_that_wait(
     decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_LONG_SECONDS", 600.0)
+    monkeypatch.setattr(pool_module, "_RESERVE_SECONDS", 600.0)
     gate, order = tmp_path / "gate", []
     gate.touch()
 
