@@ -44,6 +44,7 @@ def shipped_files() -> set[str]:
     return {name for name in shipped if not name.startswith(GENERATOR)}
 
 
+@pytest.mark.slow
 def test_wheel_carries_every_file_of_the_packages(archives: tuple[Path, Path, Path]) -> None:
     inside = contents_of_wheel(archives[1]).keys()
     assert not shipped_files() - inside

@@ -56,6 +56,7 @@ def test_a_failed_part_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "two: done in" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_stopped_and_keeps_its_results(tmp_path: Path) -> None:
     run = Run(tmp_path, "cuda", 120.0)
     started = time.monotonic()
@@ -84,7 +85,9 @@ def test_parts_without_what_they_need_are_left_out(tmp_path: Path) -> None:
     assert "gpu: left out: needs a GPU" in notes
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_killed_run_has_saved_what_was_measured(tmp_path: Path, number: int) -> None:
     script = f"""
 import sys

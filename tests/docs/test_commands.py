@@ -20,6 +20,8 @@ SERVERS = tuple(block for block in COMMANDS if block.mode.startswith("run-until"
 NOT_RUN = tuple(block for block in COMMANDS if block.mode.startswith("not-run:"))
 # The examples of proxies and systemd are run by tests/ops/test_proxies.py.
 WITHOUT_COMMANDS = {"text", "json", "protobuf", "yaml", "nginx", "haproxy", "ini"}
+# Commands of other pages than the README are run by `make test-slow`.
+_FIRST = "README.md"
 MAX_NOT_RUN = 16  # raise it only for a good reason
 
 
@@ -38,7 +40,15 @@ def test_blocks_that_are_not_run_are_few_and_have_reasons() -> None:
         assert len(block.mode.removeprefix("not-run:").strip()) > 10, block
 
 
-@pytest.mark.parametrize("block", RUN, ids=str)
+def _run(chosen: tuple[Block, ...]) -> pytest.MarkDecorator:
+    marks = {True: [], False: [pytest.mark.slow]}
+    return pytest.mark.parametrize(
+        "block",
+        [pytest.param(block, marks=marks[block.page == _FIRST], id=str(block)) for block in chosen],
+    )
+
+
+@_run(RUN)
 def test_command_works(runner: BlockRunner, block: Block) -> None:
     done = runner.run(block)
     assert done.returncode == 0, f"{block.body}\n{done.stdout}\n{done.stderr}"
@@ -56,7 +66,7 @@ def test_failing_command_is_detected(runner: BlockRunner, language: str, body: s
     assert runner.run(Block("page", 1, language, "run", body)).returncode != 0
 
 
-@pytest.mark.parametrize("block", SERVERS, ids=str)
+@_run(SERVERS)
 def test_server_starts_and_ends_on_sigterm(runner: BlockRunner, block: Block) -> None:
     text = block.mode.removeprefix("run-until").strip()
     output, status = runner.run_until(block, text)

@@ -11,6 +11,7 @@ from tests.docs.extensions.checkout import ExtensionCheckout, documented_files
 from tests.support.repository import ROOT
 
 EXAMPLES = service.EXAMPLES | model.EXAMPLES
+_FAST = {"output format", "setting"}  # one that starts a service, and one that does not
 
 
 def test_every_extension_has_an_example() -> None:
@@ -25,7 +26,10 @@ def test_documented_files_exist(kind: str) -> None:
         assert (ROOT / existing).exists(), path
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind in _FAST else [pytest.mark.slow]) for kind in EXAMPLES],
+)
 def test_extension_takes_the_documented_files(kind: str, tmp_path: Path) -> None:
     checkout = ExtensionCheckout.create(tmp_path)
     EXAMPLES[kind](checkout)

@@ -52,7 +52,7 @@ def _send_signal(pid: int, how: str) -> None:
     os.kill(pid, signal.SIGSTOP if how == "stop" else signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", ["kill", "stop"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("stop", marks=pytest.mark.slow)])
 async def test_no_request_fails_when_an_engine_ends_under_load(
     start: type[WatchedService], tmp_path: Path, how: str
 ) -> None:
@@ -89,7 +89,7 @@ def _replayed(service: WatchedService) -> float:
 
 
 @pytest.mark.parametrize(
-    ("requests", "kills_wanted"), [(1000, 2), pytest.param(10_000, 8, marks=pytest.mark.slow)]
+    ("requests", "kills_wanted"), [(300, 1), pytest.param(10_000, 8, marks=pytest.mark.slow)]
 )
 async def test_each_request_gets_its_own_result_while_engines_are_killed(
     start: type[WatchedService], requests: int, kills_wanted: int
@@ -115,6 +115,7 @@ async def test_each_request_gets_its_own_result_while_engines_are_killed(
     assert service.metric_or_none("replayed_total")
 
 
+@pytest.mark.slow
 async def test_while_one_of_two_engines_is_replaced_the_other_serves(
     start: type[WatchedService], tmp_path: Path
 ) -> None:
@@ -149,7 +150,7 @@ def _cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])  # user, system
 
 
-@pytest.mark.parametrize("engines", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("engines", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
 async def test_only_the_sender_of_a_poison_image_gets_an_error(
     start: type[WatchedService], engines: str
 ) -> None:
@@ -188,6 +189,7 @@ async def test_a_restart_storm_fails_liveness(start: type[WatchedService]) -> No
     assert service.health("/healthz") == 503
 
 
+@pytest.mark.slow
 async def test_an_idle_engine_that_is_stopped_is_replaced(idle_service: WatchedService) -> None:
     [engine] = idle_service.engine_pids()
     _send_signal(engine, "stop")
@@ -227,6 +229,7 @@ def _stop_and_continue(service: WatchedService) -> list[int]:
     raise AssertionError("this process is suspended too often")
 
 
+@pytest.mark.slow
 async def test_only_the_sender_of_a_sticky_fault_gets_an_error_and_the_engine_is_replaced(
     start: type[WatchedService],
 ) -> None:
@@ -282,6 +285,7 @@ class MemoryGuard:
             time.sleep(0.002)
 
 
+@pytest.mark.slow
 async def test_only_the_sender_of_an_image_that_exhausts_memory_gets_an_error(
     start: type[WatchedService],
 ) -> None:

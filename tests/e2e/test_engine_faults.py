@@ -109,6 +109,7 @@ async def test_a_poison_image_fails_alone(fault: str) -> None:
         assert value(detector, "slots_in_use") == 0
 
 
+@pytest.mark.slow
 async def test_an_image_that_hangs_the_engine_fails() -> None:
     settings = fake_settings(fake_hang_colour=POISON_HEX, watchdog_seconds=0.5)
     async with open_fake_detector(settings) as detector:
@@ -126,6 +127,7 @@ async def test_a_restart_storm_fails_liveness() -> None:
         assert not detector.live
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 1.5])
 async def test_high_priority_does_not_wait_behind_images_that_wait_for_a_decoder(
     tmp_path: Path, pause: float

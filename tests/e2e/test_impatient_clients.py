@@ -62,6 +62,7 @@ def _cancelled(service: WatchedService) -> float:
     return service.metric_or_none("cancelled_total") or 0.0
 
 
+@pytest.mark.slow
 async def test_a_thousand_clients_that_cancel_do_not_affect_others(
     service: WatchedService,
 ) -> None:
@@ -137,6 +138,7 @@ async def test_images_of_clients_that_leave_the_queue_do_not_reach_the_engine(
     assert images + cancelled >= 2
 
 
+@pytest.mark.slow
 async def test_requests_that_would_miss_their_deadline_are_refused_at_once(
     slow_service: WatchedService,
 ) -> None:

@@ -202,6 +202,7 @@ async def test_a_restarted_engine_has_the_served_weights_until_new_ones_are_load
             await core.control.load("large")
 
 
+@pytest.mark.slow
 async def test_sighup_loads_the_weights_only_if_they_have_changed_and_fit_into_memory(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +235,7 @@ async def test_sighup_loads_the_weights_only_if_they_have_changed_and_fit_into_m
         assert (await detect(core.detector, IMAGE)).model_version == new
 
 
+@pytest.mark.slow
 async def test_closing_during_a_load_ends_all_engines(weights: Path) -> None:
     async with _serving(weights) as core:
         _replace(weights, _with_seed(7))
@@ -248,6 +250,7 @@ async def test_closing_during_a_load_ends_all_engines(weights: Path) -> None:
     assert all([await asyncio.to_thread(process_has_ended, pid) for pid in (serving, loading)])
 
 
+@pytest.mark.slow
 async def test_closing_during_an_unload_ends_all_engines(weights: Path) -> None:
     async with _serving(weights) as core:
         [serving] = core.detector.served.engine_pids
@@ -349,6 +352,7 @@ async def test_the_log_of_an_engine_does_not_name_the_request_that_loaded_it(
     assert "operator" not in later
 
 
+@pytest.mark.slow
 async def test_sighup_during_the_first_load_is_harmless(
     start: type[WatchedService], tmp_path: Path
 ) -> None:

@@ -308,6 +308,7 @@ def test_a_sample_is_detected_after_one_click(page: Page) -> None:
     assert page.errors() == []
 
 
+@pytest.mark.slow
 def test_an_image_chosen_while_the_model_loads_is_sent_when_it_is_ready(
     browser: Chrome, photo: Path, tmp_path: Path
 ) -> None:
@@ -324,6 +325,7 @@ def test_an_image_chosen_while_the_model_loads_is_sent_when_it_is_ready(
         assert not page.browser.find_element(By.ID, "problem").is_displayed()
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_an_api_key_if_one_is_required(
     browser: Chrome, photo: Path, tmp_path: Path
 ) -> None:

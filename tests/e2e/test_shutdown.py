@@ -38,7 +38,7 @@ async def _stream_until_drained(service: WatchedService, replies: list[Reply]) -
     await client.close()
 
 
-@pytest.mark.parametrize("drain_delay_seconds", [0, 0.5])
+@pytest.mark.parametrize("drain_delay_seconds", [0, pytest.param(0.5, marks=pytest.mark.slow)])
 async def test_a_drain_under_load_loses_no_request(
     start: type[WatchedService], drain_delay_seconds: float
 ) -> None:
@@ -71,6 +71,7 @@ async def test_a_drain_under_load_loses_no_request(
     assert set(count(frames)) == {"ok"}, count(frames)
 
 
+@pytest.mark.slow
 async def test_a_second_signal_under_load_ends_the_service_at_once(
     start: type[WatchedService],
 ) -> None:
@@ -93,6 +94,7 @@ async def test_a_second_signal_under_load_ends_the_service_at_once(
     await client.close()
 
 
+@pytest.mark.slow
 async def test_no_request_fails_when_an_engine_is_killed_during_the_drain(
     start: type[WatchedService],
 ) -> None:

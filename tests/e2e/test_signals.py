@@ -51,6 +51,7 @@ def _wait_until_python_runs(process: subprocess.Popen[str]) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_sighup_at_any_time_of_the_start_is_not_fatal() -> None:
     process, lines = _serve(), []
     _wait_until_python_runs(process)
@@ -82,7 +83,9 @@ def test_sighup_at_any_time_of_the_start_is_not_fatal() -> None:
     assert sum("engine ready" in line for line in lines) == 1
 
 
-@pytest.mark.parametrize("seconds", [0, 0.2, 0.5, 1, 2])
+@pytest.mark.parametrize(
+    "seconds", [0, 0.2, 0.5, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 2))]
+)
 def test_sigterm_at_any_time_of_the_start_ends_the_service_and_its_engine(seconds: float) -> None:
     process = _serve()
     _wait_until_python_runs(process)
@@ -99,6 +102,7 @@ def _descendants(parent: int) -> list[int]:
     return [pid for child in children_of(parent) for pid in (child, *_descendants(child))]
 
 
+@pytest.mark.slow
 def test_a_sighup_during_the_drain_loads_nothing(
     start: type[WatchedService],
 ) -> None:

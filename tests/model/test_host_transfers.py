@@ -48,10 +48,15 @@ def _predictor_of_shapes(config: ModelConfig, dtype: torch.dtype) -> Predictor:
 @pytest.mark.parametrize(
     "name",
     [
-        "lite-dino-r50-h3l1-2p1x3",
         "lite-dino-efficientnet-lite0",
-        "lite-h-detr-swint-h3l1-2p1x3",
-        "deformable-detr-r50",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "lite-dino-r50-h3l1-2p1x3",
+                "lite-h-detr-swint-h3l1-2p1x3",
+                "deformable-detr-r50",
+            )
+        ),
     ],
 )
 def test_detect_makes_no_host_transfers(name: str, dtype: torch.dtype) -> None:

@@ -136,6 +136,7 @@ def _query(url: str, path: str, **parameters: str) -> Any:
     return response.json()["data"] if response.status_code == 200 else None
 
 
+@pytest.mark.slow
 def test_prometheus_returns_the_exemplars_of_sampled_traces(
     service: Service, prometheus: str
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_service_starts_serves_and_drains(start: type[Service]) -> None:
     assert process_has_ended(service.engine_pid)
 
 
+@pytest.mark.slow
 def test_requests_are_served_during_the_drain_delay(start: type[Service]) -> None:
     service = start(drain_delay_seconds="5")
     service.wait_until_ready()
@@ -110,6 +111,7 @@ def test_a_second_signal_exits_at_once(start: type[Service]) -> None:
     assert process_has_ended(service.engine_pid)
 
 
+@pytest.mark.slow
 def test_requests_that_never_end_do_not_block_the_shutdown(start: type[Service]) -> None:
     service = start(fake_hang_colour=HANG_HEX, drain_timeout_seconds="1")
     service.wait_until_ready()
@@ -123,6 +125,7 @@ def test_requests_that_never_end_do_not_block_the_shutdown(start: type[Service])
     assert process_has_ended(service.engine_pid)
 
 
+@pytest.mark.slow
 def test_an_engine_exits_with_a_killed_edge(start: type[Service]) -> None:
     service = start()
     service.wait_until_ready()
@@ -231,6 +234,7 @@ def test_the_error_for_a_grpc_port_in_use_names_the_setting(start: type[Service]
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_sighup_reloads_keys_and_certificates(start: type[Service], tmp_path: Path) -> None:
     authority, keys = Authority(tmp_path), tmp_path / "keys"
     pair, first, second = authority.issue("server"), new_key(), new_key()
@@ -302,6 +306,7 @@ def test_invalid_keys_or_certificates_end_the_start(
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_sighup_during_the_first_load_waits_for_it(start: type[Service]) -> None:
     service = start(fake_start_ms="1500")
     assert service.url
@@ -313,6 +318,7 @@ def test_sighup_during_the_first_load_waits_for_it(start: type[Service]) -> None
     assert service.end() == 0, service.lines
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEFAULT_MODEL_PATH.exists(), reason="no default model in this checkout")
 def test_a_client_of_grpc_cannot_fill_the_log() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}

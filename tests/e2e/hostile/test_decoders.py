@@ -63,7 +63,10 @@ def _inference_protocol(service: Service, data: bytes, seconds: float) -> str:
         return "ok"
 
 
-PROTOCOLS = pytest.mark.parametrize("send", [_http, _grpc, _inference_protocol])
+PROTOCOLS = pytest.mark.parametrize(
+    "send",
+    [_http, *(pytest.param(each, marks=pytest.mark.slow) for each in (_grpc, _inference_protocol))],
+)
 
 
 @PROTOCOLS
@@ -99,6 +102,7 @@ def test_an_image_that_crashes_its_decoder_among_others_of_a_form(service: Servi
     assert errors == [False, True, False, False]
 
 
+@pytest.mark.slow
 def test_a_shutdown_does_not_wait_for_a_hanging_decoder() -> None:
     service = Service(**(DEFAULTS | {"decode_threads": "1"}))
     try:

@@ -85,6 +85,7 @@ def test_calls_that_are_cancelled_at_once_leave_no_memory(
     assert service.rss_bytes() - before < 96 << 20
 
 
+@pytest.mark.slow
 def test_a_stream_whose_responses_are_not_read_is_paused(
     service: Service, channel: grpc.Channel
 ) -> None:

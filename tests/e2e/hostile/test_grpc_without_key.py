@@ -69,6 +69,7 @@ def test_a_large_message_without_a_key_is_refused_unread(service: Service, metho
     assert _detects(service)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[2:])
 def test_a_public_method_does_not_wait_for_its_request(service: Service, method: str) -> None:
     """A call whose request never arrives ends, and holds no place until the client leaves."""

@@ -106,7 +106,7 @@ def test_a_request_id_cannot_inject_headers(service: Service) -> None:
     assert b"injected" not in response
 
 
-@pytest.mark.parametrize("piece", [b"x", b"X-A: b\r\n"])
+@pytest.mark.parametrize("piece", [pytest.param(b"x", marks=pytest.mark.slow), b"X-A: b\r\n"])
 def test_a_slow_head_times_out(impatient_service: Service, piece: bytes) -> None:
     with wire(impatient_service) as connection:
         connection.send(b"POST /detect HTTP/1.1\r\n")
@@ -114,6 +114,7 @@ def test_a_slow_head_times_out(impatient_service: Service, piece: bytes) -> None
     assert not response or response.startswith(b"HTTP/1.1 408"), response
 
 
+@pytest.mark.slow
 def test_a_body_that_pauses_times_out(impatient_service: Service) -> None:
     with wire(impatient_service) as connection:
         connection.send(request(LENGTH, body=IMAGE[:50]))
@@ -122,6 +123,7 @@ def test_a_body_that_pauses_times_out(impatient_service: Service) -> None:
     assert b"paused" in response
 
 
+@pytest.mark.slow
 def test_a_slow_body_without_pauses_times_out(impatient_service: Service) -> None:
     with wire(impatient_service) as connection:
         connection.send(request(CHUNKED))
@@ -149,6 +151,7 @@ def _send_slowly(connection: Wire, data: bytes) -> bytes:
     return b""
 
 
+@pytest.mark.slow
 def test_probes_get_responses_when_idle_connections_reach_the_limit() -> None:
     service = Service(**(DEFAULTS | {"max_connections": "50", "header_timeout_seconds": "60"}))
     idle: list[Wire] = []

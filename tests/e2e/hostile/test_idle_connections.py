@@ -6,6 +6,8 @@ import os
 import socket
 import time
 
+import pytest
+
 from lite_detr_client import GrpcClient
 from tests.support.images import solid_png
 from tests.support.running import DEFAULTS, Service
@@ -23,6 +25,7 @@ def _open_files(service: Service) -> int:
     return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
 
+@pytest.mark.slow
 def test_idle_grpc_connections_are_limited_and_closed() -> None:
     service = Service(**(DEFAULTS | SETTINGS))
     idle: list[socket.socket] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.e2e.hostile import bombs
 from tests.support.images import solid_png
 from tests.support.running import DEFAULTS, Service
@@ -14,6 +16,7 @@ LARGE = 8
 SLACK_BYTES = 192 * MIB
 
 
+@pytest.mark.slow
 def test_eight_images_of_100_megapixels_stay_within_the_memory_limit() -> None:
     budget = {"decode_threads": "8", "decode_memory_bytes": str(1024 * MIB)}
     service = Service(**(DEFAULTS | budget | {"request_timeout_ms": "500000"}))

@@ -46,6 +46,7 @@ def test_checkout_has_none() -> None:
     assert prebuilt.load_prebuilt(ATTENTION) is None
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_one_library_per_level_of_the_family(built: Path) -> None:
     assert len(list(built.iterdir())) == len(prebuilt.levels()) > 0

@@ -29,6 +29,7 @@ def test_a_small_network_is_counted_by_hand() -> None:
     assert found.head == pytest.approx(found.total - found.parts["backbone"])
 
 
+@pytest.mark.slow
 def test_several_sizes_are_averaged() -> None:
     config = tiny()
     one, other = count(config, [(64, 192)]), count(config, [(64, 128)])

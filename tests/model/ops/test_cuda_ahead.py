@@ -98,6 +98,7 @@ def test_kernels_of_the_backward_pass_are_built_if_wanted(
     assert any(variant.backward for variant in built) == training
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nvrtc_is_here")
 def test_kernels_built_ahead_are_loaded_without_compiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

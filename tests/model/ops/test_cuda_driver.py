@@ -65,6 +65,7 @@ def test_on_the_stand_in_driver(failures: dict[str, str], name: str) -> None:
     assert failures[name] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OTHER_VERSIONS, reason="no other versions of cuda-bindings are installed")
 @pytest.mark.parametrize("version", WANTED)
 def test_other_versions_of_the_bindings(driver: Path, warp: HostWarp, version: str) -> None:

@@ -103,7 +103,15 @@ def test_decoder_s_kernels_keep_to_their_limits(
 
 
 @KINDS
-@DTYPES
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float16,
+        pytest.param(torch.float32, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_backward_kernels_keep_to_their_limits(cache: Path, dtype: torch.dtype, kind: Kind) -> None:
     cost = _cost(sass.usual(dtype, kind, backward=True), 90, cache)
     assert 1000 < cost.instructions <= BACKWARD[dtype, kind]
@@ -152,7 +160,13 @@ def _kernel(architecture: int, cache: Path) -> l1_cache.Kernel:
     return l1_cache.Kernel(registers, variant.warps, tiled=True)
 
 
-@pytest.mark.parametrize("architecture", sass.ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        90,
+        *(pytest.param(a, marks=pytest.mark.slow) for a in sass.ARCHITECTURES if a != 90),
+    ],
+)
 def test_tiles_of_queries_share_the_l1_cache(cache: Path, architecture: int) -> None:
     gpu = l1_cache.GPUS[architecture]
     traffic = l1_cache.traffic(_kernel(architecture, cache), gpu, PHOTO, TOKENS)

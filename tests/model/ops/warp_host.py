@@ -80,7 +80,7 @@ def _build(directory: Path, value_type: str) -> ctypes.CDLL:
         "-o",
         str(library),
     ]
-    with (directory / "lock").open("w") as lock:  # of the workers of a test run
+    with (directory / f"lock_{value_type}").open("w") as lock:  # of the workers of a test run
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
             subprocess.run(command, check=True)

@@ -96,6 +96,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ca
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_two_images_are_overfitted(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path, 2), LABELS)
     batch = collate([source.load(0), source.load(1)])

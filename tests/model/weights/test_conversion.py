@@ -51,6 +51,7 @@ def test_pulling_leaves_one_file_that_serves_by_name(official: bytes, tmp_path: 
     assert release.requests == [(f"/release/{FILE}", None)]
 
 
+@pytest.mark.slow
 def test_a_pulled_file_of_another_checksum_is_pulled_again(official: bytes, tmp_path: Path) -> None:
     with serve(Release(official)) as release:
         path = pull(NAME, tmp_path, base_url=release.url)
@@ -78,6 +79,7 @@ def test_a_variant_without_a_release_is_refused(tmp_path: Path) -> None:
         pull("dino-r50-4scale", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_users_own_download_is_converted_and_kept(official: bytes, tmp_path: Path) -> None:
     own = tmp_path / FILE
     own.write_bytes(official)

@@ -89,6 +89,7 @@ async def test_json_equals_the_results_of_the_service(
         assert mine["timings_ms"].keys() == theirs["timings_ms"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEFAULT_MODEL_PATH.exists(), reason="no default model in this checkout")
 async def test_json_of_the_default_model_equals_the_result_of_the_service(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

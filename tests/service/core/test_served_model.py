@@ -48,6 +48,7 @@ async def test_a_model_is_unused_after_its_last_request() -> None:
     await served.close()
 
 
+@pytest.mark.slow
 async def test_begin_fails_if_an_engine_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_gpu_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -
         pick_device("cuda:1")
 
 
+@pytest.mark.slow
 async def test_the_default_model_has_the_same_result_alone_and_among_others() -> None:
     settings = quiet_settings(model="default", device="cpu", max_wait_ms=200)
     images = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))]

@@ -162,6 +162,7 @@ def _works_and_ends(process: subprocess.Popen[bytes], port: int) -> None:
     assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_the_service_works_on_a_full_disk(start: Start, log_format: str) -> None:
     port = free_port()
@@ -169,8 +170,15 @@ def test_the_service_works_on_a_full_disk(start: Start, log_format: str) -> None
         _works_and_ends(start(port, log_format, full.fileno()), port)
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
-@pytest.mark.parametrize("reader", ["stopped", "gone"])
+@pytest.mark.parametrize(
+    ("reader", "log_format"),
+    [
+        ("stopped", "json"),
+        pytest.param("stopped", "console", marks=pytest.mark.slow),
+        pytest.param("gone", "json", marks=pytest.mark.slow),
+        pytest.param("gone", "console", marks=pytest.mark.slow),
+    ],
+)
 def test_the_service_works_without_a_reader_of_its_log(
     start: Start, log_format: str, reader: str
 ) -> None:

@@ -242,6 +242,7 @@ def _ms(span: Any) -> float:
     return float(span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
 
 
+@pytest.mark.slow
 def test_an_unreachable_collector_does_not_affect_responses() -> None:
     service = Service(**(DEFAULTS | {"otlp_endpoint": "http://127.0.0.1:9"}))
     try:

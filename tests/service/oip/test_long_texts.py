@@ -83,7 +83,7 @@ def _with(document: dict[str, Any], place: tuple[Any, ...], text: str) -> bytes:
     return json.dumps(changed).encode()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     case=st.sampled_from(CASES),
     unit=st.sampled_from(["x", "é", "a,", "\\", '"', "1", "\n"]),

@@ -102,6 +102,7 @@ def _ended_streams(received: bytes) -> set[int]:
     return ended
 
 
+@pytest.mark.slow
 def test_waiting_calls_are_limited_for_all_methods_together(blocked: _BlockedServer) -> None:
     refused: Counter[str] = Counter()
     with ExitStack() as stack:

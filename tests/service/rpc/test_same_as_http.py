@@ -181,6 +181,7 @@ def _sample_images() -> list[bytes]:
     return images
 
 
+@pytest.mark.slow
 async def test_the_default_model_gives_the_same_result_alone_and_in_batches_over_both() -> None:
     images = _sample_images()
     options = pb.DetectOptions(threshold=0.05)

@@ -234,7 +234,7 @@ def _engines() -> set[int]:
     return {pid for pid, command in commands.items() if b"service.engine.main" in command}
 
 
-@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("call", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("owner", "name", "error"),
     [

@@ -257,6 +257,7 @@ async def test_a_client_that_never_reads_its_response_is_disconnected() -> None:
         await client.close()
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_slowly_gets_its_whole_response() -> None:
     async with serving(send_timeout_seconds=2) as bench:
         bench.app.body = b"x" * (24 << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import product
 
 import orjson
 import pytest
@@ -81,16 +82,15 @@ def runner(request: pytest.FixtureRequest) -> asyncio.Runner:
     return asyncio.Runner(loop_factory=request.param)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("split", [_in_one_write, _in_pieces, _at_the_end_alone])
 def test_a_head_of_64_kib_is_accepted_and_a_larger_one_refused(
-    runner: asyncio.Runner,
-    layout: Callable[[int], bytes],
-    split: Callable[[bytes], list[bytes]],
+    runner: asyncio.Runner, split: Callable[[bytes], list[bytes]]
 ) -> None:
+    sizes = (MAX_HEAD_BYTES, MAX_HEAD_BYTES + 1, 66_000, 70_000, 300_000)
+
     async def story() -> None:
         async with serving() as bench:
-            for size in (MAX_HEAD_BYTES, MAX_HEAD_BYTES + 1, 66_000, 70_000, 300_000):
+            for layout, size in product(LAYOUTS, sizes):
                 head = layout(size)
                 assert len(head) == size
                 client = await bench.connect()
@@ -100,27 +100,27 @@ def test_a_head_of_64_kib_is_accepted_and_a_larger_one_refused(
                     assert size > 100_000
                 else:
                     expected = [b"200"] if size <= MAX_HEAD_BYTES else [b"431"]
-                    assert _statuses(received) == expected, size
+                    assert _statuses(received) == expected, (layout, size)
                 await client.close()
-            assert bench.app.requests == 1
+            assert bench.app.requests == len(LAYOUTS)
 
     with runner:
         runner.run(story())
 
 
-@pytest.mark.parametrize("layout", [_one_header, _many_headers, _long_target])
 @pytest.mark.parametrize("first", [GET, POST], ids=["get", "post"])
-def test_the_limit_holds_for_a_pipelined_head(
-    runner: asyncio.Runner, layout: Callable[[int], bytes], first: bytes
-) -> None:
+def test_the_limit_holds_for_a_pipelined_head(runner: asyncio.Runner, first: bytes) -> None:
+    layouts, sizes = (_one_header, _many_headers, _long_target), (65_000, 66_000, 70_000, 120_000)
+
     async def story() -> None:
         async with serving() as bench:
-            for size in (65_000, 66_000, 70_000, 120_000):
+            for layout, size in product(layouts, sizes):
                 client, before = await bench.connect(), bench.app.requests
                 received = await _exchange(client, [first + layout(size)])
                 accepted = size <= MAX_HEAD_BYTES
                 # The refusal must not be mistaken for the response to the first request.
-                assert _statuses(received) == ([b"200"] * 2 if accepted else [b"200"]), size
+                expected = [b"200"] * 2 if accepted else [b"200"]
+                assert _statuses(received) == expected, (layout, size)
                 assert bench.app.requests - before == 1 + accepted
                 await client.close()
 
