@@ -307,7 +307,8 @@ class DecoderPool:
         _log.warning("decoder crashed", num_bytes=num_bytes, crashes=task.crashes, **context)
         if task.crashes < _MAX_CRASHES:
             self._queue.add(task)
-            self._give_waiting()
+            # Later, so that the new worker gets it and not one that died at the same time.
+            asyncio.get_running_loop().call_soon(self._give_waiting)
             return
         task.finish()
         if not task.done.done():

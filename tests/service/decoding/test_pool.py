@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -274,6 +275,18 @@ async def test_a_killed_template_is_replaced(decoders: Decoders) -> None:
         while decoders.pool._workers._template is template:  # its worker may still finish an image
             await decoders.decode(GOOD)
     await decoders.decode(GOOD)
+
+
+async def test_an_image_is_not_blamed_for_the_end_of_all_decoders(decoders: Decoders) -> None:
+    await decoders.decode(GOOD)
+    template = decoders.pool._workers._template
+    assert template is not None
+    for _ in range(5):
+        for pid in (workers := children_of(template.pid)):
+            os.kill(pid, signal.SIGKILL)
+        while not set(workers).isdisjoint(children_of(template.pid)):
+            time.sleep(0.002)  # blocking, so that the pool sees all ends at once
+        await decoders.decode(GOOD)
 
 
 @pytest.mark.parametrize("who", ["template", "worker"])
