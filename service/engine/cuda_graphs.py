@@ -3,7 +3,8 @@
 A graph replaces the launches of a batch (more than a thousand kernels) by one. A batch without a
 graph runs kernel by kernel, with the same result. If memory runs out for a graph, only smaller ones
 are recorded from then on; any other failure ends the recording. Both are logged as one warning and
-never fail the start.
+never fail the start. A recording that loses the CUDA context ends the process; its replacement
+records fewer graphs (`service.supervision.graph_limit`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from service.engine.cuda_card import Card
-from service.engine.device import BatchShape
+from service.engine.device import BatchShape, DeviceLost
 
 _SCORE_BOUND = 1e-2  # maximum difference of scores between a replay and the work itself
 _KEPT_FREE = 0.1  # of the GPU's memory: for batches without a graph
@@ -62,7 +63,10 @@ class CudaGraphs:
             work: launches the work of such a batch, from static buffers; never waits.
 
         Returns:
-            Whether there is a graph now. Failures are not raised; the first one is logged.
+            Whether there is a graph now. Other failures are not raised; the first one is logged.
+
+        Raises:
+            DeviceLost: if the CUDA context is lost.
         """
         if shape in self._graphs:
             return True
@@ -80,6 +84,9 @@ class CudaGraphs:
                 replay = self._card.record(work)
                 difference = _score_difference(replay(), expected)
         except Exception as error:  # what cannot be recorded can still run
+            if self._is_lost():
+                reason = f"{type(error).__name__}: {error}"
+                raise DeviceLost(reason, shape, len(self._graphs)) from error
             if not _is_about_memory(error):
                 self.stopped = True
             return self._warn(shape, f"{type(error).__name__}: {error}")
@@ -88,6 +95,16 @@ class CudaGraphs:
             return self._warn(shape, f"the scores of a replay differ by {difference:g}")
         self._graphs[shape] = replay
         return True
+
+    def _is_lost(self) -> bool:
+        """Whether the CUDA context is lost: then every later call fails, too."""
+        try:
+            self._card.wait()
+        except torch.OutOfMemoryError:
+            return False
+        except RuntimeError:
+            return True
+        return False
 
     def _check_memory(self) -> None:
         """Raises torch.OutOfMemoryError if another graph should not be recorded."""

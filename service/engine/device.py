@@ -41,6 +41,20 @@ class OutOfDeviceMemory(Exception):
     """The batch does not fit into memory; a smaller one may."""
 
 
+class DeviceLost(Exception):
+    """Recording a graph lost the device: only a new process can use it again.
+
+    Args:
+        reason: the error that showed it.
+        shape: of the batch that was recorded.
+        recorded: number of graphs that were recorded before.
+    """
+
+    def __init__(self, reason: str, shape: BatchShape, recorded: int) -> None:
+        super().__init__(reason)
+        self.shape, self.recorded = shape, recorded
+
+
 class Device(Protocol):
     """Runs batches, one at a time."""
 
@@ -123,5 +137,9 @@ class OverlappingDevice(Device, Protocol):
         ...
 
     def record(self, shape: BatchShape) -> None:
-        """Prepares for more batches of a shape that was just warmed up; never raises."""
+        """Prepares for more batches of a shape that was just warmed up.
+
+        Raises:
+            DeviceLost: if that made the device unusable; other failures are not raised.
+        """
         ...

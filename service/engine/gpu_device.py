@@ -90,7 +90,7 @@ class GpuDevice(TorchDevice):
             return self._pipeline.begin(images, padded, original_sizes)
 
     def record(self, shape: BatchShape) -> None:
-        """Records a CUDA graph; see `service.engine.cuda_graphs`."""
+        """Records a CUDA graph; see `service.engine.cuda_graphs`, also for `DeviceLost`."""
         self._pipeline.record(shape)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:

@@ -178,7 +178,11 @@ class GpuPipeline:
         return GpuBatch(self, buffers, rows, original_sizes, (assembled - started) * 1000)
 
     def record(self, shape: BatchShape) -> bool:
-        """Records a CUDA graph for batches of a shape that has just run; see `CudaGraphs`."""
+        """Records a CUDA graph for batches of a shape that has just run; see `CudaGraphs`.
+
+        Raises:
+            DeviceLost: if the CUDA context is lost.
+        """
         layout = BatchLayout(shape)
         return self.graphs.record(shape, lambda: self._detect(layout))
 

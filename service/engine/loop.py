@@ -24,10 +24,16 @@ from service.engine.device import (
     OverlappingDevice,
 )
 from service.ipc.doorbell import EngineDoorbell
-from service.ipc.messages import BadMessage, BatchDone, BatchFailed, Message, RunBatch
+from service.ipc.messages import (
+    EXIT_DEVICE_LOST,
+    BadMessage,
+    BatchDone,
+    BatchFailed,
+    Message,
+    RunBatch,
+)
 from service.ipc.slots import SlotImage, SlotMemory
 
-_EXIT_BROKEN_DEVICE = 70
 _POLL_SECONDS = 1e-4  # between two checks of the device; delays a result at most this long
 
 _log = structlog.get_logger(__name__)
@@ -103,7 +109,7 @@ class Engine:
         _log.error("batch failed", images=len(batch.slots), padded=batch.padded, exc_info=error)
         if self._device.is_broken(error):
             _log.error("the device is lost; exiting, to be replaced")
-            os._exit(_EXIT_BROKEN_DEVICE)
+            os._exit(EXIT_DEVICE_LOST)
         return BatchFailed(batch.batch_id, f"{type(error).__name__}: {error}")
 
 

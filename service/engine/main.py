@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from service.engine.device import Device
+from service.engine.device import Device, DeviceLost
 from service.engine.loop import create_engine
 from service.engine.warm_up import WarmUpLimits, warm_up
 from service.ipc.child_process import (
@@ -31,7 +31,7 @@ from service.ipc.child_process import (
     write_warnings_as_lines,
 )
 from service.ipc.doorbell import EngineDoorbell
-from service.ipc.messages import Hello, Start, StartFailed
+from service.ipc.messages import EXIT_DEVICE_LOST, Hello, RecordingLost, Start, StartFailed
 from service.ipc.slots import SlotMemory
 from service.observability.logs import configure_logs, log_uncaught_exceptions
 
@@ -83,6 +83,11 @@ def main(arguments: Sequence[str]) -> int:
             device,
             WarmUpLimits(start.warm_up_seconds, start.max_batch_size, start.max_batch_pixels),
         )
+    except DeviceLost as lost:
+        shape = lost.shape
+        _log.exception("recording a CUDA graph lost the device; exiting, to be replaced")
+        doorbell.send(RecordingLost(str(lost), shape.padded, shape.images, lost.recorded))
+        return EXIT_DEVICE_LOST
     except Exception as error:
         _log.exception("the engine cannot start")
         doorbell.send(StartFailed(f"{type(error).__name__}: {error}"))

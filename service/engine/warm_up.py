@@ -54,6 +54,7 @@ def warm_up(
 
     Raises:
         OutOfDeviceMemory: if not even one image fits.
+        DeviceLost: if recording a graph lost the device.
         Exception: any other error of the device.
     """
     started = clock()

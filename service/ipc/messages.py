@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -16,6 +16,8 @@ from service.ipc.slots import SlotLayout
 
 LENGTH = struct.Struct("<I")
 MAX_MESSAGE_BYTES = 1 << 20
+
+EXIT_DEVICE_LOST = 70  # exit status of an engine whose device only a new process can use
 
 FailureKind = Literal["error", "out_of_memory"]
 
@@ -80,6 +82,16 @@ class StartFailed:
 
 
 @dataclass(frozen=True)
+class RecordingLost:
+    """Engine -> edge instead of Hello: recording a CUDA graph lost the device; the engine exits."""
+
+    reason: str
+    padded: tuple[int, int]  # shape bucket of the batch that was recorded
+    images: int  # of that batch
+    recorded: int  # number of graphs that were recorded before
+
+
+@dataclass(frozen=True)
 class BatchDone:
     """Engine -> edge: the results are in the slots. Times in milliseconds."""
 
@@ -100,12 +112,9 @@ class BatchFailed:
     failure: FailureKind = "error"
 
 
-Message = Start | RunBatch | Stop | Hello | StartFailed | BatchDone | BatchFailed
+Message = Start | RunBatch | Stop | Hello | StartFailed | RecordingLost | BatchDone | BatchFailed
 
-_KINDS: dict[str, type[Any]] = {
-    record.__name__: record
-    for record in (Start, RunBatch, Stop, Hello, StartFailed, BatchDone, BatchFailed)
-}
+_KINDS: dict[str, type[Any]] = {record.__name__: record for record in get_args(Message)}
 
 
 class BadMessage(ValueError):
@@ -132,6 +141,8 @@ def decode_message(body: bytes) -> Message:
         elif kind == "RunBatch":
             values["padded"] = tuple(values["padded"])
             values["slots"] = tuple((slot, generation) for slot, generation in values["slots"])
+        elif kind == "RecordingLost":
+            values["padded"] = tuple(values["padded"])
         message: Message = _KINDS[kind](**values)
     except (ValueError, KeyError, TypeError) as error:
         raise BadMessage(f"not a message: {body[:80]!r}") from error

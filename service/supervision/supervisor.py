@@ -22,12 +22,13 @@ import structlog
 from service.batching.engine_protocol import EngineListener
 from service.batching.estimates import ServiceTime
 from service.batching.scheduler import Batch, EngineState
-from service.ipc.messages import BadMessage, Hello, Stop
+from service.ipc.messages import EXIT_DEVICE_LOST, BadMessage, Hello, RecordingLost, Stop
 from service.ipc.slot_pool import SlotPool
 from service.observability.metrics import Metrics
 from service.supervision.backoff import RestartPolicy
 from service.supervision.canary import Canary
 from service.supervision.facts import describe_engine, log_ready
+from service.supervision.graph_limit import GraphLimit
 from service.supervision.guard import errors_logged, is_cancellation
 from service.supervision.in_flight import UnexpectedBatch
 from service.supervision.plan import EnginePlan, EngineStartError
@@ -67,6 +68,7 @@ class Supervisor:
         self._metrics = metrics
         self._clock = clock
         self._restarts = RestartPolicy(plan.storm_restarts, plan.storm_window_seconds)
+        self._graph_limit = GraphLimit(plan.start.max_cuda_graphs)
         self._service_time = ServiceTime()
         self._listener: EngineListener | None = None
         self._first_ready: asyncio.Future[None] | None = None
@@ -217,7 +219,8 @@ class Supervisor:
             Exception: if it is unexpected.
         """
         try:
-            self._engine = engine = await EngineProcess.start(self._plan.start, self._memory)
+            start = self._graph_limit.apply(self._plan.start)
+            self._engine = engine = await EngineProcess.start(start, self._memory)
         except Exception as error:
             self._exit_reason = "start_failed"
             _log.error("the engine process cannot be started", exc_info=error)
@@ -259,6 +262,10 @@ class Supervisor:
         async with asyncio.timeout(self._plan.start_timeout_seconds):
             message = await engine.receive()
         if message is None:
+            return False
+        if isinstance(message, RecordingLost):
+            self._exit_reason = "cuda_graphs"
+            self._graph_limit.recording_lost(message)
             return False
         self._hello = hello = self._plan.check_hello(message)
         log_ready(hello)
@@ -307,6 +314,9 @@ class Supervisor:
             if self._stopping:
                 return
         self._stuck = False
+        if engine.exit_status == EXIT_DEVICE_LOST and self._session is not None:
+            with errors_logged():
+                self._graph_limit.device_lost(0 if self.facts is None else self.facts.cuda_graphs)
         if not self._stopping:
             _log.warning(
                 "engine exited",

@@ -119,6 +119,34 @@ async def test_an_image_that_hangs_the_engine_fails() -> None:
         assert value(detector, "engine_restarts_total", reason="hang") == 2
 
 
+@pytest.mark.parametrize(
+    ("lost_at_graph", "graphs"), [(2, 2), (0, 0)], ids=["the third", "the first"]
+)
+async def test_an_engine_whose_recording_lost_the_device_is_replaced_by_one_with_fewer_graphs(
+    lost_at_graph: int, graphs: int
+) -> None:
+    settings = fake_settings(fake_graphs=5, fake_lost_at_graph=lost_at_graph, max_cuda_graphs=16)
+    async with open_fake_detector(settings) as detector:
+        [image] = _images(1)
+        assert_is_result_of(image, await detect(detector, image))
+        [engine] = detector.served.engines
+        assert engine.facts is not None
+        assert engine.facts.cuda_graphs == graphs
+        assert value(detector, "engine_restarts_total", reason="cuda_graphs") == 1
+
+
+async def test_engines_with_graphs_that_keep_losing_the_device_get_none() -> None:
+    settings = fake_settings(fake_graphs=5, fake_sticky_colour=POISON_HEX, max_cuda_graphs=16)
+    async with open_fake_detector(settings) as detector:
+        with pytest.raises(InferenceFailed):
+            await detect(detector, solid_png(POISON))
+        await _until(lambda: detector.ready)
+        [engine] = detector.served.engines
+        assert engine.facts is not None
+        assert engine.facts.cuda_graphs == 0
+        assert detector.live
+
+
 async def test_a_restart_storm_fails_liveness() -> None:
     settings = fake_settings(fake_crash_colour=POISON_HEX, storm_restarts=2)
     async with open_fake_detector(settings) as detector:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from model.config import VARIANTS
 from model.detections import Detections
 from model.labels import CODE_LABELS
 from model.weights.info import ModelInfo
-from service.engine.device import BatchShape, DeviceResult
+from service.engine.device import BatchInFlight, BatchShape, DeviceLost, DeviceResult
 from service.ipc.messages import Start
 
 FAKE_MODEL = ModelInfo(
@@ -60,6 +60,8 @@ class FakeDeviceSpec:
     memory_colour: str | None = None  # takes memory until the process is killed
     start_gate: str | None = None  # path; loading waits while this file exists
     batch_gate: str | None = None  # path; each batch waits while this file exists
+    graphs: int = 0  # shapes that a graph is recorded for, up to `Start.max_cuda_graphs`
+    lost_at_graph: int | None = None  # recording that one (from 0) loses the device
 
 
 class FakeDevice:
@@ -122,9 +124,54 @@ class FakeDevice:
             )
 
 
+class _FinishedBatch:
+    """A batch that ended when it began."""
+
+    def __init__(self, result: DeviceResult) -> None:
+        self._result = result
+
+    def done(self) -> bool:
+        return True
+
+    def finish(self) -> DeviceResult:
+        return self._result
+
+
+class RecordingFakeDevice(FakeDevice):
+    """A fake device that records graphs, as a GPU does, and may lose its context with one."""
+
+    def __init__(self, spec: FakeDeviceSpec, max_graphs: int) -> None:
+        super().__init__(spec)
+        self._max_graphs, self._recorded = max_graphs, 0
+
+    def begin(
+        self,
+        images: Iterable[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> BatchInFlight:
+        return _FinishedBatch(self.run(list(images), padded, original_sizes))
+
+    def record(self, shape: BatchShape) -> None:
+        if self._recorded >= self._max_graphs:
+            return
+        if self._recorded == self._spec.lost_at_graph:
+            raise DeviceLost("an illegal memory access", shape, self._recorded)
+        self._recorded += 1
+        self.implementations = {"kernel": "fake", "cuda_graphs": str(self._recorded)}
+
+    def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
+        return [BatchShape((64, 64), 1 + number) for number in range(self._spec.graphs)]
+
+    def is_broken(self, error: Exception) -> bool:
+        """A sticky fault is one of the context."""
+        return self._lost
+
+
 def open_fake_device(start: Start) -> FakeDevice:
     """The device factory; `Start.device_options` are the fields of a `FakeDeviceSpec`."""
-    return FakeDevice(FakeDeviceSpec(**start.device_options))
+    spec = FakeDeviceSpec(**start.device_options)
+    return RecordingFakeDevice(spec, start.max_cuda_graphs) if spec.graphs else FakeDevice(spec)
 
 
 def _wait_while_exists(gate: str | None) -> None:

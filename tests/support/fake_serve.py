@@ -29,6 +29,8 @@ class FakeSettings(Settings):
     fake_memory_colour: str | None = None
     fake_start_gate: str | None = None
     fake_batch_gate: str | None = None
+    fake_graphs: int = 0
+    fake_lost_at_graph: int | None = None
 
 
 def fake_backend(settings: FakeSettings) -> Backend:

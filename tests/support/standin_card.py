@@ -47,6 +47,7 @@ class StandInCard:
     """See `service.engine.cuda_card.Card`."""
 
     record_error: Exception | None = None
+    record_loses: bool = False  # the context, if there is a `record_error`
     replay_error: float = 0.0  # added to every value of a replay
     free: float = 0.9
     busy: bool = False
@@ -94,6 +95,7 @@ class StandInCard:
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         assert self.stream == "compute"
         if self.record_error is not None:
+            self.lost |= self.record_loses
             raise self.record_error
         self.recordings += 1
         found = work().clone()

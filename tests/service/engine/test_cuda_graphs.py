@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.engine.cuda_graphs import CudaGraphs
-from service.engine.device import BatchShape
+from service.engine.device import BatchShape, DeviceLost
 from tests.support.standin_card import StandInCard
 
 ONE, TWO = BatchShape((64, 96), 1), BatchShape((64, 96), 2)
@@ -102,6 +102,32 @@ def test_without_memory_only_smaller_graphs_are_tried(
     (warning,) = caplog.records
     assert "and larger ones" in warning.getMessage()
     assert reason in warning.getMessage()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("an illegal memory access was encountered"), _memory_error_at_the_end()],
+    ids=str,
+)
+def test_a_recording_that_loses_the_context_says_which_and_how_many_there_were(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = StandInCard()
+    graphs = CudaGraphs(card, max_graphs=8)
+    _recorded(graphs, TWO)
+    card.record_error, card.record_loses = error, True
+    with pytest.raises(DeviceLost, match=str(error)) as lost:
+        _recorded(graphs, ONE)
+    assert (lost.value.shape, lost.value.recorded, caplog.records) == (ONE, 1, [])
+
+
+def test_work_that_loses_the_context_before_its_recording_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    card = StandInCard(lost=True)
+    with pytest.raises(DeviceLost, match="illegal memory access") as lost:
+        _recorded(CudaGraphs(card, max_graphs=8), ONE)
+    assert (lost.value.shape, lost.value.recorded, card.recordings) == (ONE, 0, 0)
 
 
 def test_all_graphs_take_at_most_half_of_the_memory(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,10 +21,12 @@ from service.engine.loop import Engine
 from service.engine.main import open_device
 from service.ipc.doorbell import EngineDoorbell
 from service.ipc.messages import (
+    EXIT_DEVICE_LOST,
     BatchDone,
     BatchFailed,
     Hello,
     Message,
+    RecordingLost,
     RunBatch,
     Start,
     StartFailed,
@@ -248,6 +250,17 @@ def test_an_engine_that_cannot_load_reports_the_reason(engines: list[RealEngine]
     assert isinstance(failed, StartFailed)
     assert failed.reason.startswith("ValueError")
     assert engine.process.wait(20) == 1
+
+
+def test_an_engine_reports_a_recording_that_lost_its_device_and_exits(
+    engines: list[RealEngine],
+) -> None:
+    options = {"graphs": 5, "lost_at_graph": 2}
+    engine = RealEngine(replace(START, max_cuda_graphs=8, device_options=options))
+    engines.append(engine)
+    lost = engine.edge.receive()
+    assert lost == RecordingLost("an illegal memory access", (64, 64), images=3, recorded=2)
+    assert engine.process.wait(20) == EXIT_DEVICE_LOST
 
 
 def test_an_engine_without_an_edge_ends(engines: list[RealEngine]) -> None:

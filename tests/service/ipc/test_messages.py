@@ -9,6 +9,7 @@ from service.ipc.messages import (
     BatchFailed,
     Hello,
     Message,
+    RecordingLost,
     RunBatch,
     Start,
     StartFailed,
@@ -34,6 +35,7 @@ MESSAGES: list[Message] = [
     Stop(),
     Hello(1, "name", "0123456789ab", "cpu", {"kernel": "cpu"}, 1.5, 0.5),
     StartFailed("no such file"),
+    RecordingLost("an illegal memory access", (832, 1344), 8, 5),
     BatchDone(7, 0.1, 12.5, 0.2),
     BatchFailed(7, "ValueError: no", "out_of_memory"),
 ]
