@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from model.config import ModelConfig
-from model.data.annotations import ImageAnnotations
+from model.data.annotations import DataError, ImageAnnotations
 from model.data.image_files import FILE_LIMITS, read_image
 from model.geometry import padded_size, resized_size
 from model.images.decode import ImageLimits
@@ -32,12 +34,15 @@ class BatchedImage:
     resize_ms: float  # duration of the resize
 
 
-def image_batches(
+def image_batches(  # noqa: PLR0913 - options, by keyword
     images: Sequence[ImageAnnotations],
     folder: Path,
     config: ModelConfig,
     batch_size: int,
     limits: ImageLimits = FILE_LIMITS,
+    *,
+    on_unreadable: Callable[[ImageAnnotations, DataError], None] | None = None,
+    readers: int = 0,
 ) -> Iterator[list[BatchedImage]]:
     """Reads images and groups those of the same shape bucket.
 
@@ -47,6 +52,9 @@ def image_batches(
         config: whose input rule and bucket grid apply.
         batch_size: images of a full batch; partial batches come at the end.
         limits: on an image file.
+        on_unreadable: called with each image that cannot be read, which is then left out; None:
+            the first one is an error.
+        readers: threads that read ahead; 0: images are read when they are needed.
 
     Yields:
         Batches, never empty; all images of one have the same `padded`.
@@ -54,14 +62,47 @@ def image_batches(
     Raises:
         DataError: for an image that cannot be read.
     """
+
+    def read(image: ImageAnnotations) -> BatchedImage | DataError:
+        try:
+            return _prepare(image.image_id, read_image(folder / image.file_name, limits), config)
+        except DataError as error:
+            return error
+
     waiting: dict[tuple[int, int], list[BatchedImage]] = {}
-    for image in images:
-        item = _prepare(image.image_id, read_image(folder / image.file_name, limits), config)
+    for image, item in zip(images, _map_ahead(read, images, readers), strict=True):
+        if isinstance(item, DataError):
+            if on_unreadable is None:
+                raise item
+            on_unreadable(image, item)
+            continue
         batch = waiting.setdefault(item.padded, [])
         batch.append(item)
         if len(batch) >= batch_size:
             yield waiting.pop(item.padded)
     yield from waiting.values()
+
+
+def _map_ahead(
+    read: Callable[[ImageAnnotations], BatchedImage | DataError],
+    images: Sequence[ImageAnnotations],
+    readers: int,
+) -> Iterator[BatchedImage | DataError]:
+    """As `map`, with threads that are at most two images each ahead."""
+    if not readers:
+        yield from map(read, images)
+        return
+    pool = ThreadPoolExecutor(readers)
+    try:
+        ahead: deque[Future[BatchedImage | DataError]] = deque()
+        for image in images:
+            ahead.append(pool.submit(read, image))
+            if len(ahead) > 2 * readers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _prepare(image_id: int, image: Image.Image, config: ModelConfig) -> BatchedImage:

@@ -8,10 +8,12 @@ annotations (`GroundTruth`) -> images, decoded and resized as in serving -> `Pre
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from model.config import ModelConfig
-from model.data.annotations import DataError, GroundTruth
+from model.data.annotations import DataError, GroundTruth, ImageAnnotations
 from model.data.image_files import FILE_LIMITS
+from model.data.input_files import open_regular_file
 from model.data.output_files import check_output_file, write_output
-from model.detections import Detections
-from model.evaluation.batches import image_batches
+from model.evaluation.detections import ImageDetections, coco_results
+from model.evaluation.protocol import is_val2017
+from model.evaluation.run import Progress, run_detector_on
+from model.evaluation.saved_detections import open_saved_detections, partial_file
 from model.evaluation.scores import ClassScores, Scores, format_scores
 from model.images.decode import ImageLimits
 
@@ -45,17 +49,6 @@ _MAX_DETECTIONS = (1, 10, 100)  # an image; the three at which COCO measures rec
 _IOU_50, _IOU_75 = 0, 5  # rows of COCO's ten IoU thresholds 0.50, 0.55, ... 0.95
 _ALL_AREAS = 0  # of COCO's all, small, medium, large
 
-Progress = Callable[[int, int], None]  # images done, images in total
-
-
-@dataclass(frozen=True)
-class ImageDetections:
-    """The detections in one image of a `GroundTruth`."""
-
-    image_id: int
-    detections: Detections  # labels are category ids of the ground truth
-    milliseconds: float  # the resize, and the image's share of its batch
-
 
 def evaluate(  # noqa: PLR0913 - options, by keyword
     predictor: Predictor,
@@ -70,6 +63,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     progress: Progress | None = None,
     report: Callable[[str], None] | None = None,
     limits: ImageLimits = FILE_LIMITS,
+    run: Mapping[str, Any] | None = None,
 ) -> Scores:
     """Scores a model on annotated images.
 
@@ -82,99 +76,73 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         limit: use only the first images of the file.
         results_path: where to write the detections as a COCO results file.
         overwrite: replaces an existing results file.
-        progress: called after each batch.
-        report: called with a report of oddities in the data; None: they are not reported.
+        progress: called at the start and after each batch.
+        report: called with lines for the user: oddities in the data, images that are resumed or
+            cannot be read; None: they are not reported.
         limits: on an image file.
+        run: JSON values that identify model and options. With it, and with a regular file as
+            `results_path`, detections are kept in `RESULTS.partial` while the run lasts; the same
+            run then resumes after a stop.
 
     Returns:
-        The scores.
+        The scores. Images that cannot be read are listed in them and count as without detections.
+        Then no results are written, but those of the other images are kept, as after a stop.
 
     Raises:
         DataError: for annotations or images that cannot be used; all are checked at the start.
-        OutputError: if the results file cannot be written; this is checked at the start too.
+        OutputError: if a file cannot be written; this is checked at the start too.
         ModuleNotFoundError: without faster-coco-eval (the `train` extra).
     """
     import_module("faster_coco_eval")  # fails here, not after the model has run for an hour
     annotations, images_dir = Path(annotations), Path(images_dir)
+    say = report or (lambda _line: None)
     if results_path is not None:
         check_output_file(results_path, overwrite=overwrite, inputs=(annotations,))
     truth = GroundTruth.read(annotations, limit, images=images_dir, report=report)
     if results_path is not None:
         files = (images_dir / image.file_name for image in truth.images)
         check_output_file(results_path, overwrite=overwrite, inputs=files)
-    predictions = run_detector_on(
-        predictor,
-        truth,
-        images_dir,
-        predictor.config,
-        labels,
-        batch_size=batch_size,
-        progress=progress,
-        limits=limits,
-    )
-    if results_path is not None:
-        data = json.dumps(coco_results(predictions)).encode()
-        write_output(results_path, data, overwrite=overwrite)
-    return evaluate_coco(predictions, truth)
-
-
-def run_detector_on(  # noqa: PLR0913 - options, by keyword
-    predictor: Predictor,
-    truth: GroundTruth,
-    images_dir: Path,
-    config: ModelConfig,
-    labels: Sequence[str],
-    *,
-    batch_size: int = 1,
-    progress: Progress | None = None,
-    limits: ImageLimits = FILE_LIMITS,
-) -> list[ImageDetections]:
-    """Runs a detector on the images of a ground truth.
-
-    Args:
-        predictor: runs the detector.
-        truth: the images.
-        images_dir: the folder that their file names are relative to.
-        config: the detector's input rule and bucket grid.
-        labels: the detector's class names, one per output.
-        batch_size: images of one shape bucket in a batch.
-        progress: called after each batch.
-        limits: on an image file.
-
-    Returns:
-        One entry per image, in the order of the ground truth, without detections of classes that
-        it does not have.
-
-    Raises:
-        DataError: for an image that cannot be read, or annotated classes that the detector
-            does not have.
-    """
-    categories = truth.category_ids(labels)
-    done: dict[int, ImageDetections] = {}
-    for batch in image_batches(truth.images, images_dir, config, batch_size, limits):
-        start = time.perf_counter()
-        results = predictor.predict(
-            [image.pixels for image in batch],
-            batch[0].padded,
-            [image.original_size for image in batch],
+    unreadable: dict[int, str] = {}
+    with ExitStack() as stack:
+        saved = None
+        if run is not None and results_path is not None and _is_regular(results_path):
+            run = {**run, "annotations": f"SHA-256 {_sha256(annotations)}"}
+            partial = partial_file(results_path)
+            saved = stack.enter_context(open_saved_detections(partial, run, overwrite=overwrite))
+            if known := len(saved.of(image.image_id for image in truth.images)):
+                say(f"resuming: {known} of {len(truth.images)} images are in {partial}")
+        predictions = run_detector_on(
+            predictor,
+            truth,
+            images_dir,
+            predictor.config,
+            labels,
+            batch_size=batch_size,
+            progress=progress,
+            limits=limits,
+            saved=saved,
+            unreadable=unreadable,
         )
-        milliseconds = (time.perf_counter() - start) * 1000 / len(batch)
-        for image, detections in zip(batch, results, strict=True):
-            done[image.image_id] = ImageDetections(
-                image.image_id,
-                _with_category_ids(detections, categories),
-                image.resize_ms + milliseconds,
-            )
-        if progress is not None:
-            progress(len(done), len(truth.images))
-    return [done[image.image_id] for image in truth.images]
+        if results_path is not None and not unreadable:
+            data = json.dumps(coco_results(predictions)).encode()
+            write_output(results_path, data, overwrite=overwrite)
+            if saved is not None:
+                saved.delete()
+    return replace(
+        evaluate_coco(predictions, truth),
+        unreadable_images=tuple(unreadable.values()),
+        is_val2017=is_val2017(truth),
+    )
 
 
-def _with_category_ids(detections: Detections, categories: Mapping[int, int]) -> Detections:
-    """The detections with category ids as labels, without those of no category."""
-    known = detections.keep(np.isin(detections.labels, list(categories)))
-    labels = np.array([categories[int(label)] for label in known.labels], np.int64)
-    return Detections(known.scores, labels, known.boxes_xyxy)
+def _is_regular(path: Path) -> bool:
+    """Whether a path is, or may become, a regular file; not /dev/stdout, for example."""
+    return path.is_file() or not path.exists()
+
+
+def _sha256(path: Path) -> str:
+    with open_regular_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def evaluate_coco(predictions: Sequence[ImageDetections], truth: GroundTruth) -> Scores:
@@ -236,9 +204,11 @@ def _collect(
         milliseconds: per image.
     """
     counts = truth.counts()
+    images = Counter(key for image in truth.images for key in _categories_of(image))
     per_class = tuple(
         ClassScores(
             name=truth.categories[key],
+            num_images=images[key],
             num_boxes=counts[key],
             ap=_mean(precision[:, :, column, _ALL_AREAS, -1]),
             ap50=_mean(precision[_IOU_50, :, column, _ALL_AREAS, -1]),
@@ -264,25 +234,11 @@ def _collect(
     )
 
 
+def _categories_of(image: ImageAnnotations) -> set[int]:
+    """The category ids of the boxes of an image, without crowds."""
+    return {box.category_id for box in image.boxes if not box.crowd}
+
+
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
     measured = values[values >= 0]
     return float(measured.mean()) if measured.size else None
-
-
-def coco_results(predictions: Sequence[ImageDetections]) -> list[dict[str, Any]]:
-    """Detections in COCO's results form: image_id, category_id, bbox (x, y, w, h) and score."""
-    return [
-        {
-            "image_id": entry.image_id,
-            "category_id": int(label),
-            "bbox": [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])],
-            "score": float(score),
-        }
-        for entry in predictions
-        for score, label, box in zip(
-            entry.detections.scores,
-            entry.detections.labels,
-            entry.detections.boxes_xyxy.astype(np.float64),
-            strict=True,
-        )
-    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,7 @@ class ClassScores:
     """COCO scores of one class, 0..1; None if no box of it is annotated."""
 
     name: str
+    num_images: int  # with a box of it
     num_boxes: int
     ap: float | None
     ap50: float | None
@@ -37,11 +39,13 @@ class Scores:
     per_class: tuple[ClassScores, ...]  # those with annotated boxes, in category order
     num_images: int
     num_boxes: int
-    milliseconds_per_image: float  # mean, from decoded photo to detections
+    milliseconds_per_image: float  # mean, from decoded image to detections
+    unreadable_images: tuple[str, ...] = ()  # reasons; these images count as without detections
+    is_val2017: bool = False  # whether all 5,000 images of COCO val2017 were scored
 
-    def to_json(self) -> str:
-        """Returns the scores as one JSON object, with these field names."""
-        return json.dumps(asdict(self), indent=2)
+    def to_json(self, **more: Any) -> str:
+        """Returns the scores as one JSON object, with these field names, and `more` after them."""
+        return json.dumps({**asdict(self), **more}, indent=2)
 
 
 def format_scores(scores: Scores) -> str:
@@ -50,15 +54,13 @@ def format_scores(scores: Scores) -> str:
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    rows = ["| class | boxes | AP | AP50 | AR@100 |", "|---|---:|---:|---:|---:|"]
-    rows += [
-        f"| {row.name} | {row.num_boxes} | {cell(row.ap)} | {cell(row.ap50)} | {cell(row.ar_100)} |"
-        for row in scores.per_class
-    ]
-    rows.append(
-        f"| **all** | {scores.num_boxes} | {cell(scores.ap)} | {cell(scores.ap50)} "
-        f"| {cell(scores.ar_100)} |"
-    )
+    def row(name: str, of: Scores | ClassScores) -> str:
+        counts = f"{of.num_images} | {of.num_boxes}"
+        return f"| {name} | {counts} | {cell(of.ap)} | {cell(of.ap50)} | {cell(of.ar_100)} |"
+
+    rows = ["| class | images | boxes | AP | AP50 | AR@100 |", "|---|---:|---:|---:|---:|---:|"]
+    rows += [row(each.name, each) for each in scores.per_class]
+    rows.append(row("**all**", scores))
     more = (
         f"AP75 {cell(scores.ap75)}; AP small {cell(scores.ap_small)}, medium "
         f"{cell(scores.ap_medium)}, large {cell(scores.ap_large)}; AR@1 {cell(scores.ar_1)}, "

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.data.output_files import check_output_file
+from model.evaluation.coco_folder import DEFAULT_SPLIT, CocoFiles, find_coco_files
+from model.evaluation.saved_detections import partial_file
+from service.cli.evaluation_progress import evaluation_progress
+from service.cli.failure import writing_to_stdout
 from service.cli.offline_settings import (
     CacheDirOption,
     DeviceOption,
@@ -21,10 +24,17 @@ from service.cli.offline_settings import (
 )
 from service.cli.options import documented_option, help_text, overwrite_option
 
+if TYPE_CHECKING:
+    from model.evaluation.scores import Scores
+    from model.predictor import Predictor
+    from model.weights.info import ModelInfo
+
+_GPU_BATCH_SIZE = 8
 _EPILOG = """[bold]Examples[/]
 
   lite-detr eval --annotations val.json --images val/
   lite-detr eval --model runs/codes/model.safetensors --annotations val.json --images val/ --json
+  lite-detr eval --coco /data/coco --model lite-dino-r50-h3l1-2p1x3 --results found.json
 """
 
 
@@ -36,37 +46,57 @@ def register(app: typer.Typer) -> None:
 def evaluate_model(  # noqa: PLR0913 - a command's flags
     *,
     annotations: Annotated[
-        Path,
+        Path | None,
         documented_option(
             "--annotations",
             env_var="LITE_DETR_EVAL_ANNOTATIONS",
             metavar="PATH",
             help="COCO-format JSON; its category names are looked up among the model's classes",
         ),
-    ],
+    ] = None,
     images: Annotated[
-        Path,
+        Path | None,
         documented_option(
             "--images",
             env_var="LITE_DETR_EVAL_IMAGES",
             metavar="FOLDER",
             help="the folder that the file names in it are relative to",
         ),
-    ],
+    ] = None,
+    coco: Annotated[
+        Path | None,
+        documented_option(
+            "--coco",
+            env_var="LITE_DETR_EVAL_COCO",
+            metavar="FOLDER",
+            help="in place of both: a folder with COCO's annotations/instances_val2017.json and "
+            "val2017/",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        documented_option(
+            "--split",
+            env_var="LITE_DETR_EVAL_SPLIT",
+            metavar="NAME",
+            default=DEFAULT_SPLIT,
+            help="of --coco: train2017 or a split of your own",
+        ),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     cache_dir: CacheDirOption = None,
     batch_size: Annotated[
-        int,
+        int | None,
         documented_option(
             "--batch-size",
             env_var="LITE_DETR_EVAL_BATCH_SIZE",
             metavar="INTEGER",
-            default="1",
+            default=f"1; {_GPU_BATCH_SIZE} on a GPU",
             help="images of one shape bucket in a batch",
         ),
-    ] = 1,
+    ] = None,
     limit: Annotated[
         int | None,
         documented_option(
@@ -82,7 +112,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             "--results",
             env_var="LITE_DETR_EVAL_RESULTS",
             metavar="PATH",
-            help="also write the detections as a COCO results file",
+            help="also write the detections as a COCO results file; a stopped run can be resumed",
         ),
     ] = None,
     overwrite: Annotated[bool, overwrite_option("LITE_DETR_EVAL_OVERWRITE")] = False,
@@ -92,58 +122,130 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             "--json", env_var="LITE_DETR_EVAL_JSON", help="print the scores as a JSON object"
         ),
     ] = False,
-) -> None:
+) -> int:
     """Score a model on annotated images: COCO AP, AP50, AP75, by size, AR, and by class.
 
     Images are decoded, resized and detected in as in serving; so are the times measured. The
     annotations and the headers of the images are checked at the start.
+
+    With --results, detections are kept in RESULTS.partial until all are there: the same command
+    then resumes a run that was stopped.
     """
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
     settings = offline_settings(model, device, precision, cache_dir)
+    files = _data_set(annotations, images, coco, split)
     if results is not None:
         from model.weights.info import resolve_model  # noqa: PLC0415
 
         weights = resolve_model(settings.model, settings.model_cache_dir)
-        check_output_file(results, overwrite=overwrite, inputs=(annotations, weights))
-    from model.evaluation.evaluate import evaluate, format_scores  # noqa: PLC0415
+        check_output_file(results, overwrite=overwrite, inputs=(files.annotations, weights))
+    from model.evaluation.evaluate import evaluate  # noqa: PLC0415
     from service.engine.load import load_from_settings  # noqa: PLC0415
 
     predictor, info = load_from_settings(settings)
-    with _progress_bar() as progress:
+    run = _describe_run(predictor, info)
+    with evaluation_progress() as progress, _naming_what_is_kept(results):
         scores = evaluate(
             predictor,
             info.labels,
-            annotations,
-            images,
-            batch_size=batch_size,
+            files.annotations,
+            files.images,
+            batch_size=batch_size or (_GPU_BATCH_SIZE if predictor.runs_batches_whole else 1),
             limit=limit,
             results_path=results,
             overwrite=overwrite,
-            report=lambda text: typer.echo(text, err=True),
-            progress=progress,
+            report=progress.print,
+            progress=progress.show,
+            run=run,
         )
-    typer.echo(scores.to_json() if as_json else format_scores(scores))
+    with writing_to_stdout():
+        _print_scores(scores, info, run, as_json=as_json)
+    return _report_unreadable(scores, results)
+
+
+def _data_set(
+    annotations: Path | None, images: Path | None, coco: Path | None, split: str | None
+) -> CocoFiles:
+    """Returns the files that the flags name.
+
+    Raises:
+        typer.BadParameter: for flags that are missing or exclude each other.
+        DataError: for a folder of --coco without these files.
+    """
+    if coco is not None:
+        if annotations is not None or images is not None:
+            raise typer.BadParameter("--coco takes the place of --annotations and --images")
+        return find_coco_files(coco, split or DEFAULT_SPLIT)
+    if split is not None:
+        raise typer.BadParameter("--split is for --coco FOLDER")
+    if annotations is None or images is None:
+        missing = "--annotations" if annotations is None else "--images"
+        raise typer.BadParameter(
+            f"{missing} is missing: name the data with --annotations FILE and --images FOLDER, or "
+            "with --coco FOLDER"
+        )
+    return CocoFiles(annotations, images)
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that draws a progress bar on stderr from (images done, images in total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("Evaluating", total=None)
-
-    def show(done: int, total: int) -> None:
-        bar.start()  # only now: an error before the first batch needs no bar
-        bar.update(task, completed=done, total=total)
-
+def _naming_what_is_kept(results: Path | None) -> Iterator[None]:
+    """After Ctrl-C, names the file from which the same command resumes."""
     try:
-        yield show
-    finally:
-        bar.stop()
+        yield
+    except KeyboardInterrupt:
+        partial = None if results is None else partial_file(results)
+        if partial is not None and partial.is_file():
+            typer.echo(f"stopped; the same command resumes from {partial}", err=True)
+        raise
+
+
+def _describe_run(predictor: Predictor, info: ModelInfo) -> dict[str, Any]:
+    """Returns what identifies a model and the way in which it runs."""
+    from model.network.precision import precision_name  # noqa: PLC0415
+
+    return {
+        "model": info.name,
+        "model_version": info.version,
+        "device": predictor.device.type,
+        "precision": precision_name(predictor.dtype),
+        "program": f"lite-detr {version('lite-detr-service')}",
+    }
+
+
+def _print_scores(scores: Scores, info: ModelInfo, run: dict[str, Any], *, as_json: bool) -> None:
+    """Prints the scores, how they were measured, and the published AP if it is comparable."""
+    from model.evaluation.protocol import describe_protocol, published_ap  # noqa: PLC0415
+    from model.evaluation.scores import format_scores  # noqa: PLC0415
+
+    published = published_ap(info.config, info.labels)
+    comparable = published is not None and scores.is_val2017 and not scores.unreadable_images
+    protocol = describe_protocol(info.config)
+    if as_json:
+        more = {"run": run, "protocol": protocol}
+        typer.echo(scores.to_json(**more, published_ap=published if comparable else None))
+        return
+    typer.echo(format_scores(scores))
+    typer.echo(f"{info.name} {info.version}, {run['precision']} on {run['device']}: {protocol}")
+    if published is not None and not comparable:
+        typer.echo(f"not compared with the published AP, {published}: that is of all of val2017")
+    elif published is not None and scores.ap is not None:
+        typer.echo(f"published AP {published}, here {100 * scores.ap:.1f}")
+
+
+def _report_unreadable(scores: Scores, results: Path | None) -> int:
+    """Names the images that could not be read; returns the exit status."""
+    if not scores.unreadable_images:
+        return 0
+    count = len(scores.unreadable_images)
+    for line in scores.unreadable_images:
+        typer.echo(f"not read: {line}", err=True)
+    text = f"{count} image{'s' * (count > 1)} could not be read and count as without detections"
+    if results is not None:
+        text += (
+            f"; {results} is not written, but the other images are kept: repair the files and run "
+            "the same command again"
+        )
+    typer.echo(f"lite-detr: {text}", err=True)
+    return 1

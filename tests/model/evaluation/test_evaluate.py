@@ -60,7 +60,10 @@ def test_perfect_detections_score_one() -> None:
     )
     assert scores.ap == scores.ap50 == scores.ap75 == scores.ar_100 == pytest.approx(1)
     assert scores.ap_small == scores.ap_medium == scores.ap_large == pytest.approx(1)
-    assert [(row.name, row.num_boxes) for row in scores.per_class] == [("cat", 2), ("dog", 1)]
+    assert [(row.name, row.num_images, row.num_boxes) for row in scores.per_class] == [
+        ("cat", 2, 2),
+        ("dog", 1, 1),
+    ]
     assert [row.ap for row in scores.per_class] == pytest.approx([1, 1])
     assert (scores.num_images, scores.num_boxes, scores.milliseconds_per_image) == (2, 3, 10)
 
@@ -138,7 +141,7 @@ def test_results_have_coco_form() -> None:
 def test_scores_read_as_table_and_as_json() -> None:
     scores = evaluate_coco([found(1, (0.9, 3, SQUARE))], truth_of([(3, SQUARE)]))
     table = format_scores(scores)
-    assert "| cat | 1 | 1.000 | 1.000 | 1.000 |" in table
+    assert "| cat | 1 | 1 | 1.000 | 1.000 | 1.000 |" in table
     assert "AP small -" in table
     assert json.loads(scores.to_json())["per_class"][0]["name"] == "cat"
 
@@ -263,6 +266,6 @@ def test_a_model_is_scored_on_a_folder(tmp_path: Path) -> None:
     )
     assert isinstance(scores, Scores)
     assert (scores.num_images, scores.num_boxes) == (2, 2)
-    assert reported == [(1, 2), (2, 2)]
+    assert reported == [(0, 2), (1, 2), (2, 2), (2, 2)]
     results = json.loads((tmp_path / "found.json").read_text())
     assert {result["image_id"] for result in results} == {1, 2}
