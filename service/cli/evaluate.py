@@ -12,7 +12,6 @@ import typer
 
 from model.data.output_files import check_output_file
 from model.evaluation.coco_folder import DEFAULT_SPLIT, CocoFiles, find_coco_files
-from model.evaluation.saved_detections import partial_file
 from service.cli.evaluation_progress import evaluation_progress
 from service.cli.failure import writing_to_stdout
 from service.cli.offline_settings import (
@@ -192,6 +191,8 @@ def _data_set(
 @contextmanager
 def _naming_what_is_kept(results: Path | None) -> Iterator[None]:
     """After Ctrl-C, names the file from which the same command resumes."""
+    from model.evaluation.saved_detections import partial_file  # noqa: PLC0415
+
     try:
         yield
     except KeyboardInterrupt:

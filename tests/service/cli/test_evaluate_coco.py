@@ -19,10 +19,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from model.config import VARIANTS
 from model.evaluation import protocol
 from model.evaluation.saved_detections import partial_file
 from model.labels import COCO_LABELS, named_classes
 from model.predictor import Predictor
+from model.published import PUBLISHED
 from model.weights.checkpoint import save_checkpoint
 from service.cli import main
 from tests.support.small_weights import SMALL, weights_of
@@ -335,9 +337,9 @@ def test_published_ap_is_compared_on_all_of_val2017_only(
 ) -> None:
     root, _ = found
     flags = ["eval", "--coco", str(root), "--model", str(weights), "--device", "cpu"]
-    row = protocol.PUBLISHED["lite-dino-r50-h2l2-2p1x3"]
-    monkeypatch.setitem(protocol.PUBLISHED, CONFIG.name, row)
-    monkeypatch.setitem(protocol.VARIANTS, CONFIG.name, CONFIG)
+    row = PUBLISHED["lite-dino-r50-h2l2-2p1x3"]
+    monkeypatch.setitem(PUBLISHED, CONFIG.name, row)
+    monkeypatch.setitem(VARIANTS, CONFIG.name, CONFIG)
     capsys.readouterr()
     assert main([*flags, "--limit", "1"]) == 0
     assert "not compared with the published AP, 49.9" in capsys.readouterr().out
