@@ -1,0 +1,296 @@
+"""The accuracy study: its arms start alike, its runs resume exactly, partial reports say so."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from benchmarks.paper import accuracy_report
+from benchmarks.paper.accuracy_arms import ARMS, BASE, start
+from benchmarks.paper.accuracy_cost import gflops
+from benchmarks.paper.accuracy_runs import RESULT_FILE, Run, Study, run_all, train
+from benchmarks.paper.accuracy_sets import ImageSet, describe, shrink
+from benchmarks.paper.accuracy_statistics import Bootstrap, percentile_interval, t_interval
+from model.data.annotations import GroundTruth
+from model.detections import Detections
+from model.evaluation.evaluate import ImageDetections
+from model.training.loop import MODEL_FILE, STATE_FILE
+from model.training.sources import CocoSource
+from tests.model.training.tiny import CONFIG, LABELS
+
+TINY = replace(CONFIG, interleaved=False, key_aware=False)
+QUIET = Console(file=io.StringIO())
+REQUIRED = "abcd"
+SCORE_NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+def tiny_study(folder: Path) -> Study:
+    return Study(
+        folder,
+        base=TINY,
+        iterations={"codes": 3, "bccd": 3},
+        seeds=(1, 2),
+        options={
+            "batch_size": 2,
+            "sizes": (96,),
+            "checkpoint_minutes": 0.0,
+            "denoising_queries": 4,
+        },
+    )
+
+
+def write_photos(folder: Path, side: int = 96) -> Path:
+    """Two images of one square each for training, and the same for validation."""
+    for part in ("train", "val"):
+        (folder / part).mkdir(parents=True)
+        images, annotations = [], []
+        for number, label in ((1, 1), (2, 2)):
+            pixels = np.full((side, side, 3), 200, np.uint8)
+            pixels[20:60, 10:50] = (220 * (label == 1), 20, 220 * (label == 2))
+            Image.fromarray(pixels).save(folder / part / f"{number}.png")
+            size = {"width": side, "height": side}
+            images.append({"id": number, "file_name": f"{number}.png", **size})
+            box = {"bbox": [10, 20, 40, 40], "area": 1600, "iscrowd": 0}
+            annotations.append({"id": number, "image_id": number, "category_id": label, **box})
+        categories = [{"id": i, "name": name} for i, name in enumerate(LABELS, 1)]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"{part}.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def study(tmp_path: Path, photos: Path) -> Study:
+    study = tiny_study(tmp_path)
+    for name in ("codes", "bccd"):
+        shrink(study.image_set(name), photos)
+    return study
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------ arms
+
+
+def test_arms_of_one_seed_share_start_values_and_noise() -> None:
+    states, noise = {}, set()
+    for letter in REQUIRED:
+        detector = start(ARMS[letter], TINY, LABELS, seed=4)
+        states[letter] = detector.state_dict()
+        noise.add(float(torch.rand(())))
+    assert len(noise) == 1
+    for letter in "bcd":
+        shared = [
+            name
+            for name, tensor in states["a"].items()
+            if name in states[letter] and states[letter][name].shape == tensor.shape
+        ]
+        assert any("linear1." in name for name in shared)
+        for name in shared:
+            assert torch.equal(states["a"][name], states[letter][name]), name
+
+
+def test_seeds_differ() -> None:
+    one, other = (start(ARMS["a"], TINY, LABELS, seed).transformer for seed in (1, 2))
+    assert not torch.equal(one.level_embed, other.level_embed)
+
+
+def test_the_backbone_is_frozen_and_computes_what_the_trainable_one_does() -> None:
+    detector = start(ARMS["a"], TINY, LABELS, seed=1).train()
+    images = torch.randn(1, 3, 64, 96)
+    maps = detector.backbone[0](images)
+    assert not any(parameter.requires_grad for parameter in detector.backbone.parameters())
+    for fast, exact in zip(maps, detector.body(images), strict=True):
+        torch.testing.assert_close(fast, exact, rtol=1e-3, atol=1e-3)
+
+
+def test_the_arm_without_low_level_tokens_has_strides_16_to_64() -> None:
+    detector = start(ARMS["d"], TINY, LABELS, seed=1)
+    memory, geometry = detector.encode(torch.randn(1, 3, 128, 128), torch.zeros(1, 128, 128) > 0)
+    assert geometry.spatial_shapes == ((8, 8), (4, 4), (2, 2))
+    assert memory.shape[1] == 64 + 16 + 4
+
+
+def test_the_interleaved_arms_save_the_share_of_the_claim() -> None:
+    encoders = {letter: gflops(letter, BASE)["encoder"] for letter in "abc"}
+    assert encoders["b"] <= encoders["c"] < 0.4 * encoders["a"]
+
+
+# ------------------------------------------------------------------------------ sets
+
+
+def test_photographs_are_resized_with_their_boxes(tmp_path: Path) -> None:
+    target = ImageSet("large", tmp_path / "set")
+    shrink(target, write_photos(tmp_path / "photos", side=512))
+    truth = GroundTruth.read(target.annotations("val"), images=target.images("val"))
+    assert truth.images[0].boxes[0].xywh == (5, 10, 20, 20)
+    assert describe(target) == {
+        "train_images": 2, "val_images": 2, "val_boxes": 2, "small": 2, "medium": 0, "large": 0,
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ runs
+
+
+def test_runs_are_ordered_so_that_partial_results_are_balanced(tmp_path: Path) -> None:
+    names = [run.name for run in tiny_study(tmp_path).runs("ac")]
+    assert names[:4] == ["codes-a-1", "codes-c-1", "bccd-a-1", "bccd-c-1"]
+    assert names[4] == "codes-a-2"
+
+
+def test_a_killed_run_resumes_as_if_it_had_not_been(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = study.runs("c")[0]
+    assert train(run, QUIET)
+    expected = (run.folder / MODEL_FILE).read_bytes()
+
+    other = Run(replace(study, folder=study.folder / "again"), run.set_name, run.arm, run.seed)
+    (study.folder / "again").mkdir()
+    (study.folder / "again" / "sets").symlink_to(study.folder / "sets")
+    load, loads = CocoSource.load, iter(range(100))
+
+    def killed(source: CocoSource, index: int) -> Any:
+        if next(loads) >= 4:
+            raise KeyboardInterrupt
+        return load(source, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CocoSource, "load", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(other, QUIET)
+    assert (other.folder / STATE_FILE).is_file()
+    assert train(other, QUIET)
+    assert (other.folder / MODEL_FILE).read_bytes() == expected
+
+
+def test_a_run_leaves_its_result_and_is_not_repeated(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = replace(study, seeds=(1,), iterations={"codes": 1, "bccd": 1})
+    assert run_all(study, "d", QUIET)
+    results = [run.result() for run in study.runs("d")]
+    assert [found["scores"]["num_images"] for found in results if found] == [2, 2]
+    assert not list(study.folder.glob("runs/*/" + STATE_FILE))
+    monkeypatch.setattr("benchmarks.paper.accuracy_runs.train", lambda *_: pytest.fail("again"))
+    assert run_all(study, "d", QUIET)
+
+
+def test_a_run_that_another_process_does_is_left_to_it(study: Study) -> None:
+    study = replace(study, seeds=(1,))
+    files = []
+    for run in study.runs("a"):
+        run.folder.mkdir(parents=True)
+        files.append((run.folder / "lock").open("w"))
+        fcntl.flock(files[-1], fcntl.LOCK_EX)
+    assert run_all(study, "a", QUIET)
+    for file in files:
+        file.close()
+    assert not any(run.result() for run in study.runs("a"))
+
+
+def test_a_result_of_other_settings_is_refused(study: Study) -> None:
+    run = study.runs("a")[0]
+    pretend(run, 0.5)
+    changed = replace(study, options={**study.options, "learning_rate": 0.5})
+    with pytest.raises(ValueError, match="other settings"):
+        changed.runs("a")[0].result()
+
+
+# ------------------------------------------------------------------------------ report
+
+
+def pretend(run: Run, ap: float) -> None:
+    """Writes the result of a run that did not happen."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    scores = {name: ap for name in SCORE_NAMES}
+    result = {"settings": run.settings(), "scores": scores}
+    (run.folder / RESULT_FILE).write_text(json.dumps(result))
+
+
+def report(study: Study) -> str:
+    path = study.folder / "report"
+    accuracy_report.write(study, REQUIRED, 0, path)
+    assert path.with_suffix(".svg").read_text().startswith("<svg")
+    json.loads(path.with_suffix(".json").read_text())
+    return path.with_suffix(".md").read_text()
+
+
+def test_a_report_without_runs_names_all_of_them(study: Study) -> None:
+    text = report(study)
+    assert "**0 of 16 runs done.**" in text
+    assert "codes-a-1" in text and "bccd-d-2" in text
+
+
+def test_a_partial_report_names_the_missing_runs(study: Study) -> None:
+    for run in study.runs("ac"):
+        if run.seed == 1:
+            pretend(run, 0.4)
+    text = report(study)
+    assert "**4 of 16 runs done.**" in text
+    missing = text.partition("Missing")[2].partition("\n")[0]
+    assert "codes-a-2" in missing and "codes-b-1" in missing and "codes-a-1" not in missing
+    assert "over 1 of 2 seeds." in text and "One pair has no interval." in text
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ((1.01, 1.01), "The whole 95 % interval is at or above 99%."),
+        ((0.9, 0.9), "The whole 95 % interval is below 99%."),
+        ((0.9, 1.1), "these runs do not decide it"),
+    ],
+)
+def test_the_report_says_what_the_runs_decide(
+    study: Study, factors: tuple[float, float], words: str
+) -> None:
+    for run in study.runs("ac"):
+        pretend(run, 0.4 * (factors[run.seed - 1] if run.arm.letter == "c" else 1))
+    assert words in report(study)
+
+
+# ------------------------------------------------------------------------------ statistics
+
+
+def test_the_interval_of_two_values() -> None:
+    found = t_interval([1.0, 2.0])
+    half = 12.706 * math.sqrt(0.5) / math.sqrt(2)  # Student's quantile with one degree of freedom
+    assert found.low == pytest.approx(1.5 - half, abs=1e-3)
+    assert found.high == pytest.approx(1.5 + half, abs=1e-3)
+    assert t_interval([1.0]).low is None
+
+
+def test_choices_of_images_are_the_same_for_every_detector(photos: Path) -> None:
+    truth = GroundTruth.read(photos / "val.json")
+    box = np.array([[10, 20, 50, 60]], np.float32)
+    first, second = (Detections(np.ones(1, np.float32), np.array([label]), box) for label in (1, 2))
+    nothing = first.keep(np.zeros(1, np.bool_))
+    all_found = [ImageDetections(1, first, 0.0), ImageDetections(2, second, 0.0)]
+    one_found = [ImageDetections(1, first, 0.0), ImageDetections(2, nothing, 0.0)]
+    bootstrap = Bootstrap(truth, repeats=8)
+    assert bootstrap.scores(all_found) == pytest.approx([1.0] * 8)
+    scores = bootstrap.scores(one_found)
+    assert set(np.round(scores, 6)) == {0.0, 0.5, 1.0}
+    assert percentile_interval(0.5, scores).low == pytest.approx(np.percentile(scores, 2.5))
