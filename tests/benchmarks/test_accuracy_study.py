@@ -145,7 +145,7 @@ def test_photographs_are_resized_with_their_boxes(tmp_path: Path) -> None:
     target = ImageSet("large", tmp_path / "set")
     shrink(target, write_photos(tmp_path / "photos", side=512))
     truth = GroundTruth.read(target.annotations("val"), images=target.images("val"))
-    assert truth.images[0].boxes[0].xywh == (5, 10, 20, 20)
+    assert truth.images[0].boxes[0].xywh == pytest.approx((5, 10, 20, 20))
     assert describe(target) == {
         "train_images": 2, "val_images": 2, "val_boxes": 2, "small": 2, "medium": 0, "large": 0,
     }  # fmt: skip
