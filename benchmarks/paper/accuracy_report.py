@@ -123,10 +123,14 @@ def _read(path: Path) -> dict[str, Any]:
 def _progress(runs: Sequence[Run], done: Sequence[Done]) -> str:
     """How many runs are done, and which are missing."""
     finished = {each.run.name for each in done}
-    missing = [run.name for run in runs if run.name not in finished]
+    missing: dict[str, list[str]] = {}  # seeds by set and arm
+    for run in runs:
+        if run.name not in finished:
+            missing.setdefault(f"{run.set_name} ({run.arm.letter})", []).append(str(run.seed))
     text = f"**{len(done)} of {len(runs)} runs done.**"
     if missing:
-        text += f" Missing (set-arm-seed): {', '.join(missing)}."
+        listed = "; ".join(f"{name} {', '.join(seeds)}" for name, seeds in missing.items())
+        text += f" Missing seeds: {listed}."
     return text + "\n"
 
 
@@ -250,6 +254,8 @@ def _comparison_table(compared: Sequence[Comparison], costs: dict[str, dict[str,
         ]
         for each in compared
     ]
+    if not rows:
+        return "No arm has a pair with (a) yet.\n"
     columns = [
         "difference",
         "pairs",
