@@ -42,6 +42,8 @@ _FREE = frozenset(
     | {"split_with_sizes", "t", "alias", "unbind", "detach", "as_strided", "chunk", "empty"}
     | {"new_empty", "empty_like", "empty_strided", "_unsafe_view", "lift_fresh"}
 )
+_IN_PASSES = ("convolution", "conv2d")  # the latter in inference mode
+_CONVOLUTIONS = (*_IN_PASSES, "cudnn_convolution_relu", "cudnn_convolution_add_relu")
 # Kernels of an operator, where torch launches more than one.
 _KERNELS = {"native_group_norm": 3, "topk": 5, "searchsorted": 2, "cumsum": 2, "mean": 1}
 
@@ -127,10 +129,11 @@ class CountKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given, returned = _tensors((args, kwargs)), _tensors(result)
         moved = sum(map(_bytes, given)) + sum(map(_bytes, returned))
         kernels, operations = _KERNELS.get(name, 1), 0
-        if name in ("convolution", "cudnn_convolution_relu", "cudnn_convolution_add_relu"):
+        if name in _CONVOLUTIONS:
             weight = args[1]
             operations = 2 * returned[0].numel() * weight.numel() // weight.shape[0]
-            if name == "convolution" and args[2] is not None:  # the bias is a pass of its own
+            depthwise = weight.shape[1] == 1  # their kernel adds the bias
+            if name in _IN_PASSES and args[2] is not None and not depthwise:  # a pass for the bias
                 kernels, moved = 2, moved + 2 * _bytes(returned[0])
         elif name in ("addmm", "_addmm_activation", "mm", "bmm", "baddbmm"):
             left = args[-2]

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu.service_throughput [--device cuda] [--results FILE] [-- FLAGS]
 
-Starts `python -m service serve` with the default model (and FLAGS, for instance
-`--max-cuda-graphs 0`), sends the sample photos repeatedly in a closed loop, and stops it. The
-result includes what /v1/models reports about the engines.
+Starts `python -m service serve` with the default model, on a GPU in float16 (and FLAGS, for
+instance `--max-cuda-graphs 0`), sends the sample photos repeatedly in a closed loop, and stops it.
+The result includes what /v1/models reports about the engines.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def main() -> int:
     options = parser.parse_args()
     results = Results(options.results, torch.device(options.device))
     seconds = options.seconds / len(options.in_flight)
-    command = (*SERVE, "--device", options.device, *options.flags)
+    precision = "auto" if options.device == "cpu" else "fp16"  # as the pipeline it is compared with
+    command = (*SERVE, "--device", options.device, "--precision", precision, *options.flags)
     with tempfile.TemporaryDirectory() as folder:
         try:
             with run_service(Path(folder) / "log", command, _START_LIMIT_SECONDS) as service:

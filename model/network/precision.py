@@ -1,11 +1,14 @@
 """The number types that the inference form can compute in.
 
-`auto` is float16 on a GPU and float32 on a CPU. On the shipped weights float16 moves scores by at
-most 0.01 and boxes by at most 1 pixel of 1280 (`benchmarks/model/precision.py`, emulated on a CPU;
-a test holds it). bfloat16 has the range of float32 and an eighth of the precision of float16; on a
-CPU with AVX512-BF16 it takes about 0.6 of the time of float32 (benchmarks/results/model), on one
-without AVX-512 ten times as long. It changes the encoder's output by about 1 % of its standard
-deviation: check the scores before choosing it.
+`auto` is float32, on a CPU and on a GPU. float16 and TF32 are several times as fast on GPUs
+(`benchmarks/gpu/roofline.py`), but their rounding swaps tokens with nearly the same score in the
+query selection: on 84 images a fifth of the queries change, and with them a fifth of the detections
+by more than 0.01 in score or a pixel (`benchmarks/model/precision.py`, emulated on a CPU). With the
+queries of float32, float16 changes scores by at most 0.003 and boxes by at most half a pixel of
+1280. It shifts single images, not the accuracy on many. bfloat16 has the range of float32 and an
+eighth of the precision of float16; on a CPU with AVX512-BF16 it takes about 0.6 of the time of
+float32 (benchmarks/results/model), on one without AVX-512 ten times as long. It changes the
+encoder's output by about 1 % of its standard deviation: check the scores before choosing it.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, 
         raise ValueError(f"precision must be one of {get_args(Precision)}, not {precision!r}")
     kind, name = torch.device(device).type, precision
     if precision == "auto":
-        name = "fp16" if kind == "cuda" else "fp32"
+        name = "fp32"
     if name == "fp16" and kind == "cpu":
         raise RuntimeError("precision=fp16 needs a GPU; on a CPU choose fp32 or bf16")
     return name, _DTYPES[name]

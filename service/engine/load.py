@@ -5,7 +5,6 @@ weights file -> `load_detector` -> inference form on the device -> `Predictor`
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +27,6 @@ from service.engine.host_memory import keep_freed_memory
 if TYPE_CHECKING:  # the engine process does not load pydantic
     from service.settings import Settings
 
-# The standard library's logger, for benchmarks on machines without structlog; same log.
-_log = logging.getLogger(__name__)
-
 
 def load_predictor(
     path: Path | str, device: str = "auto", threads: int = 0, precision: str = "auto"
@@ -50,23 +46,22 @@ def load_predictor(
 
     Raises:
         CheckpointError: for a file that cannot be used.
-        RuntimeError: for a device that is not there or does not have that precision.
+        RuntimeError: for a device that is not there or does not have that precision, and for
+            weights that exceed the range of the precision.
     """
     torch.set_num_threads(threads or usable_cpus())
     chosen = pick_device(device)
     _, dtype = resolve_precision(precision, chosen)
     detector, info = load_detector(path, chosen)
     if torch.device(chosen).type == "cuda":
-        return _load_on_gpu(detector, dtype, info, chosen, may_widen=precision == "auto"), info
+        return _load_on_gpu(detector, dtype, info, chosen), info
     predictor = Predictor(prepare_for_inference(detector, dtype), info.config, chosen)
     if predictor.device.type == "cpu":
         keep_freed_memory()
     return predictor, info
 
 
-def _load_on_gpu(
-    detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device: str, *, may_widen: bool
-) -> Predictor:
+def _load_on_gpu(detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device: str) -> Predictor:
     """The predictor on a GPU, after the checks of `service.engine.gpu_checks`.
 
     Args:
@@ -74,15 +69,17 @@ def _load_on_gpu(
         dtype: of the inference form.
         info: of the model.
         device: the GPU.
-        may_widen: whether float32 may take the place of a type whose range does not suffice.
+
+    Raises:
+        RuntimeError: if the range of the type does not suffice for these weights.
     """
     compute_exactly_on_gpus()
     network = prepare_for_inference(detector, dtype)
     check_fused_products(network, torch.device(device))
     predictor = Predictor(network, info.config, device)
-    if may_widen and dtype != torch.float32 and not gives_finite_output(predictor):
-        _log.warning("the model exceeds the range of %s and runs in fp32", precision_name(dtype))
-        predictor = Predictor(prepare_for_inference(detector), info.config, device)
+    if dtype != torch.float32 and not gives_finite_output(predictor):
+        name = precision_name(dtype)
+        raise RuntimeError(f"the model exceeds the range of precision={name}; choose fp32")
     return predictor
 
 

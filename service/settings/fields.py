@@ -79,8 +79,9 @@ class Settings(BaseSettings):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="numbers the network computes in: auto is fp16 on a GPU, otherwise fp32; bf16 "
-        "is less exact and, on CPUs with AVX512-BF16, faster; fp16 only on GPUs",
+        description="numbers the network computes in: auto is fp32; bf16 is less exact and, on "
+        "CPUs with AVX512-BF16, faster; fp16, only on GPUs, is faster there and shifts some "
+        "detections",
     )
     max_cuda_graphs: int = Field(
         512,

@@ -19,7 +19,7 @@ _FIGURE = re.compile(
 _SOURCE = re.compile(
     r"measured on (?:an?|the|one) \S|not (?:yet )?(?:been )?(?:measured|run|known)|never run|"
     r"(?:has|have|was|were) not run|emulated|without (?:a GPU|one)|no GPU was available|"
-    r"none of \S+ \S+ has run|a model of|counted",
+    r"none of \S+ \S+ has run|a model of|roofline model|counted",
     re.IGNORECASE,
 )
 

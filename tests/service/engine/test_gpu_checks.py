@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,17 +72,10 @@ def test_a_network_beyond_the_range_of_its_type_is_found(
     assert gives_finite_output(predictor) is finite
 
 
-@pytest.mark.parametrize(
-    ("asked", "is_finite", "expected"),
-    [("auto", True, "fp16"), ("auto", False, "fp32"), ("fp16", False, "fp16")],
-)
-def test_auto_takes_float32_where_the_range_of_float16_does_not_suffice(  # noqa: PLR0913, PLR0917
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
-    asked: str,
-    is_finite: bool,
-    expected: str,
+@pytest.mark.parametrize("asked", ["auto", "fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("is_finite", [True, False])
+def test_weights_beyond_the_range_of_the_chosen_precision_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, is_finite: bool
 ) -> None:
     """The path of a GPU, with the CPU as its device."""
     checked: list[str] = []
@@ -92,17 +84,18 @@ def test_auto_takes_float32_where_the_range_of_float16_does_not_suffice(  # noqa
     monkeypatch.setattr(load, "compute_exactly_on_gpus", lambda: checked.append("numbers"))
     monkeypatch.setattr(load, "check_fused_products", lambda *_: checked.append("products"))
     monkeypatch.setattr(load, "gives_finite_output", lambda _: is_finite)
-    _, dtype = precision.resolve_precision(asked, "cuda")
-    with caplog.at_level(logging.WARNING):
-        predictor = load._load_on_gpu(detector, dtype, info, "cpu", may_widen=asked == "auto")
-    assert precision.precision_name(predictor.dtype) == expected
+    name, dtype = precision.resolve_precision(asked, "cuda")
+    if is_finite or name == "fp32":
+        assert load._load_on_gpu(detector, dtype, info, "cpu").dtype == dtype
+    else:
+        with pytest.raises(RuntimeError, match=f"range of precision={asked}; choose fp32"):
+            load._load_on_gpu(detector, dtype, info, "cpu")
     assert checked == ["numbers", "products"]
-    assert len(caplog.records) == (1 if expected == "fp32" else 0)
 
 
 @pytest.mark.requires_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_small_model_serves_in_float16_with_fused_products(tmp_path: Path) -> None:
     write_small(tmp_path / "small.safetensors")
-    predictor, _ = load.load_predictor(tmp_path / "small.safetensors", "cuda")
+    predictor, _ = load.load_predictor(tmp_path / "small.safetensors", "cuda", precision="fp16")
     assert predictor.dtype == torch.float16
