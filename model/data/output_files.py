@@ -64,6 +64,28 @@ def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
         raise OutputError(_exists(path)) from None
 
 
+def write_output_whole(path: Path, data: bytes) -> None:
+    """Writes a file that `check_output_file` allows, and replaces what was there only at the end.
+
+    Raises:
+        OSError: if it cannot be written; then no part of it remains.
+    """
+    if path.exists() and not path.is_file():  # a device or a pipe
+        path.write_bytes(data)
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _would_be_replaced(path: Path) -> bool:
     return path.is_file() or path.is_symlink()
 

@@ -135,7 +135,9 @@ class DeformableAttention(nn.Module):
 
 def _zero_rows(x: Tensor, rows: Tensor) -> Tensor:
     """Zeroes rows of [B, S, d] in place where bool [B, S] is True."""
-    if x.device.type == "cpu":  # only these rows are touched; on a GPU finding them would wait
+    # Only these rows are touched; on a GPU finding them would wait, and an exported network has
+    # fixed shapes.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         x.view(-1, x.shape[-1]).index_fill_(0, rows.flatten().nonzero()[:, 0], 0.0)
         return x
     return x.masked_fill_(rows[..., None], 0.0)

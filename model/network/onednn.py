@@ -6,6 +6,8 @@ cache. torch is pinned exactly; without these operators everything works, a litt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -27,6 +29,22 @@ _OPERATORS = (
 )
 
 
+class _Use:
+    """Whether new inference forms may use the fused products, for the whole process."""
+
+    allowed = True
+
+
+@contextmanager
+def not_used() -> Iterator[None]:
+    """Inference forms that are created in this block consist of torch's public operators only."""
+    before, _Use.allowed = _Use.allowed, False
+    try:
+        yield
+    finally:
+        _Use.allowed = before
+
+
 def is_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the fused products work there; not every processor has them in bfloat16.
 
@@ -35,7 +53,8 @@ def is_available(device: torch.device, dtype: torch.dtype) -> bool:
         dtype: of the product; only float32 and bfloat16 have fused ones.
     """
     return (
-        device.type == "cpu"
+        _Use.allowed
+        and device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
         and (

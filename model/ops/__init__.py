@@ -11,19 +11,21 @@ points whose position is NaN or infinite.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from model.ops import cpu, cuda, operators, reference
+from model.ops import cpu, cuda, gathers, operators, reference
 
-Implementation = Literal["auto", "reference", "cpu"]
+Implementation = Literal["auto", "reference", "cpu", "gathers"]
 
 __all__ = [
     "Implementation",
+    "computed_by",
     "implementation_name",
     "kernel_failures",
     "key_aware_deform_attn",
@@ -43,29 +45,42 @@ def select_implementation(choice: Implementation) -> None:
 
     Args:
         choice: "auto" uses the compiled kernels where they fit; "reference" always uses plain
-            PyTorch; "cpu" as "auto", but fails where the CPU kernels cannot be built.
+            PyTorch; "cpu" as "auto", but fails where the CPU kernels cannot be built; "gathers"
+            is for networks that are exported.
 
     Raises:
         ValueError: for another choice.
         RuntimeError: for "cpu" where the kernels cannot be built.
     """
-    if choice not in ("auto", "reference", "cpu"):
-        raise ValueError(f"implementation must be auto, reference or cpu, not {choice!r}")
+    if choice not in get_args(Implementation):
+        known = ", ".join(get_args(Implementation))
+        raise ValueError(f"implementation must be one of {known}, not {choice!r}")
     if choice == "cpu" and not cpu.available():
         raise RuntimeError("the compiled CPU kernels are not available here")
     _Selection.choice = choice
+
+
+@contextmanager
+def computed_by(choice: Implementation) -> Iterator[None]:
+    """As `select_implementation`, for a block of code; not for use in several threads."""
+    before = _Selection.choice
+    select_implementation(choice)
+    try:
+        yield
+    finally:
+        _Selection.choice = before
 
 
 def implementation_name(device: torch.device | str) -> str:
     """Which implementation computes attention on a device, for inference in the usual sizes.
 
     Returns:
-        "cpu" or "cuda" (compiled kernels), "reference", or "cuda+reference" if some of the kernels
-        called so far do not work on that GPU.
+        "cpu" or "cuda" (compiled kernels), "reference" or "gathers", or "cuda+reference" if some of
+        the kernels called so far do not work on that GPU.
     """
     device = torch.device(device)
-    if _Selection.choice == "reference":
-        return "reference"
+    if _Selection.choice in ("reference", "gathers"):
+        return _Selection.choice
     if device.type == "cpu" and cpu.available():
         return "cpu"
     if device.type != "cuda" or not cuda.available(device):
@@ -166,6 +181,8 @@ def _implementation(
     sampling_offsets: Tensor,
     given: Sequence[Tensor | None],
 ) -> ModuleType:
+    if _Selection.choice == "gathers":
+        return gathers
     tensors = [tensor for tensor in given if tensor is not None]
     if _Selection.choice == "reference" or len({tensor.device for tensor in tensors}) > 1:
         return reference

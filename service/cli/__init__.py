@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from service.cli import bench, detect, evaluate, flops, key, serve, train, weights
+from service.cli import bench, detect, evaluate, export, flops, key, serve, train, weights
 from service.cli.failure import (
     DEBUG_VARIABLE,
     CommandFailed,
@@ -48,6 +48,7 @@ detect.register(app)
 train.register(app)
 evaluate.register(app)
 weights.register(app)
+export.register(app)
 bench.register(app)
 flops.register(app)
 key.register(app)

@@ -12,6 +12,7 @@ from model.weights.info import CheckpointError
 from service.errors import DetectionError
 
 _REFUSED = 2
+_OF_EXPORT = ("onnx", "onnxruntime", "onnxscript")  # packages of that extra
 DEBUG_VARIABLE = "LITE_DETR_DEBUG"
 
 
@@ -62,9 +63,10 @@ def describe_failure(error: Exception) -> str:
     ):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
+        extra = "export" if error.name in _OF_EXPORT else "train"
         return (
             f"this command needs {error.name}, which is not installed: "
-            "pip install 'lite-detr-service[train]' (in a checkout: make setup-full)"
+            f"pip install 'lite-detr-service[{extra}]' (in a checkout: make setup-full)"
         )
     if isinstance(error, OSError) and error.strerror:
         prefix = f"{error.filename}: " if error.filename else ""

@@ -151,7 +151,7 @@ class SwinBlock(nn.Module):
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
         rows, columns = x.shape[1] // _WINDOW, x.shape[2] // _WINDOW
-        x = x.view(len(x), rows, _WINDOW, columns, _WINDOW, -1)
+        x = x.view(x.shape[0], rows, _WINDOW, columns, _WINDOW, -1)
         return x.transpose(2, 3).flatten(3, 4)
 
     def _cells(self, windows: Tensor, height: int, width: int) -> Tensor:
