@@ -77,7 +77,7 @@ class GroundTruth:
         document = read_document(path)
         findings = Findings()
         check_document(document, findings)
-        _check_images_and_boxes(document, limit, images, findings)
+        check_images_and_boxes(document, limit, images, findings)
         if findings.has_errors:
             raise DataError(findings.report(path))
         if findings.has_oddities and report is not None:
@@ -154,9 +154,9 @@ class GroundTruth:
         return found
 
 
-def _check_images_and_boxes(
+def check_images_and_boxes(
     document: Mapping[str, Any], limit: int | None, folder: Path | None, findings: Findings
-) -> None:
+) -> dict[int, Size]:
     """Checks the image files, if their folder is given, and the places of the boxes.
 
     Args:
@@ -164,6 +164,9 @@ def _check_images_and_boxes(
         limit: the number of images that are used.
         folder: of the image files.
         findings: gets the errors and oddities.
+
+    Returns:
+        Width and height of the images in pixels, as far as they are known, by image id.
     """
     used = usable_images(document["images"][:limit])
     sizes: dict[int, Size] = {
@@ -174,3 +177,4 @@ def _check_images_and_boxes(
     if folder is not None:
         sizes |= check_image_files(used, folder, findings)
     check_boxes(document["annotations"], sizes, findings)
+    return sizes

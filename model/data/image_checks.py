@@ -33,13 +33,18 @@ def check_image_files(
         The sizes of the readable images after EXIF rotation, by image id.
 
     Raises:
-        DataError: if the folder does not exist.
+        DataError: if the folder does not exist, or has none of several images.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of images")
     sizes: dict[int, Size] = {}
     with ThreadPoolExecutor(_READERS) as readers:
         files = [folder / str(image["file_name"]) for image in images]
+        if len(files) > 1 and not any(map(_is_there, files)):
+            raise DataError(
+                f"{folder} has none of the {len(files)} images that the annotations name, the "
+                f"first is {images[0]['file_name']}: is it the right folder?"
+            )
         read = readers.map(_size_or_error, files, map(_declared, images))
         for image, size in zip(images, read, strict=True):
             place = f"image {image['id']}: {folder / str(image['file_name'])}"
@@ -51,6 +56,13 @@ def check_image_files(
                 sizes[image["id"]] = (size.width, size.height)
                 _compare_sizes(image, size, place, findings)
     return sizes
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _size_or_error(file: Path, declared: tuple[object, object]) -> ImageSize | DataError | None:

@@ -63,6 +63,23 @@ class Batch:
         """Copies the batch to a device."""
         return Batch(self.images.to(device), self.padding_mask.to(device), self.targets.to(device))
 
+    def split(self, parts: int) -> list[Batch]:
+        """Returns the batch in up to that many parts of equal size, the last may be smaller."""
+        size = -(-len(self.images) // parts)
+        targets = self.targets
+        return [
+            Batch(
+                self.images[start : start + size],
+                self.padding_mask[start : start + size],
+                Targets(
+                    targets.labels[start : start + size],
+                    targets.boxes[start : start + size],
+                    targets.present[start : start + size],
+                ),
+            )
+            for start in range(0, len(self.images), size)
+        ]
+
 
 def normalise(images: Tensor, padding_mask: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] channels-last, zero on padding."""
@@ -118,42 +135,50 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
         epoch: number of the epoch.
         start: number of its batches that are already done.
         is_final: whether a batch, by its number in the epoch, is in the run's final part.
+        rank: number of this process; it gets its part of each batch of all processes.
+        processes: their number.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the position in the run
         self,
         options: TrainOptions,
         count: int,
         epoch: int,
         start: int,
         is_final: Callable[[int], bool],
+        *,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         """Shuffles the images."""
+        self._rank = rank
+        self._stride = options.batch_size * processes  # images of a step of all processes
         self._options = options
         self._epoch = epoch
         self._start = start
         self._is_final = is_final
         rng = np.random.default_rng((options.seed, epoch))
-        wanted = max(count // options.batch_size, _MIN_EPOCH_BATCHES) * options.batch_size
+        wanted = max(count // self._stride, _MIN_EPOCH_BATCHES) * self._stride
         rounds = -(-wanted // count)
         order = np.concatenate([rng.permutation(count) for _ in range(rounds)])
         self._order: list[int] = order[:wanted].tolist()
 
     def __len__(self) -> int:
         """Number of batches left in the epoch."""
-        return len(self._order) // self._options.batch_size - self._start
+        return len(self._order) // self._stride - self._start
 
     def __iter__(self) -> Iterator[list[ImagePlan]]:
         """Yields the epoch's batches from `start` on."""
         options, size = self._options, self._options.batch_size
-        for number in range(self._start, len(self._order) // size):
+        for number in range(self._start, len(self._order) // self._stride):
             final = self._is_final(number)
             sides = options.final_sizes if final and options.final_sizes else options.sizes
             rng = np.random.default_rng((options.seed, self._epoch, number, 1))
             side = sides[int(rng.integers(len(sides)))]
             shape = _SHAPES[int(rng.integers(len(_SHAPES)))]
             height, width = (max(round(side * part / _GRID), 1) * _GRID for part in shape)
-            places = range(number * size, (number + 1) * size)
+            first = number * self._stride + self._rank * size
+            places = range(first, first + size)
             yield [
                 ImagePlan(self._order[p], (options.seed, self._epoch, p), height, width, final)
                 for p in places

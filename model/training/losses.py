@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 Classification = Literal["quality", "focal"]
+Mean = Callable[[float], float]
 _CLASSIFICATION_WEIGHT, _BOX_L1_WEIGHT, _GIOU_WEIGHT = 1.0, 5.0, 2.0
 # The proposals share their head with the dense loss. One-to-one targets would call the other
 # eight good tokens of a target background, so their classification weighs little.
@@ -77,6 +78,7 @@ class LossInputs:
         num_boxes: the divisor of a sum over boxes.
         matched: losses of the decoder's layers and, last, of the proposals.
         any_object: the encoder's tokens are scored by whether there is any object.
+        mean: of a number over the processes of the run.
     """
 
     output: TrainingOutput
@@ -86,6 +88,7 @@ class LossInputs:
     num_boxes: float
     matched: SetLosses
     any_object: bool = False
+    mean: Mean = float
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def detection_losses(  # noqa: PLR0913 - options, by keyword
     weights: Mapping[str, float],
     classification: Classification = "quality",
     any_object: bool = False,
+    mean: Mean = float,
 ) -> Losses:
     """Computes all terms of `LOSS_TERMS` whose weight is not 0.
 
@@ -127,11 +131,19 @@ def detection_losses(  # noqa: PLR0913 - options, by keyword
         weights: by name of the term.
         classification: "quality" for IoU-aware scores, "focal" for a score of 1 at matches.
         any_object: the first class of encoder tokens means any object.
+        mean: of a number over the processes of the run, for the divisors of sums over boxes.
 
     Raises:
         NonFiniteError: if predictions are not finite.
     """
-    inputs = _loss_inputs(output, targets, denoising, classification, any_object)
+    inputs = _loss_inputs(
+        output,
+        targets,
+        denoising,
+        classification=classification,
+        any_object=any_object,
+        mean=mean,
+    )
     zero = inputs.matched.giou.new_zeros(())
     terms = {
         name: weights[name] * _function(term.function)(inputs) if weights[name] > 0 else zero
@@ -150,12 +162,14 @@ def _function(name: str) -> Callable[[LossInputs], Tensor]:
     return function
 
 
-def _loss_inputs(
+def _loss_inputs(  # noqa: PLR0913 - as detection_losses
     output: TrainingOutput,
     targets: Targets,
     denoising: DenoisingBatch | None,
+    *,
     classification: Classification,
     any_object: bool,
+    mean: Mean,
 ) -> LossInputs:
     count = denoising.counted.shape[1] if denoising else 0
     end = output.pred_logits.shape[2] - output.one_to_many
@@ -170,8 +184,10 @@ def _loss_inputs(
         boxes = torch.cat((boxes, output.proposal_boxes[None, :, : end - count]))
         matched = _matched_losses(logits, boxes, targets, classification)
     # Not below half a box per image, or few boxes would mean huge steps.
-    num_boxes = max(float(targets.present.sum()), targets.present.shape[0] / 2)
-    return LossInputs(output, targets, denoising, classification, num_boxes, matched, any_object)
+    num_boxes = mean(max(float(targets.present.sum()), targets.present.shape[0] / 2))
+    return LossInputs(
+        output, targets, denoising, classification, num_boxes, matched, any_object, mean
+    )
 
 
 def _matched_losses(
@@ -308,6 +324,6 @@ def dense_loss(inputs: LossInputs) -> Tensor:
     _, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
     box_loss = _BOX_L1_WEIGHT * (found - wanted).abs().sum(-1) + _GIOU_WEIGHT * (1 - giou)
     # TOOD divides by the sum of the soft labels, which starts near 0: hence the bound.
-    divisor = max(float(tokens.quality.sum()), inputs.num_boxes)
+    divisor = max(inputs.mean(float(tokens.quality.sum())), inputs.num_boxes)
     total = _CLASSIFICATION_WEIGHT * class_loss.sum() + (tokens.quality * box_loss).sum()
     return total / divisor

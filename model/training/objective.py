@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 
 from model.network.detector import LiteDETR
+from model.network.outputs import TrainingOutput
 from model.training.batches import Batch, normalise
 from model.training.denoising import DenoisingBatch, make_denoising
 from model.training.losses import Losses, detection_losses
+from model.training.matcher import NonFiniteError
 from model.training.options import TrainOptions
+from model.training.processes import Processes
 
 _FINEST_STRIDE = 8  # pixels; doubles with each level
 
@@ -20,12 +23,18 @@ class Objective:
         detector: the network being trained.
         options: of the run.
         precision: the reduced type of the forward pass; None for float32.
+        processes: that train together; None: this one only.
     """
 
     def __init__(
-        self, detector: LiteDETR, options: TrainOptions, precision: torch.dtype | None
+        self,
+        detector: LiteDETR,
+        options: TrainOptions,
+        precision: torch.dtype | None,
+        processes: Processes | None = None,
     ) -> None:
         """Computes nothing yet."""
+        self._processes = processes or Processes()
         self._detector = detector
         self._options = options
         self._precision = precision
@@ -44,6 +53,7 @@ class Objective:
         with torch.autocast(device.type, precision, enabled=precision is not None):
             queries = denoising.queries if denoising else None
             output = self._detector.forward_training(images, batch.padding_mask, queries)
+        self._check_together(output)
         return detection_losses(
             output,
             batch.targets,
@@ -51,7 +61,20 @@ class Objective:
             weights=self._weights,
             classification=options.classification,
             any_object=not self._detector.config.select_by_best_class,
+            mean=self._processes.mean,
         )
+
+    def _check_together(self, output: TrainingOutput) -> None:
+        """Raises in all processes if the predictions of one are not finite.
+
+        Otherwise the others would wait for it when they average the divisors of the losses.
+        """
+        if self._processes.count == 1:
+            return  # the matcher checks them
+        tensors = (output.pred_logits, output.pred_boxes, output.proposal_logits)
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+        if self._processes.any(not finite):
+            raise NonFiniteError("predictions of a process contain NaN or infinite values")
 
     def _denoising(self, batch: Batch) -> DenoisingBatch | None:
         """Denoising queries, for detectors that have them (DINO)."""
@@ -76,11 +99,33 @@ class Objective:
         return min(config.num_queries, int(tokens))
 
 
+class DeviceError(ValueError):
+    """A device that is not there; the message names it."""
+
+
 def choose_device(name: str) -> torch.device:
-    """Returns the device of an option; "auto" is a GPU if there is one."""
+    """Returns the device of an option; "auto" is a GPU if there is one.
+
+    Raises:
+        DeviceError: for a name that torch does not know, or a GPU that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name!r} is unknown: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise DeviceError(
+                f"device {name!r}: torch finds no CUDA GPU here; --device cpu trains small variants"
+            )
+        if (device.index or 0) >= count:
+            raise DeviceError(f"device {name!r}: there are only {count} GPUs, cuda:0 is the first")
+    elif device.type not in ("cpu", "mps"):
+        raise DeviceError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    return device
 
 
 def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:

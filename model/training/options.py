@@ -52,16 +52,32 @@ class _Options(BaseModel):
         "lite-dino-efficientnet-lite0", description=f"architecture: one of {', '.join(VARIANTS)}"
     )
 
-    cache: Path | None = Field(
+    data: Path | None = Field(
         None,
-        description="folder with scenes.jsonl, which may still be growing",
+        description="your data: a folder in the layout of COCO, YOLO or Pascal VOC, or a data.yaml",
         json_schema_extra={"section": "Data"},
+    )
+    cache: Path | None = Field(
+        None, description="folder with scenes.jsonl, which may still be growing"
     )
     annotations: Path | None = Field(
         None, validate_default=True, description="COCO-format JSON; requires images"
     )
     images: Path | None = Field(
         None, validate_default=True, description="folder of the COCO images; requires annotations"
+    )
+    val_annotations: Path | None = Field(
+        None,
+        validate_default=True,
+        description="COCO-format JSON to validate on; requires val_images",
+    )
+    val_images: Path | None = Field(
+        None, validate_default=True, description="folder of its images; requires val_annotations"
+    )
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1,
+        description="share of your images that is not trained on but validated on, if the data has "
+        "no validation images; 0: no validation",
     )
     live_scenes: int = Field(
         4000,
@@ -121,7 +137,10 @@ class _Options(BaseModel):
         "cosine", description="course of the learning rate after the warm-up"
     )
     warmup_iterations: int = Field(
-        200, ge=0, description="optimizer steps in which the learning rate rises from 0"
+        200, ge=0, description="optimizer steps in which the learning rate rises from 0, at most"
+    )
+    warmup_share: _Share = Field(
+        0.05, description="share of the run in which it rises, at most; 0: no warm-up"
     )
     final_lr_factor: float = Field(
         0.01, ge=0, description="cosine: the last learning rate as a multiple of learning_rate"
@@ -139,11 +158,16 @@ class _Options(BaseModel):
         300, ge=0, description="time constant, in optimizer steps, of the decay's rise from 0"
     )
 
+    input_side: _Side | None = Field(
+        None,
+        description="pixels, longest side of images when the model is used; unset: chosen from "
+        "your data, otherwise the variant's rule",
+        json_schema_extra={"section": "Images"},
+    )
     sizes: tuple[_Side, ...] = Field(
         (320, 352, 384),
         min_length=1,
         description="pixels, longest sides of batches; each batch draws one",
-        json_schema_extra={"section": "Images"},
     )
     final_sizes: tuple[_Side, ...] = Field(
         (), description="pixels, the same in the final part of the run; empty: sizes throughout"
@@ -181,6 +205,19 @@ class _Options(BaseModel):
         "they fit; reference: plain PyTorch, slower and with much more memory",
     )
 
+    validate_minutes: float | None = Field(
+        None,
+        ge=0,
+        description="minutes between two validations; unset: after each epoch, in at most a tenth "
+        "of the time",
+        json_schema_extra={"section": "Validation"},
+    )
+    patience: int = Field(
+        20,
+        ge=0,
+        description="validations without a better AP that end the run; 0: it is never ended early",
+    )
+
     log_every: int = Field(
         20,
         ge=1,
@@ -193,14 +230,21 @@ class _Options(BaseModel):
     max_skipped: int = Field(
         20, ge=1, description="consecutive non-finite losses that stop the run"
     )
-    score_threshold: _Share = Field(
-        0.4, description="default score threshold of the exported model"
+    score_threshold: _Share | None = Field(
+        None,
+        description="default score threshold of the exported model; unset: the best F1 on the "
+        "validation images, 0.4 without any",
     )
-    duplicate_iou: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="IoU from which the worse of two detections is dropped; 1: both are kept",
+    duplicate_iou: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="IoU from which the worse of two detections is dropped, 1: both are kept; "
+        "unset: the best on the validation images, 1 without any",
+    )
+    tensorboard: bool = Field(
+        False, description="write event files for TensorBoard into output/tensorboard"
+    )
+    callbacks: tuple[str, ...] = Field(
+        (), description="package.module:name of callbacks that get the events of the run"
     )
     export_half: bool = Field(True, description="export the weights in float16")
 
@@ -231,9 +275,11 @@ class _Options(BaseModel):
 
     @field_validator("annotations")
     @classmethod
-    def _excludes_cache(cls, annotations: Path | None, info: ValidationInfo) -> Path | None:
-        if annotations is not None and info.data.get("cache") is not None:
-            raise ValueError("annotations and cache exclude each other")
+    def _is_the_only_data(cls, annotations: Path | None, info: ValidationInfo) -> Path | None:
+        given = {**info.data, "annotations": annotations}
+        present = [name for name in ("data", "cache", "annotations") if given.get(name) is not None]
+        if len(present) > 1:
+            raise ValueError(f"{present[1]} and {present[0]} exclude each other")
         return annotations
 
     @field_validator("images")
@@ -243,6 +289,19 @@ class _Options(BaseModel):
         if (annotations is None) != (images is None):
             raise ValueError("annotations and images require each other")
         return images
+
+    @field_validator("val_images")
+    @classmethod
+    def _comes_with_val_annotations(cls, images: Path | None, info: ValidationInfo) -> Path | None:
+        annotations = info.data.get("val_annotations", images)  # absent if it is invalid itself
+        if (annotations is None) != (images is None):
+            raise ValueError("val_annotations and val_images require each other")
+        return images
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the run trains on annotated images of the user."""
+        return self.data is not None or self.annotations is not None
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from model.training.loss_terms import LOSS_TERMS
 from model.training.sources import Pixels
@@ -37,30 +38,48 @@ _LEGEND_WIDTH = 130
 _SMALLEST_SHOWN = 1e-4  # loss
 _DETECTED_COLOUR = (230, 40, 40)
 _ANNOTATED_COLOUR = (20, 170, 60)
+_HEADING = "  done epoch    iter     left    loss    cls     l1   giou    lr     AP   AP50"
+_HEADING_EVERY = 20  # rows
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The position and speed of a run, for its display."""
+
+    iteration: int
+    progress: float  # 0..1
+    seconds_per_iteration: float
+    seconds_left: float
 
 
 class Reporter:
-    """Writes to a terminal's progress bar, or plain lines if there is no terminal.
+    """Prints a table with a row per report, and in a terminal a line that changes with each step.
+
+    The table fits 80 columns. Its lines are the same in a terminal and in a pipe.
 
     Args:
         folder: for log.jsonl, loss.png and samples/.
         console: standard error if None.
+        silent: writes and shows nothing: of a process that is not the first.
     """
 
-    def __init__(self, folder: Path, console: Console | None = None) -> None:
+    def __init__(
+        self, folder: Path, console: Console | None = None, *, silent: bool = False
+    ) -> None:
         """Shows nothing yet."""
         self._folder = folder
+        self._silent = silent
         self._console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.percentage:>4.1f}%"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=10),
+            TextColumn("{task.percentage:>5.1f} %"),
             TextColumn("{task.fields[state]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=silent or not self._console.is_terminal,
+            transient=True,
         )
-        self._task = self._progress.add_task("training", total=1.0, state="")
+        self._task = self._progress.add_task("training", total=1.0, state="first iteration")
+        self._rows_since_heading = _HEADING_EVERY
 
     def __enter__(self) -> Reporter:
         """Shows the progress bar."""
@@ -78,43 +97,60 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Prints a line of text."""
-        self._console.print(text, markup=False)
+        if not self._silent:
+            self._console.print(text, markup=False)
 
-    def row(self, values: dict[str, Any], progress: float) -> None:
+    def step(self, pace: Pace) -> None:
+        """Shows the current iteration, in a terminal only."""
+        state = (
+            f"iteration {pace.iteration}, {pace.seconds_per_iteration:.2f} s each, "
+            f"{duration(pace.seconds_left)} left"
+        )
+        self._progress.update(self._task, completed=pace.progress, state=state)
+
+    def row(self, values: dict[str, Any], pace: Pace) -> None:
         """Appends a row to the log and shows it.
 
         Args:
-            values: of one row of log.jsonl, the loss terms included.
-            progress: of the run, 0..1.
+            values: of one row of log.jsonl, the loss terms included; with val_ap and val_ap50
+                after a validation.
+            pace: of the run.
         """
+        if self._silent:
+            return
         with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-        terms = " ".join(f"{name} {values[name]:.3f}" for name in LOSS_TERMS)
-        text = (
-            f"it {values['iteration']} epoch {values['epoch']} loss {values['total']:.3f}"
-            f" ({terms}; last layer: cls {values['classification']:.3f}"
-            f" l1 {values['box_l1']:.3f} giou {values['giou']:.3f})"
-            f" lr {values['learning_rate']:.2e} {values['seconds_per_iteration']:.2f} s/it"
+        if self._rows_since_heading >= _HEADING_EVERY:
+            self.line(_HEADING)
+            self._rows_since_heading = 0
+        self._rows_since_heading += 1
+        self.line(
+            f"{100 * pace.progress:5.1f}% {values['epoch']:5d} {values['iteration']:7d} "
+            f"{duration(pace.seconds_left):>8} {values['total']:7.2f} "
+            f"{values['classification']:6.3f} {values['box_l1']:6.3f} {values['giou']:6.3f} "
+            f"{values['learning_rate']:5.0e} {_score(values, 'val_ap')} "
+            f"{_score(values, 'val_ap50')}"
         )
-        self._progress.update(self._task, completed=progress, state=text)
-        if not self._console.is_terminal:
-            self.line(f"{100 * progress:5.1f}% {text}")
 
     def forget_after(self, iteration: int) -> None:
         """Deletes the log's rows after the iteration from which a run resumes."""
+        if self._silent:
+            return
         rows = [row for row in read_log(self._folder) if row["iteration"] <= iteration]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (self._folder / LOG_FILE).write_text(text, encoding="utf-8")
 
     def curve(self) -> None:
         """Writes the loss curve of the log so far."""
+        if self._silent:
+            return
         rows = read_log(self._folder)
         if len(rows) > 1:
             draw_curve(rows).save(self._folder / CURVE_FILE)
 
     def samples(self, iteration: int, images: Sequence[Image.Image]) -> None:
         """Writes sample images side by side; nothing if there is none."""
-        if not images:
+        if not images or self._silent:
             return
         folder = self._folder / "samples"
         folder.mkdir(exist_ok=True)
@@ -125,6 +161,20 @@ class Reporter:
             sheet.paste(image, (left, 0))
             left += image.width
         sheet.save(folder / f"iteration_{iteration:06d}.jpg", quality=85)
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds as m:ss or h:mm:ss."""
+    whole = max(round(seconds), 0)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def _score(values: dict[str, Any], name: str) -> str:
+    """Formats a score of a row for its column."""
+    value = values.get(name)
+    return "     -" if value is None else f"{value:6.3f}"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

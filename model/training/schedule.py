@@ -21,9 +21,20 @@ def run_progress(options: TrainOptions, iteration: int, elapsed_seconds: float) 
     return min(progress, 1.0)
 
 
+def warmup_factor(options: TrainOptions, iteration: int, progress: float) -> float:
+    """Returns the factor of the warm-up at an iteration (0-based), 0..1.
+
+    The warm-up ends after `warmup_iterations` or after `warmup_share` of the run, whichever is
+    first: otherwise a short run would never reach its learning rate.
+    """
+    by_iterations = (iteration + 1) / max(options.warmup_iterations, 1)
+    by_share = progress / options.warmup_share if options.warmup_share > 0 else 1.0
+    return min(1.0, max(by_iterations, by_share))
+
+
 def learning_rate_factor(options: TrainOptions, iteration: int, progress: float) -> float:
     """Returns the factor of the base learning rates at an iteration (0-based)."""
-    warmup = min(1.0, (iteration + 1) / max(options.warmup_iterations, 1))
+    warmup = warmup_factor(options, iteration, progress)
     if options.schedule == "step":
         drops = sum(progress >= milestone for milestone in options.step_milestones)
         return warmup * _STEP_FACTOR**drops

@@ -147,20 +147,56 @@ class CacheSource:
         return self._records[index].load()
 
 
-class CocoSource:
-    """A COCO-format JSON file and its image folder, without crowds and empty boxes.
+class GroundTruthSource:
+    """The images of a ground truth, without crowds and empty boxes.
 
     Args:
-        annotations: the JSON file.
+        truth: the images and their boxes.
         images: folder that its `file_name`s are relative to.
         known_labels: names at their category ids. If the categories are exactly these, a class's
             index is its category id, as in published COCO models, from which a run may start;
             else the classes are the categories by ascending id.
-        report: called with a report of oddities in the data; None: they are not reported.
 
     Attributes:
         label_names: classes by index.
         category_ids: their ids in the file, by index.
+    """
+
+    def __init__(self, truth: GroundTruth, images: Path, known_labels: Sequence[str] = ()) -> None:
+        """Reads no image."""
+        names = truth.categories
+        if names == dict(named_classes(known_labels)):
+            self.label_names, self.category_ids = (
+                tuple(known_labels),
+                tuple(range(len(known_labels))),
+            )
+        else:
+            self.label_names, self.category_ids = tuple(names.values()), tuple(names)
+        indices = {key: index for index, key in enumerate(self.category_ids)}
+        self._records = [
+            _record(images / image.file_name, image.boxes, indices) for image in truth.images
+        ]
+
+    def refresh(self, epoch: int, limit: int | None = None) -> None:
+        """Does nothing: the data does not grow."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._records)
+
+    def load(self, index: int) -> AnnotatedImage:
+        """Reads one image."""
+        return self._records[index].load()
+
+
+class CocoSource(GroundTruthSource):
+    """A COCO-format JSON file and its image folder; see `GroundTruthSource`.
+
+    Args:
+        annotations: the JSON file.
+        images: folder that its `file_name`s are relative to.
+        known_labels: see `GroundTruthSource`.
+        report: called with a report of oddities in the data; None: they are not reported.
 
     Raises:
         DataError: if the file is not COCO-format JSON, lists no image or no box, or has errors;
@@ -179,29 +215,7 @@ class CocoSource:
         truth = GroundTruth.read(annotations, images=images, report=report)
         if not truth.counts():
             raise DataError(f"{annotations} has no box to learn from (crowds are left out)")
-        names = truth.categories
-        if names == dict(named_classes(known_labels)):
-            self.label_names, self.category_ids = (
-                tuple(known_labels),
-                tuple(range(len(known_labels))),
-            )
-        else:
-            self.label_names, self.category_ids = tuple(names.values()), tuple(names)
-        indices = {key: index for index, key in enumerate(self.category_ids)}
-        self._records = [
-            _record(images / image.file_name, image.boxes, indices) for image in truth.images
-        ]
-
-    def refresh(self, epoch: int, limit: int | None = None) -> None:
-        """Does nothing: the file does not grow."""
-
-    def __len__(self) -> int:
-        """Number of images in the file."""
-        return len(self._records)
-
-    def load(self, index: int) -> AnnotatedImage:
-        """Reads one image."""
-        return self._records[index].load()
+        super().__init__(truth, images, known_labels)
 
 
 def _record(file: Path, boxes: Iterable[AnnotatedBox], indices: dict[int, int]) -> Record:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from model.data.input_files import check_regular_file
+from model.network.detector import LiteDETR
 from model.training.ema import ExponentialAverage
 from model.weights.header import TRAINING_STATE_TAG
 
@@ -33,13 +33,16 @@ class Position:
     source_length: int = 0  # number of images that this epoch was planned with
     elapsed_seconds: float = 0.0  # of training, resumed runs included
     skipped: int = 0  # steps skipped because a loss was not finite
+    best_ap: float = -1.0  # of the validations; -1 before the first
+    best_iteration: int = 0
+    validations_since_best: int = 0
 
 
 @dataclass(frozen=True)
 class Run:
     """The parts whose state is saved."""
 
-    detector: nn.Module
+    detector: LiteDETR
     optimizer: torch.optim.Optimizer
     average: ExponentialAverage
     scaler: torch.amp.GradScaler
@@ -68,7 +71,7 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
         "name": saved.name,
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "options": options,  # for information; a resumed run has its own
+        "options": options,
     }
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -76,6 +79,32 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def read_saved_options(path: Path) -> dict[str, Any]:
+    """Returns the options in a training state, as plain JSON values.
+
+    Raises:
+        TrainingStateError: if the file is damaged.
+    """
+    options = _read(path).get("options")
+    return dict(options) if isinstance(options, dict) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Reads a training state.
+
+    Raises:
+        TrainingStateError: if the file is damaged or of another kind.
+    """
+    try:
+        check_regular_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of many types for a damaged file
+        raise TrainingStateError(f"{path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise TrainingStateError(f"{path} is not a training state of this program")
+    return state
 
 
 def load_state(path: Path, run: Run, labels: Sequence[str]) -> SavedRun:
@@ -90,13 +119,7 @@ def load_state(path: Path, run: Run, labels: Sequence[str]) -> SavedRun:
         TrainingStateError: if the file is damaged, or of other classes, another model or another
             optimizer.
     """
-    try:
-        check_regular_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types for a damaged file
-        raise TrainingStateError(f"{path} cannot be read: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise TrainingStateError(f"{path} is not a training state of this program")
+    state = _read(path)
     # States of older versions have no labels.
     saved_labels = tuple(state.get("labels", labels))
     if saved_labels != tuple(labels):

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -86,6 +87,7 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
     description: str = "",
     category_ids: Sequence[int] | None = None,
     half: bool = False,
+    card: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a weights file; equal inputs give equal bytes.
 
@@ -102,6 +104,7 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
         description: what the model detects and its origin, in a sentence.
         category_ids: COCO category id of each class in the training data; None: unknown.
         half: stores float16 instead of float32.
+        card: origin and scores of the model as plain JSON values, for people; None: unknown.
 
     Raises:
         CheckpointError: if the tensors do not fit the architecture, are not finite (or not in
@@ -130,6 +133,8 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
     }
     if category_ids is not None:
         metadata["category_ids"] = json.dumps(list(category_ids))
+    if card is not None:
+        metadata["card"] = json.dumps(card, sort_keys=True)
     _write_checked(path, _encode(stored, metadata))
 
 

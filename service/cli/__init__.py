@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from service.cli import bench, detect, evaluate, export, flops, key, serve, train, weights
+from service.cli import bench, data, detect, evaluate, export, flops, key, serve, train, weights
 from service.cli.failure import (
     DEBUG_VARIABLE,
     CommandFailed,
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 serve.register(app)
 detect.register(app)
+data.register(app)
 train.register(app)
 evaluate.register(app)
 weights.register(app)

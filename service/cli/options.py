@@ -119,13 +119,17 @@ def documented_option(  # noqa: PLR0913 - typer's own options, by keyword
 
 
 def command_with_options(
-    run: Callable[[dict[str, Any]], None], specs: tuple[OptionSpec, ...]
+    run: Callable[[dict[str, Any]], None],
+    specs: tuple[OptionSpec, ...],
+    *,
+    argument: tuple[str, Any] | None = None,
 ) -> Callable[..., None]:
     """Returns a function that typer turns into a command with these options.
 
     Args:
         run: called with the given values by field name: text, or a bool for a switch.
         specs: the options.
+        argument: name and type of an argument before them, which may be left out.
     """
 
     def command(**values: Any) -> None:
@@ -142,6 +146,10 @@ def command_with_options(
         )
         for spec in specs
     ]
+    if argument is not None:
+        name, annotation = argument
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.insert(0, inspect.Parameter(name, kind, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {}
     command.__doc__ = run.__doc__

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -17,33 +18,73 @@ from service.cli.options import (
 
 TRAIN_OPTIONS = model_options(TrainOptions, "LITE_DETR_TRAIN_")
 
-_EPILOG = """[bold]Examples[/]
+_RUN_FOLDER = Annotated[
+    Path | None,
+    typer.Argument(metavar="OUTPUT", help="The output folder, as --output.", show_default=False),
+]
+
+_EPILOG = """[bold]Your own data[/]
+
+  lite-detr data check my-data/
+  lite-detr train --data my-data/ --output runs/mine --max-minutes 12
+  lite-detr serve --model runs/mine/model.safetensors
+
+The data is a folder in the layout of COCO, YOLO or Pascal VOC, or a COCO JSON file and its images
+(--annotations train.json --images train/). Start weights, image size, schedule and augmentation
+follow from the data; each choice is printed, and a flag overrides it.
+
+[bold]What a run writes[/]
+
+The output folder gets model.safetensors (the best weights, to serve), last.pt (to continue from),
+log.jsonl, and at the end report.md with curves, a table of the classes and the worst images.
+Ctrl-C saves, then ends the run. To continue it:
+
+  lite-detr train --resume runs/mine
+
+[bold]Several GPUs[/]
+
+  torchrun --nproc-per-node 4 -m service train --data my-data/ --output runs/mine
+
+[bold]Printed codes[/]
+
+Without data, a run generates images of printed codes, as for the default model:
 
   lite-detr train --output runs/codes --max-minutes 60
-  lite-detr train --annotations train.json --images train/ --symmetries hflip --name parts
-  lite-detr train --output runs/codes --resume
-
-The run writes model.safetensors for `lite-detr serve --model`, last.pt to resume from, the loss
-curve and sample images into the output folder at intervals. Ctrl-C saves, then ends it. COCO data
-is checked before the first iteration.
 """
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
     app.command("train", help=help_text(_train), epilog=_EPILOG)(
-        command_with_options(_train, TRAIN_OPTIONS)
+        command_with_options(_train, TRAIN_OPTIONS, argument=("run_folder", _RUN_FOLDER))
     )
 
 
 def _train(given: dict[str, Any]) -> None:
-    """Train a detector on COCO-format data, or on generated images of printed codes."""
+    """Train a detector on your own data, or on generated images of printed codes."""
+    folder = given.pop("run_folder", None)
+    if folder is not None:
+        if "output" in given and Path(given["output"]) != Path(folder):
+            raise typer.BadParameter(
+                f"the output folder is given twice: {folder} and --output {given['output']}"
+            )
+        given["output"] = str(folder)
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
     from model.training.loop import TrainingFailed, train  # noqa: PLC0415
+    from model.training.objective import DeviceError  # noqa: PLC0415
     from model.training.state import TrainingStateError  # noqa: PLC0415
 
     try:
         path = train(options)
-    except (TrainingFailed, TrainingStateError) as error:
-        raise CommandFailed(str(error)) from error
+    except (DeviceError, TrainingFailed, TrainingStateError) as error:
+        raise CommandFailed(f"{error}{_how_to_continue(options, error)}") from error
     typer.echo(f"{path}\nserve it: lite-detr serve --model {path}", err=True)
+
+
+def _how_to_continue(options: TrainOptions, error: Exception) -> str:
+    """Returns a line about the saved state, if the run that failed left one."""
+    from model.training.loop import STATE_FILE, TrainingFailed  # noqa: PLC0415
+
+    if not isinstance(error, TrainingFailed) or not (options.output / STATE_FILE).exists():
+        return ""
+    return f"\nto continue from the last saved state: lite-detr train --resume {options.output}"

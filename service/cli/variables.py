@@ -12,7 +12,17 @@ from service.settings import ENV_PREFIX, unknown_variables
 # Of the program and of docker-compose.yml; and of all commands but `serve`, which has no prefix of
 # its own.
 _OTHERS = (DEBUG_VARIABLE, f"{ENV_PREFIX}PUBLISH_", f"{ENV_PREFIX}GPU_PUBLISH_")
-PREFIXED_COMMANDS = ("bench", "detect", "eval", "export", "flops", "key", "train", "weights")
+PREFIXED_COMMANDS = (
+    "bench",
+    "data",
+    "detect",
+    "eval",
+    "export",
+    "flops",
+    "key",
+    "train",
+    "weights",
+)
 _DOCUMENTED = re.compile(rf"env var: ({ENV_PREFIX}\w+)")
 
 

@@ -23,15 +23,12 @@ from model.training.matcher import NonFiniteError
 from model.training.objective import Objective
 from model.training.optimizer import build_optimizer, set_learning_rate
 from model.training.options import TrainOptions
+from model.training.own_data import TrainingData
 from model.training.report import read_log
 from model.training.sources import AnnotatedImage, CacheSource
-from model.training.start import (
-    TrainingData,
-    generate_code_image,
-    load_fitting,
-    open_source,
-)
+from model.training.start import generate_code_image, open_source
 from model.training.state import TrainingStateError
+from model.training.transfer import load_fitting
 from model.weights.checkpoint import load_detector
 from model.weights.info import read_model_info
 from tests.model.training.tiny import (
@@ -257,9 +254,9 @@ def test_run_can_use_the_reference_for_attention(
 
 def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:
     pytest.importorskip("zxingcpp")
-    source, labels, category_ids = open_source(tiny_options(tmp_path, live_scenes=5))
-    assert len(source) == 5
-    assert len(labels) == len(category_ids) == 5
+    data = open_source(tiny_options(tmp_path, live_scenes=5))
+    assert len(data.source) == 5
+    assert len(data.labels) == len(data.category_ids) == 5
     first, again = (generate_code_image(3, seed=1, max_side=128) for _ in range(2))
     assert (first.pixels == again.pixels).all()
     assert first.pixels.shape[0] <= 128

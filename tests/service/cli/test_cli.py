@@ -22,6 +22,8 @@ COMMANDS: tuple[list[str], ...] = (
     [],
     ["serve"],
     ["detect"],
+    ["data"],
+    ["data", "check"],
     ["train"],
     ["eval"],
     ["bench"],

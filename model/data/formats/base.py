@@ -1,0 +1,93 @@
+"""What a format of annotated data provides, and helpers that the formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from model.data.findings import Findings
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+)
+# Names under which data sets store their splits.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class RawDataSet:
+    """One split of a data set as a COCO document, before it is checked.
+
+    Attributes:
+        document: with the lists images, annotations and categories.
+        folder: that the file names are relative to.
+        subject: the file or folder of the annotations, for messages.
+    """
+
+    document: dict[str, Any]
+    folder: Path
+    subject: Path
+
+
+class DataFormat(Protocol):
+    """A format of annotated data."""
+
+    name: str
+    layout: str  # one line that describes the files, for messages
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file or folder has this format."""
+
+    def read(self, path: Path, split: str, findings: Findings) -> RawDataSet | None:
+        """Reads a split.
+
+        Args:
+            path: a file or folder that `recognises` accepts.
+            split: a key of `SPLIT_NAMES`.
+            findings: gets the errors and oddities of the format; those of any COCO document are
+                found later.
+
+        Returns:
+            The data; None if there is no such split.
+
+        Raises:
+            DataError: for data that cannot be read at all.
+        """
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """Returns the names under which a split may be stored."""
+    return SPLIT_NAMES.get(split, (split,))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Returns the image files in a folder and its subfolders, sorted; hidden ones are left out."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
+
+
+def common_folder(files: Sequence[Path]) -> Path:
+    """Returns the deepest folder that contains all files; there is at least one."""
+    parents = [file.parent.parts for file in files]
+    shared: list[str] = []
+    for parts in zip(*parents, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return Path(*shared) if shared else Path()
+
+
+def categories_of(names: Iterable[str], first_id: int = 1) -> list[dict[str, Any]]:
+    """Returns COCO categories with ascending ids."""
+    return [{"id": number, "name": name} for number, name in enumerate(names, first_id)]

@@ -1,0 +1,89 @@
+"""COCO JSON in the usual folder layouts: where a split's file and its images are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from model.data.document_checks import read_document
+from model.data.errors import DataError
+from model.data.findings import Findings
+from model.data.formats.base import RawDataSet, split_names
+
+_ROBOFLOW = "_annotations.coco.json"
+
+
+class CocoFormat:
+    """A JSON file per split, and a folder of images."""
+
+    name = "COCO"
+    layout = (
+        "train.json and train/, annotations/instances_train2017.json and train2017/, or "
+        "train/_annotations.coco.json"
+    )
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the path is a JSON file, or a folder with the JSON file of a split."""
+        if path.is_dir():
+            return any(next(_json_files(path, split), None) for split in ("train", "val", "test"))
+        return path.suffix.lower() == ".json"
+
+    def read(self, path: Path, split: str, findings: Findings) -> RawDataSet | None:
+        """Reads a split of a folder; a JSON file is its own only split, `train`."""
+        if not path.is_dir():
+            file = path if split == "train" else None
+        else:
+            file = next(_json_files(path, split), None)
+        if file is None:
+            return None
+        document = read_document(file)
+        return RawDataSet(document, find_images(document, file, split), file)
+
+
+def _json_files(folder: Path, split: str) -> Iterator[Path]:
+    """Yields the JSON files of a split, the most specific layout first."""
+    for name in split_names(split):
+        for place in (folder, folder / "annotations"):
+            for file in (place / f"{name}.json", place / f"instances_{name}.json"):
+                if file.is_file():
+                    yield file
+        yield from sorted((folder / "annotations").glob(f"instances_{name}[0-9]*.json"))
+        if (folder / name / _ROBOFLOW).is_file():
+            yield folder / name / _ROBOFLOW
+
+
+def find_images(document: Mapping[str, Any], file: Path, split: str = "train") -> Path:
+    """Finds the folder that the file names of a document are relative to.
+
+    Args:
+        document: with at least one image.
+        file: of the document; the folders around it are searched.
+        split: of the document.
+
+    Raises:
+        DataError: if no folder has the first image; the message names those that were tried.
+    """
+    entry = document["images"][0]
+    name = str(entry.get("file_name")) if isinstance(entry, dict) else ""
+    tried = list(dict.fromkeys(_image_folders(file, split)))
+    for folder in tried:
+        if name and "\0" not in name and (folder / name).is_file():
+            return folder
+    raise DataError(
+        f"{file}: its first image, {name or 'without a file_name'}, is in none of "
+        f"{', '.join(map(str, tried))}: name the folder with --images"
+    )
+
+
+def _image_folders(file: Path, split: str) -> Iterator[Path]:
+    """Yields the folders in which the images of a JSON file may be."""
+    near = [file.parent, file.parent.parent] if file.parent.name == "annotations" else [file.parent]
+    stem = file.stem.removeprefix("instances_")
+    for place in reversed(near):
+        for name in (stem, *split_names(split)):
+            yield place / name
+            yield place / "images" / name
+            yield place / name / "images"
+        yield place / "images"
+        yield place

@@ -1,0 +1,261 @@
+"""YOLO folders: `data.yaml` with the splits and class names, one text file of boxes per image.
+
+A line of a text file is `class centre-x centre-y width height`, relative to the image, or a polygon
+`class x1 y1 x2 y2 x3 y3 ...`, whose enclosing box is used.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from model.data.errors import DataError
+from model.data.findings import Findings
+from model.data.formats.base import (
+    IMAGE_SUFFIXES,
+    RawDataSet,
+    categories_of,
+    common_folder,
+    image_files,
+    split_names,
+)
+from model.data.image_files import read_size
+from model.data.input_files import read_text_file
+
+_READERS = 8  # threads
+_BOX_NUMBERS = 4
+_POLYGON_NUMBERS = 6  # of a triangle
+_BEYOND = 1.01  # relative coordinates up to this are rounding
+
+
+class YoloFormat:
+    """A `data.yaml`, or a folder that contains one."""
+
+    name = "YOLO"
+    layout = "data.yaml, images/ and labels/"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the path is a YAML file, or a folder with one that names classes."""
+        return find_yaml(path) is not None
+
+    def read(self, path: Path, split: str, findings: Findings) -> RawDataSet | None:
+        """Reads the images of a split and their text files."""
+        file = find_yaml(path)
+        if file is None:
+            raise DataError(f"{path}: there is no data.yaml")
+        values = read_yaml(file)
+        names = class_names(values, file)
+        images = _images_of(values, file, split)
+        if images is None:
+            return None
+        if not images:
+            raise DataError(f"{file}: the split {split!r} has no image file")
+        folder = common_folder(images)
+        document = _document(images, folder, names, findings)
+        return RawDataSet(document, folder, file)
+
+
+def find_yaml(path: Path) -> Path | None:
+    """Returns the YAML file of a data set; None if there is none."""
+    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+        return path
+    if not path.is_dir():
+        return None
+    files = sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
+    named = [file for file in files if file.stem in ("data", "dataset")]
+    candidates = named or files
+    return candidates[0] if len(candidates) == 1 or named else None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Reads a YAML file that is a mapping.
+
+    Raises:
+        DataError: for any other file.
+    """
+    import yaml  # noqa: PLC0415 - only for this format
+
+    try:
+        values = yaml.safe_load(read_text_file(file))
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file}: not a data.yaml: it has no names")
+    return values
+
+
+def class_names(values: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """Returns the class names by class number, from a list or a mapping.
+
+    Raises:
+        DataError: if they are missing or have gaps.
+    """
+    names = values.get("names")
+    if isinstance(names, dict):
+        try:
+            numbered = {int(number): str(name) for number, name in names.items()}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{file}: names has a key that is not a class number") from error
+        if sorted(numbered) != list(range(len(numbered))):
+            raise DataError(f"{file}: names must have the class numbers 0 to {len(numbered) - 1}")
+        names = [numbered[number] for number in range(len(numbered))]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{file}: names must be a list of class names, or a mapping by number")
+    return tuple(str(name) for name in names)
+
+
+def _images_of(values: dict[str, Any], file: Path, split: str) -> list[Path] | None:
+    """Returns the image files of a split; None if the YAML file does not name it."""
+    given = next((values[name] for name in split_names(split) if values.get(name)), None)
+    if given is None:
+        return None
+    base = file.parent
+    if isinstance(values.get("path"), str) and (base / values["path"]).is_dir():
+        base = base / values["path"]
+    files: list[Path] = []
+    for entry in given if isinstance(given, list) else [given]:
+        place = _find(base, file.parent, str(entry))
+        if place is None:
+            raise DataError(f"{file}: {split} is {entry!r}, but there is no {base / str(entry)}")
+        files += image_files(place) if place.is_dir() else _listed(place, base)
+    return list(dict.fromkeys(files))
+
+
+def _find(base: Path, home: Path, entry: str) -> Path | None:
+    """Finds the folder or list of a split.
+
+    Exports of Roboflow write `../train/images` where `train/images` next to the YAML file is meant.
+    """
+    stripped = entry.removeprefix("../")
+    for place in (base / entry, home / entry, base / stripped, home / stripped):
+        if place.exists():
+            return place
+    return None
+
+
+def _listed(file: Path, base: Path) -> list[Path]:
+    """Returns the image files that a text file lists, relative to it or to `base`."""
+    try:
+        lines = read_text_file(file).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not a list of image files: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    return [
+        next((p for p in (base / name, file.parent / name) if p.exists()), base / name)
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES
+    ]
+
+
+def label_file(image: Path) -> Path:
+    """Returns the text file of an image: in `labels/` for one in `images/`, else next to it."""
+    parts = list(image.parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _document(
+    images: list[Path], folder: Path, names: tuple[str, ...], findings: Findings
+) -> dict[str, Any]:
+    """Returns the COCO document of the images; category ids are the class numbers."""
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    with_labels = 0
+    with ThreadPoolExecutor(_READERS) as readers:
+        sizes = readers.map(_size_of, images)
+        for number, (image, size) in enumerate(zip(images, sizes, strict=True), 1):
+            entries.append({"id": number, "file_name": str(image.relative_to(folder))})
+            labels = label_file(image)
+            if not labels.is_file():
+                findings.oddity("images without a label file (used as empty)", str(labels))
+                continue
+            with_labels += 1
+            if size is not None:  # otherwise the check of the image files reports it
+                annotations += [
+                    {"image_id": number, **box} for box in _boxes(labels, size, names, findings)
+                ]
+    if not with_labels:
+        raise DataError(
+            f"none of {len(images)} images has a label file, the first would be "
+            f"{label_file(images[0])}"
+        )
+    numbered = [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)]
+    return {
+        "images": entries,
+        "annotations": numbered,
+        "categories": categories_of(names, first_id=0),
+    }
+
+
+def _size_of(file: Path) -> tuple[int, int] | None:
+    """Returns width and height in pixels; None if the file cannot be read."""
+    try:
+        size = read_size(file)
+    except (DataError, OSError):
+        return None
+    return size.width, size.height
+
+
+def _boxes(
+    file: Path, size: tuple[int, int], names: tuple[str, ...], findings: Findings
+) -> list[dict[str, Any]]:
+    """Returns the boxes of a text file as COCO annotations, without their image."""
+    try:
+        lines = read_text_file(file).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        findings.error("label files that cannot be read", f"{file}: {error}")
+        return []
+    boxes = []
+    seen: set[str] = set()
+    for row, line in enumerate(lines, 1):
+        text = " ".join(line.split())
+        if not text:
+            continue
+        place = f"{file}:{row}: {text[:60]}"
+        if text in seen:
+            findings.oddity("label lines that occur twice (used once)", place)
+            continue
+        seen.add(text)
+        box = _box(text, size, names, place, findings)
+        if box is not None:
+            boxes.append(box)
+    return boxes
+
+
+def _box(
+    text: str, size: tuple[int, int], names: tuple[str, ...], place: str, findings: Findings
+) -> dict[str, Any] | None:
+    """Returns the box of a line; None, after reporting the error, for a line that is none."""
+    try:
+        label, *numbers = (float(word) for word in text.split())
+    except ValueError:
+        findings.error("label lines with words that are not numbers", place)
+        return None
+    if not label.is_integer() or not 0 <= label < len(names):
+        findings.error(f"label lines whose class is none of 0 to {len(names) - 1}", place)
+        return None
+    is_polygon = len(numbers) >= _POLYGON_NUMBERS and len(numbers) % 2 == 0
+    if len(numbers) != _BOX_NUMBERS and not is_polygon:
+        findings.error("label lines that are neither a box nor a polygon", place)
+        return None
+    if not all(map(math.isfinite, numbers)):
+        findings.error("label lines with NaN or infinite numbers", place)
+        return None
+    if len(numbers) == _BOX_NUMBERS:
+        x, y, width, height = numbers
+        left, top = x - width / 2, y - height / 2
+    else:
+        left, top = min(numbers[::2]), min(numbers[1::2])
+        width, height = max(numbers[::2]) - left, max(numbers[1::2]) - top
+    if max(numbers) > _BEYOND:
+        findings.error("label lines with coordinates above 1 (they must be relative)", place)
+        return None
+    box = [left * size[0], top * size[1], width * size[0], height * size[1]]
+    return {"category_id": int(label), "bbox": box, "iscrowd": 0}

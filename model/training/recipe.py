@@ -1,0 +1,145 @@
+"""Options of a run that follow from the data: size, start, schedule, augmentation.
+
+Only options that the user has not given are chosen. Each choice is a `Choice` with its reason,
+which the run prints. The values are those that learned best in short runs on a small set:
+benchmarks/results/training/fine_tune.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.data.annotations import GroundTruth
+from model.training.options import TrainOptions
+from model.weights.info import DEFAULT_MODEL_PATH
+
+DEFAULT_VARIANT = "lite-dino-efficientnet-lite0"  # of the embedded model
+
+_SEEN_PIXELS = 14.0  # shorter side at the network's input that small boxes should have
+_SMALL_BOXES = 10  # percent of the boxes of the smallest class that may be smaller
+_FEWEST_BOXES = 10  # of a class that counts for the size
+_SIDE_RANGE = (320, 640)  # pixels: longest side at the network's input
+_GRID = 32  # pixels
+_FEW_IMAGES = 1000
+_EPOCHS = 60  # of a run whose length is not given
+_ITERATION_RANGE = (1000, 20_000)  # of such a run
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the choices depend on.
+
+    Attributes:
+        num_images: of the training data.
+        num_boxes: without crowds.
+        num_classes: of the data.
+        image_side: median of the images' longest sides, in pixels.
+        small_box: shorter side, relative to the longest side of the image, that 10 % of the boxes
+            of the class with the smallest boxes do not reach.
+    """
+
+    num_images: int
+    num_boxes: int
+    num_classes: int
+    image_side: float
+    small_box: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option that was chosen, and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+    @property
+    def flag(self) -> str:
+        """Name of the flag that overrides it."""
+        return self.name.replace("_", "-")
+
+    @property
+    def shown(self) -> str:
+        """The value as it is typed on the command line."""
+        if isinstance(self.value, tuple):
+            return ",".join(map(str, self.value))
+        if self.value == DEFAULT_MODEL_PATH:
+            return "(the default model)"
+        return str(self.value)
+
+
+def facts_of(truth: GroundTruth, sizes: Mapping[int, tuple[float, float]]) -> DataFacts:
+    """Returns the facts of a data set.
+
+    Args:
+        truth: with at least one box.
+        sizes: width and height in pixels by image id.
+    """
+    longest = {key: max(size) for key, size in sizes.items()}
+    sides: dict[int, list[float]] = defaultdict(list)
+    for image in truth.images:
+        for box in image.boxes:
+            if not box.crowd and min(box.xywh[2:]) > 0 and image.image_id in longest:
+                sides[box.category_id].append(min(box.xywh[2:]) / longest[image.image_id])
+    boxes = [side for each in sides.values() for side in each]
+    classes = [each for each in sides.values() if len(each) >= _FEWEST_BOXES] or [boxes]
+    return DataFacts(
+        num_images=len(truth.images),
+        num_boxes=len(boxes),
+        num_classes=len(truth.categories),
+        image_side=float(np.median(list(longest.values()))) if longest else 0.0,
+        small_box=min(float(np.percentile(each or [1.0], _SMALL_BOXES)) for each in classes),
+    )
+
+
+def input_side(facts: DataFacts) -> int:
+    """Returns the longest side of images at the network's input, in pixels.
+
+    It is the smallest multiple of 32 at which small boxes have 14 pixels: a smaller input trains
+    more iterations in the same time.
+    """
+    wanted = _SEEN_PIXELS / max(facts.small_box, 1e-6)
+    side = math.ceil(wanted / _GRID) * _GRID
+    return int(min(max(side, _SIDE_RANGE[0]), _SIDE_RANGE[1]))
+
+
+def choose(options: TrainOptions, facts: DataFacts) -> tuple[TrainOptions, list[Choice]]:
+    """Returns the options with the choices that the user has not made, and these choices."""
+    given = options.model_fields_set
+    choices = [choice for choice in _choices(options, facts) if choice.name not in given]
+    return options.changed(**{choice.name: choice.value for choice in choices}), choices
+
+
+def _choices(options: TrainOptions, facts: DataFacts) -> Iterator[Choice]:
+    """Yields a choice for each option that depends on the data."""
+    few = facts.num_images < _FEW_IMAGES
+    if options.variant == DEFAULT_VARIANT and options.pretrained_backbone is None:
+        reason = "its encoder, decoder and boxes are kept; the class heads are adapted"
+        yield Choice("init_from", DEFAULT_MODEL_PATH, reason)
+    side = options.input_side or input_side(facts)
+    pixels = facts.small_box * side
+    yield Choice("input_side", side, f"small boxes then have about {pixels:.0f} px")
+    yield Choice("sizes", (side - _GRID, side, side + _GRID), "around the input side")
+    yield Choice("final_sizes", (side,), "the input side")
+    yield Choice("symmetries", "hflip", "fits most data; dihedral suits images from above")
+    yield Choice("crop_probability", 0.3, f"{facts.num_images} images")
+    yield Choice("mosaic_probability", 0.0 if few else 0.1, f"{facts.num_images} images")
+    yield Choice("photometric", 0.5, "moderate changes of colour")
+    yield Choice("invert_probability", 0.0, "inverted colours are for printed codes")
+    yield Choice("grey_probability", 0.02, "colour may matter")
+    stages, why = (2, "few images") if few else (1, "many images")
+    yield Choice("freeze_backbone_stages", stages, f"{why}: {facts.num_images}")
+    yield Choice("learning_rate", 4e-4, "a short run from trained weights")
+    yield Choice("backbone_lr_factor", 0.5, "a short run from trained weights")
+    if options.max_minutes is None and "max_iterations" not in options.model_fields_set:
+        wanted = _EPOCHS * facts.num_images // (options.batch_size * options.accumulate)
+        iterations = min(max(wanted, _ITERATION_RANGE[0]), _ITERATION_RANGE[1])
+        yield Choice("max_iterations", iterations, f"about {_EPOCHS} epochs, at least 1000 steps")
+    elif "max_iterations" not in options.model_fields_set:
+        yield Choice("max_iterations", 1_000_000, "max_minutes ends the run")

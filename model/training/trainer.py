@@ -1,0 +1,396 @@
+"""The training loop: batches in, weights out; it can stop at any iteration and resume.
+
+A `Trainer` is one run; a resumed run needs its position and its tensors (see state.py). The steps
+are here; what is written after them is `RunWriter`'s (run_writer.py).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from model.network.detector import LiteDETR
+from model.ops import select_implementation
+from model.training.advice import too_short
+from model.training.batches import Batch, BatchPlanner, make_loader
+from model.training.ema import ExponentialAverage
+from model.training.events import Callback, RunStart
+from model.training.matcher import NonFiniteError
+from model.training.objective import Objective, choose_device, choose_precision
+from model.training.optimizer import build_optimizer, set_learning_rate
+from model.training.options import TrainOptions
+from model.training.out_of_memory import is_out_of_memory
+from model.training.processes import Processes, local_device
+from model.training.report import Pace, Reporter
+from model.training.run_folder import STATE_FILE
+from model.training.run_writer import RunWriter
+from model.training.schedule import learning_rate_factor, run_progress
+from model.training.sources import ImageSource
+from model.training.state import Position, Run, load_state
+from model.training.stopping import StopRequest
+from model.training.validation import ValidationSet, Validator
+
+_MINUTE = 60.0
+_TIMED_ITERATIONS = 5  # after which the length of the run is estimated
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot continue; the message names the cause."""
+
+
+class Trainer:
+    """One run.
+
+    Args:
+        detector: trained in place.
+        source: the training images.
+        labels: names of the classes.
+        options: of the run.
+        reporter: shows and logs the progress.
+        category_ids: COCO category id of each class; None: unknown.
+        validation: images to validate on; None: none.
+        callback: gets the events of the run.
+        processes: that train together; None: this one only.
+        clock: returns seconds; only differences are used.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a run
+        self,
+        detector: LiteDETR,
+        source: ImageSource,
+        labels: Sequence[str],
+        options: TrainOptions,
+        reporter: Reporter,
+        *,
+        category_ids: Sequence[int] | None = None,
+        validation: ValidationSet | None = None,
+        callback: Callback | None = None,
+        processes: Processes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Builds the optimizer, the average and the losses."""
+        self.options = options
+        self.position = Position()
+        self._source = source
+        self._reporter = reporter
+        self._clock = clock
+        self._processes = processes or Processes()
+        select_implementation(options.kernel)
+        self._device = local_device(choose_device(options.device))
+        precision = choose_precision(options.amp, self._device)
+        detector = detector.to(self._device).train()
+        self.detector: LiteDETR = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._processes.share_weights(self.detector)
+        self.run_state = Run(
+            detector=self.detector,
+            optimizer=build_optimizer(self.detector, options),
+            average=ExponentialAverage(
+                self.detector, options.ema_decay, options.ema_warmup_iterations
+            ),
+            scaler=torch.amp.GradScaler(self._device.type, enabled=precision is torch.float16),
+        )
+        self._objective = Objective(self.detector, options, precision, self._processes)
+        validator = None
+        if validation is not None and self._processes.is_first:
+            validator = Validator(validation, labels, self._device, options.duplicate_iou)
+        self._writer = RunWriter(
+            self.run_state,
+            source,
+            labels,
+            options,
+            reporter,
+            device=self._device,
+            category_ids=category_ids,
+            validator=validator,
+            callback=callback or Callback(),
+        )
+        self._labels = tuple(labels)
+        self._parts = 1  # of a batch; doubled when memory runs out
+        self._accumulated = 0
+        self._bad_in_a_row = 0
+        self._learning_rate = 0.0
+        self._elapsed_before = 0.0
+        self._started = self._row_time = self._saved_time = clock()
+        self._row_iteration = self._first_iteration = 0
+        self._first_step_time: float | None = None
+        self._sample_time = -math.inf
+        self._validation_time = -math.inf
+        self._validation_seconds = 0.0
+        self._stop_reason = ""
+
+    def run(self) -> Path:
+        """Trains until the end of the run or a stop signal; see `train`."""
+        state_file = self.options.output / STATE_FILE
+        resumed = self.options.resume and state_file.exists()
+        if resumed:
+            saved = load_state(state_file, self.run_state, self._labels)
+            self.position = saved.position
+            self._writer.name = self.options.name or saved.name or self._writer.name
+            self._reporter.line(f"resumed at iteration {self.position.iteration}")
+        self._reporter.forget_after(self.position.iteration)
+        self._elapsed_before = self.position.elapsed_seconds
+        self._started = self._row_time = self._saved_time = self._clock()
+        self._validation_time = self._started
+        self._row_iteration = self._first_iteration = self.position.iteration
+        start = RunStart(
+            self.options.output, self._labels, self.options.to_dict(), self.position.iteration
+        )
+        self._writer.start(start)
+        with StopRequest() as stop:
+            while not (self._stops(stop) or self._finished()):
+                self._run_epoch(stop, planned=resumed)
+                resumed = False
+            return self._end(stop)
+
+    def _end(self, stop: StopRequest) -> Path:
+        """Validates, unless a signal stopped the run, saves and reports; returns the weights."""
+        iteration, output = self.position.iteration, self.options.output
+        stopped = self._stops(stop)
+        if stopped:
+            reason = "stopped at iteration {} by a signal; to continue: {}".format(
+                iteration, f"lite-detr train --resume {output}"
+            )
+        else:
+            reason = f"finished at iteration {iteration}{self._stop_reason}"
+        if not stopped and iteration > self._first_iteration:
+            self._validate()
+        self._save()
+        self._reporter.line(reason)
+        if not self._processes.is_first:
+            return self._writer.model_path
+        return self._writer.finish(self.position, finished=not stopped)
+
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether a signal reached any of the processes."""
+        return self._processes.any(stop.requested)
+
+    def _finished(self) -> bool:
+        return bool(self._stop_reason) or self._progress() >= 1.0
+
+    def _progress(self, ahead: int = 0) -> float:
+        """Returns the progress of the run, `ahead` iterations from now."""
+        return run_progress(self.options, self.position.iteration + ahead, self._elapsed())
+
+    def _elapsed(self) -> float:
+        """Seconds of training, resumed runs included; the same in all processes."""
+        return self._processes.largest(self._elapsed_before + self._clock() - self._started)
+
+    def _run_epoch(self, stop: StopRequest, *, planned: bool) -> None:
+        """Trains on the rest of the current epoch; `planned`: as the saved run planned it."""
+        place = self.position
+        self._source.refresh(place.epoch, place.source_length if planned else None)
+        place.source_length = len(self._source)
+        first, begun, before = place.iteration, place.batches, self._elapsed()
+        started = self._clock()
+        final_from = 1 - self.options.final_share
+
+        def is_final(batch: int) -> bool:
+            done = first + (batch - begun) // self.options.accumulate
+            elapsed = before + self._clock() - started  # planned ahead of the other processes
+            return run_progress(self.options, done, elapsed) >= final_from > 0
+
+        planner = BatchPlanner(
+            self.options,
+            len(self._source),
+            place.epoch,
+            begun,
+            is_final,
+            rank=self._processes.rank,
+            processes=self._processes.count,
+        )
+        for batch in make_loader(self._source, planner, self.options):
+            place.batches += 1
+            self._train_on(batch.to(self._device))
+            if self._accumulated:
+                continue  # partial sums of gradients are not saved
+            if self._stops(stop) or self._finished():
+                return
+            self._report_and_save()
+        place.epoch, place.batches = place.epoch + 1, 0
+        if self._validation_is_due(epoch_ended=True):
+            self._validate()
+
+    def _train_on(self, batch: Batch) -> None:
+        """Trains on one batch; steps the optimizer when enough batches are accumulated."""
+        while True:
+            try:
+                values = self._accumulate(batch)
+                if self._accumulated == self.options.accumulate:
+                    self._step()
+                self._writer.add_losses(values)
+                self._bad_in_a_row = 0
+                return
+            except NonFiniteError as error:
+                self._skip(error)
+                return
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error)
+            self._use_smaller_parts(len(batch.images), problem)  # after the error freed its frames
+
+    def _accumulate(self, batch: Batch) -> dict[str, float]:
+        """Adds the gradients of one batch; returns its losses, the means over its parts."""
+        parts = batch.split(self._parts)
+        rows = []
+        for part in parts:
+            losses = self._objective.losses(part)
+            values = losses.values()
+            if self._processes.any(not math.isfinite(values["total"])):
+                bad = [name for name, value in values.items() if not math.isfinite(value)]
+                raise NonFiniteError(f"not finite: {', '.join(bad) or 'in another process'}")
+            share = len(part.images) / len(batch.images)
+            scaled = self.run_state.scaler.scale(losses.total * share / self.options.accumulate)
+            torch.autograd.backward(scaled)
+            rows.append({name: value * share for name, value in values.items()})
+        self._accumulated += 1
+        return {name: sum(row[name] for row in rows) for name in rows[0]}
+
+    def _use_smaller_parts(self, size: int, problem: str) -> None:
+        """Splits batches further after memory ran out; the gradients are accumulated.
+
+        Raises:
+            TrainingFailed: if the parts are single images already.
+        """
+        self.run_state.optimizer.zero_grad(set_to_none=True)
+        self._accumulated = 0
+        if self._parts >= size or self._processes.count > 1:
+            raise TrainingFailed(
+                f"out of memory with {-(-size // self._parts)} image(s) at a time: use smaller "
+                f"--sizes, a smaller --batch-size or fewer --denoising-queries ({problem[:200]})"
+            )
+        self._parts = min(self._parts * 2, size)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._reporter.line(
+            f"out of memory: batches of {size} are computed in {self._parts} parts from here on "
+            "(same batch, more time)"
+        )
+
+    def _step(self) -> None:
+        """Sets the learning rate, clips the gradients, steps the optimizer, updates the average."""
+        run, options, place = self.run_state, self.options, self.position
+        factor = learning_rate_factor(options, place.iteration, self._progress())
+        self._learning_rate = set_learning_rate(run.optimizer, factor)
+        run.scaler.unscale_(run.optimizer)
+        limit = options.clip_norm if options.clip_norm > 0 else math.inf
+        parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+        self._processes.average_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        if not math.isfinite(norm) and not run.scaler.is_enabled():
+            raise NonFiniteError("not finite: the gradient")
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.average.update(self.detector)
+        self._accumulated = 0
+        place.iteration += 1
+
+    def _skip(self, error: NonFiniteError) -> None:
+        """Skips a step; too many in a row end the run."""
+        self.run_state.optimizer.zero_grad(set_to_none=True)
+        self._accumulated = 0
+        self._bad_in_a_row += 1
+        self.position.skipped += 1
+        self._reporter.line(f"skipped a step at iteration {self.position.iteration}: {error}")
+        if self._bad_in_a_row >= self.options.max_skipped:
+            raise TrainingFailed(
+                f"{self._bad_in_a_row} losses in a row were not finite at iteration"
+                f" {self.position.iteration}; the last: {error}; a lower --learning-rate or "
+                "--amp off may help"
+            )
+
+    def _report_and_save(self) -> None:
+        """Writes log rows, checkpoints and sample images, each when it is due."""
+        now, options = self._clock(), self.options
+        done = self.position.iteration - self._first_iteration
+        if self._first_step_time is None:
+            self._first_step_time = now  # the first iteration also starts the loading processes
+        elif done > 1:
+            self._reporter.step(self._pace(now))
+        if done == _TIMED_ITERATIONS:
+            self._report_length(now)
+        if self.position.iteration - self._row_iteration >= options.log_every:
+            self._write_row(now)
+        if self._validation_is_due(epoch_ended=False):
+            self._validate()
+        if now - self._saved_time >= options.checkpoint_minutes * _MINUTE:
+            self._save()
+        elif now - self._sample_time >= options.sample_minutes * _MINUTE:
+            self._sample_time = now
+            self._writer.write_samples(self.position)
+
+    def _report_length(self, now: float) -> None:
+        """Prints when the run will end, and warns of a short one."""
+        pace = self._pace(now)
+        left = pace.seconds_left / max(pace.seconds_per_iteration, 1e-9)
+        expected = self.position.iteration + round(left)
+        self._reporter.line(
+            f"{pace.seconds_per_iteration:.1f} s per iteration: about {expected} iterations"
+        )
+        warning = too_short(expected, pace.seconds_per_iteration)
+        if warning is not None:
+            self._reporter.line(warning)
+
+    def _pace(self, now: float) -> Pace:
+        place, options = self.position, self.options
+        since = self._started if self._first_step_time is None else self._first_step_time
+        steps = place.iteration - self._first_iteration - (self._first_step_time is not None)
+        each = (now - since) / max(steps, 1)
+        left = (options.max_iterations - place.iteration) * each
+        if options.max_minutes is not None:
+            left = min(left, options.max_minutes * _MINUTE - self._elapsed())
+        return Pace(place.iteration, self._progress(), each, left)
+
+    def _write_row(self, now: float, scores: dict[str, float] | None = None) -> None:
+        """Writes the means over the iterations since the last row."""
+        place, steps = self.position, self.position.iteration - self._row_iteration
+        row = {
+            "iteration": place.iteration,
+            "epoch": place.epoch,
+            "pictures": place.source_length,
+            "elapsed_seconds": round(self._elapsed(), 1),
+            "seconds_per_iteration": (now - self._row_time) / max(steps, 1),
+            "learning_rate": self._learning_rate,
+            "skipped": place.skipped,
+        }
+        self._row_time, self._row_iteration = now, place.iteration
+        self._writer.write_row(row, self._pace(now), scores)
+
+    def _validation_is_due(self, *, epoch_ended: bool) -> bool:
+        """Whether to validate now; the same in all processes."""
+        minutes, now = self.options.validate_minutes, self._clock()
+        since = now - self._validation_time
+        if minutes is not None:
+            due = since >= minutes * _MINUTE
+        else:
+            due = epoch_ended and since >= 10 * self._validation_seconds
+        # Not only to agree: the other processes wait here while the first one validates.
+        return self._processes.any(due and self._writer.validates)
+
+    def _validate(self) -> None:
+        """Validates the averaged weights, keeps the best, and ends a run that stopped improving."""
+        if self._writer.validates and self._row_iteration <= self.position.iteration:
+            started = self._clock()
+            validation = self._writer.validate(self.position, self._progress())
+            self._write_row(self._clock(), validation)
+            self._validation_time = self._clock()
+            self._validation_seconds = self._validation_time - started
+        patience = self.options.patience
+        worse = self.position.validations_since_best
+        if self._processes.any(0 < patience <= worse) and not self._stop_reason:
+            self._stop_reason = f": no better AP in {worse} validations (--patience)"
+
+    def _save(self) -> Path:
+        """Writes the state and the averaged weights; returns the path of the weights."""
+        self.position.elapsed_seconds = self._elapsed()
+        if self._writer.has_losses and self.position.iteration > self._row_iteration:
+            self._write_row(self._clock())
+        if self._processes.is_first:
+            self._writer.save(self.position)
+        self._sample_time = self._saved_time = self._clock()
+        return self._writer.model_path

@@ -1,0 +1,230 @@
+"""Data sets in the layouts of YOLO, Pascal VOC and COCO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.data.data_sets import open_data_set
+from model.data.errors import DataError
+
+_SIZE = (80, 60)  # width, height
+
+
+def _image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(str(path)))
+    Image.fromarray(rng.integers(0, 255, (*_SIZE[::-1], 3), np.uint8)).save(path)
+    return path
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _yolo(folder: Path, yaml: str, labels: str = "1 0.5 0.5 0.25 0.5\n") -> Path:
+    _image(folder / "images" / "train" / "a.png")
+    _image(folder / "images" / "val" / "b.jpg")
+    _write(folder / "labels" / "train" / "a.txt", labels)
+    _write(folder / "labels" / "val" / "b.txt", "0 0.5 0.5 1 1\n")
+    return _write(folder / "data.yaml", yaml)
+
+
+_YOLO = "train: images/train\nval: images/val\nnames: [cat, Größe]\n"
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        _YOLO,
+        "path: .\ntrain: images/train\nval: images/val\nnames: {1: Größe, 0: cat}\n",
+        "train: ../images/train\nvalid: ../images/val\nnc: 2\nnames:\n- cat\n- Größe\n",
+        "path: HERE\ntrain: [images/train]\nval: HERE/images/val\nnames: [cat, Größe]\n",
+        "path: /no/such/folder\ntrain: images/train\nval: images/val\nnames: [cat, Größe]\n",
+    ],
+    ids=["relative", "path and mapping", "Roboflow", "absolute and list", "path of elsewhere"],
+)
+def test_yolo_splits_and_names_are_read(tmp_path: Path, yaml: str) -> None:
+    folder = tmp_path / "set"
+    _yolo(folder, yaml.replace("HERE", str(folder)))
+    train, val = (open_data_set(folder, split) for split in ("train", "val"))
+    assert train is not None
+    assert val is not None
+    assert dict(train.truth.categories) == {0: "cat", 1: "Größe"}
+    (image,) = train.truth.images
+    assert (train.folder / image.file_name).is_file()
+    assert [box.xywh for box in image.boxes] == [(30, 15, 20, 30)]
+    assert [box.category_id for box in val.truth.images[0].boxes] == [0]
+    assert open_data_set(folder, "test") is None
+
+
+def test_yolo_list_of_files_and_labels_next_to_images(tmp_path: Path) -> None:
+    _image(tmp_path / "photos" / "x.png")
+    _write(tmp_path / "photos" / "x.txt", "0 0.5 0.5 0.5 0.5")
+    _write(tmp_path / "train.txt", "photos/x.png\n\n")
+    file = _write(tmp_path / "data.yaml", "train: train.txt\nnames: [a]\n")
+    data = open_data_set(file)
+    assert data is not None
+    assert data.truth.images[0].boxes[0].xywh == (20, 15, 40, 30)
+
+
+def test_yolo_polygon_becomes_the_box_around_it(tmp_path: Path) -> None:
+    _yolo(tmp_path, _YOLO, "0 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75\n")
+    data = open_data_set(tmp_path)
+    assert data is not None
+    assert data.truth.images[0].boxes[0].xywh == (20, 15, 40, 30)
+
+
+def test_yolo_image_without_labels_is_empty_and_reported(tmp_path: Path) -> None:
+    _yolo(tmp_path, _YOLO)
+    _image(tmp_path / "images" / "train" / "empty.png")
+    reports: list[str] = []
+    data = open_data_set(tmp_path, "train", reports.append)
+    assert data is not None
+    assert sorted(len(image.boxes) for image in data.truth.images) == [0, 1]
+    assert "without a label file" in reports[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "class is none of 0 to 1"),
+        ("0.5 0.5 0.5 0.1 0.1", "class is none of 0 to 1"),
+        ("0 0.5 0.5 0.1", "neither a box nor a polygon"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "neither a box nor a polygon"),
+        ("cat 0.5 0.5 0.1 0.1", "not numbers"),
+        ("0 nan 0.5 0.1 0.1", "NaN"),
+        ("0 40 30 20 20", r"above 1 \(they must be relative\)"),
+        ("0 0.5 0.5 -0.1 0.1", "negative width"),
+    ],
+)
+def test_wrong_yolo_line_is_an_error_with_its_place(
+    tmp_path: Path, labels: str, words: str
+) -> None:
+    _yolo(tmp_path, _YOLO, labels)
+    with pytest.raises(DataError, match=words) as caught:
+        open_data_set(tmp_path)
+    assert "a.txt" in str(caught.value) or "annotations[0]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
+    [
+        ("train: images/none\nnames: [a]\n", "there is no"),
+        ("train: images/train\n", "names must be a list"),
+        ("train: images/train\nnames: {0: a, 2: b}\n", "class numbers 0 to 1"),
+        ("names: [a", "not YAML"),
+        ("just text", "not a data.yaml"),
+    ],
+)
+def test_wrong_yaml_is_one_clear_error(tmp_path: Path, yaml: str, words: str) -> None:
+    _yolo(tmp_path, yaml)
+    with pytest.raises(DataError, match=words):
+        open_data_set(tmp_path / "data.yaml")
+
+
+def test_yolo_without_any_label_file_names_the_expected_place(tmp_path: Path) -> None:
+    _image(tmp_path / "images" / "train" / "a.png")
+    _write(tmp_path / "data.yaml", _YOLO)
+    with pytest.raises(DataError, match=r"none of 1 images .*labels/train/a\.txt"):
+        open_data_set(tmp_path)
+
+
+def _xml(name: str = "a.jpg", size: tuple[int, int] = _SIZE, corners: str = "") -> str:
+    box = corners or "<xmin>10</xmin><ymin>20</ymin><xmax>30</xmax><ymax>50</ymax>"
+    return (
+        f"<annotation><filename>{name}</filename><size><width>{size[0]}</width>"
+        f"<height>{size[1]}</height></size><object><name>dog</name><bndbox>{box}</bndbox></object>"
+        "</annotation>"
+    )
+
+
+def test_voc_folder_with_image_sets(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _image(tmp_path / "JPEGImages" / f"{name}.jpg")
+        _write(tmp_path / "Annotations" / f"{name}.xml", _xml(f"{name}.jpg"))
+        split = {"a": "train", "b": "val"}[name]
+        _write(tmp_path / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
+    for split, name in (("train", "a"), ("val", "b")):
+        data = open_data_set(tmp_path, split)
+        assert data is not None
+        (image,) = data.truth.images
+        assert image.file_name == f"JPEGImages/{name}.jpg"
+        assert dict(data.truth.categories) == {1: "dog"}
+        assert image.boxes[0].xywh == (10, 20, 20, 30)
+
+
+def test_voc_files_next_to_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _image(tmp_path / "set" / "train" / "a.png")
+    _write(tmp_path / "set" / "train" / "a.xml", _xml("elsewhere.jpg", size=(0, 0)))
+    monkeypatch.chdir(tmp_path)
+    data = open_data_set(Path("set"))
+    assert data is not None
+    assert (data.folder / data.truth.images[0].file_name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("xml", "words"),
+    [
+        ("<annotation>", "cannot be parsed"),
+        ("<html></html>", "not VOC annotations"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "entities"),
+        (_xml(corners="<xmin>1</xmin>"), "four numbers"),
+        (_xml(corners="<xmin>9</xmin><ymin>2</ymin><xmax>3</xmax><ymax>5</ymax>"), "max below min"),
+        (_xml(size=(60, 80)), "another size"),
+        (_xml("b.jpg").replace("dog", " "), "without a name"),
+    ],
+)
+def test_wrong_voc_file_is_an_error(tmp_path: Path, xml: str, words: str) -> None:
+    for name in ("a", "good"):
+        _image(tmp_path / "JPEGImages" / f"{name}.jpg")
+    _write(tmp_path / "Annotations" / "a.xml", xml)
+    _write(tmp_path / "Annotations" / "good.xml", _xml("good.jpg"))
+    with pytest.raises(DataError, match=words):
+        open_data_set(tmp_path)
+
+
+_COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 30, 40]}],
+    "categories": [{"id": 3, "name": "cat"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "image"),
+    [
+        ("train.json", "train/a.png"),
+        ("train.json", "images/a.png"),
+        ("annotations/instances_train2017.json", "train2017/a.png"),
+        ("annotations/train.json", "images/train/a.png"),
+        ("train/_annotations.coco.json", "train/a.png"),
+    ],
+)
+def test_coco_layouts(tmp_path: Path, file: str, image: str) -> None:
+    _image(tmp_path / image)
+    _write(tmp_path / file, json.dumps(_COCO))
+    for path in (tmp_path, tmp_path / file):
+        data = open_data_set(path)
+        assert data is not None
+        assert data.folder / "a.png" == tmp_path / image
+
+
+def test_coco_file_without_its_images_names_the_searched_folders(tmp_path: Path) -> None:
+    file = _write(tmp_path / "train.json", json.dumps(_COCO))
+    with pytest.raises(DataError, match=r"a\.png, is in none of .*--images"):
+        open_data_set(file)
+
+
+def test_folder_of_no_known_format_names_the_layouts(tmp_path: Path) -> None:
+    _image(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"YOLO \(data\.yaml.*COCO.*Pascal VOC"):
+        open_data_set(tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_data_set(tmp_path / "absent")
