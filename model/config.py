@@ -166,6 +166,14 @@ _VARIANTS = (
     replace(_LITE_H_DETR, name="h-detr-r50", **_BASELINE),
     replace(_LITE_H_DETR, name="h-detr-swint", **_BASELINE, **_SWIN_OF_H_DETR),
     replace(_LITE_DEFORMABLE_DETR, name="deformable-detr-r50", **_BASELINE),
+    # As H-DETR's authors train it; their release is of this one.
+    replace(
+        _LITE_DEFORMABLE_DETR,
+        name="deformable-detr-r50-ffn2048",
+        encoder_feedforward=2048,
+        decoder_feedforward=2048,
+        **_BASELINE,
+    ),
     # The family of the embedded default model: same rules, fewer and narrower layers.
     ModelConfig(
         name="lite-dino-efficientnet-lite0",

@@ -9,7 +9,7 @@ from typing import Final
 from model.config import VARIANTS, ModelConfig
 from model.data.annotations import GroundTruth
 from model.labels import COCO_LABELS
-from model.published import PUBLISHED
+from model.published import PUBLISHED_AP
 
 VAL2017_IMAGES: Final = 5000
 # SHA-256 of the ids of COCO val2017, in ascending order, with a space between two.
@@ -37,9 +37,8 @@ def published_ap(config: ModelConfig, labels: Sequence[str]) -> float | None:
     None for a model of another architecture or of other classes, and for rows that the paper does
     not list.
     """
-    row = PUBLISHED.get(config.name)
-    is_row = row is not None and config == VARIANTS[config.name] and tuple(labels) == COCO_LABELS
-    return row.ap if row is not None and is_row else None
+    is_row = config == VARIANTS.get(config.name) and tuple(labels) == COCO_LABELS
+    return PUBLISHED_AP.get(config.name) if is_row else None
 
 
 def is_val2017(truth: GroundTruth) -> bool:

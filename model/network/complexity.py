@@ -22,10 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from model.config import ModelConfig
 from model.network.detector import LiteDETR, build_detector
+from model.network.encoder import EncoderLayer
 
-# (H, W) that the benchmark of the official code takes for the mean of the first 100 images of COCO
-# val2017. The sizes of the 100 images are not part of this repository.
-COCO_SIZE: Final = (850, 1040)
 _PRODUCTS_OF_A_SAMPLE = 4  # bilinear
 _PARTS: Final = {  # module -> part of the total
     "backbone": "backbone",
@@ -33,6 +31,8 @@ _PARTS: Final = {  # module -> part of the total
     "transformer.encoder": "encoder",
     "transformer.decoder": "decoder",
 }
+_READ_ONLY: Final = "read-only values"
+_NARROW_FFN: Final = "narrow FFN"
 _OTHER: Final = "selection"  # query selection and the heads of the last layer
 
 
@@ -44,10 +44,17 @@ class Complexity:
         parts: billions of multiply-accumulates (GFLOPs in DETR's papers) of backbone,
             projections, encoder, decoder, and query selection with the last heads.
         parameters: of the network, in millions; frozen normalisations are none.
+        samples: of each part, the share of bilinear samples.
+        read_only_values: of the encoder, the value projections of tokens that a layer reads and
+            does not update.
+        narrow_ffn: of the encoder, the narrow FFN of low-level tokens.
     """
 
     parts: dict[str, float]
     parameters: float
+    samples: dict[str, float]
+    read_only_values: float
+    narrow_ffn: float
 
     @property
     def total(self) -> float:
@@ -74,23 +81,37 @@ def count(config: ModelConfig, sizes: Sequence[tuple[int, int]]) -> Complexity:
         raise ValueError("sizes of images are at least 1 x 1 pixels, and there is at least one")
     with torch.device("meta"):
         detector = build_detector(config).eval()
-    totals: Counter[str] = Counter()
-    for size, times in Counter(sizes).items():
-        for part, number in _count_image(detector, size).items():
-            totals[part] += number * times
-    parts = {part: totals[part] / len(sizes) / 1e9 for part in (*_PARTS.values(), _OTHER)}
+    sums: tuple[Counter[str], ...] = (Counter(), Counter(), Counter())
+    # A network has no preferred axis: an image and its transpose cost the same.
+    for size, times in Counter((min(size), max(size)) for size in sizes).items():
+        counter = _count_image(detector, size)
+        found = (counter.found, counter.samples, counter.encoder_terms)
+        for total, numbers in zip(sums, found, strict=True):
+            for name, number in numbers.items():
+                total[name] += number * times
+    names = (*_PARTS.values(), _OTHER)
+    parts, samples, terms = (
+        {name: total[name] / len(sizes) / 1e9 for name in (*names, _READ_ONLY, _NARROW_FFN)}
+        for total in sums
+    )
     parameters = sum(parameter.numel() for parameter in detector.parameters())
-    return Complexity(parts, parameters / 1e6)
+    return Complexity(
+        {name: parts[name] for name in names},
+        parameters / 1e6,
+        {name: samples[name] for name in names},
+        terms[_READ_ONLY],
+        terms[_NARROW_FFN],
+    )
 
 
-def _count_image(detector: LiteDETR, size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-accumulates of each part for one image."""
+def _count_image(detector: LiteDETR, size: tuple[int, int]) -> _Counter:
+    """Counts the multiply-accumulates of one image."""
     images = torch.empty(1, 3, *size, device="meta")
     mask = torch.empty(1, *size, dtype=torch.bool, device="meta")
     counter = _Counter()
     with _attributed(detector, counter), torch.no_grad(), counter:
         detector(images, mask)
-    return counter.found
+    return counter
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -99,7 +120,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.part = _OTHER
-        self.found: dict[str, int] = {}
+        self.found: Counter[str] = Counter()
+        self.samples: Counter[str] = Counter()
+        self.encoder_terms: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self,
@@ -109,21 +132,35 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Runs the operator and adds its count."""
-        result = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
+        if packet is torch.ops.aten.grid_sampler_2d:
+            # Not called: only its shape is needed, and on the meta device it takes long.
+            features, grid = args[:2]
+            result = features.new_empty((*features.shape[:2], *grid.shape[1:3]))
+        else:
+            result = func(*args, **(kwargs or {}))
         if packet in flop_registry:  # counts a product and a sum as two
             number = flop_registry[packet](*args, **(kwargs or {}), out_val=result) // 2
         elif packet is torch.ops.aten.grid_sampler_2d:
-            assert isinstance(result, Tensor)
             number = _PRODUCTS_OF_A_SAMPLE * math.prod(result.shape)
+            self.samples[self.part] += number
         else:
             return result
-        self.found[self.part] = self.found.get(self.part, 0) + int(number)
+        self.found[self.part] += int(number)
         return result
+
+    def count_layer(self, layer: EncoderLayer, tokens: Tensor, start: int, num_low: int) -> None:
+        """Adds the terms of an encoder layer that updates the tokens from `start` on."""
+        batch = tokens.shape[0]
+        values = layer.self_attn.value_proj.weight.numel()
+        self.encoder_terms[_READ_ONLY] += batch * start * values
+        if layer.small_expand:
+            width = layer.linear12.weight.numel() + layer.linear22.weight.numel()
+            self.encoder_terms[_NARROW_FFN] += batch * (num_low - start) * width
 
 
 @contextmanager
-def _attributed(detector: nn.Module, counter: _Counter) -> Iterator[None]:
+def _attributed(detector: LiteDETR, counter: _Counter) -> Iterator[None]:
     """Sets the counter's part while a module of `_PARTS` runs."""
     handles = []
     for name, part in _PARTS.items():
@@ -139,6 +176,14 @@ def _attributed(detector: nn.Module, counter: _Counter) -> Iterator[None]:
                 module.register_forward_pre_hook(enter),
                 module.register_forward_hook(leave),
             ]
+    for layer in detector.transformer.encoder.layers:
+
+        def take(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            assert isinstance(module, EncoderLayer)
+            tokens, _, start, num_low = arguments
+            counter.count_layer(module, tokens, start, num_low)
+
+        handles.append(layer.register_forward_pre_hook(take))
     try:
         yield
     finally:

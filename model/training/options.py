@@ -151,6 +151,13 @@ class _Options(BaseModel):
     freeze_backbone_stages: int = Field(
         1, ge=0, description="number of first backbone stages that are not trained, stem included"
     )
+    drop_path: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Swin: probability that the last block leaves out attention or MLP for an "
+        "image; it falls to 0 in the first block",
+    )
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="decay of the averaged weights, per optimizer step"
     )

@@ -77,6 +77,7 @@ def build_start(
     if options.init_from is not None:
         for line in load_fitting(detector, options.init_from, labels):
             report(line)
+    detector.body.set_drop_path(options.drop_path)
     detector.body.freeze_stages(options.freeze_backbone_stages)
     return detector
 

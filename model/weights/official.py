@@ -44,6 +44,7 @@ _SWIN_BY_SIZE: dict[tuple[int, ...], str] = {  # blocks of the third stage, and 
     (18, 512): "swin_base",
     (18, 768): "swin_large",
 }
+_LEVELS = 4  # of feature maps
 _MAX_ARGUMENT = 10_000
 _WRAPPER = "module."  # the prefix of DistributedDataParallel
 
@@ -202,6 +203,12 @@ def _refuse_other_networks(
             path,
             "is a one-stage Deformable DETR, which is not supported; the two-stage one with box "
             "refinement is",
+        )
+    embedded = tensors.get("transformer.level_embed")
+    if embedded is not None and embedded.dim() == 2 and len(embedded) != _LEVELS:  # noqa: PLR2004
+        raise CheckpointError(
+            path,
+            f"has {len(embedded)} feature levels, not {_LEVELS}: only those of 4 are supported",
         )
     backbone, _ = _backbone_of(tensors)
     if backbone not in ("resnet50", "swin_tiny"):

@@ -29,12 +29,12 @@ RELEASES: Final[dict[str, str]] = {
     "lite-dino-r50-h3l1-2p1x3": "r50_s3ex3_50.4.pth",
     "h-detr-r50": f"r50_{_HYBRID}",
     "h-detr-swint": f"swin_tiny_{_HYBRID}",
-    "deformable-detr-r50": f"r50_{_TWO_STAGE}",
+    "deformable-detr-r50-ffn2048": f"r50_{_TWO_STAGE}",
 }
 """Variant -> its file under `RELEASE_URL`, or under the address in `_URLS`."""
 
 _URLS: Final[dict[str, str]] = dict.fromkeys(
-    ("h-detr-r50", "h-detr-swint", "deformable-detr-r50"), H_DETR_URL
+    ("h-detr-r50", "h-detr-swint", "deformable-detr-r50-ffn2048"), H_DETR_URL
 )
 
 Progress = Callable[[int, int | None], None]

@@ -49,7 +49,7 @@ def flops(  # noqa: PLR0913 - a command's flags
         documented_option(
             "--coco-sizes",
             env_var="LITE_DETR_FLOPS_COCO_SIZES",
-            help="the size that the official code takes for the first 100 images of COCO val2017",
+            help="the mean of the first 100 images of COCO val2017, as the published figures",
         ),
     ] = False,
     annotations: Annotated[
@@ -81,17 +81,18 @@ def flops(  # noqa: PLR0913 - a command's flags
 
     from model.config import VARIANTS  # noqa: PLC0415
     from model.geometry import resized_size  # noqa: PLC0415
-    from model.network.complexity import COCO_SIZE, count  # noqa: PLC0415
+    from model.network.complexity import count  # noqa: PLC0415
+    from model.published import FIRST_COCO_SIZES  # noqa: PLC0415
     from model.weights.info import read_model_info, resolve_model  # noqa: PLC0415
 
     config = VARIANTS.get(model) or read_model_info(resolve_model(model, cache_dir)).config
+    originals = [(480, 640)]
     if coco_sizes:
-        given = COCO_SIZE
-    sizes = [given or resized_size(480, 640, config.shortest_side, config.longest_side)]
-    if annotations is not None:
+        originals = [size for size, times in FIRST_COCO_SIZES.items() for _ in range(times)]
+    elif annotations is not None:
         originals = _read_sizes(annotations)
-        sides = (config.shortest_side, config.longest_side)
-        sizes = [resized_size(*original, *sides) for original in originals]
+    sides = (config.shortest_side, config.longest_side)
+    sizes = [given] if given else [resized_size(*original, *sides) for original in originals]
     height, width = (round(sum(side) / len(sizes)) for side in zip(*sizes, strict=True))
     try:
         found = count(config, sizes)

@@ -35,6 +35,13 @@ class Backbone(nn.Module):
         for module in self.stages()[:count]:
             module.requires_grad_(False)
 
+    def set_drop_path(self, rate: float) -> None:
+        """Sets stochastic depth in training; without an effect on networks that have none.
+
+        Args:
+            rate: the probability with which the last block leaves out a residual branch, below 1.
+        """
+
     def load_pretrained(self, source: str) -> None:
         """Loads a classifier's weights; its classification layers are left out.
 

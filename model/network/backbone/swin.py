@@ -7,6 +7,7 @@ official code for detection. Cells are [B, H, W, C] throughout.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 import torch
@@ -120,16 +121,22 @@ class _Mlp(nn.Module):
         self.fc1 = Linear(channels, _MLP_RATIO * channels)
         self.fc2 = Linear(_MLP_RATIO * channels, channels)
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """[..., C] -> [..., C], the residual added."""
+    def forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """[..., C] -> [..., C], the residual added if there is one."""
         return self.fc2(self.fc1(x, activation="gelu"), residual)  # type: ignore[no-any-return]
 
 
 class SwinBlock(nn.Module):
-    """Window attention and an MLP, each with a norm before it and a residual."""
+    """Window attention and an MLP, each with a norm before it and a residual.
+
+    Attributes:
+        drop_rate: in training, the share of images whose attention, or MLP, is left out
+            (stochastic depth, arXiv 1603.09382).
+    """
 
     def __init__(self, channels: int, num_heads: int, *, shifted: bool) -> None:
         super().__init__()
+        self.drop_rate = 0.0
         self.shift = _SHIFT if shifted else 0
         self.norm1 = nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, num_heads)
@@ -142,8 +149,16 @@ class SwinBlock(nn.Module):
         windows = self._windows(self.norm1(x))
         mask = _shift_masks(windows) if self.shift else None
         attended = self._cells(self.attn(windows, mask), height, width)
+        if self.training and self.drop_rate > 0:
+            x = x + self._drop(self.attn.proj(attended))
+            return x + self._drop(self.mlp(self.norm2(x), None))
         x = self.attn.proj(attended, x)
         return self.mlp(self.norm2(x), x)  # type: ignore[no-any-return]
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Zeroes the branch of some images, and scales it up for the others: the mean stays."""
+        kept = branch.new_empty((len(branch), 1, 1, 1)).bernoulli_(1 - self.drop_rate)
+        return branch * kept.div_(1 - self.drop_rate)
 
     def _windows(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, rows, columns, 49, C], padded with zeros, then shifted."""
@@ -270,6 +285,23 @@ class Swin(Backbone):
     def stages(self) -> list[nn.Module]:
         """The patch embedding, then the stages, finest first."""
         return [self.patch_embed, *self.layers]
+
+    def set_drop_path(self, rate: float) -> None:
+        """See `Backbone.set_drop_path`: from 0 in the first block to `rate` in the last."""
+        blocks = self._blocks(self.layers)
+        for block, block_rate in zip(blocks, torch.linspace(0, rate, len(blocks)), strict=True):
+            block.drop_rate = float(block_rate)
+
+    def freeze_stages(self, count: int) -> None:
+        """See `Backbone.freeze_stages`; frozen stages drop nothing."""
+        super().freeze_stages(count)
+        for block in self._blocks(self.stages()[:count]):
+            block.drop_rate = 0.0
+
+    @staticmethod
+    def _blocks(stages: Iterable[nn.Module]) -> list[SwinBlock]:
+        parts = (part for stage in stages for part in stage.modules())
+        return [part for part in parts if isinstance(part, SwinBlock)]
 
     def forward(self, images: Tensor) -> Maps:
         """[B, 3, H, W] -> maps of strides 8, 16, 32."""

@@ -9,7 +9,7 @@ import torch
 
 from model import build_detector
 from model.geometry import level_shapes
-from model.network.backbone.swin import SwinTiny
+from model.network.backbone.swin import SwinBlock, SwinTiny
 from model.weights.checkpoint import load_detector, save_checkpoint
 from model.weights.info import CheckpointError
 from tests.model.network.test_detector import seeded
@@ -81,3 +81,63 @@ def test_stages_can_be_frozen() -> None:
     }
     assert all(name.startswith(("patch_embed", "layers.0")) for name in frozen)
     assert frozen
+
+
+def blocks_of(backbone: SmallSwin) -> list[SwinBlock]:
+    return [part for part in backbone.modules() if isinstance(part, SwinBlock)]
+
+
+def test_the_drop_rate_rises_linearly_over_all_blocks() -> None:
+    backbone = SwinTiny()
+    backbone.set_drop_path(0.2)
+    rates = [part.drop_rate for part in backbone.modules() if isinstance(part, SwinBlock)]
+    assert rates == pytest.approx([0.2 * index / 11 for index in range(12)])
+
+
+def test_nothing_is_dropped_in_evaluation() -> None:
+    backbone = SmallSwin().eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = backbone(images)
+        backbone.set_drop_path(0.9)
+        after = backbone(images)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_dropped_branches_are_those_of_whole_images_and_the_mean_stays() -> None:
+    torch.manual_seed(0)
+    block = SwinBlock(16, 2, shifted=False).train()
+    block.drop_rate = 0.75
+    branch = torch.ones(4000, 2, 3, 5)
+    dropped = block._drop(branch)
+    by_image = dropped.flatten(1)
+    assert set(by_image.unique().tolist()) == {0.0, 4.0}  # 1 / (1 - 0.75)
+    assert bool((by_image == by_image[:, :1]).all())
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_attention_and_mlp_of_an_image_are_dropped_independently() -> None:
+    torch.manual_seed(0)
+    block = SwinBlock(16, 2, shifted=True).train()
+    x = torch.randn(1, 7, 7, 16).expand(64, -1, -1, -1)
+    block.drop_rate = 0.5
+    with torch.no_grad():
+        kinds = {tuple(row.flatten()[:4].tolist()) for row in block(x).round(decimals=4)}
+    assert len(kinds) == 4  # both, either or none
+
+
+def test_frozen_stages_drop_nothing() -> None:
+    backbone = SmallSwin()
+    backbone.set_drop_path(0.5)
+    backbone.freeze_stages(2)  # the patch embedding and the first stage
+    rates = [block.drop_rate for block in blocks_of(backbone)]
+    assert rates[:2] == [0, 0]
+    assert min(rates[2:]) > 0
+
+
+@pytest.mark.usefixtures("small_backbones")
+def test_the_inference_form_of_a_network_in_training_drops_nothing() -> None:
+    detector = seeded(shrunk("lite-dino-swint-h3l1-2p1x3"))
+    detector.body.set_drop_path(0.9)
+    images, mask = batch_of_sizes((64, 96), padded=(64, 96))
+    assert_alike(detector, images, mask, torch.float32)
