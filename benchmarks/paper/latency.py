@@ -14,10 +14,11 @@ import time
 
 import torch
 
-from benchmarks.paper.complexity import PUBLISHED, baseline_of
+from benchmarks.paper.complexity import baseline_of
 from benchmarks.report import RESULTS, conditions, write_report
 from model import VARIANTS, build_detector
 from model.network.inference import prepare_for_inference
+from model.published import PUBLISHED
 
 _SIZE = (800, 1066)  # (H, W) of a 4:3 image after the resize
 _NOTE = """

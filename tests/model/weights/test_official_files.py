@@ -98,11 +98,9 @@ def _write(path: Path, project: str, *, legacy: bool, wrapped: bool) -> ModelCon
     config = _narrow(name)
     torch.manual_seed(0)
     network = build_detector(config)
-    state = network.state_dict()
+    state: Any = network.state_dict()
     if wrapped:
-        metadata = state._metadata
-        state = OrderedDict((f"module.{key}", value) for key, value in state.items())
-        state._metadata = metadata  # type: ignore[attr-defined]
+        state = nn.ModuleDict({"module": network}).state_dict()
     document = {"model": state, **_training_state(network), "epoch": 35}
     document["args"] = argparse.Namespace(**arguments)
     if arguments.get("use_ema"):

@@ -241,6 +241,24 @@ def test_a_stopped_run_resumes_and_gives_the_same_file(
     assert scores == expected
 
 
+def test_ctrl_c_names_the_file_that_the_same_command_resumes_from(
+    weights: Path,
+    found: tuple[Path, list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, _ = found
+    results = tmp_path / "found.json"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "predict", interrupt)
+    assert _evaluate(weights, root, "--results", str(results)) == 130
+    assert f"the same command resumes from {partial_file(results)}" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # starts the program twice
 def test_a_killed_process_resumes(
     weights: Path, found: tuple[Path, list[Any]], tmp_path: Path
