@@ -73,6 +73,8 @@ def flops(  # noqa: PLR0913 - a command's flags
 
     Counted are convolutions, matrix products and bilinear samples, as GFLOPs in the papers of
     DETR: a multiplication and an addition are one. GFLOPs are not time; `bench` measures that.
+    Read-only values are the encoder's value projections of tokens that a layer does not update;
+    published figures may not include them.
     """
     if sum((size is not None, coco_sizes, annotations is not None)) > 1:
         raise typer.BadParameter("--size, --coco-sizes and --annotations exclude each other")
@@ -104,11 +106,21 @@ def flops(  # noqa: PLR0913 - a command's flags
         numbers = {**found.parts, "head": found.head, "total": found.total}
         gflops = {name: round(value, 3) for name, value in numbers.items()}
         document |= {"gflops": gflops, "parameters_millions": round(found.parameters, 3)}
+        document["included_gflops"] = {
+            "samples": round(sum(found.samples.values()), 3),
+            "read_only_values": round(found.read_only_values, 3),
+        }
         typer.echo(json.dumps(document, indent=2))
         return
     mean = f" (mean of {len(sizes)} images)" if len(sizes) > 1 else ""
     typer.echo(f"{config.name}, input {height}x{width}{mean}")
     for name, value in rows.items():
+        typer.echo(f"  {name:<27} {value:9.2f} GFLOPs")
+    included = {
+        "of it, bilinear samples": sum(found.samples.values()),
+        "of it, read-only values": found.read_only_values,
+    }
+    for name, value in included.items():
         typer.echo(f"  {name:<27} {value:9.2f} GFLOPs")
     typer.echo(f"  {'parameters':<27} {found.parameters:9.2f} million")
 

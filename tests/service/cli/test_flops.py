@@ -17,6 +17,8 @@ def test_the_default_model_is_counted(capsys: pytest.CaptureFixture[str]) -> Non
     gflops = document["gflops"]
     assert gflops["total"] == pytest.approx(gflops["backbone"] + gflops["head"], abs=0.01)
     assert 0 < document["parameters_millions"] < 10
+    assert 0 < document["included_gflops"]["read_only_values"] < gflops["encoder"]
+    assert 0 < document["included_gflops"]["samples"] < gflops["head"]
 
 
 def test_without_a_size_the_model_resizes_a_4_to_3_image(
@@ -26,6 +28,14 @@ def test_without_a_size_the_model_resizes_a_4_to_3_image(
     out = capsys.readouterr().out
     assert "input 336x448" in out
     assert "encoder" in out
+
+
+@pytest.mark.slow  # 36 sizes
+def test_the_first_images_of_coco_are_averaged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops", "default", "--coco-sizes", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["images"] == 100
+    assert document["gflops"]["total"] > 0
 
 
 @pytest.mark.parametrize("size", ["0x64", "64", "64x", "axb", "9999x64", "64x96x3", "-1x64"])
