@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
-from model import build_detector
+from model import VARIANTS, build_detector
 from model.geometry import level_shapes
 from model.network.backbone.swin import SwinBlock, SwinTiny
+from model.training.options import TrainOptions
+from model.training.start import build_start
 from model.weights.checkpoint import load_detector, save_checkpoint
 from model.weights.info import CheckpointError
 from tests.model.network.test_detector import seeded
@@ -92,6 +95,15 @@ def test_the_drop_rate_rises_linearly_over_all_blocks() -> None:
     backbone.set_drop_path(0.2)
     rates = [part.drop_rate for part in backbone.modules() if isinstance(part, SwinBlock)]
     assert rates == pytest.approx([0.2 * index / 11 for index in range(12)])
+
+
+@pytest.mark.usefixtures("small_backbones")
+def test_training_drops_by_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "lite-dino-swint-h3l1-2p1x3"
+    monkeypatch.setitem(VARIANTS, name, shrunk(name))
+    options = TrainOptions(output=tmp_path, variant=name, freeze_backbone_stages=0)
+    detector = build_start(options, ("cat",), lambda _line: None)
+    assert blocks_of(cast(SmallSwin, detector.body))[-1].drop_rate == pytest.approx(0.2)
 
 
 def test_nothing_is_dropped_in_evaluation() -> None:
