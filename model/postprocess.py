@@ -47,14 +47,24 @@ def best_pairs(pred_logits: Tensor, pred_boxes: Tensor, max_detections: int) -> 
         the box in 0..1 of the unpadded image.
     """
     num_classes = pred_logits.shape[-1]
-    flat = pred_logits.flatten(1).sigmoid()
-    scores, indices = flat.topk(min(max_detections, flat.shape[1]), dim=1)
+    scores, indices = _best(pred_logits, max_detections)
     queries = torch.div(indices, num_classes, rounding_mode="floor")
     boxes = pred_boxes.gather(1, queries[..., None].expand(-1, -1, 4))
     half = boxes[..., 2:] / 2
     corners = torch.cat((boxes[..., :2] - half, boxes[..., :2] + half), dim=-1)
     pair = torch.stack((scores.float(), (indices % num_classes).float()), dim=-1)
     return torch.cat((pair, corners.clamp(0, 1).float()), dim=-1)
+
+
+def best_indices(pred_logits: Tensor, max_detections: int) -> Tensor:
+    """The pairs of `best_pairs`, int64 [B, K]: query * classes + class id."""
+    return _best(pred_logits, max_detections)[1]
+
+
+def _best(pred_logits: Tensor, max_detections: int) -> tuple[Tensor, Tensor]:
+    flat = pred_logits.flatten(1).sigmoid()
+    scores, indices = flat.topk(min(max_detections, flat.shape[1]), dim=1)
+    return scores, indices
 
 
 def to_detections(

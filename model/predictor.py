@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.detections import Detections
+from model.network.detector import LiteDETR
 from model.network.outputs import DetectorOutput
 from model.postprocess import best_pairs, select_detections
 
@@ -66,6 +68,11 @@ class Predictor:
             output = self.forward(*self.assemble(images[part], padded))
             found += self.postprocess(output, original_sizes[part])
         return found
+
+    @property
+    def network(self) -> LiteDETR:
+        """The detector, for `model.explain`."""
+        return cast(LiteDETR, self._detector)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -110,10 +110,7 @@ class DeformableAttention(nn.Module):
         Returns:
             [B, Q, d].
         """
-        batch, count, _ = query.shape
-        offsets = self.sampling_offsets(query)
-        offsets = offsets.view(batch, count, self.num_heads, self.offset_levels, self.num_points, 2)
-        queries_or_logits = self._by_head(self._query_layer()(query))
+        offsets, queries_or_logits = self.sample(query)
         value, shapes = tokens.value, tokens.spatial_shapes
         if self.key_aware:
             attended = key_aware_deform_attn(
@@ -122,6 +119,13 @@ class DeformableAttention(nn.Module):
         else:
             attended = ms_deform_attn(value, shapes, reference_points, offsets, queries_or_logits)
         return self.output_proj(attended.to(query.dtype), residual)  # type: ignore[no-any-return]
+
+    def sample(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets [B, Q, M, L or 1, P, 2], and queries [B, Q, M, D] or logits [B, Q, M, L * P]."""
+        batch, count, _ = query.shape
+        offsets = self.sampling_offsets(query)
+        offsets = offsets.view(batch, count, self.num_heads, self.offset_levels, self.num_points, 2)
+        return offsets, self._by_head(self._query_layer()(query))
 
     def _query_layer(self) -> Linear:
         """What weighs the samples: queries to compare with keys, or logits."""

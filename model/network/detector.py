@@ -73,7 +73,11 @@ class LiteDETR(nn.Module):
             ValueError: for images and masks whose shapes contradict each other.
         """
         memory, geometry = self.encode(images, padding_mask)
-        decoder, proposals = self.transformer.decoder, self.transformer.propose(memory, geometry)
+        return self.decode(memory, geometry, self.transformer.propose(memory, geometry))
+
+    def decode(self, memory: Tensor, geometry: Geometry, proposals: Proposals) -> DetectorOutput:
+        """The last layer's predictions of the selected tokens; see `forward`."""
+        decoder = self.transformer.decoder
         content, position = self._queries(proposals, memory)
         states = decoder(content, proposals.reference_logits, memory, geometry, position=position)
         hidden = decoder.norm(states.hidden[-1])

@@ -31,7 +31,7 @@ def ms_deform_attn(
     """Plain deformable attention (arXiv 2010.04159, eq. 3); see `model.ops.ms_deform_attn`."""
     exact = torch.promote_types(value.dtype, torch.float32)
     locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
-    samples = _sample(value.to(exact), spatial_shapes, locations)  # [B*M, D, Q, L*P]
+    samples = sample_tokens(value.to(exact), spatial_shapes, locations)  # [B*M, D, Q, L*P]
     weights = _head_major(attention_logits.to(exact)).softmax(-1)  # [B*M, Q, L*P]
     return _weighted_sum(samples, weights, value.shape[2]).to(value.dtype)
 
@@ -50,7 +50,7 @@ def key_aware_deform_attn(
     locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
     separate = key is not None and key is not value
     tokens = torch.cat((value, key), dim=-1) if separate and key is not None else value
-    samples = _sample(tokens.to(exact), spatial_shapes, locations)  # [B*M, D or 2D, Q, L*P]
+    samples = sample_tokens(tokens.to(exact), spatial_shapes, locations)  # [B*M, D or 2D, Q, L*P]
     values, keys = samples[:, :channels], samples[:, -channels:]
     # Products and sums, not matrix products: autocast leaves them in float32.
     queries = _head_major(query.to(exact)).transpose(1, 2)  # [B*M, D, Q]
@@ -96,7 +96,9 @@ def _locations(
     return centres + offsets / torch.cat(sides).view(-1, 1, 2)
 
 
-def _sample(tokens: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor) -> Tensor:
+def sample_tokens(
+    tokens: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor
+) -> Tensor:
     """Bilinear samples [B*M, channels, Q, L*P] of tokens [B, S, M, channels]."""
     batch, _, heads, channels = tokens.shape
     _, queries, _, levels, points, _ = locations.shape

@@ -16,7 +16,19 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from service.cli import bench, data, detect, evaluate, export, flops, key, serve, train, weights
+from service.cli import (
+    bench,
+    data,
+    detect,
+    evaluate,
+    explain,
+    export,
+    flops,
+    key,
+    serve,
+    train,
+    weights,
+)
 from service.cli.failure import (
     DEBUG_VARIABLE,
     CommandFailed,
@@ -49,6 +61,7 @@ data.register(app)
 train.register(app)
 evaluate.register(app)
 weights.register(app)
+explain.register(app)
 export.register(app)
 bench.register(app)
 flops.register(app)

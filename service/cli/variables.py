@@ -17,6 +17,7 @@ PREFIXED_COMMANDS = (
     "data",
     "detect",
     "eval",
+    "explain",
     "export",
     "flops",
     "key",

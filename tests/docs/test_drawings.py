@@ -32,6 +32,12 @@ def test_boxes_of_the_architecture_do_not_overlap() -> None:
             assert apart_sideways or y >= other_y + other_h or other_y >= y + h
 
 
+def test_figure_of_an_explanation_has_the_size_of_figures_and_is_small() -> None:
+    with Image.open(IMAGES / "explain.jpg") as image:
+        assert image.size == (1504, 1202)
+    assert (IMAGES / "explain.jpg").stat().st_size < 400_000
+
+
 def test_screenshot_of_the_page_is_wide_and_small() -> None:
     with Image.open(IMAGES / "page.png") as image:
         assert image.width >= 1000

@@ -1,0 +1,183 @@
+"""`lite-detr explain`: draws where the attention of one detection looks."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.failure import CommandFailed, writing_to_stdout
+from service.cli.inputs import STDIN, ImageFile, UnreadableFile
+from service.cli.offline_settings import (
+    CacheDirOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    offline_settings,
+)
+from service.cli.options import documented_option, help_text, overwrite_option
+from service.settings import Settings
+
+_EPILOG = """[bold]Examples[/]
+
+  lite-detr explain photo.jpg
+  lite-detr explain photo.jpg --detection 2 --output second.png
+  lite-detr explain photo.jpg --json > points.json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("explain", help=help_text(explain_detection), epilog=_EPILOG)(explain_detection)
+
+
+def explain_detection(  # noqa: PLR0913 - a command's flags
+    image: Annotated[str, typer.Argument(help="Image file, or - for stdin.", metavar="IMAGE")],
+    *,
+    detection: Annotated[
+        int,
+        documented_option(
+            "--detection",
+            env_var="LITE_DETR_EXPLAIN_DETECTION",
+            metavar="N",
+            default="1",
+            help="which detection, as `detect` lists them: 1 has the best score",
+        ),
+    ] = 1,
+    layer: Annotated[
+        int | None,
+        documented_option(
+            "--layer",
+            env_var="LITE_DETR_EXPLAIN_LAYER",
+            metavar="N",
+            help="layer of the decoder, counted from 1; unset: the last one",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        documented_option(
+            "--threshold",
+            env_var="LITE_DETR_EXPLAIN_THRESHOLD",
+            metavar="0..1",
+            help="lowest score of the detections; unset: the default of the model",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        documented_option(
+            "--output",
+            env_var="LITE_DETR_EXPLAIN_OUTPUT",
+            metavar="PATH",
+            help="PNG file to write; unset: the name of the image with -explained.png, in this "
+            "folder",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        documented_option(
+            "--json",
+            env_var="LITE_DETR_EXPLAIN_JSON",
+            help="print points and weights as a JSON object; a figure only with --output",
+        ),
+    ] = False,
+    overwrite: Annotated[bool, overwrite_option("LITE_DETR_EXPLAIN_OVERWRITE")] = False,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    cache_dir: CacheDirOption = None,
+) -> None:
+    """Draw where the attention of one detection looks: sampled points and their weights.
+
+    The figure has the cross-attention of the detection's query, and the encoder's attention of the
+    token that the query began as; each with and without key-aware weights.
+    """
+    if detection < 1:
+        raise typer.BadParameter(f"--detection: counted from 1, not {detection}")
+    settings = offline_settings(model, device, precision, cache_dir)
+    target = output
+    if target is None and not as_json:
+        stem = "stdin" if image == STDIN else Path(image).stem
+        target = Path(f"{stem}-explained.png")
+    if target is not None:
+        from model.data.output_files import check_output_file  # noqa: PLC0415 - on first use
+
+        inputs = [] if image == STDIN else [Path(image)]
+        check_output_file(target, overwrite=overwrite, inputs=inputs)
+    document, figure = _explain(image, detection, layer, threshold, settings, target is not None)
+    if target is not None and figure is not None:
+        from model.data.output_files import write_output_whole  # noqa: PLC0415 - on first use
+
+        write_output_whole(target, figure)
+    if as_json:
+        with writing_to_stdout():
+            _print_json(document)
+    else:
+        typer.echo(f"{target}: {document['label']} {document['score']:.2f}")
+        if not document["decoder"]["key_aware"]:
+            typer.echo("this model has plain attention; there are no key-aware weights", err=True)
+
+
+def _explain(  # noqa: PLR0913, PLR0917 - of the command
+    name: str,
+    number: int,
+    layer: int | None,
+    threshold: float | None,
+    settings: Settings,
+    draw: bool,
+) -> tuple[dict[str, Any], bytes | None]:
+    """The explanation as JSON values, and the figure as a PNG file.
+
+    Raises:
+        CommandFailed: for an image that cannot be read, or without that detection.
+        typer.BadParameter: for a threshold or a layer that does not exist.
+    """
+    from model.data.image_files import FILE_LIMITS  # noqa: PLC0415 - on first use
+    from model.explain import ExplainedImage  # noqa: PLC0415
+    from model.geometry import padded_size  # noqa: PLC0415
+    from model.images.decode import decode_image, open_upright  # noqa: PLC0415
+    from service.core.selection import resolve_options  # noqa: PLC0415
+    from service.engine.load import load_from_settings  # noqa: PLC0415
+    from service.errors import DetectionError, InvalidOptions  # noqa: PLC0415
+    from service.images.explanation import draw_explanation  # noqa: PLC0415
+    from service.types import DetectOptions  # noqa: PLC0415
+
+    predictor, info = load_from_settings(settings)
+    try:
+        selection = resolve_options(DetectOptions(threshold=threshold), info)
+    except InvalidOptions as error:
+        raise typer.BadParameter(error.detail) from None
+    try:
+        data = ImageFile(name).read(FILE_LIMITS)
+        decoded = decode_image(data, info.config, FILE_LIMITS)
+    except (UnreadableFile, DetectionError) as error:
+        raise CommandFailed(f"{name}: {error}") from error
+    height, width = decoded.pixels.shape[:2]
+    padded = padded_size(height, width, info.config.bucket_stride)
+    try:
+        explained = ExplainedImage(predictor, decoded.pixels, padded, decoded.original_size, layer)
+    except ValueError as error:
+        raise typer.BadParameter(f"--layer: {error}") from None
+    found = selection.apply(explained.detections)
+    if number > len(found):
+        raise CommandFailed(
+            f"{name}: there is no detection {number}; there are {len(found)} with a score of at "
+            f"least {selection.threshold:g}"
+        )
+    explanation = explained.explain(found.keep(slice(number - 1, number)), info.labels)
+    if not draw:
+        return explanation.to_dict(), None
+    figure = io.BytesIO()
+    draw_explanation(open_upright(data, FILE_LIMITS)[0], explanation).save(figure, "PNG")
+    return explanation.to_dict(), figure.getvalue()
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import orjson  # noqa: PLC0415 - on first use
+
+    option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else None
+    sys.stdout.flush()
+    sys.stdout.buffer.write(orjson.dumps(document, option=option) + b"\n")
+    sys.stdout.buffer.flush()
