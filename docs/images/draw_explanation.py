@@ -1,6 +1,6 @@
 """Draws docs/images/explain.jpg: an explanation of the default model on a sample photo.
 
-    python docs/images/draw_explanation.py
+Run as `python docs/images/draw_explanation.py`.
 """
 
 from __future__ import annotations
