@@ -169,9 +169,9 @@ def _draw_panel(  # noqa: PLR0913, PLR0917 - the parts of a panel
         radius = max(_SMALLEST, _LARGEST * math.sqrt(min(1.0, share))) * _SMOOTH
         x, y = (value * _SMOOTH for value in view.place(*points.xy[head, level, point]))
         opacity = round(255 * min(1.0, 0.45 + 0.5 * share))
-        colour = (*_rgb(CLASS_COLOURS[level % len(CLASS_COLOURS)]), opacity)
+        fill = (*_rgb(CLASS_COLOURS[level % len(CLASS_COLOURS)]), opacity)
         circle = (x - radius, y - radius, x + radius, y + radius)
-        canvas.ellipse(circle, fill=colour, outline=(16, 20, 24, opacity), width=_SMOOTH)
+        canvas.ellipse(circle, fill=fill, outline=(16, 20, 24, opacity), width=_SMOOTH)
     panel.alpha_composite(layer.resize((_PANEL, _PANEL), Image.Resampling.BOX))
     return panel.convert("RGB")
 
