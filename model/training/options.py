@@ -52,6 +52,12 @@ class _Options(BaseModel):
         "lite-dino-efficientnet-lite0", description=f"architecture: one of {', '.join(VARIANTS)}"
     )
 
+    num_queries: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="detections that the network can propose on an image; unset: chosen from your "
+        "data, otherwise the variant's number",
+    )
+
     data: Path | None = Field(
         None,
         description="your data: a folder in the layout of COCO, YOLO or Pascal VOC, or a data.yaml",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from model.config import VARIANTS
 from model.data.annotations import GroundTruth
 from model.training.options import TrainOptions
 from model.weights.info import DEFAULT_MODEL_PATH
@@ -24,6 +25,10 @@ DEFAULT_VARIANT = "lite-dino-efficientnet-lite0"  # of the embedded model
 _SEEN_PIXELS = 14.0  # shorter side at the network's input that small boxes should have
 _SMALL_BOXES = 10  # percent of the boxes of the smallest class that may be smaller
 _FEWEST_BOXES = 10  # of a class that counts for the size
+_CROWDED = 95  # percent of the images that have fewer boxes than the crowded ones
+_QUERIES_PER_BOX = 12
+_QUERY_GRID = 50
+_MOST_QUERIES = 300
 _SIDE_RANGE = (320, 640)  # pixels: longest side at the network's input
 _GRID = 32  # pixels
 _FEW_IMAGES = 1000
@@ -42,6 +47,7 @@ class DataFacts:
         image_side: median of the images' longest sides, in pixels.
         small_box: shorter side, relative to the longest side of the image, that 10 % of the boxes
             of the class with the smallest boxes do not reach.
+        crowd: boxes on an image that 5 % of the images exceed.
     """
 
     num_images: int
@@ -49,6 +55,7 @@ class DataFacts:
     num_classes: int
     image_side: float
     small_box: float
+    crowd: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def facts_of(truth: GroundTruth, sizes: Mapping[int, tuple[float, float]]) -> Da
         num_boxes=len(boxes),
         num_classes=len(truth.categories),
         image_side=float(np.median(list(longest.values()))) if longest else 0.0,
+        crowd=float(np.percentile([len(image.boxes) for image in truth.images], _CROWDED)),
         small_box=min(float(np.percentile(each or [1.0], _SMALL_BOXES)) for each in classes),
     )
 
@@ -109,6 +117,16 @@ def input_side(facts: DataFacts) -> int:
     return int(min(max(side, _SIDE_RANGE[0]), _SIDE_RANGE[1]))
 
 
+def num_queries(facts: DataFacts, least: int) -> int:
+    """Returns the number of queries, `least` or more.
+
+    Nine tokens of the encoder learn to propose each object. With fewer queries than that the most
+    frequent objects would take all of them, and rare or small ones would never be proposed.
+    """
+    wanted = math.ceil(_QUERIES_PER_BOX * facts.crowd / _QUERY_GRID) * _QUERY_GRID
+    return max(min(wanted, _MOST_QUERIES), least)
+
+
 def choose(options: TrainOptions, facts: DataFacts) -> tuple[TrainOptions, list[Choice]]:
     """Returns the options with the choices that the user has not made, and these choices."""
     given = options.model_fields_set
@@ -122,6 +140,9 @@ def _choices(options: TrainOptions, facts: DataFacts) -> Iterator[Choice]:
     if options.variant == DEFAULT_VARIANT and options.pretrained_backbone is None:
         reason = "its encoder, decoder and boxes are kept; the class heads are adapted"
         yield Choice("init_from", DEFAULT_MODEL_PATH, reason)
+    least = VARIANTS[options.variant].num_queries
+    if (queries := num_queries(facts, least)) > least:
+        yield Choice("num_queries", queries, f"up to {facts.crowd:.0f} boxes on an image")
     side = options.input_side or input_side(facts)
     pixels = facts.small_box * side
     yield Choice("input_side", side, f"small boxes then have about {pixels:.0f} px")
@@ -135,6 +156,8 @@ def _choices(options: TrainOptions, facts: DataFacts) -> Iterator[Choice]:
     yield Choice("grey_probability", 0.02, "colour may matter")
     stages, why = (2, "few images") if few else (1, "many images")
     yield Choice("freeze_backbone_stages", stages, f"{why}: {facts.num_images}")
+    if few:
+        yield Choice("batch_size", 4, "few images: more steps in the same time")
     yield Choice("learning_rate", 4e-4, "a short run from trained weights")
     yield Choice("backbone_lr_factor", 0.5, "a short run from trained weights")
     if options.max_minutes is None and "max_iterations" not in options.model_fields_set:

@@ -83,11 +83,11 @@ def build_start(
 
 
 def _config(options: TrainOptions, labels: Sequence[str]) -> ModelConfig:
-    config = replace(
-        VARIANTS[options.variant],
-        num_classes=len(labels),
-        duplicate_iou=options.duplicate_iou or 1.0,
-    )
+    variant = VARIANTS[options.variant]
+    config = replace(variant, num_classes=len(labels), duplicate_iou=options.duplicate_iou or 1.0)
+    if options.num_queries is not None:
+        most = max(options.num_queries, variant.max_detections)
+        config = replace(config, num_queries=options.num_queries, max_detections=most)
     if options.input_side is None:
         return config
     return replace(config, shortest_side=options.input_side, longest_side=options.input_side)

@@ -21,6 +21,7 @@ from model.weights.header import CheckpointError, read_header
 
 _CLASS_HEADS = ("class_embed", "enc_out_class_embed")
 _LABEL_EMBEDDING = "label_enc.weight"
+_QUERY_CONTENT = "transformer.tgt_embed.weight"
 _NAMES_SHOWN = 6
 
 
@@ -50,7 +51,7 @@ def load_fitting(detector: LiteDETR, path: Path, labels: Sequence[str] | None = 
     if labels is not None and old_labels is not None and tuple(labels) != old_labels:
         adapted = _adapted_rows(saved, own, old_labels, labels)
     fitting = {name: t for name, t in saved.items() if name in own and t.shape == own[name].shape}
-    fitting |= adapted
+    fitting |= adapted | _more_queries(saved, own)
     if not fitting:
         raise CheckpointError(path, "no tensor fits this model by name and shape")
     # A tensor that layers share has several names and is stored under one.
@@ -71,6 +72,20 @@ def load_fitting(detector: LiteDETR, path: Path, labels: Sequence[str] | None = 
         if names:
             lines.append(f"  {len(names)} {title}: {', '.join(names[:_NAMES_SHOWN])}")
     return lines
+
+
+def _more_queries(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the content of the queries for a network that has more of them than the file.
+
+    Their content is by rank; further ones get that of the file's second half again.
+    """
+    old, new = saved.get(_QUERY_CONTENT), own.get(_QUERY_CONTENT)
+    if old is None or new is None or old.shape[1:] != new.shape[1:] or len(new) <= len(old):
+        return {}
+    half = len(old) // 2
+    rows = torch.arange(len(new))
+    rows = torch.where(rows < len(old), rows, half + (rows - len(old)) % (len(old) - half))
+    return {_QUERY_CONTENT: old[rows]}
 
 
 def _labels_of(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
