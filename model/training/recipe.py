@@ -1,8 +1,7 @@
 """Options of a run that follow from the data: size, start, schedule, augmentation.
 
 Only options that the user has not given are chosen. Each choice is a `Choice` with its reason,
-which the run prints. The values are those that learned best in short runs on a small set:
-benchmarks/results/training/fine_tune.md.
+which the run prints. Measurements: benchmarks/results/training/fine_tune.md.
 """
 
 from __future__ import annotations
@@ -157,12 +156,19 @@ def _choices(options: TrainOptions, facts: DataFacts) -> Iterator[Choice]:
     stages, why = (2, "few images") if few else (1, "many images")
     yield Choice("freeze_backbone_stages", stages, f"{why}: {facts.num_images}")
     if few:
-        yield Choice("batch_size", 4, "few images: more steps in the same time")
+        size = _batch_size(options, few=few)
+        yield Choice("batch_size", size, "few images: more steps in the same time")
     yield Choice("learning_rate", 4e-4, "a short run from trained weights")
     yield Choice("backbone_lr_factor", 0.5, "a short run from trained weights")
     if options.max_minutes is None and "max_iterations" not in options.model_fields_set:
-        wanted = _EPOCHS * facts.num_images // (options.batch_size * options.accumulate)
+        batch = _batch_size(options, few=few)
+        wanted = _EPOCHS * facts.num_images // (batch * options.accumulate)
         iterations = min(max(wanted, _ITERATION_RANGE[0]), _ITERATION_RANGE[1])
         yield Choice("max_iterations", iterations, f"about {_EPOCHS} epochs, at least 1000 steps")
     elif "max_iterations" not in options.model_fields_set:
         yield Choice("max_iterations", 1_000_000, "max_minutes ends the run")
+
+
+def _batch_size(options: TrainOptions, *, few: bool) -> int:
+    """Returns the batch size of the run, given or chosen."""
+    return 4 if few and "batch_size" not in options.model_fields_set else options.batch_size

@@ -9,7 +9,7 @@ import pytest
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.training.advice import no_hit, too_short
 from model.training.options import TrainOptions
-from model.training.recipe import DataFacts, choose, facts_of, input_side
+from model.training.recipe import DataFacts, choose, facts_of, input_side, num_queries
 from model.training.schedule import learning_rate_factor
 from model.weights.info import DEFAULT_MODEL_PATH
 from tests.model.training.tiny import tiny_options
@@ -40,6 +40,13 @@ def test_input_side_follows_small_boxes_within_bounds(small_box: float, side: in
     facts = DataFacts(10, 10, 1, 1000, small_box)
     assert input_side(facts) == side
     assert side % 32 == 0
+
+
+@pytest.mark.parametrize(("crowd", "queries"), [(1, 100), (8, 100), (12, 150), (90, 300)])
+def test_crowded_images_get_more_queries(crowd: float, queries: int) -> None:
+    facts = DataFacts(10, 10, 1, 1000, 0.1, crowd)
+    assert num_queries(facts, 100) == queries
+    assert num_queries(facts, 900) == 900
 
 
 def test_given_options_are_kept_and_others_chosen_with_reasons() -> None:

@@ -53,3 +53,14 @@ def test_same_classes_are_loaded_as_they_are(tmp_path: Path) -> None:
     assert len(lines) == 1
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, named.state_dict()[name])
+
+
+def test_network_with_more_queries_keeps_the_content_of_the_first(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "old.safetensors")
+    old, new = tiny_detector(), tiny_detector(num_queries=30)
+    load_fitting(old, path)
+    lines = load_fitting(new, path, _OLD)
+    before, after = old.transformer.tgt_embed.weight, new.transformer.tgt_embed.weight
+    assert torch.equal(after[:12], before)
+    assert torch.equal(after[12:18], before[6:])
+    assert len(lines) == 1
