@@ -25,7 +25,7 @@ def main(cache: Path, output: Path, batch_size: int) -> None:
     """Trains one iteration and saves the weights; later ones may choose other queries in ties."""
     torch.set_num_threads(1)
     # Images of several sizes would have other padding in a batch of another size.
-    batches.augment = lambda image, *_: image
+    vars(batches)["augment"] = lambda image, *_: image
     options = tiny_options(output, batch_size=batch_size, max_iterations=1, denoising_queries=0)
     output.mkdir(parents=True, exist_ok=True)
     with joined_processes(torch.device("cpu")) as processes:
