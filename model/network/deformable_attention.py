@@ -24,9 +24,10 @@ from model.ops import key_aware_deform_attn, ms_deform_attn
 class SampledTokens:
     """The tokens of all levels, projected for one attention."""
 
-    value: Tensor  # [B, S, M, D], zero on padding
+    value: Tensor  # [B, S, M, D], zero on padding unless there are `valid_ratios`
     key: Tensor | None  # as `value`; None: the keys are the values
     spatial_shapes: Shapes  # (H, W) of each level
+    valid_ratios: Tensor | None  # see `model.ops`
 
 
 class DeformableAttention(nn.Module):
@@ -86,14 +87,20 @@ class DeformableAttention(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def project(self, tokens: Tensor, geometry: Geometry) -> SampledTokens:
-        """Projects the tokens that are attended to, [B, S, d], and zeroes those of padding."""
+        """Projects the tokens that are attended to, [B, S, d], and zeroes those of padding.
+
+        In inference on a GPU the attention ignores padding instead, which saves a pass over them.
+        """
         value = self.value_proj(tokens)
         key = None if self.key_proj is None else self.key_proj(tokens)
-        if geometry.padding is not None:
+        ratios = None
+        if tokens.device.type != "cpu" and not torch.is_grad_enabled():
+            ratios = geometry.valid_ratios
+        elif geometry.padding is not None:
             value = _zero_rows(value, geometry.padding)
             key = None if key is None else _zero_rows(key, geometry.padding)
         keys = None if key is None else self._by_head(key)
-        return SampledTokens(self._by_head(value), keys, geometry.spatial_shapes)
+        return SampledTokens(self._by_head(value), keys, geometry.spatial_shapes, ratios)
 
     def forward(
         self, query: Tensor, reference_points: Tensor, tokens: SampledTokens, residual: Tensor
@@ -111,13 +118,13 @@ class DeformableAttention(nn.Module):
             [B, Q, d].
         """
         offsets, queries_or_logits = self.sample(query)
-        value, shapes = tokens.value, tokens.spatial_shapes
+        value, located = tokens.value, (tokens.spatial_shapes, reference_points, offsets)
         if self.key_aware:
             attended = key_aware_deform_attn(
-                queries_or_logits, tokens.key, value, shapes, reference_points, offsets
+                queries_or_logits, tokens.key, value, *located, tokens.valid_ratios
             )
         else:
-            attended = ms_deform_attn(value, shapes, reference_points, offsets, queries_or_logits)
+            attended = ms_deform_attn(value, *located, queries_or_logits, tokens.valid_ratios)
         return self.output_proj(attended.to(query.dtype), residual)  # type: ignore[no-any-return]
 
     def sample(self, query: Tensor) -> tuple[Tensor, Tensor]:

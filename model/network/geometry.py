@@ -37,6 +37,7 @@ class Geometry:
         reference_points: [B, T, L, 2], the tokens' cells; see `cell_reference_points`.
         box_ratios: [B, 1, L, 4], unpadded share (w, h, w, h) of each level.
         query_ratios: [B, 1, 4], unpadded share of the finest padded level.
+        valid_ratios: [B, L, 2], unpadded share (w, h) of each level; None: there is no padding.
         kept: int64 [T], the tokens among the S; None: all.
         anchors: [B, S, 4], the box that each token proposes; see `propose_boxes`.
         invalid: bool [B, S], tokens that may not propose a box.
@@ -49,6 +50,7 @@ class Geometry:
     reference_points: Tensor
     box_ratios: Tensor
     query_ratios: Tensor
+    valid_ratios: Tensor | None
     kept: Tensor | None
     anchors: Tensor
     invalid: Tensor
@@ -89,6 +91,7 @@ def make_geometry(
         reference_points=cell_reference_points(shapes, valid_ratios),
         box_ratios=box_ratios,
         query_ratios=box_ratios[:, :, 0],
+        valid_ratios=valid_ratios,
         kept=None,
         anchors=anchors,
         invalid=~valid,
@@ -160,6 +163,7 @@ def cropped(geometry: Geometry, padding_mask: Tensor) -> Geometry:
         padding=None,
         reference_points=cell_reference_points(shapes, whole[..., :2]),
         box_ratios=whole[:, None],
+        valid_ratios=None,
         kept=None if shapes == geometry.spatial_shapes else kept,
     )
 

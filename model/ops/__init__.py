@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from model.ops import cpu, cuda, gathers, operators, reference
+from model.ops.padding import without_padding
 
 Implementation = Literal["auto", "reference", "cpu", "gathers"]
 
@@ -99,16 +100,20 @@ def ms_deform_attn(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
+    valid_ratios: Tensor | None = None,
 ) -> Tensor:
     """Plain multi-scale deformable attention (arXiv 2010.04159, eq. 3).
 
     Args:
-        value: [B, S, M, D] tokens of all levels, one level after another; zero on padding.
+        value: [B, S, M, D] tokens of all levels, one level after another; zero on padding, unless
+            `valid_ratios` say where that is.
         spatial_shapes: (H, W) of each of the L levels; S is the sum of H*W.
         reference_points: [B, Q, L, 2] points (offsets count pixels) or [B, Q, L, 4] cxcywh boxes
             (offsets count half boxes over P); 0..1 of the padded map.
         sampling_offsets: [B, Q, M, L, P, 2], or [B, Q, M, 1, P, 2] shared by all levels.
         attention_logits: [B, Q, M, L*P], before the softmax.
+        valid_ratios: [B, L, 2], share (w, h) of each map that is inside the image; the rest, at the
+            right and at the bottom, is padding and counts as zero. None: no padding, or zero.
 
     Returns:
         [B, Q, M*D], dtype of `value`.
@@ -116,7 +121,7 @@ def ms_deform_attn(
     Raises:
         ValueError: for shapes that contradict one another.
     """
-    _check(value, spatial_shapes, reference_points, sampling_offsets)
+    _check(value, spatial_shapes, reference_points, sampling_offsets, valid_ratios)
     batch, queries, heads, _, points, _ = sampling_offsets.shape
     if attention_logits.shape != (batch, queries, heads, len(spatial_shapes) * points):
         raise ValueError(
@@ -125,9 +130,13 @@ def ms_deform_attn(
         )
     given = (value, reference_points, sampling_offsets, attention_logits)
     chosen = _implementation(spatial_shapes, value, sampling_offsets, given)
-    output: Tensor = chosen.ms_deform_attn(
-        value, spatial_shapes, reference_points, sampling_offsets, attention_logits
-    )
+    located = (spatial_shapes, reference_points, sampling_offsets)
+    output: Tensor
+    if _knows_padding(chosen, given):
+        output = chosen.ms_deform_attn(value, *located, attention_logits, valid_ratios)
+    else:
+        value = _zero_padding(value, spatial_shapes, valid_ratios)
+        output = chosen.ms_deform_attn(value, *located, attention_logits)
     return output
 
 
@@ -138,6 +147,7 @@ def key_aware_deform_attn(
     spatial_shapes: Sequence[tuple[int, int]],
     reference_points: Tensor,
     sampling_offsets: Tensor,
+    valid_ratios: Tensor | None = None,
 ) -> Tensor:
     """Key-aware deformable attention (arXiv 2303.07335, section 3.4).
 
@@ -145,12 +155,14 @@ def key_aware_deform_attn(
 
     Args:
         query: [B, Q, M, D], projected.
-        key: [B, S, M, D], zero on padding; None (or `value` itself): the keys are the values, and
-            one gather serves both.
-        value: [B, S, M, D] tokens of all levels, one level after another; zero on padding.
+        key: [B, S, M, D], on padding as `value`; None (or `value` itself): the keys are the values,
+            and one gather serves both.
+        value: [B, S, M, D] tokens of all levels, one level after another; zero on padding, unless
+            `valid_ratios` say where that is.
         spatial_shapes: (H, W) of each of the L levels; S is the sum of H*W.
         reference_points: [B, Q, L, 2] points or [B, Q, L, 4] cxcywh boxes, as `ms_deform_attn`.
         sampling_offsets: [B, Q, M, L, P, 2], or [B, Q, M, 1, P, 2] shared by all levels.
+        valid_ratios: as `ms_deform_attn`.
 
     Returns:
         [B, Q, M*D], dtype of `value`.
@@ -158,7 +170,7 @@ def key_aware_deform_attn(
     Raises:
         ValueError: for shapes that contradict one another.
     """
-    _check(value, spatial_shapes, reference_points, sampling_offsets)
+    _check(value, spatial_shapes, reference_points, sampling_offsets, valid_ratios)
     if query.shape != (*sampling_offsets.shape[:3], value.shape[3]):
         raise ValueError(
             f"query {tuple(query.shape)} does not fit value {tuple(value.shape)} and "
@@ -169,10 +181,30 @@ def key_aware_deform_attn(
     key = None if key is value else key
     given = (query, key, value, reference_points, sampling_offsets)
     chosen = _implementation(spatial_shapes, value, sampling_offsets, given)
-    output: Tensor = chosen.key_aware_deform_attn(
-        query, key, value, spatial_shapes, reference_points, sampling_offsets
-    )
+    located = (spatial_shapes, reference_points, sampling_offsets)
+    output: Tensor
+    if _knows_padding(chosen, given):
+        output = chosen.key_aware_deform_attn(query, key, value, *located, valid_ratios)
+    else:
+        value = _zero_padding(value, spatial_shapes, valid_ratios)
+        key = None if key is None else _zero_padding(key, spatial_shapes, valid_ratios)
+        output = chosen.key_aware_deform_attn(query, key, value, *located)
     return output
+
+
+def _knows_padding(chosen: ModuleType, given: Sequence[Tensor | None]) -> bool:
+    """Whether an implementation takes `valid_ratios`: the kernels of GPUs, without gradients."""
+    tensors = [tensor for tensor in given if tensor is not None]
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return chosen is operators and tensors[0].device.type != "cpu" and not differentiated
+
+
+def _zero_padding(
+    tokens: Tensor, spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor | None
+) -> Tensor:
+    if valid_ratios is None:
+        return tokens
+    return without_padding(tokens, spatial_shapes, valid_ratios)
 
 
 def _implementation(
@@ -200,6 +232,7 @@ def _check(
     spatial_shapes: Sequence[tuple[int, int]],
     reference_points: Tensor,
     sampling_offsets: Tensor,
+    valid_ratios: Tensor | None,
 ) -> None:
     """Refuses shapes with which a kernel would read beyond its arrays.
 
@@ -230,3 +263,5 @@ def _check(
             f"reference_points {tuple(reference_points.shape)} are not "
             f"[{batch}, {offsets[1]}, {levels}, 2 or 4]"
         )
+    if valid_ratios is not None and valid_ratios.shape != (batch, levels, 2):
+        raise ValueError(f"valid_ratios {tuple(valid_ratios.shape)} are not [{batch}, {levels}, 2]")

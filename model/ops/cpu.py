@@ -18,6 +18,7 @@ from torch import Tensor
 from model.native.lazy import LazyLibrary
 from model.native.library import ATTENTION
 from model.native.prebuilt import load_any
+from model.ops.padding import without_padding
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -44,6 +45,17 @@ class Inputs:
     query: Tensor | None = None  # [B, Q, M, D]
     key: Tensor | None = None  # [B, S, M, D]; None: the keys are the values
     logits: Tensor | None = None  # [B, Q, M, L*P]
+    valid_ratios: Tensor | None = None  # [B, L, 2], see `without_padding`
+
+    def without_padding(self) -> Inputs:
+        """The same call with zeros for the values and keys of padding, and no `valid_ratios`."""
+        if self.valid_ratios is None:
+            return self
+        sides = self.spatial_shapes
+        shapes = list(zip(sides[::2], sides[1::2], strict=True))
+        value = without_padding(self.value, shapes, self.valid_ratios)
+        key = None if self.key is None else without_padding(self.key, shapes, self.valid_ratios)
+        return replace(self, value=value, key=key, valid_ratios=None)
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ def available() -> bool:
 
 def forward(inputs: Inputs) -> Tensor:
     """Attention of every query, [B, Q, M*D]."""
+    inputs = inputs.without_padding()
     batch, _, heads, channels = inputs.value.shape
     dtype = inputs.value.dtype
     if inputs.key is not None and inputs.key.dtype != dtype:  # the kernels take one type for both

@@ -109,6 +109,7 @@ def run(variant: Variant, device: torch.device, prepare: Callable[[], Call]) -> 
 
 def by_reference(inputs: Inputs) -> Tensor:
     """The same in plain PyTorch, differentiable."""
+    inputs = inputs.without_padding()
     sides = inputs.spatial_shapes
     shapes = list(zip(sides[::2], sides[1::2], strict=True))
     located = (shapes, inputs.reference_points, inputs.sampling_offsets)

@@ -83,7 +83,8 @@ class CallStruct(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("value", "key", "query", "logits")),
-        *((name, ctypes.c_void_p) for name in ("reference_points", "offsets", "output")),
+        *((name, ctypes.c_void_p) for name in ("reference_points", "offsets", "valid_ratios")),
+        ("output", ctypes.c_void_p),
         *((name, ctypes.c_int) for name in ("tokens", "queries", "tiled")),
         ("levels", _Level * MAX_LEVELS),
     )
@@ -118,6 +119,7 @@ class Call:
             *(None if tensor is None else array(tensor, variant.value_type) for tensor in given),
             array(inputs.reference_points, torch.float32),
             array(inputs.sampling_offsets, variant.offset_type),
+            None if inputs.valid_ratios is None else array(inputs.valid_ratios, torch.float32),
             output,
         )
         sides = inputs.spatial_shapes

@@ -22,12 +22,12 @@ _LIBRARY = torch.library.Library("lite_detr", "DEF")  # type: ignore[no-untyped-
 
 for _schema in (
     "ms_deform_attn(Tensor value, int[] spatial_shapes, Tensor reference_points, "
-    "Tensor sampling_offsets, Tensor attention_logits) -> Tensor",
+    "Tensor sampling_offsets, Tensor attention_logits, Tensor? valid_ratios=None) -> Tensor",
     "ms_deform_attn_backward(Tensor grad_output, Tensor value, int[] spatial_shapes, "
     "Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, "
     "bool of_reference_points) -> (Tensor, Tensor, Tensor, Tensor)",
     "key_aware_deform_attn(Tensor query, Tensor? key, Tensor value, int[] spatial_shapes, "
-    "Tensor reference_points, Tensor sampling_offsets) -> Tensor",
+    "Tensor reference_points, Tensor sampling_offsets, Tensor? valid_ratios=None) -> Tensor",
     "key_aware_deform_attn_backward(Tensor grad_output, Tensor query, Tensor? key, Tensor value, "
     "int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, "
     "bool of_reference_points) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -41,10 +41,12 @@ def ms_deform_attn(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
+    valid_ratios: Tensor | None = None,
 ) -> Tensor:
     """Plain deformable attention by operator; see `model.ops.ms_deform_attn`."""
+    located = (_flat(spatial_shapes), reference_points, sampling_offsets)
     output: Tensor = torch.ops.lite_detr.ms_deform_attn(
-        value, _flat(spatial_shapes), reference_points, sampling_offsets, attention_logits
+        value, *located, attention_logits, valid_ratios
     )
     return output
 
@@ -56,10 +58,12 @@ def key_aware_deform_attn(
     spatial_shapes: Sequence[tuple[int, int]],
     reference_points: Tensor,
     sampling_offsets: Tensor,
+    valid_ratios: Tensor | None = None,
 ) -> Tensor:
     """Key-aware deformable attention by operator; see `model.ops.key_aware_deform_attn`."""
+    located = (_flat(spatial_shapes), reference_points, sampling_offsets)
     output: Tensor = torch.ops.lite_detr.key_aware_deform_attn(
-        query, key, value, _flat(spatial_shapes), reference_points, sampling_offsets
+        query, key, value, *located, valid_ratios
     )
     return output
 
@@ -86,10 +90,10 @@ def _plain_inputs(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
+    valid_ratios: Tensor | None = None,
 ) -> cpu.Inputs:
-    return cpu.Inputs(
-        value, reference_points, sampling_offsets, spatial_shapes, logits=attention_logits
-    )
+    located = (reference_points, sampling_offsets, spatial_shapes)
+    return cpu.Inputs(value, *located, logits=attention_logits, valid_ratios=valid_ratios)
 
 
 Backward = Callable[..., cpu.InputGradients]  # of cpu.py or cuda_backward.py
@@ -129,10 +133,10 @@ def _key_aware_inputs(
     spatial_shapes: list[int],
     reference_points: Tensor,
     sampling_offsets: Tensor,
+    valid_ratios: Tensor | None = None,
 ) -> cpu.Inputs:
-    return cpu.Inputs(
-        value, reference_points, sampling_offsets, spatial_shapes, query=query, key=key
-    )
+    located = (reference_points, sampling_offsets, spatial_shapes)
+    return cpu.Inputs(value, *located, query=query, key=key, valid_ratios=valid_ratios)
 
 
 def _key_aware_backward(
@@ -183,7 +187,7 @@ def _plain_fake(
     _shapes: list[int],
     _reference_points: Tensor,
     sampling_offsets: Tensor,
-    _logits: Tensor,
+    *_rest: object,
 ) -> Tensor:
     batch, _, heads, channels = value.shape
     return value.new_empty(batch, sampling_offsets.shape[1], heads * channels)
@@ -229,7 +233,8 @@ def _key_aware_backward_fake(
 
 def _keep_plain(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    value, ctx.spatial_shapes, *rest = inputs
+    value, ctx.spatial_shapes, *rest, valid_ratios = inputs
+    _refuse_padding(valid_ratios)
     ctx.save_for_backward(value, *rest)
 
 
@@ -241,12 +246,13 @@ def _differentiate_plain(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, 
     )
     grad_value, grad_references, grad_offsets, grad_logits = grads
     references = grad_references if of_reference_points else None
-    return grad_value, None, references, grad_offsets, grad_logits
+    return grad_value, None, references, grad_offsets, grad_logits, None
 
 
 def _keep_key_aware(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    query, key, value, ctx.spatial_shapes, *rest = inputs
+    query, key, value, ctx.spatial_shapes, *rest, valid_ratios = inputs
+    _refuse_padding(valid_ratios)
     ctx.save_for_backward(query, key, value, *rest)
 
 
@@ -259,7 +265,13 @@ def _differentiate_key_aware(ctx: Any, grad_output: Tensor) -> tuple[Tensor | No
     grad_query, grad_key, grad_value, grad_references, grad_offsets = grads
     keys = None if key is None else grad_key
     references = grad_references if of_reference_points else None
-    return grad_query, keys, grad_value, None, references, grad_offsets
+    return grad_query, keys, grad_value, None, references, grad_offsets, None
+
+
+def _refuse_padding(valid_ratios: Tensor | None) -> None:
+    """`model.ops` passes them on only where nothing is differentiated."""
+    if valid_ratios is not None:
+        raise RuntimeError("with valid_ratios the compiled attention cannot be differentiated")
 
 
 def _differentiate_twice(_ctx: Any, *_grads: Tensor) -> None:

@@ -28,6 +28,7 @@ struct Call {
   const void* logits;            // [B, Q, M, L*P]; null: key-aware attention
   const float* reference_points; // [B, Q, L, reference_size]
   const void* offsets;           // [B, Q, M, offset_levels, P, 2]
+  const float* valid_ratios;     // [B, L, 2], share (w, h) of a map that is not padding; null: all
   void* output;                  // [B, Q, M, D]
   int tokens, queries;
   int tiled;  // 1: the queries are the tokens of the last levels and are computed tile by tile

@@ -49,13 +49,15 @@ struct Spot {
 
 // What is common to the points of one level, for one query.
 struct Frame {
-  int start, width, height;
+  int start, width;
+  int inner_width, inner_height;  // without the image's padding
   float base_x, base_y, scale_x, scale_y;  // positions in pixels are base + scale * offset
 };
 
 // T: type of the values, U: of the offsets; kSplits: groups of lanes among which a row's points are
-// split.
-template <class Math, class T, class U, int kChannels, int kSplits, class Sizes>
+// split; kPadding: whether a call may have `valid_ratios`.
+template <class Math, class T, class U, int kChannels, int kSplits, class Sizes,
+          bool kPadding = true>
 class Places {
  public:
   using Values = Format<T, Math>;
@@ -231,9 +233,18 @@ class Places {
       scale_x = Math::number(box[2]) * width * unit;
       scale_y = Math::number(box[3]) * height * unit;
     }
+    int inner_width = level.width, inner_height = level.height;
+    if (kPadding && call_.valid_ratios != nullptr) {
+      const int map = seat.image * sizes_.levels + number;
+      Word ratios[2];
+      load_words<Math>(reinterpret_cast<const Word*>(call_.valid_ratios) + 2 * map, ratios);
+      inner_width = part(ratios[0], level.width);
+      inner_height = part(ratios[1], level.height);
+    }
     return {level.start,
             level.width,
-            level.height,
+            inner_width,
+            inner_height,
             Math::number(box[0]) * width - 0.5f,
             Math::number(box[1]) * height - 0.5f,
             scale_x,
@@ -244,6 +255,12 @@ class Places {
   Sizes sizes_;
 
  private:
+  // How many of so many pixels a share is, in any case from 1 to all of them.
+  static int part(Word ratio, int size) {
+    const int inside = Math::floor(Math::number(ratio) * static_cast<float>(size) + 0.5f);
+    return Math::smaller(Math::larger(inside, 1), size);
+  }
+
   // Where one of two pixels would lie outside, the other is used twice with half its weight: no load
   // needs a condition, and no pixel of weight 0 is read (0 times an infinite one would be NaN).
   static Axis along(float position, int size) {
@@ -268,10 +285,10 @@ class Places {
     Spot spot;
     // Comparisons with NaN are false, so NaN and infinite positions count as outside.
     const bool behind = kWithEdge ? x >= -1.0f && y >= -1.0f : x > -1.0f && y > -1.0f;
-    spot.inside =
-        behind && x < static_cast<float>(frame.width) && y < static_cast<float>(frame.height);
-    spot.across = along(spot.inside ? x : 0.0f, frame.width);
-    spot.down = along(spot.inside ? y : 0.0f, frame.height);
+    spot.inside = behind && x < static_cast<float>(frame.inner_width) &&
+                  y < static_cast<float>(frame.inner_height);
+    spot.across = along(spot.inside ? x : 0.0f, frame.inner_width);
+    spot.down = along(spot.inside ? y : 0.0f, frame.inner_height);
     const Word step = token_bytes();
     const Word upper = (frame.start + spot.down.first * frame.width) * step;
     const Word lower = (frame.start + spot.down.second * frame.width) * step;

@@ -7,9 +7,9 @@
 namespace lite_detr {
 
 template <class Math, class T, class U, int kChannels, class Sizes>
-class PointGradients : public Places<Math, T, U, kChannels, 1, Sizes> {
+class PointGradients : public Places<Math, T, U, kChannels, 1, Sizes, false> {
  public:
-  using Base = Places<Math, T, U, kChannels, 1, Sizes>;
+  using Base = Places<Math, T, U, kChannels, 1, Sizes, false>;
   using Base::kLanes, Base::kSlots;
 
   // First slot of the gradients: of the position along x and y, in pixels, and of the score. Before it

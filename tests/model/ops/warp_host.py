@@ -119,14 +119,17 @@ def inputs_of(case: Case) -> cpu.Inputs:
     )
 
 
-def prepared(case: Case, splits: int = 1) -> tuple[Variant, Call, Tensor]:
+def prepared(
+    case: Case, splits: int = 1, valid_ratios: Tensor | None = None
+) -> tuple[Variant, Call, Tensor]:
     """The kernel for the case, its arguments, and its output, which is NaN still.
 
     Args:
         case: tensors on the CPU, in types that the kernels take.
         splits: groups of lanes among which points are split, whatever the number of queries.
+        valid_ratios: see `model.ops`.
     """
-    inputs = inputs_of(case)
+    inputs = replace(inputs_of(case), valid_ratios=valid_ratios)
     variant = replace(variant_of(inputs), splits=splits)
     assert cuda.takes(case.value, case.spatial_shapes, case.sampling_offsets)
     batch, _, heads, channels = case.value.shape
@@ -135,9 +138,16 @@ def prepared(case: Case, splits: int = 1) -> tuple[Variant, Call, Tensor]:
     return variant, Call(inputs, variant, output), output
 
 
-def attend(warp: HostWarp, case: Case, *, fixed: bool = False, splits: int = 1) -> Tensor:
+def attend(
+    warp: HostWarp,
+    case: Case,
+    *,
+    fixed: bool = False,
+    splits: int = 1,
+    valid_ratios: Tensor | None = None,
+) -> Tensor:
     """The case's attention by 32 lanes in a loop, through the product's own preparation."""
-    variant, call, output = prepared(case, splits)
+    variant, call, output = prepared(case, splits, valid_ratios)
     (warp.run_fixed if fixed else warp.run)(variant, call)
     return output
 
