@@ -31,9 +31,12 @@ from model.native.library import BuildError
 from model.ops import cpu, cuda, reference
 from model.ops.cuda_call import variant_of
 from model.ops.nvrtc import Variant
+from service.engine.cuda_graphs import CudaGraphs
+from service.engine.device import BatchShape, DeviceLost
 from tests.model.ops import warp_host
 from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, attend, random_case
 from tests.model.ops.warp_host import HostWarp
+from tests.support.standin_card import StandInCard
 
 CODE = b"\x7fELF machine code"
 OUT_OF_MEMORY, ILLEGAL_ADDRESS, CAPTURE_INVALIDATED, NO_RESOURCES = 2, 700, 901, 701
@@ -230,6 +233,34 @@ def a_failed_capture_is_an_error_and_the_kernel_stays(world: World) -> None:
     world.recover()
     assert_right(world.compute(half()), half())
     assert ops.implementation_name("cuda") == "cuda"
+
+
+class DriverCard(StandInCard):
+    """A card that is lost when the driver says so."""
+
+    def wait(self) -> None:
+        """See `Card.wait`."""
+        if ctypes.CDLL("libcuda.so.1").cuCtxSynchronize() != 0:
+            raise RuntimeError("an illegal memory access was encountered")
+
+
+@scenario
+def a_recording_that_loses_the_context_is_reported_with_its_shape(world: World) -> None:
+    graphs, one, two = CudaGraphs(DriverCard(), 8), BatchShape((9, 7), 1), BatchShape((9, 7), 2)
+    assert graphs.record(one, lambda: world.compute(half()))
+    world.fail("cuLaunchKernel", ILLEGAL_ADDRESS, calls_before=1)  # not in the run before
+    with pytest.raises(DeviceLost, match=r"\(700\)") as lost:
+        graphs.record(two, lambda: world.compute(half()))
+    assert (lost.value.shape, lost.value.recorded) == (two, 1)
+
+
+@scenario
+def a_recording_that_fails_and_leaves_the_context_ends_the_recording(world: World) -> None:
+    graphs, shape = CudaGraphs(DriverCard(), 8), BatchShape((9, 7), 1)
+    world.fail("cuLaunchKernel", CAPTURE_INVALIDATED, calls_before=1)
+    assert not graphs.record(shape, lambda: world.compute(half()))
+    world.recover()
+    assert_right(graphs.run(shape, lambda: world.compute(half())), half())
 
 
 @scenario

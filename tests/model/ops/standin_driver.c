@@ -110,6 +110,11 @@ Status cuCtxPopCurrent_v2(Context **context) {
     return enter(__func__);
 }
 
+Status cuCtxSynchronize(void) {
+    ENTER();
+    return SUCCESS;
+}
+
 Status cuModuleLoadData(Module **module, const void *code) {
     ENTER();
     if (depth == 0) return INVALID_CONTEXT;
