@@ -21,6 +21,7 @@ from model.geometry import cxcywh_to_xyxy
 from model.network.decoder import DecoderLayer
 from model.network.deformable_attention import DeformableAttention, SampledTokens
 from model.network.encoder import EncoderLayer
+from model.ops.padding import without_padding
 from model.ops.reference import sample_tokens, sampling_locations
 from model.postprocess import best_indices, best_pairs, to_detections
 from model.predictor import Predictor
@@ -172,6 +173,8 @@ def attention_of(
         places = sampling_locations(tokens.spatial_shapes, references, offsets.double())
         if attention.key_aware:
             keys = tokens.value if tokens.key is None else tokens.key
+            if tokens.valid_ratios is not None:
+                keys = without_padding(keys, tokens.spatial_shapes, tokens.valid_ratios)
             samples = sample_tokens(keys.double(), tokens.spatial_shapes, places)
             batch, count, heads, channels = weigher.shape
             samples = samples.view(batch, heads, channels, count, -1)

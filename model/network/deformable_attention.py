@@ -27,7 +27,7 @@ class SampledTokens:
     value: Tensor  # [B, S, M, D], zero on padding unless there are `valid_ratios`
     key: Tensor | None  # as `value`; None: the keys are the values
     spatial_shapes: Shapes  # (H, W) of each level
-    valid_ratios: Tensor | None  # see `model.ops`
+    valid_ratios: Tensor | None = None  # see `model.ops`
 
 
 class DeformableAttention(nn.Module):
@@ -93,12 +93,13 @@ class DeformableAttention(nn.Module):
         """
         value = self.value_proj(tokens)
         key = None if self.key_proj is None else self.key_proj(tokens)
-        ratios = None
-        if tokens.device.type != "cpu" and not torch.is_grad_enabled():
+        ratios, padding = None, geometry.padding
+        ignored = tokens.device.type != "cpu" and not torch.is_grad_enabled()
+        if padding is not None and ignored:
             ratios = geometry.valid_ratios
-        elif geometry.padding is not None:
-            value = _zero_rows(value, geometry.padding)
-            key = None if key is None else _zero_rows(key, geometry.padding)
+        elif padding is not None:
+            value = _zero_rows(value, padding)
+            key = None if key is None else _zero_rows(key, padding)
         keys = None if key is None else self._by_head(key)
         return SampledTokens(self._by_head(value), keys, geometry.spatial_shapes, ratios)
 

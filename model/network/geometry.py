@@ -37,7 +37,7 @@ class Geometry:
         reference_points: [B, T, L, 2], the tokens' cells; see `cell_reference_points`.
         box_ratios: [B, 1, L, 4], unpadded share (w, h, w, h) of each level.
         query_ratios: [B, 1, 4], unpadded share of the finest padded level.
-        valid_ratios: [B, L, 2], unpadded share (w, h) of each level; None: there is no padding.
+        valid_ratios: [B, L, 2], unpadded share (w, h) of each level; None as `padding`.
         kept: int64 [T], the tokens among the S; None: all.
         anchors: [B, S, 4], the box that each token proposes; see `propose_boxes`.
         invalid: bool [B, S], tokens that may not propose a box.

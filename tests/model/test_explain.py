@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from model.explain import ExplainedImage, attention_of
 from model.network.deformable_attention import DeformableAttention, SampledTokens
 from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
+from model.ops.padding import without_padding
 from model.predictor import Predictor
 from tests.model.network.test_detector import seeded, tiny
 
@@ -77,6 +79,21 @@ def test_points_and_weights_follow_the_formula(changes: dict[str, Any], sides: i
             expected = np.exp(raw - raw.max())
             expected /= expected.sum()
             np.testing.assert_allclose(weights[0, q, head].flatten(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("changes", [{}, {"separate_keys": True}])
+def test_padding_that_a_gpu_leaves_in_the_tokens_does_not_count(changes: dict[str, Any]) -> None:
+    module, tokens, query = attention(**changes)
+    references = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    ratios = torch.tensor([[[0.5, 0.6], [0.5, 1.0], [1.0, 0.5], [1.0, 1.0]]])
+    value = without_padding(tokens.value, SHAPES, ratios)
+    key = None if tokens.key is None else without_padding(tokens.key, SHAPES, ratios)
+    zeroed = SampledTokens(value, key, SHAPES)
+    _, expected = attention_of(module, query, references, zeroed)
+    _, found = attention_of(module, query, references, replace(tokens, valid_ratios=ratios))
+    torch.testing.assert_close(found, expected)
+    _, ignored = attention_of(module, query, references, tokens)
+    assert not torch.allclose(ignored, expected)
 
 
 @pytest.mark.parametrize("changes", [{}, {"separate_keys": True}, {"key_aware": False}])
