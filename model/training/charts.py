@@ -5,6 +5,7 @@ Figures are built without pyplot, which would keep global state.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _SIZE = (8.0, 4.5)  # inches
 _DPI = 110
 _LEGEND_CLASSES = 12  # more would hide the curves
 _NUMBERS_CLASSES = 20  # classes up to which the cells of the confusion matrix have numbers
+_NAMED_CLASSES = 50  # up to which its rows have names
 _SMALLEST_LOSS = 1e-4
 
 
@@ -77,9 +79,10 @@ def draw_confusions(matrix: npt.NDArray[np.int64], names: Sequence[str], path: P
     figure, (axes,) = _figure(1, 1, square=True)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    ticks = np.arange(len(names) + 1)
-    axes.set_xticks(ticks, [*map(_short, names), "missed"], rotation=60, ha="right")
-    axes.set_yticks(ticks, [*map(_short, names), "nothing"])
+    if len(names) <= _NAMED_CLASSES:
+        ticks = np.arange(len(names) + 1)
+        axes.set_xticks(ticks, [*map(_short, names), "missed"], rotation=60, ha="right")
+        axes.set_yticks(ticks, [*map(_short, names), "nothing"])
     axes.set(xlabel="detected as", ylabel="annotated as")
     if len(names) <= _NUMBERS_CLASSES:
         for row, column in np.ndindex(*matrix.shape):
@@ -111,7 +114,9 @@ def _save(figure: Any, path: Path, *, legend: bool = True) -> None:
         if legend and axes.lines:
             axes.grid(alpha=0.3)
             axes.legend(fontsize=8)
-    figure.savefig(path, format="png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font does not have
+        figure.savefig(path, format="png")
 
 
 def _label(curve: ClassCurve, curves: Sequence[ClassCurve]) -> str | None:

@@ -131,7 +131,7 @@ def _class_table(result: RunResult, curves: Sequence[ClassCurve]) -> str:
     for row in result.validation.scores.per_class:
         curve = by_name[row.name]
         rows.append(
-            f"| {row.name} | {row.num_boxes} | {row.ap or 0:.3f} | {row.ap50 or 0:.3f} "
+            f"| {_cell(row.name)} | {row.num_boxes} | {row.ap or 0:.3f} | {row.ap50 or 0:.3f} "
             f"| {curve.precision[at]:.3f} | {curve.recall[at]:.3f} | {curve.f1[at]:.3f} |"
         )
     absent = [name for name in result.names if name not in by_name]
@@ -152,11 +152,16 @@ def _confusion_table(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> str
     if not pairs:
         return "## Errors\n\nNone.\n"
     lines = [
-        f"| {wanted} | {seen} | {count} |"
+        f"| {_cell(wanted)} | {_cell(seen)} | {count} |"
         for count, wanted, seen in sorted(pairs, reverse=True)[:_CONFUSIONS]
     ]
     head = ("## Errors\n\nThe most frequent ones.\n", "| annotated | detected as | boxes |")
     return "\n".join([*head, "|---|---|---:|", *lines]) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Returns text for a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _draw_worst(

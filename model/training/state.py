@@ -58,7 +58,11 @@ class SavedRun:
 
 
 def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -> None:
-    """Writes everything that `load_state` needs, replacing the old file atomically."""
+    """Writes everything that `load_state` needs, replacing the old file atomically.
+
+    Raises:
+        TrainingStateError: if it cannot be written, such as on a full disk; the old file is kept.
+    """
     state = {
         "format": _FORMAT,
         "detector": run.detector.state_dict(),
@@ -74,11 +78,16 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
         "options": options,
     }
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+        part.unlink(missing_ok=True)
+        cause = getattr(error, "strerror", None) or "is the disk full?"
+        raise TrainingStateError(f"{path} cannot be written: {cause}") from error
 
 
 def read_saved_options(path: Path) -> dict[str, Any]:
