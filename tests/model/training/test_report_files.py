@@ -12,9 +12,8 @@ from PIL import Image
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
 from model.evaluation.evaluate import ImageDetections, evaluate_coco
-from model.training import state
 from model.training.final_report import RunResult, write_report
-from model.training.run_folder import LOG_FILE
+from model.training.report import LOG_FILE
 from model.training.sources import CacheSource
 from model.training.state import Position, TrainingStateError
 from model.training.validation import Validation, ValidationSet
@@ -77,7 +76,7 @@ def test_state_that_cannot_be_written_keeps_the_old_one(
     def full(*_: object) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
 
-    monkeypatch.setattr(state.torch, "save", full)
+    monkeypatch.setattr("torch.save", full)
     with pytest.raises(TrainingStateError, match=r"last\.pt cannot be written"):
         trainer._writer.save(replace(trainer.position))
     assert (tmp_path / "run" / "last.pt").read_bytes() == b"old"
