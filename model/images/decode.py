@@ -34,6 +34,7 @@ from model.images.containers.tiff import TiffImage, read_tiff
 from model.images.containers.tiff_layout import unsupported_kind
 from model.images.containers.webp import read_webp
 from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
+from model.images.fast_jpeg import decode_jpeg
 from model.images.formats import identify_format
 from model.images.limits import (
     Cost,
@@ -189,6 +190,10 @@ def _decode(
     seconds = num_pixels * per_pixel + len(source.data) * per_byte
     seconds *= 1 + _PART_OF_A_PASS * (source.passes - 1)
     check_cost(Cost(num_pixels * bytes_per_pixel, seconds), granted)
+    if name == "JPEG" and not source.endings:
+        fast = decode_jpeg(source.data, image.mode, image.size)
+        if fast is not None:
+            return fast
     image.load()
     # The size of a GIF can change while it loads.
     check_pixel_count(image.size, limits)
