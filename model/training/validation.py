@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +74,8 @@ class Validation:
 def holdout(truth: GroundTruth, share: float) -> tuple[GroundTruth, GroundTruth | None]:
     """Splits the images into those to train on and those to validate on.
 
-    The split depends on the file names only, so every run on the same data has the same.
+    The split depends on the file names only, so every run on the same data has the same. The last
+    image of a class is always trained on.
 
     Args:
         truth: all images.
@@ -86,13 +88,28 @@ def holdout(truth: GroundTruth, share: float) -> tuple[GroundTruth, GroundTruth 
     count = min(round(len(truth.images) * share), _MOST)
     if len(truth.images) < _FEWEST or count < 1:
         return truth, None
-    ranked = sorted(truth.images, key=lambda image: _hash(image.file_name))
-    kept = {image.image_id for image in ranked[:count]}
+    kept = _held_out(truth, count)
     training = tuple(image for image in truth.images if image.image_id not in kept)
     validation = tuple(image for image in truth.images if image.image_id in kept)
     if not any(image.boxes for image in training) or not any(image.boxes for image in validation):
         return truth, None
     return GroundTruth(training, truth.categories), GroundTruth(validation, truth.categories)
+
+
+def _held_out(truth: GroundTruth, count: int) -> set[int]:
+    """Returns the ids of at most `count` images to validate on."""
+    classes = {
+        image.image_id: {box.category_id for box in image.boxes if not box.crowd}
+        for image in truth.images
+    }
+    trained = Counter(key for each in classes.values() for key in each)  # images of each class
+    chosen: set[int] = set()
+    for image in sorted(truth.images, key=lambda image: _hash(image.file_name)):
+        own = classes[image.image_id]
+        if len(chosen) < count and all(trained[key] > 1 for key in own):
+            chosen.add(image.image_id)
+            trained.subtract(own)
+    return chosen
 
 
 def _hash(name: str) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from model.data.annotations import GroundTruth
+from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.data.errors import DataError
 from model.training import loop
 from model.training.events import Callback, Callbacks, RunEnd, RunStart, load_callback
@@ -110,6 +110,20 @@ def test_holdout_is_the_same_for_any_order_and_keeps_all_images(
     few = GroundTruth(truth.images[:9], truth.categories)
     assert holdout(few, 0.25) == (few, None)
     assert holdout(truth, 0.0) == (truth, None)
+
+
+def test_holdout_leaves_an_image_of_each_class_to_train_on() -> None:
+    box = AnnotatedBox(1, (0, 0, 9, 9), 81)
+    rare = AnnotatedBox(2, (0, 0, 9, 9), 81)
+    for place in range(12):
+        rows = tuple(
+            ImageAnnotations(n, f"{n}.png", (box, rare) if n == place else (box,))
+            for n in range(12)
+        )
+        training, held_out = holdout(GroundTruth(rows, {1: "a", 2: "b"}), 0.5)
+        assert training.counts()[2] == 1
+        assert held_out is not None
+        assert len(held_out.images) == 6
 
 
 def test_run_on_own_data_validates_keeps_the_best_and_reports(options: TrainOptions) -> None:
