@@ -18,6 +18,7 @@ from model.network import cuda_fusion, onednn
 from model.network.linear import PackedLinear, add_and_activate
 from model.network.onednn import Activation
 from model.ops import winograd
+from model.ops.bottlenecks import Folded
 
 # Winograd's weights are four times as large: with more channels, reading them costs too much.
 _MAX_WINOGRAD_CHANNELS = 256
@@ -100,22 +101,27 @@ def fold(
         dtype: of the weights, the input and the result.
         adds: whether it is called with something to add.
     """
+    assert isinstance(conv, nn.Conv2d)
+    weight, bias = fold_weights(conv, norm)
+    replacement = FoldedConvolution(conv, weight, bias, dtype, adds=adds)
+    if not adds and WinogradConvolution.fits(conv, dtype):
+        return WinogradConvolution(replacement)
+    return replacement
+
+
+def fold_weights(conv: nn.Module, norm: nn.Module | None) -> Folded:
+    """A convolution with the normalisation of its output, folded in float64.
+
+    Returns:
+        Both in float64.
+    """
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm)
     weight, bias, mean, variance = (
         getattr(norm, name).detach().double()
         for name in ("weight", "bias", "running_mean", "running_var")
     )
     scale = weight / (variance + norm.eps).sqrt()
-    folded = FoldedConvolution(
-        conv,
-        conv.weight.detach() * scale[:, None, None, None],
-        bias - mean * scale,
-        dtype,
-        adds=adds,
-    )
-    if not adds and WinogradConvolution.fits(conv, dtype):
-        return WinogradConvolution(folded)
-    return folded
+    return Folded(conv.weight.detach() * scale[:, None, None, None], bias - mean * scale)
 
 
 def move_bias(source: nn.Module, target: nn.Module) -> None:

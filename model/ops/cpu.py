@@ -152,6 +152,11 @@ def _load() -> ctypes.CDLL:
     for name in _FUNCTIONS:
         function = getattr(library, name)
         function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p), None
+    for name in ("lite_detr_lanes", "lite_detr_panel"):
+        function = getattr(library, name)
+        function.argtypes, function.restype = (), ctypes.c_int64
+    library.lite_detr_bottlenecks.argtypes = (ctypes.c_void_p,)
+    library.lite_detr_bottlenecks.restype = None
     return library
 
 

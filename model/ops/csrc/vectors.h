@@ -8,6 +8,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "bfloat16.h"
 
 namespace lite_detr {
@@ -45,6 +49,24 @@ inline void store(int32_t* to, Ints v) { *reinterpret_cast<IntsInMemory*>(to) = 
 inline Floats all(float x) { return Floats{} + x; }
 inline Ints to_ints(Floats x) { return __builtin_convertvector(x, Ints); }  // towards zero
 inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+
+// All lanes x; adding to a zero vector instead would cost an instruction, because of -0.
+inline Floats broadcast(float x) { return x - Floats{}; }
+
+// Each lane of v, but at least `low` and at most `high`; NaN stays NaN. The compilers do not find
+// the instructions for it.
+inline Floats clamped(Floats v, Floats low, Floats high) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(high, _mm512_max_ps(low, v));
+#elif defined(__AVX__)
+  return _mm256_min_ps(high, _mm256_max_ps(low, v));
+#elif defined(__SSE2__)
+  return _mm_min_ps(high, _mm_max_ps(low, v));
+#else
+  v = v < low ? low : v;
+  return v > high ? high : v;
+#endif
+}
 
 // n rounded up to whole vectors, as arrays over sampling points are.
 inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }

@@ -9,12 +9,15 @@
 #include <random>
 #include <vector>
 
+#include "bottlenecks.h"
 #include "problem.h"
+#include "products.h"
 
 extern "C" {
 void lite_detr_deform_attn_forward(const lite_detr::Problem* problem, void* output);
 void lite_detr_deform_attn_backward(const lite_detr::Problem* problem,
                                     const lite_detr::Gradients* grads);
+void lite_detr_bottlenecks(const lite_detr::Network* network);
 }
 
 namespace {
@@ -113,9 +116,74 @@ void one_case() {
   lite_detr_deform_attn_backward(&p, &grads);
 }
 
+// Weights one after the other, as the network takes them.
+struct NetworkWeights {
+  int64_t add(int64_t count) {
+    const int64_t place = static_cast<int64_t>(numbers.size());
+    std::normal_distribution<float> normal(0.0f, 0.3f);
+    for (int64_t i = 0; i < count; ++i) numbers.push_back(normal(chance));
+    return place;
+  }
+  // Panels and bias of a product.
+  void add_product(int64_t inner, int64_t columns, int64_t& panels, int64_t& bias) {
+    const int64_t padded = (columns + lite_detr::kLanes - 1) / lite_detr::kLanes * lite_detr::kLanes;
+    panels = add(inner * padded);
+    bias = add(padded);
+  }
+  std::vector<float> numbers;
+};
+
+void one_network() {
+  NetworkWeights weights;
+  lite_detr::Network n{};
+  n.stem = weights.add(27 * lite_detr::kStemChannels);
+  n.stem_bias = weights.add(lite_detr::kStemChannels);
+  n.batch = between(0, 3);
+  n.height = between(1, 90);
+  n.width = between(1, 110);
+  n.threads = between(1, 3);
+  std::vector<lite_detr::Block> blocks(between(1, 5));
+  std::vector<std::vector<float>> maps;
+  int64_t channels = lite_detr::kStemChannels, height = (n.height + 1) / 2, width = (n.width + 1) / 2;
+  for (lite_detr::Block& b : blocks) {
+    const bool expands = channels % 16 != 0 || between(0, 1);
+    b.inputs = channels;
+    b.width = expands ? 16 * between(1, 6) : channels;
+    b.outputs = between(0, 1) ? channels : between(1, 50);
+    b.kernel = between(0, 1) ? 3 : 5;
+    b.stride = between(1, 2);
+    b.residual = b.stride == 1 && b.outputs == b.inputs;
+    b.expand = b.expand_bias = -1;
+    if (expands) weights.add_product(b.inputs, b.width, b.expand, b.expand_bias);
+    b.depthwise = weights.add(b.kernel * b.kernel * b.width);
+    b.depthwise_bias = weights.add(b.width);
+    weights.add_product(b.width, b.outputs, b.project, b.project_bias);
+    height = (height + b.stride - 1) / b.stride;
+    width = (width + b.stride - 1) / b.stride;
+    channels = b.outputs;
+    b.map = between(0, 1) ? static_cast<int64_t>(maps.size()) : -1;
+    if (b.map >= 0) maps.push_back(std::vector<float>(n.batch * height * width * channels));
+  }
+  const bool planar = between(0, 1);
+  n.channel_step = planar ? n.height * n.width : 1;
+  n.row_step = planar ? n.width : 3 * n.width;
+  n.column_step = planar ? 1 : 3;
+  n.image_step = 3 * n.height * n.width;
+  const std::vector<float> images(n.batch * n.image_step, 0.5f);
+  n.images = images.data();
+  n.weights = weights.numbers.data();
+  n.blocks = blocks.data();
+  n.block_count = static_cast<int64_t>(blocks.size());
+  std::vector<float*> places;
+  for (std::vector<float>& map : maps) places.push_back(map.data());
+  n.maps = places.data();
+  lite_detr_bottlenecks(&n);
+}
+
 }  // namespace
 
 int main() {
   for (int i = 0; i < 400; ++i) one_case();
-  std::puts("400 cases");
+  for (int i = 0; i < 60; ++i) one_network();
+  std::puts("400 cases, 60 networks");
 }

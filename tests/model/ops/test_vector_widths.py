@@ -11,6 +11,7 @@ import torch
 from model.native import library
 from model.ops import cpu, operators, reference
 from tests.model.ops.attention_cases import KINDS, assert_close, attend, gradients, random_case
+from tests.model.ops.bottleneck_cases import Case, assert_right, images_of
 
 
 @pytest.mark.slow
@@ -38,4 +39,6 @@ def test_narrower_vectors_give_the_reference_output(
             narrow = case.mapped(torch.bfloat16)
             rounded = attend(reference, narrow.mapped(torch.float64))
             assert_close(attend(operators, narrow).float(), rounded, 2e-2)
+    for size in ((31, 33), (100, 126)):
+        assert_right(Case.random(), images_of(2, 3, *size))
     assert cpu._kernels.library is built
