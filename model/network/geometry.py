@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -176,8 +177,21 @@ def image_tokens(padding_mask: Tensor, shapes: Shapes) -> Tensor:
 
 def _level_masks(padding_mask: Tensor, shapes: Shapes) -> list[Tensor]:
     """The padding of each level by nearest neighbour, bool [B, H, W]."""
+    if torch.compiler.is_compiling():  # ONNX's Resize rounds otherwise for odd sizes
+        height, width = padding_mask.shape[1:]
+        return [
+            padding_mask[:, nearest_cells(height, rows)][:, :, nearest_cells(width, columns)]
+            for rows, columns in shapes
+        ]
     exact = padding_mask[None].float()
     return [F.interpolate(exact, size=shape)[0].bool() for shape in shapes]
+
+
+def nearest_cells(length: int, count: int) -> Tensor:
+    """The cells that `interpolate` takes when it shrinks a side to `count`: int64 [count]."""
+    ratio = np.float32(length) / np.float32(count)
+    cells = np.floor(np.arange(count, dtype=np.float32) * ratio).astype(np.int64)
+    return torch.from_numpy(cells.clip(max=length - 1))
 
 
 class GeometryCache:

@@ -24,6 +24,7 @@ from model.export.parity import check_parity
 from model.export.torch_file import METADATA_FILE, TorchFile
 from model.export.weights_file import copy_weights
 from model.network.detector import LiteDETR
+from model.network.geometry import nearest_cells
 from model.weights.checkpoint import load_detector, save_checkpoint
 from model.weights.info import DEFAULT_MODEL_PATH, ModelInfo, read_model_info
 from tests.model.network.test_detector import seeded, tiny
@@ -67,6 +68,15 @@ def test_padded_batches_keep_the_aspect_of_photos() -> None:
     assert [sizes.tolist() for _, sizes in batches][:2] == [[[40, 80]], [[60, 80], [40, 80]]]
     pixels, _ = batches[0]
     assert not pixels[0, :, 40:].any()
+
+
+def test_cells_of_a_mask_are_those_of_interpolation() -> None:
+    for length in (*range(1, 140), 448, 800, 1333):
+        for stride in (8, 16, 32, 64):
+            count = -(-length // stride)
+            cells = torch.arange(length, dtype=torch.float64).view(1, 1, 1, -1)
+            expected = torch.nn.functional.interpolate(cells, size=(1, count)).flatten().long()
+            assert nearest_cells(length, count).equal(expected), (length, stride)
 
 
 def test_default_sizes_follow_the_resize_rule() -> None:
