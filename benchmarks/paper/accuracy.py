@@ -28,6 +28,7 @@ from benchmarks.paper.accuracy_report import LATENCY_FILE, write
 from benchmarks.paper.accuracy_runs import Study, run_all
 from benchmarks.paper.accuracy_sets import SETS_FILE, prepare, write_atomically
 from benchmarks.report import ROOT, conditions
+from model.training.loop import TrainingFailed
 
 _FOLDER = ROOT / "runs" / "paper-accuracy"
 _LOWEST_PRIORITY = 19
@@ -37,6 +38,13 @@ _REQUIRED = "".join(letter for letter, arm in ARMS.items() if not arm.optional)
 def main() -> None:
     """Runs one of the commands."""
     options = _parse()
+    try:
+        _do(options)
+    except (OSError, TrainingFailed, ValueError) as error:
+        sys.exit(str(error))
+
+
+def _do(options: argparse.Namespace) -> None:
     study = Study(options.folder)
     if options.command == "prepare":
         prepare(study.folder, study.scenes, options.photos, options.processes)
@@ -63,9 +71,14 @@ def _parse() -> argparse.Namespace:
         type=_arms,
         help="; ".join(f"{letter}: {arm.title}" for letter, arm in ARMS.items()),
     )
-    parser.add_argument("--processes", type=int, default=1, help="of one thread each")
-    parser.add_argument("--rounds", type=int, default=30, help="latency: images of each arm")
-    parser.add_argument("--bootstrap", type=int, default=200, help="report: choices of images")
+    parser.add_argument("--processes", type=_positive, default=1, help="of one thread each")
+    parser.add_argument("--rounds", type=_positive, default=30, help="latency: images of each arm")
+    parser.add_argument(
+        "--bootstrap",
+        type=_count,
+        default=200,
+        help="report: choices of validation images; 0: no intervals over images",
+    )
     options = parser.parse_args()
     if options.command == "prepare" and options.photos is None:
         parser.error("prepare requires --photos")
@@ -74,10 +87,23 @@ def _parse() -> argparse.Namespace:
     return options
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
+def _positive(text: str) -> int:
+    if (number := _count(text)) == 0:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def _arms(letters: str) -> str:
     unknown = [letter for letter in letters if letter not in ARMS]
-    if unknown or not letters:
-        raise argparse.ArgumentTypeError(f"letters of {''.join(ARMS)}, not {letters!r}")
+    if unknown or not letters or len(set(letters)) < len(letters):
+        raise argparse.ArgumentTypeError(f"different letters of {''.join(ARMS)}, not {letters!r}")
     return letters
 
 
