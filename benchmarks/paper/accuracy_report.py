@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.accuracy_arms import ARMS
+from benchmarks.paper.accuracy_bootstrap import Matches, choices
 from benchmarks.paper.accuracy_cost import SIZE, gflops
 from benchmarks.paper.accuracy_plot import Panel, Point, draw
 from benchmarks.paper.accuracy_runs import DETECTIONS_FILE, SETS, Run, Study
 from benchmarks.paper.accuracy_sets import SETS_FILE, write_atomically
 from benchmarks.paper.accuracy_statistics import (
-    Bootstrap,
     Interval,
     percentile_interval,
-    read_detections,
     t_interval,
 )
 from benchmarks.report import RESULTS, conditions, table, write_report
@@ -218,14 +217,14 @@ class _Samples:
             if each.run.set_name == name
         }
         self._found: dict[tuple[str, int], list[float]] = {}
-        self._bootstrap: Bootstrap | None = None
+        self._repeats = repeats
         if repeats and self._runs:
             self._truth = GroundTruth.read(study.image_set(name).annotations("val"))
-            self._bootstrap = Bootstrap(self._truth, repeats)
+            self._choices = choices(len(self._truth.images), repeats)
 
     def difference(self, letter: str, seeds: Sequence[int], mean: float) -> Interval | None:
         """The interval of the mean difference to (a) over these seeds."""
-        if self._bootstrap is None:
+        if self._repeats == 0:
             return None
         ours = [self._of(letter, seed) for seed in seeds]
         theirs = [self._of(_BASELINE, seed) for seed in seeds]
@@ -236,9 +235,8 @@ class _Samples:
     def _of(self, letter: str, seed: int) -> list[float]:
         key = (letter, seed)
         if key not in self._found:
-            assert self._bootstrap is not None
-            path = self._runs[key].folder / DETECTIONS_FILE
-            self._found[key] = self._bootstrap.scores(read_detections(path, self._truth))
+            matches = Matches(self._truth, self._runs[key].folder / DETECTIONS_FILE)
+            self._found[key] = [matches.average_precision(weights) for weights in self._choices]
         return self._found[key]
 
 

@@ -19,13 +19,14 @@ from rich.console import Console
 
 from benchmarks.paper import accuracy_report
 from benchmarks.paper.accuracy_arms import ARMS, BASE, start
+from benchmarks.paper.accuracy_bootstrap import Matches, choices
 from benchmarks.paper.accuracy_cost import gflops
 from benchmarks.paper.accuracy_runs import RESULT_FILE, Run, Study, run_all, train
 from benchmarks.paper.accuracy_sets import ImageSet, describe, shrink
-from benchmarks.paper.accuracy_statistics import Bootstrap, percentile_interval, t_interval
-from model.data.annotations import GroundTruth
+from benchmarks.paper.accuracy_statistics import t_interval
+from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
-from model.evaluation.evaluate import ImageDetections
+from model.evaluation.evaluate import ImageDetections, coco_results, evaluate_coco
 from model.training.loop import MODEL_FILE, STATE_FILE
 from model.training.sources import CocoSource
 from tests.model.training.tiny import CONFIG, LABELS
@@ -281,15 +282,75 @@ def test_the_interval_of_two_values() -> None:
     assert t_interval([1.0]).low is None
 
 
-def test_choices_of_images_are_the_same_for_every_detector(photos: Path) -> None:
-    truth = GroundTruth.read(photos / "val.json")
-    box = np.array([[10, 20, 50, 60]], np.float32)
-    first, second = (Detections(np.ones(1, np.float32), np.array([label]), box) for label in (1, 2))
-    nothing = first.keep(np.zeros(1, np.bool_))
-    all_found = [ImageDetections(1, first, 0.0), ImageDetections(2, second, 0.0)]
-    one_found = [ImageDetections(1, first, 0.0), ImageDetections(2, nothing, 0.0)]
-    bootstrap = Bootstrap(truth, repeats=8)
-    assert bootstrap.scores(all_found) == pytest.approx([1.0] * 8)
-    scores = bootstrap.scores(one_found)
-    assert set(np.round(scores, 6)) == {0.0, 0.5, 1.0}
-    assert percentile_interval(0.5, scores).low == pytest.approx(np.percentile(scores, 2.5))
+@pytest.fixture
+def crowded() -> GroundTruth:
+    """Thirty images of up to five boxes of three classes; the last image has none."""
+    rng = np.random.default_rng(1)
+    images = []
+    for number in range(1, 31):
+        boxes = tuple(
+            AnnotatedBox(int(rng.integers(1, 4)), (x, y, w, h), w * h)
+            for x, y, w, h in rng.uniform(10, 60, (int(rng.integers(1, 6)), 4)).tolist()
+        )
+        images.append(ImageAnnotations(number, f"{number}.png", boxes if number < 30 else ()))
+    return GroundTruth(tuple(images), {1: "one", 2: "two", 3: "three", 4: "never"})
+
+
+def guesses(truth: GroundTruth) -> list[ImageDetections]:
+    """Some boxes shifted a little, some with another class, and some that are nowhere."""
+    rng = np.random.default_rng(2)
+    found = []
+    for image in truth.images:
+        boxes = [box.xyxy for box in image.boxes for _ in range(2)]
+        labels = [box.category_id for box in image.boxes for _ in range(2)]
+        boxes.append((0.0, 0.0, 20.0, 20.0))
+        labels.append(2)
+        shifted = np.array(boxes, np.float32) + rng.uniform(-5, 5, (len(boxes), 4))
+        other = np.where(rng.random(len(labels)) < 0.2, 1, labels)
+        scores = rng.permutation(np.linspace(0.1, 0.9, len(labels)))
+        detections = Detections(
+            scores.astype(np.float32), other.astype(np.int64), shifted.astype(np.float32)
+        )
+        found.append(ImageDetections(image.image_id, detections, 0.0))
+    return found
+
+
+def test_weighted_ap_is_cocos_on_repeated_images(crowded: GroundTruth, tmp_path: Path) -> None:
+    found = guesses(crowded)
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps(coco_results(found)))
+    matches = Matches(crowded, path)
+    for weights in (np.ones(30), *choices(30, repeats=3)):
+        chosen = np.repeat(np.arange(30), weights.astype(int)).tolist()
+        images = tuple(
+            replace(crowded.images[index], image_id=number)
+            for number, index in enumerate(chosen, 1)
+        )
+        copies = [replace(found[index], image_id=number) for number, index in enumerate(chosen, 1)]
+        expected = evaluate_coco(copies, GroundTruth(images, crowded.categories)).ap
+        assert expected is not None and 0.1 < expected < 0.9
+        assert matches.average_precision(weights) == pytest.approx(expected, abs=1e-6)
+
+
+def test_choices_of_images_are_the_same_for_every_detector() -> None:
+    first, second = choices(50, repeats=4), choices(50, repeats=4)
+    assert np.array_equal(first, second)
+    assert (first.sum(axis=1) == 50).all()
+    assert len(np.unique(first, axis=0)) == 4
+
+
+def test_a_detector_without_detections_has_no_ap(crowded: GroundTruth, tmp_path: Path) -> None:
+    path = tmp_path / "detections.json"
+    path.write_text("[]")
+    assert Matches(crowded, path).average_precision(np.ones(30)) == 0.0
+
+
+def test_equal_detectors_do_not_differ_over_images(study: Study) -> None:
+    for run in study.runs("ac"):
+        pretend(run, 0.4)
+        (run.folder / "detections.json").write_text("[]")
+    path = study.folder / "report"
+    accuracy_report.write(study, REQUIRED, 10, path)
+    assert "| (c) - (a) | 2 | 0.00 (0.00 .. 0.00) | 0.00 (0.00 .. 0.00) |" in path.with_suffix(
+        ".md"
+    ).read_text(encoding="utf-8")
