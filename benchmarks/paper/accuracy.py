@@ -24,11 +24,11 @@ from rich.console import Console
 
 from benchmarks.paper.accuracy_arms import ARMS, BASE
 from benchmarks.paper.accuracy_cost import latency
+from benchmarks.paper.accuracy_pool import fill
 from benchmarks.paper.accuracy_report import LATENCY_FILE, write
 from benchmarks.paper.accuracy_runs import Study, run_all
 from benchmarks.paper.accuracy_sets import SETS_FILE, prepare, write_atomically
 from benchmarks.report import ROOT, conditions
-from model.training.loop import TrainingFailed
 
 _FOLDER = ROOT / "runs" / "paper-accuracy"
 _LOWEST_PRIORITY = 19
@@ -40,7 +40,7 @@ def main() -> None:
     options = _parse()
     try:
         _do(options)
-    except (OSError, TrainingFailed, ValueError) as error:
+    except (ArithmeticError, OSError, ValueError) as error:
         sys.exit(str(error))
 
 
@@ -48,6 +48,8 @@ def _do(options: argparse.Namespace) -> None:
     study = Study(options.folder)
     if options.command == "prepare":
         prepare(study.folder, study.scenes, options.photos, options.processes)
+        for name, count in study.pool_images.items():
+            fill(study.image_set(name), count, options.processes)
     elif options.command == "latency":
         found = {**conditions(), "arms": latency("".join(ARMS), BASE, options.rounds)}
         study.folder.mkdir(parents=True, exist_ok=True)

@@ -108,6 +108,9 @@ BACKBONES[_WITHOUT_STRIDE_8] = f"{__name__}:{HighLevelEfficientNetLite0.__name__
 class FrozenBackbone(DetectorBackbone):
     """A backbone that is not trained: it runs in its inference form, under the same names.
 
+    Attributes:
+        given: maps of strides 8, 16 and 32 that are already computed, for the next images.
+
     Args:
         detector: whose backbone it is; with all weights loaded.
     """
@@ -116,11 +119,14 @@ class FrozenBackbone(DetectorBackbone):
         super().__init__(detector.config.backbone)
         self.body = detector.body
         self.requires_grad_(False)
+        self.given: Maps | None = None
         # In a tuple, which keeps its tensors out of the state dict.
         self._form = (prepare_for_inference(detector).backbone[0],)
 
     def forward(self, images: Tensor) -> Maps:
         """The maps, without gradients."""
+        if self.given is not None:
+            return cast(Maps, self.given[-len(self.body.channels) :])
         with torch.no_grad():
             maps: Maps = self._form[0](images)
         return maps

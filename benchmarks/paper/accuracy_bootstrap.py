@@ -113,7 +113,7 @@ def _take(overlap: Floats, free: npt.NDArray[np.bool_]) -> Floats:
     best = open_overlap.argmax(axis=1)
     taken = open_overlap[np.arange(len(free)), best] >= _THRESHOLDS
     free[taken, best[taken]] = False
-    return taken.astype(np.float64)
+    return np.where(taken, 1.0, 0.0)
 
 
 def _iou(box: Floats, others: Floats) -> Floats:

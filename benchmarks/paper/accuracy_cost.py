@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paper.accuracy_arms import ARMS, start
+from benchmarks.paper.accuracy_pool import SIZE
 from model.config import ModelConfig
 from model.network.complexity import count
 from model.predictor import Predictor
 from model.weights.checkpoint import save_checkpoint
 from service.engine.load import load_predictor
 
-SIZE = (192, 256)  # (H, W) of a 4:3 image at the input of the detectors
 _LABELS = ("one", "two", "three", "four", "five")
 _MS = 1000
 

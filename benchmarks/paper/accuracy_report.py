@@ -14,8 +14,9 @@ from typing import Any
 
 from benchmarks.paper.accuracy_arms import ARMS
 from benchmarks.paper.accuracy_bootstrap import Matches, choices
-from benchmarks.paper.accuracy_cost import SIZE, gflops
+from benchmarks.paper.accuracy_cost import gflops
 from benchmarks.paper.accuracy_plot import Panel, Point, draw
+from benchmarks.paper.accuracy_pool import SIZE
 from benchmarks.paper.accuracy_runs import DETECTIONS_FILE, SETS, Run, Study
 from benchmarks.paper.accuracy_sets import SETS_FILE, write_atomically
 from benchmarks.paper.accuracy_statistics import (

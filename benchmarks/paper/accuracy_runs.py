@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.paper.accuracy_arms import ARMS, BASE, Arm, start
+from benchmarks.paper.accuracy_arms import ARMS, BASE, Arm
+from benchmarks.paper.accuracy_pool import Pool
 from benchmarks.paper.accuracy_sets import ImageSet, image_set, write_atomically
+from benchmarks.paper.accuracy_training import MODEL_FILE, STATE_FILE, Start
+from benchmarks.paper.accuracy_training import train as train_arm
 from model.config import ModelConfig
+from model.data.annotations import GroundTruth
 from model.evaluation.evaluate import evaluate
-from model.training.loop import MODEL_FILE, STATE_FILE, Trainer
 from model.training.options import TrainOptions
-from model.training.report import Reporter
-from model.training.sources import CocoSource
 from service.engine.load import load_predictor
 
 RESULT_FILE = "result.json"
@@ -42,7 +43,8 @@ class Study:
         iterations: optimizer steps by set.
         seeds: one run of each arm for each.
         scenes: generated images of "train" and "val".
-        options: of training, beyond the defaults below.
+        pool_images: augmented training images by set.
+        options: of training, other than the ones below.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Study:
     iterations: dict[str, int] = field(default_factory=lambda: {"codes": 2000, "bccd": 1000})
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     scenes: dict[str, int] = field(default_factory=lambda: {"train": 6000, "val": 1200})
+    pool_images: dict[str, int] = field(default_factory=lambda: {"codes": 8000, "bccd": 4000})
     options: dict[str, Any] = field(default_factory=dict)
 
     def image_set(self, name: str) -> ImageSet:
@@ -74,28 +77,14 @@ class Study:
             "warmup_iterations": 100,
             "ema_decay": 0.995,
             "ema_warmup_iterations": 100,
-            "sizes": (256,),
-            "crop_probability": 0.3,
-            "mosaic_probability": 0.0,
             "denoising_queries": 40,
             **self.options,
         }
 
     def training(self, run: Run) -> TrainOptions:
         """The options of a run."""
-        values: dict[str, Any] = {
-            "output": run.folder,
-            "resume": True,
-            "seed": run.seed,
-            "workers": 0,
-            "device": "cpu",
-            "log_every": 50,
-            "checkpoint_minutes": 2.0,
-            "sample_minutes": 1e6,
-            "sample_pictures": 0,
-            "export_half": False,
-        }
-        return TrainOptions(**{**values, **self.chosen_options(run.set_name)})
+        chosen = self.chosen_options(run.set_name)
+        return TrainOptions(output=run.folder, seed=run.seed, device="cpu", **chosen)
 
 
 @dataclass(frozen=True)
@@ -139,6 +128,7 @@ class Run:
         values = {
             "config": {name: value for name, value in config.items() if value != defaults[name]},
             "options": self.study.chosen_options(self.set_name),
+            "pool_images": self.study.pool_images[self.set_name],
             "scenes": self.study.scenes if self.set_name == "codes" else None,
         }
         plain: dict[str, Any] = json.loads(json.dumps(values))
@@ -185,20 +175,11 @@ def train(run: Run, console: Console) -> bool:
     """Trains a run, or the rest of it; returns False if a signal stopped it before the end."""
     study, images = run.study, run.study.image_set(run.set_name)
     run.folder.mkdir(parents=True, exist_ok=True)
-    source = CocoSource(images.annotations("train"), images.images("train"))
-    options = study.training(run)
-    detector = start(run.arm, study.base, source.label_names, run.seed)
-    with Reporter(run.folder, console) as reporter:
-        trainer = Trainer(
-            detector,
-            source,
-            source.label_names,
-            options,
-            reporter,
-            category_ids=source.category_ids,
-        )
-        trainer.run()
-    return trainer.position.iteration >= options.max_iterations
+    categories = dict(GroundTruth.read(images.annotations("train")).categories)
+    pool = Pool(images, study.pool_images[run.set_name])
+    return train_arm(
+        Start(run.arm, study.base, categories, pool), study.training(run), console.print
+    )
 
 
 def score(run: Run, console: Console) -> None:

@@ -6,6 +6,8 @@ import fcntl
 import io
 import json
 import math
+import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +23,14 @@ from benchmarks.paper import accuracy_report
 from benchmarks.paper.accuracy_arms import ARMS, BASE, start
 from benchmarks.paper.accuracy_bootstrap import Matches, choices
 from benchmarks.paper.accuracy_cost import gflops
+from benchmarks.paper.accuracy_pool import Pool, fill
 from benchmarks.paper.accuracy_runs import RESULT_FILE, Run, Study, run_all, train
 from benchmarks.paper.accuracy_sets import ImageSet, describe, shrink
 from benchmarks.paper.accuracy_statistics import t_interval
+from benchmarks.paper.accuracy_training import MODEL_FILE, STATE_FILE, drawn
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
 from model.evaluation.evaluate import ImageDetections, coco_results, evaluate_coco
-from model.training.loop import MODEL_FILE, STATE_FILE
-from model.training.sources import CocoSource
 from tests.model.training.tiny import CONFIG, LABELS
 
 TINY = replace(CONFIG, interleaved=False, key_aware=False)
@@ -41,14 +43,10 @@ def tiny_study(folder: Path) -> Study:
     return Study(
         folder,
         base=TINY,
-        iterations={"codes": 3, "bccd": 3},
+        iterations={"codes": 2, "bccd": 2},
         seeds=(1, 2),
-        options={
-            "batch_size": 2,
-            "sizes": (96,),
-            "checkpoint_minutes": 0.0,
-            "denoising_queries": 4,
-        },
+        pool_images={"codes": 4, "bccd": 4},
+        options={"batch_size": 2, "denoising_queries": 4},
     )
 
 
@@ -76,12 +74,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("photos"))
 
 
-@pytest.fixture
-def study(tmp_path: Path, photos: Path) -> Study:
-    study = tiny_study(tmp_path)
-    for name in ("codes", "bccd"):
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """Both sets with their pools."""
+    folder = tmp_path_factory.mktemp("sets")
+    study = tiny_study(folder)
+    for name, count in study.pool_images.items():
         shrink(study.image_set(name), photos)
-    return study
+        fill(study.image_set(name), count, workers=1)
+    return folder / "sets"
+
+
+@pytest.fixture
+def study(tmp_path: Path, sets: Path) -> Study:
+    (tmp_path / "sets").symlink_to(sets)
+    return tiny_study(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +141,7 @@ def test_the_arm_without_low_level_tokens_has_strides_16_to_64() -> None:
     assert memory.shape[1] == 64 + 16 + 4
 
 
+@pytest.mark.slow
 def test_the_interleaved_arms_save_the_share_of_the_claim() -> None:
     encoders = {letter: gflops(letter, BASE)["encoder"] for letter in "abc"}
     assert encoders["b"] <= encoders["c"] < 0.4 * encoders["a"]
@@ -167,24 +175,64 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(
     run = study.runs("c")[0]
     assert train(run, QUIET)
     expected = (run.folder / MODEL_FILE).read_bytes()
+    shutil.rmtree(run.folder)
 
-    other = Run(replace(study, folder=study.folder / "again"), run.set_name, run.arm, run.seed)
-    (study.folder / "again").mkdir()
-    (study.folder / "again" / "sets").symlink_to(study.folder / "sets")
-    load, loads = CocoSource.load, iter(range(100))
+    batch, steps = Pool.batch, iter(range(100))
 
-    def killed(source: CocoSource, index: int) -> Any:
-        if next(loads) >= 4:
+    def killed(pool: Pool, numbers: list[int]) -> Any:
+        if next(steps) == 1:  # in the second step
             raise KeyboardInterrupt
-        return load(source, index)
+        return batch(pool, numbers)
 
     with monkeypatch.context() as patched:
-        patched.setattr(CocoSource, "load", killed)
+        patched.setattr("benchmarks.paper.accuracy_training._SAVE_SECONDS", 0.0)
+        patched.setattr(Pool, "batch", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(other, QUIET)
-    assert (other.folder / STATE_FILE).is_file()
-    assert train(other, QUIET)
-    assert (other.folder / MODEL_FILE).read_bytes() == expected
+            train(run, QUIET)
+    assert (run.folder / STATE_FILE).is_file()
+    assert train(run, QUIET)
+    assert (run.folder / MODEL_FILE).read_bytes() == expected
+
+
+def test_a_signal_stops_a_run_that_then_continues(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, batch = study.runs("a")[0], Pool.batch
+
+    def signalled(pool: Pool, numbers: list[int]) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return batch(pool, numbers)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pool, "batch", signalled)
+        assert not train(run, QUIET)
+    assert not (run.folder / MODEL_FILE).exists()
+    lines = io.StringIO()
+    assert train(run, Console(file=lines))
+    assert "continues at step 1" in lines.getvalue()
+
+
+def test_every_arm_and_run_draws_each_image_once_an_epoch() -> None:
+    first = [number for step in range(3) for number in drawn(6, 2, 1, step)]
+    assert sorted(first) == list(range(6))
+    assert first != [number for step in range(3) for number in drawn(6, 2, 2, step)]
+    assert first != [number for step in range(3, 6) for number in drawn(6, 2, 1, step)]
+
+
+def test_the_pool_has_what_the_backbone_computes(study: Study) -> None:
+    images = study.image_set("codes")
+    batch, maps = Pool(images, 4).batch([2, 0])
+    assert [tuple(level.shape) for level in maps] == [
+        (2, 40, 24, 32), (2, 112, 12, 16), (2, 320, 6, 8),
+    ]  # fmt: skip
+    assert batch.targets.present.sum() == 2
+    assert batch.images.shape[:3] == batch.padding_mask.shape == (2, 192, 256)
+    assert not batch.padding_mask[:, :150, :150].any()
+
+
+def test_an_incomplete_pool_is_refused(study: Study) -> None:
+    with pytest.raises(ValueError, match="run the command prepare"):
+        Pool(study.image_set("codes"), 501)
 
 
 def test_a_run_leaves_its_result_and_is_not_repeated(
@@ -231,6 +279,16 @@ def pretend(run: Run, ap: float) -> None:
     (run.folder / RESULT_FILE).write_text(json.dumps(result))
 
 
+@pytest.fixture
+def known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders = {"a": 0.5, "b": 0.2, "c": 0.25, "d": 0.1}
+    monkeypatch.setattr(
+        accuracy_report,
+        "gflops",
+        lambda letter, _base: {"encoder": encoders[letter], "total": 1 + encoders[letter]},
+    )
+
+
 def report(study: Study) -> str:
     path = study.folder / "report"
     accuracy_report.write(study, REQUIRED, 0, path)
@@ -239,12 +297,14 @@ def report(study: Study) -> str:
     return path.with_suffix(".md").read_text()
 
 
+@pytest.mark.usefixtures("known_costs")
 def test_a_report_without_runs_names_all_of_them(study: Study) -> None:
     text = report(study)
     assert "**0 of 16 runs done.**" in text
     assert "codes (a) 1, 2; codes (b) 1, 2;" in text and "bccd (d) 1, 2." in text
 
 
+@pytest.mark.usefixtures("known_costs")
 def test_a_partial_report_names_the_missing_runs(study: Study) -> None:
     for run in study.runs("ac"):
         if run.seed == 1:
@@ -252,9 +312,11 @@ def test_a_partial_report_names_the_missing_runs(study: Study) -> None:
     text = report(study)
     assert "**4 of 16 runs done.**" in text
     assert "codes (a) 2;" in text and "codes (b) 1, 2;" in text
-    assert "over 1 of 2 seeds." in text and "One pair has no interval." in text
+    assert "with 50.0% fewer encoder GFLOPs, over 1 of 2 seeds." in text
+    assert "The aim of 60% fewer GFLOPs is missed." in text and "One pair has no interval." in text
 
 
+@pytest.mark.usefixtures("known_costs")
 @pytest.mark.parametrize(
     ("factors", "words"),
     [
@@ -345,6 +407,7 @@ def test_a_detector_without_detections_has_no_ap(crowded: GroundTruth, tmp_path:
     assert Matches(crowded, path).average_precision(np.ones(30)) == 0.0
 
 
+@pytest.mark.usefixtures("known_costs")
 def test_equal_detectors_do_not_differ_over_images(study: Study) -> None:
     for run in study.runs("ac"):
         pretend(run, 0.4)
