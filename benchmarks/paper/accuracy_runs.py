@@ -26,6 +26,7 @@ from model.config import ModelConfig
 from model.data.annotations import GroundTruth
 from model.evaluation.evaluate import evaluate
 from model.training.options import TrainOptions
+from service.engine.host_memory import keep_freed_memory
 from service.engine.load import load_predictor
 
 RESULT_FILE = "result.json"
@@ -147,6 +148,7 @@ def run_all(study: Study, arms: str, console: Console) -> bool:
         False if a signal stopped it before the last of them.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()  # a step needs the memory of the last one again
     for run in study.runs(arms):
         with _locked(run.folder) as ours:
             if not ours or run.result() is not None:
