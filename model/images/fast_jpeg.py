@@ -41,7 +41,7 @@ def decode_jpeg(data: bytes | memoryview, mode: str, size: tuple[int, int]) -> I
     """
     if simplejpeg is None or mode not in _MODES:
         return None
-    image = Image.new("RGB", size, None)  # type: ignore[arg-type]  # None leaves the pixels unset
+    image = Image.new("RGB", size, None)  # the pixels are not set
     with samples_of(image) as samples:
         if samples is None:
             return None
