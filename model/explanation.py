@@ -72,6 +72,28 @@ class SampledPoints:
             "points": rows,
         }
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SampledPoints:
+        """Rebuilds them from `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: for anything that `to_dict` does not return.
+        """
+        rows = values["points"]
+        heads, levels = (max(row[key] for row in rows) + 1 for key in ("head", "level"))
+        shape = (heads, levels, len(rows) // (heads * levels))
+        xy = np.array([(row["x"], row["y"]) for row in rows], dtype=np.float64)
+        weights = np.array([row["weight"] for row in rows], dtype=np.float64)
+        return cls(
+            stage=values["stage"],
+            layer=values["layer"],
+            num_layers=values["num_layers"],
+            key_aware=values["key_aware"],
+            reference=tuple(values["reference"]),
+            xy=xy.reshape(*shape, 2),
+            weights=weights.reshape(shape),
+        )
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -110,3 +132,18 @@ class Explanation:
             "decoder": self.decoder.to_dict(),
             "encoder": self.encoder.to_dict(),
         }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Explanation:
+        """Rebuilds it from `to_dict`; for errors see `SampledPoints.from_dict`."""
+        box = values["box"]
+        return cls(
+            label=values["label"],
+            score=values["score"],
+            box_xyxy=(box["xmin"], box["ymin"], box["xmax"], box["ymax"]),
+            query=values["query"],
+            token_level=values["token_level"],
+            strides=tuple(values["strides"]),
+            decoder=SampledPoints.from_dict(values["decoder"]),
+            encoder=SampledPoints.from_dict(values["encoder"]),
+        )

@@ -251,6 +251,7 @@ def _limits(settings: Settings) -> DetectorLimits:
         request_timeout_ms=settings.request_timeout_ms,
         decode_threads=_num_decoders(settings),
         canary_max_age_seconds=settings.canary_max_age_seconds,
+        explain=settings.explain,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from model.detections import Detections
+from model.explanation import Explanation
 
 _TIMING_DECIMALS = 3  # of a millisecond
 
@@ -25,6 +26,7 @@ class DetectOptions:
     threshold: float | None = None  # 0..1; the lowest score to keep
     max_detections: int | None = None  # 1 .. ModelConfig.max_detections; keeps the best
     labels: tuple[str, ...] | None = None  # class names to keep, or several separated by commas
+    explain: int | None = None  # the detection to explain, counted from 1; None: none
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class DetectResult:
         timings: of each stage.
         request_id: of the image: in a request of several images each has its own.
         category_ids: COCO category id of each class; None if the model file has none.
+        explanation: of the detection that the request names; None if it names none.
     """
 
     model_name: str
@@ -80,3 +83,4 @@ class DetectResult:
     timings: StageTimings
     request_id: str
     category_ids: tuple[int, ...] | None = None
+    explanation: Explanation | None = None

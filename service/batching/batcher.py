@@ -21,6 +21,7 @@ from typing import NamedTuple
 import structlog
 
 from model.detections import Detections
+from model.explanation import Explanation
 from service.batching.engine_protocol import Engine
 from service.batching.prediction import Prediction, WaitPredictor
 from service.batching.recovery import Recovery, after_batch_failure, after_engine_death
@@ -49,6 +50,7 @@ class EngineResult(NamedTuple):
     postprocess_ms: float
     copy_ms: float = 0.0
     started: float = 0.0  # when the engine started the batch, monotonic seconds
+    explanation: Explanation | None = None  # None: not requested, or there is no such detection
 
 
 class Batcher:
@@ -289,8 +291,12 @@ class Batcher:
     def _return_result(
         self, job: Job, result: asyncio.Future[EngineResult], done: BatchDone
     ) -> None:
+        explanation = None
         try:
             detections = job.lease.read_result()
+            if job.explain is not None and done.explanations is not None:
+                found = done.explanations.get(str(job.lease.slot))
+                explanation = None if found is None else Explanation.from_dict(found)
         except Exception:
             _log.exception("no valid result in the slot of a completed image")
             self._fail(job, InferenceFailed("the model failed on this image"))
@@ -303,6 +309,7 @@ class Batcher:
                 postprocess_ms=done.postprocess_ms,
                 copy_ms=done.copy_ms,
                 started=done.started,
+                explanation=explanation,
             )
         )
         self._release(job)

@@ -15,6 +15,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from service.ipc.messages import ExplainRequest
 from service.ipc.slot_pool import SlotLease
 from service.types import Priority
 
@@ -35,6 +36,7 @@ class Job:
     deadline: float = math.inf
     image_pixels: int = 0  # without padding
     priority: Priority = Priority.NORMAL
+    explain: ExplainRequest | None = None  # the detection to explain, if any
 
 
 @dataclass(frozen=True)

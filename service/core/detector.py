@@ -23,7 +23,7 @@ from service.batching.scheduler import Job
 from service.core.admission import Admission
 from service.core.formats import Encoded, EncodeInput
 from service.core.formats.output_format import encode_with_image
-from service.core.request import ImageRequest, finish_request
+from service.core.request import ImageRequest, explain_request, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
 from service.decoding.pool import DecoderPool
@@ -32,6 +32,7 @@ from service.errors import (
     DeadlineExceeded,
     DetectionError,
     InferenceFailed,
+    InvalidOptions,
     NotReady,
     Overloaded,
     ShuttingDown,
@@ -44,6 +45,7 @@ from service.usage import UseCounter
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
+_EXPLAIN_RETRY_SECONDS = 2
 _DRAWING_BYTES_PER_PIXEL = 16  # the decoded image, its copies, and the encoded one
 _DRAWING_SECONDS_PER_PIXEL = 60e-9  # decoding and encoding, of one core
 
@@ -58,6 +60,7 @@ class DetectorLimits:
     request_timeout_ms: float
     decode_threads: int
     canary_max_age_seconds: float
+    explain: bool = False
 
 
 class Detector:
@@ -88,6 +91,7 @@ class Detector:
         self._draining = False
         self._refusing = False
         self._accepted = UseCounter()
+        self._explaining = False
 
     @property
     def model(self) -> ModelInfo:
@@ -186,8 +190,12 @@ class Detector:
                 deadline=latest if deadline is None else min(deadline, latest),
                 priority=priority,
                 read_ms=read_ms,
+                explain=options.explain,
             )
-            result = await self._detect(request)
+            if options.explain is None:
+                result = await self._detect(request)
+            else:
+                result = await self._explain(request, options.explain)
         except asyncio.CancelledError:
             self.metrics.cancelled.inc()
             self._count_failure("cancelled", started)
@@ -283,6 +291,30 @@ class Detector:
         self._draining = self._refusing = True
         self._decoders.close()
 
+    async def _explain(self, request: ImageRequest, number: int) -> DetectResult:
+        """Detects and explains one detection; one request at a time.
+
+        Raises:
+            InvalidOptions: if it is turned off, or there is no such detection.
+            Overloaded: while another detection is explained.
+        """
+        if not self._limits.explain:
+            raise InvalidOptions("format=explain is turned off here; it needs `serve --explain`")
+        if self._explaining:
+            raise Overloaded(
+                "another detection is being explained; one at a time",
+                retry_after_seconds=_EXPLAIN_RETRY_SECONDS,
+            )
+        self._explaining = True
+        try:
+            result = await self._detect(request)
+        finally:
+            self._explaining = False
+        if result.explanation is None:
+            found = len(result.detections)
+            raise InvalidOptions(f"there is no detection {number}; there are {found}")
+        return result
+
     async def _detect(self, request: ImageRequest) -> DetectResult:
         with request.served.in_use():
             lease = self._admit(request)
@@ -330,6 +362,7 @@ class Detector:
             deadline=request.deadline,
             image_pixels=height * width,
             priority=request.priority,
+            explain=explain_request(request),
         )
         return decoded, await batcher.run(job)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 from service.batching.batcher import EngineResult
@@ -10,6 +11,7 @@ from service.core.result import ImageContext, make_result
 from service.core.selection import Selection
 from service.core.served_model import ServedModel
 from service.decoding.tasks import ImageInSlot
+from service.ipc.messages import ExplainRequest
 from service.observability.request_scope import ImageRecord, ImageTimes, RequestScope, current_scope
 from service.types import DetectResult, Priority
 
@@ -25,6 +27,16 @@ class ImageRequest(NamedTuple):
     deadline: float
     priority: Priority
     read_ms: float
+    explain: int | None = None  # the detection to explain, counted from 1
+
+
+def explain_request(request: ImageRequest) -> ExplainRequest | None:
+    """What the engine explains; None for ordinary requests."""
+    if request.explain is None:
+        return None
+    selection = request.selection
+    ids = None if selection.class_ids is None else tuple(sorted(selection.class_ids))
+    return ExplainRequest(request.explain, selection.threshold, selection.max_detections, ids)
 
 
 def finish_request(
@@ -42,6 +54,8 @@ def finish_request(
     )
     select_started = time.monotonic()
     result = make_result(image, found.detections, found)
+    if found.explanation is not None:
+        result = replace(result, explanation=found.explanation)
     scope = current_scope()
     if scope is not None and scope.detailed:
         select = (select_started, time.monotonic())

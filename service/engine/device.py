@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model.detections import Detections
+from model.explanation import Explanation
 from model.weights.info import ModelInfo
+from service.ipc.messages import ExplainRequest
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,20 @@ class Device(Protocol):
 
         Raises:
             OutOfDeviceMemory: if half the batch may fit.
+        """
+        ...
+
+    def explain(
+        self,
+        image: npt.NDArray[np.uint8],
+        padded: tuple[int, int],
+        original_size: tuple[int, int],
+        request: ExplainRequest,
+    ) -> Explanation | None:
+        """Runs one image again and explains a detection; arguments as of `run`.
+
+        Returns:
+            None if there is no such detection.
         """
         ...
 

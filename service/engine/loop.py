@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from service.ipc.messages import (
     BadMessage,
     BatchDone,
     BatchFailed,
+    ExplainRequest,
     Message,
     RunBatch,
 )
@@ -93,6 +95,7 @@ class Engine:
         for (slot, generation), found in zip(batch.slots, result.detections, strict=True):
             _check_finite(found)
             self._memory.write_result(slot, generation, found)
+        explanations = None if batch.explain is None else self._explain(batch, batch.explain)
         return BatchDone(
             batch.batch_id,
             assemble_ms=viewing_seconds * 1000 + result.assemble_ms,
@@ -100,7 +103,21 @@ class Engine:
             postprocess_ms=(time.monotonic() - ended) * 1000 + result.postprocess_ms,
             copy_ms=result.copy_ms,
             started=started,
+            explanations=explanations,
         )
+
+    def _explain(self, batch: RunBatch, requests: Mapping[str, ExplainRequest]) -> dict[str, Any]:
+        """Explanations by slot; each runs the network once more."""
+        explanations = {}
+        for slot, generation in batch.slots:
+            if (request := requests.get(str(slot))) is not None:
+                header = self._memory.read_header(slot, generation)
+                pixels = self._memory.pixels(slot, header.size)
+                size = header.original_size
+                found = self._device.explain(pixels, batch.padded, size, request)
+                if found is not None:
+                    explanations[str(slot)] = found.to_dict()
+        return explanations
 
     def _report_failure(self, batch: RunBatch, error: Exception) -> BatchFailed:
         """Reports a failed batch; exits the process if the device is lost."""

@@ -12,11 +12,15 @@ import numpy.typing as npt
 import torch
 
 from model.detections import Detections
+from model.explain import ExplainedImage
+from model.explanation import Explanation
 from model.geometry import reachable_buckets
 from model.network.precision import precision_name
 from model.ops import implementation_name, kernel_failures
+from service.core.selection import Selection
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.load import load_predictor
+from service.ipc.messages import ExplainRequest
 
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no exception for it
 
@@ -106,6 +110,30 @@ class TorchDevice:
         steps = (started, assembled, copied, computed, time.monotonic())
         assemble, copy, forward, postprocess = np.diff(steps).tolist()
         return found, (assemble, copy, forward, postprocess)
+
+    def explain(
+        self,
+        image: npt.NDArray[np.uint8],
+        padded: tuple[int, int],
+        original_size: tuple[int, int],
+        request: ExplainRequest,
+    ) -> Explanation | None:
+        """Runs one image again and explains a detection; see `service.engine.device.Device`.
+
+        Raises:
+            OutOfDeviceMemory: if memory ran out.
+        """
+        ids = request.class_ids
+        selection = Selection(
+            request.threshold, request.max_detections, None if ids is None else frozenset(ids)
+        )
+        with translate_out_of_memory():
+            explained = ExplainedImage(self._predictor, image, padded, original_size)
+            found = selection.apply(explained.detections)
+            if request.number > len(found):
+                return None
+            chosen = found.keep(slice(request.number - 1, request.number))
+            return explained.explain(chosen, self.model.labels)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """Every shape bucket of the model, first with one image, then with every batch size."""

@@ -44,12 +44,23 @@ class Start:
 
 
 @dataclass(frozen=True)
+class ExplainRequest:
+    """Which detection of an image is explained; the options are those of a `Selection`."""
+
+    number: int  # of the selected detections, counted from 1
+    threshold: float
+    max_detections: int
+    class_ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
 class RunBatch:
     """Edge -> engine: run these images as one batch; all are in the shape bucket `padded`."""
 
     batch_id: int
     padded: tuple[int, int]
     slots: tuple[tuple[int, int], ...]  # (slot, generation) each
+    explain: dict[str, ExplainRequest] | None = None  # by slot; None: no image is explained
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ class BatchDone:
     postprocess_ms: float
     copy_ms: float = 0.0
     started: float = 0.0  # time.monotonic seconds, the same clock in all processes
+    explanations: dict[str, Any] | None = None  # by slot, `Explanation.to_dict`
 
 
 @dataclass(frozen=True)
@@ -141,12 +153,19 @@ def decode_message(body: bytes) -> Message:
         elif kind == "RunBatch":
             values["padded"] = tuple(values["padded"])
             values["slots"] = tuple((slot, generation) for slot, generation in values["slots"])
+            if values.get("explain"):
+                values["explain"] = {k: _explain_request(v) for k, v in values["explain"].items()}
         elif kind == "RecordingLost":
             values["padded"] = tuple(values["padded"])
         message: Message = _KINDS[kind](**values)
     except (ValueError, KeyError, TypeError) as error:
         raise BadMessage(f"not a message: {body[:80]!r}") from error
     return message
+
+
+def _explain_request(values: dict[str, Any]) -> ExplainRequest:
+    ids = values["class_ids"]
+    return ExplainRequest(**(values | {"class_ids": None if ids is None else tuple(ids)}))
 
 
 def check_length(prefix: bytes | bytearray) -> int:

@@ -155,6 +155,11 @@ def _query_parameters(model: ModelInfo) -> list[JsonObject]:
             formats,
             {"type": "string", "enum": list(OUTPUT_FORMATS), "default": JSON.name},
         ),
+        (
+            "detection",
+            "with format=explain: the detection to explain, 1 is the best",
+            {"type": "integer", "minimum": 1, "maximum": model.config.max_detections},
+        ),
     )
     return [
         {"name": name, "in": "query", "description": text, "schema": schema}

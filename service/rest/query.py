@@ -30,7 +30,7 @@ class DetectQuery:
     output_format: OutputFormat | None  # None: not given
 
 
-PARAMETERS = ("threshold", "max_detections", "labels", "format")
+PARAMETERS = ("threshold", "max_detections", "labels", "format", "detection")
 
 
 @lru_cache(maxsize=_CACHED_QUERIES)
@@ -73,12 +73,14 @@ def parse_query(parameters: Iterable[tuple[str, object]]) -> DetectQuery:
     for name, values in given.items():
         if len(values) > 1 and name != "labels":
             raise InvalidOptions(f"{name} is given {len(values)} times")
+    output_format = _output_format(given.get("format"))
     options = DetectOptions(
         threshold=_threshold(given.get("threshold")),
         max_detections=_max_detections(given.get("max_detections")),
         labels=_labels(given.get("labels")),
+        explain=_detection(given.get("detection"), output_format),
     )
-    return DetectQuery(options, _output_format(given.get("format")))
+    return DetectQuery(options, output_format)
 
 
 def _threshold(values: list[object] | None) -> float | None:
@@ -97,6 +99,19 @@ def _max_detections(values: list[object] | None) -> int | None:
     if not number:
         value = short_repr(values[0])
         raise InvalidOptions(f"max_detections is {value}; it takes a whole number from 1 up")
+    return number
+
+
+def _detection(values: list[object] | None, output_format: OutputFormat | None) -> int | None:
+    explains = output_format is not None and output_format.explains
+    if values is None:
+        return 1 if explains else None
+    if not explains:
+        raise InvalidOptions("detection is an option of format=explain only")
+    number = whole_of(values[0])
+    if not number:
+        value = short_repr(values[0])
+        raise InvalidOptions(f"detection is {value}; it takes a whole number from 1 up")
     return number
 
 

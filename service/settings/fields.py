@@ -152,6 +152,11 @@ class Settings(BaseSettings):
     )
     max_files: int = Field(32, ge=1, description="maximum images in a multipart request")
     max_connections: int = Field(1024, ge=1, description="maximum open HTTP connections")
+    explain: bool = Field(
+        False,
+        description="offer format=explain, which draws where the attention of a detection looks; "
+        "it runs the network once more, for one request at a time",
+    )
     request_timeout_ms: float = Field(
         30_000, gt=0, description="maximum ms from the received body to the result"
     )

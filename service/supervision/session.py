@@ -108,7 +108,8 @@ class EngineSession:
         batch_id = self._in_flight.add(batch, self._clock())
         try:
             slots = tuple((job.lease.slot, job.lease.generation) for job in batch.jobs)
-            self._engine.send(RunBatch(batch_id, batch.bucket, slots))
+            explain = {str(j.lease.slot): j.explain for j in batch.jobs if j.explain is not None}
+            self._engine.send(RunBatch(batch_id, batch.bucket, slots, explain or None))
             if len(self._in_flight) == 1:
                 self._restart_watchdog()
         except Exception as error:  # the batch is returned when the engine has ended

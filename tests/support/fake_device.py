@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from model.config import VARIANTS
 from model.detections import Detections
+from model.explanation import Explanation, SampledPoints
 from model.labels import CODE_LABELS
 from model.weights.info import ModelInfo
 from service.engine.device import BatchInFlight, BatchShape, DeviceLost, DeviceResult
-from service.ipc.messages import Start
+from service.ipc.messages import ExplainRequest, Start
 
 FAKE_MODEL = ModelInfo(
     name="fake",
@@ -100,6 +101,27 @@ class FakeDevice:
         time.sleep(max(0.0, started + budget - time.monotonic()))
         forward_ms = (time.monotonic() - started) * 1000
         return DeviceResult(found, assemble_ms=0.0, forward_ms=forward_ms, postprocess_ms=0.0)
+
+    def explain(
+        self,
+        image: npt.NDArray[np.uint8],
+        padded: tuple[int, int],
+        original_size: tuple[int, int],
+        request: ExplainRequest,
+    ) -> Explanation | None:
+        """Points in the centre of the detection; see `service.engine.device.Device.explain`."""
+        found = fake_detections(image, original_size)
+        if request.number > (found.scores >= request.threshold).sum():
+            return None
+        row = request.number - 1
+        left, top, right, bottom = found.boxes_xyxy[row].tolist()
+        box, centre = (left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2)
+        xy, weights = np.full((1, 4, 1, 2), centre), np.full((1, 4, 1), 0.25)
+        decoder = SampledPoints("decoder", 1, 1, True, box, xy, weights)
+        encoder = SampledPoints("encoder", 1, 1, True, centre, xy, weights)
+        label = self.model.labels[int(found.labels[row])]
+        score = float(found.scores[row])
+        return Explanation(label, score, box, row, 0, (8, 16, 32, 64), decoder, encoder)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """None: the first batch of a shape is as fast as any other."""

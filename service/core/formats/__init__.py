@@ -7,6 +7,7 @@ format, write a module here with an `OutputFormat`, and add it to `OUTPUT_FORMAT
 from __future__ import annotations
 
 from service.core.formats.coco import COCO
+from service.core.formats.drawn_explanation import EXPLANATION
 from service.core.formats.drawn_image import DRAWN_IMAGE
 from service.core.formats.huggingface import HUGGINGFACE
 from service.core.formats.output_format import (
@@ -30,5 +31,6 @@ __all__ = [
 ]
 
 OUTPUT_FORMATS: dict[str, OutputFormat] = {
-    output_format.name: output_format for output_format in (JSON, COCO, DRAWN_IMAGE, HUGGINGFACE)
+    output_format.name: output_format
+    for output_format in (JSON, COCO, DRAWN_IMAGE, HUGGINGFACE, EXPLANATION)
 }

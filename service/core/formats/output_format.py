@@ -94,6 +94,7 @@ class OutputFormat:
         examples: of these documents, by title, for OpenAPI.
         draws_images: whether the encoder needs the image file itself. Then a request has one
             file, the encoder runs in a decoder process, and `lite-detr detect` does not print it.
+        explains: whether the encoder needs an `Explanation`, of the option `detection`.
     """
 
     name: str
@@ -103,3 +104,4 @@ class OutputFormat:
     schemas: tuple[type[BaseModel], ...] = ()
     examples: Mapping[str, Any] = field(default_factory=dict)
     draws_images: bool = False
+    explains: bool = False
