@@ -57,6 +57,12 @@ export async function render(image, signal) {
   return (await post(image, "format=image&threshold=1", signal)).blob();
 }
 
+/** A figure of where the attention of a detection looks; 1 is the first one. */
+export async function explain(image, threshold, detection) {
+  const query = `format=explain&threshold=${threshold}&detection=${detection}`;
+  return (await post(image, query)).blob();
+}
+
 function post(image, query, signal) {
   // Without an image type the service recognizes the file by its content.
   const type = image.type.startsWith("image/") ? image.type : "application/octet-stream";
