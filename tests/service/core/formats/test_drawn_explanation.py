@@ -53,14 +53,14 @@ async def test_the_figure_of_a_detection_is_returned() -> None:
 
 async def test_it_is_refused_where_it_is_off() -> None:
     (response,) = await responses(False, "format=explain")
-    assert response.status_code == 400
+    assert response.status_code == 422
     assert "serve --explain" in response.json()["detail"]
 
 
 async def test_wrong_detections_are_refused_and_ordinary_requests_are_not_affected() -> None:
     ordinary, missing = await responses(True, "threshold=0", "format=explain&detection=77")
     assert ordinary.status_code == 200
-    assert missing.status_code == 400
+    assert missing.status_code == 422
     assert "there is no detection 77; there are " in missing.json()["detail"]
 
 
@@ -80,7 +80,7 @@ async def test_one_request_at_a_time_is_explained() -> None:
 )
 async def test_wrong_options_are_named(query: str, problem: str) -> None:
     (response,) = await responses(True, query)
-    assert response.status_code == 400
+    assert response.status_code == 422
     assert problem in response.json()["detail"]
 
 
