@@ -86,20 +86,6 @@ class Device(Protocol):
         """
         ...
 
-    def explain(
-        self,
-        image: npt.NDArray[np.uint8],
-        padded: tuple[int, int],
-        original_size: tuple[int, int],
-        request: ExplainRequest,
-    ) -> Explanation | None:
-        """Runs one image again and explains a detection; arguments as of `run`.
-
-        Returns:
-            None if there is no such detection.
-        """
-        ...
-
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """Lists the batch shapes whose first run may be slower, the most frequent ones first.
 
@@ -126,6 +112,25 @@ class BatchInFlight(Protocol):
 
         Raises:
             Exception: if the batch failed.
+        """
+        ...
+
+
+@runtime_checkable
+class ExplainingDevice(Device, Protocol):
+    """A device that can explain detections."""
+
+    def explain(
+        self,
+        image: npt.NDArray[np.uint8],
+        padded: tuple[int, int],
+        original_size: tuple[int, int],
+        request: ExplainRequest,
+    ) -> Explanation | None:
+        """Runs one image again and explains a detection; arguments as of `run`.
+
+        Returns:
+            None if there is no such detection.
         """
         ...
 

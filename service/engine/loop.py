@@ -21,6 +21,7 @@ from service.engine.device import (
     BatchInFlight,
     Device,
     DeviceResult,
+    ExplainingDevice,
     OutOfDeviceMemory,
     OverlappingDevice,
 )
@@ -108,6 +109,7 @@ class Engine:
 
     def _explain(self, batch: RunBatch, requests: Mapping[str, ExplainRequest]) -> dict[str, Any]:
         """Explanations by slot; each runs the network once more."""
+        assert isinstance(self._device, ExplainingDevice), "only such devices are asked to"
         explanations = {}
         for slot, generation in batch.slots:
             if (request := requests.get(str(slot))) is not None:

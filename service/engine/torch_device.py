@@ -118,7 +118,7 @@ class TorchDevice:
         original_size: tuple[int, int],
         request: ExplainRequest,
     ) -> Explanation | None:
-        """Runs one image again and explains a detection; see `service.engine.device.Device`.
+        """Runs one image again and explains a detection; see `ExplainingDevice.explain`.
 
         Raises:
             OutOfDeviceMemory: if memory ran out.

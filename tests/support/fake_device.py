@@ -109,7 +109,7 @@ class FakeDevice:
         original_size: tuple[int, int],
         request: ExplainRequest,
     ) -> Explanation | None:
-        """Points in the centre of the detection; see `service.engine.device.Device.explain`."""
+        """Points in the centre of the detection; see `ExplainingDevice.explain`."""
         found = fake_detections(image, original_size)
         if request.number > (found.scores >= request.threshold).sum():
             return None
