@@ -71,7 +71,8 @@ CSV = OutputFormat("csv", "one line per detection", ("text/csv",), encode_csv)
         r"^from service.core.formats.drawn_image import DRAWN_IMAGE\n",
         "from service.core.formats.example import CSV\n",
     )
-    checkout.replace(registry, r"DRAWN_IMAGE, HUGGINGFACE\)", "DRAWN_IMAGE, HUGGINGFACE, CSV)")
+    registered = r"DRAWN_IMAGE, HUGGINGFACE, EXPLANATION\)"
+    checkout.replace(registry, registered, "DRAWN_IMAGE, HUGGINGFACE, EXPLANATION, CSV)")
     checkout.insert(
         "docs/api.md",
         r"^\| `format` \|.*\n",

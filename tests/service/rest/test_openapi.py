@@ -86,8 +86,10 @@ def test_parameters_have_the_served_models_classes_and_defaults(document: dict[s
     parameters = {item["name"]: item for item in document["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["threshold"]["schema"]["default"] == 0.5
     assert parameters["labels"]["schema"]["items"]["enum"][0] == "qr_code"
-    assert parameters["format"]["schema"]["enum"] == ["json", "coco", "image", "huggingface"]
+    formats = ["json", "coco", "image", "huggingface", "explain"]
+    assert parameters["format"]["schema"]["enum"] == formats
     assert parameters["max_detections"]["schema"]["maximum"] == 100
+    assert parameters["detection"]["schema"]["maximum"] == 100
 
 
 async def test_the_document_follows_the_served_model(
