@@ -40,7 +40,7 @@ endif
 SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-all test-containers test-release lint format
+.PHONY: help serve test test-slow test-family test-all test-containers test-release lint format
 .PHONY: setup setup-full kserve cuda-bindings docs proto lock clean
 
 help: ## list the targets
@@ -57,9 +57,12 @@ test: $(FULL) ## set up (first time) and run the fast tests; ARGS go to pytest
 	$(COMBINE)
 
 test-slow: $(FULL) ## run the tests that need much CPU time
-	$(BIN)/python $(PYTEST) -m slow --durations=10 $(ARGS)
+	$(BIN)/python $(PYTEST) -m "slow and not family" --durations=10 $(ARGS)
 
-test-all: test test-slow ## run all tests
+test-family: $(FULL) ## run the slow tests of every variant of the family
+	$(BIN)/python $(PYTEST) -m family --durations=10 $(ARGS)
+
+test-all: test test-slow ## run both
 
 test-containers: $(FULL) ## build and run the images and the compose file; needs Docker (or CONTAINER=, COMPOSE=)
 	CONTAINER="$(CONTAINER)" COMPOSE="$(COMPOSE)" STAND_INS="$(STAND_INS)" TORCH_INDEX_URL="$(TORCH_INDEX)" \

@@ -29,6 +29,18 @@ parametrize_family = pytest.mark.parametrize(
 )
 """Runs a test with each variant; those that add no further part to the others are slow tests."""
 
+_REPRESENTATIVES = ("lite-dino-r50-h3l1-2p1x3", "lite-h-detr-swint-h3l1-2p1x3")
+parametrize_whole_family = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow, *[pytest.mark.family] * (name not in _REPRESENTATIVES)]
+        )
+        for name in FAMILY
+    ],
+)
+"""The same for tests that take many seconds a variant: most are left to `make test-family`."""
+
 
 class SmallResNet(ResNet):
     """One basic block a stage."""

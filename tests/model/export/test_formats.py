@@ -30,7 +30,7 @@ from model.weights.info import DEFAULT_MODEL_PATH, ModelInfo, read_model_info
 from tests.model.network.test_detector import seeded, tiny
 from tests.support import reference_cases
 from tests.support.repository import ROOT
-from tests.support.small_variants import FAMILY, shrunk, small_backbones
+from tests.support.small_variants import parametrize_whole_family, shrunk, small_backbones
 
 __all__ = ["small_backbones"]
 SIZE = (64, 96)
@@ -176,9 +176,8 @@ def test_torch_export_files_have_the_results_and_metadata(padded: bool) -> None:
     assert json.loads(json.loads(extra[METADATA_FILE])["labels"]) == list(LABELS)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("small_backbones")
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize_whole_family
 def test_every_variant_is_exported(name: str) -> None:
     pytest.importorskip("onnx")
     detector = seeded(shrunk(name))

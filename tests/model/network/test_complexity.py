@@ -52,12 +52,18 @@ def _within(percent: float, found: float, published: float) -> bool:
 SIZE = (850, 1040)  # the official approximation of the first 100 images of COCO val2017
 
 
+_FAST = "lite-dino-r50-h3l1-2p1x3"
+_SLOW = ("h-detr-swint", "deformable-detr-r50")
+
+
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(
             name,
-            marks=() if name == "lite-dino-r50-h3l1-2p1x3" else pytest.mark.slow,
+            marks=[]
+            if name == _FAST
+            else [pytest.mark.slow, *[pytest.mark.family] * (name not in _SLOW)],
         )
         for name in PUBLISHED
     ],

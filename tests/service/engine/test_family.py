@@ -24,7 +24,12 @@ from service.engine.torch_device import TorchDevice
 from service.types import DetectOptions
 from tests.support.fake_service import detect, quiet_settings
 from tests.support.images import solid_png
-from tests.support.small_variants import FAMILY, shrunk, small_backbones
+from tests.support.small_variants import (
+    FAMILY,
+    parametrize_whole_family,
+    shrunk,
+    small_backbones,
+)
 from tests.support.small_weights import weights_of
 
 __all__ = ["small_backbones"]
@@ -65,8 +70,7 @@ def _detect(folder: Path, name: str, config: ModelConfig) -> None:
     assert set(found.labels.tolist()) <= set(range(91))
 
 
-@pytest.mark.slow  # builds and writes 40 to 50 million weights each
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize_whole_family  # builds and writes 40 to 50 million weights each
 def test_a_variant_is_loaded_and_detects(name: str, tmp_path: Path) -> None:
     _detect(tmp_path, name, replace(VARIANTS[name], **_SMALL_INPUT))
 
