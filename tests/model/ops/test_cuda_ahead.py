@@ -36,13 +36,14 @@ def recorded(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> set[Varian
     def flat(shapes: Any) -> list[int]:
         return [side for shape in shapes for side in shape]
 
-    def plain(value: Any, shapes: Any, points: Any, offsets: Any, logits: Any) -> Any:
+    def plain(*given: Any) -> Any:
+        value, shapes, points, offsets, logits, _valid_ratios = given
         inputs = Inputs(value, points, offsets, flat(shapes), logits=logits)
         seen.add(variant_of(inputs))
-        return original["ms_deform_attn"](value, shapes, points, offsets, logits)
+        return original["ms_deform_attn"](*given)
 
     def key_aware(*given: Any) -> Any:
-        query, key, value, shapes, points, offsets = given
+        query, key, value, shapes, points, offsets, _valid_ratios = given
         inputs = Inputs(value, points, offsets, flat(shapes), query=query, key=key)
         seen.add(variant_of(inputs))
         return original["key_aware_deform_attn"](*given)
