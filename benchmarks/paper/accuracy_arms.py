@@ -64,6 +64,7 @@ class Arm:
 
     def config(self, base: ModelConfig, num_classes: int) -> ModelConfig:
         """The architecture for that number of classes."""
+        BACKBONES.setdefault(_WITHOUT_STRIDE_8, f"{__name__}:HighLevelEfficientNetLite0")
         name = f"{base.name}-{self.letter}"
         return replace(base, name=name, num_classes=num_classes, **self.changes)
 
@@ -96,13 +97,7 @@ class HighLevelEfficientNetLite0(EfficientNetLite0):
     """EfficientNet-Lite0 without its map of stride 8: the detector has strides 16, 32 and 64."""
 
     channels = cast(tuple[int, int, int], EfficientNetLite0.channels[1:])
-
-    def forward(self, images: Tensor) -> Maps:
-        """[B, 3, H, W] -> maps of strides 16 and 32."""
-        return cast(Maps, super().forward(images)[1:])
-
-
-BACKBONES[_WITHOUT_STRIDE_8] = f"{__name__}:{HighLevelEfficientNetLite0.__name__}"
+    taps = EfficientNetLite0.taps[1:]
 
 
 class FrozenBackbone(DetectorBackbone):

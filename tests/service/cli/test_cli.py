@@ -104,7 +104,7 @@ def test_each_serve_variable_reaches_its_setting(
     name = spec.name
     others = {"metrics_port": 9100, "model_cache_dir": "/models", "device": "cpu", "host": "::"}
     others |= {"devices": "cpu,cuda:1", "warm_up_seconds": 7, "model_control": "explicit"}
-    others |= {"log_requests": True, "otlp_endpoint": "http://collector:4318"}
+    others |= {"log_requests": True, "explain": True, "otlp_endpoint": "http://collector:4318"}
     others |= {"cors_origins": "https://a.test", "api_keys_file": "/keys"}
     others |= {"trusted_proxies": "10.0.0.0/8"}
     others["precision"] = "bf16"
