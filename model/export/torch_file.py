@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,11 @@ def encode_torch(network: ExportedNetwork, metadata: Mapping[str, str]) -> bytes
     """The network as a file that `torch.export.load` reads."""
     file = io.BytesIO()
     text = json.dumps(dict(metadata), ensure_ascii=False, indent=2)
-    torch.export.save(export_program(network), file, extra_files={METADATA_FILE: text})
+    program = export_program(network)
+    with warnings.catch_warnings():
+        # Parameters that share a storage are saved with the whole of it.
+        warnings.filterwarnings("ignore", "No complete tensor found in the group")
+        torch.export.save(program, file, extra_files={METADATA_FILE: text})
     return file.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ import numpy.typing as npt
 from model.detections import Detections
 from model.explanation import Explanation
 from model.weights.info import ModelInfo
-from service.ipc.messages import ExplainRequest
+
+if TYPE_CHECKING:
+    from service.ipc.messages import ExplainRequest
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,9 @@ from model.ops import implementation_name, kernel_failures
 from service.core.selection import Selection
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.load import load_predictor
-from service.ipc.messages import ExplainRequest
+
+if TYPE_CHECKING:
+    from service.ipc.messages import ExplainRequest
 
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no exception for it
 
