@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from model.network import onednn
 from model.network.backbone.base import Backbone, Maps, read_state_dict
 from model.network.convolution import FrozenBatchNorm, conv_bn, fold, fold_weights
 from model.ops import bottlenecks
@@ -128,7 +129,9 @@ class EfficientNetLite0(Backbone):
 
     def inference_form(self, dtype: torch.dtype) -> Backbone:
         """See `model.network.inference`."""
-        if dtype == torch.float32 and self.conv_stem.weight.device.type == "cpu":
+        # In place of oneDNN's convolutions, so not where those are left out on purpose.
+        device = cast(Tensor, self.conv_stem.weight).device
+        if dtype == torch.float32 and onednn.is_available(device, dtype):
             blocks = [cast(InvertedBottleneck, block).folded() for block in self.blocks]
             if all(block.fits() for block in blocks) and bottlenecks.available():
                 stem = fold_weights(self.conv_stem, self.bn0)

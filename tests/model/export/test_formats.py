@@ -106,8 +106,15 @@ def test_weights_of_other_classes_are_copied_in_their_precision(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("size", [SIZE, (75, 101)])
+@pytest.mark.parametrize(
+    ("size", "padded"),
+    [
+        (SIZE, False),
+        ((75, 101), True),
+        pytest.param(SIZE, True, marks=pytest.mark.family),
+        pytest.param((75, 101), False, marks=pytest.mark.family),
+    ],
+)
 def test_onnx_files_have_the_results_standard_operators_and_metadata(
     size: tuple[int, int], padded: bool
 ) -> None:

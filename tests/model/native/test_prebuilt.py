@@ -33,7 +33,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def all_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every library at every level."""
     directory = tmp_path_factory.mktemp("all") / "compiled"
-    prebuilt.build_levels(directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prebuilt, "ALL", ALL)  # whatever `built` has changed
+        prebuilt.build_levels(directory)
     return directory
 
 
