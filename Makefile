@@ -59,7 +59,7 @@ test: $(FULL) ## set up (first time) and run the fast tests; ARGS go to pytest
 test-slow: $(FULL) ## run the tests that need much CPU time
 	$(BIN)/python $(PYTEST) -m "slow and not family" --durations=10 $(ARGS)
 
-test-family: $(FULL) ## run the slow tests of every variant of the family
+test-family: $(FULL) ## run the slowest tests: every variant of the family, more images
 	$(BIN)/python $(PYTEST) -m family --durations=10 $(ARGS)
 
 test-all: test test-slow ## run both

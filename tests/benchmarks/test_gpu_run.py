@@ -169,7 +169,11 @@ def test_every_wheel_has_a_version_in_the_lock() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_wheels", [False, True], ids=["bare", "with wheels"])
+@pytest.mark.parametrize(
+    "with_wheels",
+    [False, pytest.param(True, marks=pytest.mark.family)],
+    ids=["bare", "with wheels"],
+)
 def test_the_script_needs_no_more_than_it_names(tmp_path: Path, with_wheels: bool) -> None:
     environment = tmp_path / "environment"
     python = bare_environment.build(environment, BARE, with_requirements=True)

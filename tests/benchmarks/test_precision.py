@@ -43,6 +43,7 @@ def test_a_gpus_float32_changes_the_samples_within_the_limits() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.family
 def test_with_the_same_queries_float16_is_within_the_limits_on_many_images(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

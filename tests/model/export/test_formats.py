@@ -183,6 +183,7 @@ def test_torch_export_files_have_the_results_and_metadata(padded: bool) -> None:
     assert json.loads(json.loads(extra[METADATA_FILE])["labels"]) == list(LABELS)
 
 
+@pytest.mark.family
 @pytest.mark.usefixtures("small_backbones")
 @parametrize_whole_family
 def test_every_variant_is_exported(name: str) -> None:

@@ -281,7 +281,7 @@ async def test_an_image_is_not_blamed_for_the_end_of_all_decoders(decoders: Deco
     await decoders.decode(GOOD)
     template = decoders.pool._workers._template
     assert template is not None
-    for _ in range(5):
+    for _ in range(2):
         for pid in (workers := children_of(template.pid)):
             os.kill(pid, signal.SIGKILL)
         while not set(workers).isdisjoint(children_of(template.pid)):
