@@ -204,6 +204,7 @@ def test_the_default_model_is_exported(name: str) -> None:
     assert parity.logits < 1e-3
 
 
+@pytest.mark.family
 @pytest.mark.slow
 @reference_cases.parametrize_cases(only_one_is_fast=False)
 def test_reference_cases_have_the_official_outputs_in_onnxruntime(name: str) -> None:
