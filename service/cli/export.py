@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +10,7 @@ import typer
 
 from service.cli.failure import CommandFailed
 from service.cli.offline_settings import CacheDirOption
-from service.cli.options import documented_option, help_text, overwrite_option
+from service.cli.options import documented_option, help_text, overwrite_option, parse_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,7 +98,7 @@ def export_model(  # noqa: PLR0913 - a command's flags
     The file is loaded again and run on photos and noise in batches of 1, 2 and 3. It is kept only
     if each logit and box differs by at most 0.001 from those of the model.
     """
-    given = None if size is None else _parse_size(size)
+    given = None if size is None else parse_size(size, _MAX_SIDE)
     if file_format == "safetensors" and (given or padded or images):
         raise typer.BadParameter("--size, --padded and --image: weights have no size of images")
     from model.data.output_files import check_output_file  # noqa: PLC0415 - on first use
@@ -210,18 +209,3 @@ def _read_images(paths: Sequence[Path]) -> list[Image.Image]:
         except (UnreadableFile, DetectionError) as error:
             raise CommandFailed(f"--image {path}: {error}") from error
     return images
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    """(H, W) of `HxW`.
-
-    Raises:
-        BadParameter: for another text, or a side that no network has.
-    """
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
-    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
-        raise typer.BadParameter(
-            f"--size: {text!r} is not HEIGHTxWIDTH in pixels, each 1 to {_MAX_SIDE}"
-        )
-    return height, width

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from service.cli.failure import CommandFailed
 from service.cli.offline_settings import CacheDirOption
-from service.cli.options import documented_option, help_text
+from service.cli.options import documented_option, help_text, parse_size
 
 _MAX_SIDE = 8192  # pixels
 _MAX_IMAGES = 100  # of a data set: as many as the published figures are means of
@@ -78,7 +77,7 @@ def flops(  # noqa: PLR0913 - a command's flags
     """
     if sum((size is not None, coco_sizes, annotations is not None)) > 1:
         raise typer.BadParameter("--size, --coco-sizes and --annotations exclude each other")
-    given = None if size is None else _parse_size(size)
+    given = None if size is None else parse_size(size, _MAX_SIDE)
     import json  # noqa: PLC0415 - on first use, as torch below
 
     from model.config import VARIANTS  # noqa: PLC0415
@@ -144,18 +143,3 @@ def _read_sizes(path: Path) -> list[tuple[int, int]]:
     if not sizes or min(min(size) for size in sizes) < 1:
         raise CommandFailed(f"{path} has no images of at least 1 x 1 pixels")
     return sizes
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    """(H, W) of `HxW`.
-
-    Raises:
-        BadParameter: for another text, or a side that no network has.
-    """
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
-    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
-        raise typer.BadParameter(
-            f"--size: {text!r} is not HEIGHTxWIDTH in pixels, each 1 to {_MAX_SIDE}"
-        )
-    return height, width

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -195,6 +196,21 @@ def help_text(command: Callable[..., Any]) -> str:
 def split_list(text: str) -> tuple[str, ...]:
     """Splits a comma-separated value; strips spaces and drops empty parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_size(text: str, max_side: int) -> tuple[int, int]:
+    """(H, W) of `HxW`, the value of `--size`.
+
+    Raises:
+        BadParameter: for another text, or a side below 1 or above `max_side`.
+    """
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not (1 <= height <= max_side and 1 <= width <= max_side):
+        raise typer.BadParameter(
+            f"--size: {text!r} is not HEIGHTxWIDTH in pixels, each 1 to {max_side}"
+        )
+    return height, width
 
 
 def is_list(annotation: Any) -> bool:
