@@ -30,7 +30,7 @@ from model import VARIANTS, build_detector, ops
 from model.config import ModelConfig
 from model.network import cuda_fusion, onednn
 from model.network.inference import prepare_for_inference
-from model.ops import bottlenecks, operators
+from model.ops import operators
 from model.predictor import Predictor
 from tests.support.host_transfers import to_meta
 
@@ -245,7 +245,6 @@ def as_on_a_gpu() -> Iterator[None]:
     with ExitStack() as replaced:
         for module, name, value in (
             (onednn, "is_available", lambda *_: False),
-            (bottlenecks, "available", lambda: False),
             (cuda_fusion, "can_convolve", lambda _, dtype: dtype != torch.float32),
             (cuda_fusion, "can_multiply", lambda *_: True),
             (ops, "_implementation", lambda *_: operators),

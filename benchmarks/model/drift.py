@@ -31,7 +31,6 @@ from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
 from model.network.linear import PackedLinear
 from model.network.transformer import Transformer
-from model.ops import bottlenecks
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
@@ -70,10 +69,7 @@ class Change:
 @contextmanager
 def emulated() -> Iterator[None]:
     """Layers compute as on a GPU: no oneDNN products, Winograd convolutions or compiled blocks."""
-    with (
-        mock.patch.object(onednn, "is_available", lambda *_: False),
-        mock.patch.object(bottlenecks, "available", lambda: False),
-    ):
+    with mock.patch.object(onednn, "is_available", lambda *_: False):
         yield
 
 

@@ -14,7 +14,7 @@ from model.network import onednn
 from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
 from model.network.position_encoding import known_constants
-from model.ops import bottlenecks, operators, reference
+from model.ops import operators, reference
 from model.postprocess import best_pairs, to_detections
 from model.predictor import Predictor, padding_of
 from tests.support import golden_case
@@ -32,7 +32,6 @@ BUCKET = (256, 320)
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """torch's matrix products, and our operators or their reference on any device."""
     monkeypatch.setattr(onednn, "is_available", lambda *_: False)
-    monkeypatch.setattr(bottlenecks, "available", lambda: False)
     monkeypatch.setattr(ops, "_implementation", lambda *_: request.param)
 
 

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.network import cuda_fusion, onednn
-from model.ops import bottlenecks
 
 Formula = Callable[..., Tensor]
 
@@ -81,7 +80,6 @@ def as_on_a_gpu(**formulas: Formula) -> Iterator[FusedOperators]:
     """
     with (
         mock.patch.object(onednn, "is_available", lambda *_: False),
-        mock.patch.object(bottlenecks, "available", lambda: False),
         mock.patch.object(cuda_fusion, "can_convolve", lambda *_: True),
         mock.patch.object(cuda_fusion, "can_multiply", lambda *_: True),
         FusedOperators({**FORMULAS, **formulas}) as operators,

@@ -131,9 +131,10 @@ class EfficientNetLite0(Backbone):
         """See `model.network.inference`."""
         # In place of oneDNN's convolutions, so not where those are left out on purpose.
         device = cast(Tensor, self.conv_stem.weight).device
-        if dtype == torch.float32 and onednn.is_available(device, dtype):
+        takes_place = dtype == torch.float32 and onednn.is_available(device, dtype)
+        if takes_place and bottlenecks.available():
             blocks = [cast(InvertedBottleneck, block).folded() for block in self.blocks]
-            if all(block.fits() for block in blocks) and bottlenecks.available():
+            if all(block.fits() for block in blocks):
                 stem = fold_weights(self.conv_stem, self.bn0)
                 return _EfficientNetInOneCall(self.channels, Bottlenecks(stem, blocks, self.taps))
         # No block after a map has a residual, so no map is overwritten by the next block.
