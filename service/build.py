@@ -282,6 +282,11 @@ def _add_gauges(metrics: Metrics, detector: Detector, max_canary_age_seconds: fl
         "Predicted wait of an image that arrived now",
         lambda: detector.predicted_wait_seconds,
     )
+    metrics.add_optional_gauge(
+        "engine_busy_ratio",
+        "Share of the recent time (weighted, time constant 30 s) in which an engine ran batches",
+        lambda: detector.served.engines_busy_share,
+    )
     add_gauge(
         "canary_age_seconds",
         "Time since an engine last completed a batch or a canary; +Inf before the first",

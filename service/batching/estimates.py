@@ -1,7 +1,7 @@
-"""Running estimates with exponential forgetting: a batch's run time, the arrival rate, a mean.
+"""Running estimates with exponential forgetting: run times, arrival rate, a mean, the busy share.
 
 The scheduler stages batches by the predicted run time. Admission rejects requests that would miss
-their deadline, and computes `Retry-After`.
+their deadline, and computes `Retry-After`. Autoscalers read the busy share.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 
 _FORGETTING = 0.95  # weight of the past at each new value: about the last 20 values count
 _RATE_SECONDS = 1.0  # time constant of the arrival rate
+_BUSY_SECONDS = 30.0  # time constant of the busy share: two scrapes of Prometheus
 _MIN_SPREAD = 1e-3  # relative variance of batch sizes below which no slope is fitted
 
 
@@ -46,6 +47,31 @@ class ArrivalRate:
 
     def _decay(self, now: float) -> float:
         return math.exp(min(0.0, self._at - now) / _RATE_SECONDS)
+
+
+class BusyShare:
+    """The share of the recent time in which an engine was busy, 0 to 1.
+
+    A mean over all time whose weight falls by 1/e in `_BUSY_SECONDS`, as that of a Unix load
+    average. It is exact at any time, however often it is read. Times are monotonic seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        """Starts idle, at 0."""
+        self._busy = False
+        self._value = 0.0
+        self._at = now
+
+    def change(self, busy: bool, now: float) -> None:
+        """Records that the engine is busy, or idle, from now on."""
+        self._value = self.value(now)
+        self._at = max(now, self._at)
+        self._busy = busy
+
+    def value(self, now: float) -> float:
+        """The share until now."""
+        target = 1.0 if self._busy else 0.0
+        return target + (self._value - target) * math.exp(min(0.0, self._at - now) / _BUSY_SECONDS)
 
 
 class ServiceTime:

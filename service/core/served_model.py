@@ -66,6 +66,12 @@ class ServedModel:
         """Facts about the engines that are ready, in the order of the devices."""
         return tuple(facts for engine in self.engines if (facts := engine.facts) is not None)
 
+    @property
+    def engines_busy_share(self) -> float | None:
+        """Mean busy share of the engines that are ready, 0 to 1; None while there is none."""
+        shares = [share for engine in self.engines if (share := engine.busy_share) is not None]
+        return sum(shares) / len(shares) if shares else None
+
     def canary_age_seconds(self, clock: Callable[[], float] = time.monotonic) -> float:
         """Seconds since an engine last completed a batch; infinite if none ever did."""
         return clock() - max(engine.last_success for engine in self.engines)

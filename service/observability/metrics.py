@@ -7,18 +7,20 @@ from fixed lists (protocols, error codes, stages), never from clients.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client import Counter as _Counter
 from prometheus_client import Gauge as _Gauge
 from prometheus_client import Histogram as _Histogram
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as _OPENMETRICS_TYPE
 from prometheus_client.openmetrics.exposition import generate_latest as _openmetrics_text
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from model.weights.info import ModelInfo
 from service.observability.engine_metrics import EngineProcessCollector
@@ -122,6 +124,12 @@ class Metrics:
         """Adds a gauge that calls `read` at each scrape."""
         self._gauge(name, help_text).set_function(read)
 
+    def add_optional_gauge(
+        self, name: str, help_text: str, read: Callable[[], float | None]
+    ) -> None:
+        """Adds a gauge that calls `read` at each scrape and has no sample if that returns None."""
+        self.registry.register(_OptionalGauge(_PREFIX + name, help_text, read))
+
     def add_engine(self, pid: Callable[[], int | None], engine: str = "0") -> None:
         """Adds the process metrics of an engine.
 
@@ -220,6 +228,21 @@ class Metrics:
         return _Histogram(
             _PREFIX + name, help_text, labels, buckets=buckets, registry=self.registry
         )
+
+
+class _OptionalGauge(Collector):
+    """A gauge that may have no value."""
+
+    def __init__(self, name: str, help_text: str, read: Callable[[], float | None]) -> None:
+        self._name, self._help_text, self._read = name, help_text, read
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Returns the family without samples, as `read` cannot be called yet."""
+        return [GaugeMetricFamily(self._name, self._help_text)]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Returns the family, with a sample if there is a value."""
+        return [GaugeMetricFamily(self._name, self._help_text, value=self._read())]
 
 
 def _exemplar(scope: RequestScope | None) -> dict[str, str] | None:

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from service.batching.estimates import ServiceTime
+from service.batching.estimates import BusyShare, ServiceTime
 from service.batching.scheduler import Batch, EngineState
 
 
@@ -36,6 +36,7 @@ class BatchesInFlight:
         self._items: deque[_Item] = deque()
         self._last_id = 0
         self._idle_since = now
+        self._busy_share = BusyShare(now)
         self._service_time = service_time or ServiceTime()
         self._state: EngineState | None = None  # cached until something changes
 
@@ -56,10 +57,16 @@ class BatchesInFlight:
         """The batch that the engine is running."""
         return self._items[0].batch if self._items else None
 
+    def busy_share(self, now: float) -> float:
+        """The share of the recent time in which the engine held batches, 0 to 1."""
+        return self._busy_share.value(now)
+
     def add(self, batch: Batch, now: float) -> int:
         """Adds a batch that is being sent to the engine; returns its id."""
         self._state = None
         self._last_id += 1
+        if not self._items:
+            self._busy_share.change(True, now)
         self._items.append(_Item(self._last_id, batch, now))
         return self._last_id
 
@@ -80,6 +87,7 @@ class BatchesInFlight:
             self._items[0].began_at = now
         else:
             self._idle_since = now
+            self._busy_share.change(False, now)
         return item.batch, now - item.began_at
 
     def learn(self, batch: Batch, seconds: float) -> None:
@@ -93,6 +101,7 @@ class BatchesInFlight:
         lost = tuple(item.batch for item in self._items)
         self._items.clear()
         self._idle_since = now
+        self._busy_share.change(False, now)
         return lost
 
     def predicted_seconds(self, padded_pixels: int) -> float:

@@ -98,6 +98,11 @@ class EngineSession:
         """The engine's state, for the scheduler."""
         return self._in_flight.state()
 
+    @property
+    def busy_share(self) -> float:
+        """The share of the recent time in which the engine held batches, canaries included."""
+        return self._in_flight.busy_share(self._clock())
+
     def begin(self) -> None:
         """Sends the first canary."""
         self._canary.reset()

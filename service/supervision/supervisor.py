@@ -116,6 +116,11 @@ class Supervisor:
         """The engine's state, for the scheduler; only while `ready`."""
         return self._ready_session.state
 
+    @property
+    def busy_share(self) -> float | None:
+        """The share of the recent time in which the engine was busy; None while not ready."""
+        return self._ready_session.busy_share if self._ready else None
+
     def predicted_seconds(self, padded_pixels: int) -> float:
         """Predicted run time of a batch of so many padded pixels; 0 before the first batch."""
         return self._service_time.predict(padded_pixels)

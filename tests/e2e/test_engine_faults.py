@@ -211,6 +211,37 @@ async def test_a_request_fails_at_its_deadline_while_the_engine_runs_its_image(
         assert value(detector, "engine_restarts_total", reason="exit") is None
 
 
+async def test_the_busy_ratio_is_the_mean_of_the_engines_that_are_ready(tmp_path: Path) -> None:
+    batches, starts = tmp_path / "batches", tmp_path / "starts"
+    settings = fake_settings(
+        fake_batch_gate=str(batches), fake_start_gate=str(starts), devices="cpu,cpu"
+    )
+    async with open_fake_detector(settings) as detector:
+        starts.touch()  # an engine that ends has no successor
+        batches.touch()
+        held = asyncio.create_task(detect(detector, solid_png((1, 1, 1))))
+        await _until(lambda: value(detector, "batch_size_count") == 1)
+        first = _busy(detector)
+        await _until(lambda: _busy(detector) > first)  # rises while a batch runs
+        batches.unlink()
+        await held
+        shares = [engine.busy_share or 0.0 for engine in detector.served.engines]
+        assert min(shares) <= _busy(detector) <= max(shares)
+        one, other = detector.served.engine_pids
+        os.kill(one or 0, signal.SIGKILL)
+        await _until(lambda: value(detector, "engines_ready") == 1)
+        assert 0 <= _busy(detector) <= 1
+        os.kill(other or 0, signal.SIGKILL)
+        await _until(lambda: value(detector, "engines_ready") == 0)
+        assert value(detector, "engine_busy_ratio") is None
+
+
+def _busy(detector: Detector) -> float:
+    found = value(detector, "engine_busy_ratio")
+    assert found is not None
+    return found
+
+
 async def test_expired_and_cancelled_images_do_not_reach_the_engine(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     settings = fake_settings(fake_batch_gate=str(gate), max_batch_size=1)

@@ -61,6 +61,10 @@ class SimulatedEngine:
     def state(self) -> EngineState:
         return self._in_flight.state()
 
+    @property
+    def busy_share(self) -> float:
+        return self._in_flight.busy_share(self._service.now)
+
     def send(self, batch: Batch) -> None:
         self._batches.put_nowait((self._in_flight.add(batch, self._service.now), batch))
 

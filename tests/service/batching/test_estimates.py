@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.estimates import ArrivalRate, ServiceTime
+from service.batching.estimates import ArrivalRate, BusyShare, ServiceTime
 
 MEGA = 1_000_000
 
@@ -98,3 +98,33 @@ def test_the_arrival_rate_follows_recent_arrivals() -> None:
         rate.record(number * 0.02)
     assert rate.per_second(20.0) == pytest.approx(50, rel=0.05)
     assert rate.per_second(25.0) < 1
+
+
+def test_the_busy_share_follows_the_load_up_and_down() -> None:
+    share, now = BusyShare(100.0), 100.0
+    assert share.value(now) == 0.0
+    for load in (0.25, 0.75, 1.0, 0.0):
+        for _ in range(2000):  # 200 s in periods of 0.1 s
+            if load > 0:
+                share.change(True, now)
+            share.change(False, now + 0.1 * load)
+            now += 0.1
+        assert share.value(now) == pytest.approx(load, abs=0.01)
+
+
+@given(st.lists(st.floats(0, 5), max_size=30))
+def test_reading_the_busy_share_does_not_change_it(reads: list[float]) -> None:
+    read, unread = BusyShare(0.0), BusyShare(0.0)
+    read.change(True, 1.0)
+    unread.change(True, 1.0)
+    assert all(0 <= read.value(1.0 + at) <= 1 for at in reads)
+    read.change(False, 6.0)
+    unread.change(False, 6.0)
+    assert read.value(40.0) == unread.value(40.0)
+
+
+def test_the_busy_share_of_a_time_before_the_last_change_is_that_of_the_change() -> None:
+    share = BusyShare(0.0)
+    share.change(True, 10.0)
+    share.change(False, 40.0)
+    assert share.value(1.0) == share.value(40.0) == pytest.approx(1 - 0.3679, abs=1e-4)

@@ -32,6 +32,25 @@ def _p99(tally: Tally) -> float:
     return sorted(tally.latencies)[int(0.99 * tally.accepted)]
 
 
+def test_the_busy_share_rises_before_latency_and_falls_with_the_load() -> None:
+    device = Device(0.050, 0.0, max_batch_size=1, jitter=0.2)
+    busy, median = {}, {}
+
+    async def scenario(service: SimulatedService) -> None:
+        for share in (0.1, 0.3, 0.6, 0.98, 0.1):
+            tally = await service.flood(share * device.capacity, 90, 10.0)
+            busy[share] = service.engines[0].busy_share
+            median[share] = sorted(tally.latencies)[len(tally.latencies) // 2]
+        assert busy[0.1] < 0.2  # falls again
+        assert busy[0.1] + 0.1 < busy[0.3] < busy[0.6] - 0.1
+        assert busy[0.6] == pytest.approx(0.6, abs=0.15)  # three times as busy as at first, ...
+        assert median[0.6] < 2 * median[0.1]  # ... and the latency has not doubled.
+        assert busy[0.98] > 0.85
+        assert median[0.98] > 3 * median[0.6]
+
+    _run(device, scenario)
+
+
 @pytest.mark.parametrize(
     ("device", "timeout"),
     [
