@@ -79,6 +79,23 @@ class ExplainedImage:
         (self._rows,) = to_detections(rows.cpu().numpy(), sizes)
         (self.detections,) = to_detections(rows.cpu().numpy(), sizes, self._config.duplicate_iou)
 
+    def closest_to(self, detection: Detections) -> Detections:
+        """The detection of this run for one of another run of the image.
+
+        Runs in other precisions or with other kernels differ by rounding, and may order detections
+        of nearly equal scores differently.
+
+        Args:
+            detection: one row.
+
+        Returns:
+            One row of `detections`: of the same label if there is one, with the closest box.
+        """
+        distances = np.abs(self.detections.boxes_xyxy - detection.boxes_xyxy).sum(axis=1)
+        other_label = self.detections.labels != detection.labels[0]
+        row = int(np.lexsort((distances, other_label))[0])
+        return self.detections.keep(slice(row, row + 1))
+
     def explain(self, detection: Detections, label_names: Sequence[str]) -> Explanation:
         """Explains one detection.
 

@@ -51,6 +51,7 @@ class EngineResult(NamedTuple):
     copy_ms: float = 0.0
     started: float = 0.0  # when the engine started the batch, monotonic seconds
     explanation: Explanation | None = None  # None: not requested, or there is no such detection
+    explain_ms: float = 0.0  # in no other time
 
 
 class Batcher:
@@ -310,6 +311,7 @@ class Batcher:
                 copy_ms=done.copy_ms,
                 started=done.started,
                 explanation=explanation,
+                explain_ms=done.explain_ms,
             )
         )
         self._release(job)

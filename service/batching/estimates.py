@@ -91,6 +91,7 @@ class ServiceTime:
         # Share of the mean time that grows with the size. It keeps its value while all batches
         # have about one size, which says nothing about it; until then the cost is proportional.
         self._share = 1.0
+        self._explanation = RunningMean()
 
     @property
     def known(self) -> bool:
@@ -118,3 +119,11 @@ class ServiceTime:
             return 0.0
         relative = padded_pixels / 1e6 / self._mean_x
         return self._mean_y * (1 + self._share * (relative - 1))
+
+    def learn_explanation(self, seconds: float) -> None:
+        """Adds the time that explaining a detection took after its batch."""
+        self._explanation.learn(seconds)
+
+    def predict_explanation(self, padded_pixels: int) -> float:
+        """Seconds to explain a detection; before the first one, those of another run."""
+        return self._explanation.value or self.predict(padded_pixels)

@@ -36,7 +36,7 @@ class Job:
     deadline: float = math.inf
     image_pixels: int = 0  # without padding
     priority: Priority = Priority.NORMAL
-    explain: ExplainRequest | None = None  # the detection to explain, if any
+    explain: ExplainRequest | None = None  # the detection to explain, if any; then it runs alone
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Batch:
     def padded_pixels(self) -> int:
         """Number of pixels, padding included: the cost of the batch."""
         return len(self.jobs) * self.bucket[0] * self.bucket[1]
+
+    @property
+    def explains(self) -> bool:
+        """Whether a detection is explained, which takes additional time."""
+        return any(job.explain is not None for job in self.jobs)
 
 
 def urgency_of(

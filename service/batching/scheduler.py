@@ -12,6 +12,8 @@ The batcher calls `plan` after every event and sends what it returns. The rules:
   `patience_seconds` after arrival, so that no bucket and no distant deadline starves. An image of
   high priority is urgent on arrival: it overtakes images that have waited less than their patience.
 - A batch that is retried after a failure goes first, unchanged.
+- An image with a detection to explain runs alone, on an idle engine, when no other image waits: it
+  takes longer than others and is never urgent.
 - Expired images are dropped when a batch is formed. So are images that a busy engine would complete
   after their deadline.
 """
@@ -80,6 +82,7 @@ class Scheduler:
         """Starts with empty queues."""
         self.policy = policy
         self._queues: dict[Bucket, JobQueue] = {}  # none of them is empty
+        self._explained = JobQueue()  # jobs that run alone, after all others; by deadline
         self._retries = RetryQueue()
         self._depth = 0  # jobs in `_queues`
         self._num_high = 0  # those of high priority
@@ -87,10 +90,12 @@ class Scheduler:
 
     def __len__(self) -> int:
         """Number of waiting jobs, retries included."""
-        return self._depth + len(self._retries)
+        return self._depth + len(self._retries) + len(self._explained)
 
     def __contains__(self, job: Job) -> bool:
         """Whether a job is waiting."""
+        if job.explain is not None and job in self._explained:
+            return True
         return job in self._queues.get(job.bucket, ()) or job in self._retries
 
     def urgency(self, job: Job) -> float:
@@ -104,12 +109,15 @@ class Scheduler:
         return waiting + len(self._retries)
 
     def add(self, job: Job) -> None:
-        """Adds a job to the queue of its bucket."""
+        """Adds a job to the queue of its bucket, or to that of jobs that run alone."""
+        self._next_expiry = min(self._next_expiry, job.deadline)
+        if job.explain is not None:
+            self._explained.add(job, job.deadline)
+            return
         queue = self._queues.get(job.bucket)
         if queue is None:
             queue = self._queues[job.bucket] = JobQueue()
         queue.add(job, self.urgency(job))
-        self._next_expiry = min(self._next_expiry, job.deadline)
         self._depth += 1
         self._num_high += job.priority is Priority.HIGH
 
@@ -127,6 +135,8 @@ class Scheduler:
 
     def remove(self, job: Job) -> bool:
         """Removes a waiting job; returns False if it is not waiting (it runs, or ran)."""
+        if job.explain is not None and self._explained.remove(job):
+            return True
         queue = self._queues.get(job.bucket)
         if queue is not None and queue.remove(job):
             self._after_removal(job.bucket, (job,))
@@ -136,7 +146,7 @@ class Scheduler:
     def clear(self) -> None:
         """Removes all waiting jobs."""
         self._queues.clear()
-        self._retries = RetryQueue()
+        self._explained, self._retries = JobQueue(), RetryQueue()
         self._depth = self._num_high = 0
 
     def plan(self, now: float, engine: EngineState, num_decoding: int = 0) -> Plan:
@@ -152,7 +162,7 @@ class Scheduler:
             from the queues.
         """
         expired = self._remove_expired(now)
-        if engine.in_flight > 1 or not (self._queues or self._retries):
+        if engine.in_flight > 1 or not (self._queues or self._retries or self._explained):
             return Plan(expired=expired)
         if self._retries:
             return Plan(self._retries.take(), expired=expired)
@@ -164,7 +174,17 @@ class Scheduler:
             if not too_late:
                 return Plan(self._form_batch(bucket), expired=expired)
             expired += too_late
-        return Plan(expired=expired)
+        return self._plan_explained(now, engine, num_decoding)._replace(expired=expired)
+
+    def _plan_explained(self, now: float, engine: EngineState, num_decoding: int) -> Plan:
+        """The plan for an image that runs alone, where no other image waits."""
+        if engine.in_flight or not self._explained:
+            return Plan()
+        start_at = self._start_at(self._explained, engine) if num_decoding else -math.inf
+        if now < start_at:
+            return Plan(wake_at=start_at)
+        (job,) = self._explained.take(1)
+        return Plan(Batch(job.bucket, (job,)))
 
     def _choose_bucket(
         self, now: float, engine: EngineState, num_decoding: int
@@ -177,17 +197,19 @@ class Scheduler:
             if self._is_full(first) or now >= stage_at:
                 return first, math.inf
             return None, stage_at
-        start_at = {bucket: self._start_at(bucket, engine, num_decoding) for bucket in by_urgency}
+        start_at = {}
         for bucket in by_urgency:
+            at_once = self._is_full(bucket) or not num_decoding
+            start_at[bucket] = (
+                -math.inf if at_once else self._start_at(self._queues[bucket], engine)
+            )
             if now >= start_at[bucket]:
                 return bucket, math.inf
         return None, min(start_at.values())
 
-    def _start_at(self, bucket: Bucket, engine: EngineState, num_decoding: int) -> float:
-        """When an idle engine may run a bucket's images."""
-        if self._is_full(bucket) or not num_decoding:
-            return -math.inf
-        waiting_since = max(self._queues[bucket].oldest, engine.idle_since)
+    def _start_at(self, queue: JobQueue, engine: EngineState) -> float:
+        """When an idle engine runs the images of a queue although others are being decoded."""
+        waiting_since = max(queue.oldest, engine.idle_since)
         return waiting_since + self.policy.max_wait_ms / 1000
 
     def _is_full(self, bucket: Bucket) -> bool:
@@ -226,7 +248,7 @@ class Scheduler:
             due = queue.take_due(now)
             self._after_removal(bucket, due)
             expired += due
-        expired += self._retries.take_due(now)
-        left = [queue.next_deadline for queue in self._queues.values()]
+        expired += (*self._explained.take_due(now), *self._retries.take_due(now))
+        left = [queue.next_deadline for queue in (*self._queues.values(), self._explained)]
         self._next_expiry = min([self._retries.next_deadline, *left])
         return tuple(expired)

@@ -40,13 +40,20 @@ class Admission:
         """Predicted wait of an image that arrived now, for a thread and for its batch."""
         return self._decode_wait_seconds(served, Priority.NORMAL) + served.batcher.predict().wait
 
-    def admit(self, served: ServedModel, seconds_left: float, priority: Priority) -> SlotLease:
+    def admit(
+        self,
+        served: ServedModel,
+        seconds_left: float,
+        priority: Priority,
+        additional_seconds: float = 0.0,
+    ) -> SlotLease:
         """Accepts an image.
 
         Args:
             served: the model that will run it.
             seconds_left: until its deadline.
             priority: of the request.
+            additional_seconds: predicted for what follows the detection.
 
         Returns:
             The lease of a slot for it.
@@ -65,7 +72,7 @@ class Admission:
             raise DeadlineExceeded("the deadline had passed when the image was received")
         prediction = served.batcher.predict(priority)
         wait = self._decode_wait_seconds(served, priority) + prediction.wait
-        needed = wait + prediction.run
+        needed = wait + prediction.run + additional_seconds
         # An image that would not wait is always accepted: otherwise a prediction that was once too
         # high would refuse every image and never be corrected.
         if wait > 0 and needed > seconds_left * _MAX_PREDICTED_SHARE:

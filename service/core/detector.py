@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,8 @@ from service.batching.batcher import EngineResult
 from service.batching.queues import urgency_of
 from service.batching.scheduler import Job
 from service.core.admission import Admission
-from service.core.formats import Encoded, EncodeInput
+from service.core.explanations import Explanations
+from service.core.formats import Encoded, EncodeInput, OutputFormat
 from service.core.formats.output_format import encode_with_image
 from service.core.request import ImageRequest, explain_request, finish_request
 from service.core.selection import resolve_options
@@ -45,7 +47,6 @@ from service.usage import UseCounter
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
-_EXPLAIN_RETRY_SECONDS = 2
 _DRAWING_BYTES_PER_PIXEL = 16  # the decoded image, its copies, and the encoded one
 _DRAWING_SECONDS_PER_PIXEL = 60e-9  # decoding and encoding, of one core
 
@@ -91,7 +92,7 @@ class Detector:
         self._draining = False
         self._refusing = False
         self._accepted = UseCounter()
-        self._explaining = False
+        self._explanations = Explanations(metrics, offered=limits.explain)
 
     @property
     def model(self) -> ModelInfo:
@@ -192,29 +193,41 @@ class Detector:
                 read_ms=read_ms,
                 explain=options.explain,
             )
-            if options.explain is None:
-                result = await self._detect(request)
-            else:
-                result = await self._explain(request, options.explain)
-        except asyncio.CancelledError:
-            self.metrics.cancelled.inc()
-            self._count_failure("cancelled", started)
-            raise
-        except DetectionError as error:
-            self._count_failure(error.code, started)
-            self._log_failure(error, request_id)
-            record_failed_image(error.code, error.detail)
-            raise
-        except Exception:
-            self._count_failure("internal", started)
+            result = await self._detect(request)
+            if options.explain is not None and result.explanation is None:
+                found = len(result.detections)
+                raise InvalidOptions(f"there is no detection {options.explain}; there are {found}")
+        except BaseException as error:
+            self._record_failure(error, request_id, started)
             raise
         # Counted after the caller's task has sent the response.
         asyncio.get_running_loop().call_soon(self._count_result, result.timings)
         return result
 
+    @contextmanager
+    def explaining(self, request_id: str) -> Iterator[None]:
+        """Context manager around a request that explains a detection, its drawing included.
+
+        Args:
+            request_id: for logs.
+
+        Raises:
+            InvalidOptions: if explanations are turned off.
+            Overloaded: while another detection is explained.
+        """
+        started, admitted = time.monotonic(), False
+        try:
+            with self._explanations.turn():
+                admitted = True
+                yield
+        except DetectionError as error:
+            if not admitted:  # otherwise `detect` has recorded it
+                self._record_failure(error, request_id, started)
+            raise
+
     async def encode_with_image(
         self,
-        encode: Callable[[EncodeInput], Encoded],
+        output_format: OutputFormat,
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
@@ -223,7 +236,7 @@ class Detector:
         """Encodes a result for a format that decodes the image again (`draws_images`).
 
         Args:
-            encode: of the format; a function that can be pickled.
+            output_format: whose encoder can be pickled.
             job: with one result.
             image: the encoded image file of that result.
             deadline: monotonic seconds; can only shorten the service's own timeout.
@@ -238,15 +251,21 @@ class Detector:
         turn = _turn(priority, now, now + seconds)
         result = job.files[0].result
         assert result is not None, "files with an error are not drawn"
-        call = partial(encode_with_image, encode=encode, job=job)
-        num_pixels = result.width * result.height
-        cost = Cost(num_pixels * _DRAWING_BYTES_PER_PIXEL, num_pixels * _DRAWING_SECONDS_PER_PIXEL)
+        call = partial(encode_with_image, encode=output_format.encode, job=job)
+        num_pixels, fixed = result.width * result.height, output_format.drawing_cost
+        cost = Cost(
+            fixed.memory_bytes + num_pixels * _DRAWING_BYTES_PER_PIXEL,
+            fixed.seconds + num_pixels * _DRAWING_SECONDS_PER_PIXEL,
+        )
         with self._accepted:
             try:
                 async with asyncio.timeout(seconds):
-                    return Encoded(*await self._decoders.call(call, image, cost, turn))
+                    encoded = Encoded(*await self._decoders.call(call, image, cost, turn))
             except TimeoutError:
                 raise DeadlineExceeded("no response before the deadline") from None
+        if output_format.explains:
+            self._explanations.record_drawing(time.monotonic() - now)
+        return encoded
 
     def swap(self, served: ServedModel) -> ServedModel:
         """Serves another model from now on; requests in flight stay with the previous one.
@@ -291,30 +310,6 @@ class Detector:
         self._draining = self._refusing = True
         self._decoders.close()
 
-    async def _explain(self, request: ImageRequest, number: int) -> DetectResult:
-        """Detects and explains one detection; one request at a time.
-
-        Raises:
-            InvalidOptions: if it is turned off, or there is no such detection.
-            Overloaded: while another detection is explained.
-        """
-        if not self._limits.explain:
-            raise InvalidOptions("format=explain is turned off here; it needs `serve --explain`")
-        if self._explaining:
-            raise Overloaded(
-                "another detection is being explained; one at a time",
-                retry_after_seconds=_EXPLAIN_RETRY_SECONDS,
-            )
-        self._explaining = True
-        try:
-            result = await self._detect(request)
-        finally:
-            self._explaining = False
-        if result.explanation is None:
-            found = len(result.detections)
-            raise InvalidOptions(f"there is no detection {number}; there are {found}")
-        return result
-
     async def _detect(self, request: ImageRequest) -> DetectResult:
         with request.served.in_use():
             lease = self._admit(request)
@@ -342,7 +337,8 @@ class Detector:
         if not self._loaded:
             raise NotReady("no model is loaded", retry_after_seconds=_NOT_READY_RETRY_SECONDS)
         left = request.deadline - request.started
-        return self._admission.admit(request.served, left, request.priority)
+        additional = 0.0 if request.explain is None else self._explanations.predicted_seconds
+        return self._admission.admit(request.served, left, request.priority, additional)
 
     async def _run(
         self, request: ImageRequest, lease: SlotLease
@@ -364,12 +360,26 @@ class Detector:
             priority=request.priority,
             explain=explain_request(request),
         )
-        return decoded, await batcher.run(job)
+        found = await batcher.run(job)
+        if found.explanation is not None:
+            self._explanations.record_engine(found.explain_ms / 1000)
+        return decoded, found
 
     def _count_result(self, timings: StageTimings) -> None:
         self.metrics.images.labels("ok").inc()
         self.metrics.statistics.record_success(timings)
         self.metrics.observe_timings(timings)
+
+    def _record_failure(self, error: BaseException, request_id: str, started: float) -> None:
+        if isinstance(error, DetectionError):
+            self._count_failure(error.code, started)
+            self._log_failure(error, request_id)
+            record_failed_image(error.code, error.detail)
+        elif isinstance(error, asyncio.CancelledError):
+            self.metrics.cancelled.inc()
+            self._count_failure("cancelled", started)
+        else:
+            self._count_failure("internal", started)
 
     def _count_failure(self, outcome: str, started: float) -> None:
         self.metrics.images.labels(outcome).inc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,6 @@ import numpy.typing as npt
 from model.detections import Detections
 from model.explanation import Explanation
 from model.weights.info import ModelInfo
-
-if TYPE_CHECKING:
-    from service.ipc.messages import ExplainRequest
 
 
 @dataclass(frozen=True)
@@ -127,12 +124,15 @@ class ExplainingDevice(Device, Protocol):
         image: npt.NDArray[np.uint8],
         padded: tuple[int, int],
         original_size: tuple[int, int],
-        request: ExplainRequest,
-    ) -> Explanation | None:
-        """Runs one image again and explains a detection; arguments as of `run`.
+        detection: Detections,
+    ) -> Explanation:
+        """Runs one image again and explains a detection.
 
-        Returns:
-            None if there is no such detection.
+        Args:
+            image: as one of `run`.
+            padded: likewise.
+            original_size: likewise.
+            detection: one row of the image's result.
         """
         ...
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import structlog
 
 from model.detections import Detections
+from service.core.selection import Selection
 from service.engine.device import (
     BatchInFlight,
     Device,
@@ -96,29 +97,39 @@ class Engine:
         for (slot, generation), found in zip(batch.slots, result.detections, strict=True):
             _check_finite(found)
             self._memory.write_result(slot, generation, found)
-        explanations = None if batch.explain is None else self._explain(batch, batch.explain)
+        written = time.monotonic()
+        explanations = None
+        if batch.explain is not None:
+            explanations = self._explain(batch, batch.explain, result.detections)
         return BatchDone(
             batch.batch_id,
             assemble_ms=viewing_seconds * 1000 + result.assemble_ms,
             forward_ms=result.forward_ms,
-            postprocess_ms=(time.monotonic() - ended) * 1000 + result.postprocess_ms,
+            postprocess_ms=(written - ended) * 1000 + result.postprocess_ms,
             copy_ms=result.copy_ms,
             started=started,
             explanations=explanations,
+            explain_ms=0.0 if explanations is None else (time.monotonic() - written) * 1000,
         )
 
-    def _explain(self, batch: RunBatch, requests: Mapping[str, ExplainRequest]) -> dict[str, Any]:
-        """Explanations by slot; each runs the network once more."""
-        assert isinstance(self._device, ExplainingDevice), "only such devices are asked to"
+    def _explain(
+        self,
+        batch: RunBatch,
+        requests: Mapping[str, ExplainRequest],
+        detections: Sequence[Detections],
+    ) -> dict[str, Any]:
+        """Explanations by slot, of detections that exist; each runs the network once more."""
+        assert isinstance(self._device, ExplainingDevice), "devices of a model explain"
         explanations = {}
-        for slot, generation in batch.slots:
-            if (request := requests.get(str(slot))) is not None:
+        for (slot, generation), found in zip(batch.slots, detections, strict=True):
+            request = requests.get(str(slot))
+            chosen = None if request is None else _chosen(found, request)
+            if chosen is not None:
                 header = self._memory.read_header(slot, generation)
                 pixels = self._memory.pixels(slot, header.size)
                 size = header.original_size
-                found = self._device.explain(pixels, batch.padded, size, request)
-                if found is not None:
-                    explanations[str(slot)] = found.to_dict()
+                explanation = self._device.explain(pixels, batch.padded, size, chosen)
+                explanations[str(slot)] = explanation.to_dict()
         return explanations
 
     def _report_failure(self, batch: RunBatch, error: Exception) -> BatchFailed:
@@ -227,6 +238,15 @@ def _call_between(
     for image in images:
         check()
         yield image
+
+
+def _chosen(found: Detections, request: ExplainRequest) -> Detections | None:
+    """The detection that a request names, as one row; None if there is no such detection."""
+    ids = None if request.class_ids is None else frozenset(request.class_ids)
+    selected = Selection(request.threshold, request.max_detections, ids).apply(found)
+    if request.number > len(selected):
+        return None
+    return selected.keep(slice(request.number - 1, request.number))
 
 
 def _check_finite(found: Detections) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +17,8 @@ from model.explanation import Explanation
 from model.geometry import reachable_buckets
 from model.network.precision import precision_name
 from model.ops import implementation_name, kernel_failures
-from service.core.selection import Selection
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.load import load_predictor
-
-if TYPE_CHECKING:
-    from service.ipc.messages import ExplainRequest
 
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no exception for it
 
@@ -119,24 +114,16 @@ class TorchDevice:
         image: npt.NDArray[np.uint8],
         padded: tuple[int, int],
         original_size: tuple[int, int],
-        request: ExplainRequest,
-    ) -> Explanation | None:
+        detection: Detections,
+    ) -> Explanation:
         """Runs one image again and explains a detection; see `ExplainingDevice.explain`.
 
         Raises:
             OutOfDeviceMemory: if memory ran out.
         """
-        ids = request.class_ids
-        selection = Selection(
-            request.threshold, request.max_detections, None if ids is None else frozenset(ids)
-        )
         with translate_out_of_memory():
             explained = ExplainedImage(self._predictor, image, padded, original_size)
-            found = selection.apply(explained.detections)
-            if request.number > len(found):
-                return None
-            chosen = found.keep(slice(request.number - 1, request.number))
-            return explained.explain(chosen, self.model.labels)
+            return explained.explain(explained.closest_to(detection), self.model.labels)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """Every shape bucket of the model, first with one image, then with every batch size."""

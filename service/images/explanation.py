@@ -8,8 +8,9 @@ without the key-aware weights. The colour of a point is its level, its area its 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +69,9 @@ def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Imag
     writer = _Writer(figure)
     _write_header(writer, explanation)
     top = _HEADER
+    cut = cache(partial(_cut, image))  # a large image takes time, and most views are shown twice
     for points in rows:
-        _draw_row(figure, writer, image, explanation, points, top)
+        _draw_row(figure, writer, image, cut, explanation, points, top)
         top += _CAPTION + _PANEL + _GAP
     _write_legend(writer, explanation, top)
     return figure
@@ -108,6 +110,7 @@ def _draw_row(  # noqa: PLR0913, PLR0917 - the parts of a figure
     figure: Image.Image,
     writer: _Writer,
     image: Image.Image,
+    cut: Callable[[_View], Image.Image],
     explanation: Explanation,
     points: SampledPoints,
     top: int,
@@ -142,19 +145,19 @@ def _draw_row(  # noqa: PLR0913, PLR0917 - the parts of a figure
         shares = weights.sum(axis=2).mean(axis=0)
         text = caption[1] if number == 0 else f"{caption[1]}: {_percentages(shares)}"
         writer.write((left, top + 26), text, _TEXT - 2, _MUTED)
-        panel = _draw_panel(image, view, explanation, points, weights, largest)
+        panel = _draw_panel(cut(view), view, explanation, points, weights, largest)
         figure.paste(panel, (left, top + _CAPTION))
 
 
 def _draw_panel(  # noqa: PLR0913, PLR0917 - the parts of a panel
-    image: Image.Image,
+    shown: Image.Image,
     view: _View,
     explanation: Explanation,
     points: SampledPoints,
     weights: npt.NDArray[np.float64],
     largest: float,
 ) -> Image.Image:
-    panel = _cut(image, view).convert("RGBA")
+    panel = shown.convert("RGBA")
     side = _PANEL * _SMOOTH
     layer = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     canvas = ImageDraw.Draw(layer)

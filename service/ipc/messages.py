@@ -113,6 +113,7 @@ class BatchDone:
     copy_ms: float = 0.0
     started: float = 0.0  # time.monotonic seconds, the same clock in all processes
     explanations: dict[str, Any] | None = None  # by slot, `Explanation.to_dict`
+    explain_ms: float = 0.0  # for all explanations; in no other time
 
 
 @dataclass(frozen=True)

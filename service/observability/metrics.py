@@ -185,6 +185,9 @@ class Metrics:
         for protocol in ("http", "grpc"):
             for reason in ("unauthenticated", "forbidden"):
                 self.keys_refused.labels(protocol, reason)  # 0 from the start, for rates
+        self.explanations = self._counter(
+            "explanations_total", "Requests with format=explain, by outcome", ("outcome",)
+        )
         self.batch_failures = self._counter(
             "batch_failures_total", "Batches for which an engine reported a failure", ("failure",)
         )
@@ -211,6 +214,14 @@ class Metrics:
             "Run time of a batch in the engine, the time it was staged excluded",
             _SECONDS,
         )
+        self.explanation_seconds = self._histogram(
+            "explanation_seconds",
+            "Time that an explanation takes in addition to its detection",
+            _SECONDS,
+            ("stage",),
+        )
+        for stage in ("engine", "draw"):
+            self.explanation_seconds.labels(stage)  # 0 from the start
 
     def _counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> _Counter:
         return _Counter(_PREFIX + name, help_text, labels, registry=self.registry)

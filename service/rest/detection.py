@@ -79,6 +79,12 @@ class DetectEndpoint:
         return _response(encoded)
 
     async def _respond_to_one(self, upload: Upload) -> Response:
+        if not upload.output_format.explains:
+            return await self._respond_to_file(upload)
+        with self._detector.explaining(upload.request_id):
+            return await self._respond_to_file(upload)
+
+    async def _respond_to_file(self, upload: Upload) -> Response:
         file = upload.files[0]
         result = await self._detect(file, upload, upload.request_id)
         encode_started = time.monotonic()
@@ -105,7 +111,7 @@ class DetectEndpoint:
     ) -> Encoded:
         job = EncodeInput(outcomes, limits=self._image_limits)
         return await self._detector.encode_with_image(
-            output_format.encode, job, file.data, upload.deadline, upload.priority
+            output_format, job, file.data, upload.deadline, upload.priority
         )
 
     def _detect(

@@ -90,10 +90,18 @@ class BatchesInFlight:
             self._busy_share.change(False, now)
         return item.batch, now - item.began_at
 
-    def learn(self, batch: Batch, seconds: float) -> None:
-        """Updates the predictions with the run time of a successful batch."""
+    def learn(self, batch: Batch, seconds: float, explain_seconds: float = 0.0) -> None:
+        """Updates the predictions with the run time of a successful batch.
+
+        Args:
+            batch: that an engine completed.
+            seconds: its run time.
+            explain_seconds: the part of it in which a detection was explained.
+        """
         self._state = None
-        self._service_time.learn(batch.padded_pixels, seconds)
+        if batch.explains:
+            self._service_time.learn_explanation(explain_seconds)
+        self._service_time.learn(batch.padded_pixels, max(0.0, seconds - explain_seconds))
 
     def take_all(self, now: float) -> tuple[Batch, ...]:
         """Removes and returns all batches; used when the engine has ended."""
@@ -111,5 +119,9 @@ class BatchesInFlight:
     def _predicted_end(self) -> float:
         if not self._items or not self._service_time.known:
             return -math.inf
-        seconds = (self._service_time.predict(item.batch.padded_pixels) for item in self._items)
-        return self._items[0].began_at + sum(seconds)
+        return self._items[0].began_at + sum(self._seconds_of(item.batch) for item in self._items)
+
+    def _seconds_of(self, batch: Batch) -> float:
+        pixels, times = batch.padded_pixels, self._service_time
+        seconds = times.predict(pixels)
+        return seconds + times.predict_explanation(pixels) if batch.explains else seconds

@@ -139,7 +139,7 @@ class EngineSession:
         elif isinstance(message, BatchDone):
             self._owner.batch_succeeded()
             self._on_success()
-            self._in_flight.learn(batch, seconds)
+            self._in_flight.learn(batch, seconds, message.explain_ms / 1000)
             self._metrics.batch_seconds.observe(seconds)
             self._listener.batch_done(batch, message)
         else:

@@ -133,6 +133,17 @@ def test_detections_are_those_of_the_predictor(changes: dict[str, Any]) -> None:
         np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
 
 
+def test_a_detection_of_another_run_is_found_again() -> None:
+    case = explained(prepare_for_inference(seeded(tiny())))
+    for row in range(len(case.detections)):
+        wanted = case.detections.keep(slice(row, row + 1))
+        other_run = replace(
+            wanted, boxes_xyxy=wanted.boxes_xyxy + 0.01, scores=wanted.scores - 0.01
+        )
+        found = case.closest_to(other_run)
+        assert (found.labels[0], found.scores[0]) == (wanted.labels[0], wanted.scores[0])
+
+
 def test_weights_of_a_head_sum_to_one_and_layers_are_named() -> None:
     case = explained(prepare_for_inference(seeded(tiny())))
     explanation = case.explain(case.detections.keep(slice(2, 3)), NAMES)

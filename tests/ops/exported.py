@@ -54,10 +54,11 @@ async def _render() -> str:
             await detector.detect(solid_png((1, 2, 3)), DetectOptions(), request_id="r")
             metrics.count_request("http", "ok")
             await asyncio.sleep(0)  # the image is counted in a later callback
-        # Metrics that appear only after failures.
+        # Metrics that appear only after failures or explanations.
         metrics.refused.labels("overloaded").inc(0)
         metrics.engine_restarts.labels("exit").inc(0)
         metrics.batch_failures.labels("error").inc(0)
+        metrics.explanations.labels("ok").inc(0)
         metrics.decoder_restarts.labels("crash").inc(0)
         body, _ = metrics.render()
     return body.decode()

@@ -24,7 +24,7 @@ from model.explanation import Explanation, SampledPoints
 from model.labels import CODE_LABELS
 from model.weights.info import ModelInfo
 from service.engine.device import BatchInFlight, BatchShape, DeviceLost, DeviceResult
-from service.ipc.messages import ExplainRequest, Start
+from service.ipc.messages import Start
 
 FAKE_MODEL = ModelInfo(
     name="fake",
@@ -54,6 +54,7 @@ class FakeDeviceSpec:
     base_ms: float = 1.0
     per_image_ms: float = 1.0
     start_ms: float = 0.0  # to load the model
+    explain_ms: float = 0.0  # to explain a detection, in addition to its batch
     crash_colour: str | None = None  # kills the engine process
     error_colour: str | None = None  # raises FakeFault
     hang_colour: str | None = None  # never returns
@@ -107,21 +108,18 @@ class FakeDevice:
         image: npt.NDArray[np.uint8],
         padded: tuple[int, int],
         original_size: tuple[int, int],
-        request: ExplainRequest,
-    ) -> Explanation | None:
+        detection: Detections,
+    ) -> Explanation:
         """Points in the centre of the detection; see `ExplainingDevice.explain`."""
-        found = fake_detections(image, original_size)
-        if request.number > (found.scores >= request.threshold).sum():
-            return None
-        row = request.number - 1
-        left, top, right, bottom = found.boxes_xyxy[row].tolist()
+        time.sleep(self._spec.explain_ms / 1000)
+        (left, top, right, bottom) = detection.boxes_xyxy[0].tolist()
         box, centre = (left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2)
         xy, weights = np.full((1, 4, 1, 2), centre), np.full((1, 4, 1), 0.25)
         decoder = SampledPoints("decoder", 1, 1, True, box, xy, weights)
         encoder = SampledPoints("encoder", 1, 1, True, centre, xy, weights)
-        label = self.model.labels[int(found.labels[row])]
-        score = float(found.scores[row])
-        return Explanation(label, score, box, row, 0, (8, 16, 32, 64), decoder, encoder)
+        label = self.model.labels[int(detection.labels[0])]
+        score = float(detection.scores[0])
+        return Explanation(label, score, box, 0, 0, (8, 16, 32, 64), decoder, encoder)
 
     def shapes_to_warm(self, max_batch_size: int, max_batch_pixels: int) -> Sequence[BatchShape]:
         """None: the first batch of a shape is as fast as any other."""

@@ -22,6 +22,7 @@ class FakeSettings(Settings):
     fake_base_ms: float = 1.0
     fake_per_image_ms: float = 1.0
     fake_start_ms: float = 0.0
+    fake_explain_ms: float = 0.0
     fake_crash_colour: str | None = None
     fake_error_colour: str | None = None
     fake_hang_colour: str | None = None

@@ -8,6 +8,7 @@ import numpy as np
 
 from model.detections import Detections
 from service.batching.scheduler import Batch, Bucket, Job
+from service.ipc.messages import ExplainRequest
 from service.ipc.slot_pool import SlotPool
 from service.ipc.slots import SlotLayout, SlotMemory
 from service.types import Priority
@@ -17,6 +18,7 @@ NO_DETECTIONS = Detections(
 )
 BUCKET: Bucket = (64, 64)
 OTHER_BUCKET: Bucket = (64, 128)
+EXPLAIN = ExplainRequest(number=1, threshold=0.0, max_detections=4, class_ids=None)
 
 
 def small_pool(count: int = 32) -> SlotPool:
@@ -36,8 +38,10 @@ class JobMaker:
         bucket: Bucket = BUCKET,
         deadline: float = math.inf,
         priority: Priority = Priority.NORMAL,
+        explain: ExplainRequest | None = None,
     ) -> Job:
-        return Job(self.pool.acquire(), bucket, at, deadline, priority=priority)
+        lease = self.pool.acquire()
+        return Job(lease, bucket, at, deadline, priority=priority, explain=explain)
 
     def many(self, count: int, at: float = 0.0, bucket: Bucket = BUCKET) -> list[Job]:
         return [self(at, bucket) for _ in range(count)]

@@ -13,6 +13,7 @@ import numpy as np
 from service.batching.batcher import Batcher
 from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.core.admission import Admission
+from service.core.explanations import Explanations
 from service.core.served_model import ServedModel
 from service.errors import DetectionError
 from service.ipc.messages import BatchDone
@@ -22,7 +23,7 @@ from service.supervision.in_flight import BatchesInFlight
 from service.supervision.weights_file import OpenWeightsFile
 from service.types import Priority
 from tests.support.fake_device import FAKE_MODEL
-from tests.support.jobs import BUCKET, NO_DETECTIONS, small_pool
+from tests.support.jobs import BUCKET, EXPLAIN, NO_DETECTIONS, small_pool
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Device:
     per_image: float
     max_batch_size: int = 8
     jitter: float = 0.0  # relative, uniform
+    explain: float = 0.0  # to explain a detection, in addition to its batch
 
     def seconds(self, images: int) -> float:
         return self.base + self.per_image * images
@@ -76,7 +78,8 @@ class SimulatedEngine:
         while True:
             batch_id, batch = await self._batches.get()
             noise = 1 + device.jitter * self._random.uniform(-1, 1)
-            seconds = device.seconds(len(batch.jobs)) * noise
+            explaining = device.explain if batch.explains else 0.0
+            seconds = device.seconds(len(batch.jobs)) * noise + explaining
             await asyncio.sleep(seconds)
             self.busy_seconds += seconds
             self.sizes.append(len(batch.jobs))
@@ -84,8 +87,9 @@ class SimulatedEngine:
             for job in batch.jobs:
                 memory.write_result(job.lease.slot, job.lease.generation, NO_DETECTIONS)
             _, took = self._in_flight.complete(batch_id, self._service.now)
-            self._in_flight.learn(batch, took)
-            self._service.served.batcher.batch_done(batch, BatchDone(batch_id, 0.0, 0.0, 0.0))
+            self._in_flight.learn(batch, took, explaining)
+            done = BatchDone(batch_id, 0.0, 0.0, 0.0, explain_ms=explaining * 1000)
+            self._service.served.batcher.batch_done(batch, done)
 
 
 @dataclass
@@ -113,6 +117,7 @@ class SimulatedService:
         batcher = Batcher(Scheduler(policy), self.engines, Metrics(), self._loop.time)
         self.served = ServedModel(FAKE_MODEL, pool, batcher, [], OpenWeightsFile(None))
         self.admission = Admission(decode_threads=2)
+        self.explanations = Explanations(batcher._metrics, offered=True)
         self._threads = asyncio.Semaphore(2)
         self._tasks = [asyncio.create_task(engine.run()) for engine in self.engines]
 
@@ -120,9 +125,18 @@ class SimulatedService:
     def now(self) -> float:
         return self._loop.time()
 
-    async def detect(self, timeout: float, priority: Priority = Priority.NORMAL) -> None:
+    async def explain(self, timeout: float) -> None:
+        """A request with format=explain; its figure takes no time."""
+        with self.explanations.turn():
+            await self.detect(timeout, explain=True)
+
+    async def detect(
+        self, timeout: float, priority: Priority = Priority.NORMAL, *, explain: bool = False
+    ) -> None:
         deadline = self.now + timeout
-        lease = self.admission.admit(self.served, timeout, priority)
+        additional = self.explanations.predicted_seconds if explain else 0.0
+        lease = self.admission.admit(self.served, timeout, priority, additional)
+        job = Job(lease, BUCKET, self.now, deadline, 1, priority, EXPLAIN if explain else None)
         try:
             async with asyncio.timeout_at(deadline):
                 with self.served.batcher.track_decoding(priority):
@@ -130,15 +144,25 @@ class SimulatedService:
                         await asyncio.sleep(0.001)
                 self.admission.learn_decode(0.001)
                 lease.write_image(np.zeros((1, 1, 3), np.uint8), SlotImage((1, 1), BUCKET, (1, 1)))
-                await self.served.batcher.run(Job(lease, BUCKET, self.now, deadline, 1, priority))
+                job.enqueued_at = self.now
+                found = await self.served.batcher.run(job)
+                if explain:
+                    self.explanations.record_engine(found.explain_ms / 1000)
         finally:
             lease.release()
 
-    async def call(self, tally: Tally, timeout: float, priority: Priority) -> None:
+    async def call(
+        self,
+        tally: Tally,
+        timeout: float,
+        priority: Priority = Priority.NORMAL,
+        *,
+        explain: bool = False,
+    ) -> None:
         """One request of a client; counts its outcome."""
         began, accepted = self.now, True
         try:
-            await self.detect(timeout, priority)
+            await (self.explain(timeout) if explain else self.detect(timeout, priority))
             outcome = "ok"
         except DetectionError as error:
             outcome, accepted = error.code, error.code not in {"overloaded", "not_ready"}
@@ -149,13 +173,20 @@ class SimulatedService:
             tally.latencies.append(self.now - began)
 
     async def flood(
-        self, rate: float, seconds: float, timeout: float, priority: Priority = Priority.NORMAL
+        self,
+        rate: float,
+        seconds: float,
+        timeout: float,
+        priority: Priority = Priority.NORMAL,
+        *,
+        explain: bool = False,
     ) -> Tally:
         """Sends requests at random times, independent of their results (open loop)."""
         tally, rng = Tally(), random.Random(7)
         tasks, end = [], self.now + seconds
         while self.now < end:
-            tasks.append(asyncio.create_task(self.call(tally, timeout, priority)))
+            call = self.call(tally, timeout, priority, explain=explain)
+            tasks.append(asyncio.create_task(call))
             await asyncio.sleep(rng.expovariate(rate))
         await asyncio.gather(*tasks)
         return tally

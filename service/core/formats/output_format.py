@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from model.images.decode import ImageLimits
+from model.images.decode import Cost, ImageLimits
 from service.core.encoding import FileResult
+
+_ONLY_PIXELS = Cost(0, 0.0)
 
 
 class Schema(BaseModel):
@@ -94,6 +96,7 @@ class OutputFormat:
         examples: of these documents, by title, for OpenAPI.
         draws_images: whether the encoder needs the image file itself. Then a request has one
             file, the encoder runs in a decoder process, and `lite-detr detect` does not print it.
+        drawing_cost: of an encoder with `draws_images`, in addition to the image's pixels.
         explains: whether the encoder needs an `Explanation`, of the option `detection`.
     """
 
@@ -104,4 +107,5 @@ class OutputFormat:
     schemas: tuple[type[BaseModel], ...] = ()
     examples: Mapping[str, Any] = field(default_factory=dict)
     draws_images: bool = False
+    drawing_cost: Cost = _ONLY_PIXELS
     explains: bool = False

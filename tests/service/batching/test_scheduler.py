@@ -8,7 +8,7 @@ import pytest
 
 from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
 from service.types import Priority
-from tests.support.jobs import BUCKET, OTHER_BUCKET, JobMaker
+from tests.support.jobs import BUCKET, EXPLAIN, OTHER_BUCKET, JobMaker
 
 POLICY = BatchPolicy(
     max_batch_size=4,
@@ -286,6 +286,37 @@ def test_count_before_counts_the_images_that_are_not_overtaken(
     scheduler.retry([job.batch(2)])
     assert scheduler.count_before(Priority.NORMAL) == 5
     assert scheduler.count_before(Priority.HIGH) == 3
+
+
+def test_an_image_to_explain_runs_alone_after_all_others(
+    scheduler: Scheduler, job: JobMaker
+) -> None:
+    explained = job(at=0.0, priority=Priority.HIGH, explain=EXPLAIN)
+    _fill(scheduler, [explained, *job.many(2, at=5.0)])
+    assert (len(scheduler), scheduler.count_before(Priority.NORMAL)) == (3, 2)
+    assert explained not in _jobs(scheduler.plan(6.0, IDLE).batch)
+    assert scheduler.plan(6.0, _busy(until=6.0)).batch is None
+    assert explained in scheduler
+    plan = scheduler.plan(6.0, IDLE._replace(idle_since=6.0), num_decoding=1)
+    assert plan.batch is None
+    assert plan.wake_at == pytest.approx(6.010)
+    assert _jobs(scheduler.plan(6.011, IDLE._replace(idle_since=6.0), 1).batch) == [explained]
+    assert (len(scheduler), explained in scheduler) == (0, False)
+
+
+def test_an_image_to_explain_may_leave_expire_and_be_retried(
+    scheduler: Scheduler, job: JobMaker
+) -> None:
+    first, second, third = (job(deadline=at, explain=EXPLAIN) for at in (3.0, 1.0, 9.0))
+    _fill(scheduler, [first, second, third])
+    assert scheduler.plan(1.0, FULL).expired == (second,)
+    assert (scheduler.remove(first), scheduler.remove(first)) == (True, False)
+    assert _jobs(scheduler.plan(2.0, IDLE).batch) == [third]
+    scheduler.retry([Batch(BUCKET, (third,), 1)])
+    assert _jobs(scheduler.plan(2.0, IDLE).batch) == [third]
+    scheduler.requeue([third])
+    scheduler.clear()
+    assert not scheduler
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,6 +16,8 @@ SECONDS = 8.0
 FAST = Device(0.005, 0.002, max_batch_size=8, jitter=0.2)  # 21 ms a full batch
 SLOW = Device(0.010, 0.010, max_batch_size=4, jitter=0.2)  # 50 ms
 LARGE = Device(0.020, 0.010, max_batch_size=8, jitter=0.2)  # 100 ms
+# An image by itself takes 20 ms, its explanation 30 ms more.
+EXPLAINING = Device(0.010, 0.010, max_batch_size=4, jitter=0.2, explain=0.030)
 
 
 def _run(
@@ -172,3 +174,25 @@ def test_high_priority_does_not_starve_normal_priority() -> None:
         assert max(usual.latencies) < 5  # after one second images run in order of arrival
 
     _run(SLOW, scenario, slots=64, kept=32)
+
+
+@pytest.mark.parametrize("load", [0.5, 5])
+def test_a_flood_of_explanations_does_not_harm_ordinary_images(load: float) -> None:
+    device = EXPLAINING
+
+    async def ordinary(service: SimulatedService, explanations: float) -> tuple[Tally, Tally]:
+        await service.flood(0.5 * device.capacity, 2, 10.0)
+        explained = asyncio.create_task(service.flood(explanations, SECONDS, 10.0, explain=True))
+        plain = await service.flood(load * device.capacity, SECONDS, 0.25)
+        return plain, await explained
+
+    async def scenario(service: SimulatedService) -> None:
+        before, _ = await ordinary(service, 0.01)
+        plain, explained = await ordinary(service, 1000.0)
+        assert explained.outcomes["ok"] > 0
+        assert explained.outcomes["overloaded"] > 100 * explained.outcomes["ok"]
+        assert _goodput(plain, device) >= 0.97 * _goodput(before, device)
+        assert plain.outcomes["ok"] >= 0.99 * plain.accepted
+        assert _p99(plain) <= _p99(before) + device.explain + device.seconds(1) * 1.2
+
+    _run(device, scenario)

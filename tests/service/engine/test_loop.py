@@ -5,17 +5,26 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from model.detections import Detections
+from model.explanation import Explanation, SampledPoints
 from service.engine import loop as engine_loop
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.loop import Engine, OverlappingEngine, create_engine
 from service.ipc.doorbell import EngineDoorbell
-from service.ipc.messages import BatchDone, BatchFailed, Message, RunBatch, Stop
+from service.ipc.messages import (
+    BatchDone,
+    BatchFailed,
+    ExplainRequest,
+    Message,
+    RunBatch,
+    Stop,
+)
 from service.ipc.slot_pool import SlotPool
 from service.ipc.slots import SlotImage, SlotLayout, SlotMemory
 from tests.service.engine.test_main import StandInDevice
@@ -23,6 +32,7 @@ from tests.support.fake_device import FAKE_MODEL, fake_detections
 
 LAYOUT = SlotLayout(count=6, image_bytes=64 * 64 * 3, max_detections=8)
 SIZE = (48, 64)
+EXPLAIN_SECONDS = 0.05
 
 
 @dataclass
@@ -81,6 +91,22 @@ class LazyDevice:
             raise self.refused[names[0]]
         result = DeviceResult(found, assemble_ms=1.0, forward_ms=3.0, postprocess_ms=0.5)
         return InFlight(self, names[0], result, self.looks)
+
+    def explain(
+        self,
+        image: npt.NDArray[np.uint8],
+        padded: tuple[int, int],
+        original_size: tuple[int, int],
+        detection: Detections,
+    ) -> Explanation:
+        self.calls.append(f"explain {image[0, 0, 0]}")
+        time.sleep(EXPLAIN_SECONDS)
+        box = tuple(detection.boxes_xyxy[0].tolist())
+        points = SampledPoints(
+            "decoder", 1, 1, True, box, np.zeros((1, 1, 1, 2)), np.ones((1, 1, 1))
+        )
+        label = FAKE_MODEL.labels[detection.labels[0]]
+        return Explanation(label, float(detection.scores[0]), box, 0, 0, (8,), points, points)
 
     def record(self, shape: BatchShape) -> None:
         self.calls.append(f"record {shape.images}")
@@ -187,6 +213,34 @@ def _once(engine: Engine) -> object:
         return left.pop()() if left else None
 
     return next_message
+
+
+def test_a_detection_is_explained_after_its_batch_in_a_time_of_its_own(bench: Bench) -> None:
+    batch = bench.batch(10)
+    ((slot, _),) = batch.slots
+    found = fake_detections(np.full((*SIZE, 3), 10, np.uint8), (96, 128))
+    label = int(found.labels[0])
+    request = ExplainRequest(1, 0.0, 8, (label,))
+    before = time.monotonic()
+    done, following = bench.ring(replace(batch, explain={str(slot): request}), bench.batch(20))
+    seconds = time.monotonic() - before
+    assert isinstance(done, BatchDone)
+    assert isinstance(following, BatchDone)
+    assert done.explanations is not None
+    assert done.explanations[str(slot)]["label"] == FAKE_MODEL.labels[label]
+    assert done.explain_ms >= EXPLAIN_SECONDS * 1000
+    assert done.postprocess_ms + done.explain_ms <= seconds * 1000
+    assert (following.explanations, following.explain_ms) == (None, 0.0)
+    bench.assert_answered(10, 20)
+
+
+def test_a_detection_that_does_not_exist_is_not_explained(bench: Bench) -> None:
+    batch = bench.batch(10)
+    ((slot, _),) = batch.slots
+    (done,) = bench.ring(replace(batch, explain={str(slot): ExplainRequest(1, 0.99, 8, None)}))
+    assert isinstance(done, BatchDone)
+    assert done.explanations == {}
+    assert "explain 10" not in bench.device.calls
 
 
 def test_a_batch_that_fails_at_its_end_does_not_affect_others(bench: Bench) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,7 +14,7 @@ from model.images.decode import ImageLimits, decode_image
 from model.labels import CODE_LABELS
 from model.weights.info import ModelInfo
 from service.core.detector import Detector
-from service.core.formats import Encoded, EncodeInput
+from service.core.formats import Encoded, EncodeInput, OutputFormat
 from service.core.formats.output_format import encode_with_image
 from service.core.selection import resolve_options
 from service.observability.metrics import Metrics
@@ -104,13 +103,13 @@ class StandIn:
 
     async def encode_with_image(
         self,
-        encode: Callable[[EncodeInput], Encoded],
+        output_format: OutputFormat,
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
     ) -> Encoded:
-        return Encoded(*encode_with_image(image, encode, job))
+        return Encoded(*encode_with_image(image, output_format.encode, job))
 
     def as_detector(self) -> Detector:
         return cast(Detector, self)

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from service.batching.scheduler import Batch
 from service.supervision.in_flight import BatchesInFlight, UnexpectedBatch
-from tests.support.jobs import JobMaker
+from tests.support.jobs import BUCKET, EXPLAIN, JobMaker
 
 
 @pytest.fixture
@@ -51,6 +52,18 @@ def test_the_end_is_predicted_from_earlier_batches(job: JobMaker) -> None:
     in_flight.add(job.batch(2), 10.1)
     assert in_flight.state().busy_until == pytest.approx(11.0)
     assert in_flight.predicted_seconds(batch.padded_pixels) == pytest.approx(0.5)
+
+
+def test_explanations_are_predicted_apart_from_batches(job: JobMaker) -> None:
+    in_flight = BatchesInFlight(now=0.0)
+    explained = Batch(BUCKET, (job(explain=EXPLAIN),))
+    pixels = explained.padded_pixels
+    in_flight.learn(job.batch(1), 0.5)
+    in_flight.add(explained, 10.0)
+    assert in_flight.state().busy_until == pytest.approx(11.0)  # as another run, until measured
+    in_flight.learn(explained, 2.5, 2.0)
+    assert in_flight.predicted_seconds(pixels) == pytest.approx(0.5)
+    assert in_flight.state().busy_until == pytest.approx(12.5)
 
 
 def test_the_prediction_for_no_pixels_is_zero(job: JobMaker) -> None:
