@@ -10,6 +10,8 @@ MADE    := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime-installed
 FULL    := $(VENV)/.full-installed
 
+CHART_SCHEMA := docker/helm/lite-detr/values.schema.json
+
 # pip asks this index in addition to its own.
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c $(LOCK)
@@ -41,7 +43,7 @@ SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(i
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow test-family test-all test-containers test-release lint format
-.PHONY: setup setup-full kserve cuda-bindings docs proto lock clean
+.PHONY: setup setup-full kserve helm cuda-bindings docs proto lock clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -88,14 +90,19 @@ kserve: $(MADE) ## install KServe's SDK in .venv-kserve, for a test: it needs an
 	@[ -x .venv-kserve/bin/python ] || $(BIN)/python -m venv .venv-kserve
 	@.venv-kserve/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/kserve.txt
 
+helm: $(MADE) ## install helm in .venv, for the tests of the chart (Linux x86_64)
+	@[ -x $(BIN)/helm ] || $(BIN)/python requirements/get_helm.py $(BIN)/helm
+
 cuda-bindings: $(MADE) ## install other versions of cuda-bindings in .venv-cuda-bindings, for tests
 	@for version in $$(grep -v '^#' requirements/cuda-bindings.txt); do \
 		[ -d .venv-cuda-bindings/$$version ] || $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check \
 			--target .venv-cuda-bindings/$$version cuda-bindings==$$version || exit 1; done
 
-docs: $(RUNTIME) ## regenerate docs/configuration.md from the options
+docs: $(RUNTIME) ## regenerate docs/configuration.md and the schema of the chart from the options
 	$(BIN)/python -m service.cli.configuration > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
+	$(BIN)/python -m service.cli.chart_settings $(CHART_SCHEMA) > $(CHART_SCHEMA).new
+	mv $(CHART_SCHEMA).new $(CHART_SCHEMA)
 
 proto: $(FULL) ## regenerate the message classes of proto/
 	sh proto/generate.sh $(BIN)/python
