@@ -22,12 +22,15 @@ from typing import Any, Protocol
 
 import structlog
 import uvloop
+from starlette.routing import BaseRoute
 
 from model.weights.info import CheckpointError
 from service.access.access import Access
 from service.access.api_keys import KeyFileError
 from service.access.tls import TlsFileError
 from service.build import TORCH, Backend, ServiceCore, open_core
+from service.clouds.contract import Deployment
+from service.clouds.deployment import check_paths
 from service.images.allocator import keep_freed_memory
 from service.observability.json_stderr import json_stderr
 from service.observability.logs import (
@@ -58,6 +61,7 @@ def run(
     settings: Settings,
     backend: Backend = TORCH,
     *,
+    deployment: Deployment | None = None,
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> int:
@@ -66,6 +70,7 @@ def run(
     Args:
         settings: of this deployment.
         backend: which device the engines open.
+        deployment: on a cloud; None: on none.
         notes: lines about the settings for the log.
         warnings: the same, as warnings.
 
@@ -82,12 +87,12 @@ def run(
         _log.warning(line)
     keep_freed_memory()
     with json_stderr() if as_json else contextlib.nullcontext():
-        return _run(settings, backend)
+        return _run(settings, backend, deployment)
 
 
-def _run(settings: Settings, backend: Backend) -> int:
+def _run(settings: Settings, backend: Backend, deployment: Deployment | None) -> int:
     try:
-        return uvloop.run(_serve(settings, backend))
+        return uvloop.run(_serve(settings, backend, deployment))
     except CheckpointError as error:
         _fail(f"Cannot use the model: {error}")
     except (KeyFileError, TlsFileError) as error:
@@ -116,13 +121,14 @@ class _Server(Protocol):
         """Stops without waiting for requests."""
 
 
-async def _serve(settings: Settings, backend: Backend) -> int:
+async def _serve(settings: Settings, backend: Backend, deployment: Deployment | None) -> int:
     """Starts the service, serves until a signal, and drains.
 
     Raises:
         CheckpointError: for a model that cannot be used.
         EngineStartError: if an engine cannot start.
         KeyFileError, TlsFileError: for keys and certificates that cannot be used.
+        SettingsError: for paths of a cloud that are also the service's own.
         TracingUnavailable: if tracing is configured but not installed.
     """
     started = time.monotonic()
@@ -145,7 +151,8 @@ async def _serve(settings: Settings, backend: Backend) -> int:
         core = await stack.enter_async_context(open_core(settings, backend))
         hangups.begin(access.reload, core.control.reload)
         stack.callback(asyncio.create_task(access.watch()).cancel)
-        http_servers = _build_servers(settings, access, core, request_log, listeners)
+        app = _build_app(settings, access, core, request_log, deployment)
+        http_servers = _build_servers(settings, access, core, app, listeners)
         servers += http_servers
         rpc = None
         if settings.grpc_port >= 0:
@@ -237,18 +244,44 @@ async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) 
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _build_servers(
+def _build_app(
     settings: Settings,
     access: Access,
     core: ServiceCore,
     request_log: RequestLog,
+    deployment: Deployment | None,
+) -> Any:
+    """Builds the HTTP application, with the routes of all adapters.
+
+    Raises:
+        SettingsError: for paths of a cloud that are also the service's own.
+    """
+    detector = core.detector
+    bodies = BodyMemory(settings.max_bodies_bytes)
+    routes = oip_routes(detector, core.control, settings, bodies)
+    probes: list[str] = []
+    cloud: list[BaseRoute] = []
+    if deployment is not None:
+        cloud = deployment.routes(detector, settings, bodies)
+        probes += filter(None, [deployment.health_path])
+    app = create_app(
+        detector, settings, access.keys, request_log, [*routes, *cloud], bodies, probes
+    )
+    if deployment is not None:
+        check_paths(app.router.routes, cloud, deployment.cloud.title)
+    return app
+
+
+def _build_servers(
+    settings: Settings,
+    access: Access,
+    core: ServiceCore,
+    app: Any,
     listeners: list[socket.socket],
 ) -> list[HttpServer]:
     """Builds the HTTP server and, if it has its own port, that of the metrics."""
     detector = core.detector
-    bodies = BodyMemory(settings.max_bodies_bytes)
-    oip = oip_routes(detector, core.control, settings, bodies)
-    apps: list[Any] = [create_app(detector, settings, access.keys, request_log, oip, bodies)]
+    apps: list[Any] = [app]
     if settings.metrics_port is not None:
         metrics = create_metrics_app(detector.metrics)
         apps.append(require_metrics_key(metrics, access.keys, detector.metrics))

@@ -61,7 +61,7 @@ def settings_from_flags(given: Mapping[str, Any]) -> Settings:
 def fields_as_flags(problems: str) -> str:
     """Replaces the names of fields at the start of each line by those of their flags."""
     return re.sub(
-        r"^(\w+)=", lambda match: f"--{match[1].replace('_', '-')}=", problems, flags=re.M
+        r"^([a-z]\w*)=", lambda match: f"--{match[1].replace('_', '-')}=", problems, flags=re.M
     )
 
 
@@ -70,16 +70,22 @@ def _serve(given: dict[str, Any]) -> None:
 
     POST an image to /detect; / is a page to try it, /docs documents the API.
     """
-    settings = settings_from_flags(given)
+    own = settings_from_flags(given)
     for variable, value in _QUIET_GRPC_CORE.items():  # before grpc is imported
         os.environ.setdefault(variable, value)
     from service.app import run  # noqa: PLC0415
+    from service.clouds.deployment import settings_for_cloud  # noqa: PLC0415
 
+    try:
+        cloud = settings_for_cloud(own, given, os.environ)
+    except SettingsError as error:
+        raise typer.BadParameter(fields_as_flags(str(error))) from None
     known = {spec.env_var for spec in SERVE_OPTIONS}
     raise typer.Exit(
         run(
-            settings,
-            notes=service_addresses(os.environ, known),
-            warnings=unknown_to_serve(known),
+            cloud.settings,
+            deployment=cloud.deployment,
+            notes=[*service_addresses(os.environ, known), *cloud.notes],
+            warnings=[*unknown_to_serve(known), *cloud.warnings],
         )
     )

@@ -72,7 +72,7 @@ class Metrics:
         """Counts a request at its end, and observes its duration.
 
         Args:
-            protocol: the adapter: "http", "grpc", "oip_http", "oip_grpc".
+            protocol: the adapter: "http", "grpc", "oip_http", "oip_grpc", or the name of a cloud.
             outcome: "ok", "cancelled", "internal", or an error code.
         """
         found = self._request_metrics.get((protocol, outcome))

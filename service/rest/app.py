@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Union
 
@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from service.access.api_keys import KeyRing
 from service.access.api_keys import Scope as KeyScope
@@ -54,6 +55,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - everything that shares the port
     request_log: RequestLog | None = None,
     extra_routes: Sequence[BaseRoute] = (),
     bodies: BodyMemory | None = None,
+    probe_paths: Sequence[str] = (),
 ) -> FastAPI:
     """Builds the HTTP application around a detector.
 
@@ -64,6 +66,7 @@ def create_app(  # noqa: PLR0913, PLR0917 - everything that shares the port
         request_log: follows each request; None: one that neither logs nor traces.
         extra_routes: of other adapters, served on the same port.
         bodies: counts the bodies of all adapters; None: a count of its own.
+        probe_paths: of health checks among the extra routes.
 
     Returns:
         An ASGI application.
@@ -90,7 +93,10 @@ def create_app(  # noqa: PLR0913, PLR0917 - everything that shares the port
     app.add_exception_handler(DetectionError, _detection_error)
     app.add_exception_handler(RequestRefused, _refusal)
     app.add_exception_handler(HTTPException, _http_error)
-    _add_middleware(app, detector.metrics, settings, keys, request_log)
+    context = partial(
+        RequestContext, request_log=request_log or RequestLog(), probe_paths=probe_paths
+    )
+    _add_middleware(app, detector.metrics, settings, keys, context)
     return app
 
 
@@ -126,7 +132,7 @@ def _add_middleware(
     metrics: Metrics,
     settings: Settings,
     keys: KeyRing | None,
-    request_log: RequestLog | None,
+    context: Callable[[ASGIApp], RequestContext],
 ) -> None:
     """Adds the layers around every request, from the inside out."""
     if keys is not None:
@@ -144,7 +150,7 @@ def _add_middleware(
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Server-Timing", "traceparent"],
         )
-    app.add_middleware(RequestContext, request_log=request_log or RequestLog())
+    app.add_middleware(context)
     app.add_middleware(DiscardUnreadBody)
     _serve_below_a_prefix(app, settings)
 

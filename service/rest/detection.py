@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 import structlog
 from starlette.requests import Request
@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from model.images.decode import ImageLimits
 from service.core.detector import Detector
-from service.core.encoding import FileResult, ItemError
+from service.core.encoding import FileResult
 from service.core.formats import JSON, Encoded, EncodeInput, OutputFormat
 from service.errors import DetectionError
 from service.rest.multipart import UploadedFile
-from service.rest.problems import item_error
+from service.rest.problems import INTERNAL_ERROR, item_error
 from service.rest.upload import Upload, UploadReader
 from service.settings import Settings
 from service.transport.http_body import BodyMemory
@@ -36,9 +36,23 @@ _log = structlog.get_logger(__name__)
 class DetectEndpoint:
     """Handles POST /detect."""
 
-    def __init__(self, detector: Detector, settings: Settings, bodies: BodyMemory) -> None:
-        """Takes the limits from the settings, and counts the bytes of bodies in `bodies`."""
+    def __init__(
+        self,
+        detector: Detector,
+        settings: Settings,
+        bodies: BodyMemory,
+        protocol: str = _PROTOCOL,
+    ) -> None:
+        """Takes the limits from the settings.
+
+        Args:
+            detector: the core.
+            settings: limits of a request.
+            bodies: counts the bytes of bodies.
+            protocol: label of the requests in the metrics.
+        """
         self._detector = detector
+        self._protocol = protocol
         self._reader = UploadReader(settings)
         self._image_limits = ImageLimits(
             settings.max_body_bytes, settings.max_image_pixels, settings.max_jpeg_scans
@@ -62,7 +76,7 @@ class DetectEndpoint:
             ClientGone: when the client disconnected before the response.
         """
         with (
-            OutcomeCounter(self._detector.metrics, _PROTOCOL),
+            OutcomeCounter(self._detector.metrics, self._protocol),
             self._bodies.account() as account,
         ):
             upload = await self._reader.read(request, account, output_format)
@@ -71,7 +85,7 @@ class DetectEndpoint:
             return await unless_client_leaves(work, request.scope, request.receive)
 
     async def _respond_to_several(self, upload: Upload) -> Response:
-        outcomes = await self._detect_all(upload)
+        outcomes = await detect_files(self._detector, upload)
         model = self._detector.model
         encoded = upload.output_format.encode(
             EncodeInput(outcomes, model.labels, upload.request_id, category_ids=model.category_ids)
@@ -86,7 +100,7 @@ class DetectEndpoint:
 
     async def _respond_to_file(self, upload: Upload) -> Response:
         file = upload.files[0]
-        result = await self._detect(file, upload, upload.request_id)
+        result = await detect_file(self._detector, file, upload, upload.request_id)
         encode_started = time.monotonic()
         output_format = upload.output_format
         outcomes = (FileResult(file.name or None, result),)
@@ -114,38 +128,50 @@ class DetectEndpoint:
             output_format, job, file.data, upload.deadline, upload.priority
         )
 
-    def _detect(
-        self, file: UploadedFile, upload: Upload, request_id: str
-    ) -> Awaitable[DetectResult]:
-        return self._detector.detect(
-            file.data,
-            upload.options,
-            request_id=request_id,
-            deadline=upload.deadline,
-            priority=upload.priority,
-            read_ms=upload.read_ms,
-        )
 
-    async def _detect_all(self, upload: Upload) -> Sequence[FileResult]:
-        """Each file by itself: one failure does not affect the others."""
-        in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
+async def detect_file(
+    detector: Detector, file: UploadedFile, upload: Upload, request_id: str
+) -> DetectResult:
+    """Detects in one file of a request.
 
-        async def one(number: int, file: UploadedFile) -> FileResult:
-            request_id = f"{upload.request_id}-{number}"
-            async with in_flight:
-                try:
-                    return FileResult(file.name, await self._detect(file, upload, request_id))
-                except DetectionError as error:
-                    return FileResult(file.name, error=item_error(error))
-                except Exception:
-                    _log.exception("unexpected error", request_id=request_id)
-                    return FileResult(file.name, error=_INTERNAL_ERROR)
+    Args:
+        detector: the core.
+        file: of the upload.
+        upload: has the options.
+        request_id: of this file.
 
-        tasks = [one(number, file) for number, file in enumerate(upload.files, start=1)]
-        return await asyncio.gather(*tasks)
+    Raises:
+        DetectionError: also for a file that could not be read.
+    """
+    if file.error is not None:
+        raise file.error
+    return await detector.detect(
+        file.data,
+        upload.options,
+        request_id=request_id,
+        deadline=upload.deadline,
+        priority=upload.priority,
+        read_ms=upload.read_ms,
+    )
 
 
-_INTERNAL_ERROR = ItemError("internal", "Internal error", "An unexpected error.", status=500)
+async def detect_files(detector: Detector, upload: Upload) -> Sequence[FileResult]:
+    """Detects in each file of a request by itself: one failure does not affect the others."""
+    in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
+
+    async def one(number: int, file: UploadedFile) -> FileResult:
+        request_id = f"{upload.request_id}-{number}"
+        async with in_flight:
+            try:
+                return FileResult(file.name, await detect_file(detector, file, upload, request_id))
+            except DetectionError as error:
+                return FileResult(file.name, error=item_error(error))
+            except Exception:
+                _log.exception("unexpected error", request_id=request_id)
+                return FileResult(file.name, error=INTERNAL_ERROR)
+
+    tasks = [one(number, file) for number, file in enumerate(upload.files, start=1)]
+    return await asyncio.gather(*tasks)
 
 
 def _response(encoded: Encoded) -> Response:

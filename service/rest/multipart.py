@@ -14,7 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from model.images.formats import image_kind
-from service.errors import InvalidOptions
+from service.errors import DetectionError, InvalidOptions
 from service.rest.media_types import UNDECLARED_TYPES, may_be_image, media_type_of
 from service.transport.http_request import RequestRefused
 
@@ -40,10 +40,11 @@ _PROBLEMS = {
 
 @dataclass(frozen=True)
 class UploadedFile:
-    """One file of a form."""
+    """One file of a request."""
 
     name: str  # the client's file name; without one, the name of the field
     data: bytes
+    error: DetectionError | None = None  # why there are no data, of a file that cannot be read
 
 
 @dataclass(frozen=True)

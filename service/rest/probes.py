@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from model.images.formats import SUPPORTED_FORMATS
 from service.access.api_keys import Scope as KeyScope
@@ -73,6 +73,17 @@ def add_probe_routes(app: FastAPI, detector: Detector, settings: Settings) -> No
             response_model=None,
             responses=ok_response("Prometheus metrics"),
         )
+
+
+def readiness_route(path: str, detector: Detector) -> BaseRoute:
+    """A public GET route that responds as /readyz does, for platforms that choose the path."""
+
+    async def respond(request: Request) -> Response:
+        if not detector.ready:
+            return _unavailable(request, "not_ready", detector.not_ready_reason)
+        return JSONResponse({"status": "ready"}, headers=_NO_STORE)
+
+    return require(PUBLIC, Route(path, respond))
 
 
 def add_get_route(

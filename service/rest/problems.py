@@ -17,6 +17,7 @@ from service.transport.http_request import request_id_of
 from service.transport.http_status import error_kind, retry_after_s
 
 _OIP_PREFIX = "/v2"
+INTERNAL_ERROR = ItemError("internal", "Internal error", "An unexpected error.", status=500)
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 

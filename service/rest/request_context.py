@@ -26,10 +26,6 @@ from service.transport.http_request import REQUEST_ID_HEADER, ClientGone, Reques
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _TRACEPARENT = TRACEPARENT.encode()
 _TRACESTATE = TRACESTATE.encode()
-# Polled every few seconds: no log line and no span.
-_POLLED_PATHS = frozenset(
-    ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
-)
 
 # Only this server's own files: no inline script or style, no frame, no other host.
 _CONTENT_SECURITY_POLICY = "; ".join(
@@ -55,6 +51,7 @@ _SECURITY_HEADERS = (
 # Probes are served on connections over the limit too; otherwise a flood of idle connections
 # would get the service restarted.
 _PROBE_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+_METRICS_PATH = "/metrics"
 _TOO_MANY = ProblemDetails(503, "too_many_connections", "the service has too many open connections")
 _TOO_MANY_HEADERS = {"Retry-After": "1"}
 # No path of ours has one, and a route's pattern can match in spite of a line feed at its end.
@@ -73,15 +70,21 @@ class RequestContext:
     and one whose head is not acceptable.
     """
 
-    def __init__(self, app: ASGIApp, request_log: RequestLog) -> None:
+    def __init__(
+        self, app: ASGIApp, request_log: RequestLog, probe_paths: Iterable[str] = ()
+    ) -> None:
         """Wraps an application.
 
         Args:
             app: handles the requests.
             request_log: follows them.
+            probe_paths: of health checks, in addition to the service's own.
         """
         self._app = app
         self._request_log = request_log
+        self._probe_paths = _PROBE_PATHS.union(probe_paths)
+        # Polled every few seconds: no log line and no span.
+        self._polled_paths = self._probe_paths | {_METRICS_PATH}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -98,7 +101,7 @@ class RequestContext:
             traceparents=ids[_TRACEPARENT],
             tracestates=ids[_TRACESTATE],
             origin=_origin(scope),
-            quiet=path in _POLLED_PATHS,
+            quiet=path in self._polled_paths,
         ) as request:
             try:
                 await self._serve(request, scope, receive, send)
@@ -118,7 +121,8 @@ class RequestContext:
             await send(message)
 
         try:
-            app = _refusal(scope, request.request_id) or self._app
+            is_probe = scope["path"] in self._probe_paths
+            app = _refusal(scope, request.request_id, is_probe=is_probe) or self._app
             await app(scope, receive, send_with_headers)
         except ClientGone:
             return
@@ -129,10 +133,10 @@ class RequestContext:
                 await response(scope, receive, send_with_headers)
 
 
-def _refusal(scope: Scope, request_id: str) -> Response | None:
+def _refusal(scope: Scope, request_id: str, *, is_probe: bool) -> Response | None:
     """The response to a request that no route is to see; None for one that is acceptable."""
     state = scope["state"]
-    if state.get("over_connection_limit") and scope["path"] not in _PROBE_PATHS:
+    if state.get("over_connection_limit") and not is_probe:
         return problem_response(_TOO_MANY, request_id, _TOO_MANY_HEADERS)
     refused: RequestRefused | None = state.get("refused")
     if refused is not None:

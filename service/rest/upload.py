@@ -151,7 +151,7 @@ async def _read_json(
     else:
         image, parameters = _parse_json(body)
     account.take(len(image))
-    given = [*split_query_string(query_string), *_options(parameters)]
+    given = [*split_query_string(query_string), *json_options(parameters)]
     return UploadedFile("", image), parse_query(given)
 
 
@@ -182,8 +182,11 @@ def _parse_json(body: bytes) -> tuple[bytes, Mapping[str, object]]:
         raise InvalidImage(f"the field inputs of the JSON is not base64: {error}") from None
 
 
-def _options(parameters: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """The parameters as options; null stands for "not given", a list for several labels."""
+def json_options(parameters: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The parameters of a JSON body as options.
+
+    null stands for "not given", a list for several labels.
+    """
     for name, value in parameters.items():
         for each in value if isinstance(value, list) and name == "labels" else (value,):
             if each is not None:

@@ -46,6 +46,12 @@ class Settings(BaseSettings):
         description="separate port for /metrics; unset: the HTTP port serves it",
     )
 
+    cloud: Literal["auto", "none", "sagemaker", "vertex", "azure", "cloud-run"] = Field(
+        "auto",
+        description="container contract to follow (docs/clouds.md): auto recognizes SageMaker, "
+        "Vertex AI, Cloud Run and PORT by their variables; none ignores these",
+    )
+
     model: str = Field(
         "default",
         description="name of a model, or path of its weights file",

@@ -17,6 +17,7 @@ import pytest
 
 from model.native.library import cache_directory
 from tests.docs.pages import Block
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
 _TIMEOUT_SECONDS = 300
@@ -24,6 +25,7 @@ _NOT_LINKED = {".git", ".venv", "runs", "build", "dist"}
 _IMAGES = {"photo.jpg": "codes", "one.jpg": "qr_close_up", "two.jpg": "shelf"}
 # A response of 400 or more is a failure, with or without --fail.
 _FAILING_CURL = 'curl() { command curl --fail --silent --show-error "$@"; }'
+_FREE_PORT = "8080"  # of a service that a block starts itself
 _PLACEHOLDERS = {"localhost:8000": "http", "localhost:8001": "grpc", "127.0.0.1:8000": "http"}
 
 
@@ -73,7 +75,7 @@ class BlockRunner:
         return output + rest, process.returncode
 
     def _command(self, block: Block) -> list[str]:
-        body = block.body
+        body = block.body.replace(_FREE_PORT, str(free_port()))
         for placeholder, protocol in _PLACEHOLDERS.items():
             body = body.replace(placeholder, self.addresses[protocol])
         if block.language == "python":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import ssl
 import subprocess
 import sys
@@ -56,6 +57,27 @@ def check(port: int, **settings: str) -> int:
 def test_check_follows_the_status_of_healthz(status: int, expected: int) -> None:
     with responding(status) as port:
         assert check(port) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "port"),
+    [
+        ({}, "8000"),
+        ({"PORT": "9000"}, "9000"),
+        ({"PORT": "9000", "LITE_DETR_HTTP_PORT": "9001"}, "9001"),
+        ({"AIP_HTTP_PORT": "9002", "PORT": "9000"}, "9002"),
+        ({"LITE_DETR_CLOUD": "sagemaker"}, "8080"),
+        ({"LITE_DETR_HTTP_PORT": "tcp://10.0.0.1:8000"}, "8000"),
+    ],
+)
+def test_check_uses_the_port_of_a_cloud(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], port: str
+) -> None:
+    for name in ("PORT", "LITE_DETR_HTTP_PORT", "LITE_DETR_CLOUD"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert runpy.run_path(str(ROOT / "docker" / "health_check.py"))["_port"]() == port
 
 
 def test_check_fails_without_a_service() -> None:

@@ -20,6 +20,7 @@ from service.core.formats.output_format import (
 from service.core.formats.result_json import JSON
 
 __all__ = [
+    "DRAWN_IMAGE",
     "HUGGINGFACE",
     "JSON",
     "OUTPUT_FORMATS",

@@ -161,7 +161,7 @@ def encode_json(job: EncodeInput) -> Encoded:
     if job.request_id is None:
         document = [file_item(file) for file in job.files]
     elif len(job.files) == 1 and job.files[0].result is not None:
-        document = _result_object(job.files[0].result)
+        document = result_object(job.files[0].result)
     else:
         document = {
             "results": [file_item(file) for file in job.files],
@@ -179,14 +179,15 @@ def file_item(file: FileResult) -> dict[str, Any]:
     """
     named = {} if file.name is None else {"file": file.name}
     if file.result is not None:
-        return named | _result_object(file.result)
+        return named | result_object(file.result)
     if file.error is None:
         raise ValueError("a file has neither a result nor an error")
     error = {key: value for key, value in asdict(file.error).items() if value is not None}
     return named | {"error": error}
 
 
-def _result_object(result: DetectResult) -> dict[str, Any]:
+def result_object(result: DetectResult) -> dict[str, Any]:
+    """The result of one file, as format=json writes it."""
     return {
         "model": {"name": result.model_name, "version": result.model_version},
         "image": {"width": result.width, "height": result.height},

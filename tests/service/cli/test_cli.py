@@ -114,7 +114,7 @@ def test_each_serve_variable_reaches_its_setting(
         for field, path in tls.items():
             monkeypatch.setenv(f"LITE_DETR_{field.upper()}", path)
     choices = {"log_level": "debug", "log_format": "json", "model": "some.file", "name": "a"}
-    choices["root_path"] = "/vision"
+    choices |= {"root_path": "/vision", "cloud": "none"}
     value = (others | choices).get(name)
     if value is None:
         value = int(getattr(Settings(), name) or 0) + 1
