@@ -35,6 +35,7 @@ MODELS: dict[str, Any] = {
                 "max_detections": 100,
                 "formats": ["JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF"],
             },
+            "output_formats": ["json", "coco", "image", "huggingface"],
         }
     ]
 }

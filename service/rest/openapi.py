@@ -7,6 +7,7 @@ error table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,7 +16,7 @@ from fastapi.routing import APIRoute
 from model.labels import named_classes
 from model.weights.info import ModelInfo
 from service.core.detector import Detector
-from service.core.formats import JSON, OUTPUT_FORMATS
+from service.core.formats import JSON, OUTPUT_FORMATS, OutputFormat, offered_formats
 from service.core.selection import PRIORITY_HEADER
 from service.rest import examples
 from service.rest.openapi_access import describe_access
@@ -89,7 +90,10 @@ class OpenApiDocument:
             "wrong."
         )
         self._detect_route.openapi_extra = {
-            "parameters": [*_query_parameters(model), *_header_parameters(self._settings)],
+            "parameters": [
+                *_query_parameters(model, offered_formats(explain=self._settings.explain)),
+                *_header_parameters(self._settings),
+            ],
             "requestBody": _image_body(),
         }
         self._app.openapi_schema = None
@@ -131,9 +135,14 @@ def unavailable_response(code: str) -> dict[int | str, JsonObject]:
     return {503: _problem_response({code: {"value": problem}})}
 
 
-def _query_parameters(model: ModelInfo) -> list[JsonObject]:
+def _query_parameters(model: ModelInfo, offered: Sequence[OutputFormat]) -> list[JsonObject]:
     names = [name for _, name in named_classes(model.labels)]
-    formats = "; ".join(f"{each.name}: {each.description}" for each in OUTPUT_FORMATS.values())
+    formats = "; ".join(f"{each.name}: {each.description}" for each in offered)
+    explained: tuple[str, str, JsonObject] = (
+        "detection",
+        "with format=explain: the detection to explain, 1 is the best",
+        {"type": "integer", "minimum": 1, "maximum": model.config.max_detections},
+    )
     rules: tuple[tuple[str, str, JsonObject], ...] = (
         (
             "threshold",
@@ -153,13 +162,9 @@ def _query_parameters(model: ModelInfo) -> list[JsonObject]:
         (
             "format",
             formats,
-            {"type": "string", "enum": list(OUTPUT_FORMATS), "default": JSON.name},
+            {"type": "string", "enum": [each.name for each in offered], "default": JSON.name},
         ),
-        (
-            "detection",
-            "with format=explain: the detection to explain, 1 is the best",
-            {"type": "integer", "minimum": 1, "maximum": model.config.max_detections},
-        ),
+        *((explained,) if any(each.explains for each in offered) else ()),
     )
     return [
         {"name": name, "in": "query", "description": text, "schema": schema}

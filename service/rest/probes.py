@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from model.images.formats import SUPPORTED_FORMATS
 from service.access.api_keys import Scope as KeyScope
 from service.core.detector import Detector
+from service.core.formats import offered_formats
 from service.core.model_facts import model_facts
 from service.observability.metrics import Metrics
 from service.rest import examples, schemas
@@ -141,7 +142,10 @@ class _Probes:
             max_detections=self._detector.model.config.max_detections,
             formats=list(SUPPORTED_FORMATS),
         )
-        entry = schemas.ModelEntry(**model_facts(self._detector), limits=limits)
+        offered = [each.name for each in offered_formats(explain=settings.explain)]
+        entry = schemas.ModelEntry(
+            **model_facts(self._detector), limits=limits, output_formats=offered
+        )
         return schemas.Models(models=[entry])
 
     async def metrics(self, request: Request) -> Response:

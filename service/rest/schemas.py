@@ -75,6 +75,7 @@ class ModelEntry(Schema):
     classes: list[ClassName]
     input: InputRule
     limits: Limits
+    output_formats: list[str] = Field(description="values of the option `format` that are offered")
 
 
 class Models(Schema):

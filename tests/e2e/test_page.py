@@ -22,6 +22,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from service.access.api_keys import Scope, key_line, new_key
@@ -73,7 +74,7 @@ def serving(until: str, **environment: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving(until="Ready") as address:
+    with serving(until="Ready", LITE_DETR_EXPLAIN="on") as address:
         yield address
 
 
@@ -124,6 +125,20 @@ class Page:
             element.text
             for element in self.browser.find_elements(By.CSS_SELECTOR, "#detections .score")
         ]
+
+    def labels(self) -> list[str]:
+        script = "return [...document.querySelectorAll('#detections .name')]"
+        return list(self.browser.execute_script(f"{script}.map((one) => one.firstChild.data)"))
+
+    @contextmanager
+    def narrow(self) -> Iterator[None]:
+        """Shows the page as on a phone."""
+        size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            yield
+        finally:
+            self.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def slide_to(self, threshold: float) -> None:
         self.browser.execute_script(
@@ -219,6 +234,46 @@ def test_focusing_a_row_highlights_its_box(page: Page, photo: Path) -> None:
     assert page.canvas() != before
 
 
+def test_a_detection_is_explained(page: Page, photo: Path) -> None:
+    page.choose(photo)
+    page.await_results()
+    page.slide_to(0.6)
+    assert len(page.browser.find_elements(By.CSS_SELECTOR, "#detections .button")) == 4
+    # The request is refused first, as while another detection is explained.
+    page.browser.execute_script(
+        "const fetch = window.fetch; let refused = false; window.urls = [];"
+        "window.fetch = async (url, options) => {"
+        "  window.urls.push(url);"
+        "  if (refused) return fetch(url, options);"
+        "  refused = true;"
+        "  const problem = {code: 'overloaded', detail: 'another detection is being explained'};"
+        "  const init = {status: 429, headers: {'Retry-After': '1'}};"
+        "  return new Response(JSON.stringify(problem), init);"
+        "}"
+    )
+    button = page.browser.find_element(By.CSS_SELECTOR, "#detections li:nth-child(3) .button")
+    assert button.get_attribute("aria-label") == "Explain " + page.labels()[2] + " 0.75"
+    button.send_keys(Keys.ENTER)
+    page.until("return !document.getElementById('explanation-problem').hidden")
+    assert page.text("explanation-problem-title") == "The service is busy"
+    assert page.text("explanation-problem-detail") == "Another detection is being explained."
+    page.browser.find_element(By.ID, "explanation-again").send_keys(Keys.ENTER)
+    page.until("return document.getElementById('explanation-figure').naturalWidth === 1504")
+    assert page.text("explanation-title").endswith("0.75 looks")
+    wanted = "detect?format=explain&threshold=0.05&detection=3"
+    assert page.browser.execute_script("return window.urls") == [wanted, wanted]
+    with page.narrow():
+        edges = "const {left, right} = arguments[0].getBoundingClientRect(); return [left, right]"
+        for name in ("explanation", "explanation-close"):
+            shown = page.browser.find_element(By.ID, name)
+            left, right = page.browser.execute_script(edges, shown)
+            assert 0 <= left < right <= 360, name
+    ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()
+    page.until("return !document.getElementById('explanation').open")
+    assert page.browser.switch_to.active_element == button
+    assert page.errors() == []
+
+
 @pytest.mark.parametrize("way", ["drop", "paste"])
 def test_a_photo_may_be_dropped_or_pasted(page: Page, photo: Path, way: str) -> None:
     page.browser.execute_script(
@@ -287,15 +342,11 @@ def test_the_curl_command_gives_the_same_result(page: Page, photo: Path) -> None
 
 
 def test_a_narrow_screen_does_not_scroll_sideways(page: Page, photo: Path) -> None:
-    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
+    with page.narrow():
         page.choose(photo)
         page.await_results()
         width = page.browser.execute_script("return document.documentElement.scrollWidth")
         assert width <= 360
-    finally:
-        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_sample_is_detected_after_one_click(page: Page) -> None:
@@ -345,6 +396,7 @@ def test_the_page_asks_for_an_api_key_if_one_is_required(
         page.choose(photo)
         page.await_results()
         assert page.text("summary") == "5 objects found"
+        assert not browser.find_elements(By.CSS_SELECTOR, "#detections .button"), "explain is off"
         browser.execute_script("sessionStorage.clear()")
 
 

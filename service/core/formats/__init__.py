@@ -29,9 +29,15 @@ __all__ = [
     "Encoded",
     "OutputFormat",
     "Schema",
+    "offered_formats",
 ]
 
 OUTPUT_FORMATS: dict[str, OutputFormat] = {
     output_format.name: output_format
     for output_format in (JSON, COCO, DRAWN_IMAGE, HUGGINGFACE, EXPLANATION)
 }
+
+
+def offered_formats(*, explain: bool) -> list[OutputFormat]:
+    """The formats of a service; `explain` is the setting of that name."""
+    return [each for each in OUTPUT_FORMATS.values() if explain or not each.explains]

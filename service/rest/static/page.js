@@ -1,6 +1,7 @@
 // The page: sends an image to the service and shows the result.
 
 import { Boxes } from "./boxes.js";
+import { Explanation } from "./explanation.js";
 import * as results from "./results.js";
 import { Failure, detect, getBlob, getModel, getSamples, render, useKey } from "./service.js";
 
@@ -8,8 +9,18 @@ const LOWEST_THRESHOLD = 0.05; // requested once; the slider then filters withou
 const MAX_RETRIES = 30; // while the model loads
 
 const $ = (id) => document.getElementById(id);
-const state = { image: null, name: "", result: null, lit: null, run: null, url: "", limits: null };
+const state = {
+  image: null,
+  name: "",
+  result: null,
+  lit: null,
+  run: null,
+  url: "",
+  limits: null,
+  explains: false, // whether the service offers format=explain
+};
 const boxes = new Boxes($("boxes"), light);
+const explanation = new Explanation($("explanation"));
 
 /** Opens an image: chosen, dropped, pasted or a sample. */
 async function open(image, name) {
@@ -109,7 +120,7 @@ function showResult() {
   boxes.show(result.image, shown);
   $("boxes").setAttribute("aria-label", results.describe(shown));
   $("summary").textContent = results.summarise(shown);
-  results.listDetections($("detections"), shown, light);
+  results.listDetections($("detections"), shown, light, state.explains ? explain : null);
   const below = result.detections.length - shown.length;
   $("nothing").hidden = shown.length > 0;
   $("nothing").textContent = below
@@ -121,6 +132,11 @@ function showResult() {
 
 function showCurl() {
   $("curl").textContent = results.curlLine(state.name, state.image.type, threshold());
+}
+
+function explain(detection) {
+  const number = state.result.detections.indexOf(detection) + 1;
+  explanation.open(state.image, LOWEST_THRESHOLD, detection, number);
 }
 
 function light(detection) {
@@ -219,6 +235,7 @@ async function copyCurl() {
 async function showModel() {
   const model = await getModel();
   state.limits = model.limits;
+  state.explains = model.output_formats.includes("explain");
   $("model").hidden = false;
   $("model").textContent = `${model.name} · ${model.version}`;
   $("model").title = `${model.variant}, ${model.kernel || "loading"}`;

@@ -12,8 +12,14 @@ const STAGES = {
   postprocess: "select",
 };
 
-/** Lists detections; `onPoint(detection | null)` is called with the one under the pointer. */
-export function listDetections(list, detections, onPoint) {
+/**
+ * Lists detections.
+ * @param {HTMLElement} list
+ * @param {object[]} detections
+ * @param {(detection: object | null) => void} onPoint called with the one under the pointer
+ * @param {((detection: object) => void) | null} onExplain null: the service does not explain
+ */
+export function listDetections(list, detections, onPoint, onExplain) {
   list.replaceChildren(
     ...detections.map((detection) => {
       const swatch = element("span", "swatch");
@@ -23,27 +29,37 @@ export function listDetections(list, detections, onPoint) {
       const place = `at ${Math.round(xmin)}, ${Math.round(ymin)}`;
       const name = element("span", "name", detection.label);
       name.append(" ", element("span", "where", `${size} ${place}`));
-      const button = element("button");
+      const score = detection.score.toFixed(2);
+      const button = element("button", "pick");
       button.type = "button";
-      button.append(swatch, name, element("span", "score", detection.score.toFixed(2)));
-      button.addEventListener("pointerenter", () => onPoint(detection));
-      button.addEventListener("pointerleave", () => onPoint(null));
-      button.addEventListener("focus", () => onPoint(detection));
-      button.addEventListener("blur", () => onPoint(null));
+      button.append(swatch, name, element("span", "score", score));
       button.addEventListener("click", () => onPoint(detection));
       const item = element("li");
       item.append(button);
+      if (onExplain !== null) item.append(explainButton(detection, score, onExplain));
+      item.addEventListener("pointerenter", () => onPoint(detection));
+      item.addEventListener("pointerleave", () => onPoint(null));
+      item.addEventListener("focusin", () => onPoint(detection));
+      item.addEventListener("focusout", () => onPoint(null));
       return item;
     }),
   );
 }
 
+function explainButton(detection, score, onExplain) {
+  const button = element("button", "button small", "Explain");
+  Object.assign(button, { type: "button", title: "Show where the attention looks" });
+  button.setAttribute("aria-label", `Explain ${detection.label} ${score}`);
+  button.addEventListener("click", () => onExplain(detection));
+  return button;
+}
+
 /** Marks the row of one detection. */
 export function lightRow(list, index) {
-  [...list.querySelectorAll("button")].forEach((button, row) => {
-    button.classList.toggle("lit", row === index);
-    if (row === index && !button.matches(":hover, :focus")) {
-      button.scrollIntoView({ block: "nearest" });
+  [...list.children].forEach((item, row) => {
+    item.classList.toggle("lit", row === index);
+    if (row === index && !item.matches(":hover, :focus-within")) {
+      item.scrollIntoView({ block: "nearest" });
     }
   });
 }

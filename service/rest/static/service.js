@@ -58,9 +58,9 @@ export async function render(image, signal) {
 }
 
 /** A figure of where the attention of a detection looks; 1 is the first one. */
-export async function explain(image, threshold, detection) {
+export async function explain(image, threshold, detection, signal) {
   const query = `format=explain&threshold=${threshold}&detection=${detection}`;
-  return (await post(image, query)).blob();
+  return (await post(image, query, signal)).blob();
 }
 
 function post(image, query, signal) {

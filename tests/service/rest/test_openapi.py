@@ -15,7 +15,7 @@ from starlette.routing import Route
 from service.access.api_keys import KeyRing, Scope, key_line, new_key
 from service.errors import all_error_types
 from service.rest import create_app, examples, schemas
-from service.settings import load_settings
+from service.settings import given_settings, load_settings
 from tests.service.rest.standin import StandIn
 
 # Pages and files for browsers are not part of the API.
@@ -86,10 +86,22 @@ def test_parameters_have_the_served_models_classes_and_defaults(document: dict[s
     parameters = {item["name"]: item for item in document["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["threshold"]["schema"]["default"] == 0.5
     assert parameters["labels"]["schema"]["items"]["enum"][0] == "qr_code"
-    formats = ["json", "coco", "image", "huggingface", "explain"]
-    assert parameters["format"]["schema"]["enum"] == formats
     assert parameters["max_detections"]["schema"]["maximum"] == 100
-    assert parameters["detection"]["schema"]["maximum"] == 100
+
+
+@pytest.mark.parametrize("explain", [False, True])
+async def test_only_formats_that_the_service_offers_are_listed(
+    standin: StandIn, explain: bool
+) -> None:
+    app = create_app(standin.as_detector(), given_settings(explain=explain))
+    operation = app.openapi()["paths"]["/detect"]["post"]
+    parameters = {item["name"]: item["schema"] for item in operation["parameters"]}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://s") as client:
+        (entry,) = (await client.get("/v1/models")).json()["models"]
+    formats = ["json", "coco", "image", "huggingface", *(["explain"] if explain else [])]
+    assert parameters["format"]["enum"] == entry["output_formats"] == formats
+    assert parameters.get("detection", {}).get("maximum") == (100 if explain else None)
 
 
 async def test_the_document_follows_the_served_model(
