@@ -54,7 +54,7 @@ def test_the_sdk_of_kserve_sends_images_to_the_names_of_inference_services(tmp_p
     given = arguments("lite-detr-grpc")
     assert given.pop("name") == "{{.Name}}"
     given |= {"host": "127.0.0.1", "http_port": "0", "grpc_port": "0", "drain_delay_seconds": "0"}
-    with served(name=name, **given) as service:
+    with served(None, name=name, **given) as service:
         done = subprocess.run(
             [PYTHON, SCRIPT, service.url, service.grpc, name, path],
             check=False,
