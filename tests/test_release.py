@@ -60,6 +60,7 @@ def test_wheel_carries_every_file_of_the_packages(archives: tuple[Path, Path, Pa
         assert needed in inside
 
 
+@pytest.mark.slow
 def test_wheel_carries_the_protocol_for_other_languages(archives: tuple[Path, Path, Path]) -> None:
     inside = contents_of_wheel(archives[1]).keys()
     proto = "share/lite-detr/proto/litedetr/v1/detection.proto"

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model.config import ModelConfig
 from model.network.detector import LiteDETR, build_detector
@@ -109,8 +111,24 @@ class TensorLayout:
             raise CheckpointError(path, f"tensors of another shape: {listed(wrong)}")
 
 
+class _WithoutRandomValues(TorchFunctionMode):
+    """Leaves out the draws of initial weights, which take most of the time of building."""
+
+    # The functions of torch.nn.init that a mode can replace; others run.
+    _DRAWS = frozenset(
+        (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, unless it draws; initialisers pass their tensor by name."""
+        kwargs = kwargs or {}
+        if func in self._DRAWS:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def build_network(config: ModelConfig, path: Path) -> LiteDETR:
-    """Builds a network whose weights are to be replaced.
+    """Builds a network whose weights are to be replaced: they are not initialised.
 
     The state of the random generator is unchanged, as training exports while it runs.
 
@@ -122,7 +140,7 @@ def build_network(config: ModelConfig, path: Path) -> LiteDETR:
         CheckpointError: if no network can have this architecture.
     """
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _WithoutRandomValues():
             return build_detector(config)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(path, f"its config cannot be built: {error}") from error

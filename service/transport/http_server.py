@@ -19,6 +19,7 @@ from service.transport.listen_queue import has_unread, stop_accepting_new
 _BACKLOG = 2048
 _LAST_CONNECTIONS_SECONDS = 1.0  # at most, to accept connections that are established
 _RECHECK_SECONDS = 0.005
+_DATE_SECONDS = 1.0  # after which the Date header is written anew
 
 
 class HttpServer(uvicorn.Server):
@@ -49,6 +50,7 @@ class HttpServer(uvicorn.Server):
         self._connection_class: type[LimitedConnection] = type(
             "_Connection", (LimitedConnection,), {"limits": self._limits}
         )
+        self._ending = asyncio.Event()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -77,10 +79,12 @@ class HttpServer(uvicorn.Server):
     def drain(self) -> None:
         """Accepts no new connection, and ends when the requests in flight are finished."""
         self.should_exit = True
+        self._ending.set()
 
     def give_up(self) -> None:
         """Ends without waiting for requests in flight."""
         self.should_exit = self.force_exit = True
+        self._ending.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves the listener as uvicorn does, with a time limit for TLS handshakes."""
@@ -105,14 +109,27 @@ class HttpServer(uvicorn.Server):
         """Installs no signal handlers: `service.app` handles signals."""
         yield
 
+    async def main_loop(self) -> None:
+        """Serves until `drain`; uvicorn's own loop would notice that up to 0.1 s later."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _DATE_SECONDS)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts the connections that are already established, then shuts down as uvicorn does."""
+        """Accepts the connections that are already established, and waits for their responses."""
         self._limits.closing = True
         stop_accepting_new(self._listener)
         end = time.monotonic() + _LAST_CONNECTIONS_SECONDS
         while has_unread(self._listener) and time.monotonic() < end:
             await asyncio.sleep(_RECHECK_SECONDS)  # libuv accepts one an iteration
-        await super().shutdown(sockets)
+        for server in self.servers:
+            server.close()
+        self._listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        state = self.server_state
+        while (state.connections or state.tasks) and not self.force_exit:
+            await asyncio.sleep(_RECHECK_SECONDS)
         self._limits.refusals.close()
 
 

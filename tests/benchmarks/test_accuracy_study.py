@@ -169,6 +169,7 @@ def test_runs_are_ordered_so_that_partial_results_are_balanced(tmp_path: Path) -
     assert names[4] == "codes-a-2"
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_if_it_had_not_been(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,9 +85,8 @@ def test_parts_without_what_they_need_are_left_out(tmp_path: Path) -> None:
     assert "gpu: left out: needs a GPU" in notes
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_killed_run_has_saved_what_was_measured(tmp_path: Path, number: int) -> None:
     script = f"""
 import sys

@@ -35,6 +35,7 @@ def _of(changes: Sequence[Change], name: str, *, same_queries: bool) -> list[Cha
     ]
 
 
+@pytest.mark.slow
 def test_a_gpus_float32_changes_the_samples_within_the_limits() -> None:
     with torch.inference_mode():
         changes = drift.changes(("fp32",), drift.samples())

@@ -23,6 +23,7 @@ def r50() -> Counts:
     return count(VARIANTS[R50], BATCH, R50_BUCKET)
 
 
+@pytest.mark.slow
 def test_the_published_model(r50: Counts) -> None:
     assert r50.bytes_per_image <= 4.1e9
     assert r50.kernels <= 802

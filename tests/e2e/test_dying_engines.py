@@ -150,7 +150,8 @@ def _cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])  # user, system
 
 
-@pytest.mark.parametrize("engines", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engines", ["cpu", "cpu,cpu"])
+@pytest.mark.slow
 async def test_only_the_sender_of_a_poison_image_gets_an_error(
     start: type[WatchedService], engines: str
 ) -> None:
@@ -201,6 +202,7 @@ async def test_an_idle_engine_that_is_stopped_is_replaced(idle_service: WatchedS
     client.close()
 
 
+@pytest.mark.slow
 async def test_an_engine_that_is_stopped_and_continued_at_once_is_not_replaced(
     idle_service: WatchedService,
 ) -> None:

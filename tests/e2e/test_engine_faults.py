@@ -65,7 +65,9 @@ async def _detect_all(
     )
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
 async def test_no_request_fails_when_an_engine_is_killed_or_stopped_under_load(
     sent: signal.Signals,
 ) -> None:
@@ -135,6 +137,7 @@ async def test_an_engine_whose_recording_lost_the_device_is_replaced_by_one_with
         assert value(detector, "engine_restarts_total", reason="cuda_graphs") == 1
 
 
+@pytest.mark.slow
 async def test_engines_with_graphs_that_keep_losing_the_device_get_none() -> None:
     settings = fake_settings(fake_graphs=5, fake_sticky_colour=POISON_HEX, max_cuda_graphs=16)
     async with open_fake_detector(settings) as detector:

@@ -324,6 +324,7 @@ async def test_sighup_reloads_the_default_model_under_load(
     client.close()
 
 
+@pytest.mark.slow
 async def test_the_log_of_an_engine_does_not_name_the_request_that_loaded_it(
     start: type[WatchedService], tmp_path: Path
 ) -> None:

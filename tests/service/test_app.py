@@ -57,7 +57,7 @@ def _post(url: str, colour: tuple[int, int, int]) -> httpx.Response:
 
 
 def test_the_service_starts_serves_and_drains(start: type[Service]) -> None:
-    service = start(metrics_port="0", fake_start_ms="4000")
+    service = start(metrics_port="0", fake_start_ms="1500")
     url = service.url
     assert httpx.get(f"{url}/healthz").status_code == 200
     early = httpx.get(f"{url}/readyz")
@@ -134,7 +134,14 @@ def test_an_engine_exits_with_a_killed_edge(start: type[Service]) -> None:
     assert process_has_ended(service.engine_pid)
 
 
-@pytest.mark.parametrize("flag", ["http", "grpc", "metrics"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "http",
+        pytest.param("grpc", marks=pytest.mark.slow),
+        pytest.param("metrics", marks=pytest.mark.slow),
+    ],
+)
 def test_the_error_for_a_port_in_use_names_the_setting(start: type[Service], flag: str) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
@@ -224,16 +231,6 @@ def test_a_model_is_unloaded_and_loaded_over_the_open_inference_protocol(
     assert service.end() == 0, service.lines
 
 
-def test_the_error_for_a_grpc_port_in_use_names_the_setting(start: type[Service]) -> None:
-    with listen("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        service = start(grpc_port=str(port))
-        assert service.end() == 1
-    output = "".join(service.lines)
-    assert "--grpc-port (LITE_DETR_GRPC_PORT)" in output
-    assert "Traceback" not in output
-
-
 @pytest.mark.slow
 def test_sighup_reloads_keys_and_certificates(start: type[Service], tmp_path: Path) -> None:
     authority, keys = Authority(tmp_path), tmp_path / "keys"
@@ -289,9 +286,10 @@ def test_sighup_reloads_keys_and_certificates(start: type[Service], tmp_path: Pa
     ("settings", "words"),
     [
         ({"api_keys_file": "/nowhere/keys"}, "/nowhere/keys: cannot be read"),
-        (
+        pytest.param(
             {"tls_certificate_file": "/nowhere/c.pem", "tls_key_file": "/nowhere/k.pem"},
             "/nowhere/c.pem and /nowhere/k.pem",
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["keys", "tls"],

@@ -17,8 +17,6 @@ FAMILY = [name for name, config in VARIANTS.items() if config.d_model == 256]
 _FAST = (
     "lite-dino-r50-h2l2-2p1x3",
     "lite-dino-swint-h3l1-2p1x3",
-    "lite-h-detr-swint-h3l1-6p1x1",
-    "lite-deformable-detr-r50-h3l1-3p1x2",
     "dino-r50-4scale",
     "h-detr-r50",
     "deformable-detr-r50",

@@ -106,7 +106,8 @@ def test_a_request_id_cannot_inject_headers(service: Service) -> None:
     assert b"injected" not in response
 
 
-@pytest.mark.parametrize("piece", [pytest.param(b"x", marks=pytest.mark.slow), b"X-A: b\r\n"])
+@pytest.mark.parametrize("piece", [b"x", b"X-A: b\r\n"])
+@pytest.mark.slow
 def test_a_slow_head_times_out(impatient_service: Service, piece: bytes) -> None:
     with wire(impatient_service) as connection:
         connection.send(b"POST /detect HTTP/1.1\r\n")

@@ -95,6 +95,7 @@ def test_files_of_a_library(files: Callable[[], Iterable[CorpusFile]], at_least:
 
 
 @pytest.mark.skipif(shutil.which("tiffcp") is None, reason="tiffcp (libtiff-tools) is missing")
+@pytest.mark.slow
 def test_files_of_libtiff(tmp_path: Path) -> None:
     check(libtiff_files(tmp_path), 500)
 

@@ -178,7 +178,11 @@ def test_without_a_compiler_pillow_resizes_and_one_warning_is_logged(
 @pytest.mark.usefixtures("not_loaded")
 @pytest.mark.parametrize(
     "level",
-    [level for level in prebuilt.levels() if level.needs <= prebuilt._features()],
+    [
+        pytest.param(level, marks=[] if level.name == "x86-64-v3" else [pytest.mark.slow])
+        for level in prebuilt.levels()
+        if level.needs <= prebuilt._features()
+    ],
     ids=lambda level: level.name,
 )
 def test_every_processor_level_gives_the_same_pixels(

@@ -61,6 +61,7 @@ def test_every_library_is_built_at_every_level(all_built: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_best_level_that_the_processor_runs_is_taken(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

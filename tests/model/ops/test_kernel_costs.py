@@ -65,7 +65,15 @@ L2_BYTES = {75: 6650, 80: 6650, 86: 6650, 89: 6700, 90: 6400, 100: 6500, 120: 64
 SPILLED = {100: (24, 14), 120: (24, 14)}
 
 KINDS = pytest.mark.parametrize("kind", sass.KINDS)
-DTYPES = pytest.mark.parametrize("dtype", nvrtc.TYPES, ids=str)
+# float16 is what a GPU runs fastest; `make test-slow` compiles the other types.
+DTYPES = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(dtype, marks=[] if dtype == torch.float16 else [pytest.mark.slow])
+        for dtype in nvrtc.TYPES
+    ],
+    ids=str,
+)
 OTHERS = pytest.mark.parametrize("architecture", [a for a in sass.ARCHITECTURES if a != 90])
 
 
@@ -110,15 +118,7 @@ def test_decoder_s_kernels_keep_to_their_limits(
 
 
 @KINDS
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.float16,
-        pytest.param(torch.float32, marks=pytest.mark.slow),
-        pytest.param(torch.bfloat16, marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
+@DTYPES
 def test_backward_kernels_keep_to_their_limits(cache: Path, dtype: torch.dtype, kind: Kind) -> None:
     cost = _cost(sass.usual(dtype, kind, backward=True), 90, cache)
     assert 1000 < cost.instructions <= BACKWARD[dtype, kind]

@@ -33,7 +33,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("boxes", [False, True], ids=["points", "boxes"])
-@pytest.mark.parametrize("channels", [8, 16, 64, 128, 256])
+@pytest.mark.parametrize(
+    "channels", [8, 256, *(pytest.param(other, marks=pytest.mark.slow) for other in (16, 64, 128))]
+)
 def test_other_sizes_compile(cache: Path, channels: int, boxes: bool) -> None:
     size = 4 if boxes else 2
     kind: Kind = "plain" if boxes else "separate_keys"

@@ -72,6 +72,7 @@ def test_second_derivatives_are_refused(compiled: Implementation, kind: Kind) ->
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.slow
 def test_using_the_operators_does_not_import_the_torch_compiler() -> None:
     program = """
 import sys, torch

@@ -149,6 +149,7 @@ def test_run_on_own_data_validates_keeps_the_best_and_reports(options: TrainOpti
     assert read_model_info(path).category_ids == (4, 5)
 
 
+@pytest.mark.slow
 def test_resumed_run_needs_no_data_options(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -204,10 +204,14 @@ def _narrow(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("lite-dino-swint-h2l2-2p1x3", "lite-dino-swint-h2l2-2p1x3-custom"),
+        pytest.param(
+            "lite-dino-swint-h2l2-2p1x3",
+            "lite-dino-swint-h2l2-2p1x3-custom",
+            marks=pytest.mark.slow,
+        ),
         ("lite-deformable-detr-r50-h3l1-3p1x2", "lite-deformable-detr-r50-h3l1-3p1x2-custom"),
-        ("dino-r50-4scale", "dino-r50-custom"),
-        ("deformable-detr-r50", "deformable-detr-r50-custom"),
+        pytest.param("dino-r50-4scale", "dino-r50-custom", marks=pytest.mark.slow),
+        pytest.param("deformable-detr-r50", "deformable-detr-r50-custom", marks=pytest.mark.slow),
         ("h-detr-swint", "h-detr-swint-custom"),
     ],
 )

@@ -57,7 +57,7 @@ def _write_set(folder: Path, labels: tuple[str, ...]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_detections_are_those_of_the_engine_to_the_bit(
     weights: Path, tmp_path: Path, precision: str
 ) -> None:

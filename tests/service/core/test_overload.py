@@ -90,6 +90,7 @@ def test_two_engines_share_the_load(device: Device = FAST) -> None:
 
 
 @pytest.mark.parametrize("device", [SLOW, LARGE])
+@pytest.mark.slow
 def test_the_default_slots_keep_eight_engines_busy(device: Device) -> None:
     """64 slots are half of what they hold."""
     slots = default_slots(8, device.max_batch_size, 2)

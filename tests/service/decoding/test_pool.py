@@ -289,7 +289,7 @@ async def test_an_image_is_not_blamed_for_the_end_of_all_decoders(decoders: Deco
         await decoders.decode(GOOD)
 
 
-@pytest.mark.parametrize("who", ["template", "worker"])
+@pytest.mark.parametrize("who", [pytest.param("template", marks=pytest.mark.slow), "worker"])
 async def test_stopped_decoders_are_replaced(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:

@@ -170,7 +170,7 @@ def test_the_stop_is_the_last_line(life: Noisy) -> None:
     assert "Stopped; " in life.events()[-1]["event"]
 
 
-@pytest.mark.parametrize("level", ["info", "error"])
+@pytest.mark.parametrize("level", [pytest.param("info", marks=pytest.mark.slow), "error"])
 def test_a_failed_start_is_reported_as_json_at_any_level(level: str) -> None:
     service = Noisy(
         "-m",

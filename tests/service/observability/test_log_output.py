@@ -174,11 +174,12 @@ def test_the_service_works_on_a_full_disk(start: Start, log_format: str) -> None
     ("reader", "log_format"),
     [
         ("stopped", "json"),
-        pytest.param("stopped", "console", marks=pytest.mark.slow),
-        pytest.param("gone", "json", marks=pytest.mark.slow),
-        pytest.param("gone", "console", marks=pytest.mark.slow),
+        ("stopped", "console"),
+        ("gone", "json"),
+        ("gone", "console"),
     ],
 )
+@pytest.mark.slow
 def test_the_service_works_without_a_reader_of_its_log(
     start: Start, log_format: str, reader: str
 ) -> None:

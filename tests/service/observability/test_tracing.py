@@ -162,6 +162,7 @@ def test_without_the_extra_the_error_names_setting_and_extra(
         open_request_log(fake_settings(otlp_endpoint="http://127.0.0.1:4318"))
 
 
+@pytest.mark.slow
 def test_opentelemetry_is_not_imported_unless_tracing_is_enabled() -> None:
     program = """
 import sys

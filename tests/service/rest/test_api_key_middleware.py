@@ -145,6 +145,17 @@ ROUTE_SCOPES = {
 }
 
 
+# One route of each scope and kind; `make test-slow` takes all.
+_FAST_ROUTES = {"/", "/detect", "/metrics", "/v2/repository/models/{model}/load", "/v2/{rest:path}"}
+every_route = pytest.mark.parametrize(
+    "pattern",
+    [
+        pytest.param(route, marks=[] if route in _FAST_ROUTES else [pytest.mark.slow])
+        for route in ROUTE_SCOPES
+    ],
+)
+
+
 def test_every_route_requires_the_scope_that_is_listed_here(
     standin: StandIn, ring: KeyRing
 ) -> None:
@@ -203,7 +214,7 @@ async def _check_access(
     return count
 
 
-@pytest.mark.parametrize("pattern", ROUTE_SCOPES)
+@every_route
 async def test_no_spelling_of_a_path_is_open_to_a_lesser_key(
     standin: StandIn, ring: KeyRing, pattern: str
 ) -> None:
@@ -231,7 +242,7 @@ def _manglings_below(path: str) -> Iterator[str]:
         pytest.param("forwarded within", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("pattern", ROUTE_SCOPES)
+@every_route
 async def test_no_spelling_of_a_path_below_a_prefix_is_open_to_a_lesser_key(
     standin: StandIn, ring: KeyRing, pattern: str, prefix: str
 ) -> None:

@@ -240,11 +240,16 @@ def _engines() -> set[int]:
     [
         (EngineProcess, "_start_waiting", RuntimeError("can't start new thread")),
         (process, "_spawn", OSError(errno.EAGAIN, "Resource temporarily unavailable")),
-        (process, "_spawn", MemoryError()),
-        (EngineProcess, "send", KeyError("lost")),
-        (EdgeDoorbell, "open", OSError(errno.EMFILE, "Too many open files")),
         (EdgeDoorbell, "data_received", KeyError("lost")),
-        (os, "waitid", PermissionError()),
+        *(
+            pytest.param(*rarer, marks=pytest.mark.slow)
+            for rarer in (
+                (process, "_spawn", MemoryError()),
+                (EngineProcess, "send", KeyError("lost")),
+                (EdgeDoorbell, "open", OSError(errno.EMFILE, "Too many open files")),
+                (os, "waitid", PermissionError()),
+            )
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value),
 )

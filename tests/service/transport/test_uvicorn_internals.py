@@ -32,6 +32,7 @@ OVERRIDDEN: list[tuple[type, str, tuple[str, ...]]] = [
     (HttpToolsProtocol, "on_response_complete", ("self",)),
     (HttpToolsProtocol, "resume_writing", ("self",)),
     (uvicorn.Server, "capture_signals", ("self",)),
+    (uvicorn.Server, "main_loop", ("self",)),
     (uvicorn.Server, "shutdown", ("self", "sockets")),
     (uvicorn.Server, "startup", ("self", "sockets")),
 ]
