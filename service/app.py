@@ -32,6 +32,8 @@ from service.build import TORCH, Backend, ServiceCore, open_core
 from service.clouds.contract import Deployment
 from service.clouds.deployment import check_paths
 from service.images.allocator import keep_freed_memory
+from service.label_studio import label_studio_routes
+from service.label_studio.routes import HEALTH_PATH as LABEL_STUDIO_HEALTH
 from service.observability.json_stderr import json_stderr
 from service.observability.logs import (
     LIFECYCLE,
@@ -254,12 +256,14 @@ def _build_app(
     """Builds the HTTP application, with the routes of all adapters.
 
     Raises:
-        SettingsError: for paths of a cloud that are also the service's own.
+        SettingsError: for paths of a cloud that are also the service's own, and for a token for
+            Label Studio that cannot be read.
     """
     detector = core.detector
     bodies = BodyMemory(settings.max_bodies_bytes)
     routes = oip_routes(detector, core.control, settings, bodies)
-    probes: list[str] = []
+    routes += label_studio_routes(detector, settings, bodies)
+    probes = [LABEL_STUDIO_HEALTH] if settings.label_studio else []
     cloud: list[BaseRoute] = []
     if deployment is not None:
         cloud = deployment.routes(detector, settings, bodies)

@@ -8,6 +8,7 @@ password hash is not needed.
 
 from __future__ import annotations
 
+import base64
 import enum
 import hashlib
 import hmac
@@ -122,13 +123,27 @@ class KeyRing:
 def presented_key(header: Callable[[str], str | None]) -> str | None:
     """Returns the key of a request: `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
 
+    It may also be the password of basic authentication, for clients that have no other (Label
+    Studio); the user name is not checked.
+
     Args:
         header: returns a header (or gRPC metadata) by its lower-case name.
     """
     kind, _, key = (header("authorization") or "").partition(" ")
     if kind.lower() == "bearer" and key.strip():
         return key.strip()
+    if kind.lower() == "basic" and (password := _password(key.strip())):
+        return password
     return header("x-api-key")
+
+
+def _password(credentials: str) -> str:
+    """The password of basic authentication (RFC 7617); empty if there is none."""
+    try:
+        decoded = base64.b64decode(credentials, validate=True).decode()
+    except ValueError:
+        return ""
+    return decoded.partition(":")[2]
 
 
 def new_key() -> str:

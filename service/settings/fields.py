@@ -10,6 +10,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -231,6 +232,21 @@ class Settings(BaseSettings):
         description="comma-separated origins whose pages may call the HTTP API, or *; unset: none",
     )
 
+    label_studio: bool = Field(
+        False,
+        description="offer the paths of Label Studio's ML backends (docs/labelling.md)",
+        json_schema_extra={"section": "Label Studio"},
+    )
+    label_studio_url: str | None = Field(
+        None,
+        pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9._~-]+)*/?$",
+        description="address of the Label Studio whose files are read as images of tasks "
+        "(http://localhost:8080); unset: only data: URIs are",
+    )
+    label_studio_token_file: Path | None = Field(
+        None, description="file with an access token for it, personal or legacy"
+    )
+
     model_control: Literal["none", "explicit"] = Field(
         "none",
         description="explicit: clients can load and unload the model (/v2/repository); none: they "
@@ -327,9 +343,21 @@ class Settings(BaseSettings):
                 ) from None
         return value
 
+    @field_validator("label_studio_url")
+    @classmethod
+    def _has_valid_port(cls, value: str | None) -> str | None:
+        """Checks the port of a URL.
+
+        Raises:
+            ValueError: if it is above 65535; pydantic reports it as a ValidationError.
+        """
+        if value is not None:
+            _ = urlsplit(value).port
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Checks that ports differ and that the TLS settings are complete.
+        """Checks that ports differ and that settings which go together are complete.
 
         Raises:
             ValueError: if not; pydantic reports it as a ValidationError.
@@ -343,6 +371,10 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate_file and tls_key_file go together")
         if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
             raise ValueError("tls_client_ca_file needs tls_certificate_file")
+        if self.label_studio_url is not None and not self.label_studio:
+            raise ValueError("label_studio_url needs label_studio")
+        if self.label_studio_token_file is not None and self.label_studio_url is None:
+            raise ValueError("label_studio_token_file needs label_studio_url")
         taken: dict[int, str] = {}
         for field, port in ports.items():
             if port is None or port <= 0:

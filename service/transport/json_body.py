@@ -83,7 +83,8 @@ def read_json(data: bytes, image_path: tuple[str, ...] = ()) -> dict[str, Any]:
 
     Args:
         data: the body.
-        image_path: the names that lead to the texts of images; there may be arrays in between.
+        image_path: the names that lead to the texts of images, "*" for any name; there may be
+            arrays in between.
             A long string in this place is a `JsonText`, one anywhere else a str.
 
     Raises:
@@ -121,11 +122,16 @@ def _put_back(
             if isinstance(value, dict | list):
                 unseen.append((inner, value))
             elif isinstance(value, str) and (text := texts.get(value)) is not None:
-                node[key] = text if inner == image_path else text.whole()
+                node[key] = text if _leads_to(image_path, inner) else text.whole()
         if isinstance(node, dict) and any(name in texts for name in node):
             items = [(texts[k].whole() if k in texts else k, v) for k, v in node.items()]
             node.clear()
             node.update(items)
+
+
+def _leads_to(image_path: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    names = zip(image_path, path, strict=False)
+    return len(image_path) == len(path) and all(want in ("*", name) for want, name in names)
 
 
 def _parse(data: bytes) -> object:

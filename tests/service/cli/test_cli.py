@@ -109,10 +109,13 @@ def test_each_serve_variable_reaches_its_setting(
     others |= {"trusted_proxies": "10.0.0.0/8"}
     others["precision"] = "bf16"
     tls = {"tls_certificate_file": "/c", "tls_key_file": "/k", "tls_client_ca_file": "/a"}
-    if name in tls:
-        others |= tls
-        for field, path in tls.items():
-            monkeypatch.setenv(f"LITE_DETR_{field.upper()}", path)
+    studio: dict[str, object] = {"label_studio": True, "label_studio_url": "http://studio:8080"}
+    studio["label_studio_token_file"] = "/token"
+    for together in (tls, studio):
+        if name in together:
+            others |= together
+            for field, given in together.items():
+                monkeypatch.setenv(f"LITE_DETR_{field.upper()}", str(given))
     choices = {"log_level": "debug", "log_format": "json", "model": "some.file", "name": "a"}
     choices |= {"root_path": "/vision", "cloud": "none"}
     value = (others | choices).get(name)
