@@ -68,7 +68,7 @@ test-all: test test-slow ## run both
 
 test-containers: $(FULL) ## build and run the images and the compose file; needs Docker (or CONTAINER=, COMPOSE=)
 	CONTAINER="$(CONTAINER)" COMPOSE="$(COMPOSE)" STAND_INS="$(STAND_INS)" TORCH_INDEX_URL="$(TORCH_INDEX)" \
-		$(BIN)/python -m pytest -q tests/heavy/containers.py tests/heavy/compose.py $(ARGS)
+		$(BIN)/python -m pytest -q tests/heavy/containers.py tests/heavy/compose.py tests/heavy/kubernetes.py $(ARGS)
 
 test-release: $(FULL) ## build wheel and sdist, install them in an empty environment and serve; check the dashboard's schema
 	$(BIN)/python -m pytest -q tests/heavy/release.py tests/heavy/grafana.py $(ARGS)
