@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
+import io
+import json
+import re
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +25,8 @@ from model.export import formats
 from model.export.formats import NetworkFormat
 from model.weights.info import DEFAULT_MODEL_PATH, read_model_info
 from service.cli import main
+from service.engine.torch_device import TorchDevice
+from tests.support.repository import ROOT
 
 
 class FakeFile:
@@ -106,11 +116,61 @@ def plain_selection(inputs: Sequence[Tensor]) -> Tensor:
     return rows[0]
 
 
-def test_weights_are_written_for_serve(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "--format", "safetensors", "--output", "w.safetensors"]) == 0
-    info = read_model_info(folder / "w.safetensors")
-    assert f"w.safetensors: {info.name}, version {info.version}" in capsys.readouterr().out
-    assert info.labels == read_model_info(DEFAULT_MODEL_PATH).labels
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model, exported as weights."""
+    weights = tmp_path_factory.mktemp("exported") / "w.safetensors"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["export", "--format", "safetensors", "--output", str(weights)]) == 0
+    info = read_model_info(weights)
+    assert printed.getvalue() == f"{weights}: {info.name}, version {info.version}\n"
+    return weights
+
+
+def test_an_engine_detects_the_same_with_exported_weights(exported: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    found = []
+    for path in (DEFAULT_MODEL_PATH, exported):
+        device = TorchDevice(path, "cpu", torch.get_num_threads())
+        result = device.run([pixels], (128, 128), [(960, 1280)])
+        found.append((replace(device.model, version=""), *vars(result.detections[0]).values()))
+    for original, copied in zip(*found, strict=True):
+        np.testing.assert_array_equal(original, copied)
+    assert len(found[0][1]) > 0
+
+
+@pytest.mark.slow
+def test_exported_weights_are_served(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = ROOT / "docs" / "samples" / "codes.jpg"
+    assert main(["detect", "--json", "--device", "cpu", str(photo)]) == 0
+    (original,) = json.loads(capsys.readouterr().out)
+    ports = ["--port", "0", "--grpc-port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--model", str(exported), *ports],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "curl --data-binary" in line:
+                break
+        address = re.search(r"http://[^/\s]+", line)
+        assert address is not None
+        url = f"{address.group()}/detect"
+        headers = {"Content-Type": "image/jpeg"}
+        response = httpx.post(url, content=photo.read_bytes(), headers=headers, timeout=60)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    served = response.json()
+    assert served["model"]["version"] == read_model_info(exported).version
+    assert len(served["detections"]) == len(original["detections"]) > 0
+    for ours, theirs in zip(original["detections"], served["detections"], strict=True):
+        assert ours["label"] == theirs["label"]
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-3)
+        assert ours["box"] == pytest.approx(theirs["box"], abs=0.5)
 
 
 @pytest.mark.parametrize(
