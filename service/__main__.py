@@ -7,15 +7,20 @@ import sys
 
 from service.signals import handle_while_starting
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
 
 def main() -> int:
     """Runs the command; returns its exit status."""
     _open_standard_streams()
     if sys.argv[1:2] == ["serve"]:
         handle_while_starting()  # before the imports, which take long enough to meet a signal
-    from service.cli import main as run_command  # noqa: PLC0415
+    try:
+        from service.cli import main as run_command  # noqa: PLC0415
 
-    return run_command()
+        return run_command()
+    except KeyboardInterrupt:  # during the imports; the commands themselves handle it
+        return _INTERRUPTED
 
 
 def _open_standard_streams() -> None:

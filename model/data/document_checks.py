@@ -25,19 +25,18 @@ _MAX_BYTES = 8 << 30  # the largest public data sets have a few GB
 _HEAD_BYTES = 4096  # enough to recognise a file of another kind
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that has the three lists of a COCO document.
+def read_coco_json(path: Path) -> Any:
+    """Reads a JSON file.
 
     Raises:
-        DataError: for a file that is missing, of another kind (which the message names), or
-            without these lists.
+        DataError: for a file that is missing or of another kind, which the message names.
     """
     try:
         data = read_regular_file(path, _MAX_BYTES)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     try:
-        document = json.loads(data)
+        return json.loads(data)
     except MemoryError as error:
         raise DataError(f"{path}: not enough memory to read the file") from error
     except (ValueError, RecursionError) as error:
@@ -45,6 +44,15 @@ def read_document(path: Path) -> dict[str, Any]:
         if kind is not None and not kind.startswith(("JSON", "text")):
             raise DataError(f"{path} is {kind}, not COCO-format JSON") from error
         raise DataError(f"{path}: not COCO-format JSON: {error}") from error
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that has the three lists of a COCO document.
+
+    Raises:
+        DataError: as `read_coco_json`, and for a file without these lists.
+    """
+    document = read_coco_json(path)
     if isinstance(document, list):
         raise DataError(
             f"{path}: not COCO-format JSON: a list, as of COCO results; annotations are an object "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from model.data.errors import OutputError
@@ -39,8 +40,11 @@ def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = (
         inputs: files that the command reads; they are never replaced.
 
     Raises:
-        OutputError: if the file exists, is an input, or its folder does not exist.
+        OutputError: if the file exists, is an input, or its folder does not exist; for `-`, which
+            would be a file of that name.
     """
+    if str(path) == "-":
+        raise OutputError("- is no file name here: name a file, or /dev/stdout")
     if path.is_dir():
         raise OutputError(f"{path} is a folder, not a file to write")
     if not path.parent.is_dir():
@@ -51,14 +55,34 @@ def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = (
         raise OutputError(_exists(path))
 
 
+def check_suffix(path: Path, suffix: str, others: Container[str]) -> None:
+    """Refuses a file name that is that of another format.
+
+    Args:
+        path: the file.
+        suffix: that of the format which is written, such as ".png".
+        others: of other formats, in lower case.
+
+    Raises:
+        OutputError: for one of the others.
+    """
+    if path.suffix.lower() in others:
+        better = path.with_suffix(suffix)
+        raise OutputError(f"{path} is not the name of a {suffix} file: name it {better}")
+
+
 def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
     """Writes a file.
 
     Raises:
         OutputError: if the file exists and may not be overwritten.
+        OSError: if it cannot be written.
     """
     try:
-        with path.open("wb" if overwrite or not _would_be_replaced(path) else "xb") as file:
+        with (
+            _naming(path),
+            path.open("wb" if overwrite or not _would_be_replaced(path) else "xb") as file,
+        ):
             file.write(data)
     except FileExistsError:
         raise OutputError(_exists(path)) from None
@@ -70,20 +94,28 @@ def write_output_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written; then no part of it remains.
     """
-    if path.exists() and not path.is_file():  # a device or a pipe
-        path.write_bytes(data)
-        return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with _naming(path):
+        if path.exists() and not path.is_file():  # a device or a pipe
+            path.write_bytes(data)
+            return
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Adds the name of the file to an OSError; a failed write has none."""
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _would_be_replaced(path: Path) -> bool:

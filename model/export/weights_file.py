@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
 from model.weights.checkpoint import load_detector, save_checkpoint
-from model.weights.header import CheckpointError, read_header
+from model.weights.header import CheckpointError, parse_json, read_header
 from model.weights.info import ModelInfo
 
 
@@ -16,33 +17,44 @@ def copy_weights(source: Path, target: Path) -> ModelInfo:
 
     Args:
         source: a weights file.
-        target: the file to write; an existing one is replaced.
+        target: the file to write; an existing one is replaced once the new one was compared.
 
     Returns:
         The description in the new file.
 
     Raises:
-        CheckpointError: if the source is refused, or the target cannot be written or has other
-            weights; then it is removed.
+        CheckpointError: if the source is refused, or the target cannot be written or would have
+            other weights.
     """
     detector, info = load_detector(source)
-    kinds = {entry.dtype for entry in read_header(source).tensors.values()}
+    header = read_header(source)
+    card = header.metadata.get("card")
+    parsed_card = None if card is None else parse_json(source, "card", card)
     weights = detector.state_dict()
-    save_checkpoint(
-        target,
-        weights,
-        info.config,
-        info.labels,
-        score_threshold=info.score_threshold,
-        name=info.name,
-        description=info.description,
-        category_ids=info.category_ids,
-        half="F32" not in kinds,
-    )
-    written, found = load_detector(target)
-    copies = written.state_dict()
-    differing = [name for name, tensor in weights.items() if not torch.equal(tensor, copies[name])]
-    if differing:
-        target.unlink()
-        raise CheckpointError(target, f"was removed: {differing[0]} was not written exactly")
+    copy = target.with_name(f".{target.name}.{os.getpid()}.copy")
+    if target.exists() and not target.is_file():  # a device would be replaced by a file
+        raise CheckpointError(target, "is not a regular file")
+    try:
+        save_checkpoint(
+            copy,
+            weights,
+            info.config,
+            info.labels,
+            score_threshold=info.score_threshold,
+            name=info.name,
+            description=info.description,
+            category_ids=info.category_ids,
+            half="F32" not in {entry.dtype for entry in header.tensors.values()},
+            card=parsed_card,
+        )
+        written, found = load_detector(copy)
+        copies = written.state_dict()
+        differing = [key for key, tensor in weights.items() if not torch.equal(tensor, copies[key])]
+        if differing:
+            raise CheckpointError(copy, f"{differing[0]} would not be written exactly")
+        copy.replace(target)
+    except CheckpointError as error:
+        raise CheckpointError(target, error.problem) from error
+    finally:
+        copy.unlink(missing_ok=True)
     return found

@@ -150,6 +150,8 @@ def _encode(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 def _write_checked(path: Path, data: bytes) -> None:
     """Writes to a temporary file, reads its metadata back, then renames it to the target."""
+    if path.exists() and not path.is_file():  # a device would be replaced by a file
+        raise CheckpointError(path, "is not a regular file")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

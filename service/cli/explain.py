@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,12 +21,20 @@ from service.cli.offline_settings import (
 from service.cli.options import documented_option, help_text, overwrite_option
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from model.images.decode import DecodedImage
+    from model.weights.info import ModelInfo
+    from service.core.selection import Selection
+
 _EPILOG = """[bold]Examples[/]
 
   lite-detr explain photo.jpg
   lite-detr explain photo.jpg --detection 2 --output second.png
   lite-detr explain photo.jpg --json > points.json
 """
+_OTHER_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf", ".svg", ".json")
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -102,8 +110,9 @@ def explain_detection(  # noqa: PLR0913 - a command's flags
         stem = "stdin" if image == STDIN else Path(image).stem
         target = Path(f"{stem}-explained.png")
     if target is not None:
-        from model.data.output_files import check_output_file  # noqa: PLC0415 - on first use
+        from model.data.output_files import check_output_file, check_suffix  # noqa: PLC0415
 
+        check_suffix(target, ".png", _OTHER_SUFFIXES)
         inputs = [] if image == STDIN else [Path(image)]
         check_output_file(target, overwrite=overwrite, inputs=inputs)
     document, figure = _explain(image, detection, layer, threshold, settings, target is not None)
@@ -134,37 +143,33 @@ def _explain(  # noqa: PLR0913, PLR0917 - of the command
         CommandFailed: for an image that cannot be read, or without that detection.
         typer.BadParameter: for a threshold or a layer that does not exist.
     """
-    from model.data.image_files import FILE_LIMITS  # noqa: PLC0415 - on first use
+    from model.geometry import padded_size  # noqa: PLC0415 - on first use
+    from model.images.decode import open_upright  # noqa: PLC0415
+    from model.weights.info import read_model_info, resolve_model  # noqa: PLC0415
+
+    # What can be refused is checked before torch and the network are loaded.
+    info = read_model_info(resolve_model(settings.model, settings.model_cache_dir))
+    selection = _selection(threshold, info)
+    if layer is not None and not 1 <= layer <= info.config.decoder_layers:
+        count = info.config.decoder_layers
+        raise typer.BadParameter(f"--layer: the decoder has layers 1 to {count}, not {layer}")
+    data, decoded = _read(name, info)
+
+    from model.data.image_files import FILE_LIMITS  # noqa: PLC0415
     from model.explain import ExplainedImage  # noqa: PLC0415
-    from model.geometry import padded_size  # noqa: PLC0415
-    from model.images.decode import decode_image, open_upright  # noqa: PLC0415
-    from service.core.selection import resolve_options  # noqa: PLC0415
     from service.engine.load import load_from_settings  # noqa: PLC0415
-    from service.errors import DetectionError, InvalidOptions  # noqa: PLC0415
     from service.images.explanation import draw_explanation  # noqa: PLC0415
-    from service.types import DetectOptions  # noqa: PLC0415
 
     predictor, info = load_from_settings(settings)
-    try:
-        selection = resolve_options(DetectOptions(threshold=threshold), info)
-    except InvalidOptions as error:
-        raise typer.BadParameter(error.detail) from None
-    try:
-        data = ImageFile(name).read(FILE_LIMITS)
-        decoded = decode_image(data, info.config, FILE_LIMITS)
-    except (UnreadableFile, DetectionError) as error:
-        raise CommandFailed(f"{name}: {error}") from error
     height, width = decoded.pixels.shape[:2]
     padded = padded_size(height, width, info.config.bucket_stride)
-    try:
-        explained = ExplainedImage(predictor, decoded.pixels, padded, decoded.original_size, layer)
-    except ValueError as error:
-        raise typer.BadParameter(f"--layer: {error}") from None
+    explained = ExplainedImage(predictor, decoded.pixels, padded, decoded.original_size, layer)
     found = selection.apply(explained.detections)
     if number > len(found):
+        there_are = f"there are {len(found)}" if len(found) > 0 else "there are none"
         raise CommandFailed(
-            f"{name}: there is no detection {number}; there are {len(found)} with a score of at "
-            f"least {selection.threshold:g}"
+            f"{name}: there is no detection {number}; {there_are} with a score of at least "
+            f"{selection.threshold:g} (--threshold)"
         )
     explanation = explained.explain(found.keep(slice(number - 1, number)), info.labels)
     if not draw:
@@ -172,6 +177,34 @@ def _explain(  # noqa: PLR0913, PLR0917 - of the command
     figure = io.BytesIO()
     draw_explanation(open_upright(data, FILE_LIMITS)[0], explanation).save(figure, "PNG")
     return explanation.to_dict(), figure.getvalue()
+
+
+def _selection(threshold: float | None, info: ModelInfo) -> Selection:
+    from service.core.selection import resolve_options  # noqa: PLC0415 - on first use
+    from service.errors import InvalidOptions  # noqa: PLC0415
+    from service.types import DetectOptions  # noqa: PLC0415
+
+    try:
+        return resolve_options(DetectOptions(threshold=threshold), info)
+    except InvalidOptions as error:
+        raise typer.BadParameter(f"--threshold: {error.detail}") from None
+
+
+def _read(name: str, info: ModelInfo) -> tuple[bytes, DecodedImage]:
+    """The encoded image and its resized pixels.
+
+    Raises:
+        CommandFailed: if it cannot be read.
+    """
+    from model.data.image_files import FILE_LIMITS  # noqa: PLC0415 - on first use
+    from model.images.decode import decode_image  # noqa: PLC0415
+    from service.errors import DetectionError  # noqa: PLC0415
+
+    try:
+        data = ImageFile(name).read(FILE_LIMITS)
+        return data, decode_image(data, info.config, FILE_LIMITS)
+    except (UnreadableFile, DetectionError) as error:
+        raise CommandFailed(f"{name or 'IMAGE'}: {error}") from error
 
 
 def _print_json(document: dict[str, Any]) -> None:

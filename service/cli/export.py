@@ -101,12 +101,14 @@ def export_model(  # noqa: PLR0913 - a command's flags
     given = None if size is None else parse_size(size, _MAX_SIDE)
     if file_format == "safetensors" and (given or padded or images):
         raise typer.BadParameter("--size, --padded and --image: weights have no size of images")
-    from model.data.output_files import check_output_file  # noqa: PLC0415 - on first use
+    from model.data.output_files import check_output_file, check_suffix  # noqa: PLC0415
     from model.weights.info import read_model_info, resolve_model  # noqa: PLC0415
 
     weights = resolve_model(model, cache_dir)
     info = read_model_info(weights)
     target = output or Path(info.name + _SUFFIXES[file_format])
+    suffix = _SUFFIXES[file_format]
+    check_suffix(target, suffix, {*_SUFFIXES.values(), ".pt", ".pth"} - {suffix})
     check_output_file(target, overwrite=overwrite, inputs=(weights, *(images or ())))
     if file_format == "safetensors":
         _export_weights(weights, target)

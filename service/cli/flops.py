@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from service.cli.offline_settings import CacheDirOption
 from service.cli.options import documented_option, help_text, parse_size
 
 _MAX_SIDE = 8192  # pixels
+_OF_IMAGE = ("id", "height", "width")
 _MAX_IMAGES = 100  # of a data set: as many as the published figures are means of
 _EPILOG = """[bold]Examples[/]
 
@@ -128,18 +129,22 @@ def _read_sizes(path: Path) -> list[tuple[int, int]]:
     """(H, W) of the first images of a COCO document, by id.
 
     Raises:
-        CommandFailed: if the file cannot be read or has no sizes of images.
+        DataError: if the file cannot be read or has images without a size.
     """
-    import json  # noqa: PLC0415 - on first use
+    from model.data.document_checks import is_id, read_coco_json  # noqa: PLC0415 - on first use
+    from model.data.errors import DataError  # noqa: PLC0415
+    from model.images.limits import MAX_SIDE  # noqa: PLC0415
 
-    try:
-        images = json.loads(path.read_bytes())["images"]
-        first = sorted(images, key=lambda image: image["id"])[:_MAX_IMAGES]
-        sizes = [(int(image["height"]), int(image["width"])) for image in first]
-    except OSError as error:
-        raise CommandFailed(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise CommandFailed(f"{path} has no images with id, height and width") from error
-    if not sizes or min(min(size) for size in sizes) < 1:
-        raise CommandFailed(f"{path} has no images of at least 1 x 1 pixels")
-    return sizes
+    document = read_coco_json(path)
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list) or not images:
+        raise DataError(f"{path}: not COCO-format JSON: it has no list 'images', or an empty one")
+    for number, image in enumerate(images):
+        found = image if isinstance(image, dict) else {}
+        values: list[Any] = [found.get(key) for key in _OF_IMAGE]
+        if not all(map(is_id, values)) or not 1 <= min(values[1:]) <= max(values[1:]) <= MAX_SIDE:
+            raise DataError(
+                f"{path}: images[{number}] has no id, or no height and width from 1 to {MAX_SIDE}"
+            )
+    first = sorted(images, key=lambda image: image["id"])[:_MAX_IMAGES]
+    return [(int(image["height"]), int(image["width"])) for image in first]

@@ -33,6 +33,8 @@ class ImageFile:
             UnreadableFile: if it does not exist, cannot be read or is not a regular file.
             ImageTooLarge: for more bytes than the limit.
         """
+        if not self.name:  # as a path it would be the current folder
+            raise UnreadableFile("the name of the image is empty")
         if self.missing is not None:
             raise UnreadableFile(self.missing)
         try:
@@ -65,8 +67,8 @@ def find_images(arguments: Sequence[str], outputs: Path | None = None) -> list[I
 
 
 def _expand(argument: str, outputs: Path | None) -> list[ImageFile]:
-    if argument == STDIN:
-        return [ImageFile(STDIN)]
+    if argument in ("", STDIN):
+        return [ImageFile(argument)]
     path = Path(argument)
     if path.is_dir():
         is_input = _input_rule(path, outputs)

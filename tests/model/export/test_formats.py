@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from model.export import weights_file
 from model.export.formats import (
     NETWORK_FORMATS,
     comparison_batches,
@@ -26,7 +28,12 @@ from model.export.weights_file import copy_weights
 from model.network.detector import LiteDETR
 from model.network.geometry import nearest_cells
 from model.weights.checkpoint import load_detector, save_checkpoint
-from model.weights.info import DEFAULT_MODEL_PATH, ModelInfo, read_model_info
+from model.weights.info import (
+    DEFAULT_MODEL_PATH,
+    CheckpointError,
+    ModelInfo,
+    read_model_info,
+)
 from tests.model.network.test_detector import seeded, tiny
 from tests.support import reference_cases
 from tests.support.repository import ROOT
@@ -98,11 +105,43 @@ def test_weights_of_other_classes_are_copied_in_their_precision(tmp_path: Path) 
     weights = seeded(config).state_dict()
     ids = (3, 5, 900)
     save_checkpoint(
-        source, weights, config, LABELS, score_threshold=0.7, name="m", category_ids=ids
+        source,
+        weights,
+        config,
+        LABELS,
+        score_threshold=0.7,
+        name="m",
+        category_ids=ids,
+        card={"epochs": 3},
     )
     info = copy_weights(source, tmp_path / "copy.safetensors")
     assert (info.labels, info.category_ids, info.score_threshold) == (LABELS, ids, 0.7)
     assert (tmp_path / "copy.safetensors").read_bytes() == source.read_bytes()
+
+
+def test_copies_that_fail_leave_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, source = tiny(), tmp_path / "source.safetensors"
+    weights = seeded(config).state_dict()
+    save_checkpoint(source, weights, config, LABELS, score_threshold=0.7, name="m")
+    pipe, target = tmp_path / "pipe", tmp_path / "target.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(CheckpointError, match="pipe: is not a regular file"):
+        copy_weights(source, pipe)
+    target.write_bytes(b"before")
+
+    def load(path: Path) -> tuple[LiteDETR, ModelInfo]:
+        detector, info = load_detector(path)
+        if path != source:
+            next(detector.parameters()).data += 1
+        return detector, info
+
+    monkeypatch.setattr(weights_file, "load_detector", load)
+    with pytest.raises(CheckpointError, match=r"target\.safetensors: .* not be written exactly"):
+        copy_weights(source, target)
+    assert pipe.is_fifo() and target.read_bytes() == b"before"
+    assert sorted(tmp_path.iterdir()) == sorted([source, pipe, target])
 
 
 @pytest.mark.slow

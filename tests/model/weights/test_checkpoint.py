@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +212,16 @@ def test_a_failed_save_leaves_the_old_file(
         save_checkpoint(path, saved[1], SMALL, ("one",), score_threshold=0.3, name="small")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_or_pipe_is_not_replaced(
+    saved: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    pipe = tmp_path / "a.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(CheckpointError, match="is not a regular file"):
+        save(pipe, saved[1])
+    assert pipe.is_fifo()
 
 
 def test_a_folder_that_is_missing_is_named(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.training.options import TrainOptions
+from service.__main__ import main as console_script
 from service.cli import main
 from service.cli.configuration import configuration_page
 from service.cli.options import OptionSpec, parse_options
@@ -242,3 +243,12 @@ def test_unreachable_mirror_exits_with_1_and_names_the_mirror(
     err = capsys.readouterr().err
     assert "127.0.0.1:9" in err
     assert "Traceback" not in err
+
+
+def test_ctrl_c_during_the_imports_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.cli.main", interrupt)
+    monkeypatch.setattr(sys, "argv", ["lite-detr", "detect"])
+    assert console_script() == 130

@@ -61,10 +61,12 @@ def test_json_has_the_detection_that_detect_finds(capsys: pytest.CaptureFixture[
     ("arguments", "status", "problem"),
     [
         (["--detection", "500"], 1, "there is no detection 500; there are "),
-        (["--threshold", "1"], 1, "there are 0 with a score of at least 1"),
+        (["--threshold", "1"], 1, "there are none with a score of at least 1 (--threshold)"),
         (["--detection", "0"], 2, "--detection: counted from 1"),
-        (["--layer", "4"], 2, "--layer: layer 4 does not exist: the decoder has 3 layers"),
-        (["--threshold", "nan"], 2, "threshold must be within 0..1"),
+        (["--layer", "4"], 2, "--layer: the decoder has layers 1 to 3, not 4"),
+        (["--layer", "0"], 2, "--layer: the decoder has layers 1 to 3, not 0"),
+        (["--threshold", "nan"], 2, "--threshold: threshold must be within 0..1"),
+        (["--output", "figure.jpg"], 2, "not the name of a .png file: name it figure.png"),
         (["--output", "no/such.png"], 2, "there is no folder"),
     ],
 )
@@ -85,6 +87,15 @@ def test_unreadable_images_are_named(folder: Path, capsys: pytest.CaptureFixture
     for name in ("text.jpg", "none.jpg"):
         assert main(["explain", name]) == 1
         assert f"{name}: " in capsys.readouterr().err
+    assert main(["explain", ""]) == 1
+    assert "IMAGE: the name of the image is empty" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_is_refused_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load, "load_from_settings", lambda _settings: 1 / 0)
+    assert main(["explain", "none.jpg"]) == 1
 
 
 def test_the_image_is_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,8 +198,13 @@ def test_files_are_not_replaced_without_overwrite(
     (folder / "x.onnx").write_bytes(b"before")
     assert main(["export", "--size", "64x96", "--output", "x.onnx"]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main(["export", "--output", "nowhere/x.onnx"]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    for target, problem in (
+        ("nowhere/x.onnx", "there is no folder"),
+        ("-", "- is no file name"),
+        ("x.pt2", "not the name of a .onnx file: name it x.onnx"),
+    ):
+        assert main(["export", "--output", target]) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_the_model_is_never_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

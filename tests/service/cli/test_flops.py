@@ -63,17 +63,39 @@ def test_the_first_images_of_a_data_set_are_averaged(
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"images": []}', '{"images": [{"id": 1}]}', "no JSON", '{"images": 3}']
+    ("text", "problem"),
+    [
+        ("no JSON", "not COCO-format JSON: Expecting value"),
+        *((text, "it has no list 'images'") for text in ("[]", "{}", '{"images": 3}')),
+        ('{"images": []}', "or an empty one"),
+        *(
+            (f'{{"images": [{image}]}}', "images[0] has no id, or no height and width")
+            for image in (
+                "3",
+                '{"id": 1}',
+                '{"id": "a", "height": 4, "width": 4}',
+                '{"id": 1, "height": 4, "width": 0}',
+                '{"id": 1, "height": NaN, "width": 4}',
+                '{"id": 1, "height": 4, "width": 1e12}',
+            )
+        ),
+    ],
 )
 def test_a_file_without_sizes_is_refused(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "instances.json"
     path.write_text(text)
-    assert main(["flops", "default", "--annotations", str(path)]) == 1
-    assert "has no images" in capsys.readouterr().err
-    assert main(["flops", "default", "--annotations", str(tmp_path / "none.json")]) == 1
-    assert "cannot be read" in capsys.readouterr().err
+    assert main(["flops", "default", "--annotations", str(path)]) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "problem"), [("none", "No such file"), ("/dev/zero", "a device")])
+def test_a_file_that_cannot_be_read_is_refused(
+    name: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["flops", "default", "--annotations", name]) == 2
+    assert f"{name}: " in (error := capsys.readouterr().err) and problem in error
 
 
 def test_an_unknown_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,14 @@ def test_saving_onto_the_inputs_is_refused_before_anything_is_written(
     assert contents(photos) == before
 
 
+def test_an_empty_name_is_not_the_current_folder(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    assert main(["detect", ""]) == 1
+    assert "the name of the image is empty" in capsys.readouterr().out
+
+
 def test_second_run_replaces_drawings_only_on_request(photos: Path, tmp_path: Path) -> None:
     drawn = tmp_path / "drawn"
     arguments = ["detect", str(photos), "--save", str(drawn)]

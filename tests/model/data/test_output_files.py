@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model.data.errors import OutputError
+from model.data.output_files import (
+    check_output_file,
+    check_suffix,
+    write_output,
+    write_output_whole,
+)
+
+FULL = Path("/dev/full")
+
+
+def test_a_dash_is_no_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="/dev/stdout"):
+        check_output_file(Path("-"), overwrite=True)
+    check_output_file(tmp_path / "-", overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.b.JPG"])
+def test_the_suffix_of_another_format_is_refused(name: str) -> None:
+    better = Path(name).with_suffix(".png")
+    with pytest.raises(OutputError, match=f"not the name of a .png file: name it {better}"):
+        check_suffix(Path(name), ".png", {".jpg"})
+
+
+@pytest.mark.parametrize("name", ["a.png", "a", ".jpg", "a.jpg.part", "/dev/null"])
+def test_other_names_are_accepted(name: str) -> None:
+    check_suffix(Path(name), ".png", {".jpg"})
+
+
+def test_a_device_without_space_is_named() -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_output_whole(FULL, b"a" * 10_000)
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_output(FULL, b"a" * 10_000, overwrite=False)
+
+
+def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_output_whole(pipe, b"figure")
+        assert os.read(reader, 10) == b"figure"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_an_existing_file_is_kept_without_overwrite(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(b"before")
+    with pytest.raises(OutputError, match="--overwrite"):
+        write_output(file, b"after", overwrite=False)
+    assert file.read_bytes() == b"before"
