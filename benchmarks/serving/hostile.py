@@ -29,12 +29,12 @@ import grpc
 from benchmarks.report import RESULTS, ROOT, conditions, table, write_report
 from benchmarks.serving.images import EncodedImage, Found, make_images
 from benchmarks.serving.load import Report, judge
-from benchmarks.serving.load_loop import Exchange, Load, schedule
 from benchmarks.serving.servers import HOST, free_ports, process_tree
 from benchmarks.serving.service_process import SERVE_FAKE_DEVICE, Service, run_service
-from benchmarks.serving.wire_formats import WIRE_FORMATS, WireFormat, post_request
+from benchmarks.serving.wire_formats import WIRE_FORMATS, WireFormat
 from lite_detr_client.pb import detection_pb2 as pb
 from service.access.api_keys import Scope, key_line, new_key
+from service.load.loop import Exchange, Load, post_request, schedule
 
 RATE = 10.0  # honest requests per second over each protocol
 GOAL_RATIO = 10.0  # of the p99 under attack to the quiet one

@@ -21,8 +21,9 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.serving.images import EncodedImage, make_images
-from benchmarks.serving.load_loop import Exchange, Load, schedule
 from benchmarks.serving.wire_formats import WIRE_FORMATS, WireFormat
+from service.load.loop import Exchange, Load, schedule
+from service.load.report import percentile
 
 _MAX_CONNECTIONS = 256
 _OK = 200
@@ -104,14 +105,6 @@ def _decode_ms(exchange: Exchange) -> float | None:
         if name == "decode":
             return float(duration)
     return None
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The percentile by nearest rank; NaN for no values."""
-    if not values:
-        return float("nan")
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
 
 
 async def _run(options: argparse.Namespace, requests: Sequence[bytes]) -> list[Exchange]:

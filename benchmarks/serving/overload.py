@@ -21,10 +21,9 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS, conditions, table, write_report
 from benchmarks.serving.images import flat_png
-from benchmarks.serving.load import percentile
-from benchmarks.serving.load_loop import Exchange, Load, schedule
 from benchmarks.serving.service_process import SERVE_FAKE_DEVICE, Service, run_service
-from benchmarks.serving.wire_formats import post_request
+from service.load.loop import Exchange, Load, post_request, schedule
+from service.load.report import percentile
 
 FACTOR = 5
 BASE_MS, PER_IMAGE_MS, MAX_BATCH_SIZE = 40, 40, 4

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from benchmarks.serving.images import Found, read_found
+from service.load.loop import post_request
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
 
@@ -27,13 +28,6 @@ class WireFormat:
 
     request: Callable[[bytes, str], bytes]
     read: Callable[[dict[bytes, bytes], bytes], Found]
-
-
-def post_request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """Head and body of a POST request over HTTP/1.1."""
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _raw_request(data: bytes, path: str) -> bytes:

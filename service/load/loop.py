@@ -2,7 +2,7 @@
 
     schedule --> waiting --> a free connection --> Exchange
 
-Responses are stored unparsed; `benchmarks.serving.load` and `.overload` evaluate them.
+Responses are stored unparsed; `report` and benchmarks/serving evaluate them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -32,6 +33,7 @@ class Exchange:
     status: int = 0  # 0: no response
     headers: dict[bytes, bytes] | None = None
     body: bytes = b""
+    error: str = ""  # why there is no usable response, of protocols without HTTP statuses
 
     @property
     def latency_ms(self) -> float:
@@ -56,12 +58,17 @@ class _Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._load.on_opened(self)
         self.transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:  # not HTTP: the request has no response
+            assert self.transport is not None
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
@@ -98,15 +105,25 @@ class _Connection(asyncio.Protocol):
 class Load:
     """Sends requests and collects the exchanges, on one event loop."""
 
-    def __init__(self, port: int, requests: Sequence[bytes], connections: int) -> None:
+    def __init__(
+        self,
+        port: int,
+        requests: Sequence[bytes],
+        connections: int,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Stores the arguments; opens no connection.
 
         Args:
-            port: of the server, on 127.0.0.1.
+            port: of the server.
             requests: complete HTTP requests, one per image; sent in this order, repeatedly.
             connections: maximum number of open connections.
+            host: of the server.
+            tls: for connections with TLS; None: without.
         """
-        self._port = port
+        self._port, self._host, self._tls = port, host, tls
+        self._connections: set[_Connection] = set()
         self._requests = requests
         self._max_connections = connections
         self._idle: list[_Connection] = []
@@ -124,10 +141,17 @@ class Load:
         await asyncio.gather(*(self._connect() for _ in range(min(count, self._max_connections))))
 
     def close(self) -> None:
-        """Closes the idle connections."""
-        for connection in self._idle:
-            assert connection.transport is not None
-            connection.transport.close()
+        """Closes all connections; requests in flight get no response, waiting ones are dropped."""
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    def on_opened(self, connection: _Connection) -> None:
+        """Takes a connection that is open now."""
+        self._connections.add(connection)
 
     async def run_open(self, starts: Sequence[float]) -> None:
         """Sends one request at each of these times (seconds from now); waits for the responses."""
@@ -163,6 +187,7 @@ class Load:
     def on_closed(self, connection: _Connection, exchange: Exchange | None) -> None:
         """Removes a closed connection; a request in flight on it has no response."""
         self._open -= 1
+        self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         if exchange is not None:
@@ -198,7 +223,7 @@ class Load:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(
-                lambda: _Connection(self), "127.0.0.1", self._port
+                lambda: _Connection(self), self._host, self._port, ssl=self._tls
             )
         except OSError:
             self._open -= 1
@@ -226,3 +251,12 @@ def schedule(rate: float, seconds: float, arrivals: str, seed: int) -> list[floa
     while (now := now + generator.expovariate(rate)) < seconds:
         starts.append(now)
     return starts
+
+
+def post_request(
+    path: str, body: bytes, headers: Mapping[str, str], host: str = "localhost"
+) -> bytes:
+    """Head and body of a POST request over HTTP/1.1."""
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
