@@ -6,18 +6,24 @@ forward twice": the gradient of a layer's output boxes also reaches the layer be
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.network import onednn
 from model.network.deformable_attention import DeformableAttention, SampledTokens
 from model.network.geometry import Geometry
 from model.network.linear import MLP, Linear, feed_forward
-from model.network.position_encoding import encode_boxes
+from model.network.position_encoding import box_frequencies, encode_boxes
 from model.network.query_selection import inverse_sigmoid
 from model.network.self_attention import SelfAttention
+from model.ops import decoder_stack
+from model.ops.decoder_stack import Affine, DecoderStack, StackedLayer, StackShape
 
 
 class DecoderLayer(nn.Module):
@@ -48,10 +54,35 @@ class DecoderLayer(nn.Module):
         x = self.norm1(self.cross_attn(x + query_position, reference_boxes, memory, x))
         return feed_forward(x, self.linear1, self.linear2, self.norm3)
 
+    def stacked(self, box_head: MLP) -> StackedLayer:
+        """The parameters, with those of the head that refines the boxes."""
+        query_key, value = self.self_attn.projections()
+        cross = self.cross_attn
+        return StackedLayer(
+            query_key=query_key,
+            value=value,
+            attended=_affine(self.self_attn.out_proj),
+            after_attention=_affine(self.norm2),
+            offsets=_affine(cross.sampling_offsets),
+            scores=_affine(cross.query_layer()),
+            sampled=_affine(cross.output_proj),
+            after_sampling=_affine(self.norm1),
+            widen=_affine(self.linear1),
+            narrow=_affine(self.linear2),
+            after_feed_forward=_affine(self.norm3),
+            box=tuple(map(_affine, box_head.layers)),
+        )
+
+
+def _affine(layer: nn.Module) -> Affine:
+    """A layer's parameters; heads that the detector shares may have their inference form already."""
+    weight = cast(Tensor, layer.weight)
+    return Affine(weight.to_dense() if weight.is_mkldnn else weight, cast(Tensor, layer.bias))
+
 
 @dataclass(frozen=True)
 class DecoderStates:
-    """What each decoder layer returned and received.
+    """What each decoder layer returned and received; of a stack the last layer only.
 
     Attributes:
         hidden: a layer's queries before the last norm, [B, Q, d] each.
@@ -86,6 +117,47 @@ class Decoder(nn.Module):
         self.eps = config.inverse_sigmoid_eps
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
+        # Only in the inference form on a CPU: all layers in one call.
+        self.stack: DecoderStack | None = None
+        self.register_buffer("stacked_weights", None)
+
+    stacked_weights: Tensor | None
+
+    def inference_form(self, dtype: torch.dtype) -> Decoder:
+        """See `model.network.inference`."""
+        first = cast(DecoderLayer, self.layers[0])
+        channels, heads = first.norm1.normalized_shape[0], first.self_attn.num_heads
+        # In place of oneDNN's products, so not where those are left out on purpose.
+        takes_place = dtype == torch.float32 and onednn.is_available(first.norm1.weight.device, dtype)
+        if self.ref_point_head is None or not takes_place or not decoder_stack.fits(channels, heads):
+            return self
+        cross = first.cross_attn
+        shape = StackShape(
+            heads=heads,
+            levels=cross.num_levels,
+            points=cross.num_points,
+            key_aware=cross.key_aware,
+            eps=self.eps,
+            norm_eps=first.norm1.eps,
+        )
+        layers = [
+            cast(DecoderLayer, layer).stacked(cast(MLP, head))
+            for layer, head in zip(self.layers, self.bbox_embed, strict=False)
+        ]
+        to_hidden, to_position = map(_affine, self.ref_point_head.layers)
+        frequencies = box_frequencies(channels, first.norm1.weight.detach())
+        self.stack = DecoderStack(layers, (to_hidden, to_position), frequencies, shape)
+        self.stacked_weights = self.stack.take_weights()
+        return self
+
+    @contextmanager
+    def layer_by_layer(self) -> Iterator[None]:
+        """In this block every layer is called as a module, so that its hooks are."""
+        stack, self.stack = self.stack, None
+        try:
+            yield
+        finally:
+            self.stack = stack
 
     def forward(  # noqa: PLR0913, PLR0917 - the parts of queries and memory
         self,
@@ -107,9 +179,11 @@ class Decoder(nn.Module):
             position: [B, Q, d] of the queries in all layers; None: from each layer's boxes.
         """
         x, boxes = content, reference_logits.sigmoid()
+        memories = self._project_memory(memory, geometry)
+        if self.stack is not None and attention_mask is None and position is None:
+            return self._run_stack(x, boxes, memories, geometry)
         received = boxes  # with its gradient; `boxes` has none
         hidden, references = [], []
-        memories = self._project_memory(memory, geometry)
         for layer, head, sampled in zip(self.layers, self.bbox_embed, memories, strict=False):
             query_position = position
             if self.ref_point_head is not None:
@@ -127,6 +201,22 @@ class Decoder(nn.Module):
     def refine(self, head: nn.Module, hidden: Tensor, boxes: Tensor) -> Tensor:
         """Boxes [B, Q, 4] refined by a box head from the queries [B, Q, d]."""
         return (head(hidden) + inverse_sigmoid(boxes, self.eps)).sigmoid()  # type: ignore[no-any-return]
+
+    def _run_stack(
+        self, content: Tensor, boxes: Tensor, memories: list[SampledTokens], geometry: Geometry
+    ) -> DecoderStates:
+        """The last layer's states only."""
+        assert self.stack is not None and self.stacked_weights is not None
+        hidden, references = self.stack.run(
+            self.stacked_weights,
+            content=content,
+            boxes=boxes,
+            values=[memory.value for memory in memories],
+            spatial_shapes=memories[0].spatial_shapes,
+            query_ratios=geometry.query_ratios,
+            box_ratios=geometry.box_ratios,
+        )
+        return DecoderStates((hidden,), (references,))
 
     def _project_memory(self, memory: Tensor, geometry: Geometry) -> list[SampledTokens]:
         """The memory as each layer's cross-attention samples it, while it is in the cache."""

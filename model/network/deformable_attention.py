@@ -133,9 +133,9 @@ class DeformableAttention(nn.Module):
         batch, count, _ = query.shape
         offsets = self.sampling_offsets(query)
         offsets = offsets.view(batch, count, self.num_heads, self.offset_levels, self.num_points, 2)
-        return offsets, self._by_head(self._query_layer()(query))
+        return offsets, self._by_head(self.query_layer()(query))
 
-    def _query_layer(self) -> Linear:
+    def query_layer(self) -> Linear:
         """What weighs the samples: queries to compare with keys, or logits."""
         layer = self.query_proj if self.key_aware else self.attention_weights
         return cast(Linear, layer)

@@ -81,7 +81,7 @@ class LiteDETR(nn.Module):
         content, position = self._queries(proposals, memory)
         states = decoder(content, proposals.reference_logits, memory, geometry, position=position)
         hidden = decoder.norm(states.hidden[-1])
-        last = len(states.hidden) - 1
+        last = len(decoder.layers) - 1
         boxes = decoder.refine(self.bbox_embed[last], hidden, states.references[-1])
         return DetectorOutput(self.class_embed[last](hidden), boxes, memory)
 

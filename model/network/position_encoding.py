@@ -148,7 +148,12 @@ def encode_boxes(boxes: Tensor, d_model: int) -> Tensor:
     return encode_proposals(y_x_w_h, d_model)
 
 
+def box_frequencies(d_model: int, like: Tensor) -> Tensor:
+    """By what the angles of an encoded coordinate are divided: [d_model / 2], as `like`."""
+    return _frequencies(d_model // 2, _BOX_TEMPERATURE, like)
+
+
 def encode_proposals(boxes: Tensor, d_model: int) -> Tensor:
     """As `encode_boxes`, in the order of the coordinates (Deformable DETR's x, y, w, h)."""
-    frequencies = _frequencies(d_model // 2, _BOX_TEMPERATURE, boxes)
+    frequencies = box_frequencies(d_model, boxes)
     return _interleaved_sine((boxes * (2 * math.pi))[..., None] / frequencies).flatten(-2)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.linear import Linear, PackedLinear
+from model.ops.decoder_stack import Affine
 
 
 class SelfAttention(nn.Module):
@@ -31,9 +32,9 @@ class SelfAttention(nn.Module):
 
     def inference_form(self, dtype: torch.dtype) -> SelfAttention:
         """See `model.network.inference`."""
-        (query_key, value), (query_key_bias, value_bias) = self._split()
-        self.query_key = PackedLinear(query_key, query_key_bias, dtype)
-        self.value = PackedLinear(value, value_bias, dtype)
+        query_key, value = self.projections()
+        self.query_key = PackedLinear(*query_key, dtype)
+        self.value = PackedLinear(*value, dtype)
         del self.in_proj_weight, self.in_proj_bias
         return self
 
@@ -58,15 +59,15 @@ class SelfAttention(nn.Module):
         """Queries and keys [B, Q, 2 * d], and values [B, Q, d]."""
         if self.query_key is not None and self.value is not None:
             return self.query_key(query), self.value(x)
-        (query_key, value), (query_key_bias, value_bias) = self._split()
-        return F.linear(query, query_key, query_key_bias), F.linear(x, value, value_bias)
+        query_key, value = self.projections()
+        return F.linear(query, *query_key), F.linear(x, *value)
 
-    def _split(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The weights and the biases of the input projection: of queries and keys, of values."""
+    def projections(self) -> tuple[Affine, Affine]:
+        """The input projection of queries and keys, and that of values; not of the inference form."""
         d_model = self.in_proj_weight.shape[1]
         query_key, value = self.in_proj_weight.split((2 * d_model, d_model))  # type: ignore[no-untyped-call]
         query_key_bias, value_bias = self.in_proj_bias.split((2 * d_model, d_model))  # type: ignore[no-untyped-call]
-        return (query_key, value), (query_key_bias, value_bias)
+        return Affine(query_key, query_key_bias), Affine(value, value_bias)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """[B, Q, d] -> [B, M, Q, D]."""

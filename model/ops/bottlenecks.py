@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from model.ops import cpu
+from model.ops.packing import Packer
 
 STEM_CHANNELS = 32
 _KERNELS = (3, 5)
 _WIDTH_MULTIPLE = 16  # of expanded channels: the lanes of the widest vector
-_ALIGNMENT = 16  # of every part of the weights, in floats: a cache line
 
 
 class Folded(NamedTuple):
@@ -105,12 +104,10 @@ class Bottlenecks:
             taps: numbers of the blocks whose results are returned, ascending.
         """
         self._taps = tuple(taps)
-        self._parts: list[Tensor] = []
-        self._size = 0
-        self._panel = int(cpu.library().lite_detr_panel())
-        self._lanes = int(cpu.library().lite_detr_lanes())
+        self._packer = Packer()
         assert stem.weight.shape == (STEM_CHANNELS, 3, 3, 3)
-        self._stem = self._add(stem.weight.permute(2, 3, 1, 0)), self._add(stem.bias)
+        packed = self._packer.add
+        self._stem = packed(stem.weight.permute(2, 3, 1, 0)), packed(stem.bias)
         self._blocks = (_Block * len(blocks))(*map(self._block, range(len(blocks)), blocks))
         # Of each result: its channels, and the stride from the image to it.
         self._maps = [
@@ -119,13 +116,7 @@ class Bottlenecks:
 
     def take_weights(self) -> Tensor:
         """The packed weights, float32 [N]."""
-        weights = torch.zeros(self._size)
-        place = 0
-        for part in self._parts:
-            weights[place : place + part.numel()] = part
-            place += _aligned(part.numel())
-        self._parts.clear()
-        return weights
+        return self._packer.take()
 
     def run(self, images: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         """Float32 [B, 3, H, W] in any memory format -> the results of the taps.
@@ -156,39 +147,26 @@ class Bottlenecks:
         return tuple(each.permute(0, 3, 1, 2) for each in maps)
 
     def _block(self, index: int, block: Bottleneck) -> _Block:
-        depthwise = block.depthwise.weight
+        packed, depthwise = self._packer.add, block.depthwise.weight
         width, _, kernel, _ = depthwise.shape
         outputs = block.project.weight.shape[0]
         expand = (-1, -1)
         inputs = width
         if block.expand is not None:
             inputs = block.expand.weight.shape[1]
-            expand = self._add_product(block.expand)
+            expand = self._packer.add_product(*_matrix(block.expand))
         return _Block(
             *(inputs, width, outputs, kernel, block.stride, block.residual),
             *expand,
-            *(self._add(depthwise[:, 0].permute(1, 2, 0)), self._add(block.depthwise.bias)),
-            *self._add_product(block.project),
+            *(packed(depthwise[:, 0].permute(1, 2, 0)), packed(block.depthwise.bias)),
+            *self._packer.add_product(*_matrix(block.project)),
             self._taps.index(index) if index in self._taps else -1,
         )
 
-    def _add_product(self, folded: Folded) -> tuple[int, int]:
-        """Places of the panels and of the bias; both are padded to whole vectors."""
-        weight = folded.weight.flatten(1)
-        padding = -len(weight) % self._lanes
-        columns = F.pad(weight.t(), (0, padding))  # [inner, columns]
-        panels = [panel.flatten() for panel in torch.split(columns, self._panel, dim=1)]
-        return self._add(torch.cat(panels)), self._add(F.pad(folded.bias, (0, padding)))
 
-    def _add(self, part: Tensor) -> int:
-        """The place that the part gets."""
-        self._parts.append(part.detach().float().flatten())
-        place, self._size = self._size, self._size + _aligned(part.numel())
-        return place
-
-
-def _aligned(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT
+def _matrix(folded: Folded) -> tuple[Tensor, Tensor]:
+    """A 1x1 convolution as [C', C] weights and [C'] bias."""
+    return folded.weight.flatten(1), folded.bias
 
 
 def _stride(blocks: Sequence[Bottleneck]) -> int:

@@ -155,8 +155,9 @@ def _load() -> ctypes.CDLL:
     for name in ("lite_detr_lanes", "lite_detr_panel"):
         function = getattr(library, name)
         function.argtypes, function.restype = (), ctypes.c_int64
-    library.lite_detr_bottlenecks.argtypes = (ctypes.c_void_p,)
-    library.lite_detr_bottlenecks.restype = None
+    for name in ("lite_detr_bottlenecks", "lite_detr_decoder"):
+        function = getattr(library, name)
+        function.argtypes, function.restype = (ctypes.c_void_p,), None
     return library
 
 

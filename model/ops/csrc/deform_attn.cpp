@@ -264,7 +264,24 @@ void run_backward(const Problem& p, const Gradients& grads) {
   });
 }
 
+template <int D>
+void attend_rows(const Problem& p, int64_t image, int64_t first, int64_t last, float* output) {
+  const Attention<D, float> attention(p);
+  for (int64_t head = 0; head < p.heads; ++head)
+    attention.forward(image, head, first, last, output);
+}
+
 }  // namespace
+
+void attend(const Problem& p, int64_t image, int64_t first, int64_t last, float* output) {
+  switch (p.channels) {
+    case 16: return attend_rows<16>(p, image, first, last, output);
+    case 32: return attend_rows<32>(p, image, first, last, output);
+    case 64: return attend_rows<64>(p, image, first, last, output);
+    default: return attend_rows<0>(p, image, first, last, output);
+  }
+}
+
 }  // namespace lite_detr
 
 extern "C" {

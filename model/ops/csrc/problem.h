@@ -41,6 +41,10 @@ struct Problem {
   bool separate_keys() const { return key.data != nullptr; }
 };
 
+// Attention of the queries `first` to `last` of one image, all of its heads, on the calling thread;
+// float32 arrays. `output` is that of all queries, [B, Q, M, D].
+void attend(const Problem& p, int64_t image, int64_t first, int64_t last, float* output);
+
 // All float32, for float32 inputs.
 struct Gradients {
   const float* output;      // [B, Q, M, D], given

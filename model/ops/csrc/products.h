@@ -19,11 +19,12 @@ constexpr int kRows = 6;
 constexpr int kPanelVectors = 2;
 constexpr int kPanel = kPanelVectors * kLanes;
 
-enum class Activation { kNone, kRelu6 };
+enum class Activation { kNone, kRelu, kRelu6 };
 
 template <Activation kActivation>
 inline Floats activated(Floats v) {
   if (kActivation == Activation::kNone) return v;
+  if (kActivation == Activation::kRelu) return v < Floats{} ? Floats{} : v;
   return clamped(v, Floats{}, broadcast(6.0f));
 }
 
@@ -53,7 +54,8 @@ __attribute__((noinline)) inline void finish(int64_t rows, Rows<const float> sum
     for (int64_t j = 0; j < columns; ++j) {
       float v = sums.from(i).first[j];
       if (add.first != nullptr) v += add.from(i).first[j];
-      if (activation == Activation::kRelu6) v = v < 0.0f ? 0.0f : v > 6.0f ? 6.0f : v;
+      if (activation != Activation::kNone && v < 0.0f) v = 0.0f;
+      if (activation == Activation::kRelu6 && v > 6.0f) v = 6.0f;
       c.from(i).first[j] = v;
     }
 }
@@ -140,6 +142,17 @@ void product(int64_t rows, Rows<const float> a, const Weights& w, int64_t panel,
     panel_product<2, kActivation>(rows, a, weights, w.bias + first, w.inner, c, add, columns);
   else
     panel_product<1, kActivation>(rows, a, weights, w.bias + first, w.inner, c, add, columns);
+}
+
+// All columns of c = activation(a * weights + bias + add); `c` may be `add`, not `a`.
+template <Activation kActivation>
+void whole_product(int64_t rows, Rows<const float> a, const Weights& w, Rows<float> c,
+                   Rows<const float> add = {nullptr, 0}) {
+  for (int64_t panel = 0; panel < panels_of(w.columns); ++panel) {
+    const int64_t first = panel * kPanel;
+    product<kActivation>(rows, a, w, panel, {c.first + first, c.step},
+                         {add.first == nullptr ? nullptr : add.first + first, add.step});
+  }
 }
 
 }  // namespace lite_detr

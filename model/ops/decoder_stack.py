@@ -1,0 +1,201 @@
+"""The layers of a decoder on the CPU in one call; float32, without autograd.
+
+With a hundred queries a decoder is a long series of short products: layer by layer, starting them
+takes longer than computing them. `csrc/decoder.cpp` runs all layers on threads that stay awake.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.ops import cpu
+from model.ops.packing import Packer
+
+_CHANNELS_MULTIPLE = 32  # twice the lanes of the widest vector, as boxes are encoded by halves
+_BOX_PRODUCTS = 3
+
+
+class Affine(NamedTuple):
+    """A linear layer's [outputs, inputs] weight and [outputs] bias, or those of a norm, [d]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class StackedLayer:
+    """The parameters of one layer, in the order of computation; d: channels of a query."""
+
+    query_key: Affine  # [2 * d, d]
+    value: Affine
+    attended: Affine  # of the self-attention's result
+    after_attention: Affine
+    offsets: Affine  # [M * L * P * 2, d]
+    scores: Affine  # queries [d, d] or logits [M * L * P, d]
+    sampled: Affine  # of the cross-attention's result
+    after_sampling: Affine
+    widen: Affine
+    narrow: Affine
+    after_feed_forward: Affine
+    box: tuple[Affine, ...]  # three layers; not used in the last layer
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """What the parameters do not tell: heads, levels and points of the attention, constants."""
+
+    heads: int
+    levels: int
+    points: int
+    key_aware: bool
+    eps: float  # of the inverse sigmoid
+    norm_eps: float
+
+
+class _Product(ctypes.Structure):
+    """Mirror of `Product` in csrc/decoder.h."""
+
+    _fields_ = (("panels", ctypes.c_int64), ("bias", ctypes.c_int64))
+
+
+class _Norm(ctypes.Structure):
+    """Mirror of `Norm` in csrc/decoder.h."""
+
+    _fields_ = (("scale", ctypes.c_int64), ("shift", ctypes.c_int64))
+
+
+_NORMS = ("after_attention", "after_sampling", "after_feed_forward")
+_PARTS = (
+    *("query_key", "value", "attended", "after_attention", "offsets", "scores", "sampled"),
+    *("after_sampling", "widen", "narrow", "after_feed_forward"),
+)
+
+
+class _Layer(ctypes.Structure):
+    """Mirror of `DecoderLayer` in csrc/decoder.h."""
+
+    _fields_ = (
+        *((name, _Norm if name in _NORMS else _Product) for name in _PARTS),
+        ("box", _Product * _BOX_PRODUCTS),
+    )
+
+
+class _Decoder(ctypes.Structure):
+    """Mirror of `Decoder` in csrc/decoder.h."""
+
+    _fields_ = (
+        *(("weights", ctypes.c_void_p), ("layers", ctypes.c_void_p)),
+        *(("layer_count", ctypes.c_int64), ("position", _Product * 2)),
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("frequencies", "channels", "heads", "feed_forward"),
+                *("levels", "points", "key_aware"),
+            )
+        ),
+        ("spatial_shapes", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("batch", "queries", "tokens")),
+        *((name, ctypes.c_void_p) for name in ("values", "content")),
+        ("content_step", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("boxes", "query_ratios", "box_ratios")),
+        *((name, ctypes.c_float) for name in ("eps", "norm_eps")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "references")),
+        ("threads", ctypes.c_int64),
+    )
+
+
+def fits(channels: int, heads: int) -> bool:
+    """Whether the kernels can be used here, for queries of so many channels and heads."""
+    return channels % _CHANNELS_MULTIPLE == 0 and channels % heads == 0 and cpu.available()
+
+
+class DecoderStack:
+    """Layout of a decoder; its weights are one tensor, so that a network may be copied and moved.
+
+    Args:
+        layers: of the decoder, each with the same sizes.
+        position: the two linear layers from an encoded box to a position, [d, 2 * d] and [d, d].
+        frequencies: [d / 2], by which the angles of an encoded coordinate are divided.
+        shape: of the attention.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[StackedLayer],
+        position: tuple[Affine, Affine],
+        frequencies: Tensor,
+        shape: StackShape,
+    ) -> None:
+        self._packer = Packer()
+        self._shape = shape
+        self._feed_forward, self._channels = layers[0].widen.weight.shape
+        self._position = (_Product * 2)(*(self._product(each) for each in position))
+        self._frequencies = self._packer.add(frequencies)
+        self._layers = (_Layer * len(layers))(*map(self._layer, layers))
+
+    def take_weights(self) -> Tensor:
+        """The packed weights, float32 [N]."""
+        return self._packer.take()
+
+    def run(  # noqa: PLR0913 - the parts of queries and memory, by keyword
+        self,
+        weights: Tensor,
+        *,
+        content: Tensor,
+        boxes: Tensor,
+        values: Sequence[Tensor],
+        spatial_shapes: Sequence[tuple[int, int]],
+        query_ratios: Tensor,
+        box_ratios: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the layers on float32 tensors.
+
+        Args:
+            weights: of `take_weights`.
+            content: [B, Q, d]; may be one image's, expanded.
+            boxes: [B, Q, 4] cxcywh, 0..1.
+            values: [B, S, M, D] of each layer.
+            spatial_shapes: (H, W) of each level.
+            query_ratios: [B, 1, 4], see `Geometry`.
+            box_ratios: [B, 1, L, 4], see `Geometry`.
+
+        Returns:
+            The last layer's queries [B, Q, d], and the boxes that it got [B, Q, 4].
+        """
+        batch, queries, channels = content.shape
+        if content.stride()[1:] != (channels, 1):
+            content = content.contiguous()
+        arrays = [each.contiguous() for each in (boxes, query_ratios, box_ratios)]
+        values = [value.contiguous() for value in values]
+        hidden, references = boxes.new_empty(batch, queries, channels), torch.empty_like(arrays[0])
+        shapes = (ctypes.c_int64 * (2 * len(spatial_shapes)))(*sum(spatial_shapes, ()))
+        pointers = (ctypes.c_void_p * len(values))(*(value.data_ptr() for value in values))
+        shape = self._shape
+        call = _Decoder(
+            *(weights.data_ptr(), ctypes.addressof(self._layers), len(self._layers)),
+            *(self._position, self._frequencies, channels, shape.heads, self._feed_forward),
+            *(shape.levels, shape.points, shape.key_aware, ctypes.addressof(shapes)),
+            *(batch, queries, values[0].shape[1], ctypes.addressof(pointers)),
+            *(content.data_ptr(), content.stride(0), *(each.data_ptr() for each in arrays)),
+            *(shape.eps, shape.norm_eps, hidden.data_ptr(), references.data_ptr()),
+            torch.get_num_threads(),
+        )
+        if hidden.numel() > 0:
+            cpu.library().lite_detr_decoder(ctypes.byref(call))
+        return hidden, references
+
+    def _layer(self, layer: StackedLayer) -> _Layer:
+        parts = [
+            _Norm(*map(self._packer.add, part)) if name in _NORMS else self._product(part)
+            for name, part in ((name, getattr(layer, name)) for name in _PARTS)
+        ]
+        return _Layer(*parts, (_Product * _BOX_PRODUCTS)(*map(self._product, layer.box)))
+
+    def _product(self, layer: Affine) -> _Product:
+        return _Product(*self._packer.add_product(*layer))
