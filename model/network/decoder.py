@@ -75,7 +75,7 @@ class DecoderLayer(nn.Module):
 
 
 def _affine(layer: nn.Module) -> Affine:
-    """A layer's parameters; heads that the detector shares may have their inference form already."""
+    """A layer's parameters; a head that is used twice may have its inference form already."""
     weight = cast(Tensor, layer.weight)
     return Affine(weight.to_dense() if weight.is_mkldnn else weight, cast(Tensor, layer.bias))
 
@@ -126,14 +126,14 @@ class Decoder(nn.Module):
     def inference_form(self, dtype: torch.dtype) -> Decoder:
         """See `model.network.inference`."""
         first = cast(DecoderLayer, self.layers[0])
-        channels, heads = first.norm1.normalized_shape[0], first.self_attn.num_heads
+        scale = first.norm1.weight.detach()
         # In place of oneDNN's products, so not where those are left out on purpose.
-        takes_place = dtype == torch.float32 and onednn.is_available(first.norm1.weight.device, dtype)
-        if self.ref_point_head is None or not takes_place or not decoder_stack.fits(channels, heads):
+        takes_place = dtype == torch.float32 and onednn.is_available(scale.device, dtype)
+        if self.ref_point_head is None or not takes_place or not decoder_stack.available():
             return self
         cross = first.cross_attn
         shape = StackShape(
-            heads=heads,
+            heads=cross.num_heads,
             levels=cross.num_levels,
             points=cross.num_points,
             key_aware=cross.key_aware,
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
             for layer, head in zip(self.layers, self.bbox_embed, strict=False)
         ]
         to_hidden, to_position = map(_affine, self.ref_point_head.layers)
-        frequencies = box_frequencies(channels, first.norm1.weight.detach())
+        frequencies = box_frequencies(len(scale), scale)
         self.stack = DecoderStack(layers, (to_hidden, to_position), frequencies, shape)
         self.stacked_weights = self.stack.take_weights()
         return self
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
             position: [B, Q, d] of the queries in all layers; None: from each layer's boxes.
         """
         x, boxes = content, reference_logits.sigmoid()
-        memories = self._project_memory(memory, geometry)
+        memories = self.project_memory(memory, geometry)
         if self.stack is not None and attention_mask is None and position is None:
             return self._run_stack(x, boxes, memories, geometry)
         received = boxes  # with its gradient; `boxes` has none
@@ -218,7 +218,7 @@ class Decoder(nn.Module):
         )
         return DecoderStates((hidden,), (references,))
 
-    def _project_memory(self, memory: Tensor, geometry: Geometry) -> list[SampledTokens]:
+    def project_memory(self, memory: Tensor, geometry: Geometry) -> list[SampledTokens]:
         """The memory as each layer's cross-attention samples it, while it is in the cache."""
         attentions = [cast(DecoderLayer, layer).cross_attn for layer in self.layers]
         return [attention.project(memory, geometry) for attention in attentions]

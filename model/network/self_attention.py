@@ -63,7 +63,7 @@ class SelfAttention(nn.Module):
         return F.linear(query, *query_key), F.linear(x, *value)
 
     def projections(self) -> tuple[Affine, Affine]:
-        """The input projection of queries and keys, and that of values; not of the inference form."""
+        """The input projection of queries and keys, and that of values; in training form only."""
         d_model = self.in_proj_weight.shape[1]
         query_key, value = self.in_proj_weight.split((2 * d_model, d_model))  # type: ignore[no-untyped-call]
         query_key_bias, value_bias = self.in_proj_bias.split((2 * d_model, d_model))  # type: ignore[no-untyped-call]

@@ -17,7 +17,6 @@ from torch import Tensor
 from model.ops import cpu
 from model.ops.packing import Packer
 
-_CHANNELS_MULTIPLE = 32  # twice the lanes of the widest vector, as boxes are encoded by halves
 _BOX_PRODUCTS = 3
 
 
@@ -30,7 +29,11 @@ class Affine(NamedTuple):
 
 @dataclass(frozen=True)
 class StackedLayer:
-    """The parameters of one layer, in the order of computation; d: channels of a query."""
+    """The parameters of one layer, in the order of computation.
+
+    d: channels of a query, a multiple of 32, so that halves of them fill vectors. M, L, P: heads,
+    levels, points.
+    """
 
     query_key: Affine  # [2 * d, d]
     value: Affine
@@ -110,9 +113,9 @@ class _Decoder(ctypes.Structure):
     )
 
 
-def fits(channels: int, heads: int) -> bool:
-    """Whether the kernels can be used here, for queries of so many channels and heads."""
-    return channels % _CHANNELS_MULTIPLE == 0 and channels % heads == 0 and cpu.available()
+def available() -> bool:
+    """Whether the kernels can be used here; see `cpu.available`."""
+    return cpu.available()
 
 
 class DecoderStack:

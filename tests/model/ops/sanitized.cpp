@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bottlenecks.h"
+#include "decoder.h"
 #include "problem.h"
 #include "products.h"
 
@@ -18,6 +19,7 @@ void lite_detr_deform_attn_forward(const lite_detr::Problem* problem, void* outp
 void lite_detr_deform_attn_backward(const lite_detr::Problem* problem,
                                     const lite_detr::Gradients* grads);
 void lite_detr_bottlenecks(const lite_detr::Network* network);
+void lite_detr_decoder(const lite_detr::Decoder* decoder);
 }
 
 namespace {
@@ -180,10 +182,75 @@ void one_network() {
   lite_detr_bottlenecks(&n);
 }
 
+std::vector<float> drawn(int64_t count, float low, float high) {
+  std::vector<float> numbers(count);
+  std::uniform_real_distribution<float> uniform(low, high);
+  for (float& x : numbers) x = uniform(chance);
+  return numbers;
+}
+
+void one_decoder() {
+  NetworkWeights weights;
+  lite_detr::Decoder d{};
+  d.channels = 32 * between(1, 3);
+  const int64_t head_counts[] = {1, 2, 4};
+  d.heads = head_counts[between(0, 2)];
+  d.feed_forward = between(1, 70);
+  d.levels = between(1, 5), d.points = between(1, 5), d.key_aware = between(0, 1);
+  d.batch = between(1, 3), d.queries = between(0, 4) == 0 ? between(50, 150) : between(1, 20);
+  d.threads = between(1, 3);
+  d.eps = 1e-3f, d.norm_eps = 1e-5f;
+  const auto product = [&](lite_detr::Product& p, int64_t inner, int64_t columns) {
+    weights.add_product(inner, columns, p.panels, p.bias);
+  };
+  const auto norm = [&](lite_detr::Norm& n) {
+    n.scale = weights.add(d.channels);
+    n.shift = weights.add(d.channels);
+  };
+  const int64_t c = d.channels, samples = d.heads * d.levels * d.points;
+  product(d.position[0], 2 * c, c);
+  product(d.position[1], c, c);
+  d.frequencies = weights.add(c / 2);
+  std::vector<lite_detr::DecoderLayer> layers(between(1, 3));
+  for (lite_detr::DecoderLayer& l : layers) {
+    product(l.query_key, c, 2 * c), product(l.value, c, c), product(l.attended, c, c);
+    product(l.offsets, c, samples * 2), product(l.scores, c, d.key_aware ? c : samples);
+    product(l.sampled, c, c), product(l.widen, c, d.feed_forward);
+    product(l.narrow, d.feed_forward, c);
+    product(l.box[0], c, c), product(l.box[1], c, c), product(l.box[2], c, 4);
+    norm(l.after_attention), norm(l.after_sampling), norm(l.after_feed_forward);
+  }
+  std::vector<int64_t> shapes;
+  for (int64_t level = 0; level < d.levels; ++level) {
+    shapes.push_back(between(1, 9));
+    shapes.push_back(between(1, 9));
+    d.tokens += shapes[2 * level] * shapes[2 * level + 1];
+  }
+  std::vector<std::vector<float>> values;
+  std::vector<const float*> places;
+  for (size_t i = 0; i < layers.size(); ++i)
+    values.push_back(drawn(d.batch * d.tokens * c, -1.0f, 1.0f));
+  for (const std::vector<float>& each : values) places.push_back(each.data());
+  const bool shared = between(0, 1);
+  const auto content = drawn((shared ? 1 : d.batch) * d.queries * c, -1.0f, 1.0f);
+  const auto boxes = drawn(d.batch * d.queries * 4, 0.0f, 1.0f);
+  const auto query_ratios = drawn(d.batch * 4, 0.5f, 1.0f);
+  const auto box_ratios = drawn(d.batch * d.levels * 4, 0.5f, 1.0f);
+  std::vector<float> hidden(d.batch * d.queries * c), references(d.batch * d.queries * 4);
+  d.weights = weights.numbers.data(), d.layers = layers.data();
+  d.layer_count = static_cast<int64_t>(layers.size());
+  d.spatial_shapes = shapes.data(), d.values = places.data();
+  d.content = content.data(), d.content_step = shared ? 0 : d.queries * c;
+  d.boxes = boxes.data(), d.query_ratios = query_ratios.data(), d.box_ratios = box_ratios.data();
+  d.hidden = hidden.data(), d.references = references.data();
+  lite_detr_decoder(&d);
+}
+
 }  // namespace
 
 int main() {
   for (int i = 0; i < 400; ++i) one_case();
   for (int i = 0; i < 60; ++i) one_network();
-  std::puts("400 cases, 60 networks");
+  for (int i = 0; i < 60; ++i) one_decoder();
+  std::puts("400 cases, 60 networks, 60 decoders");
 }

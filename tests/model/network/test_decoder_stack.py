@@ -1,0 +1,187 @@
+"""All layers of a decoder in one call give what they give one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import ModelConfig
+from model.network import onednn
+from model.network.decoder import Decoder, DecoderStates
+from model.network.geometry import Geometry, make_geometry
+from model.network.inference import prepare_for_inference
+from model.ops import cpu, decoder_stack
+from tests.model.network.test_detector import seeded, tiny
+
+pytestmark = pytest.mark.skipif(
+    not onednn.is_available(torch.device("cpu"), torch.float32) or not decoder_stack.available(),
+    reason="needs the compiled kernels",
+)
+
+
+@pytest.fixture(params=[1, 3], autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A decoder in its inference form, and what it gets."""
+
+    decoder: Decoder
+    content: Tensor
+    reference_logits: Tensor
+    memory: Tensor
+    geometry: Geometry
+
+    @classmethod
+    def random(cls, config: ModelConfig, batch: int = 1, queries: int = 12) -> Call:
+        """Images that fill parts of the padded maps."""
+        generator = torch.Generator().manual_seed(batch + queries)
+        levels = config.num_feature_levels
+        mask = torch.zeros(batch, 96, 128, dtype=torch.bool)
+        for image in range(batch):
+            mask[image, 96 - 20 * image :] = True
+            mask[image, :, 128 - 9 * image :] = True
+        shapes = tuple((max(1, 12 >> level), max(1, 16 >> level)) for level in range(levels))
+        tokens = sum(height * width for height, width in shapes)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        network = prepare_for_inference(seeded(config))
+        with torch.inference_mode():
+            geometry = make_geometry(mask, shapes, draw(levels, config.d_model))
+        decoder = network.transformer.decoder
+        assert decoder.stack is not None
+        content = draw(queries, config.d_model).expand(batch, -1, -1)
+        memory = draw(batch, tokens, config.d_model)
+        return cls(decoder, content, 2 * draw(batch, queries, 4), memory, geometry)
+
+    def run(self) -> DecoderStates:
+        """In one call."""
+        with torch.inference_mode():
+            arguments = (self.content, self.reference_logits, self.memory, self.geometry)
+            states = self.decoder(*arguments)
+            assert isinstance(states, DecoderStates)
+            return states
+
+    def by_layers(self) -> DecoderStates:
+        """One layer after the other."""
+        with self.decoder.layer_by_layer():
+            return self.run()
+
+    def check(self) -> None:
+        """Asserts that the last layer's queries and boxes are the same but for rounding."""
+        found, expected = self.run(), self.by_layers()
+        for name in ("hidden", "references"):
+            (one,), other = getattr(found, name), getattr(expected, name)[-1]
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"key_aware": False},
+        {"num_heads": 4},
+        {"num_heads": 1, "d_model": 64},
+        {"decoder_layers": 1},
+        {"decoder_points": 3, "num_feature_levels": 3, "high_level_scales": 2},
+        {"decoder_feedforward": 33},
+    ],
+    ids=str,
+)
+def test_queries_and_boxes_are_those_of_the_layers(changes: dict[str, int]) -> None:
+    Call.random(tiny(**changes), batch=2).check()
+
+
+@pytest.mark.parametrize("queries", [1, 2, 7, 8, 16, 17, 33, 100, 300])
+def test_any_number_of_queries(queries: int) -> None:
+    Call.random(tiny(), batch=3, queries=queries).check()
+
+
+def test_an_image_has_the_same_results_to_the_bit_in_a_batch_and_on_any_number_of_threads() -> None:
+    call = Call.random(tiny(), batch=4, queries=50)
+    together = call.run()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        for name in ("hidden", "references"):
+            assert torch.equal(getattr(call.run(), name)[0], getattr(together, name)[0])
+    values = [
+        layer.cross_attn.project(call.memory, call.geometry).value for layer in call.decoder.layers
+    ]
+    stack, weights = call.decoder.stack, call.decoder.stacked_weights
+    assert stack is not None
+    assert weights is not None
+    for image in range(4):
+        one = slice(image, image + 1)
+        alone = stack.run(
+            weights,
+            content=call.content[one],
+            boxes=call.reference_logits.sigmoid()[one],
+            values=[value[one] for value in values],
+            spatial_shapes=call.geometry.spatial_shapes,
+            query_ratios=call.geometry.query_ratios[one],
+            box_ratios=call.geometry.box_ratios[one],
+        )
+        assert torch.equal(alone[0], together.hidden[0][one])
+        assert torch.equal(alone[1], together.references[0][one])
+
+
+def test_nan_stays_with_its_image() -> None:
+    call = Call.random(tiny(), batch=2)
+    before = call.run().hidden[0]
+    call.memory[1] = float("nan")
+    after = call.run().hidden[0]
+    assert torch.equal(after[0], before[0])
+    assert after[1].isnan().all()
+
+
+def test_calls_at_the_same_time_do_not_share_memory() -> None:
+    calls = [Call.random(tiny(), queries=20 + 8 * n) for n in range(4)]
+    expected = [call.run().hidden[0] for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            found = pool.map(lambda call: call.run().hidden[0], calls)
+            assert all(map(torch.equal, found, expected))
+
+
+def test_an_empty_batch_has_empty_results() -> None:
+    call = Call.random(tiny())
+    assert call.decoder.stack is not None
+    assert call.decoder.stacked_weights is not None
+    shapes = call.geometry.spatial_shapes
+    hidden, references = call.decoder.stack.run(
+        call.decoder.stacked_weights,
+        content=torch.zeros(0, 12, 32),
+        boxes=torch.zeros(0, 12, 4),
+        values=[torch.zeros(0, call.memory.shape[1], 2, 16) for _ in call.decoder.layers],
+        spatial_shapes=shapes,
+        query_ratios=torch.zeros(0, 1, 4),
+        box_ratios=torch.zeros(0, 1, len(shapes), 4),
+    )
+    assert (hidden.shape, references.shape) == ((0, 12, 32), (0, 12, 4))
+
+
+def test_a_decoder_with_fixed_positions_runs_layer_by_layer() -> None:
+    network = prepare_for_inference(seeded(tiny(refined_positions=False)))
+    assert network.transformer.decoder.stack is None
+
+
+def test_without_compiled_kernels_layers_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "available", lambda: False)
+    assert prepare_for_inference(seeded(tiny())).transformer.decoder.stack is None
+
+
+def test_other_precisions_run_layer_by_layer() -> None:
+    network = prepare_for_inference(seeded(tiny()), torch.bfloat16)
+    assert network.transformer.decoder.stack is None
