@@ -64,10 +64,13 @@ class ExplainedImage:
         self._self = _Recorded(cast(EncoderLayer, encoder_layers[-1]).self_attn)
         self._num_layers = {"decoder": len(decoder_layers), "encoder": len(encoder_layers)}
         try:
-            with torch.inference_mode(), transformer.decoder.layer_by_layer():
+            with torch.inference_mode():
                 memory, self._geometry = network.encode(*predictor.assemble([image], padded))
                 proposals = transformer.propose(memory, self._geometry)
                 output = network.decode(memory, self._geometry, proposals)
+                if transformer.decoder.stack is not None:  # its layers were not called
+                    with transformer.decoder.layer_by_layer():
+                        network.decode(memory, self._geometry, proposals)
         finally:
             self._cross.stop()
             self._self.stop()

@@ -116,9 +116,8 @@ def test_an_image_has_the_same_results_to_the_bit_in_a_batch_and_on_any_number_o
         torch.set_num_threads(threads)
         for name in ("hidden", "references"):
             assert torch.equal(getattr(call.run(), name)[0], getattr(together, name)[0])
-    values = [
-        layer.cross_attn.project(call.memory, call.geometry).value for layer in call.decoder.layers
-    ]
+    projected = call.decoder.project_memory(call.memory, call.geometry)
+    values = [tokens.value for tokens in projected]
     stack, weights = call.decoder.stack, call.decoder.stacked_weights
     assert stack is not None
     assert weights is not None
