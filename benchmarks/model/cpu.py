@@ -115,9 +115,7 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()  # closes both pipes
 
     def _read(self) -> tuple[float, float]:
         assert self._process.stdout is not None

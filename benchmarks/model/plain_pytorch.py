@@ -40,8 +40,10 @@ def key_aware_formula(  # noqa: PLR0913, PLR0917 - the operation's own arguments
     spatial_shapes: Sequence[tuple[int, int]],
     reference_points: Tensor,
     sampling_offsets: Tensor,
+    valid_ratios: Tensor | None = None,
 ) -> Tensor:
     """Key-aware attention by its formula; arguments as `model.ops.key_aware_deform_attn`."""
+    assert valid_ratios is None, "on a CPU, padding is zeroed before"
     batch, queries, heads, channels = query.shape
     locations = _locations(spatial_shapes, reference_points, sampling_offsets)
     keys = _sampled(value if key is None else key, spatial_shapes, locations)
