@@ -15,7 +15,7 @@ from service.cli.offline_settings import (
     PrecisionOption,
     offline_settings,
 )
-from service.cli.options import documented_option, help_text, split_list
+from service.cli.options import documented_option, help_text, overwrite_option, split_list
 
 if TYPE_CHECKING:
     from service.cli.bench_url import UrlOptions
@@ -145,6 +145,7 @@ def bench(  # noqa: PLR0913 - a command's flags
             help="write latency and throughput over the rate as PNG or SVG (needs the extra train)",
         ),
     ] = None,
+    overwrite: Annotated[bool, overwrite_option("LITE_DETR_BENCH_OVERWRITE")] = False,
 ) -> None:
     """Measure this machine, or with --url the load that a running service sustains.
 
@@ -166,7 +167,15 @@ def bench(  # noqa: PLR0913 - a command's flags
             raise typer.BadParameter(f"--plot: {plot} is neither .png nor .svg")
         _measure_service(
             UrlOptions(
-                _address(url), grpc, images, rate_list, max_rate, step_seconds, api_key, plot
+                address=_address(url),
+                grpc=grpc,
+                images=images,
+                rates=rate_list,
+                max_rate=max_rate,
+                step_seconds=step_seconds,
+                api_key=api_key,
+                plot=plot,
+                overwrite=overwrite,
             ),
             as_json=as_json,
         )
@@ -195,7 +204,8 @@ def _check_flags(context: typer.Context, url: str | None) -> None:
         if parameter.name is not None
         and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
     }
-    of_service = {"grpc", "images", "rates", "max_rate", "step_seconds", "api_key", "plot"}
+    of_service = {"grpc", "images", "rates", "max_rate", "step_seconds", "api_key"}
+    of_service |= {"plot", "overwrite"}
     of_machine = {"model", "device", "precision", "cache_dir", "seconds"}
     for name in sorted(given & (of_machine if url is not None else of_service)):
         flag = "--" + name.replace("_", "-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from model.data.output_files import check_output_file, write_output_whole
 from model.images.limits import ImageLimits
 from service.cli.failure import CommandFailed, writing_to_stdout
 from service.cli.inputs import UnreadableFile, find_images
@@ -43,6 +45,7 @@ class UrlOptions:
         step_seconds: duration of a step.
         api_key: None for none.
         plot: PNG or SVG file; None: none is written.
+        overwrite: whether the plot may replace a file.
     """
 
     address: Address
@@ -53,6 +56,7 @@ class UrlOptions:
     step_seconds: float
     api_key: str | None
     plot: Path | None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,11 @@ def measure_service(options: UrlOptions) -> LoadFigures:
     """Measures a service; reports each step on a terminal.
 
     Raises:
-        CommandFailed: if there is no usable service, image or place for the plot.
+        CommandFailed: if there is no usable service or image.
+        OutputError: for a plot that would replace a file, or has no folder.
     """
     if options.plot is not None:
-        _check_plot(options.plot)
+        _check_plot(options.plot, options.images, overwrite=options.overwrite)
     images = read_images(options.images)
     target: Target = (GrpcTarget if options.grpc else HttpTarget)(options.address, options.api_key)
     try:
@@ -173,6 +178,9 @@ def draw_figures(figures: LoadFigures, path: Path) -> None:
     Args:
         figures: of a run.
         path: of the PNG or SVG file.
+
+    Raises:
+        OSError: if it cannot be written.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
@@ -192,16 +200,16 @@ def draw_figures(figures: LoadFigures, path: Path) -> None:
     throughput.set(xlabel="requests per second", title="successful per second")
     for axes in (latency, throughput):
         axes.grid(alpha=0.3)
-    figure.savefig(path, format=path.suffix.lower().removeprefix("."))
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format=path.suffix.lower().removeprefix("."))
+    write_output_whole(path, encoded.getvalue())
 
 
-def _check_plot(path: Path) -> None:
+def _check_plot(path: Path, images: Path | None, *, overwrite: bool) -> None:
     if find_spec("matplotlib") is None:
         raise CommandFailed("--plot needs matplotlib: pip install 'lite-detr-service[train]'")
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise CommandFailed(f"{path}: cannot be written: {error.strerror}") from error
+    inputs = [] if images is None else [images]
+    check_output_file(path, overwrite=overwrite, inputs=inputs)
 
 
 def _report_step(step: StepReport) -> None:

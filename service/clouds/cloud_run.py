@@ -1,6 +1,7 @@
 """PORT: the port that Cloud Run, Knative and other platforms name; requests have no other form.
 
 Cloud Run and Knative also set K_SERVICE, and require a container to listen on all addresses.
+Without it, nothing but the port follows: PORT may be a variable of a shell, or of `make serve`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _read(environment: Mapping[str, str], given: Settings) -> Deployment:
         settings.append(
             CloudSetting("drain_timeout_seconds", _STOP_SECONDS, _TITLE, required=False)
         )
-    else:  # another platform, or a shell: not reachable from outside unless the host is set
+    elif any(each.value == given.grpc_port for each in settings):
         settings.append(CloudSetting("grpc_port", -1, "PORT", required=False))
     warnings = unusable_access(_TITLE, given, keys=True) if in_container else []
     return Deployment(CLOUD_RUN, tuple(settings), warnings=tuple(warnings))

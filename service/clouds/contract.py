@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,14 +151,16 @@ def find_weights(folder: Path, source: str) -> Path | None:
         The file; None if the folder does not exist or is empty.
 
     Raises:
-        SettingsError: for a folder that has other files only, or several weights files.
+        SettingsError: for a folder that cannot be read, has other files only, or several weights
+            files.
     """
     if folder.is_file():
         return folder
-    try:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-    except OSError as error:
-        raise SettingsError(f"{source}: cannot be read: {error.strerror}") from error
+    # rglob takes folders that may not be read for empty ones.
+    for each in (folder, *folder.rglob("*")):
+        if each.is_dir() and not os.access(each, os.R_OK | os.X_OK):
+            raise SettingsError(f"{source}: {each} cannot be read: Permission denied")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     weights = [path for path in files if path.match(_WEIGHTS)]
     usual = [path for path in weights if path.name == _USUAL_NAME]
     for found in (weights, usual):

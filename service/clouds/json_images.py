@@ -29,7 +29,7 @@ from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import DetectionError, InvalidImage, InvalidOptions
 from service.observability.request_scope import StageInterval, current_scope, record_failure
 from service.rest.detection import DetectEndpoint, detect_file, detect_files
-from service.rest.media_types import UNDECLARED_TYPES, media_type_of
+from service.rest.media_types import FORM_TYPE, UNDECLARED_TYPES, may_be_image, media_type_of
 from service.rest.multipart import UploadedFile
 from service.rest.problems import INTERNAL_ERROR, item_error
 from service.rest.query import parse_query, split_query_string
@@ -85,15 +85,16 @@ class JsonForm:
 def predict_route(
     path: str, form: JsonForm, detector: Detector, settings: Settings, bodies: BodyMemory
 ) -> Route:
-    """The route of a cloud's requests: JSON in its form; other types as by POST /detect."""
+    """The route of a cloud's requests: JSON in its form; images and forms as by POST /detect."""
     by_json = _JsonEndpoint(form, detector, settings, bodies)
     by_upload = DetectEndpoint(detector, settings, bodies, form.protocol)
 
     async def respond(request: Request) -> Response:
         media_type = media_type_of(request.headers.get("content-type", ""))
-        if media_type in UNDECLARED_TYPES or media_type.endswith("json"):
-            return await by_json.respond(request)
-        return await by_upload.respond_in(JSON, request)
+        is_file = may_be_image(media_type) or media_type == FORM_TYPE
+        if is_file and media_type not in UNDECLARED_TYPES:
+            return await by_upload.respond_in(JSON, request)
+        return await by_json.respond(request)
 
     return require(KeyScope.DETECT, Route(path, respond, methods=["POST"]))
 

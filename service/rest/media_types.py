@@ -5,6 +5,7 @@ Images are recognized by their content, so a type only has to leave open that th
 
 from __future__ import annotations
 
+FORM_TYPE = "multipart/form-data"
 # Sent by clients whose user named no type: none, and that of `curl --data-binary`.
 UNDECLARED_TYPES = frozenset({"", "application/x-www-form-urlencoded"})
 # Subtypes, or whole types, that mean "any bytes" or name an image without `image/`.

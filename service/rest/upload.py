@@ -20,7 +20,7 @@ from service.core.formats import HUGGINGFACE, OutputFormat
 from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import InvalidImage, InvalidOptions, UnsupportedImage
 from service.observability.request_scope import StageInterval, current_scope
-from service.rest.media_types import may_be_image, media_type_of
+from service.rest.media_types import FORM_TYPE, may_be_image, media_type_of
 from service.rest.multipart import FormReader, UploadedFile
 from service.rest.query import (
     DetectQuery,
@@ -41,7 +41,6 @@ from service.transport.http_request import (
 from service.transport.json_body import LARGE_JSON_BYTES, JsonError, JsonText, read_json
 from service.types import DetectOptions, Priority
 
-_FORM_TYPE = "multipart/form-data"
 _JSON_TYPE = "application/json"
 _JSON_FORM = '{"inputs": "the image file as base64", "parameters": {"threshold": 0.5}}'
 
@@ -95,7 +94,7 @@ class UploadReader:
             files: tuple[UploadedFile, ...] = (
                 UploadedFile("", await read_plain_body(*body, deadline, account)),
             )
-        elif media_type == _FORM_TYPE:
+        elif media_type == FORM_TYPE:
             reader = FormReader(content_type, self._max_files)
             if "content-encoding" in request.headers:
                 reader.take(await read_plain_body(*body, deadline, account))
@@ -112,7 +111,7 @@ class UploadReader:
         else:
             raise UnsupportedImage(
                 f"Content-Type is {media_type!r}; send the bytes of one image as image/*, or "
-                f"files as {_FORM_TYPE}"
+                f"files as {FORM_TYPE}"
             )
         output_format = query.output_format or output_format
         _check_files(files, output_format)
@@ -171,7 +170,7 @@ def _parse_json(body: bytes) -> tuple[bytes, Mapping[str, object]]:
     if not isinstance(text, str | JsonText):
         raise UnsupportedImage(
             f"Content-Type is {_JSON_TYPE!r}, but the JSON has no text in its field inputs; send "
-            f"{_JSON_FORM}, the bytes of one image as image/*, or files as {_FORM_TYPE}"
+            f"{_JSON_FORM}, the bytes of one image as image/*, or files as {FORM_TYPE}"
         )
     parameters = document.get("parameters")
     if not isinstance(parameters, dict | None):

@@ -200,6 +200,15 @@ def test_arguments_that_make_no_sense_are_refused(
     assert words in capsys.readouterr().err
 
 
-def test_a_place_for_the_plot_is_checked_first(capsys: pytest.CaptureFixture[str]) -> None:
-    error = _error(capsys, "--url", "http://127.0.0.1:9", "--plot", "/no-such-folder/a.png")
-    assert "cannot be written" in error
+def test_a_place_for_the_plot_is_checked_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    existing = tmp_path / "a.png"
+    existing.write_bytes(b"kept")
+    arguments = ("--url", "http://127.0.0.1:9", "--plot")
+    assert "no folder" in _error(capsys, *arguments, "/no-such-folder/a.png", status=2)
+    assert "add --overwrite" in _error(capsys, *arguments, str(existing), status=2)
+    more = ("--overwrite", "--images", str(existing))
+    assert "is an input" in _error(capsys, *arguments, str(existing), *more, status=2)
+    assert "cannot connect" in _error(capsys, *arguments, str(existing), "--overwrite")
+    assert existing.read_bytes() == b"kept"

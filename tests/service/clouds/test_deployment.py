@@ -14,6 +14,12 @@ from service.settings import SettingsError, load_settings
 VERTEX = {"AIP_HTTP_PORT": "9090", "AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p"}
 
 
+@pytest.fixture(autouse=True)
+def _no_given_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removes the variable by which tests start no gRPC."""
+    monkeypatch.delenv("LITE_DETR_GRPC_PORT")
+
+
 def found(variables: dict[str, str], **given: Any) -> CloudSettings:
     return settings_for_cloud(load_settings(**given), given, variables)
 
@@ -27,7 +33,7 @@ def test_without_variables_there_is_no_cloud() -> None:
 @pytest.mark.parametrize(
     ("variables", "host", "http_port", "grpc_port", "drain_seconds"),
     [
-        ({"PORT": "9000"}, "127.0.0.1", 9000, -1, 60),
+        ({"PORT": "9000"}, "127.0.0.1", 9000, 8001, 60),
         ({"PORT": "9000", "K_SERVICE": "detector"}, "0.0.0.0", 9000, -1, 9),
         ({"SAGEMAKER_BIND_TO_PORT": "9001"}, "0.0.0.0", 9001, -1, 28),
         ({"SAGEMAKER_SAFE_PORT_RANGE": "9000-9999"}, "0.0.0.0", 8080, -1, 28),
@@ -52,6 +58,12 @@ def test_variables_become_settings(
 def test_the_setting_chooses_a_cloud_without_variables(cloud: str, http_port: int) -> None:
     chosen = found({}, cloud=cloud)
     assert (chosen.settings.host, chosen.settings.http_port) == ("0.0.0.0", http_port)
+
+
+def test_a_port_of_make_changes_nothing_but_the_port() -> None:
+    cloud = found({"PORT": "9000"}, http_port="9000")  # make serve PORT=9000
+    assert cloud.settings == load_settings(http_port="9000")
+    assert not cloud.notes + cloud.warnings
 
 
 def test_none_ignores_all_variables() -> None:
@@ -148,6 +160,13 @@ class TestModel:
             self._sagemaker(tmp_path)
         (tmp_path / "model.safetensors").touch()
         assert self._sagemaker(tmp_path) == str(tmp_path / "model.safetensors")
+
+    def test_a_folder_that_cannot_be_read_is_an_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.access", lambda *_: False)
+        with pytest.raises(SettingsError, match="cannot be read: Permission denied"):
+            self._sagemaker(tmp_path)
 
     def test_a_folder_without_weights_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "model.pth").touch()

@@ -128,6 +128,9 @@ async def test_errors_of_the_service_keep_their_status(
 
 async def test_a_raw_prediction_is_that_of_detect(connect: Connect, image: MakeImage) -> None:
     async with connect(VARIABLES) as client:
+        for kind in ("text/csv", "application/x-www-form-urlencoded", ""):
+            other = await client.post(PREDICT, content=b"1,2", headers={"Content-Type": kind})
+            assert "not JSON" in other.json()["error"]["message"]
         response = await client.post(
             PREDICT, content=image(), headers={"Content-Type": "image/jpeg"}
         )
