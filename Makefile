@@ -1,6 +1,7 @@
 # Lite DETR Serving: every command sets up what it needs, in .venv, on a machine with only
 # Python >= 3.11 and make. Settings are given on the command line: make serve PORT=9000
-# TORCH_INDEX=URL adds a package index, such as the one with the smaller CPU builds of torch.
+# TORCH_INDEX=URL adds a package index for torch, such as the one with the smaller CPU builds;
+# TORCH_HASHES=1 takes torch and its CUDA libraries from pip's own index and checks their hashes.
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -12,9 +13,16 @@ FULL    := $(VENV)/.full-installed
 
 CHART_SCHEMA := docker/helm/lite-detr/values.schema.json
 
-# pip asks this index in addition to its own.
+HASHES := requirements/hashes
 TORCH_INDEX ?=
-PIP_INSTALL := $(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c $(LOCK)
+TORCH_HASHES ?=
+PIP_INSTALL := $(BIN)/python -m pip install --progress-bar on
+# Files without the expected hashes are refused.
+INSTALL_CHECKED := $(PIP_INSTALL) --require-hashes --no-deps
+# Builds of torch differ in their hashes; pip's configuration decides which one it is.
+INSTALL_TORCH := $(if $(TORCH_HASHES),$(INSTALL_CHECKED) -r $(HASHES)/torch.txt,$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c $(LOCK) torch)
+# Built with the setuptools that was checked.
+INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 
 # As many test processes as cores; COVERAGE=1 measures what the fast tests execute.
 PYTEST_WORKERS ?= auto
@@ -43,7 +51,7 @@ SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(i
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow test-family test-all test-containers test-release lint format
-.PHONY: setup setup-full kserve helm cuda-bindings docs proto lock clean
+.PHONY: setup setup-full kserve helm cuda-bindings docs proto lock sbom audit clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -107,8 +115,18 @@ docs: $(RUNTIME) ## regenerate docs/configuration.md and the schema of the chart
 proto: $(FULL) ## regenerate the message classes of proto/
 	sh proto/generate.sh $(BIN)/python
 
-lock: $(FULL) ## update requirements/lock.txt from pyproject.toml
+lock: $(FULL) ## update requirements/lock.txt and requirements/hashes from pyproject.toml
 	sh requirements/make_lock.sh $(BIN)/uv $(LOCK)
+	$(BIN)/python requirements/make_hashes.py $(BIN)/uv
+
+# What the container images install.
+sbom: $(FULL) ## write sbom.json: the packages of the images, as a CycloneDX document
+	cat $(HASHES)/serve.txt $(HASHES)/otel.txt $(HASHES)/torch.txt | $(BIN)/uv tool run --from cyclonedx-bom==7.5.0 \
+		cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o sbom.json -
+
+audit: $(FULL) ## look up known vulnerabilities of the locked packages; needs the index's database
+	cat $(HASHES)/*.txt > .audit.txt
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r .audit.txt; status=$$?; rm .audit.txt; exit $$status
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .venv-kserve .venv-cuda-bindings build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
@@ -118,13 +136,17 @@ $(MADE):
 	@sh requirements/make_venv.sh $(VENV)
 	@touch $@
 
-$(RUNTIME): $(MADE) pyproject.toml $(LOCK)
+$(RUNTIME): $(MADE) pyproject.toml $(LOCK) $(wildcard $(HASHES)/*)
 	@echo "==> Installing what serving needs (the first time takes some minutes; torch is large)"
-	$(PIP_INSTALL) -e .
+	$(INSTALL_CHECKED) -r $(HASHES)/serve.txt
+	$(INSTALL_TORCH)
+	$(INSTALL_PROJECT)
 	@touch $@
 
-# Everything in one installation, so that pip resolves once; `make serve` uses it too.
-$(FULL): $(MADE) pyproject.toml $(LOCK)
+# `make serve` uses it too.
+$(FULL): $(MADE) pyproject.toml $(LOCK) $(wildcard $(HASHES)/*)
 	@echo "==> Installing what serving, tests, lint and training need (the first time takes some minutes)"
-	$(PIP_INSTALL) -e '.[train,dev]'
+	$(INSTALL_CHECKED) -r $(HASHES)/serve.txt -r $(HASHES)/otel.txt -r $(HASHES)/full.txt
+	$(INSTALL_TORCH)
+	$(INSTALL_PROJECT)
 	@touch $(RUNTIME) $@

@@ -108,13 +108,30 @@ def checkout(tmp_path: Path) -> Path:
 def test_make_serve_sets_up_first_with_pinned_versions(checkout: Path) -> None:
     plan = make_dry_run("serve", home=checkout)
     assert plan.index("make_venv.sh") < plan.index("pip install") < plan.index("lite-detr serve")
-    assert "-c requirements/lock.txt -e ." in plan
-    assert "[train,dev]" not in plan
+    assert "--require-hashes --no-deps -r requirements/hashes/serve.txt\n" in plan
+    assert "-c requirements/lock.txt torch" in plan
+    assert "--no-deps --no-build-isolation -e ." in plan
+    assert "full.txt" not in plan
+    assert "extra-index-url" not in plan
+
+
+def test_the_index_for_torch_is_used_for_torch_only(checkout: Path) -> None:
+    plan = make_dry_run("serve", "TORCH_INDEX=a-url", home=checkout)
+    [line] = [line for line in plan.splitlines() if "extra-index-url" in line]
+    assert line.endswith('--extra-index-url "a-url" -c requirements/lock.txt torch')
+
+
+def test_torch_can_be_checked_by_hash(checkout: Path) -> None:
+    plan = make_dry_run("serve", "TORCH_HASHES=1", home=checkout)
+    installs = [line for line in plan.splitlines() if "pip install" in line]
+    assert "--require-hashes --no-deps -r requirements/hashes/torch.txt" in installs[1]
+    assert all("--no-deps" in line for line in installs)
 
 
 def test_make_test_installs_everything_and_runs_pytest(checkout: Path) -> None:
     plan = make_dry_run("test", home=checkout)
-    assert "-e '.[train,dev]'" in plan
+    files = " ".join(f"-r requirements/hashes/{name}.txt" for name in ("serve", "otel", "full"))
+    assert f"--require-hashes --no-deps {files}\n" in plan
     assert plan.index("pip install") < plan.index("-m pytest")
 
 

@@ -37,8 +37,15 @@ def test_image_runs_as_a_numbered_user_and_stops_by_sigterm() -> None:
     assert "/opt/lite-detr/health_check.py" in text
 
 
-def test_image_installs_the_locked_packages() -> None:
-    assert "-c requirements/lock.txt" in DOCKERFILE.read_text(encoding="utf-8")
+def test_image_installs_the_locked_packages_by_hash() -> None:
+    text = re.sub(r"\s*\\\n\s*", " ", DOCKERFILE.read_text(encoding="utf-8"))
+    installs = re.findall(r"pip install (?!--disable)([^&;]+)", text)
+    assert len(installs) == 4
+    files = "-r requirements/hashes/serve.txt -r requirements/hashes/otel.txt"
+    assert installs[0].strip() == f"--require-hashes --no-deps {files}"
+    assert installs[1].strip() == "--require-hashes --no-deps -r requirements/hashes/torch.txt"
+    assert installs[2].strip().endswith("-c requirements/lock.txt torch")
+    assert installs[3].strip() == "--no-deps --no-build-isolation ."
 
 
 def test_dockerignore_admits_exactly_the_copied_sources() -> None:
