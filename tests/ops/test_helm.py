@@ -161,6 +161,10 @@ REFUSED = {
         {"settings": {"otlp_endpoint": "http://collector:4318"}},
         "needs networkPolicy.egress",
     ),
+    "clients of a port that is not there": (
+        {"networkPolicy": {"metricsClients": [{"podSelector": {}}]}},
+        "needs metrics.port",
+    ),
     "two models": (
         {"settings": {"model": "/x"}, "model": {"source": "pvc", "pvc": {"claimName": "m"}}},
         "exclude each other",

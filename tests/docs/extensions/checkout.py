@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.support.repository import ROOT
 
 # What a change may touch; everything else is linked.
-_COPIED = ("model", "service", "docs", "pyproject.toml")
+_COPIED = ("model", "service", "docs", "docker", "pyproject.toml")
 _TIMEOUT_SECONDS = 300
 _TABLE_ROW = re.compile(r"^\| ([A-Za-z -]+) \| (`.+?) \| (`.+?) \|$", re.MULTILINE)
 

@@ -22,6 +22,9 @@ def setting(checkout: ExtensionCheckout) -> None:
         '    example: int = Field(7, ge=1, description="an example of a setting")\n',
     )
     checkout.write_output("docs/configuration.md", "-m", "service.cli.configuration")
+    schema = "docker/helm/lite-detr/values.schema.json"
+    checkout.write_output(schema, "-m", "service.cli.chart_settings", schema)
+    assert "an example of a setting" in (checkout.folder / schema).read_text()
     page = (checkout.folder / "docs/configuration.md").read_text()
     assert (
         "| `--example`<br>`LITE_DETR_EXAMPLE` | INTEGER | `7` | an example of a setting |" in page

@@ -103,6 +103,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and $v.apiKeys.secret (not $v.metrics.serviceMonitor.apiKey.secret) }}{{ fail "the service requires API keys: metrics.serviceMonitor.apiKey.secret needs a key with the scope metrics" }}{{ end -}}
 {{- if and $v.tls.clientCaSecret (not $v.metrics.serviceMonitor.tlsConfig) }}{{ fail "the service requires client certificates: metrics.serviceMonitor.tlsConfig needs one" }}{{ end -}}
 {{- end -}}
+{{- if and $v.networkPolicy.metricsClients (not $v.metrics.port) }}{{ fail "networkPolicy.metricsClients needs metrics.port; otherwise networkPolicy.clients applies to the metrics" }}{{ end -}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) -}}
 {{- if $settings.otlp_endpoint }}{{ fail "settings.otlp_endpoint needs networkPolicy.egress to the collector (and to DNS), or networkPolicy.enabled=false" }}{{ end -}}
 {{- end -}}
