@@ -31,6 +31,7 @@ _EPILOG = """[bold]Examples[/]
 """
 _SERVICE = "A running service"
 _PLOT_SUFFIXES = (".png", ".svg")
+_MAX_REQUESTS = 500_000  # of a step; their responses are kept
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -162,7 +163,7 @@ def bench(  # noqa: PLR0913 - a command's flags
         from service.cli.bench_url import UrlOptions  # noqa: PLC0415
 
         rate_list = _rates(rates)
-        _check_numbers(max_rate, step_seconds)
+        _check_numbers(rate_list, max_rate, step_seconds)
         if plot is not None and plot.suffix.lower() not in _PLOT_SUFFIXES:
             raise typer.BadParameter(f"--plot: {plot} is neither .png nor .svg")
         _measure_service(
@@ -234,10 +235,15 @@ def _rates(text: str | None) -> tuple[float, ...]:
     return rates
 
 
-def _check_numbers(max_rate: float, step_seconds: float) -> None:
+def _check_numbers(rates: tuple[float, ...], max_rate: float, step_seconds: float) -> None:
     for flag, value in (("--max-rate", max_rate), ("--step-seconds", step_seconds)):
         if not 0 < value < math.inf:
             raise typer.BadParameter(f"{flag}: must be above 0")
+    if max(rates, default=max_rate) * step_seconds > _MAX_REQUESTS:
+        flag = "--rates" if rates else "--max-rate"
+        raise typer.BadParameter(
+            f"{flag}: a step of {step_seconds:g} s would have more than {_MAX_REQUESTS} requests"
+        )
 
 
 def _measure_service(options: UrlOptions, *, as_json: bool) -> None:

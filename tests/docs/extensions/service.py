@@ -234,10 +234,61 @@ class ExampleServer:
     assert 'lite_detr_requests_total{outcome="ok",protocol="example"} 1.0' in metrics
 
 
+def cloud(checkout: ExtensionCheckout) -> None:
+    """A cloud that is recognized by a variable, with a health check of its own."""
+    checkout.add(
+        "service/clouds/example.py",
+        '''
+"""A cloud that names a port."""
+
+from service.clouds.contract import Cloud, Deployment, http_port, reachable
+from service.rest.probes import readiness_route
+
+
+def _read(environment, given):
+    settings = http_port(environment, "EXAMPLE_PORT", 7000, given) + reachable("Example")
+    return Deployment(EXAMPLE, tuple(settings), "/alive")
+
+
+def _routes(deployment, detector, _settings, _bodies):
+    return [readiness_route(deployment.health_path, detector)]
+
+
+EXAMPLE = Cloud("example", "Example", ("EXAMPLE_PORT",), _read, _routes)
+''',
+    )
+    registry = "service/clouds/registry.py"
+    checkout.insert(
+        registry,
+        r"^from service.clouds.contract import Cloud\n",
+        "from service.clouds.example import EXAMPLE\n",
+    )
+    checkout.replace(registry, r"AZURE, CLOUD_RUN\)", "AZURE, EXAMPLE, CLOUD_RUN)")
+    checkout.replace("service/settings/fields.py", r'"cloud-run"\]', '"cloud-run", "example"]')
+    checkout.write_output("docs/configuration.md", "-m", "service.cli.configuration")
+    checkout.insert(
+        "docs/clouds.md",
+        r"^\| `azure` .*\n",
+        "| `example` | `EXAMPLE_PORT` | `EXAMPLE_PORT` | `GET /alive` | `POST /detect` |\n",
+    )
+    checkout.run(
+        "-c",
+        """
+from service.clouds.deployment import settings_for_cloud
+from service.settings import load_settings
+found = settings_for_cloud(load_settings(), {}, {"EXAMPLE_PORT": "7001"})
+assert (found.settings.http_port, found.deployment.health_path) == (7001, "/alive")
+[route] = found.deployment.routes(None, found.settings, None)
+assert route.path == "/alive"
+""",
+    )
+
+
 EXAMPLES: dict[str, Callable[[ExtensionCheckout], None]] = {
     "setting": setting,
     "output format": output_format,
     "Prometheus metric": prometheus_metric,
     "batching policy": batching_policy,
     "protocol": protocol,
+    "cloud": cloud,
 }

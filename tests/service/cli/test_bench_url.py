@@ -189,6 +189,8 @@ def test_another_service_and_a_wrong_key_are_named(
         (["--url", "http://x", "--max-rate", "inf"], "above 0"),
         (["--url", "http://x", "--plot", "a.pdf"], "neither .png nor .svg"),
         (["--url", "http://x", "--model", "m"], "--model: measures this machine"),
+        (["--url", "http://x", "--rates", "1,1e9"], "--rates: a step of 5 s would have more"),
+        (["--url", "http://x", "--step-seconds", "1e4"], "--max-rate: a step of 10000 s"),
         (["--grpc"], "--grpc: needs --url"),
         (["--rates", "1"], "--rates: needs --url"),
     ],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from service.clouds.deployment import CloudSettings, settings_for_cloud
+from service.clouds.registry import CLOUDS
 from service.clouds.sagemaker import read_deployment
-from service.settings import SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings
 
 VERTEX = {"AIP_HTTP_PORT": "9090", "AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p"}
 
@@ -22,6 +23,11 @@ def _no_given_ports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def found(variables: dict[str, str], **given: Any) -> CloudSettings:
     return settings_for_cloud(load_settings(**given), given, variables)
+
+
+def test_the_setting_takes_every_cloud() -> None:
+    choices = get_args(Settings.model_fields["cloud"].annotation)
+    assert set(choices) == {"auto", "none", *CLOUDS}
 
 
 def test_without_variables_there_is_no_cloud() -> None:
