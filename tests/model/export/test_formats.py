@@ -209,7 +209,7 @@ def test_the_selection_can_be_read_from_files() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.family), True])
 def test_torch_export_files_have_the_results_and_metadata(padded: bool) -> None:
     detector = seeded(tiny())
     info = described(detector)
@@ -234,7 +234,13 @@ def test_every_variant_is_exported(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(NETWORK_FORMATS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("onnx", marks=pytest.mark.family),  # tests/docs runs this export as a command
+        *(name for name in NETWORK_FORMATS if name != "onnx"),
+    ],
+)
 def test_the_default_model_is_exported(name: str) -> None:
     pytest.importorskip("onnx")
     detector, info = load_detector(DEFAULT_MODEL_PATH)
