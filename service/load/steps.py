@@ -71,7 +71,8 @@ async def run_plan(
         on_step: called after each step.
 
     Returns:
-        The steps in the order in which they ran; the last one is `interrupted` after a SIGINT.
+        The steps in the order in which they ran; the last one is `interrupted` after a SIGINT, or
+        had no success.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -87,7 +88,7 @@ async def run_plan(
     try:
         steps = _given(plan, step) if plan.rates else _search(plan, step)
         async for report in steps:
-            if report.interrupted:
+            if report.interrupted or not report.ok:  # without any success, the service is gone
                 break
     finally:
         loop.remove_signal_handler(signal.SIGINT)

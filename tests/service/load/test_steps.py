@@ -102,6 +102,20 @@ def test_ctrl_c_ends_the_run_with_the_results_so_far() -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_a_step_without_any_success_ends_the_run() -> None:
+    class Gone(Queue):
+        async def run_open(self, starts: Sequence[float]) -> None:
+            self.exchanges += [Exchange(0, 100 + start) for start in starts]
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Generator]:
+        yield Gone(1.0)
+
+    plan = Plan((5.0, 10.0), 1.0, 1.0, 2.0)
+    (report,) = asyncio.run(run_plan(plan, opened, 50.0, lambda _step: None))
+    assert report.errors == {"no response": report.sent}
+
+
 @pytest.mark.parametrize(("rate", "text"), [(0.0123, "0.012"), (22.63, "23"), (1234.0, "1200")])
 def test_rates_have_two_significant_digits(rate: float, text: str) -> None:
     assert f"{rounded(rate):g}" == text
