@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from service.errors import NotReady
 from service.settings import SettingsError
@@ -112,18 +116,26 @@ async def test_errors_of_the_service_keep_their_status(
 ) -> None:
     body = {"instances": [{"b64": text_of(image())}]}
     async with connect(VARIABLES) as client:
-        standin.error = NotReady("loading", retry_after_seconds=2)
-        response = await client.post(PREDICT, json=body)
-        assert response.json() == {
-            "error": {"code": 503, "message": "loading", "status": "UNAVAILABLE"}
-        }
-        assert response.headers["retry-after"] == "2"
-        standin.error = RuntimeError("secret")
-        response = await client.post(PREDICT, json=body)
-        assert response.json()["error"]["status"] == "INTERNAL"
-        assert "secret" not in response.text
-        twice = await client.post(PREDICT, json={"instances": body["instances"] * 2})
-        assert [each["error"]["code"] for each in twice.json()["predictions"]] == [500, 500]
+        with capture_logs() as lines:
+            await _check_statuses(client, body, standin)
+    assert [line["event"] for line in lines] == ["unexpected error"] * 3
+
+
+async def _check_statuses(
+    client: httpx.AsyncClient, body: dict[str, Any], standin: StandIn
+) -> None:
+    standin.error = NotReady("loading", retry_after_seconds=2)
+    response = await client.post(PREDICT, json=body)
+    assert response.json() == {
+        "error": {"code": 503, "message": "loading", "status": "UNAVAILABLE"}
+    }
+    assert response.headers["retry-after"] == "2"
+    standin.error = RuntimeError("secret")
+    response = await client.post(PREDICT, json=body)
+    assert response.json()["error"]["status"] == "INTERNAL"
+    assert "secret" not in response.text
+    twice = await client.post(PREDICT, json={"instances": body["instances"] * 2})
+    assert [each["error"]["code"] for each in twice.json()["predictions"]] == [500, 500]
 
 
 async def test_a_raw_prediction_is_that_of_detect(connect: Connect, image: MakeImage) -> None:
