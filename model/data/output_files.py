@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from model.data.errors import OutputError
+
+_STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})")
 
 
 class FileSet(Container[Path]):
@@ -29,6 +33,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or an open file such as /dev/stdout.
+
+    They are written in place: a new file in their folder must not take their name.
+    """
+    return _open_descriptor(path) is not None or (path.exists() and not path.is_file())
+
+
+def _open_descriptor(path: Path) -> int | None:
+    """The number of the open file that a path of /dev or /proc/self leads to; None for others."""
+    name = os.path.abspath(path)
+    if name in _STANDARD_STREAMS:
+        return _STANDARD_STREAMS[name]
+    match = _DESCRIPTOR.fullmatch(name)
+    return None if match is None else int(match[1])
 
 
 def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -79,11 +100,12 @@ def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
         OSError: if it cannot be written.
     """
     try:
-        with (
-            _naming(path),
-            path.open("wb" if overwrite or not _would_be_replaced(path) else "xb") as file,
-        ):
-            file.write(data)
+        with _naming(path):
+            if is_stream(path):
+                _write_stream(path, data)
+                return
+            with path.open("wb" if overwrite or not _would_be_replaced(path) else "xb") as file:
+                file.write(data)
     except FileExistsError:
         raise OutputError(_exists(path)) from None
 
@@ -95,8 +117,8 @@ def write_output_whole(path: Path, data: bytes) -> None:
         OSError: if it cannot be written; then no part of it remains.
     """
     with _naming(path):
-        if path.exists() and not path.is_file():  # a device or a pipe
-            path.write_bytes(data)
+        if is_stream(path):
+            _write_stream(path, data)
             return
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -109,6 +131,13 @@ def write_output_whole(path: Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
+def _write_stream(path: Path, data: bytes) -> None:
+    descriptor = _open_descriptor(path)
+    # An open file is not opened again: that would empty it, or write to its beginning.
+    with path.open("wb") if descriptor is None else open(os.dup(descriptor), "wb") as file:
+        file.write(data)
+
+
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Adds the name of the file to an OSError; a failed write has none."""
@@ -119,7 +148,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _would_be_replaced(path: Path) -> bool:
-    return path.is_file() or path.is_symlink()
+    return not is_stream(path) and (path.is_file() or path.is_symlink())
 
 
 def _exists(path: Path) -> str:

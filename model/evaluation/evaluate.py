@@ -24,7 +24,7 @@ import numpy.typing as npt
 from model.data.annotations import DataError, GroundTruth, ImageAnnotations
 from model.data.image_files import FILE_LIMITS
 from model.data.input_files import open_regular_file
-from model.data.output_files import check_output_file, write_output
+from model.data.output_files import check_output_file, is_stream, write_output
 from model.evaluation.detections import ImageDetections, coco_results
 from model.evaluation.protocol import is_val2017
 from model.evaluation.run import Progress, run_detector_on
@@ -105,7 +105,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     unreadable: dict[int, str] = {}
     with ExitStack() as stack:
         saved = None
-        if run is not None and results_path is not None and _is_regular(results_path):
+        if run is not None and results_path is not None and not is_stream(results_path):
             run = {**run, "annotations": f"SHA-256 {_sha256(annotations)}"}
             partial = partial_file(results_path)
             saved = stack.enter_context(open_saved_detections(partial, run, overwrite=overwrite))
@@ -133,11 +133,6 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         unreadable_images=tuple(unreadable.values()),
         is_val2017=is_val2017(truth),
     )
-
-
-def _is_regular(path: Path) -> bool:
-    """Whether a path is, or may become, a regular file; not /dev/stdout, for example."""
-    return path.is_file() or not path.exists()
 
 
 def _sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from model.data.output_files import is_stream
 from model.weights.checkpoint import load_detector, save_checkpoint
 from model.weights.header import CheckpointError, parse_json, read_header
 from model.weights.info import ModelInfo
@@ -32,7 +33,7 @@ def copy_weights(source: Path, target: Path) -> ModelInfo:
     parsed_card = None if card is None else parse_json(source, "card", card)
     weights = detector.state_dict()
     copy = target.with_name(f".{target.name}.{os.getpid()}.copy")
-    if target.exists() and not target.is_file():  # a device would be replaced by a file
+    if is_stream(target):  # it would be replaced by a file
         raise CheckpointError(target, "is not a regular file")
     try:
         save_checkpoint(

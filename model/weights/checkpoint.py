@@ -19,6 +19,7 @@ from safetensors.torch import save as encode_tensors
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.data.output_files import is_stream
 from model.network.detector import LiteDETR
 from model.weights.facts import ArchitectureFacts
 from model.weights.header import CheckpointError, WeightsHeader, read_header
@@ -150,7 +151,7 @@ def _encode(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 def _write_checked(path: Path, data: bytes) -> None:
     """Writes to a temporary file, reads its metadata back, then renames it to the target."""
-    if path.exists() and not path.is_file():  # a device would be replaced by a file
+    if is_stream(path):  # it would be replaced by a file
         raise CheckpointError(path, "is not a regular file")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

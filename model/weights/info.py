@@ -149,12 +149,12 @@ def read_model_info(path: Path | str) -> ModelInfo:
         raise CheckpointError(path, f"its metadata lacks {', '.join(missing)}")
     config = _parse_config(path, metadata["config"])
     return ModelInfo(
-        name=metadata["name"],
+        name=valid_text(metadata["name"]),
         version=file_sha256(path)[:12],
         config=config,
         labels=_parse_labels(path, metadata["labels"], config.num_classes),
         score_threshold=_parse_threshold(path, metadata["score_threshold"]),
-        description=metadata.get("description", ""),
+        description=valid_text(metadata.get("description", "")),
         category_ids=_parse_category_ids(path, metadata.get("category_ids"), config.num_classes),
     )
 

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from model.data.output_files import (
+    check_output_file,
+    check_suffix,
+    is_stream,
+    write_output_whole,
+)
 from service.cli.failure import CommandFailed, writing_to_stdout
 from service.cli.inputs import STDIN, ImageFile, UnreadableFile
 from service.cli.offline_settings import (
@@ -110,21 +116,18 @@ def explain_detection(  # noqa: PLR0913 - a command's flags
         stem = "stdin" if image == STDIN else Path(image).stem
         target = Path(f"{stem}-explained.png")
     if target is not None:
-        from model.data.output_files import check_output_file, check_suffix  # noqa: PLC0415
-
         check_suffix(target, ".png", _OTHER_SUFFIXES)
         inputs = [] if image == STDIN else [Path(image)]
         check_output_file(target, overwrite=overwrite, inputs=inputs)
     document, figure = _explain(image, detection, layer, threshold, settings, target is not None)
     if target is not None and figure is not None:
-        from model.data.output_files import write_output_whole  # noqa: PLC0415 - on first use
-
         write_output_whole(target, figure)
     if as_json:
         with writing_to_stdout():
             _print_json(document)
     else:
-        typer.echo(f"{target}: {document['label']} {document['score']:.2f}")
+        to_stderr = target is not None and is_stream(target)  # the figure may be on stdout
+        typer.echo(f"{target}: {document['label']} {document['score']:.2f}", err=to_stderr)
         if not document["decoder"]["key_aware"]:
             typer.echo("this model has plain attention; there are no key-aware weights", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -106,14 +107,19 @@ def export_model(  # noqa: PLR0913 - a command's flags
 
     weights = resolve_model(model, cache_dir)
     info = read_model_info(weights)
-    target = output or Path(info.name + _SUFFIXES[file_format])
     suffix = _SUFFIXES[file_format]
+    target = output or Path(file_stem(info.name) + suffix)
     check_suffix(target, suffix, {*_SUFFIXES.values(), ".pt", ".pth"} - {suffix})
     check_output_file(target, overwrite=overwrite, inputs=(weights, *(images or ())))
     if file_format == "safetensors":
         _export_weights(weights, target)
     else:
         _export_network(weights, info, file_format, target, given, padded, images)
+
+
+def file_stem(name: str) -> str:
+    """A model's name as part of a file name; the name in a weights file may be any text."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "model"
 
 
 def _export_network(  # noqa: PLR0913, PLR0917 - of the command
@@ -130,7 +136,7 @@ def _export_network(  # noqa: PLR0913, PLR0917 - of the command
     Raises:
         CommandFailed: if it cannot be exported, gives other results, or an image cannot be read.
     """
-    from model.data.output_files import write_output_whole  # noqa: PLC0415 - on first use
+    from model.data.output_files import is_stream, write_output_whole  # noqa: PLC0415
     from model.export.formats import (  # noqa: PLC0415
         NETWORK_FORMATS,
         ExportError,
@@ -155,9 +161,10 @@ def _export_network(  # noqa: PLR0913, PLR0917 - of the command
     except ParityError as error:
         raise CommandFailed(f"{target} was not written: {error}") from error
     write_output_whole(target, data)
+    to_stderr = is_stream(target)  # the file may be on stdout
     for line in _describe_network(info, shape, parity, padded=padded):
-        typer.echo(line)
-    typer.echo(f"{target}: {len(data) / 1e6:.1f} MB")
+        typer.echo(line, err=to_stderr)
+    typer.echo(f"{target}: {len(data) / 1e6:.1f} MB", err=to_stderr)
 
 
 def _describe_network(

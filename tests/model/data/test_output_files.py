@@ -9,6 +9,7 @@ from model.data.errors import OutputError
 from model.data.output_files import (
     check_output_file,
     check_suffix,
+    is_stream,
     write_output,
     write_output_whole,
 )
@@ -40,6 +41,20 @@ def test_a_device_without_space_is_named() -> None:
         write_output_whole(FULL, b"a" * 10_000)
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
         write_output(FULL, b"a" * 10_000, overwrite=False)
+
+
+def test_an_open_file_is_written_where_it_is(tmp_path: Path) -> None:
+    """As /dev/stdout is with `> file`."""
+    with (tmp_path / "a").open("wb") as file:
+        file.write(b"before ")
+        file.flush()
+        path = Path(f"/dev/fd/{file.fileno()}")
+        check_output_file(path, overwrite=False)
+        write_output_whole(path, b"figure ")
+        write_output(path, b"results", overwrite=False)
+    assert (tmp_path / "a").read_bytes() == b"before figure results"
+    assert is_stream(Path("/dev/stdout"))
+    assert not is_stream(tmp_path / "a")
 
 
 def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:

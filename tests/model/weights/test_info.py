@@ -68,9 +68,12 @@ def rewrite_config(path: Path, **changes: Any) -> None:
     rewrite_metadata(path, config=json.dumps(config))
 
 
-def test_class_names_can_be_encoded(small_file: Path) -> None:
-    rewrite_metadata(small_file, labels='["cat", "\\ud83d", "dog"]')
-    assert read_model_info(small_file).labels == ("cat", "\ufffd", "dog")
+def test_names_and_descriptions_can_be_encoded(small_file: Path) -> None:
+    labels = '["cat", "\\ud83d", "dog"]'
+    rewrite_metadata(small_file, labels=labels, name="a\ud83d", description="\udfff.")
+    info = read_model_info(small_file)
+    assert info.labels == ("cat", "\ufffd", "dog")
+    assert (info.name, info.description) == ("a\ufffd", "\ufffd.")
 
 
 def test_info_is_what_was_saved(small_file: Path, small_bytes: bytes) -> None:

@@ -25,6 +25,7 @@ from model.export import formats
 from model.export.formats import NetworkFormat
 from model.weights.info import DEFAULT_MODEL_PATH, read_model_info
 from service.cli import main
+from service.cli.export import file_stem
 from service.engine.torch_device import TorchDevice
 from tests.support.repository import ROOT
 
@@ -213,6 +214,23 @@ def test_the_model_is_never_replaced(folder: Path, capsys: pytest.CaptureFixture
     arguments = ["export", str(weights), "--format", "safetensors", "--overwrite"]
     assert main([*arguments, "--output", str(weights)]) == 2
     assert "is an input of this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("lite-dino_v1.2", "lite-dino_v1.2"),
+        ("../evil", "_evil"),
+        ("/tmp/a b", "_tmp_a_b"),
+        ("..", "model"),
+        ("", "model"),
+        ("犬\x1b\n", "犬_"),
+    ],
+)
+def test_a_file_is_written_into_this_folder_whatever_the_name_of_the_model(
+    name: str, stem: str
+) -> None:
+    assert file_stem(name) == stem
 
 
 def test_unknown_models_and_images_are_named(
