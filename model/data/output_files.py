@@ -61,8 +61,8 @@ def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = (
         inputs: files that the command reads; they are never replaced.
 
     Raises:
-        OutputError: if the file exists, is an input, or its folder does not exist; for `-`, which
-            would be a file of that name.
+        OutputError: if the file exists or is an input, or its folder does not exist or is
+            read-only; for `-`, which would be a file of that name.
     """
     if str(path) == "-":
         raise OutputError("- is no file name here: name a file, or /dev/stdout")
@@ -70,6 +70,8 @@ def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = (
         raise OutputError(f"{path} is a folder, not a file to write")
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
+    if not is_stream(path) and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: {path.parent} is read-only for this user")
     if path.exists() and path in FileSet(inputs):
         raise OutputError(f"{path} is an input of this command and is not replaced by its output")
     if not overwrite and _would_be_replaced(path):

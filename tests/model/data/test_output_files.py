@@ -24,6 +24,15 @@ def test_a_dash_is_no_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     check_output_file(tmp_path / "-", overwrite=False)
 
 
+def test_a_read_only_folder_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
+    with pytest.raises(OutputError, match="is read-only for this user"):
+        check_output_file(tmp_path / "a.png", overwrite=True)
+    check_output_file(Path("/dev/null"), overwrite=False)
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.b.JPG"])
 def test_the_suffix_of_another_format_is_refused(name: str) -> None:
     better = Path(name).with_suffix(".png")
