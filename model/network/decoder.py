@@ -25,6 +25,8 @@ from model.network.self_attention import SelfAttention
 from model.ops import decoder_stack
 from model.ops.decoder_stack import Affine, DecoderStack, StackedLayer, StackShape
 
+_FEW_QUERIES = 300  # the products of more take much longer than starting them
+
 
 class DecoderLayer(nn.Module):
     """Self-attention, deformable cross-attention, FFN; each with a residual and a norm."""
@@ -117,6 +119,7 @@ class Decoder(nn.Module):
         self.eps = config.inverse_sigmoid_eps
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
+        self._has_few_queries = config.num_queries <= _FEW_QUERIES
         # Only in the inference form on a CPU: all layers in one call.
         self.stack: DecoderStack | None = None
         self.register_buffer("stacked_weights", None)
@@ -129,7 +132,8 @@ class Decoder(nn.Module):
         scale = first.norm1.weight.detach()
         # In place of oneDNN's products, so not where those are left out on purpose.
         takes_place = dtype == torch.float32 and onednn.is_available(scale.device, dtype)
-        if self.ref_point_head is None or not takes_place or not decoder_stack.available():
+        takes_place = takes_place and self._has_few_queries and decoder_stack.available()
+        if self.ref_point_head is None or not takes_place:
             return self
         cross = first.cross_attn
         shape = StackShape(

@@ -176,6 +176,10 @@ def test_a_decoder_with_fixed_positions_runs_layer_by_layer() -> None:
     assert network.transformer.decoder.stack is None
 
 
+def test_a_decoder_of_many_queries_runs_layer_by_layer() -> None:
+    assert prepare_for_inference(seeded(tiny(num_queries=301))).transformer.decoder.stack is None
+
+
 def test_without_compiled_kernels_layers_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "available", lambda: False)
     assert prepare_for_inference(seeded(tiny())).transformer.decoder.stack is None
