@@ -17,6 +17,8 @@ from typing import Literal, get_args
 
 import torch
 
+from model.errors import DeviceError
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -31,7 +33,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, 
 
     Raises:
         ValueError: for an unknown precision.
-        RuntimeError: for float16 on a CPU, which has no fast arithmetic for it.
+        DeviceError: for float16 on a CPU, which has no fast arithmetic for it.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {get_args(Precision)}, not {precision!r}")
@@ -39,7 +41,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, 
     if precision == "auto":
         name = "fp32"
     if name == "fp16" and kind == "cpu":
-        raise RuntimeError("precision=fp16 needs a GPU; on a CPU choose fp32 or bf16")
+        raise DeviceError("precision=fp16 needs a GPU; on a CPU choose fp32 or bf16")
     return name, _DTYPES[name]
 
 

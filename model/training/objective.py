@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from model.errors import DeviceError
 from model.network.detector import LiteDETR
 from model.network.outputs import TrainingOutput
 from model.training.batches import Batch, normalise
@@ -97,10 +98,6 @@ class Objective:
         strides = (_FINEST_STRIDE * 2**level for level in range(config.num_feature_levels))
         tokens = sum(-(-height // stride) * -(-width // stride) for stride in strides)
         return min(config.num_queries, int(tokens))
-
-
-class DeviceError(ValueError):
-    """A device that is not there; the message names it."""
 
 
 def choose_device(name: str) -> torch.device:

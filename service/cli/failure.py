@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from model.data.errors import DataError, OutputError
+from model.errors import DeviceError
 from model.weights.info import CheckpointError
 from service.errors import DetectionError
 
@@ -18,6 +19,9 @@ DEBUG_VARIABLE = "LITE_DETR_DEBUG"
 
 class CommandFailed(Exception):
     """A command failed; the text is the error message."""
+
+
+_OWN_ERRORS = (CommandFailed, CheckpointError, DataError, DetectionError, DeviceError, OutputError)
 
 
 @contextlib.contextmanager
@@ -58,9 +62,7 @@ def describe_failure(error: Exception) -> str:
 
     The text of our own errors is used as it is. Other errors get their type, and a hint at --debug.
     """
-    if isinstance(
-        error, CommandFailed | CheckpointError | DetectionError | DataError | OutputError
-    ):
+    if isinstance(error, _OWN_ERRORS):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         extra = "export" if error.name in _OF_EXPORT else "train"

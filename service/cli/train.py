@@ -70,8 +70,8 @@ def _train(given: dict[str, Any]) -> None:
             )
         given["output"] = str(folder)
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
+    from model.errors import DeviceError  # noqa: PLC0415
     from model.training.loop import TrainingFailed, train  # noqa: PLC0415
-    from model.training.objective import DeviceError  # noqa: PLC0415
     from model.training.state import TrainingStateError  # noqa: PLC0415
 
     try:

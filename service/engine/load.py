@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from model.errors import DeviceError
 from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
 from model.network.precision import (
@@ -46,7 +47,7 @@ def load_predictor(
 
     Raises:
         CheckpointError: for a file that cannot be used.
-        RuntimeError: for a device that is not there or does not have that precision, and for
+        DeviceError: for a device that is not there or does not have that precision, and for
             weights that exceed the range of the precision.
     """
     torch.set_num_threads(threads or usable_cpus())
@@ -71,7 +72,7 @@ def _load_on_gpu(detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device
         device: the GPU.
 
     Raises:
-        RuntimeError: if the range of the type does not suffice for these weights.
+        DeviceError: if the range of the type does not suffice for these weights.
     """
     compute_exactly_on_gpus()
     network = prepare_for_inference(detector, dtype)
@@ -79,7 +80,7 @@ def _load_on_gpu(detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device
     predictor = Predictor(network, info.config, device)
     if dtype != torch.float32 and not gives_finite_output(predictor):
         name = precision_name(dtype)
-        raise RuntimeError(f"the model exceeds the range of precision={name}; choose fp32")
+        raise DeviceError(f"the model exceeds the range of precision={name}; choose fp32")
     return predictor
 
 
@@ -93,10 +94,10 @@ def pick_device(device: str) -> str:
     """The torch device for a setting.
 
     Raises:
-        RuntimeError: for a GPU where there is none.
+        DeviceError: for a GPU where there is none.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"device={device}: torch finds no CUDA GPU here")
+        raise DeviceError(f"device={device}: torch finds no CUDA GPU here")
     return device

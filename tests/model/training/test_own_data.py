@@ -15,10 +15,11 @@ from rich.console import Console
 
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.data.errors import DataError
+from model.errors import DeviceError
 from model.training import loop
 from model.training.events import Callback, Callbacks, RunEnd, RunStart, load_callback
 from model.training.loop import TrainingFailed, train
-from model.training.objective import DeviceError, Objective, choose_device
+from model.training.objective import Objective, choose_device
 from model.training.options import TrainOptions
 from model.training.own_data import open_own_data
 from model.training.report import Pace, Reporter, read_log

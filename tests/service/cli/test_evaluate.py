@@ -83,7 +83,8 @@ def test_precision_of_a_gpu_is_refused_on_a_cpu(
 ) -> None:
     flags = ["--model", str(weights), "--device", "cpu", "--precision", "fp16"]
     assert main(["eval", *flags, "--annotations", "none.json", "--images", str(tmp_path)]) == 1
-    assert "fp16 needs a GPU" in capsys.readouterr().err
+    error = "lite-detr: precision=fp16 needs a GPU; on a CPU choose fp32 or bf16\n"
+    assert capsys.readouterr().err == error
 
 
 def test_unknown_precision_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
