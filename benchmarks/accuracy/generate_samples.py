@@ -4,7 +4,8 @@
 
 Everything on them is drawn by this project, so they can be distributed with it. docs/samples gets
 each photo and a JSON file of its codes (class, payload, and box xyxy in pixels);
-service/rest/static/samples gets the photos. The same seed renders the same photos.
+service/rest/static/samples gets the photos and, in classes.json, the classes of the models that
+they are for. The same seed renders the same photos.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from benchmarks.accuracy.sample_renderer.scene import (
     standing,
 )
 from benchmarks.report import ROOT
+from model.labels import CODE_LABELS
 
 MAX_BYTES = 250_000
 _WIDTH, _HEIGHT = 1280, 960
@@ -57,6 +59,7 @@ def main() -> None:
         "shelf": shelf,
         "no_codes": picnic,
     }
+    classes: dict[str, list[str]] = {}
     for number, (name, scene) in enumerate(scenes.items()):
         rng = np.random.default_rng((options.seed, number))
         photo, exposure = scene(rng)
@@ -65,7 +68,9 @@ def main() -> None:
         (options.out / f"{name}.jpg").write_bytes(data)
         (options.out / f"{name}.json").write_text(_describe(photo.codes), encoding="utf-8")
         shutil.copyfile(options.out / f"{name}.jpg", options.page / f"{name}.jpg")
+        classes[f"{name}.jpg"] = sorted({code.label for code in photo.codes} or CODE_LABELS)
         print(f"{name}.jpg: {len(data) / 1000:.0f} kB, {len(photo.codes)} codes")
+    (options.page / "classes.json").write_text(json.dumps(classes, indent=2) + "\n", "utf-8")
 
 
 def _compress(image: Image.Image) -> bytes:

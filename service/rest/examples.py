@@ -39,7 +39,9 @@ MODELS: dict[str, Any] = {
         }
     ]
 }
-SAMPLES: dict[str, Any] = {"samples": [{"name": "parcel", "url": "samples/parcel.jpg"}]}
+SAMPLES: dict[str, Any] = {
+    "samples": [{"name": "parcel", "url": "samples/parcel.jpg", "classes": ["qr_code"]}]
+}
 
 _DETAILS = {
     "invalid_image": "the JPEG image cannot be decoded: it is truncated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from service.transport.route_access import PUBLIC, require
 
 STATIC_DIR = Path(__file__).parent / "static"
 _SAMPLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+# In the folder of samples: for each file the classes of the models that it is for.
+_SAMPLE_CLASSES = "classes.json"
 # Browsers store the files, and revalidate them by ETag.
 _REVALIDATE = {"Cache-Control": "no-cache"}
 
@@ -87,10 +90,14 @@ class _Files(StaticFiles):
 def _list_samples(folder: Path) -> schemas.Samples:
     """The sample photos, by name; none where the folder is missing."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
+    listed = folder / _SAMPLE_CLASSES
+    classes = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
     return schemas.Samples(
         samples=[
             schemas.Sample(
-                name=path.stem.replace("_", " ").replace("-", " "), url=f"samples/{path.name}"
+                name=path.stem.replace("_", " ").replace("-", " "),
+                url=f"samples/{path.name}",
+                classes=classes.get(path.name, []),
             )
             for path in found
             if path.suffix.lower() in _SAMPLE_SUFFIXES

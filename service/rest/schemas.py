@@ -89,6 +89,9 @@ class Sample(Schema):
 
     name: str
     url: str
+    classes: list[str] = Field(
+        description="the sample is for models with any of these classes; empty: for every model"
+    )
 
 
 class Samples(Schema):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,42 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield chrome
     finally:
         chrome.quit()
+
+
+# Changes responses before the page reads them: the service, as with another model.
+ALTER_RESPONSES = """
+  const realFetch = window.fetch;
+  window.fetch = async (url, options) => {
+    const response = await realFetch(url, options);
+    const altered = (body) => Response.json(body, { status: response.status });
+    if (String(url).endsWith("v1/models") && CLASSES) {
+      const body = await response.json();
+      body.models[0].classes = CLASSES.map((name, id) => ({ id, name }));
+      return altered(body);
+    }
+    if (String(url).startsWith("detect?threshold") && response.ok && DETECTIONS) {
+      return altered({ ...(await response.json()), detections: DETECTIONS });
+    }
+    return response;
+  };
+"""
+
+
+@contextmanager
+def altered(
+    browser: Chrome,
+    classes: Sequence[str] = (),
+    detections: Sequence[dict[str, Any]] = (),
+) -> Iterator[None]:
+    """Pages that are opened meanwhile see a model of these classes, or these detections."""
+    values = f"const CLASSES = {json.dumps(classes or None)};"
+    values += f"const DETECTIONS = {json.dumps(detections or None)};"
+    script = {"source": f"{{{values}{ALTER_RESPONSES}}}"}
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
 class Page:
@@ -357,6 +394,26 @@ def test_a_sample_is_detected_after_one_click(page: Page) -> None:
     page.await_results()
     assert samples[0].get_attribute("aria-pressed") == "true"
     assert page.errors() == []
+
+
+def test_a_model_of_other_classes_has_no_samples(browser: Chrome, address: str) -> None:
+    with altered(browser, classes=["platelet", "red blood cell", "N/A"]):
+        page = Page(browser, address)
+    assert page.browser.find_elements(By.CSS_SELECTOR, "#sample-list img") == []
+    text = page.browser.find_element(By.TAG_NAME, "body").text
+    assert "platelet, red blood cell" in text
+    assert "sample" not in text
+    assert "code" not in text
+
+
+def test_a_model_of_some_of_the_classes_has_only_their_samples(
+    browser: Chrome, address: str
+) -> None:
+    with altered(browser, classes=["QR code", "face"]):
+        page = Page(browser, address)
+    images = page.browser.find_elements(By.CSS_SELECTOR, "#sample-list img")
+    names = [image.get_attribute("alt") for image in images]
+    assert names == ["codes", "no codes", "qr close up"]
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 import { Boxes } from "./boxes.js";
 import { Explanation } from "./explanation.js";
 import * as results from "./results.js";
-import { Failure, detect, getBlob, getModel, getSamples, render, useKey } from "./service.js";
+import {
+  Failure, detect, getBlob, getModel, getSamples, render, samplesFor, useKey,
+} from "./service.js";
 
 const LOWEST_THRESHOLD = 0.05; // requested once; the slider then filters without another request
 const MAX_RETRIES = 30; // while the model loads
@@ -244,10 +246,12 @@ async function showModel() {
   $("finds").textContent = `Detects ${finds}.`;
   $("threshold").value = model.default_threshold;
   $("threshold-value").textContent = threshold().toFixed(2);
+  await showSamples(names);
 }
 
-async function showSamples() {
-  const samples = await getSamples();
+/** Shows the samples that are for a model of these classes. */
+async function showSamples(classes) {
+  const samples = samplesFor(await getSamples(), classes);
   $("samples").hidden = samples.length === 0;
   $("sample-list").replaceChildren(
     ...samples.map((sample) => {
@@ -274,6 +278,6 @@ $("threshold").addEventListener("input", () => {
   $("threshold-value").textContent = threshold().toFixed(2);
   if (state.result) showResult();
 });
-Promise.all([showModel(), showSamples()])
+showModel()
   .catch(showProblem)
   .finally(() => document.body.setAttribute("data-ready", ""));

@@ -37,9 +37,18 @@ export async function getModel() {
   return models.models[0];
 }
 
-/** Sample photos: [{name, url}]. */
+/** Sample photos: [{name, url, classes}]. */
 export async function getSamples() {
   return (await (await request("samples")).json()).samples;
+}
+
+/** The samples that are for a model of these classes; "QR code" and "qr_code" are one class. */
+export function samplesFor(samples, classes) {
+  const plain = (name) => name.toLowerCase().replaceAll(/[\s_-]+/g, "");
+  const known = new Set(classes.map(plain));
+  return samples.filter(
+    (sample) => sample.classes.length === 0 || sample.classes.some((name) => known.has(plain(name))),
+  );
 }
 
 /** A file of the service. */

@@ -69,13 +69,16 @@ async def test_samples_are_listed_and_served(
 ) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "two_codes.jpg").write_bytes(image())
-    (tmp_path / "samples" / "notes.txt").write_text("not a image")
+    (tmp_path / "samples" / "my-photo.png").write_bytes(image())
+    (tmp_path / "samples" / "classes.json").write_text('{"two_codes.jpg": ["qr_code"]}')
+    (tmp_path / "samples" / "notes.txt").write_text("not an image")
     monkeypatch.setattr(pages, "STATIC_DIR", tmp_path)
     transport = httpx.ASGITransport(create_app(standin.as_detector(), load_settings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         listed = schemas.Samples.model_validate_json((await client.get("/samples")).content)
-        assert [(item.name, item.url) for item in listed.samples] == [
-            ("two codes", "samples/two_codes.jpg")
+        assert [item.model_dump() for item in listed.samples] == [
+            {"name": "my photo", "url": "samples/my-photo.png", "classes": []},
+            {"name": "two codes", "url": "samples/two_codes.jpg", "classes": ["qr_code"]},
         ]
         response = await client.get("/samples/two_codes.jpg")
     assert response.headers["content-type"] == "image/jpeg"
