@@ -31,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(CpuTimes(), "cpu-times")
     if config.getoption("--forbid-unexpected-skips"):
         config.pluginmanager.register(UnexpectedSkips(), "unexpected-skips")
+    # Coverage counts what the tests' own processes execute: services that they start would take half
+    # as long again.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
     # Where there is a GPU, tests of the CPU would use it; tests of the GPU name it.
     os.environ.setdefault("LITE_DETR_DEVICE", "cpu")
     # Before torch is imported: every worker would start a thread per core, and idle threads spin.
