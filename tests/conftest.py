@@ -31,8 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(CpuTimes(), "cpu-times")
     if config.getoption("--forbid-unexpected-skips"):
         config.pluginmanager.register(UnexpectedSkips(), "unexpected-skips")
-    # Coverage counts what the tests' own processes execute: services that they start would take half
-    # as long again.
+    # Coverage counts what the tests' own processes execute; services that they start would become
+    # half as slow again.
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
     # Where there is a GPU, tests of the CPU would use it; tests of the GPU name it.
