@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 
 from service.signals import handle_while_starting
 
@@ -24,7 +25,10 @@ def main() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Opens the null device for closed standard streams; else other files get their numbers."""
+    """Opens the null device for closed standard streams; else other files get their numbers.
+
+    Characters that stdout's encoding does not have are escaped instead of ending the command.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -32,6 +36,8 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has by default
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from model.images.formats import foreign_kind
 from model.labels import NO_CLASS
 
 _LISTS = ("images", "annotations", "categories")
+_UNPRINTABLE = ("Cc", "Cs")  # Unicode categories
 _MAX_ID = 2**63 - 1  # COCO's tools store ids as int64
 _BBOX_NUMBERS = 4
 _LONGEST_SHOWN = 60  # characters of a value in a report
@@ -103,7 +105,12 @@ def is_box(value: object) -> bool:
 
 def is_number(value: object) -> bool:
     """Whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can be
+        return False
 
 
 def _objects(
@@ -132,6 +139,11 @@ def _check_categories(entries: Sequence[Any], findings: Findings) -> set[Any]:
         if name.strip() == NO_CLASS:
             findings.error(
                 f"categories with the reserved name {NO_CLASS!r}, which stands for no class", place
+            )
+        elif any(unicodedata.category(letter) in _UNPRINTABLE for letter in name):
+            findings.error(
+                "categories with control characters or lone surrogates in the name",
+                f"{place}: name is {json.dumps(name)[:_LONGEST_SHOWN]}",
             )
         elif name.strip() in names:
             findings.error("categories with the name of another one", f"{place}: {_shown(name)}")

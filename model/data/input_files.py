@@ -77,13 +77,13 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
 
 
 def read_text_file(path: Path, max_bytes: int = TEXT_BYTES) -> str:
-    """Returns the content of a regular UTF-8 file.
+    """Returns the content of a regular UTF-8 file, without a byte order mark.
 
     Raises:
         OSError: as `read_regular_file`.
         UnicodeDecodeError: for other bytes.
     """
-    return read_regular_file(path, max_bytes).decode("utf-8")
+    return read_regular_file(path, max_bytes).decode("utf-8-sig")
 
 
 def read_at_most(file: BinaryIO, max_bytes: int, expected_bytes: int = _CHUNK_BYTES) -> bytes:

@@ -111,9 +111,10 @@ def _repeated(image: ImageAnnotations) -> int:
         corners = np.array([box.xyxy for box in boxes[:_MAX_PAIRS]])
         low = np.maximum(corners[:, None, :2], corners[None, :, :2])
         high = np.minimum(corners[:, None, 2:], corners[None, :, 2:])
-        shared = np.clip(high - low, 0, None).prod(-1)
-        areas = (corners[:, 2:] - corners[:, :2]).prod(-1)
-        iou = shared / np.maximum(areas[:, None] + areas[None] - shared, 1e-9)
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest float
+            shared = np.clip(high - low, 0, None).prod(-1)
+            areas = (corners[:, 2:] - corners[:, :2]).prod(-1)
+            iou = shared / np.maximum(areas[:, None] + areas[None] - shared, 1e-9)
         count += int((np.tril(iou, -1) >= _SAME_BOX_IOU).any(1).sum())
     return count
 

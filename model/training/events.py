@@ -50,6 +50,9 @@ class RunEnd:
     files: tuple[Path, ...]
 
 
+_METHODS = ("on_start", "on_row", "on_validation", "on_end")
+
+
 class Callback:
     """Listens to a run; every method may be overridden, and does nothing here."""
 
@@ -64,6 +67,10 @@ class Callback:
 
     def on_end(self, end: RunEnd) -> None:
         """Called after the last file is written."""
+
+
+class CallbackError(ValueError):
+    """A callback that cannot be loaded; the message names it and the cause."""
 
 
 class Callbacks(Callback):
@@ -101,13 +108,18 @@ def load_callback(name: str) -> Callback:
         name: `package.module:name` of a class or function without arguments.
 
     Raises:
-        ValueError: if there is no such callback; the message names it.
+        CallbackError: if there is no such callback.
     """
     module, _, attribute = name.partition(":")
     try:
         create = cast(Callable[[], Callback], getattr(import_module(module), attribute))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"callback {name!r} cannot be loaded ({error}); it is written package.module:name"
+        raise CallbackError(
+            f"callback {name!r} cannot be loaded ({error}); it is written package.module:name, and "
+            "PYTHONPATH must have the folder of the module"
         ) from error
-    return create()
+    callback = create() if callable(create) else create
+    absent = [method for method in _METHODS if not callable(getattr(callback, method, None))]
+    if absent:
+        raise CallbackError(f"callback {name!r} has no method {absent[0]}: see `Callback`")
+    return callback

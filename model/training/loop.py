@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from model.training.events import Callback, Callbacks, load_callback
+from model.training.events import Callback, CallbackError, Callbacks, load_callback
 from model.training.objective import choose_device
 from model.training.options import TrainOptions
 from model.training.own_data import TrainingData
@@ -19,7 +19,7 @@ from model.training.run_folder import MODEL_FILE, STATE_FILE, check_run_folder
 from model.training.start import build_start, open_source
 from model.training.trainer import Trainer, TrainingFailed
 
-__all__ = ["MODEL_FILE", "STATE_FILE", "Trainer", "TrainingFailed", "train"]
+__all__ = ["MODEL_FILE", "STATE_FILE", "CallbackError", "Trainer", "TrainingFailed", "train"]
 
 
 def train(options: TrainOptions) -> Path:
@@ -32,6 +32,7 @@ def train(options: TrainOptions) -> Path:
         The exported safetensors file; `last.pt` next to it resumes the run.
 
     Raises:
+        CallbackError: if a callback cannot be loaded.
         DataError: if the data cannot be used.
         OutputError: if the output folder has files of another run.
         TrainingFailed: after too many non-finite losses in a row, or without memory.
@@ -57,6 +58,7 @@ def _train(options: TrainOptions, processes: Processes, reporter: Reporter) -> P
             reporter.line(line)
     elif options.resume:
         reporter.line(f"{options.output} has no {STATE_FILE}: the run starts anew")
+    callback = _callbacks(options) if processes.is_first else Callback()
     data = open_source(
         options,
         report=(lambda text: print(text, file=sys.stderr)) if processes.is_first else None,
@@ -76,7 +78,7 @@ def _train(options: TrainOptions, processes: Processes, reporter: Reporter) -> P
         reporter,
         category_ids=data.category_ids,
         validation=data.validation,
-        callback=_callbacks(options) if processes.is_first else Callback(),
+        callback=callback,
         processes=processes,
     )
     return trainer.run()

@@ -20,8 +20,9 @@ def check_run_folder(options: TrainOptions) -> None:
     """Refuses to replace the files of an earlier run, and inputs of this one.
 
     Raises:
-        OutputError: if there are files of an earlier run, and the options neither resume it nor
-            overwrite them; if a file to write is an input; if the folder cannot be written.
+        OutputError: if there is no state to resume and nothing says what to train; if there are
+            files of an earlier run, and the options neither resume it nor overwrite them; if a file
+            to write is an input; if the folder cannot be written.
     """
     folder = options.output
     given = (options.annotations, options.val_annotations, options.init_from)
@@ -32,7 +33,13 @@ def check_run_folder(options: TrainOptions) -> None:
             f"{replaced[0]} is an input of this command and is not replaced by its output: choose "
             "another --output"
         )
-    if not options.overwrite and not (options.resume and (folder / STATE_FILE).exists()):
+    resumes = options.resume and (folder / STATE_FILE).exists()
+    if options.resume and not resumes and options.model_fields_set <= {"output", "resume"}:
+        raise OutputError(
+            f"{folder} has no {STATE_FILE} to continue from; with the options of a new run, such "
+            "as --data, --resume starts it"
+        )
+    if not options.overwrite and not resumes:
         present = [name for name in RUN_FILES if (folder / name).exists()]
         if present:
             raise OutputError(

@@ -175,9 +175,16 @@ class Trainer:
         """Returns the progress of the run, `ahead` iterations from now."""
         return run_progress(self.options, self.position.iteration + ahead, self._elapsed())
 
+    def _own_progress(self) -> float:
+        return run_progress(self.options, self.position.iteration, self._own_elapsed())
+
     def _elapsed(self) -> float:
         """Seconds of training, resumed runs included; the same in all processes."""
-        return self._processes.largest(self._elapsed_before + self._clock() - self._started)
+        return self._processes.largest(self._own_elapsed())
+
+    def _own_elapsed(self) -> float:
+        """The same by this process's clock, for reports: the others need not call it, too."""
+        return self._elapsed_before + self._clock() - self._started
 
     def _run_epoch(self, stop: StopRequest, *, planned: bool) -> None:
         """Trains on the rest of the current epoch; `planned`: as the saved run planned it."""
@@ -343,8 +350,8 @@ class Trainer:
         each = (now - since) / max(steps, 1)
         left = (options.max_iterations - place.iteration) * each
         if options.max_minutes is not None:
-            left = min(left, options.max_minutes * _MINUTE - self._elapsed())
-        return Pace(place.iteration, self._progress(), each, left)
+            left = min(left, options.max_minutes * _MINUTE - self._own_elapsed())
+        return Pace(place.iteration, self._own_progress(), each, left)
 
     def _write_row(self, now: float, scores: dict[str, float] | None = None) -> None:
         """Writes the means over the iterations since the last row."""
@@ -353,7 +360,7 @@ class Trainer:
             "iteration": place.iteration,
             "epoch": place.epoch,
             "pictures": place.source_length,
-            "elapsed_seconds": round(self._elapsed(), 1),
+            "elapsed_seconds": round(self._own_elapsed(), 1),
             "seconds_per_iteration": (now - self._row_time) / max(steps, 1),
             "learning_rate": self._learning_rate,
             "skipped": place.skipped,
@@ -376,7 +383,7 @@ class Trainer:
         """Validates the averaged weights, keeps the best, and ends a run that stopped improving."""
         if self._writer.validates and self._row_iteration <= self.position.iteration:
             started = self._clock()
-            validation = self._writer.validate(self.position, self._progress())
+            validation = self._writer.validate(self.position, self._own_progress())
             self._write_row(self._clock(), validation)
             self._validation_time = self._clock()
             self._validation_seconds = self._validation_time - started
@@ -387,7 +394,7 @@ class Trainer:
 
     def _save(self) -> Path:
         """Writes the state and the averaged weights; returns the path of the weights."""
-        self.position.elapsed_seconds = self._elapsed()
+        self.position.elapsed_seconds = self._own_elapsed()
         if self._writer.has_losses and self.position.iteration > self._row_iteration:
             self._write_row(self._clock())
         if self._processes.is_first:

@@ -141,6 +141,8 @@ def _described(split: str, found: Survey, data: DataSet) -> str:
                 f"  warning: boxes below {_SEEN_PIXELS} px are hard to find: cut the images into "
                 "tiles, or train with a larger --input-side"
             )
+    else:
+        lines.append("  warning: there is no box to train on (crowds are left out)")
     if found.repeated_boxes:
         lines.append(
             f"  warning: {found.repeated_boxes} boxes nearly cover another one of their class, "

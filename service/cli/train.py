@@ -71,12 +71,12 @@ def _train(given: dict[str, Any]) -> None:
         given["output"] = str(folder)
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
     from model.errors import DeviceError  # noqa: PLC0415
-    from model.training.loop import TrainingFailed, train  # noqa: PLC0415
+    from model.training.loop import CallbackError, TrainingFailed, train  # noqa: PLC0415
     from model.training.state import TrainingStateError  # noqa: PLC0415
 
     try:
         path = train(options)
-    except (DeviceError, TrainingFailed, TrainingStateError) as error:
+    except (CallbackError, DeviceError, TrainingFailed, TrainingStateError) as error:
         raise CommandFailed(f"{error}{_how_to_continue(options, error)}") from error
     typer.echo(f"{path}\nserve it: lite-detr serve --model {path}", err=True)
 

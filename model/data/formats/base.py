@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +68,25 @@ def split_names(split: str) -> tuple[str, ...]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Returns the image files in a folder and its subfolders, sorted; hidden ones are left out."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+    """Returns the image files in a folder and its subfolders, sorted; hidden ones are left out.
+
+    Links to folders are followed; a folder that contains the link is not read again.
+    """
+    found: list[Path] = []
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        inside = os.path.realpath(place)
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".")
+            and not f"{inside}/".startswith(f"{os.path.realpath(os.path.join(place, name))}/")
+        ]
+        found += [
+            Path(place, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    return sorted(file for file in found if file.is_file())
 
 
 def common_folder(files: Sequence[Path]) -> Path:

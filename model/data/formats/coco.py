@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.formats.base import RawDataSet, split_names
 
+_TRIED_IMAGES = 20  # the first of them may be missing
 _ROBOFLOW = "_annotations.coco.json"
 
 
@@ -62,16 +64,17 @@ def find_images(document: Mapping[str, Any], file: Path, split: str = "train") -
         split: of the document.
 
     Raises:
-        DataError: if no folder has the first image; the message names those that were tried.
+        DataError: if no folder has one of the first images; the message names the folders.
     """
-    entry = document["images"][0]
-    name = str(entry.get("file_name")) if isinstance(entry, dict) else ""
+    entries = document["images"][:_TRIED_IMAGES]
+    names = [str(each.get("file_name") or "") if isinstance(each, dict) else "" for each in entries]
     tried = list(dict.fromkeys(_image_folders(file, split)))
-    for folder in tried:
-        if name and "\0" not in name and (folder / name).is_file():
-            return folder
+    for name in filter(None, names):
+        for folder in tried:
+            if os.path.isfile(folder / name):  # Path.is_file raises for a name that is too long
+                return folder
     raise DataError(
-        f"{file}: its first image, {name or 'without a file_name'}, is in none of "
+        f"{file}: its first image, {names[0] or 'without a file_name'}, is in none of "
         f"{', '.join(map(str, tried))}: name the folder with --images"
     )
 

@@ -5,6 +5,8 @@ Corners are used as they are written: VOC's own files count pixels from 1, most 
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,6 +22,7 @@ from model.data.formats.base import (
 )
 from model.data.input_files import TEXT_BYTES, read_regular_file, read_text_file
 
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -60,9 +63,21 @@ def _xml_files(path: Path, split: str) -> list[Path] | None:
     for name in split_names(split):
         listed = path / "ImageSets" / "Main" / f"{name}.txt"
         if listed.is_file():
-            lines = read_text_file(listed).splitlines()
-            return [folder / f"{line.split()[0]}.xml" for line in lines if line.strip()]
+            return [_listed_file(folder, line) for line in _lines(listed) if line.strip()]
     return sorted(folder.glob("*.xml")) if split == "train" else None
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return read_text_file(file).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not a list of XML files: {error}") from error
+
+
+def _listed_file(folder: Path, line: str) -> Path:
+    """Returns the XML file of a line: a stem, which may have spaces, or a stem and a number."""
+    whole = folder / f"{line.strip()}.xml"
+    return whole if os.path.isfile(whole) else folder / f"{line.split(maxsplit=1)[0]}.xml"
 
 
 def _document(files: list[Path], folder: Path, findings: Findings) -> dict[str, Any]:
@@ -80,7 +95,10 @@ def _document(files: list[Path], folder: Path, findings: Findings) -> dict[str, 
             if corners is not None:
                 found.append((number, name, corners))
     if not images:
-        raise DataError(f"{common_folder(files)}: no XML file describes an image")
+        folder = common_folder(files)
+        if findings.has_errors:
+            raise DataError(findings.report(folder))
+        raise DataError(f"{folder}: no XML file describes an image")
     names = sorted({name for _, name, _ in found})
     ids = {name: number for number, name in enumerate(names, 1)}
     return {
@@ -110,7 +128,7 @@ def _parse(file: Path, findings: Findings) -> ElementTree.Element | None:
         return None
     try:
         root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also wrong encodings
         findings.error("XML files that cannot be parsed", f"{file}: {error}")
         return None
     if root.tag != "annotation":
@@ -124,7 +142,7 @@ def _image_of(root: ElementTree.Element, file: Path) -> Path:
     named = (root.findtext("filename") or "").strip().replace("\\", "/")
     places = (file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images")
     for place in places:
-        if named and (place / named).is_file():
+        if named and os.path.isfile(place / named):  # Path.is_file raises for a name too long
             return place / named
     for place in places:
         for suffix in sorted(IMAGE_SUFFIXES):
@@ -145,7 +163,7 @@ def _size(root: ElementTree.Element) -> dict[str, int]:
     values = {}
     for side in ("width", "height"):
         text = (root.findtext(f"size/{side}") or "").strip()
-        if text.isdigit() and int(text) > 0:
+        if _WHOLE.fullmatch(text) and int(text) > 0:
             values[side] = int(text)
     return values if len(values) == 2 else {}  # noqa: PLR2004 - both or none
 

@@ -7,6 +7,7 @@ A line of a text file is `class centre-x centre-y width height`, relative to the
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,12 @@ def class_names(values: dict[str, Any], file: Path) -> tuple[str, ...]:
     """Returns the class names by class number, from a list or a mapping.
 
     Raises:
-        DataError: if they are missing or have gaps.
+        DataError: if they are missing, have gaps, or are no texts and numbers.
     """
     names = values.get("names")
     if isinstance(names, dict):
         try:
-            numbered = {int(number): str(name) for number, name in names.items()}
+            numbered = {int(number): name for number, name in names.items()}
         except (TypeError, ValueError) as error:
             raise DataError(f"{file}: names has a key that is not a class number") from error
         if sorted(numbered) != list(range(len(numbered))):
@@ -105,6 +106,13 @@ def class_names(values: dict[str, Any], file: Path) -> tuple[str, ...]:
         names = [numbered[number] for number in range(len(numbered))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{file}: names must be a list of class names, or a mapping by number")
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, str | int | float):
+            shown = type(name).__name__ if isinstance(name, dict | list) else repr(name)
+            raise DataError(
+                f"{file}: names has {shown}, which is no text: YAML needs quotes around words such "
+                "as yes, no, on, off and null"
+            )
     return tuple(str(name) for name in names)
 
 
@@ -130,10 +138,11 @@ def _find(base: Path, home: Path, entry: str) -> Path | None:
 
     Exports of Roboflow write `../train/images` where `train/images` next to the YAML file is meant.
     """
-    stripped = entry.removeprefix("../")
-    for place in (base / entry, home / entry, base / stripped, home / stripped):
-        if place.exists():
-            return place
+    for text in (entry, entry.replace("\\", "/")):  # Windows' paths
+        stripped = text.removeprefix("../")
+        for place in (base / text, home / text, base / stripped, home / stripped):
+            if os.path.exists(place):  # Path.exists raises for a name that is too long
+                return place
     return None
 
 
@@ -145,7 +154,7 @@ def _listed(file: Path, base: Path) -> list[Path]:
         raise DataError(f"{file}: not a list of image files: {error}") from error
     names = [line.strip() for line in lines if line.strip()]
     return [
-        next((p for p in (base / name, file.parent / name) if p.exists()), base / name)
+        _find(base, file.parent, name) or base / name
         for name in names
         if Path(name).suffix.lower() in IMAGE_SUFFIXES
     ]
@@ -173,7 +182,7 @@ def _document(
         for number, (image, size) in enumerate(zip(images, sizes, strict=True), 1):
             entries.append({"id": number, "file_name": str(image.relative_to(folder))})
             labels = label_file(image)
-            if not labels.is_file():
+            if not os.path.isfile(labels):
                 findings.oddity("images without a label file (used as empty)", str(labels))
                 continue
             with_labels += 1
@@ -198,7 +207,7 @@ def _size_of(file: Path) -> tuple[int, int] | None:
     """Returns width and height in pixels; None if the file cannot be read."""
     try:
         size = read_size(file)
-    except (DataError, OSError):
+    except (DataError, OSError, ValueError):  # the last for a name with a null byte
         return None
     return size.width, size.height
 

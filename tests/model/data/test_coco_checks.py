@@ -124,6 +124,18 @@ ERRORS: dict[str, tuple[Change, str]] = {
         change_one("annotations", 1, bbox=[0, 0, float("inf"), 4]),
         r"not four numbers.*: 1,",
     ),
+    "bbox beyond floats": (
+        change_one("annotations", 1, bbox=[0, 10**400, 3, 4]),
+        r"not four numbers.*: 1,",
+    ),
+    "control character in a name": (
+        change_one("categories", 0, name="a\x1b[31m"),
+        r"control characters or lone surrogates in the name: 1,.*u001b",
+    ),
+    "lone surrogate in a name": (
+        change_one("categories", 0, name="\ud800"),
+        r"control characters or lone surrogates in the name: 1,.*ud800",
+    ),
     "NaN in a bbox": (
         change_one("annotations", 1, bbox=[0, float("nan"), 3, 4]),
         r"not four numbers.*: 1,",

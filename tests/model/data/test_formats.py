@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,33 @@ def test_yolo_list_of_files_and_labels_next_to_images(tmp_path: Path) -> None:
     assert data.truth.images[0].boxes[0].xywh == (20, 15, 40, 30)
 
 
+def test_yolo_of_windows_has_a_byte_order_mark_and_backslashes(tmp_path: Path) -> None:
+    _yolo(tmp_path, "\ufefftrain: list.txt\nnames: [cat, dog]\n", "\ufeff1 0.5 0.5 0.25 0.5\r\n")
+    _write(tmp_path / "list.txt", "\ufeffimages\\train\\a.png\r\n")
+    data = open_data_set(tmp_path)
+    assert data is not None
+    assert [box.category_id for box in data.truth.images[0].boxes] == [1]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_yolo_list_with_an_impossible_name_is_an_error(tmp_path: Path, name: str) -> None:
+    _yolo(tmp_path, "train: list.txt\nnames: [cat, dog]\n")
+    _write(tmp_path / "list.txt", f"images/train/a.png\nimages/train/{name}.png\n")
+    with pytest.raises(DataError, match=r"images without a file_name|that do not exist"):
+        open_data_set(tmp_path)
+
+
+def test_images_behind_links_to_folders_are_found_once(tmp_path: Path) -> None:
+    _yolo(tmp_path / "set", "train: images/train\nnames: [cat, dog]\n")
+    _image(tmp_path / "elsewhere" / "c.png")
+    train = tmp_path / "set" / "images" / "train"
+    (train / "more").symlink_to(tmp_path / "elsewhere")
+    (train / "loop").symlink_to(train)
+    data = open_data_set(tmp_path / "set")
+    assert data is not None
+    assert [image.file_name for image in data.truth.images] == ["a.png", "more/c.png"]
+
+
 def test_yolo_polygon_becomes_the_box_around_it(tmp_path: Path) -> None:
     _yolo(tmp_path, _YOLO, "0 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75\n")
     data = open_data_set(tmp_path)
@@ -120,6 +148,9 @@ def test_wrong_yolo_line_is_an_error_with_its_place(
         ("train: images/train\n", "names must be a list"),
         ("train: images/train\nnames: {0: a, 2: b}\n", "class numbers 0 to 1"),
         ("names: [a", "not YAML"),
+        ("train: images/train\nnames: [yes, no]\n", "YAML needs quotes"),
+        ("train: images/train\nnames: [a, null]\n", "names has None"),
+        (f"train: {'x' * 300}\nnames: [a]\n", "there is no"),
         ("just text", "not a data.yaml"),
     ],
 )
@@ -179,6 +210,7 @@ def test_voc_files_next_to_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (_xml(corners="<xmin>9</xmin><ymin>2</ymin><xmax>3</xmax><ymax>5</ymax>"), "max below min"),
         (_xml(size=(60, 80)), "another size"),
         (_xml("b.jpg").replace("dog", " "), "without a name"),
+        ('<?xml version="1.0" encoding="none"?>' + _xml(), "cannot be parsed"),
     ],
 )
 def test_wrong_voc_file_is_an_error(tmp_path: Path, xml: str, words: str) -> None:
@@ -190,7 +222,33 @@ def test_wrong_voc_file_is_an_error(tmp_path: Path, xml: str, words: str) -> Non
         open_data_set(tmp_path)
 
 
-_COCO = {
+def test_voc_errors_of_all_files_are_reported(tmp_path: Path) -> None:
+    _write(tmp_path / "Annotations" / "a.xml", "<annotation>")
+    with pytest.raises(DataError, match="cannot be parsed"):
+        open_data_set(tmp_path)
+
+
+@pytest.mark.parametrize("width", ["²", "9" * 5000])
+def test_voc_size_that_is_no_number_is_ignored(tmp_path: Path, width: str) -> None:
+    _image(tmp_path / "a.jpg")
+    _write(tmp_path / "a.xml", _xml().replace(">80<", f">{width}<"))
+    assert open_data_set(tmp_path) is not None
+
+
+def test_voc_names_with_spaces_in_a_list(tmp_path: Path) -> None:
+    for name in ("my a", "b"):
+        _image(tmp_path / "JPEGImages" / f"{name}.jpg")
+        _write(tmp_path / "Annotations" / f"{name}.xml", _xml(f"{name}.jpg"))
+    listed = _write(tmp_path / "ImageSets" / "Main" / "train.txt", "\ufeffmy a\r\nb -1\r\n")
+    data = open_data_set(tmp_path)
+    assert data is not None
+    assert len(data.truth.images) == 2
+    listed.write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match="not a list of XML files"):
+        open_data_set(tmp_path)
+
+
+_COCO: dict[str, Any] = {
     "images": [{"id": 1, "file_name": "a.png"}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 30, 40]}],
     "categories": [{"id": 3, "name": "cat"}],
@@ -220,6 +278,14 @@ def test_coco_file_without_its_images_names_the_searched_folders(tmp_path: Path)
     file = _write(tmp_path / "train.json", json.dumps(_COCO))
     with pytest.raises(DataError, match=r"a\.png, is in none of .*--images"):
         open_data_set(file)
+
+
+def test_coco_folder_is_found_though_its_first_image_is_missing(tmp_path: Path) -> None:
+    _image(tmp_path / "train" / "a.png")
+    absent = {"id": 2, "file_name": "x" * 300}
+    document = {**_COCO, "images": [absent, *_COCO["images"]]}
+    with pytest.raises(DataError, match="image files that do not exist: 1"):
+        open_data_set(_write(tmp_path / "train.json", json.dumps(document)))
 
 
 def test_folder_of_no_known_format_names_the_layouts(tmp_path: Path) -> None:

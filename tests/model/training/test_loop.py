@@ -322,6 +322,12 @@ def test_run_without_a_state_to_resume_does_not_replace_a_model(tmp_path: Path) 
     assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
 
 
+def test_resume_of_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"no last\.pt to continue from"):
+        train(TrainOptions(output=tmp_path / "typo", resume=True))
+    assert not (tmp_path / "typo").exists()
+
+
 def test_resume_keeps_the_name_and_refuses_other_classes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,22 +6,32 @@ import io
 import json
 import sys
 import types
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.data.errors import DataError
 from model.errors import DeviceError
 from model.training import loop
-from model.training.events import Callback, Callbacks, RunEnd, RunStart, load_callback
+from model.training.events import (
+    Callback,
+    CallbackError,
+    Callbacks,
+    RunEnd,
+    RunStart,
+    load_callback,
+)
 from model.training.loop import TrainingFailed, train
 from model.training.objective import Objective, choose_device
 from model.training.options import TrainOptions
 from model.training.own_data import open_own_data
+from model.training.processes import Processes
 from model.training.report import Pace, Reporter, read_log
 from model.training.sources import CacheSource
 from model.training.state import TrainingStateError
@@ -181,6 +191,49 @@ def test_early_stop_names_its_reason(options: TrainOptions, images: Path, tmp_pa
     assert "no better AP in" in out.getvalue()
 
 
+class _Exchanges(Processes):
+    """One of two processes; the other one always has the same values."""
+
+    calls: ClassVar[list[str]] = []
+
+    def largest(self, value: float) -> float:
+        self.calls.append("largest")
+        return value
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.calls.append("average_gradients")
+
+    def share_weights(self, module: nn.Module) -> None:
+        self.calls.append("share_weights")
+
+    def _sum(self, value: float) -> float:
+        self.calls.append("sum")
+        return self.count * value
+
+
+def test_process_that_validates_and_saves_exchanges_as_often_as_the_others(
+    options: TrainOptions, tmp_path: Path
+) -> None:
+    calls = []
+    for rank, minutes in ((0, 0.0), (1, 9.0)):  # as if only the clock of the first one were due
+        changed = options.changed(
+            output=tmp_path / str(rank), max_iterations=1, batch_size=1, max_minutes=10.0,
+            checkpoint_minutes=minutes, holdout=0.25,
+        )  # fmt: skip
+        changed.output.mkdir()
+        data = open_own_data(changed)
+        reporter = Reporter(changed.output, Console(file=io.StringIO()), silent=rank > 0)
+        _Exchanges.calls = []
+        Trainer(
+            tiny_detector(), data.source, LABELS, changed, reporter, validation=data.validation,
+            processes=_Exchanges(rank, 2),
+        ).run()  # fmt: skip
+        calls.append(_Exchanges.calls)
+    assert (tmp_path / "0" / "model.safetensors").exists()
+    assert "largest" in calls[0]
+    assert calls[0] == calls[1]
+
+
 def test_validation_classes_that_are_not_trained_are_refused(
     options: TrainOptions, images: Path, tmp_path: Path
 ) -> None:
@@ -244,7 +297,13 @@ def test_device_that_is_not_there_is_named(name: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["no.such.module:x", "json:nothing", "json", ""])
 def test_callback_that_cannot_be_loaded_is_named(name: str) -> None:
-    with pytest.raises(ValueError, match=r"package\.module:name"):
+    with pytest.raises(CallbackError, match=r"package\.module:name"):
+        load_callback(name)
+
+
+@pytest.mark.parametrize("name", ["os:path", "builtins:dict"])
+def test_callback_without_the_methods_is_refused(name: str) -> None:
+    with pytest.raises(CallbackError, match=f"{name}.*no method on_start"):
         load_callback(name)
 
 

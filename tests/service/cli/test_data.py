@@ -46,6 +46,18 @@ def test_data_check_prints_counts_sizes_and_oddities(
     assert "1 boxes nearly cover another one" in out
 
 
+def test_data_check_without_a_box_to_train_on_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _coco(tmp_path) / "train.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = 1
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "no box to train on" in capsys.readouterr().out
+
+
 def test_data_check_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(_coco(tmp_path)), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -204,6 +204,15 @@ def test_closed_standard_streams_are_replaced() -> None:
     os.close(read_end)
 
 
+def test_characters_that_stdout_does_not_have_are_escaped() -> None:
+    code = "import service.__main__ as m; m._open_standard_streams(); print('\\ud800 \u00f6')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == rb"\ud800 \xf6" + b"\n"
+
+
 def test_lines_of_the_service_are_json_after_a_reader_has_come_back() -> None:
     """The cut line is the only one that is not JSON."""
     pipe = Pipe()
