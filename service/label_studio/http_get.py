@@ -12,6 +12,7 @@ import httptools
 _CHUNK_BYTES = 65_536
 _MAX_HEAD_BYTES = 65_536
 _MAX_CONNECTIONS = 8  # at once, of all requests
+_ENDED_BY = (b"content-length", b"transfer-encoding")  # without these, the connection's end does
 
 
 class Unavailable(Exception):
@@ -24,7 +25,10 @@ class _Response:
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.num_bytes = 0
-        self.headers_complete = self.complete = False
+        self.headers_complete = self.complete = self.has_end = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.has_end |= name.lower() in _ENDED_BY
 
     def on_headers_complete(self) -> None:
         self.headers_complete = True
@@ -122,6 +126,8 @@ class HttpGet:
                     raise Unavailable(f"the file is larger than {self._max_bytes} bytes")
         if not response.headers_complete:
             raise Unavailable("it closed the connection without a response")
+        if not response.complete and response.has_end:
+            raise Unavailable("it closed the connection before the end of the file")
         return parser.get_status_code(), b"".join(response.parts)
 
     @contextlib.asynccontextmanager

@@ -84,6 +84,11 @@ def label_studio_server() -> Iterator[LabelStudio]:
                 self.end_headers()
             elif authorization != state.accepted:
                 self._send(401, b"")
+            elif self.path == "/data/upload/cut":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(bytes(10))
             elif self.path == "/data/upload/endless":
                 self.send_response(200)
                 self.end_headers()

@@ -124,6 +124,7 @@ async def test_what_label_studio_does_not_return_is_an_error(
         ("/data/absent.jpg", legacy, 400, "has no file /data/absent.jpg"),
         ("/data/upload/away", legacy, 502, "redirects (302), which is not followed"),
         ("/data/upload/endless", legacy, 502, "larger than 1048576 bytes"),
+        ("/data/upload/cut", legacy, 502, "closed the connection before the end of the file"),
         ("/data/page", legacy, 400, "not an image"),
         ("/data/page", wrong, 502, "refused the token (401)"),
         ("http://other/data/a.jpg", legacy, 400, "files of http://127.0.0.1"),
