@@ -121,7 +121,7 @@ lock: $(FULL) ## update requirements/lock.txt and requirements/hashes from pypro
 
 # What the container images install.
 sbom: $(FULL) ## write sbom.json: the packages of the images, as a CycloneDX document
-	cat $(HASHES)/serve.txt $(HASHES)/otel.txt $(HASHES)/torch.txt | $(BIN)/uv tool run --from cyclonedx-bom==7.5.0 \
+	cat $(HASHES)/serve.txt $(HASHES)/otel.txt $(HASHES)/heic.txt $(HASHES)/torch.txt | $(BIN)/uv tool run --from cyclonedx-bom==7.5.0 \
 		cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o sbom.json -
 
 audit: $(FULL) ## look up known vulnerabilities of the locked packages; needs the index's database
@@ -146,7 +146,7 @@ $(RUNTIME): $(MADE) pyproject.toml $(LOCK) $(wildcard $(HASHES)/*)
 # `make serve` uses it too.
 $(FULL): $(MADE) pyproject.toml $(LOCK) $(wildcard $(HASHES)/*)
 	@echo "==> Installing what serving, tests, lint and training need (the first time takes some minutes)"
-	$(INSTALL_CHECKED) -r $(HASHES)/serve.txt -r $(HASHES)/otel.txt -r $(HASHES)/full.txt
+	$(INSTALL_CHECKED) -r $(HASHES)/serve.txt -r $(HASHES)/otel.txt -r $(HASHES)/heic.txt -r $(HASHES)/full.txt
 	$(INSTALL_TORCH)
 	$(INSTALL_PROJECT)
 	@touch $(RUNTIME) $@

@@ -4,6 +4,7 @@
 
     serve.txt   what serving needs, without torch
     otel.txt    what the extra `otel` needs in addition
+    heic.txt    what the extra `heic` needs in addition
     full.txt    what the extras `train` and `dev` need in addition
     torch.txt   torch of the default package index, and the CUDA libraries that it needs
 
@@ -66,7 +67,8 @@ def main(uv: str) -> None:
     (FOLDER / "hashes").mkdir(exist_ok=True)
     written: set[str] = set()
     cuda: Entries = {}
-    for name, chosen in (("serve", ()), ("otel", ("otel",)), ("full", ("otel", "train", "dev"))):
+    files = {"serve": (), "otel": ("otel",), "heic": ("heic",), "full": ("otel", "train", "dev")}
+    for name, chosen in files.items():
         wanted = [*base, *(each for extra in chosen for each in extras[extra])]
         complete = resolve(uv, wanted)
         without_torch = resolve(uv, (each for each in wanted if not each.startswith("torch==")))

@@ -67,7 +67,7 @@ def _applies(wanted: Requirement, extras: set[str]) -> bool:
     return any(wanted.marker.evaluate({"extra": extra}) for extra in extras or {""})
 
 
-@pytest.mark.parametrize("file", ["serve", "otel", "full", "torch"])
+@pytest.mark.parametrize("file", ["serve", "otel", "heic", "full", "torch"])
 def test_each_entry_has_an_exact_version_and_hashes_and_names_no_host(file: str) -> None:
     text = (FOLDER / f"{file}.txt").read_text(encoding="utf-8")
     header, _, rest = text.partition("\n")
@@ -77,13 +77,13 @@ def test_each_entry_has_an_exact_version_and_hashes_and_names_no_host(file: str)
 
 
 def test_nothing_is_listed_twice() -> None:
-    sets = [set(packages(name)) for name in ("serve", "otel", "full")]
-    assert not sets[0] & sets[1] | sets[2] & (sets[0] | sets[1])
+    names = [name for file in ("serve", "otel", "heic", "full") for name in packages(file)]
+    assert len(names) == len(set(names))
 
 
 def test_versions_are_those_of_the_lock() -> None:
     lock = locked()
-    listed = packages("serve", "otel", "full")
+    listed = packages("serve", "otel", "heic", "full")
     assert {name: lock[name] for name in listed} == listed
     assert packages("torch")["torch"] == lock["torch"]
 
@@ -93,7 +93,8 @@ def test_the_lists_are_complete_as_pip_adds_no_dependencies() -> None:
     base = PROJECT["dependencies"]
     assert required(base) - {"torch"} <= set(packages("serve"))
     assert required(base + extras["otel"]) - {"torch"} <= set(packages("serve", "otel"))
-    complete = set(packages("serve", "otel", "full"))
+    assert required(base + extras["heic"]) - {"torch"} <= set(packages("serve", "heic"))
+    complete = set(packages("serve", "otel", "heic", "full"))
     assert required(base + extras["train"] + extras["dev"]) - {"torch"} <= complete
     of_torch = {Requirement(text).name for text in distribution("torch").requires or []}
     assert {"sympy", "setuptools"} <= {canonicalize_name(name) for name in of_torch}

@@ -130,7 +130,9 @@ def test_torch_can_be_checked_by_hash(checkout: Path) -> None:
 
 def test_make_test_installs_everything_and_runs_pytest(checkout: Path) -> None:
     plan = make_dry_run("test", home=checkout)
-    files = " ".join(f"-r requirements/hashes/{name}.txt" for name in ("serve", "otel", "full"))
+    files = " ".join(
+        f"-r requirements/hashes/{name}.txt" for name in ("serve", "otel", "heic", "full")
+    )
     assert f"--require-hashes --no-deps {files}\n" in plan
     assert plan.index("pip install") < plan.index("-m pytest")
 

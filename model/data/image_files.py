@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 
 from model.data.errors import DataError
 from model.data.input_files import open_regular_file, read_regular_file
+from model.images.containers.heif import read_heif_size
 from model.images.decode import ImageLimits, open_upright
 from model.images.errors import DetectionError
 from model.images.formats import identify_format
@@ -23,6 +24,7 @@ FILE_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=1 << 29, max_jpeg_scans=
 # Pillow copies an image twice on the way to numpy; large ones go in strips that fit the cache.
 _WHOLE_PIXELS = 1 << 21
 _STRIP_PIXELS = 1 << 16
+_HEIF_FORMATS = frozenset({"AVIF", "HEIF"})  # their orientation is not that of EXIF
 _HEAD_BYTES = 4096  # enough to recognise a format
 _ORIENTATIONS = range(2, 9)  # EXIF's values that rotate or mirror
 _QUARTER_TURNS = range(5, 9)  # those that swap width and height
@@ -50,6 +52,9 @@ def read_size(file: Path) -> ImageSize:
             head = stream.read(_HEAD_BYTES)
             name = identify_format(head, os.fstat(stream.fileno()).st_size) if head else ""
             stream.seek(0)
+            if name in _HEIF_FORMATS:
+                (width, height), orientation = read_heif_size(stream.read(FILE_LIMITS.max_bytes))
+                return _upright_size(width, height, orientation)
             with Image.open(stream, formats=(name,)) as image:
                 # Not `image.getexif()`: that of a PNG would decode it.
                 orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
@@ -59,6 +64,10 @@ def read_size(file: Path) -> ImageSize:
     except Exception:  # Pillow raises errors of many types for a broken file
         width, height = read_image(file).size
         return ImageSize(width, height)
+    return _upright_size(width, height, orientation)
+
+
+def _upright_size(width: int, height: int, orientation: int | None) -> ImageSize:
     if orientation not in _ORIENTATIONS:
         return ImageSize(width, height)
     if orientation in _QUARTER_TURNS:

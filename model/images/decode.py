@@ -23,10 +23,11 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from model.geometry import resized_size
-from model.images import libtiff
+from model.images import heif_decoders, libtiff
 from model.images.colours import are_equal, on_white, to_rgb, whiten
 from model.images.containers.bmp import read_bmp
 from model.images.containers.gif import read_gif
+from model.images.containers.heif import read_heif
 from model.images.containers.jpeg import read_jpeg
 from model.images.containers.png import read_png
 from model.images.containers.source import ImageSource, open_in_memory
@@ -68,10 +69,20 @@ _READERS: dict[str, _Read] = {
     "WEBP": read_webp,
     "BMP": read_bmp,
     "GIF": read_gif,
+    "AVIF": read_heif,
+    "HEIF": read_heif,
 }
 # Peak of decoding in any mode: the decoder's buffers, the image, and its converted or rotated copy,
 # or two copies for resizing. WebP's decoder keeps two canvases and returns a third.
-_MEMORY_BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 12, "WEBP": 20, "BMP": 12, "GIF": 12}
+_MEMORY_BYTES_PER_PIXEL = {
+    "JPEG": 12,
+    "PNG": 12,
+    "WEBP": 20,
+    "BMP": 12,
+    "GIF": 12,
+    "AVIF": 16,
+    "HEIF": 16,
+}
 # Seconds of one core per pixel and per byte, measured with photographs and noise; others take less.
 _SECONDS = {
     "JPEG": (6e-9, 12e-9),
@@ -79,6 +90,8 @@ _SECONDS = {
     "WEBP": (20e-9, 60e-9),
     "BMP": (5e-9, 0.0),
     "GIF": (6e-9, 5e-9),
+    "AVIF": (15e-9, 80e-9),
+    "HEIF": (25e-9, 80e-9),
 }
 _PART_OF_A_PASS = 0.1  # that each scan of a progressive JPEG adds
 _COPY_BYTES_PER_PIXEL = 4  # of an image that is kept to be compared
@@ -103,7 +116,7 @@ class DecodedImage:
     Attributes:
         pixels: uint8 [h, w, 3] RGB, resized by the model's rule, C-contiguous.
         original_size: (H, W) of the whole image after EXIF rotation.
-        format: of the file: "JPEG", "PNG", "WEBP", "BMP", "TIFF" or "GIF".
+        format: of the file, by Pillow's name; see `identify_format`.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -172,7 +185,10 @@ def open_upright(
             check_cost(tiff.cost, granted)
             return apply_orientation(_decode_tiff(tiff), tiff.orientation), name
         source = _READERS[name](data, limits)
+        name = source.format or name
         image = _decode(name, source, limits, granted)
+        if source.crop is not None:
+            image = image.crop(source.crop)
         rgb = to_rgb(apply_orientation(image, source.orientation), name)
         return (rgb if source.frame is None else on_white(rgb, source.frame)), name
 
@@ -185,7 +201,7 @@ def _decode(
     image = _open(name, source.data, first)
     check_pixel_count(image.size, limits)
     bytes_per_pixel = _MEMORY_BYTES_PER_PIXEL[name] + _COPY_BYTES_PER_PIXEL * bool(others)
-    num_pixels = image.width * image.height
+    num_pixels = max(image.width * image.height, source.coded_pixels)
     per_pixel, per_byte = _SECONDS[name]
     seconds = num_pixels * per_pixel + len(source.data) * per_byte
     seconds *= 1 + _PART_OF_A_PASS * (source.passes - 1)
@@ -195,7 +211,7 @@ def _decode(
         if fast is not None:
             return fast
     image.load()
-    # The size of a GIF can change while it loads.
+    # The size of a GIF or a HEIC image can change while it loads.
     check_pixel_count(image.size, limits)
     if source.check_pixels is not None:
         source.check_pixels(image)
@@ -278,6 +294,7 @@ def prepare_pillow() -> tuple[ModuleType, ...]:
     # Pillow's own reader of uncompressed TIFF takes subsampled and 16-bit planes for other pixels.
     TiffImagePlugin.READ_LIBTIFF = True
     libtiff.silence()
+    heif_decoders.register()
     store_images_in_one_block()
     # Odd metadata in a client's image is not worth a line in the log.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

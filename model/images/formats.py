@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
+from model.images.heif_decoders import has_decoder
 
-SUPPORTED_FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-
-_ACCEPTED = ", ".join(SUPPORTED_FORMATS)
+_ALWAYS_SUPPORTED = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -37,18 +38,14 @@ _FOREIGN_MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
 )
-_ISO_MEDIA_BRANDS = {
-    b"avif": "an AVIF image",
-    b"avis": "an AVIF image sequence",
-    b"heic": "a HEIC image",
-    b"heix": "a HEIC image",
-    b"heim": "a HEIC image",
-    b"heis": "a HEIC image",
-    b"hevc": "a HEIC image sequence",
-    b"mif1": "a HEIF image",
-    b"msf1": "a HEIF image sequence",
-    b"crx ": "a Canon raw photo",
-}
+# Brands of ISO media files: of AVIF, and of HEIC or images of any codec.
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+    | {b"mif1", b"mif2", b"msf1"}
+)
+_ISO_MEDIA_KINDS = {b"crx ": "a Canon raw photo"}
+_BRANDS_START, _BRAND_BYTES, _MAX_BRANDS = 8, 4, 64
 _RIFF_KINDS = {b"AVI ": "an AVI video", b"WAVE": "a WAV sound"}
 _BMP_HEADER_BYTES = 26
 _MIN_TEXT_BYTES = 8
@@ -69,6 +66,13 @@ _TEXT_KINDS = (
 )
 
 
+@cache
+def supported_formats() -> tuple[str, ...]:
+    """Returns the names of the formats that this installation decodes."""
+    optional = (("AVIF", "AVIF"), ("HEIF", "HEIC"))
+    return (*_ALWAYS_SUPPORTED, *(shown for name, shown in optional if has_decoder(name)))
+
+
 def identify_format(head: bytes, num_bytes: int) -> str:
     """Returns the format of a file by its content.
 
@@ -77,7 +81,8 @@ def identify_format(head: bytes, num_bytes: int) -> str:
         num_bytes: length of the whole file.
 
     Returns:
-        "JPEG", "PNG", "WEBP", "BMP", "TIFF" or "GIF" (Pillow's names).
+        "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF" or "HEIF" (Pillow's names; the codec
+        of a HEIF file is not known yet).
 
     Raises:
         UnsupportedImage: for a file of another kind, which the message names.
@@ -88,20 +93,38 @@ def identify_format(head: bytes, num_bytes: int) -> str:
     for magic, name in _MAGIC:
         if head.startswith(magic) and (name != "BMP" or _is_bmp(head)):
             return name
+    if (name_by_brand := _heif_name(head)) is not None:
+        return name_by_brand
     looks_like = foreign_kind(head)
+    accepted = ", ".join(supported_formats())
     if looks_like is not None:
-        raise UnsupportedImage(f"this looks like {looks_like}; accepted are {_ACCEPTED}")
+        raise UnsupportedImage(f"this looks like {looks_like}; accepted are {accepted}")
     raise InvalidImage(
-        f"the {num_bytes} bytes are not an image of a known format; accepted are {_ACCEPTED}"
+        f"the {num_bytes} bytes are not an image of a known format; accepted are {accepted}"
     )
 
 
 def image_kind(head: bytes) -> str | None:
     """Returns what an image in a supported format is, such as "a JPEG image"; None for others."""
     try:
-        return f"a {identify_format(head, len(head))} image"
+        name = identify_format(head, len(head))
     except DetectionError:
         return None
+    return f"{'an' if name == 'AVIF' else 'a'} {name} image"
+
+
+def _heif_name(head: bytes) -> str | None:
+    """Returns "AVIF" or "HEIF" for a file with a brand of images; None for others."""
+    if head[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(head[:4]), len(head), _BRANDS_START + _BRAND_BYTES * _MAX_BRANDS)
+    brands = [head[at : at + _BRAND_BYTES] for at in range(_BRANDS_START, end, _BRAND_BYTES)]
+    # The second of these is the version of the first.
+    major, others = brands[:1], brands[2:]
+    for brand in (*major, *others):
+        if brand in _AVIF_BRANDS:
+            return "AVIF"
+    return "HEIF" if _HEIF_BRANDS.intersection((*major, *others)) else None
 
 
 def _is_bmp(head: bytes) -> bool:
@@ -115,7 +138,10 @@ def foreign_kind(head: bytes) -> str | None:
         if head.startswith(magic):
             return kind
     if head[4:8] == b"ftyp":
-        return _ISO_MEDIA_BRANDS.get(head[8:12], "an MP4 or QuickTime file")
+        name = _heif_name(head)
+        if name is not None:
+            return f"{'an' if name == 'AVIF' else 'a'} {name} image"
+        return _ISO_MEDIA_KINDS.get(head[8:12], "an MP4 or QuickTime file")
     if head[:4] == b"RIFF":
         return _RIFF_KINDS.get(head[8:12], "a RIFF file that is not WebP")
     return _text_kind(head)

@@ -2,7 +2,8 @@
 
 The rule is the same for every format that has such metadata (JPEG, PNG, WebP, TIFF) and for every
 use: the Orientation tag of EXIF (in TIFF, of the image itself); where there is none, the
-`tiff:Orientation` property of XMP; otherwise the image stays as it is stored.
+`tiff:Orientation` property of XMP; otherwise the image stays as it is stored. AVIF and HEIC have
+properties for it (`model.images.containers.heif`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# By orientation: x and y of the upright image as sums of x and y as stored, both from its centre.
+_MATRICES = {
+    1: (1, 0, 0, 1),
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, -1, 1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, 1, -1, 0),
+}
+_ORIENTATIONS = {matrix: orientation for orientation, matrix in _MATRICES.items()}
 
 
 def orientation_of(exif: bytes | memoryview | None, xmp: bytes | memoryview | None) -> int:
@@ -51,6 +64,13 @@ def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     """Returns the image turned or mirrored to be upright; itself for orientation 1."""
     transpose = _TRANSPOSE.get(orientation)
     return image if transpose is None else image.transpose(transpose)
+
+
+def after(second: int, first: int) -> int:
+    """Returns the orientation that has the effect of `first` and then `second`."""
+    a, b, c, d = _MATRICES[second]
+    e, f, g, h = _MATRICES[first]
+    return _ORIENTATIONS[a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h]
 
 
 def _valid(orientation: int | None) -> int | None:

@@ -39,7 +39,20 @@ _EPILOG = """[bold]Examples[/]
   lite-detr explain photo.jpg --json > points.json
 """
 _OTHER_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf", ".svg", ".json")
+    (
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".pdf",
+        ".svg",
+        ".json",
+    )
 )
 
 

@@ -12,7 +12,9 @@ from model.data.input_files import FileTooLarge, read_at_most, read_regular_file
 from model.images.limits import ImageLimits, check_byte_count
 
 STDIN = "-"
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"}
+)
 
 
 class UnreadableFile(Exception):

@@ -32,7 +32,7 @@ CLASS_COLOURS = (
     "#b6d94c",
 )
 _DARK = "#101418"  # text, and the outline of boxes on a background of their own colour
-_LOSSY_FORMATS = frozenset({"JPEG", "WEBP"})
+_LOSSY_FORMATS = frozenset({"JPEG", "WEBP", "AVIF", "HEIF"})
 _JPEG_QUALITY = 92
 
 # Line width and font size as fractions of the image's long side, with minimums in pixels.
@@ -66,7 +66,7 @@ def render_detections(
         limits: as for `decode_image`.
 
     Returns:
-        An image of the full size: JPEG if the source is JPEG or WebP, else PNG.
+        An image of the full size: JPEG if the source is JPEG, WebP, AVIF or HEIC, else PNG.
 
     Raises:
         InvalidImage, UnsupportedImage, ImageTooLarge: as for `open_upright`.

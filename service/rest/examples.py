@@ -33,7 +33,7 @@ MODELS: dict[str, Any] = {
                 "max_image_pixels": 100000000,
                 "max_files": 32,
                 "max_detections": 100,
-                "formats": ["JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF"],
+                "formats": ["JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF", "HEIC"],
             },
             "output_formats": ["json", "coco", "image", "huggingface"],
         }
@@ -46,7 +46,7 @@ SAMPLES: dict[str, Any] = {
 _DETAILS = {
     "invalid_image": "the JPEG image cannot be decoded: it is truncated",
     "unsupported_image": "this looks like a PDF document; accepted are JPEG, PNG, WebP, BMP, "
-    "TIFF, GIF",
+    "TIFF, GIF, AVIF, HEIC",
     "image_too_large": "the image has 40000 x 30000 = 1200000000 pixels; at most 100000000 are "
     "accepted",
     "invalid_options": "threshold is '7'; it takes a number from 0 to 1",

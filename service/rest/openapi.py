@@ -41,6 +41,8 @@ _IMAGE_TYPES = (
     "image/bmp",
     "image/tiff",
     "image/gif",
+    "image/avif",
+    "image/heic",
     "application/octet-stream",
 )
 
@@ -106,8 +108,9 @@ def detect_description(settings: Settings) -> str:
         "form. Each of several files has a result of its own, in order; one failure does not "
         "affect the others: its entry is an `error` with the `status` that the file would have "
         "got by itself. The options may also be plain fields of the form.\n\n"
-        "JPEG, PNG, WebP, BMP, TIFF and GIF (first frame) are recognized by their content. EXIF "
-        "orientation is applied; boxes are in pixels, after EXIF rotation. "
+        "JPEG, PNG, WebP, BMP, TIFF, GIF (first frame), AVIF and, if the extra `heic` is "
+        "installed, HEIC are recognized by their content. EXIF orientation is applied; boxes are "
+        "in pixels, after EXIF rotation. "
         f"A body has at most {settings.max_body_bytes} bytes, an image at most "
         f"{settings.max_image_pixels} pixels, a form at most {settings.max_files} files."
     )

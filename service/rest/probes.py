@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from model.images.formats import SUPPORTED_FORMATS
+from model.images.formats import supported_formats
 from service.access.api_keys import Scope as KeyScope
 from service.core.detector import Detector
 from service.core.formats import offered_formats
@@ -140,7 +140,7 @@ class _Probes:
             max_image_pixels=settings.max_image_pixels,
             max_files=settings.max_files,
             max_detections=self._detector.model.config.max_detections,
-            formats=list(SUPPORTED_FORMATS),
+            formats=list(supported_formats()),
         )
         offered = [each.name for each in offered_formats(explain=settings.explain)]
         entry = schemas.ModelEntry(

@@ -6,7 +6,7 @@ are the same numbers as in the JSON of HTTP.
 
 from __future__ import annotations
 
-from model.images.formats import SUPPORTED_FORMATS
+from model.images.formats import supported_formats
 from service.core.detector import Detector
 from service.core.encoding import label_name, rounded_columns
 from service.core.model_facts import model_facts
@@ -67,6 +67,6 @@ def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelRespons
             max_image_pixels=options.max_image_pixels,
             max_images=options.max_images,
             max_detections=detector.model.config.max_detections,
-            formats=SUPPORTED_FORMATS,
+            formats=supported_formats(),
         ),
     )

@@ -41,7 +41,7 @@ def test_image_installs_the_locked_packages_by_hash() -> None:
     text = re.sub(r"\s*\\\n\s*", " ", DOCKERFILE.read_text(encoding="utf-8"))
     installs = re.findall(r"pip install (?!--disable)([^&;]+)", text)
     assert len(installs) == 4
-    files = "-r requirements/hashes/serve.txt -r requirements/hashes/otel.txt"
+    files = " ".join(f"-r requirements/hashes/{name}.txt" for name in ("serve", "otel", "heic"))
     assert installs[0].strip() == f"--require-hashes --no-deps {files}"
     assert installs[1].strip() == "--require-hashes --no-deps -r requirements/hashes/torch.txt"
     assert installs[2].strip().endswith("-c requirements/lock.txt torch")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from model.data.findings import Findings
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 )
 # Names under which data sets store their splits.
 SPLIT_NAMES = {

@@ -29,6 +29,10 @@ class ImageSource:
         check_pixels: raises InvalidImage if pixels are missing in the decoded image, as stored;
             None if the decoder does so.
         frame: left, top, right and bottom of the part that has pixels; None for the whole image.
+        format: of the file without its metadata, if it is only known by its structure.
+        crop: left, top, right and bottom of the part to be shown, as stored; None for all.
+        coded_pixels: that are decoded, if those are more than the image has; one of more than 8
+            bits counts twice.
     """
 
     data: bytes | memoryview
@@ -38,6 +42,9 @@ class ImageSource:
     frame: tuple[int, int, int, int] | None = None
     passes: int = 1
     check_pixels: Callable[[Image.Image], None] | None = None
+    format: str | None = None
+    crop: tuple[int, int, int, int] | None = None
+    coded_pixels: int = 0
 
 
 class ReadLimitedFile(io.BytesIO):

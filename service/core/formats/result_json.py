@@ -143,7 +143,7 @@ _SEVERAL: dict[str, Any] = {
                 "code": "unsupported_image",
                 "title": "This kind of file is not supported",
                 "detail": "this looks like a PDF document; accepted are JPEG, PNG, WebP, BMP, "
-                "TIFF, GIF",
+                "TIFF, GIF, AVIF, HEIC",
                 "status": 415,
             },
         },

@@ -24,6 +24,7 @@ from model.data.annotations import DataError, ImageAnnotations
 from model.data.image_files import read_pixels
 from model.detections import Detections
 from model.evaluation.batches import image_batches
+from model.images import heif_decoders
 from model.images.decode import decode_image, open_upright
 from model.images.errors import DetectionError
 from model.training.sources import CacheSource
@@ -108,20 +109,29 @@ def _files() -> dict[str, bytes]:
         "GIF, two frames": encode(
             corners(), "GIF", save_all=True, append_images=[corners().rotate(180)]
         ),
+        "AVIF": encode(corners(), "AVIF"),
+        "AVIF, RGBA": encode(_translucent(), "AVIF"),
+        "AVIF, two frames": encode(
+            corners(), "AVIF", save_all=True, append_images=[corners().rotate(180)]
+        ),
+        "HEIF": encode(corners(), "HEIF"),
+        "HEIF, RGBA": encode(_translucent(), "HEIF"),
         "no image": b"a text file, whatever its name ends with",
         "no bytes": b"",
         "PDF": encode(corners(), "PDF"),
     }
-    for name in ("JPEG", "PNG", "WEBP", "TIFF"):
-        for orientation in range(2, 9):
-            data = encode(corners(), name, exif=_exif(orientation))
+    for name in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"):
+        for orientation in (6,) if name in {"AVIF", "HEIF"} else range(2, 9):
+            exif = _exif(orientation).tobytes()
+            data = encode(corners(), name, exif=exif)
             files[f"{name}, orientation {orientation}"] = data
-    for name in ("JPEG", "JPEG, progressive", "PNG", "WEBP", "BMP", "TIFF", "GIF"):
+    for name in ("JPEG", "JPEG, progressive", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF"):
         files[f"{name}, without its last two bytes"] = files[name][:-2]
         files[f"{name}, half of it"] = files[name][: len(files[name]) // 2]
     return files
 
 
+heif_decoders.register()
 FILES = _files()
 
 
@@ -209,7 +219,7 @@ def test_a_file_that_only_lacks_its_end_has_all_its_pixels(name: str) -> None:
     np.testing.assert_array_equal(np.asarray(cut), np.asarray(whole))
 
 
-@pytest.mark.parametrize("name", ["WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("name", ["WEBP", "BMP", "TIFF", "AVIF", "HEIF"])
 def test_a_file_that_lacks_its_last_pixel_is_refused(name: str) -> None:
     with pytest.raises(DetectionError, match="truncated"):
         open_upright(FILES[f"{name}, without its last two bytes"], LIMITS)
