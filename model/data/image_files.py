@@ -53,8 +53,8 @@ def read_size(file: Path) -> ImageSize:
             name = identify_format(head, os.fstat(stream.fileno()).st_size) if head else ""
             stream.seek(0)
             if name in _HEIF_FORMATS:
-                (width, height), orientation = read_heif_size(stream.read(FILE_LIMITS.max_bytes))
-                return _upright_size(width, height, orientation)
+                size, turned = read_heif_size(stream.read(FILE_LIMITS.max_bytes))
+                return _upright_size(*size, turned)
             with Image.open(stream, formats=(name,)) as image:
                 # Not `image.getexif()`: that of a PNG would decode it.
                 orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)

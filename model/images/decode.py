@@ -94,6 +94,7 @@ _SECONDS = {
     "HEIF": (25e-9, 80e-9),
 }
 _PART_OF_A_PASS = 0.1  # that each scan of a progressive JPEG adds
+_OUT_OF_MEMORY = ("Memory allocation error", "Out of memory")  # of libheif and libavif
 _COPY_BYTES_PER_PIXEL = 4  # of an image that is kept to be compared
 
 
@@ -263,6 +264,8 @@ def _decoder_errors_as_invalid_image(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if any(each in reason for each in _OUT_OF_MEMORY):
+            raise MemoryError(reason) from error
         if reason.startswith("Unsupported"):
             raise UnsupportedImage(
                 f"this kind of {name} is not supported: {reason}; send 8-bit RGB"

@@ -12,6 +12,7 @@ from PIL import Image
 from model.geometry import padded_size, resized_size
 from service.ipc.slots import largest_bucket_pixels
 from tests.e2e.hostile import bombs
+from tests.support import heif_files
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.running import Service
 
@@ -55,6 +56,12 @@ REFUSED = {
     "a TIFF of 60000 tags": (
         lambda: bombs.tiff([(i, 3, 1, 0) for i in range(60_000)]),
         400,
+    ),
+    "an AVIF that claims 4 billion pixels": (
+        lambda: heif_files.with_properties(
+            "AVIF", heif_files.encoded("AVIF"), heif_files.size(65535, 65535)
+        ),
+        413,
     ),
     "a WebP on a canvas of 268 million pixels": (lambda: bombs.webp_canvas(16383, 16383), 413),
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
+from PIL import Image
 
 from model.images.decode import ImageLimits, decode_image
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
@@ -31,6 +32,7 @@ from service.ipc.slots import SlotMemory, slot_layout
 from service.types import Priority
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.faulty_decode import CRASH, EXHAUST, HANG, RAISE, crash_once, wait_while
+from tests.support.heif_files import encoded, grid
 from tests.support.images import encode_png, solid_png
 
 CONFIG = FAKE_MODEL.config
@@ -78,6 +80,21 @@ async def decoders() -> AsyncIterator[Decoders]:
     made.pool.start()
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("form", ["AVIF", "HEIF"])
+async def test_images_of_phones_are_decoded_within_the_limit_of_memory(
+    decoders: Decoders, form: str
+) -> None:
+    tile = encoded(form, Image.new("RGB", (512, 512), "red"))
+    one = await decoders.decode(tile)
+    assert one.image.original_size == (512, 512)
+    many = grid(form, [tile] * 324, 18, 18, (9216, 9216))
+    limits = ImageLimits(10**6, 10**8)
+    with pytest.raises(ImageTooLarge, match="more memory than decode_memory_bytes"):
+        await decoders.decode(many, limits)
+    assert decoders.restarts == []  # neither library crashes without memory
+    assert await decoders.decode(tile)
 
 
 async def test_pixels_are_those_of_the_decoder(decoders: Decoders) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from model.images import heif_decoders
 from tests.support.corpus.scene import (
     EXACT,
     LOSSY,
@@ -88,6 +89,9 @@ def _options() -> Iterator[tuple[str, dict[str, object]]]:
     yield "WEBP", {"lossless": True, "exact": True}
     yield "WEBP", {"quality": 95}
     yield "WEBP", {"quality": 95, "alpha_quality": 100, "method": 6}
+    yield "AVIF", {"quality": 100, "subsampling": "4:4:4"}
+    yield "AVIF", {"quality": 95, "range": "limited"}
+    yield "HEIF", {"quality": 95, "chroma": 444}
     yield "BMP", {}
     yield "GIF", {}
     yield "GIF", {"interlace": False}
@@ -96,6 +100,7 @@ def _options() -> Iterator[tuple[str, dict[str, object]]]:
 
 def pillow_files() -> Iterator[CorpusFile]:
     """Every mode with every option, where the format has it."""
+    heif_decoders.register()
     images = pillow_images()
     for (mode, (image, expected, tolerance)), (form, options) in itertools.product(
         images.items(), _options()
@@ -106,11 +111,11 @@ def pillow_files() -> Iterator[CorpusFile]:
         if data is None:
             continue
         is_lossy = "quality" in options
-        # Reduced to a palette; deep samples are clipped for WebP.
+        # Reduced to a palette; deep samples are clipped for WebP and AVIF.
         is_changed = (
             (form == "GIF" and mode not in {"1", "L", "P"})
             or "bits" in options
-            or (form == "WEBP" and mode in {"I;16", "I", "F"})
+            or (form in {"WEBP", "AVIF"} and mode in {"I;16", "I", "F"})
         )
         # The fourth byte of this BMP is not declared to be alpha.
         seen = np.asarray(image.convert("RGB")) if (form, mode) == ("BMP", "RGBA") else expected
