@@ -165,7 +165,9 @@ class Page:
 
     def labels(self) -> list[str]:
         script = "return [...document.querySelectorAll('#detections .name')]"
-        return list(self.browser.execute_script(f"{script}.map((one) => one.firstChild.data)"))
+        return list(
+            self.browser.execute_script(f"{script}.map((one) => one.firstChild.textContent)")
+        )
 
     @contextmanager
     def narrow(self) -> Iterator[None]:
@@ -182,6 +184,20 @@ class Page:
             "const slider = document.getElementById('threshold');"
             "slider.value = arguments[0]; slider.dispatchEvent(new Event('input'));",
             threshold,
+        )
+
+    def press(self, name: str) -> None:
+        """Presses a button, wherever it is on the page."""
+        self.browser.execute_script("document.getElementById(arguments[0]).click()", name)
+
+    def placement(self) -> dict[str, float]:
+        """The image's size, its place in the viewer (x, y) and in the window."""
+        return dict(
+            self.browser.execute_script(
+                "const box = (id) => document.getElementById(id).getBoundingClientRect();"
+                "const [seen, {width, height, left, top}] = [box('viewer'), box('photo')];"
+                "return {width, height, x: left - seen.left, y: top - seen.top, left, top}"
+            )
         )
 
     def canvas(self) -> str:
@@ -414,6 +430,177 @@ def test_a_model_of_some_of_the_classes_has_only_their_samples(
     images = page.browser.find_elements(By.CSS_SELECTOR, "#sample-list img")
     names = [image.get_attribute("alt") for image in images]
     assert names == ["codes", "no codes", "qr close up"]
+
+
+ODD_NAMES = [
+    "\u0635\u0648\u0631\u0629 \u0634\u0645\u0633\u064a\u0629",  # Arabic
+    "\u6761\u5f62\u7801",  # Chinese
+    "\U0001f9d1\U0001f3fd\u200d\U0001f680 astronaut",
+    "<img src=x onerror=alert(1)>",
+    "Donaudampfschifffahrtsgesellschaft " * 20,
+    "left\u202eright",
+]
+
+
+def detection(label: str, score: float, box: tuple[float, ...], class_id: int = 0) -> Any:
+    corners = dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    return {"class_id": class_id, "label": label, "score": score, "box": corners}
+
+
+def test_names_of_any_script_are_text(browser: Chrome, address: str, photo: Path) -> None:
+    found = [
+        detection(
+            name, 0.9 - 0.05 * row, (60.0 * row, 50.0 * row, 60.0 * row + 90, 50.0 * row + 60)
+        )
+        for row, name in enumerate(ODD_NAMES)
+    ]
+    with altered(browser, classes=ODD_NAMES, detections=found):
+        page = Page(browser, address)
+    page.choose(photo)
+    page.await_results()
+    assert page.labels()[:4] == ODD_NAMES[:4]
+    assert page.labels()[5] == "left right"
+    listed, width = browser.execute_script(
+        "return [document.querySelectorAll('#detections img, #finds img').length,"
+        " document.documentElement.scrollWidth - document.documentElement.clientWidth]"
+    )
+    assert (listed, width) == (0, 0)
+    assert page.errors() == []
+
+
+PLACEMENT = r"""
+const done = arguments[arguments.length - 1];
+const load = (name) => import(new URL(`static/${name}.js`, document.baseURI).href);
+Promise.all([load("labels"), load("names")]).then(([{ placeLabels, overlap }, names]) => {
+  const bounds = { left: 0, top: 0, width: 390, height: 300 };
+  let seed = 7;
+  const random = (most) => { seed = (seed * 16807) % 2147483647; return seed % most; };
+  const boxes = Array.from({ length: 24 }, () => (
+    { left: random(340), top: random(260), width: 15 + random(50), height: 15 + random(50) }));
+  const places = placeLabels(boxes, boxes.map(() => 95), boxes.map(() => 22), 20, bounds);
+  const shown = places.filter((place) => place !== null);
+  const pairs = shown.flatMap((one, i) => shown.slice(i + 1).map((other) => overlap(one, other)));
+  const label = (box, within) => placeLabels([box], [95], [22], 20, within)[0];
+  const lone = label({ left: 100, top: 100, width: 50, height: 50 }, bounds);
+  const whole = label(bounds, bounds);
+  const tiny = label(bounds, { ...bounds, width: 80 });
+  const gone = label({ left: -90, top: 0, width: 50, height: 50 }, bounds);
+  const fits = (text) => text.length <= 9;
+  done({
+    overlaps: pairs.filter((area) => area > 0).length,
+    words: shown.filter((place) => !place.short).length,
+    numbers: shown.filter((place) => place.short).length,
+    outside: shown.filter(({ left, top, width, height }) =>
+      left < 0 || top < 0 || left + width > 390 || top + height > 300).length,
+    lone: [lone.left, lone.top + lone.height <= 100, lone.short],
+    whole: [whole.short, whole.top >= 0], tiny: tiny.short, gone,
+    family: names.shorten("\u{1f468}\u200d\u{1f469}\u200d\u{1f467}".repeat(3), fits),
+    stems: ["a/b.c.JPEG", "..", "x\u202egpj.exe", ".hidden", "\u6761.png"].map(names.fileStem),
+  });
+}, (error) => done(String(error)));
+"""
+
+
+def test_labels_do_not_overlap_and_give_way_to_numbers(page: Page) -> None:
+    found = page.browser.execute_async_script(PLACEMENT)
+    assert (found["overlaps"], found["outside"]) == (0, 0)
+    assert found["words"] >= 4
+    assert found["numbers"] >= 8
+    assert found["words"] + found["numbers"] >= 22
+    assert found["lone"] == [100, True, False]
+    assert found["whole"] == [False, True]
+    assert found["tiny"] is True
+    assert found["gone"] is None
+    assert found["family"] == "\U0001f468\u200d\U0001f469\u200d\U0001f467\u2026"
+    assert found["stems"] == ["a_b.c", "image", "x gpj", "hidden", "\u6761"]
+
+
+def test_the_result_is_downloaded_as_json_and_as_an_image(
+    page: Page, photo: Path, tmp_path: Path
+) -> None:
+    page.browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
+    page.choose(photo)
+    page.await_results()
+    labelled = page.canvas()
+    page.press("labels")
+    assert page.canvas() != labelled
+    page.slide_to(0.8)
+    page.press("zoom-in")  # the file shows the whole image all the same
+    page.press("save-json")
+    page.press("save-png")
+    wanted = [tmp_path / f"it's a photo.detections.{ending}" for ending in ("json", "png")]
+    WebDriverWait(page.browser, TIMEOUT_S, poll_frequency=0.05).until(
+        lambda _: all(path.exists() for path in wanted)
+    )
+    saved = json.loads(wanted[0].read_text())
+    assert [found["score"] for found in saved["detections"]] == pytest.approx([0.95, 0.85])
+    assert saved["image"] == {"width": 640, "height": 480}
+    with Image.open(wanted[1]) as drawn:
+        assert drawn.size == (640, 480)
+        colours = {colour for _, colour in drawn.convert("RGB").getcolors(1 << 20) or []}
+        box = saved["detections"][0]["box"]
+        edge = drawn.convert("RGB").getpixel((round(box["xmin"]), round(box["ymin"]) + 60))
+    assert FIVE_DETECTIONS in colours
+    assert edge != FIVE_DETECTIONS
+
+
+def test_the_image_is_zoomed_and_moved(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "tall.png"
+    Image.new("RGB", (300, 3000), FIVE_DETECTIONS).save(path)
+    page.choose(path)
+    page.await_results()
+    viewer = page.browser.find_element(By.ID, "viewer")
+    whole, fitted = page.placement(), page.canvas()
+    assert whole["height"] <= viewer.size["height"] + 1
+    page.press("zoom-in")
+    assert page.placement()["width"] == pytest.approx(1.4 * whole["width"], abs=1)
+    assert page.canvas() != fitted
+    viewer.send_keys("+", "+", "+")
+    near = page.placement()
+    assert near["width"] == pytest.approx(1.4**4 * whole["width"], abs=1)
+    viewer.send_keys(Keys.ARROW_DOWN)
+    assert page.placement()["y"] == pytest.approx(near["y"] - 60, abs=1)
+    ActionChains(page.browser).drag_and_drop_by_offset(viewer, 0, 40).perform()
+    assert page.placement()["y"] == pytest.approx(near["y"] - 20, abs=1)
+    viewer.send_keys("0")
+    assert (page.placement(), page.canvas()) == (whole, fitted)
+    turn = (
+        "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: arguments[1],"
+        "clientX: 400, clientY: 300, cancelable: true, bubbles: true}))"
+    )
+    page.browser.execute_script("scrollTo(0, 0)")
+    page.browser.execute_script(turn, viewer, -100)
+    assert page.placement()["width"] > whole["width"]
+    page.press("zoom-reset")
+    assert page.placement() == whole
+    # With the whole image shown the wheel scrolls the page.
+    assert page.browser.execute_script(f"return {turn}", viewer, 100) is True
+    assert page.placement() == whole
+
+
+@pytest.mark.slow
+def test_the_image_is_zoomed_with_two_fingers(page: Page, photo: Path) -> None:
+    with page.narrow():
+        page.choose(photo)
+        page.await_results()
+        whole = page.placement()
+        left, top = whole["left"], whole["top"]
+
+        def touch(kind: str, *xs: int) -> None:
+            points = [{"x": left + x, "y": top + 80, "id": index} for index, x in enumerate(xs)]
+            page.browser.execute_cdp_cmd(
+                "Input.dispatchTouchEvent", {"type": kind, "touchPoints": points}
+            )
+
+        touch("touchStart", 140, 180)
+        touch("touchMove", 120, 200)
+        touch("touchMove", 100, 220)
+        touch("touchEnd")
+        assert page.placement()["width"] == pytest.approx(3 * whole["width"], rel=0.1)
+        page.press("zoom-reset")
+        assert page.placement()["width"] == whole["width"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 // The dialog that shows where the attention of one detection looks (format=explain).
 
+import { clean, isolate } from "./names.js";
 import { Failure, explain } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
@@ -27,7 +28,7 @@ export class Explanation {
    * @param {number} number of the detection in that request's result; 1 is the first one
    */
   open(image, threshold, detection, number) {
-    const name = `${detection.label} ${detection.score.toFixed(2)}`;
+    const name = `${isolate(clean(detection.label))} ${detection.score.toFixed(2)}`;
     $("explanation-title").textContent = `Where the attention of ${name} looks`;
     $("explanation-figure").alt = `Sampled points and their weights for ${name}`;
     this.repeat = () => this.load(image, threshold, number);

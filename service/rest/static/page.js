@@ -1,11 +1,14 @@
 // The page: sends an image to the service and shows the result.
 
 import { Boxes } from "./boxes.js";
+import { savePng, saveJson } from "./downloads.js";
 import { Explanation } from "./explanation.js";
+import { clean, shorten } from "./names.js";
 import * as results from "./results.js";
 import {
   Failure, detect, getBlob, getModel, getSamples, render, samplesFor, useKey,
 } from "./service.js";
+import { View } from "./view.js";
 
 const LOWEST_THRESHOLD = 0.05; // requested once; the slider then filters without another request
 const MAX_RETRIES = 30; // while the model loads
@@ -22,6 +25,11 @@ const state = {
   explains: false, // whether the service offers format=explain
 };
 const boxes = new Boxes($("boxes"), light);
+const view = new View($("viewer"), $("photo"), (seen) => {
+  boxes.look(seen);
+  $("zoom-out").disabled = $("zoom-reset").disabled = view.zoom <= 1;
+  $("zoom-in").disabled = view.zoom >= view.mostZoom;
+});
 const explanation = new Explanation($("explanation"));
 
 /** Opens an image: chosen, dropped, pasted or a sample. */
@@ -30,17 +38,19 @@ async function open(image, name) {
   const run = new AbortController();
   Object.assign(state, { image, name, result: null, run });
   showProblem(null);
-  boxes.show({ width: 1, height: 1 }, []);
+  boxes.show([]);
   $("panel").hidden = true;
   $("filename").textContent = name;
   $("drop").classList.remove("empty");
-  for (const id of ["viewer", "under", "working"]) $(id).hidden = false;
+  for (const id of ["viewer", "tools", "under", "working"]) $(id).hidden = false;
   $("invite").hidden = true;
   try {
     checkSize(image);
     const detected = detectWhenReady(image, run.signal);
     await Promise.all([detected, showImage(image, detected, run.signal)]);
     state.result = await detected;
+    const { width, height } = state.result.image;
+    if (width !== view.size.width || height !== view.size.height) view.show(width, height);
     showResult();
   } catch (error) {
     if (error.name === "AbortError" || state.run !== run) return;
@@ -53,7 +63,7 @@ async function open(image, name) {
 
 /** Shows the start: there is no image. */
 function invite() {
-  for (const id of ["viewer", "under", "panel"]) $(id).hidden = true;
+  for (const id of ["viewer", "tools", "under", "panel"]) $(id).hidden = true;
   $("invite").hidden = false;
   $("drop").classList.add("empty");
   document.querySelector("main").classList.remove("shown");
@@ -76,11 +86,12 @@ async function detectWhenReady(image, signal) {
 /** Shows the image; the service converts formats that the browser does not support. */
 async function showImage(image, detected, signal) {
   const element = $("photo");
-  const load = (blob) => {
+  const load = async (blob) => {
     URL.revokeObjectURL(state.url);
     state.url = URL.createObjectURL(blob);
     element.src = state.url;
-    return element.decode();
+    await element.decode();
+    view.show(element.naturalWidth, element.naturalHeight);
   };
   try {
     await load(image);
@@ -119,7 +130,7 @@ function showResult() {
   $("panel").hidden = false;
   document.querySelector("main").classList.add("shown");
   const shown = visible();
-  boxes.show(result.image, shown);
+  boxes.show(shown);
   $("boxes").setAttribute("aria-label", results.describe(shown));
   $("summary").textContent = results.summarise(shown);
   results.listDetections($("detections"), shown, light, state.explains ? explain : null);
@@ -134,6 +145,15 @@ function showResult() {
 
 function showCurl() {
   $("curl").textContent = results.curlLine(state.name, state.image.type, threshold());
+}
+
+async function saveDrawing() {
+  try {
+    const scene = { detections: visible(), labels: boxes.labels };
+    await savePng(state.name, $("photo"), scene, state.result.image, view.fit);
+  } catch (error) {
+    showProblem(error);
+  }
 }
 
 function explain(detection) {
@@ -242,11 +262,20 @@ async function showModel() {
   $("model").textContent = `${model.name} · ${model.version}`;
   $("model").title = `${model.variant}, ${model.kernel || "loading"}`;
   const names = model.classes.map(({ name }) => name);
-  const finds = names.length <= 8 ? names.join(", ") : `${names.length} kinds of objects`;
-  $("finds").textContent = `Detects ${finds}.`;
+  $("finds").replaceChildren("Detects ", ...finds(names), ".");
   $("threshold").value = model.default_threshold;
   $("threshold-value").textContent = threshold().toFixed(2);
   await showSamples(names);
+}
+
+/** The names of a few classes, each with a writing direction of its own; the number of many. */
+function finds(names) {
+  if (names.length > 8) return [`${names.length} kinds of objects`];
+  return names.flatMap((name, index) => {
+    const part = document.createElement("bdi");
+    part.textContent = shorten(clean(name), (text) => text.length <= 60);
+    return index ? [", ", part] : [part];
+  });
 }
 
 /** Shows the samples that are for a model of these classes. */
@@ -273,6 +302,15 @@ listenForFiles();
 invite();
 $("again").addEventListener("click", () => open(state.image, state.name));
 $("copy").addEventListener("click", copyCurl);
+$("zoom-in").addEventListener("click", () => view.zoomIn());
+$("zoom-out").addEventListener("click", () => view.zoomOut());
+$("zoom-reset").addEventListener("click", () => view.reset());
+$("labels").addEventListener("click", () => {
+  boxes.showLabels(!boxes.labels);
+  $("labels").setAttribute("aria-pressed", String(boxes.labels));
+});
+$("save-png").addEventListener("click", saveDrawing);
+$("save-json").addEventListener("click", () => saveJson(state.name, state.result, visible()));
 $("key-form").addEventListener("submit", takeKey);
 $("threshold").addEventListener("input", () => {
   $("threshold-value").textContent = threshold().toFixed(2);

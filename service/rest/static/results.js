@@ -1,6 +1,7 @@
 // The panel of results: detections, timings, and the request as a curl command.
 
 import { classColour } from "./boxes.js";
+import { clean } from "./names.js";
 
 const STAGES = {
   read: "upload",
@@ -21,17 +22,18 @@ const STAGES = {
  */
 export function listDetections(list, detections, onPoint, onExplain) {
   list.replaceChildren(
-    ...detections.map((detection) => {
-      const swatch = element("span", "swatch");
+    ...detections.map((detection, index) => {
+      const swatch = element("span", "swatch", String(index + 1));
       swatch.style.background = classColour(detection.class_id);
       const { xmin, ymin, xmax, ymax } = detection.box;
       const size = `${Math.round(xmax - xmin)} × ${Math.round(ymax - ymin)} px`;
       const place = `at ${Math.round(xmin)}, ${Math.round(ymin)}`;
-      const name = element("span", "name", detection.label);
-      name.append(" ", element("span", "where", `${size} ${place}`));
+      const name = element("span", "name");
+      name.append(element("bdi", "", clean(detection.label)), " ");
+      name.append(element("span", "where", `${size} ${place}`));
       const score = detection.score.toFixed(2);
       const button = element("button", "pick");
-      button.type = "button";
+      Object.assign(button, { type: "button", title: clean(detection.label) });
       button.append(swatch, name, element("span", "score", score));
       button.addEventListener("click", () => onPoint(detection));
       const item = element("li");
@@ -49,7 +51,7 @@ export function listDetections(list, detections, onPoint, onExplain) {
 function explainButton(detection, score, onExplain) {
   const button = element("button", "button small", "Explain");
   Object.assign(button, { type: "button", title: "Show where the attention looks" });
-  button.setAttribute("aria-label", `Explain ${detection.label} ${score}`);
+  button.setAttribute("aria-label", `Explain ${clean(detection.label)} ${score}`);
   button.addEventListener("click", () => onExplain(detection));
   return button;
 }
@@ -74,7 +76,7 @@ export function summarise(detections) {
 export function describe(detections) {
   const counts = new Map();
   for (const { label } of detections) counts.set(label, (counts.get(label) ?? 0) + 1);
-  const parts = [...counts].map(([label, count]) => `${count} ${label}`);
+  const parts = [...counts].map(([label, count]) => `${count} ${clean(label)}`);
   return parts.length ? `The image with boxes around ${parts.join(", ")}` : "The image, no boxes";
 }
 
