@@ -25,13 +25,14 @@ export function placeLabels(boxes, wide, narrow, height, bounds) {
   return visible.map((box, index) => {
     if (box === null) return null;
     const place =
-      place1(box, wide[index], MOST_COVERED, false) ??
-      place1(box, narrow[index], 1, true);
+      leastCovering(box, wide[index], MOST_COVERED, false) ??
+      leastCovering(box, narrow[index], 1, true);
     if (place !== null) taken.push(place);
     return place;
   });
 
-  function place1(box, width, most, short) {
+  /** The free place that hides the least, if it hides at most `most` of any box. */
+  function leastCovering(box, width, most, short) {
     const free = candidates(box, width, height, bounds).filter(
       (place) => within(place, bounds) && !taken.some((other) => overlap(place, other) > 0),
     );
