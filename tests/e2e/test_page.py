@@ -394,12 +394,39 @@ def test_the_curl_command_gives_the_same_result(page: Page, photo: Path) -> None
     assert done.stdout.count(b'"score"') == 5
 
 
-def test_a_narrow_screen_does_not_scroll_sideways(page: Page, photo: Path) -> None:
+# The names of visible controls that are smaller than a finger needs.
+SMALL_CONTROLS = """
+return [...document.querySelectorAll("a, button, input, label.button")]
+  .filter((element) => element.checkVisibility() && element.type !== "file")
+  .filter((element) => !element.closest("p"))
+  .filter((element) => {
+    const { width, height } = element.getBoundingClientRect();
+    return width < 44 || height < 44;
+  })
+  .map((element) => element.id || element.className || element.textContent)
+"""
+
+
+def test_a_narrow_screen_shows_image_and_results_together(page: Page, photo: Path) -> None:
     with page.narrow():
+        assert page.browser.execute_script(SMALL_CONTROLS) == []
         page.choose(photo)
         page.await_results()
         width = page.browser.execute_script("return document.documentElement.scrollWidth")
         assert width <= 360
+        assert page.browser.execute_script(SMALL_CONTROLS) == []
+        place = (
+            "const box = (query) => document.querySelector(query).getBoundingClientRect();"
+            "return [box('#viewer').top, box('#drop').bottom, box('#detections li').top,"
+            " box('#detections li:last-child').bottom, innerHeight]"
+        )
+        top, bottom, first, _, height = page.browser.execute_script(place)
+        assert 0 <= top < bottom < first < height - 44
+        page.browser.execute_script(
+            "document.querySelector('#detections li:last-child').scrollIntoView({block: 'end'})"
+        )
+        top, bottom, _, last, height = page.browser.execute_script(place)
+        assert 0 <= top < bottom < last <= height
 
 
 def test_a_sample_is_detected_after_one_click(page: Page) -> None:

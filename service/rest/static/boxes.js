@@ -34,7 +34,7 @@ export class Boxes {
       onHover(this.at(event.offsetX, event.offsetY));
     };
     canvas.addEventListener("pointermove", find);
-    canvas.addEventListener("pointerdown", find);
+    canvas.addEventListener("click", find); // also the tap of a finger
     canvas.addEventListener("pointerleave", () => onHover(null));
   }
 
