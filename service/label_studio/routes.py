@@ -17,7 +17,14 @@ from service.access.api_keys import Scope as KeyScope
 from service.core.detector import Detector
 from service.core.formats import JSON
 from service.core.selection import PRIORITY_HEADER, parse_priority
-from service.errors import DetectionError, InvalidOptions, NotReady, Overloaded, ShuttingDown
+from service.errors import (
+    DeadlineExceeded,
+    DetectionError,
+    InvalidOptions,
+    NotReady,
+    Overloaded,
+    ShuttingDown,
+)
 from service.label_studio.http_get import HttpGet
 from service.label_studio.images import Origin, TaskImages
 from service.label_studio.label_config import Rectangles, read_label_config
@@ -197,7 +204,13 @@ class _Backend:
         data = task.get("data") if isinstance(task, dict) else None
         value = data.get(rectangles.field) if isinstance(data, dict) else None
         with self._bodies.account() as account:
-            image = await self._images.read(value, f"tasks[{place}].data.{rectangles.field}")
+            try:
+                async with asyncio.timeout(_seconds_until(upload.deadline)):
+                    image = await self._images.read(
+                        value, f"tasks[{place}].data.{rectangles.field}"
+                    )
+            except TimeoutError:
+                raise DeadlineExceeded("the deadline passed while the image was read") from None
             account.take(len(image))
             result = await detect_file(
                 self._detector,
@@ -227,6 +240,10 @@ class _Backend:
             return read_json(body, _TASK_IMAGES)
         except JsonError as error:
             raise RequestRefused(400, "malformed_json", str(error)) from None
+
+
+def _seconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()
 
 
 def _tasks(document: Mapping[str, Any]) -> list[Any]:

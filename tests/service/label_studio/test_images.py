@@ -136,6 +136,18 @@ async def test_what_label_studio_does_not_return_is_an_error(
     assert not any("169.254" in path for path, _ in label_studio.requests)
 
 
+async def test_a_slow_label_studio_does_not_outlast_the_deadline(
+    connect: Connect, label_studio: LabelStudio
+) -> None:
+    label_studio.delay_seconds = 0.3
+    async with connect(label_studio_url=label_studio.url) as client:
+        response = await client.post(
+            "/predict", json=request_of("/data/a.jpg"), headers={"X-Request-Timeout-Ms": "50"}
+        )
+    assert response.status_code == 504, response.text
+    assert "while the image was read" in response.json()["detail"]
+
+
 async def test_a_slow_or_absent_label_studio_is_an_error(
     connect: Connect, label_studio: LabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
