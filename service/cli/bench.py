@@ -166,6 +166,8 @@ def bench(  # noqa: PLR0913 - a command's flags
         _check_numbers(rate_list, max_rate, step_seconds)
         if plot is not None and plot.suffix.lower() not in _PLOT_SUFFIXES:
             raise typer.BadParameter(f"--plot: {plot} is neither .png nor .svg")
+        if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+            raise typer.BadParameter("--api-key: a key has ASCII characters without spaces")
         _measure_service(
             UrlOptions(
                 address=_address(url),
@@ -174,7 +176,7 @@ def bench(  # noqa: PLR0913 - a command's flags
                 rates=rate_list,
                 max_rate=max_rate,
                 step_seconds=step_seconds,
-                api_key=api_key,
+                api_key=api_key or None,
                 plot=plot,
                 overwrite=overwrite,
             ),

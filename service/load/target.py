@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -16,10 +17,13 @@ import orjson
 from service.load.loop import Load, post_request
 from service.load.steps import Generator
 
+_URL = re.compile(r"[\x21-\x7e]*")
 _CONNECTIONS = 256
 _OPENED_FIRST = 16
 _CONNECT_SECONDS = 10.0
 _RESPONSE_SECONDS = 60.0
+_MAX_RESPONSE_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 20
 _OK, _UNAUTHENTICATED, _FORBIDDEN = 200, 401, 403
 _BUSY = (429, 503)
 
@@ -75,7 +79,13 @@ class Address:
         Raises:
             ValueError: for a text that is none.
         """
+        if not _URL.fullmatch(url):
+            raise ValueError("a URL has ASCII characters without spaces; others are written as %XX")
         parts = urlsplit(url)
+        if "@" in parts.netloc:  # not repeated, because it may have a password
+            raise ValueError("the URL has a user name, which is not sent: see --api-key")
+        if parts.query or parts.fragment:
+            raise ValueError(f"{url!r} has a query or a fragment, which are not sent")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url!r} is not a URL such as http://localhost:8000")
         tls = parts.scheme == "https"
@@ -121,7 +131,9 @@ class HttpTarget:
             if status in _BUSY:
                 raise TargetError(f"the service is not ready: {_detail(document)}")
             if status != _OK:
-                raise TargetError(f"the service refuses {image.name}: {_detail(document)}")
+                raise TargetError(
+                    f"the service refuses {image.name} with status {status}: {_detail(document)}"
+                )
         found = models[0] if isinstance(models[0], dict) else {}
         return Checked(f"{found.get('name')} {found.get('version')}", min(latencies))
 
@@ -163,15 +175,15 @@ class HttpTarget:
             headers = self._headers | {"Content-Type": "application/octet-stream"}
             connection.request(method, address.path + path, body, headers)
             response = connection.getresponse()
-            data = response.read()
+            data = _read(response)
         except http.client.HTTPException as error:
             raise TargetError(
-                f"{address.url} is not a Lite DETR service: its response is not HTTP ({error!r})"
+                f"{address.url} is not a Lite DETR service: its response cannot be read ({error!r})"
             ) from error
         except TimeoutError as error:
             raise TargetError(f"{address.url} does not respond") from error
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+            reason = getattr(error, "strerror", None) or error
             raise TargetError(f"cannot connect to {address.url}: {reason}") from error
         finally:
             connection.close()
@@ -179,6 +191,19 @@ class HttpTarget:
             return response.status, orjson.loads(data)
         except orjson.JSONDecodeError:
             return response.status, None
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Reads a body within limits of size and time; the socket's limit is that of each part."""
+    until = time.monotonic() + _RESPONSE_SECONDS
+    data = bytearray()
+    while chunk := response.read1(_CHUNK_BYTES):
+        data += chunk
+        if len(data) > _MAX_RESPONSE_BYTES:
+            raise http.client.HTTPException(f"more than {_MAX_RESPONSE_BYTES} bytes")
+        if time.monotonic() > until:
+            raise TimeoutError
+    return bytes(data)
 
 
 def _detail(document: Any) -> str:

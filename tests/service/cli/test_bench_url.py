@@ -109,6 +109,7 @@ def test_an_absent_service_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"cannot connect to {url}: Connection refused" in _error(capsys, "--url", url)
     assert "no gRPC service" in _error(capsys, "--url", url, "--grpc")
     assert "cannot connect" in _error(capsys, "--url", "http://no-such-host.invalid")
+    assert "cannot connect" in _error(capsys, "--url", f"http://{'a' * 64}.invalid")
 
 
 def test_the_port_of_http_is_not_that_of_grpc(
@@ -153,6 +154,7 @@ def test_another_service_and_a_wrong_key_are_named(
     scripted: tuple[str, dict[str, tuple[int, bytes]]],
     images: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url, responses = scripted
     arguments = ("--url", url, "--images", str(images))
@@ -170,6 +172,15 @@ def test_another_service_and_a_wrong_key_are_named(
     responses["/v1/models"] = (200, b'{"models": [{"name": "a", "version": "b"}]}')
     responses["/detect"] = (503, b'{"detail": "the model is loading"}')
     assert "not ready: the model is loading" in _error(capsys, *arguments)
+    responses["/detect"] = (302, b"")
+    assert "with status 302" in _error(capsys, *arguments)
+    monkeypatch.setattr("service.load.target._MAX_RESPONSE_BYTES", 1000)
+    responses["/detect"] = (200, bytes(1001))
+    assert "more than 1000 bytes" in _error(capsys, *arguments)
+    monkeypatch.setattr("service.load.target._RESPONSE_SECONDS", -1.0)
+    monkeypatch.setattr("socket.socket.settimeout", lambda *_: None)
+    assert "does not respond" in _error(capsys, *arguments)
+    monkeypatch.undo()
     responses["/detect"] = (200, b"[]")
     options = ("--rates", "100", "--step-seconds", "0.1")
     assert "no request was successful" in _error(capsys, *arguments, *options)
@@ -181,6 +192,11 @@ def test_another_service_and_a_wrong_key_are_named(
         (["--url", "localhost:8000"], "not a URL"),
         (["--url", "ftp://x"], "not a URL"),
         (["--url", "http://x:99999"], "port"),
+        (["--url", "http://x y"], "without spaces"),
+        (["--url", "http://user:secret@x"], "has a user name"),
+        (["--url", "http://x/?key=1"], "has a query"),
+        (["--url", "http://x", "--api-key", "a\nb"], "ASCII characters without spaces"),
+        (["--url", "http://x", "--api-key", "ключ"], "ASCII characters without spaces"),
         (["--url", "http://x", "--rates", "1,x"], "list of numbers above 0"),
         (["--url", "http://x", "--rates", "nan"], "list of numbers above 0"),
         (["--url", "http://x", "--rates", ","], "list of numbers above 0"),
@@ -199,7 +215,9 @@ def test_arguments_that_make_no_sense_are_refused(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", *arguments]) == 2
-    assert words in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert words in error
+    assert "secret" not in error
 
 
 def test_a_place_for_the_plot_is_checked_first(
