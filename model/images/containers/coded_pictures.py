@@ -36,6 +36,7 @@ class Coded(NamedTuple):
     max_pixels: int  # of a picture, which may state another size in its own header
     num_pictures: int
     is_deep: bool  # more than 8 bits, by the configuration
+    num_units: int  # OBUs or NAL units
 
 
 class _Bits:
@@ -72,16 +73,17 @@ def av1_pictures(config: memoryview, data: memoryview) -> Coded:
         InvalidImage: for too many OBUs.
         struct.error: for a header that is cut off.
     """
-    size, max_pixels, num_pictures = (0, 0), 0, 0
+    size, max_pixels, num_pictures, num_units = (0, 0), 0, 0, 0
     for part in (config[_AV1_CONFIG_BYTES:], data):
         for kind, body in _obus(part):
+            num_units += 1
             num_pictures += kind in {_FRAME_HEADER, _FRAME}
             if kind == _SEQUENCE_HEADER:
                 stated, largest = _av1_size(_Bits(body[:_HEADER_START_BYTES]))
                 size = max(size, stated, key=_area)
                 max_pixels = max(max_pixels, largest)
     is_deep = len(config) > _AV1_DEPTH_BYTE and bool(config[_AV1_DEPTH_BYTE] & _AV1_DEEP)
-    return Coded(size, max_pixels, num_pictures, is_deep)
+    return Coded(size, max_pixels, num_pictures, is_deep, num_units)
 
 
 def hevc_pictures(config: memoryview, data: memoryview) -> Coded:
@@ -103,14 +105,15 @@ def hevc_pictures(config: memoryview, data: memoryview) -> Coded:
         fields.take(1)
         units += [fields.take_bytes(fields.take(2)) for _ in range(fields.take(2))]
     size, num_pictures = (0, 0), 0
-    for unit in (*units, *_nal_units(data, length_size)):
+    units += _nal_units(data, length_size)
+    for unit in units:
         if len(unit) <= 2 or (unit[0] & 1) << 5 | unit[1] >> 3:  # noqa: PLR2004
             continue  # of another layer, which is not decoded
         kind = unit[0] >> 1 & 63
         num_pictures += kind < _NUM_SLICE_TYPES and unit[2] >> 7
         if kind == _SPS:
             size = max(size, _hevc_size(bytes(unit[2:_HEADER_START_BYTES])), key=_area)
-    return Coded(size, _area(size), num_pictures, bool(config[_HEVC_DEPTH_BYTE] & 7))
+    return Coded(size, _area(size), num_pictures, bool(config[_HEVC_DEPTH_BYTE] & 7), len(units))
 
 
 def _area(size: tuple[int, int]) -> int:

@@ -9,6 +9,7 @@ EXIF and XMP repeats it and does not count.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,8 +45,11 @@ _OTHER_CODECS = {
 # `colr` only as `nclx`: an ICC profile is metadata.
 _KEPT = frozenset({b"ispe", b"pixi", b"colr", b"auxC", b"av1C", b"hvcC", b"a1op", b"lsel", b"a1lx"})
 _TRANSFORMATIONS = frozenset({b"clap", b"irot", b"imir"})
-_MAX_PROPERTY_BYTES = 1 << 16
-_MAX_TILES = 1 << 10
+# Shape of pixels and light of the scene; files may say that a reader must know them.
+_WITHOUT_EFFECT = frozenset({b"pasp", b"clli", b"mdcv", b"amve", b"cclv", b"udes"})
+_MAX_PROPERTY_BYTES = 1 << 14
+_MAX_UNITS = 1 << 16  # of coded data in all tiles; an image has a few per tile
+_MAX_TILES = 960  # libheif reads 1000 items
 _MAX_PICTURES = 8  # of one item; layers of AV1
 _ROTATIONS = (AS_STORED, 8, 3, 6)  # by quarter turns against the clock
 _MIRRORINGS = (4, 2)  # top to bottom, left to right
@@ -153,9 +157,9 @@ def _image(items: HeifItems, item: int) -> _Image:
         check_decoder(_CODECS[kind][0])
     if len(kinds) > 1:
         raise UnsupportedImage("HEIF images with tiles of several codecs are not supported")
-    for each in (item, *image.coded):
+    for each in {item, *image.coded}:
         for kind, _, is_essential in items.properties(each):
-            if is_essential and kind not in _KEPT | _TRANSFORMATIONS:
+            if is_essential and kind not in _KEPT | _TRANSFORMATIONS | _WITHOUT_EFFECT:
                 raise UnsupportedImage(
                     f"HEIF images with the property {str(kind)[2:-1]} are not supported"
                 )
@@ -236,16 +240,17 @@ def _check_image(items: HeifItems, image: _Image, limits: ImageLimits) -> int:
     """
     check_pixel_count(image.size, limits)
     check_pixel_count(_size(items, image.item), limits)
-    num_pixels = 0
-    known: dict[object, int] = {}
-    for item in image.coded:
-        check_pixel_count(_size(items, item), limits)
-        key = items.extents(item)
-        if key not in known:
-            known[key] = _coded_pixels(items, item, limits)
-        num_pixels += known[key]
     if image.grid is not None:
         _check_grid(items, image, limits)
+    num_pixels = num_units = 0
+    for item, times in Counter(image.coded).items():
+        check_pixel_count(_size(items, item), limits)
+        coded = _coded(items, item, limits)
+        num_units += coded.num_units
+        if num_units > _MAX_UNITS:
+            raise InvalidImage(f"the HEIF image has more than {_MAX_UNITS} pieces")
+        weight = 2 if coded.is_deep else 1
+        num_pixels += times * weight * coded.max_pixels * coded.num_pictures
     return num_pixels
 
 
@@ -258,7 +263,8 @@ def _check_grid(items: HeifItems, image: _Image, limits: ImageLimits) -> None:
         raise InvalidImage("the HEIF image cannot be decoded: its tiles do not cover it")
 
 
-def _coded_pixels(items: HeifItems, item: int, limits: ImageLimits) -> int:
+def _coded(items: HeifItems, item: int, limits: ImageLimits) -> Coded:
+    """Reads the headers of an item's coded pictures, and checks their size and number."""
     _, config_kind, read_pictures = _CODECS[items.kinds[item]]
     config = items.property(item, config_kind)
     if config is None or len(config) > _MAX_PROPERTY_BYTES:
@@ -272,7 +278,7 @@ def _coded_pixels(items: HeifItems, item: int, limits: ImageLimits) -> int:
         )
     if not coded.num_pictures:
         raise InvalidImage("the HEIF image cannot be decoded: it has no pixels")
-    return coded.max_pixels * coded.num_pictures * (2 if coded.is_deep else 1)
+    return coded
 
 
 def _with_images(codec: bytes, items: HeifItems, images: list[_Image]) -> bytes:
@@ -295,9 +301,9 @@ def _with_images(codec: bytes, items: HeifItems, images: list[_Image]) -> bytes:
 
 
 def _copied(items: HeifItems, item: int) -> NewItem:
-    kept: list[Property] = []
+    kept: dict[bytes, Property] = {}  # the first of each type
     for each in items.properties(item):
         is_icc = each.kind == b"colr" and bytes(each.body[:4]) != b"nclx"
         if each.kind in _KEPT and not is_icc and len(each.body) <= _MAX_PROPERTY_BYTES:
-            kept.append(each)
-    return NewItem(items.kinds[item], items.extents(item), items.data(item), kept)
+            kept.setdefault(each.kind, each)
+    return NewItem(items.kinds[item], items.extents(item), items.data(item), [*kept.values()])

@@ -6,6 +6,7 @@ import io
 import itertools
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from tests.support.heif_files import (
     encoded,
     first_item,
     grid,
+    items_of,
     prop,
     size,
     with_exif,
@@ -120,6 +122,34 @@ def test_tiles_are_put_together(form: str) -> None:
         assert_close(pixels[64 * row + 20, 64 * column + 20], expected, 5)
 
 
+def test_tiles_of_libheif_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    monkeypatch.setattr(pillow_heif.options, "GRID_TILE_SIZE", 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded("HEIF", corners().resize((300, 200)), exif=exif.tobytes())
+    items = items_of(data)
+    assert items.kinds[items.primary] == b"grid"
+    assert items.extents(items.primary)[0].method == 1  # in idat
+    np.testing.assert_array_equal(upright(data), read_by_library(data))
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_deep_samples_of_avif_are_scaled_to_8_bits(bits: int) -> None:
+    ramp = np.linspace(0, (1 << bits) - 1, 64 * 128 * 3).reshape(64, 128, 3)
+    options = [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, 98]
+    _, encoded_ramp = cv2.imencode(".avif", ramp.astype(np.uint16), options)
+    expected = np.rint(ramp[..., ::-1] * 255 / ((1 << bits) - 1)).astype(np.uint8)
+    assert_close(upright(encoded_ramp.tobytes()), expected)
+    assert read_heif(encoded_ramp.tobytes(), LIMITS).coded_pixels >= 2 * 128 * 64
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_properties_that_a_reader_must_know(form: str) -> None:
+    shape = prop(b"pasp", struct.pack(">II", 2, 1))._replace(is_essential=True)
+    assert_close(upright(with_properties(form, FILES[form], shape)), SCENE)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA"])
 def test_grey_and_transparent_images_are_rgb_on_white(form: str, mode: str) -> None:
@@ -208,9 +238,11 @@ def test_pieces_are_limited(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = NewItem(item.kind, 1, bytes(item.data) * 9, item.properties)
     with pytest.raises(InvalidImage, match="9 pictures in one item"):
         upright(heif_file(CODECS[form], [frames], []))
-    monkeypatch.setattr(coded_pictures, "_MAX_UNITS", 0)
-    with pytest.raises(InvalidImage, match="more than 0 pieces"):
-        upright(FILES[form])
+    tiled = grid(form, [TILES[form]] * 4, 2, 2, (128, 128))
+    for module in (heif, coded_pictures):  # of all tiles together, and of one
+        monkeypatch.setattr(module, "_MAX_UNITS", 0)
+        with pytest.raises(InvalidImage, match="more than 0 pieces"):
+            upright(tiled)
 
 
 def test_nested_boxes_cost_nothing() -> None:
