@@ -53,6 +53,14 @@ MATRIX: dict[str, dict[str, Any]] = {
         },
         "settings": {"otlp_endpoint": "http://collector:4318"},
     },
+    "names that YAML reads as numbers and truth values": {
+        "nameOverride": "123",
+        "fullnameOverride": "true",
+        "serviceAccount": {"name": "123"},
+        "image": {"pullSecrets": ["123"]},
+        "autoscaling": KEDA,
+        "metrics": {"port": 8002, "serviceMonitor": {"enabled": True}},
+    },
     "init container, few objects": {
         "model": {"source": "initContainer", "initContainer": {"image": "i", "args": ["x"]}},
         "podDisruptionBudget": {"enabled": False},
@@ -159,6 +167,10 @@ REFUSED = {
     ),
     "a collector that cannot be reached": (
         {"settings": {"otlp_endpoint": "http://collector:4318"}},
+        "needs networkPolicy.egress",
+    ),
+    "a Label Studio that cannot be reached": (
+        {"settings": {"label_studio": True, "label_studio_url": "http://labels:8080"}},
         "needs networkPolicy.egress",
     ),
     "clients of a port that is not there": (

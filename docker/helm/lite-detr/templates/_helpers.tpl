@@ -17,7 +17,7 @@
 {{- end -}}
 
 {{- define "lite-detr.selector" -}}
-app.kubernetes.io/name: {{ include "lite-detr.name" . }}
+app.kubernetes.io/name: {{ include "lite-detr.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | trimSuffix "-" | trimSuffix "." | quote }}
 {{- end -}}
 
@@ -105,6 +105,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- if and $v.networkPolicy.metricsClients (not $v.metrics.port) }}{{ fail "networkPolicy.metricsClients needs metrics.port; otherwise networkPolicy.clients applies to the metrics" }}{{ end -}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) -}}
+{{- if $settings.label_studio_url }}{{ fail "settings.label_studio_url needs networkPolicy.egress to Label Studio (and to DNS), or networkPolicy.enabled=false" }}{{ end -}}
 {{- if $settings.otlp_endpoint }}{{ fail "settings.otlp_endpoint needs networkPolicy.egress to the collector (and to DNS), or networkPolicy.enabled=false" }}{{ end -}}
 {{- end -}}
 {{- if and (has (toString $v.rollingUpdate.maxSurge) (list "0" "0%")) (has (toString $v.rollingUpdate.maxUnavailable) (list "0" "0%")) }}{{ fail "rollingUpdate.maxSurge and rollingUpdate.maxUnavailable must not both be 0" }}{{ end -}}
