@@ -7,6 +7,11 @@ from functools import cache
 from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
 from model.images.heif_decoders import has_decoder
 
+# Files in a folder with these names are images; their content decides what they are.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | {".avif", ".heic", ".heif", ".hif"}
+)
 _ALWAYS_SUPPORTED = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.data.input_files import FileTooLarge, read_at_most, read_regular_file
+from model.images.formats import IMAGE_SUFFIXES
 from model.images.limits import ImageLimits, check_byte_count
 
 STDIN = "-"
-_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"}
-)
 
 
 class UnreadableFile(Exception):
@@ -77,7 +75,7 @@ def _expand(argument: str, outputs: Path | None) -> list[ImageFile]:
         inside = sorted(
             p
             for p in path.rglob("*")
-            if p.suffix.lower() in _SUFFIXES and is_input(p) and p.is_file()
+            if p.suffix.lower() in IMAGE_SUFFIXES and is_input(p) and p.is_file()
         )
         if not inside:
             return [ImageFile(argument, "no image files in this folder")]

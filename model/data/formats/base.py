@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from model.data.findings import Findings
+from model.images.formats import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
-)
 # Names under which data sets store their splits.
 SPLIT_NAMES = {
     "train": ("train", "training"),

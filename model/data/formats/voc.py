@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.formats.base import (
-    IMAGE_SUFFIXES,
     RawDataSet,
     categories_of,
     common_folder,
     split_names,
 )
 from model.data.input_files import TEXT_BYTES, read_regular_file, read_text_file
+from model.images.formats import IMAGE_SUFFIXES
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

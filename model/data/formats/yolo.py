@@ -15,7 +15,6 @@ from typing import Any
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.formats.base import (
-    IMAGE_SUFFIXES,
     RawDataSet,
     categories_of,
     common_folder,
@@ -24,6 +23,7 @@ from model.data.formats.base import (
 )
 from model.data.image_files import read_size
 from model.data.input_files import read_text_file
+from model.images.formats import IMAGE_SUFFIXES
 
 _READERS = 8  # threads
 _BOX_NUMBERS = 4
