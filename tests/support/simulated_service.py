@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.batching.batcher import Batcher
-from service.batching.scheduler import Batch, BatchPolicy, EngineState, Job, Scheduler
+from service.batching.scheduler import Batch, BatchPolicy, Job, Scheduler
 from service.core.admission import Admission
 from service.core.explanations import Explanations
 from service.core.served_model import ServedModel
 from service.errors import DetectionError
-from service.ipc.messages import BatchDone
 from service.ipc.slots import SlotImage
 from service.observability.metrics import Metrics
-from service.supervision.in_flight import BatchesInFlight
 from service.supervision.weights_file import OpenWeightsFile
 from service.types import Priority
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import BUCKET, EXPLAIN, NO_DETECTIONS, small_pool
+from tests.support.simulated_engine import RunTime, SimulatedEngine
 
 
 @dataclass(frozen=True)
@@ -43,53 +42,6 @@ class Device:
     def capacity(self) -> float:
         """Images per second in full batches."""
         return self.max_batch_size / self.seconds(self.max_batch_size)
-
-
-class SimulatedEngine:
-    """An engine whose batches only take time on the loop's clock."""
-
-    live, kernel, last_success = True, "none", 0.0
-
-    def __init__(self, service: SimulatedService, number: int) -> None:
-        self.ready = True
-        self.sizes: list[int] = []
-        self.busy_seconds = 0.0
-        self._service = service
-        self._random = random.Random(number)
-        self._batches: asyncio.Queue[tuple[int, Batch]] = asyncio.Queue()
-        self._in_flight = BatchesInFlight(service.now)
-
-    @property
-    def state(self) -> EngineState:
-        return self._in_flight.state()
-
-    @property
-    def busy_share(self) -> float:
-        return self._in_flight.busy_share(self._service.now)
-
-    def send(self, batch: Batch) -> None:
-        self._batches.put_nowait((self._in_flight.add(batch, self._service.now), batch))
-
-    def predicted_seconds(self, padded_pixels: int) -> float:
-        return self._in_flight.predicted_seconds(padded_pixels)
-
-    async def run(self) -> None:
-        device = self._service.device
-        while True:
-            batch_id, batch = await self._batches.get()
-            noise = 1 + device.jitter * self._random.uniform(-1, 1)
-            explaining = device.explain if batch.explains else 0.0
-            seconds = device.seconds(len(batch.jobs)) * noise + explaining
-            await asyncio.sleep(seconds)
-            self.busy_seconds += seconds
-            self.sizes.append(len(batch.jobs))
-            memory = self._service.served.pool.memory
-            for job in batch.jobs:
-                memory.write_result(job.lease.slot, job.lease.generation, NO_DETECTIONS)
-            _, took = self._in_flight.complete(batch_id, self._service.now)
-            self._in_flight.learn(batch, took, explaining)
-            done = BatchDone(batch_id, 0.0, 0.0, 0.0, explain_ms=explaining * 1000)
-            self._service.served.batcher.batch_done(batch, done)
 
 
 @dataclass
@@ -112,14 +64,15 @@ class SimulatedService:
         self._loop = asyncio.get_running_loop()
         pool = small_pool(slots + kept)
         pool._kept_for_high = kept
-        self.engines = [SimulatedEngine(self, number) for number in range(engines)]
+        self.engines = [self._engine(number) for number in range(engines)]
         policy = BatchPolicy(max_batch_size=device.max_batch_size)
         batcher = Batcher(Scheduler(policy), self.engines, Metrics(), self._loop.time)
+        for engine in self.engines:
+            engine.listener = batcher
         self.served = ServedModel(FAKE_MODEL, pool, batcher, [], OpenWeightsFile(None))
         self.admission = Admission(decode_threads=2)
         self.explanations = Explanations(batcher._metrics, offered=True)
         self._threads = asyncio.Semaphore(2)
-        self._tasks = [asyncio.create_task(engine.run()) for engine in self.engines]
 
     @property
     def now(self) -> float:
@@ -192,10 +145,24 @@ class SimulatedService:
         return tally
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for engine in self.engines:
+            engine.cancel()
         await self.served.close()
+
+    def _engine(self, number: int) -> SimulatedEngine:
+        rng, device = random.Random(number), self.device
+
+        def run_time(batch: Batch) -> RunTime:
+            noise = 1 + device.jitter * rng.uniform(-1, 1)
+            explaining = device.explain if batch.explains else 0.0
+            return RunTime(device.seconds(len(batch.jobs)) * noise, explaining)
+
+        return SimulatedEngine(run_time, self._write_results)
+
+    def _write_results(self, batch: Batch) -> None:
+        memory = self.served.pool.memory
+        for job in batch.jobs:
+            memory.write_result(job.lease.slot, job.lease.generation, NO_DETECTIONS)
 
 
 async def with_service(
