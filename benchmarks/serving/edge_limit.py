@@ -113,6 +113,7 @@ def run_rounds(rounds: int, seconds: float) -> dict[str, list[Figures]]:
             run_service(folder / "slow.log", SERVE_FAKE_DEVICE, **_SLOW) as slow,
             run_haproxy(folder, fast) as proxy,
         ):
+            loads: dict[str, tuple[Service, Server | None]]
             loads = {"direct": (fast, None), "refused": (slow, None)}
             if proxy is not None:
                 loads["through HAProxy"] = (fast, proxy)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from benchmarks.serving.simulation.autoscaler import Autoscaler, AutoscaleOptions
+from benchmarks.serving.simulation.autoscaler import AutoscaleOptions, Autoscaler
 from benchmarks.serving.simulation.balancer import BALANCERS
 from benchmarks.serving.simulation.figures import Figures, Recorder
 from benchmarks.serving.simulation.replica import LOST, Replica, ReplicaOptions, Request

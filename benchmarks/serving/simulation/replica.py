@@ -13,7 +13,7 @@ import heapq
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from benchmarks.serving.simulation.times import EdgeTimes, EngineTimes, Shape
@@ -54,7 +54,7 @@ class ReplicaOptions:
     edge: EdgeTimes
     engines: int = 1
     decoders: int = 2
-    policy: BatchPolicy = BatchPolicy()
+    policy: BatchPolicy = field(default_factory=BatchPolicy)
     timeout_seconds: float = 30.0
     jitter: float = 0.0  # of an engine's time, relative, uniform
     slots: int | None = None  # None: as the service computes it

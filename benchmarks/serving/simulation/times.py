@@ -21,8 +21,8 @@ Bucket = tuple[int, int]  # padded (height, width), pixels
 
 MODEL = VARIANTS["lite-dino-efficientnet-lite0"]  # the default model: its resize rule
 _MEASURED = {
-    "default": "default model on two CPU cores, batches of 8: benchmarks/results/serving/alone.json",
-    "default-fp32": "default model on two CPU cores: benchmarks/results/model/cpu.json",
+    "default": "default model on two CPU cores: benchmarks/results/serving/alone.json",
+    "default-fp32": "its network on two CPU cores: benchmarks/results/model/cpu.json",
     "default-bf16": "the same in bfloat16",
     "r50-fp32": "R50 at 800 x 1066 on two CPU cores: benchmarks/results/model/cpu.json",
     "r50-bf16": "the same in bfloat16",

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _STEPS_PER_DAY = 200  # of constant rate
+_BURST_FACTOR = 3.0  # rate in a burst / mean rate
+_BURST_SHARE = 0.1  # of the time; factor x share is less than 1
+_BURST_SECONDS = 2.0  # mean length
 
 
 class Segment(NamedTuple):
@@ -46,9 +49,6 @@ def bursty(
     mean_rate: float,
     seconds: float,
     seed: int,
-    factor: float = 3.0,
-    burst_seconds: float = 2.0,
-    share: float = 0.1,
 ) -> list[Segment]:
     """Bursts of random length at random times.
 
@@ -56,17 +56,14 @@ def bursty(
         mean_rate: requests per second, over all time.
         seconds: total length.
         seed: of the times.
-        factor: rate in a burst / mean rate.
-        burst_seconds: mean length of a burst.
-        share: of the time that is in bursts; factor x share is less than 1.
     """
     rng = random.Random(seed)
-    quiet_rate = mean_rate * (1 - factor * share) / (1 - share)
-    quiet_seconds = burst_seconds * (1 - share) / share
+    quiet_rate = mean_rate * (1 - _BURST_FACTOR * _BURST_SHARE) / (1 - _BURST_SHARE)
+    quiet_seconds = _BURST_SECONDS * (1 - _BURST_SHARE) / _BURST_SHARE
     segments, now, burst = [], 0.0, False
     while now < seconds:
-        length = rng.expovariate(1 / (burst_seconds if burst else quiet_seconds))
-        rate = factor * mean_rate if burst else quiet_rate
+        length = rng.expovariate(1 / (_BURST_SECONDS if burst else quiet_seconds))
+        rate = _BURST_FACTOR * mean_rate if burst else quiet_rate
         segments.append(Segment(now, min(seconds, now + length), rate))
         now, burst = now + length, not burst
     return segments
