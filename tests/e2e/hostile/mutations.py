@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
+from model.images import heif_decoders
 from tests.e2e.hostile import bombs
 
 # Numbers that reveal errors in decoders: limits of integer types.
@@ -18,6 +19,7 @@ _HEADER_BYTES = 128
 
 def seed_images() -> list[bytes]:
     """One small image of every accepted format, mode and compression."""
+    heif_decoders.register()
     gradient = Image.linear_gradient("L").resize((37, 29))
     image = Image.merge("RGB", (gradient, gradient.rotate(90), gradient.rotate(180)))
     exif = Image.Exif()
@@ -35,6 +37,10 @@ def seed_images() -> list[bytes]:
         ("1", "PNG", {}),
         ("RGB", "WEBP", {"quality": 50, "exif": exif}),
         ("RGBA", "WEBP", {"lossless": True}),
+        ("RGB", "AVIF", {"exif": exif}),
+        ("RGBA", "AVIF", {}),
+        ("RGB", "HEIF", {"exif": exif.tobytes()}),
+        ("RGBA", "HEIF", {}),
         ("P", "GIF", {"comment": b"a comment"}),
         ("RGB", "BMP", {}),
         ("P", "BMP", {}),

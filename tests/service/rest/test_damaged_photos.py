@@ -9,8 +9,11 @@ import httpx
 import pytest
 from PIL import Image
 
+from model.images import heif_decoders
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+heif_decoders.register()
 
 
 def seeds() -> list[bytes]:

@@ -161,6 +161,16 @@ def test_grey_and_transparent_images_are_rgb_on_white(form: str, mode: str) -> N
     assert_close(upright(encoded(form, image)), np.asarray(white.convert("RGB")), 6)
 
 
+def test_premultiplied_transparency_is_blended_once() -> None:
+    image = Image.fromarray(SCENE).convert("RGBA")
+    image.putalpha(128)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    data = encoded("AVIF", image, alpha_premultiplied=True)
+    assert b"prem" in data
+    assert_close(upright(data), np.asarray(white.convert("RGB")), 6)
+
+
 @pytest.mark.parametrize("twelve", [False, True], ids=["10 bits", "12 bits"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_deep_samples_are_scaled_to_8_bits(
