@@ -607,6 +607,77 @@ def test_the_image_is_zoomed_and_moved(page: Page, tmp_path: Path) -> None:
     assert page.placement() == whole
 
 
+def test_several_files_are_listed_with_their_detections_and_errors(
+    page: Page, photo: Path, tmp_path: Path
+) -> None:
+    black, notes = tmp_path / "black.png", tmp_path / "notes.pdf"
+    Image.new("RGB", (64, 48)).save(black)  # black has one detection
+    notes.write_bytes(b"%PDF-1.7 and so on")
+    page.browser.find_element(By.ID, "file").send_keys(f"{photo}\n{black}\n{notes}")
+    page.await_results()
+    badges = "[...document.querySelectorAll('#file-list .badge')].map((one) => one.textContent)"
+    page.until(f"return !{badges}.includes('…')")
+    assert page.browser.execute_script(f"return {badges}") == ["5", "1", "!"]
+    assert page.text("files-title") == "3 images, 1 error"
+    assert page.text("summary") == "5 objects found"
+    page.slide_to(0.8)
+    assert page.browser.execute_script(f"return {badges}") == ["2", "1", "!"]
+    buttons = page.browser.find_elements(By.CSS_SELECTOR, "#file-list button")
+    names = [button.get_attribute("aria-label") for button in buttons]
+    assert names[0] == "it's a photo.png: 2 objects found"
+    assert names[2] == "notes.pdf: This file type is not supported"
+    page.browser.execute_script("arguments[0].click()", buttons[1])
+    page.until("return document.getElementById('summary').textContent === '1 object found'")
+    assert "@black.png" in page.text("curl")
+    page.browser.execute_script("arguments[0].click()", buttons[2])
+    page.until("return !document.getElementById('problem').hidden")
+    assert page.text("problem-title") == "This file type is not supported"
+    page.browser.execute_script("arguments[0].click()", buttons[0])
+    page.until("return document.getElementById('summary').textContent === '2 objects found'")
+    assert not page.browser.find_element(By.ID, "problem").is_displayed()
+
+
+# Refuses the second request; counts the requests in flight and notes when each was sent.
+BUSY_SERVICE = """
+const fetch = window.fetch;
+Object.assign(window, { active: 0, most: 0, sent: [], refusedAt: 0 });
+window.fetch = async (url, options) => {
+  if (!String(url).startsWith("detect?threshold")) return fetch(url, options);
+  window.sent.push(Date.now());
+  window.most = Math.max(window.most, ++window.active);
+  try {
+    if (window.sent.length === 2) {
+      const headers = { "Retry-After": "1" };
+      const problem = { code: "overloaded", detail: "all slots are taken" };
+      window.refusedAt = Date.now();
+      return new Response(JSON.stringify(problem), { status: 429, headers });
+    }
+    return await fetch(url, options);
+  } finally {
+    window.active -= 1;
+  }
+};
+const bytes = Uint8Array.from(atob(arguments[0]), (char) => char.charCodeAt(0));
+const transfer = new DataTransfer();
+for (let number = 0; number < 12; number += 1) {
+  transfer.items.add(new File([bytes], `${number}.png`, { type: "image/png" }));
+}
+document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
+"""
+
+
+def test_several_files_wait_for_as_long_as_a_busy_service_says(page: Page, photo: Path) -> None:
+    page.browser.execute_script(BUSY_SERVICE, base64.b64encode(photo.read_bytes()).decode())
+    page.until("return document.getElementById('files-title').textContent === '12 images'")
+    most, sent, refused = page.browser.execute_script(
+        "return [window.most, window.sent, window.refusedAt]"
+    )
+    assert most <= 3
+    assert len(sent) == 13
+    assert [at for at in sent if refused + 200 < at < refused + 1000] == []
+    assert page.errors() == []
+
+
 @pytest.mark.slow
 def test_the_image_is_zoomed_with_two_fingers(page: Page, photo: Path) -> None:
     with page.narrow():

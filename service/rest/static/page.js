@@ -3,7 +3,9 @@
 import { Boxes } from "./boxes.js";
 import { savePng, saveJson } from "./downloads.js";
 import { Explanation } from "./explanation.js";
+import { Files } from "./files.js";
 import { clean, shorten } from "./names.js";
+import { Item, Requests } from "./requests.js";
 import * as results from "./results.js";
 import {
   Failure, detect, getBlob, getModel, getSamples, render, samplesFor, useKey,
@@ -11,10 +13,11 @@ import {
 import { View } from "./view.js";
 
 const LOWEST_THRESHOLD = 0.05; // requested once; the slider then filters without another request
-const MAX_RETRIES = 30; // while the model loads
 
 const $ = (id) => document.getElementById(id);
 const state = {
+  items: [],
+  item: null, // the opened one
   image: null,
   name: "",
   result: null,
@@ -30,35 +33,74 @@ const view = new View($("viewer"), $("photo"), (seen) => {
   $("zoom-out").disabled = $("zoom-reset").disabled = view.zoom <= 1;
   $("zoom-in").disabled = view.zoom >= view.mostZoom;
 });
+const files = new Files($("file-list"), open);
+const requests = new Requests(async (item, signal) => send(item, signal), showProgress, showWait);
 const explanation = new Explanation($("explanation"));
 
-/** Opens an image: chosen, dropped, pasted or a sample. */
-async function open(image, name) {
+/** Sends the requests of these images and opens the first one. */
+function openItems(items) {
+  requests.cancel();
+  state.items = items;
+  $("files").hidden = items.length < 2;
+  files.show(items.length < 2 ? [] : items);
+  for (const item of items) showProgress(item);
+  requests.add(items);
+  open(items[0]);
+}
+
+/** Shows an image, and its result as soon as there is one. */
+async function open(item) {
   state.run?.abort();
   const run = new AbortController();
-  Object.assign(state, { image, name, result: null, run });
+  Object.assign(state, { item, image: item.image, name: item.name, result: null, run });
   showProblem(null);
   boxes.show([]);
   $("panel").hidden = true;
-  $("filename").textContent = name;
+  $("filename").textContent = clean(item.name);
   $("drop").classList.remove("empty");
   for (const id of ["viewer", "tools", "under", "working"]) $(id).hidden = false;
   $("invite").hidden = true;
+  files.open(item);
+  requests.prefer(item);
   try {
-    checkSize(image);
-    const detected = detectWhenReady(image, run.signal);
-    await Promise.all([detected, showImage(image, detected, run.signal)]);
-    state.result = await detected;
-    const { width, height } = state.result.image;
+    const [shown] = await Promise.allSettled([showImage(item, run.signal)]);
+    const result = await item.detected;
+    if (shown.status === "rejected") throw shown.reason;
+    if (state.run !== run) return;
+    const { width, height } = result.image;
     if (width !== view.size.width || height !== view.size.height) view.show(width, height);
+    state.result = result;
     showResult();
   } catch (error) {
-    if (error.name === "AbortError" || state.run !== run) return;
+    if (state.run !== run) return;
     if (!$("photo").complete || !$("photo").naturalWidth || $("viewer").hidden) invite();
     showProblem(error);
   } finally {
     if (state.run === run) $("working").hidden = true;
   }
+}
+
+/** Sends the requests of these items once more. */
+function retry(items) {
+  for (const item of items) item.reset();
+  for (const item of items) showProgress(item);
+  requests.add(items);
+  if (state.item) open(state.item);
+}
+
+function showWait(item, error) {
+  if (item === state.item) showProblem(error, "The page retries automatically.");
+}
+
+/** Shows the state of an item in the list of images. */
+function showProgress(item) {
+  files.update(item, item.result ? visible(item.result) : []);
+  const done = state.items.filter(({ result, error }) => result || error).length;
+  const failed = state.items.filter(({ error }) => error).length;
+  const errors = failed ? `, ${failed} ${failed === 1 ? "error" : "errors"}` : "";
+  const total = state.items.length;
+  $("files-title").textContent =
+    done < total ? `${done} of ${total} images done${errors}` : `${total} images${errors}`;
 }
 
 /** Shows the start: there is no image. */
@@ -69,35 +111,30 @@ function invite() {
   document.querySelector("main").classList.remove("shown");
 }
 
-/** Requests detections, and retries while the model loads. */
-async function detectWhenReady(image, signal) {
-  for (let tries = 0; ; tries += 1) {
-    try {
-      return await detect(image, LOWEST_THRESHOLD, signal);
-    } catch (error) {
-      if (error.code !== "not_ready" || tries >= MAX_RETRIES) throw error;
-      showProblem(error, "The page retries automatically.");
-      await new Promise((resolve) => setTimeout(resolve, 1000 * error.retryAfter));
-      signal.throwIfAborted();
-    }
-  }
+/** Requests all detections in an image. */
+function send({ image }, signal) {
+  checkSize(image);
+  return detect(image, LOWEST_THRESHOLD, signal);
 }
 
 /** Shows the image; the service converts formats that the browser does not support. */
-async function showImage(image, detected, signal) {
+async function showImage({ image, detected }, signal) {
   const element = $("photo");
   const load = async (blob) => {
     URL.revokeObjectURL(state.url);
     state.url = URL.createObjectURL(blob);
     element.src = state.url;
     await element.decode();
+    signal.throwIfAborted();
     view.show(element.naturalWidth, element.naturalHeight);
   };
   try {
     await load(image);
   } catch {
+    signal.throwIfAborted(); // another image is opened
     $("viewer").hidden = true;
     await detected; // if the service cannot read it either, it cannot convert it
+    signal.throwIfAborted();
     const shown = await render(image, signal);
     $("viewer").hidden = false;
     await load(shown);
@@ -119,8 +156,8 @@ function threshold() {
   return Number($("threshold").value);
 }
 
-function visible() {
-  return state.result.detections.filter((detection) => detection.score >= threshold());
+function visible(result = state.result) {
+  return result.detections.filter((detection) => detection.score >= threshold());
 }
 
 /** Shows the detections with at least the slider's score. */
@@ -192,7 +229,7 @@ async function takeKey(event) {
   showProblem(null);
   try {
     await showModel();
-    if (state.image) await open(state.image, state.name);
+    if (state.items.length > 0) retry(state.items.filter(({ error }) => error));
   } catch (error) {
     showProblem(error);
   }
@@ -203,19 +240,18 @@ async function openSample(sample, button) {
     other.setAttribute("aria-pressed", String(other === button));
   }
   try {
-    await open(await getBlob(sample.url), sample.url.split("/").pop());
+    openItems([new Item(await getBlob(sample.url), sample.url.split("/").pop())]);
   } catch (error) {
     showProblem(error);
   }
 }
 
-function openFiles(files) {
-  const file = files[0];
-  if (!file) return;
+function openFiles(chosen) {
+  if (chosen.length === 0) return;
   for (const button of $("sample-list").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", "false");
   }
-  open(file, file.name || "pasted.png");
+  openItems([...chosen].map((file) => new Item(file, file.name || "pasted.png")));
 }
 
 function listenForFiles() {
@@ -300,7 +336,7 @@ async function showSamples(classes) {
 
 listenForFiles();
 invite();
-$("again").addEventListener("click", () => open(state.image, state.name));
+$("again").addEventListener("click", () => retry([state.item]));
 $("copy").addEventListener("click", copyCurl);
 $("zoom-in").addEventListener("click", () => view.zoomIn());
 $("zoom-out").addEventListener("click", () => view.zoomOut());
@@ -315,6 +351,7 @@ $("key-form").addEventListener("submit", takeKey);
 $("threshold").addEventListener("input", () => {
   $("threshold-value").textContent = threshold().toFixed(2);
   if (state.result) showResult();
+  for (const item of state.items) showProgress(item);
 });
 showModel()
   .catch(showProblem)

@@ -125,7 +125,8 @@ function milliseconds(value) {
   return `${value >= 100 ? Math.round(value) : value.toFixed(1)} ms`;
 }
 
-function element(tag, className = "", text = "") {
+/** A new element with a class and a text. */
+export function element(tag, className = "", text = "") {
   const made = document.createElement(tag);
   if (className) made.className = className;
   if (text) made.textContent = text;

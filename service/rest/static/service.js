@@ -1,13 +1,14 @@
 // Sends requests to the service. Every error becomes a `Failure` with a title and a detail.
 
 export class Failure extends Error {
-  constructor(title, detail, { status = 0, code = "", retryAfter = 0 } = {}) {
+  constructor(title, detail, { status = 0, code = "", retryAfter = 0, automatic = false } = {}) {
     super(detail);
     this.title = title;
     this.detail = detail;
     this.status = status;
     this.code = code;
     this.retryAfter = retryAfter; // seconds; 0: a retry is not useful
+    this.automatic = automatic; // the service has asked for a retry after this time
   }
 }
 
@@ -100,8 +101,22 @@ async function request(url, options = {}) {
   }
   const title = TITLES[problem.code] || problem.title || `Error ${response.status}`;
   const detail = sentence(problem.detail || response.statusText);
-  const retryAfter = Number(response.headers.get("Retry-After")) || (response.status >= 500 ? 1 : 0);
-  throw new Failure(title, detail, { status: response.status, code: problem.code, retryAfter });
+  const { status } = response;
+  const asked = secondsUntil(response.headers.get("Retry-After"));
+  throw new Failure(title, detail, {
+    status,
+    code: problem.code,
+    retryAfter: asked || (status >= 500 ? 1 : 0),
+    automatic: asked > 0 && [429, 503].includes(status),
+  });
+}
+
+/** The seconds of a Retry-After header, which has a number or a date; 0: there is none. */
+function secondsUntil(header) {
+  if (!header) return 0;
+  const seconds = Number(header);
+  if (Number.isFinite(seconds)) return Math.max(seconds, 0.1);
+  return Math.max((Date.parse(header) - Date.now()) / 1000, 0.1) || 0;
 }
 
 function sentence(text) {
