@@ -6,6 +6,7 @@ files; each is read into a COCO document, which the same checks then judge.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,9 @@ def read_split(path: Path, split: str, findings: Findings) -> RawDataSet | None:
     for candidate in FORMATS:
         if candidate.recognises(path):
             return candidate.read(path, split, findings)
+    for folder in (path, *path.glob("*")):
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+            raise DataError(f"{folder} cannot be read: Permission denied")
     layouts = "; ".join(f"{each.name} ({each.layout})" for each in FORMATS)
     raise DataError(f"{path}: no data set of a known format: {layouts}")
 

@@ -177,8 +177,10 @@ class HttpTarget:
             response = connection.getresponse()
             data = _read(response)
         except http.client.HTTPException as error:
+            hint = "" if address.tls else "; the URL of a service with TLS begins with https"
             raise TargetError(
-                f"{address.url} is not a Lite DETR service: its response cannot be read ({error!r})"
+                f"{address.url} is not a Lite DETR service: its response cannot be read "
+                f"({error!r}){hint}"
             ) from error
         except TimeoutError as error:
             raise TargetError(f"{address.url} does not respond") from error

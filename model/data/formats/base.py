@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from model.data.errors import DataError
 from model.data.findings import Findings
 from model.images.formats import IMAGE_SUFFIXES
 
@@ -69,9 +70,12 @@ def image_files(folder: Path) -> list[Path]:
     """Returns the image files in a folder and its subfolders, sorted; hidden ones are left out.
 
     Links to folders are followed; a folder that contains the link is not read again.
+
+    Raises:
+        DataError: for a folder that cannot be read.
     """
     found: list[Path] = []
-    for place, subfolders, names in os.walk(folder, followlinks=True):
+    for place, subfolders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         inside = os.path.realpath(place)
         subfolders[:] = [
             name
@@ -85,6 +89,10 @@ def image_files(folder: Path) -> list[Path]:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         ]
     return sorted(file for file in found if file.is_file())
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def common_folder(files: Sequence[Path]) -> Path:

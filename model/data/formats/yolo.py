@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _document(
         for number, (image, size) in enumerate(zip(images, sizes, strict=True), 1):
             entries.append({"id": number, "file_name": str(image.relative_to(folder))})
             labels = label_file(image)
-            if not os.path.isfile(labels):
+            if _is_absent(labels):
                 findings.oddity("images without a label file (used as empty)", str(labels))
                 continue
             with_labels += 1
@@ -201,6 +202,16 @@ def _document(
         "annotations": numbered,
         "categories": categories_of(names, first_id=0),
     }
+
+
+def _is_absent(file: Path) -> bool:
+    """Whether there is no such file; it may be there in a folder that may not be searched."""
+    try:
+        return not stat.S_ISREG(os.stat(file).st_mode)
+    except PermissionError:
+        return False
+    except (OSError, ValueError):
+        return True
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:

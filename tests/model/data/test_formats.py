@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,37 @@ def test_images_behind_links_to_folders_are_found_once(tmp_path: Path) -> None:
     data = open_data_set(tmp_path / "set")
     assert data is not None
     assert [image.file_name for image in data.truth.images] == ["a.png", "more/c.png"]
+
+
+@pytest.mark.parametrize("name", ["images/train", "labels/train"])
+def test_folder_that_may_not_be_read_is_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Root may read everything, so the refusal is simulated."""
+    _yolo(tmp_path, _YOLO)
+    secret = str(tmp_path / name)
+
+    def refusing(real: Any, start: str) -> Any:
+        def call(path: Any, *more: Any, **named: Any) -> Any:
+            if str(path).startswith(start):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *more, **named)
+
+        return call
+
+    for function, start in (("scandir", secret), ("stat", f"{secret}/"), ("open", f"{secret}/")):
+        monkeypatch.setattr(os, function, refusing(getattr(os, function), start))
+    with pytest.raises(DataError, match=f"{name}.*Permission denied"):
+        open_data_set(tmp_path)
+
+
+def test_folder_of_a_format_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Annotations").mkdir()
+    monkeypatch.setattr("os.access", lambda path, _: path == tmp_path)
+    with pytest.raises(DataError, match="Annotations cannot be read"):
+        open_data_set(tmp_path)
 
 
 def test_yolo_polygon_becomes_the_box_around_it(tmp_path: Path) -> None:
