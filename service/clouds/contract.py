@@ -154,8 +154,10 @@ def find_weights(folder: Path, source: str) -> Path | None:
         SettingsError: for a folder that cannot be read, has other files only, or several weights
             files.
     """
-    if folder.is_file():
+    if os.path.isfile(folder):  # Path.is_file raises for a name that is too long
         return folder
+    if not os.path.isdir(folder):
+        return None
     # rglob takes folders that may not be read for empty ones.
     for each in (folder, *folder.rglob("*")):
         if each.is_dir() and not os.access(each, os.R_OK | os.X_OK):

@@ -64,8 +64,8 @@ def settings_for_cloud(
     try:
         settings = load_settings(**{**given, **values})
     except SettingsError as error:
-        sources = ", ".join(dict.fromkeys(used))
-        raise SettingsError(f"{error}; with {sources} of {cloud.title}") from None
+        sources = ", ".join(each for each in dict.fromkeys(used) if each != cloud.title)
+        raise SettingsError(f"{error}; with {sources or 'the settings'} of {cloud.title}") from None
     if not values and not deployment.predict_path:
         return CloudSettings(settings, deployment, warnings=warnings)
     text = ", ".join(f"{name}={values[name]}" for name in values)

@@ -87,7 +87,10 @@ def _model(uri: str, given: Settings) -> list[CloudSetting]:
     source = f"{_STORAGE_VARIABLE}={uri!r}"
     if is_given(given, "model"):
         return [CloudSetting("model", uri, source)]
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}") from None
     if parts.scheme not in {"", "file"}:
         raise SettingsError(
             f"{source}: the service does not download models; put the weights file into the image, "

@@ -180,6 +180,10 @@ class TestModel:
             self._sagemaker(tmp_path)
         with pytest.raises(SettingsError, match="AZUREML_MODEL_DIR='/no-such' does not exist"):
             found({"AZUREML_MODEL_DIR": "/no-such"}, cloud="azure")
+        with pytest.raises(SettingsError, match="does not exist"):
+            found({"AZUREML_MODEL_DIR": "x" * 300}, cloud="azure")
+        with pytest.raises(SettingsError, match="Invalid IPv6 URL"):
+            found(VERTEX | {"AIP_STORAGE_URI": "http://[::1"})
 
     def test_a_bucket_is_an_error_unless_a_model_is_given(self, tmp_path: Path) -> None:
         variables = VERTEX | {"AIP_STORAGE_URI": "gs://bucket/model"}
