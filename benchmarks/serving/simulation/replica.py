@@ -142,8 +142,8 @@ class Replica:
         """Receives a request at the edge, behind those that the edge is busy with."""
         self.open_requests += 1
         self.version += 1
-        if self.lost:
-            self._finish(request, LOST)
+        if self.lost:  # the connection stays open until the client gives up
+            self._loop.call_later(self.options.timeout_seconds, self._finish, request, LOST)
         else:
             self._loop.call_at(self._edge(self.options.edge.receive), self._admit, request)
 

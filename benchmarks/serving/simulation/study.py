@@ -219,7 +219,7 @@ class Study:
         for share in (0.5, 0.7, 0.85):
             steadily = self._at(share, fleet, 65)
             for kind in FAILURES:
-                failure = Failure(kind, 20 * self._scale)
+                failure = Failure(kind, 20.3 * self._scale)  # between two health checks
                 yield Row(f"{kind} at {share:g}", replace(steadily, failures=(failure,)))
 
     def _bottleneck(self) -> Iterator[Row]:
