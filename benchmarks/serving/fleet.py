@@ -53,6 +53,15 @@ _SECTIONS = tuple(
     ["formula", "load", "balancers", "traffic", "autoscaling", "failures", "bottleneck", "large"]
 )
 
+_OF_REPORT = {"only", "scale", "output"}
+_OF_ONE = {
+    *("traffic", "seconds", "replicas", "engines", "engine", "sizes", "max_batch_size", "decoders"),
+    *("timeout_ms", "balancer", "balancer_threads", "autoscale", "max_replicas", "fail"),
+}
+_INTERRUPTED = 130
+_MANY = 200_000  # requests, from which on the time is announced
+_SECONDS_PER_REQUEST = 0.00015  # of CPU time, as seen
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -101,6 +110,11 @@ def _check(row: Row, figures: Figures) -> tuple[str, ...]:
 
 
 def _run_study(options: argparse.Namespace) -> None:
+    output = options.output
+    if output is None and not options.only and options.scale == 1:
+        output = RESULTS / "serving" / "fleet"
+    if output is not None:
+        _check_writable(output)
     document = conditions()
     study = Study(options.seed, options.scale)
     sections, results, started = study.sections(), {}, time.process_time()
@@ -109,6 +123,9 @@ def _run_study(options: argparse.Namespace) -> None:
         found = study.run(sections[name], lambda line: print(line, file=sys.stderr, flush=True))
         texts.append(_section(sections[name], found))
         results[name] = {row.name: _plain(figures) for row, figures in found}
+    if output is None:
+        print("\n".join(texts))
+        return
     document |= {
         "seed": options.seed,
         "edge_seconds": asdict(study.edge),
@@ -117,7 +134,15 @@ def _run_study(options: argparse.Namespace) -> None:
         "cpu_seconds_of_this_run": round(time.process_time() - started, 1),
         "sections": results,
     }
-    write_report(options.output, "Simulated fleets", document, texts)
+    write_report(output, "Simulated fleets", document, texts)
+
+
+def _check_writable(output: Path) -> None:
+    """Raises OSError now and not at the end of the run."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".json", ".md"):
+        with output.with_suffix(suffix).open("a"):
+            pass
 
 
 def _introduction(study: Study) -> str:
@@ -227,13 +252,18 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--seed", type=int, default=1, help="of arrivals, sizes, balancer and engines")
     report = result.add_argument_group("the report")
-    report.add_argument("--only", nargs="+", choices=_SECTIONS, help="these sections")
+    report.add_argument(
+        "--only", nargs="+", choices=_SECTIONS, metavar="SECTION",
+        help=f"these sections: {', '.join(_SECTIONS)}",
+    )  # fmt: skip
     report.add_argument(
         "--scale", type=_at_least(float, 0.01, 100), default=1.0, help="multiplies all durations"
     )
     report.add_argument(
-        "--output", type=Path, default=RESULTS / "serving" / "fleet", help="without a suffix"
-    )
+        "--output", type=Path, metavar="FILE",
+        help="FILE.json and FILE.md are written; default: benchmarks/results/serving/fleet for the "
+        "whole report, none for a part of it",
+    )  # fmt: skip
     one = result.add_argument_group("your own fleet")
     add = one.add_argument
     positive = _at_least(float, 0.001)
@@ -258,12 +288,45 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Makes the report, or simulates one fleet and prints its figures."""
-    options = parser().parse_args(arguments)
-    if options.rate is None:
-        _run_study(options)
-        return 0
+    commands = parser()
+    options = commands.parse_args(arguments)
+    _check_combination(commands, options)
+    try:
+        if options.rate is None:
+            _run_study(options)
+            return 0
+        return _run_one(options)
+    except OSError as error:
+        commands.error(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _check_combination(commands: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuses options that the chosen mode would ignore."""
+    default = vars(commands.parse_args([]))
+    given = {
+        name
+        for name, value in vars(options).items()
+        if getattr(value, "source", value) != getattr(default[name], "source", default[name])
+    }
+    unused = given & (_OF_ONE if options.rate is None else _OF_REPORT)
+    if unused:
+        flags = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in unused))
+        commands.error(f"{flags}: only {'with' if options.rate is None else 'without'} --rate")
+
+
+def _run_one(options: argparse.Namespace) -> int:
     fleet = fleet_of(options)
+    requests = sum((one.end - one.start) * one.rate for one in fleet.traffic)
+    if requests > _MANY:
+        seconds = requests * _SECONDS_PER_REQUEST
+        print(f"about {requests:,.0f} requests, {seconds:,.0f} s of CPU time", file=sys.stderr)
     figures = simulate(fleet)
+    if not figures.requests:
+        print("no request arrived: raise --rate or --seconds", file=sys.stderr)
+        return 1
     engine = fleet.replica.times
     capacity = engine.capacity(fleet.shapes, options.max_batch_size)
     print(f"engine: {engine.source}: {capacity:.1f} images/s in full batches")

@@ -10,6 +10,7 @@ from statistics import fmean
 
 import pytest
 
+from benchmarks.report import RESULTS
 from benchmarks.serving import fleet
 from benchmarks.serving.simulation.autoscaler import AutoscaleOptions, Autoscaler
 from benchmarks.serving.simulation.balancer import BALANCERS
@@ -26,6 +27,7 @@ from benchmarks.serving.simulation.times import (
 from benchmarks.serving.simulation.traffic import Segment, arrivals, bursty, diurnal, steady
 from service.batching.scheduler import BatchPolicy
 
+RESULT = RESULTS / "serving" / "fleet.md"
 SHAPES = parse_shapes("640x480")
 BUCKET = SHAPES[0].bucket
 TEN_MS = EngineTimes("test", {BUCKET: {1: 0.010}})
@@ -165,6 +167,7 @@ def test_measured_engines_are_read_from_the_results(name: str) -> None:
         ["--rate", "5", "--fail", "fire@3"],
         ["--rate", "5", "--autoscale", "70"],
         ["--rate", "5", "--balancer", "random"],
+        ["--scale", "0"],
     ],
 )
 def test_wrong_arguments_are_named(
@@ -174,6 +177,35 @@ def test_wrong_arguments_are_named(
         fleet.main(arguments)
     assert ended.value.code == 2
     assert f"argument {arguments[-2]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "30"], "--seconds: only with --rate"),
+        (["--engine", "2+6"], "--engine: only with --rate"),
+        (["--rate", "5", "--only", "load"], "--only: only without --rate"),
+        (["--only", "load", "--output", "/dev/null/x"], "error: /dev/null: "),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        fleet.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_part_of_the_report_is_printed_only(capsys: pytest.CaptureFixture[str]) -> None:
+    before = RESULT.read_bytes()
+    assert fleet.main(["--only", "formula", "--scale", "0.01"]) == 0
+    assert "| rho = 0.9 |" in capsys.readouterr().out
+    assert RESULT.read_bytes() == before
+
+
+def test_a_fleet_without_requests_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fleet.main(["--rate", "0.001", "--seconds", "1"]) == 1
+    assert "no request arrived" in capsys.readouterr().err
 
 
 def test_a_fleet_of_the_command_line_is_printed(
