@@ -498,7 +498,9 @@ def test_names_of_any_script_are_text(browser: Chrome, address: str, photo: Path
 PLACEMENT = r"""
 const done = arguments[arguments.length - 1];
 const load = (name) => import(new URL(`static/${name}.js`, document.baseURI).href);
-Promise.all([load("labels"), load("names")]).then(([{ placeLabels, overlap }, names]) => {
+Promise.all(["labels", "names", "service"].map(load)).then(([labels, names, service]) => {
+  const { placeLabels, overlap } = labels;
+  const date = (seconds) => new Date(Date.now() + 1000 * seconds).toUTCString();
   const bounds = { left: 0, top: 0, width: 390, height: 300 };
   let seed = 7;
   const random = (most) => { seed = (seed * 16807) % 2147483647; return seed % most; };
@@ -522,6 +524,7 @@ Promise.all([load("labels"), load("names")]).then(([{ placeLabels, overlap }, na
     lone: [lone.left, lone.top + lone.height <= 100, lone.short],
     whole: [whole.short, whole.top >= 0], tiny: tiny.short, gone,
     family: names.shorten("\u{1f468}\u200d\u{1f469}\u200d\u{1f467}".repeat(3), fits),
+    waits: ["7", date(20), date(-20), "soon", null].map(service.secondsUntil),
     stems: ["a/b.c.JPEG", "..", "x\u202egpj.exe", ".hidden", "\u6761.png"].map(names.fileStem),
   });
 }, (error) => done(String(error)));
@@ -539,6 +542,7 @@ def test_labels_do_not_overlap_and_give_way_to_numbers(page: Page) -> None:
     assert found["tiny"] is True
     assert found["gone"] is None
     assert found["family"] == "\U0001f468\u200d\U0001f469\u200d\U0001f467\u2026"
+    assert found["waits"] == [7, pytest.approx(20, abs=1.5), 0.1, 0, 0]
     assert found["stems"] == ["a_b.c", "image", "x gpj", "hidden", "\u6761"]
 
 
@@ -635,6 +639,16 @@ def test_several_files_are_listed_with_their_detections_and_errors(
     page.browser.execute_script("arguments[0].click()", buttons[0])
     page.until("return document.getElementById('summary').textContent === '2 objects found'")
     assert not page.browser.find_element(By.ID, "problem").is_displayed()
+
+
+def test_a_file_that_is_gone_is_not_an_error_of_the_network(page: Page, photo: Path) -> None:
+    page.browser.execute_script(
+        "File.prototype.slice = () => ({ arrayBuffer: () => Promise.reject(new Error('gone')) })"
+    )
+    page.choose(photo)
+    page.until("return !document.getElementById('problem').hidden")
+    assert page.text("problem-title") == "This file cannot be read"
+    assert page.errors() == []
 
 
 # Refuses the second request; counts the requests in flight and notes when each was sent.

@@ -34,7 +34,7 @@ const view = new View($("viewer"), $("photo"), (seen) => {
   $("zoom-in").disabled = view.zoom >= view.mostZoom;
 });
 const files = new Files($("file-list"), open);
-const requests = new Requests(async (item, signal) => send(item, signal), showProgress, showWait);
+const requests = new Requests(send, showProgress, showWait);
 const explanation = new Explanation($("explanation"));
 
 /** Sends the requests of these images and opens the first one. */
@@ -112,8 +112,9 @@ function invite() {
 }
 
 /** Requests all detections in an image. */
-function send({ image }, signal) {
+async function send({ image }, signal) {
   checkSize(image);
+  await checkReadable(image);
   return detect(image, LOWEST_THRESHOLD, signal);
 }
 
@@ -148,6 +149,18 @@ function checkSize(image) {
     throw new Failure(
       "This image is too large",
       `It has ${mib(image.size)}; at most ${mib(limit)} are accepted.`,
+    );
+  }
+}
+
+/** Reads one byte: browsers report an unreadable body as an error of the network. */
+async function checkReadable(image) {
+  try {
+    await image.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Failure(
+      "This file cannot be read",
+      "It is a folder, or was changed or removed since it was chosen.",
     );
   }
 }

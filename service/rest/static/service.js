@@ -112,7 +112,7 @@ async function request(url, options = {}) {
 }
 
 /** The seconds of a Retry-After header, which has a number or a date; 0: there is none. */
-function secondsUntil(header) {
+export function secondsUntil(header) {
   if (!header) return 0;
   const seconds = Number(header);
   if (Number.isFinite(seconds)) return Math.max(seconds, 0.1);
