@@ -55,9 +55,9 @@ def serving() -> Iterator[str]:
         output = ""
         for line in process.stderr:
             output += line
-            if line.startswith("Ready"):
+            if "Ready after" in line:  # lines are JSON without a terminal
                 break
-        found = re.search(r"listens on (http://\S+)", output)
+        found = re.search(r"listens on (http://[\w.:]+)", output)
         if found is None:
             raise SystemExit(f"the service did not start: {output}")
         yield found[1]
