@@ -449,6 +449,7 @@ def test_a_model_of_other_classes_has_no_samples(browser: Chrome, address: str) 
     assert "code" not in text
 
 
+@pytest.mark.slow
 def test_a_model_of_some_of_the_classes_has_only_their_samples(
     browser: Chrome, address: str
 ) -> None:
@@ -593,7 +594,7 @@ def test_the_image_is_zoomed_and_moved(page: Page, tmp_path: Path) -> None:
     assert near["width"] == pytest.approx(1.4**4 * whole["width"], abs=1)
     viewer.send_keys(Keys.ARROW_DOWN)
     assert page.placement()["y"] == pytest.approx(near["y"] - 60, abs=1)
-    ActionChains(page.browser).drag_and_drop_by_offset(viewer, 0, 40).perform()
+    ActionChains(page.browser, duration=0).drag_and_drop_by_offset(viewer, 0, 40).perform()
     assert page.placement()["y"] == pytest.approx(near["y"] - 20, abs=1)
     viewer.send_keys("0")
     assert (page.placement(), page.canvas()) == (whole, fitted)
@@ -641,6 +642,7 @@ def test_several_files_are_listed_with_their_detections_and_errors(
     assert not page.browser.find_element(By.ID, "problem").is_displayed()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_is_not_an_error_of_the_network(page: Page, photo: Path) -> None:
     page.browser.execute_script(
         "File.prototype.slice = () => ({ arrayBuffer: () => Promise.reject(new Error('gone')) })"
@@ -680,6 +682,7 @@ document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, cancelabl
 """
 
 
+@pytest.mark.slow
 def test_several_files_wait_for_as_long_as_a_busy_service_says(page: Page, photo: Path) -> None:
     page.browser.execute_script(BUSY_SERVICE, base64.b64encode(photo.read_bytes()).decode())
     page.until("return document.getElementById('files-title').textContent === '12 images'")
