@@ -201,9 +201,13 @@ class Page:
         )
 
     def canvas(self) -> str:
-        return str(
-            self.browser.execute_script("return document.getElementById('boxes').toDataURL()")
+        """The drawn boxes, after the page had time to adapt them to a change of its layout."""
+        script = (
+            "const done = arguments[0], boxes = document.getElementById('boxes');"
+            "const frame = window.requestAnimationFrame;"
+            "frame(() => frame(() => setTimeout(() => done(boxes.toDataURL()))));"
         )
+        return str(self.browser.execute_async_script(script))
 
     def errors(self) -> list[str]:
         logs = self.browser.get_log("browser")
