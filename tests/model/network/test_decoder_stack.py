@@ -24,10 +24,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=[1, 3], autouse=True)
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
+    torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
 
@@ -104,7 +104,7 @@ def test_queries_and_boxes_are_those_of_the_layers(changes: dict[str, int]) -> N
     Call.random(tiny(**changes), batch=2).check()
 
 
-@pytest.mark.parametrize("queries", [1, 2, 7, 8, 16, 17, 33, 100, 300])
+@pytest.mark.parametrize("queries", [1, 8, 17, 100, 300])
 def test_any_number_of_queries(queries: int) -> None:
     Call.random(tiny(), batch=3, queries=queries).check()
 
@@ -146,10 +146,10 @@ def test_nan_stays_with_its_image() -> None:
 
 
 def test_calls_at_the_same_time_do_not_share_memory() -> None:
-    calls = [Call.random(tiny(), queries=20 + 8 * n) for n in range(4)]
+    calls = [Call.random(tiny(), queries=20 + 8 * n) for n in range(3)]
     expected = [call.run().hidden[0] for call in calls]
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(5):
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
             found = pool.map(lambda call: call.run().hidden[0], calls)
             assert all(map(torch.equal, found, expected))
 

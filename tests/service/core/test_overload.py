@@ -177,7 +177,7 @@ def test_high_priority_does_not_starve_normal_priority() -> None:
     _run(SLOW, scenario, slots=64, kept=32)
 
 
-@pytest.mark.parametrize("load", [0.5, 5])
+@pytest.mark.parametrize("load", [pytest.param(0.5, marks=pytest.mark.slow), 5])
 def test_a_flood_of_explanations_does_not_harm_ordinary_images(load: float) -> None:
     device = EXPLAINING
 
@@ -189,9 +189,9 @@ def test_a_flood_of_explanations_does_not_harm_ordinary_images(load: float) -> N
 
     async def scenario(service: SimulatedService) -> None:
         before, _ = await ordinary(service, 0.01)
-        plain, explained = await ordinary(service, 1000.0)
+        plain, explained = await ordinary(service, 300.0)
         assert explained.outcomes["ok"] > 0
-        assert explained.outcomes["overloaded"] > 100 * explained.outcomes["ok"]
+        assert explained.outcomes["overloaded"] > 20 * explained.outcomes["ok"]
         assert _goodput(plain, device) >= 0.97 * _goodput(before, device)
         assert plain.outcomes["ok"] >= 0.99 * plain.accepted
         assert _p99(plain) <= _p99(before) + device.explain + device.seconds(1) * 1.2
