@@ -9,6 +9,7 @@ from typing import NamedTuple
 from model.detections import Detections
 from model.explanation import Explanation
 
+DEFAULT_OVERLAP = 0.2  # of tiles
 _TIMING_DECIMALS = 3  # of a millisecond
 
 
@@ -20,6 +21,14 @@ class Priority(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class TileOptions:
+    """Into which tiles an image is cut."""
+
+    size: tuple[int, int] | None = None  # (width, height), pixels; None: auto
+    overlap: float = DEFAULT_OVERLAP  # of neighbours, as a share of a tile
+
+
+@dataclass(frozen=True)
 class DetectOptions:
     """Which detections a request selects; None stands for the default of the model."""
 
@@ -27,6 +36,7 @@ class DetectOptions:
     max_detections: int | None = None  # 1 .. ModelConfig.max_detections; keeps the best
     labels: tuple[str, ...] | None = None  # class names to keep, or several separated by commas
     explain: int | None = None  # the detection to explain, counted from 1; None: none
+    tiles: TileOptions | None = None  # None: the image is not cut into tiles
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from model.images.limits import Cost
@@ -20,12 +21,13 @@ START, KILL = b"S", b"K"
 CONTROL = struct.Struct("<cQ")
 
 # Edge -> decoder.
-ATTACH, DECODE, CALL = 1, 2, 3
+ATTACH, DECODE, CALL, DECODE_TILES = 1, 2, 3, 4
 # Decoder -> edge.
 READY, DECODED, FAILED, COSTS_MORE, OUT_OF_MEMORY, ENCODED, BUG = 1, 2, 3, 4, 5, 6, 7
 
 _DECODE_TASK = struct.Struct("<9qd")
 _DECODED = struct.Struct("<4q2d")
+_TILE = struct.Struct("<5q")
 _ATTACH = struct.Struct("<3q")
 _CALL = struct.Struct("<2q")
 _COST = struct.Struct("<qd")
@@ -57,6 +59,27 @@ class DecodeTask(NamedTuple):
         *fields, memory_bytes, seconds = _DECODE_TASK.unpack(payload)
         granted = Cost(memory_bytes, seconds)
         return cls._make([*fields, None if granted == _NO_LIMIT else granted])
+
+
+class TileTask(NamedTuple):
+    """A region of the image that is to be decoded into a slot of its own."""
+
+    slot: int
+    left: int  # pixels after EXIF rotation
+    top: int
+    right: int
+    bottom: int
+
+
+def pack_tiles(work: DecodeTask, tiles: Sequence[TileTask]) -> bytes:
+    """The payload of DECODE_TILES; `slot` and `generation` of the task are not used."""
+    return work.pack() + b"".join(_TILE.pack(*tile) for tile in tiles)
+
+
+def unpack_tiles(payload: bytes) -> tuple[DecodeTask, list[TileTask]]:
+    """The task and the tiles in a payload of DECODE_TILES."""
+    tiles = [TileTask(*each) for each in _TILE.iter_unpack(payload[_DECODE_TASK.size :])]
+    return DecodeTask.unpack(payload[: _DECODE_TASK.size]), tiles
 
 
 class Decoded(NamedTuple):

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -29,7 +30,15 @@ from service.decoding.grants import Grants
 from service.decoding.messages import Decoded, DecodeTask, Message
 from service.decoding.processes import WorkerProcess
 from service.decoding.task_queue import TaskQueue
-from service.decoding.tasks import FIRST_COME, ImageInSlot, Task, Turn, payload_of
+from service.decoding.tasks import (
+    FIRST_COME,
+    ImageInSlot,
+    Task,
+    Tile,
+    TilesInSlots,
+    Turn,
+    payload_of,
+)
 from service.decoding.workers import Workers
 from service.ipc.slot_pool import SlotLease
 from service.ipc.slots import SlotImage
@@ -116,30 +125,50 @@ class DecoderPool:
                 there is.
             DecoderBug: for an unexpected exception in the decoder.
         """
-        work = DecodeTask(
-            len(data),
-            config.shortest_side,
-            config.longest_side,
-            limits.max_bytes,
-            limits.max_pixels,
-            limits.max_jpeg_scans,
-            lease.slot,
-            lease.generation,
-            granted=self._grants.without_asking,
+        work = self._decode_task(data, config, limits, lease)
+        decoded = await self._decode_once_granted(
+            data, messages.DECODE, DecodeTask.pack, work, (lease,), turn
         )
-        task = self._new_task((data,), messages.DECODE, work.pack(), turn, lease)
-        message = await self._run(task)
-        if message.kind == messages.COSTS_MORE:
-            payload = work._replace(granted=None).pack()
-            task = self._new_task((data,), messages.DECODE, payload, turn, lease)
-            await self._grant(task, messages.unpack_cost(message.payload))
-            message = await self._run(task)
-        decoded = Decoded.unpack(payload_of(message, messages.DECODED))
         size = decoded.height, decoded.width
         padded = padded_size(*size, config.bucket_stride)
         image = SlotImage(size, padded, (decoded.original_height, decoded.original_width))
         lease.describe(image)
         return ImageInSlot(image, decoded.started, decoded.ended)
+
+    async def decode_tiles(
+        self,
+        data: bytes | memoryview,
+        config: ModelConfig,
+        limits: ImageLimits,
+        tiles: Sequence[Tile],
+        turn: Turn = FIRST_COME,
+    ) -> TilesInSlots:
+        """Decodes an image once and resizes regions of it, each into its slot, as `decode` does.
+
+        Args:
+            data: the encoded image.
+            config: whose input rule and bucket grid apply to each tile.
+            limits: of the image.
+            tiles: of one size, at least one.
+            turn: their place among the images that wait.
+
+        Raises:
+            DetectionError, DecoderBug: as `decode`.
+        """
+        leases = tuple(tile.lease for tile in tiles)
+        work = self._decode_task(data, config, limits, leases[0])
+        wanted = [messages.TileTask(tile.lease.slot, *tile.region) for tile in tiles]
+        pack = partial(messages.pack_tiles, tiles=wanted)
+        decoded = await self._decode_once_granted(
+            data, messages.DECODE_TILES, pack, work, leases, turn
+        )
+        size = decoded.height, decoded.width
+        padded = padded_size(*size, config.bucket_stride)
+        images = []
+        for lease, (left, top, right, bottom) in tiles:
+            images.append(SlotImage(size, padded, (bottom - top, right - left)))
+            lease.describe(images[-1])
+        return TilesInSlots(tuple(images), decoded.started, decoded.ended)
 
     async def call(
         self,
@@ -177,16 +206,53 @@ class DecoderPool:
         self._busy.clear()
         self._workers.close()
 
+    def _decode_task(
+        self,
+        data: bytes | memoryview,
+        config: ModelConfig,
+        limits: ImageLimits,
+        lease: SlotLease,
+    ) -> DecodeTask:
+        return DecodeTask(
+            len(data),
+            config.shortest_side,
+            config.longest_side,
+            limits.max_bytes,
+            limits.max_pixels,
+            limits.max_jpeg_scans,
+            lease.slot,
+            lease.generation,
+            granted=self._grants.without_asking,
+        )
+
+    async def _decode_once_granted(  # noqa: PLR0913, PLR0917 - of a task
+        self,
+        data: bytes | memoryview,
+        kind: int,
+        pack: Callable[[DecodeTask], bytes],
+        work: DecodeTask,
+        leases: tuple[SlotLease, ...],
+        turn: Turn,
+    ) -> Decoded:
+        """Decodes at once if that costs little, otherwise with a grant."""
+        message = await self._run(self._new_task((data,), kind, pack(work), turn, leases))
+        if message.kind == messages.COSTS_MORE:
+            payload = pack(work._replace(granted=None))
+            task = self._new_task((data,), kind, payload, turn, leases)
+            await self._grant(task, messages.unpack_cost(message.payload))
+            message = await self._run(task)
+        return Decoded.unpack(payload_of(message, messages.DECODED))
+
     def _new_task(
         self,
         content: tuple[bytes | memoryview, ...],
         kind: int,
         payload: bytes,
         turn: Turn,
-        lease: SlotLease | None = None,
+        leases: tuple[SlotLease, ...] = (),
     ) -> Task:
         done = asyncio.get_running_loop().create_future()
-        return Task(content, kind, payload, done, lease, turn)
+        return Task(content, kind, payload, done, leases, turn)
 
     async def _grant(self, task: Task, cost: Cost) -> None:
         task.is_long = self._grants.is_long(cost)
@@ -215,9 +281,9 @@ class DecoderPool:
             return
         for worker, current in self._busy.items():
             if current is task:
-                if task.lease is not None:
-                    task.lease.retain()
-                    task.release.append(task.lease.release)
+                for lease in task.leases:
+                    lease.retain()
+                    task.release.append(lease.release)
                 self._allow(worker, task, _GRACE_SECONDS)
                 return
 
@@ -238,8 +304,8 @@ class DecoderPool:
         self._busy[worker] = task
         task.started = asyncio.get_running_loop().time()
         try:
-            if task.lease is not None:
-                worker.attach(task.lease.memory)
+            if task.leases:
+                worker.attach(task.leases[0].memory)
             worker.inbox.write(*task.content)
             worker.send(task.kind, task.payload)
         except Exception:

@@ -21,6 +21,21 @@ _ERRORS: dict[str, type[DetectionError]] = {
 }
 
 
+class Tile(NamedTuple):
+    """A region of an image and the slot for it; pixels after EXIF rotation."""
+
+    lease: SlotLease
+    region: tuple[int, int, int, int]  # left, top, right, bottom
+
+
+class TilesInSlots(NamedTuple):
+    """Tiles of one image in their slots; times are monotonic seconds."""
+
+    images: tuple[SlotImage, ...]  # in the order of the tiles
+    started: float  # of their decoding
+    ended: float
+
+
 class ImageInSlot(NamedTuple):
     """A decoded image in its slot; times are monotonic seconds."""
 
@@ -56,7 +71,7 @@ class Task:
     kind: int
     payload: bytes
     done: asyncio.Future[Message]
-    lease: SlotLease | None = None
+    leases: tuple[SlotLease, ...] = ()  # of the slots that pixels are written to
     turn: Turn = FIRST_COME
     is_long: bool = False
     started: float = 0.0  # when a worker got it, by the event loop's clock

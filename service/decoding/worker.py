@@ -1,7 +1,8 @@
 """A decoder process: takes image files from the edge one at a time and writes pixels into slots.
 
-    inbox (file) --DECODE--> decode_image --> slot (pixels), DECODED
-    inbox (file) --CALL----> a format's encoder, for drawn images --> ENCODED
+    inbox (file) --DECODE--------> decode_image --> slot (pixels), DECODED
+    inbox (file) --DECODE_TILES--> decode_regions --> slots (pixels), DECODED
+    inbox (file) --CALL----------> a format's encoder, for drawn images --> ENCODED
 
 `service.decoding.template` forks it. It never imports torch, opens no connections, and ends with
 the edge. Its address space is limited, so that an image which takes more memory than planned fails
@@ -17,7 +18,7 @@ import socket
 import struct
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +26,15 @@ import numpy.typing as npt
 
 from model.images.decode import Cost, CostsMore, DecodedImage, ImageLimits, InputRule, decode_image
 from model.images.errors import DetectionError
+from model.images.regions import decode_regions
 from service.decoding import messages
-from service.decoding.messages import DecodeTask, InboxMemory, Message, MessageBuffer
+from service.decoding.messages import (
+    DecodeTask,
+    InboxMemory,
+    Message,
+    MessageBuffer,
+    TileTask,
+)
 from service.images.allocator import release_freed_memory
 from service.ipc.slots import SlotLayout, SlotMemory
 
@@ -112,6 +120,8 @@ class Worker:
         try:
             if message.kind == messages.DECODE:
                 self._decode_into_slot(DecodeTask.unpack(message.payload))
+            elif message.kind == messages.DECODE_TILES:
+                self._decode_into_slots(*messages.unpack_tiles(message.payload))
             else:
                 self._call(message.payload)
         except DetectionError as error:
@@ -141,6 +151,30 @@ class Worker:
         done = messages.Decoded(
             height, width, original_height, original_width, started, time.monotonic()
         )
+        self._send(messages.DECODED, done.pack())
+
+    def _decode_into_slots(self, task: DecodeTask, tiles: Sequence[TileTask]) -> None:
+        """Decodes regions of an image; they have one size, that of the first is returned."""
+        started = time.monotonic()
+        slots = self._slots
+        assert slots is not None, "slots are attached before the first task"
+        sizes = [(0, 0)]
+
+        def place(number: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+            sizes[0] = size
+            return slots.pixels(tiles[number].slot, size)
+
+        original = decode_regions(
+            self._inbox.view(task.num_bytes),
+            _Sides(task.shortest_side, task.longest_side),
+            ImageLimits(task.max_bytes, task.max_pixels, task.max_jpeg_scans),
+            task.granted,
+            [tile[1:] for tile in tiles],
+            place,
+        )
+        if task.granted is None:
+            release_freed_memory()
+        done = messages.Decoded(*sizes[0], *original, started, time.monotonic())
         self._send(messages.DECODED, done.pack())
 
     def _call(self, payload: bytes) -> None:

@@ -1,0 +1,1 @@
+"""Tiles of a large image: where they lie, and one result from the detections in them."""
