@@ -141,7 +141,8 @@ class Batcher:
             ShuttingDown: if the batcher was closed first.
         """
         result: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
-        self._predictor.record_arrival(self._clock())
+        if not job.is_tile:
+            self._predictor.record_arrival(self._clock())
         job.lease.retain()
         self._results[job] = result
         self._scheduler.add(job)
@@ -259,7 +260,8 @@ class Batcher:
 
     def _record(self, batch: Batch) -> None:
         self._metrics.batch_size.observe(len(batch.jobs))
-        self._predictor.record_batch(batch)
+        if not batch.has_tiles:
+            self._predictor.record_batch(batch)
         pixels = sum(job.image_pixels for job in batch.jobs)
         self._metrics.padding_waste.observe(max(0.0, 1 - pixels / batch.padded_pixels))
 

@@ -37,6 +37,7 @@ class Job:
     image_pixels: int = 0  # without padding
     priority: Priority = Priority.NORMAL
     explain: ExplainRequest | None = None  # the detection to explain, if any; then it runs alone
+    is_tile: bool = False  # of a large image: runs after ordinary images
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Batch:
     def padded_pixels(self) -> int:
         """Number of pixels, padding included: the cost of the batch."""
         return len(self.jobs) * self.bucket[0] * self.bucket[1]
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether its images are tiles."""
+        return any(job.is_tile for job in self.jobs)
 
     @property
     def explains(self) -> bool:

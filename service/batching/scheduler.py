@@ -14,6 +14,8 @@ The batcher calls `plan` after every event and sends what it returns. The rules:
 - A batch that is retried after a failure goes first, unchanged.
 - An image with a detection to explain runs alone, on an idle engine, when no other image waits: it
   takes longer than others and is never urgent.
+- Tiles of large images run in small batches of their own, on an idle engine when no other image
+  waits, or after their patience (`service.batching.tile_queue`).
 - Expired images are dropped when a batch is formed. So are images that a busy engine would complete
   after their deadline.
 """
@@ -34,6 +36,7 @@ from service.batching.queues import (
     RetryQueue,
     urgency_of,
 )
+from service.batching.tile_queue import TileQueue
 from service.types import Priority
 
 __all__ = ["Batch", "BatchPolicy", "Bucket", "EngineState", "Job", "Plan", "Scheduler"]
@@ -83,6 +86,7 @@ class Scheduler:
         self.policy = policy
         self._queues: dict[Bucket, JobQueue] = {}  # none of them is empty
         self._explained = JobQueue()  # jobs that run alone, after all others; by deadline
+        self._tiles = TileQueue()
         self._retries = RetryQueue()
         self._depth = 0  # jobs in `_queues`
         self._num_high = 0  # those of high priority
@@ -90,18 +94,19 @@ class Scheduler:
 
     def __len__(self) -> int:
         """Number of waiting jobs, retries included."""
-        return self._depth + len(self._retries) + len(self._explained)
+        return self._depth + len(self._retries) + len(self._explained) + len(self._tiles)
 
     def __contains__(self, job: Job) -> bool:
         """Whether a job is waiting."""
-        if job.explain is not None and job in self._explained:
+        if job in (self._explained if job.explain is not None else self._tiles):
             return True
         return job in self._queues.get(job.bucket, ()) or job in self._retries
 
     def urgency(self, job: Job) -> float:
         """The time by which a job should run; the smallest goes first."""
         patience = self.policy.patience_seconds
-        return urgency_of(job.priority, job.enqueued_at, job.deadline, patience)
+        priority = Priority.NORMAL if job.is_tile else job.priority
+        return urgency_of(priority, job.enqueued_at, job.deadline, patience)
 
     def count_before(self, priority: Priority) -> int:
         """Number of waiting jobs that a new job of this priority would not overtake."""
@@ -113,6 +118,9 @@ class Scheduler:
         self._next_expiry = min(self._next_expiry, job.deadline)
         if job.explain is not None:
             self._explained.add(job, job.deadline)
+            return
+        if job.is_tile:
+            self._tiles.add(job, self.urgency(job))
             return
         queue = self._queues.get(job.bucket)
         if queue is None:
@@ -137,6 +145,8 @@ class Scheduler:
         """Removes a waiting job; returns False if it is not waiting (it runs, or ran)."""
         if job.explain is not None and self._explained.remove(job):
             return True
+        if job.is_tile and self._tiles.remove(job):
+            return True
         queue = self._queues.get(job.bucket)
         if queue is not None and queue.remove(job):
             self._after_removal(job.bucket, (job,))
@@ -146,7 +156,7 @@ class Scheduler:
     def clear(self) -> None:
         """Removes all waiting jobs."""
         self._queues.clear()
-        self._explained, self._retries = JobQueue(), RetryQueue()
+        self._explained, self._tiles, self._retries = JobQueue(), TileQueue(), RetryQueue()
         self._depth = self._num_high = 0
 
     def plan(self, now: float, engine: EngineState, num_decoding: int = 0) -> Plan:
@@ -162,10 +172,13 @@ class Scheduler:
             from the queues.
         """
         expired = self._remove_expired(now)
-        if engine.in_flight > 1 or not (self._queues or self._retries or self._explained):
+        if engine.in_flight > 1 or not len(self):
             return Plan(expired=expired)
         if self._retries:
             return Plan(self._retries.take(), expired=expired)
+        if self._tiles and self._tiles_are_due(now):
+            batch = self._tiles.take_batch(self.policy.capacity, engine.seconds)
+            return Plan(batch, expired=expired)
         while self._queues:
             bucket, wake_at = self._choose_bucket(now, engine, num_decoding)
             if bucket is None:
@@ -174,17 +187,26 @@ class Scheduler:
             if not too_late:
                 return Plan(self._form_batch(bucket), expired=expired)
             expired += too_late
-        return self._plan_explained(now, engine, num_decoding)._replace(expired=expired)
+        return self._plan_last(now, engine, num_decoding)._replace(expired=expired)
 
-    def _plan_explained(self, now: float, engine: EngineState, num_decoding: int) -> Plan:
-        """The plan for an image that runs alone, where no other image waits."""
-        if engine.in_flight or not self._explained:
+    def _plan_last(self, now: float, engine: EngineState, num_decoding: int) -> Plan:
+        """The plan for tiles and for an image that runs alone, where no other image waits."""
+        queue = self._tiles or self._explained
+        if engine.in_flight or not queue:
             return Plan()
-        start_at = self._start_at(self._explained, engine) if num_decoding else -math.inf
+        start_at = self._start_at(queue.oldest, engine) if num_decoding else -math.inf
         if now < start_at:
             return Plan(wake_at=start_at)
+        if self._tiles:
+            return Plan(self._tiles.take_batch(self.policy.capacity, engine.seconds))
         (job,) = self._explained.take(1)
         return Plan(Batch(job.bucket, (job,)))
+
+    def _tiles_are_due(self, now: float) -> bool:
+        """Whether the first tile has waited for its patience, and no other image for longer."""
+        urgency = self._tiles.first_urgency
+        others = min((queue.first_urgency for queue in self._queues.values()), default=math.inf)
+        return urgency <= now and urgency < others
 
     def _choose_bucket(
         self, now: float, engine: EngineState, num_decoding: int
@@ -201,15 +223,20 @@ class Scheduler:
         for bucket in by_urgency:
             at_once = self._is_full(bucket) or not num_decoding
             start_at[bucket] = (
-                -math.inf if at_once else self._start_at(self._queues[bucket], engine)
+                -math.inf if at_once else self._start_at(self._queues[bucket].oldest, engine)
             )
             if now >= start_at[bucket]:
                 return bucket, math.inf
         return None, min(start_at.values())
 
-    def _start_at(self, queue: JobQueue, engine: EngineState) -> float:
-        """When an idle engine runs the images of a queue although others are being decoded."""
-        waiting_since = max(queue.oldest, engine.idle_since)
+    def _start_at(self, oldest: float, engine: EngineState) -> float:
+        """When an idle engine runs a queue's images although others are being decoded.
+
+        Args:
+            oldest: earliest arrival in the queue.
+            engine: that is idle.
+        """
+        waiting_since = max(oldest, engine.idle_since)
         return waiting_since + self.policy.max_wait_ms / 1000
 
     def _is_full(self, bucket: Bucket) -> bool:
@@ -248,7 +275,9 @@ class Scheduler:
             due = queue.take_due(now)
             self._after_removal(bucket, due)
             expired += due
-        expired += (*self._explained.take_due(now), *self._retries.take_due(now))
-        left = [queue.next_deadline for queue in (*self._queues.values(), self._explained)]
-        self._next_expiry = min([self._retries.next_deadline, *left])
+        last = (self._explained, self._tiles, self._retries)
+        for others in last:
+            expired += others.take_due(now)
+        left = [queue.next_deadline for queue in self._queues.values()]
+        self._next_expiry = min([*left, *(others.next_deadline for others in last)])
         return tuple(expired)
