@@ -79,6 +79,8 @@ def detect_request(
             threshold=options.threshold,
             max_detections=options.max_detections,
             labels=options.labels or (),
+            tile=options.tile,
+            overlap=options.overlap,
         ),
         request_id=request_id,
     )

@@ -155,6 +155,10 @@ def _params(options: DetectOptions) -> tuple[tuple[str, str | int | float | bool
         params.append(("threshold", options.threshold))
     if options.max_detections is not None:
         params.append(("max_detections", options.max_detections))
+    if options.tile is not None:
+        params.append(("tile", options.tile))
+    if options.overlap is not None:
+        params.append(("overlap", options.overlap))
     params.extend(("labels", label) for label in options.labels or ())
     return tuple(params)
 

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import AsyncIterable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -51,10 +51,14 @@ class DetectOptions:
     threshold: float | None = None  # 0..1; lowest score to return
     max_detections: int | None = None  # the ones with the best scores
     labels: tuple[str, ...] | None = None  # only detections of these classes
+    tile: str | None = None  # "auto" or "640x480": cuts a large image into tiles of that size
+    overlap: float | None = None  # 0..0.5; of neighbouring tiles, as a share of a tile
 
     def __post_init__(self) -> None:
         """Checks the types; `labels` may be any iterable of names except a single name."""
-        for name in ("threshold", "max_detections"):
+        if not isinstance(self.tile, str | None):
+            raise TypeError(f"tile takes 'auto' or a size such as '640x480', not {self.tile!r}")
+        for name in ("threshold", "max_detections", "overlap"):
             value = getattr(self, name)
             if isinstance(value, str | bytes | bool):
                 raise TypeError(f"{name} takes a number, not {value!r}")
@@ -86,10 +90,11 @@ def merge_options(
         )
     if threshold is None and max_detections is None and labels is None:
         return options
-    return DetectOptions(
-        options.threshold if threshold is None else threshold,
-        options.max_detections if max_detections is None else max_detections,
-        options.labels if labels is None else labels,  # type: ignore[arg-type]  # made a tuple
+    return replace(
+        options,
+        threshold=options.threshold if threshold is None else threshold,
+        max_detections=options.max_detections if max_detections is None else max_detections,
+        labels=options.labels if labels is None else labels,  # type: ignore[arg-type]  # made a tuple
     )
 
 

@@ -252,6 +252,7 @@ def _limits(settings: Settings) -> DetectorLimits:
         decode_threads=_num_decoders(settings),
         canary_max_age_seconds=settings.canary_max_age_seconds,
         explain=settings.explain,
+        max_tiles=settings.max_tiles,
     )
 
 

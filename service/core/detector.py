@@ -1,6 +1,6 @@
 """The service's one entry point: `Detector.detect` turns an encoded image into detections.
 
-    admit -> slot -> decode (threads) -> batcher (engine) -> select -> DetectResult
+    admit -> slot -> decode (processes) -> batcher (engine) -> select -> DetectResult
 
 Adapters (REST, gRPC, OIP) parse the request, call `detect` and encode the result.
 """
@@ -18,18 +18,17 @@ import structlog
 
 from model.images.decode import Cost, ImageLimits
 from model.weights.info import ModelInfo
-from service.batching.batcher import EngineResult
-from service.batching.queues import urgency_of
-from service.batching.scheduler import Job
 from service.core.admission import Admission
 from service.core.explanations import Explanations
 from service.core.formats import Encoded, EncodeInput, OutputFormat
 from service.core.formats.output_format import encode_with_image
-from service.core.request import ImageRequest, explain_request, finish_request
+from service.core.image_stages import ImageStages, turn_of
+from service.core.request import ImageRequest, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
+from service.core.tiled_images import TiledImages
+from service.core.tiling.options import check_tiles
 from service.decoding.pool import DecoderPool
-from service.decoding.tasks import ImageInSlot, Turn
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
@@ -62,6 +61,7 @@ class DetectorLimits:
     decode_threads: int
     canary_max_age_seconds: float
     explain: bool = False
+    max_tiles: int = 64
 
 
 class Detector:
@@ -93,6 +93,10 @@ class Detector:
         self._refusing = False
         self._accepted = UseCounter()
         self._explanations = Explanations(metrics, offered=limits.explain)
+        tiled = TiledImages(decoders, metrics, limits.images, limits.max_tiles)
+        self._stages = ImageStages(
+            decoders, limits.images, self._admission, self._explanations, tiled
+        )
 
     @property
     def model(self) -> ModelInfo:
@@ -181,6 +185,9 @@ class Detector:
         """
         started = time.monotonic()
         try:
+            check_tiles(
+                options.tiles, self._limits.max_tiles, explains=options.explain is not None
+            )
             latest = started + self._limits.request_timeout_ms / 1000
             request = ImageRequest(
                 served=self._served,
@@ -192,6 +199,7 @@ class Detector:
                 priority=priority,
                 read_ms=read_ms,
                 explain=options.explain,
+                tiles=options.tiles,
             )
             result = await self._detect(request)
             if options.explain is not None and result.explanation is None:
@@ -248,7 +256,7 @@ class Detector:
         seconds, now = self._limits.request_timeout_ms / 1000, time.monotonic()
         if deadline is not None:
             seconds = min(seconds, max(0.0, deadline - now))
-        turn = _turn(priority, now, now + seconds)
+        turn = turn_of(priority, now, now + seconds)
         result = job.files[0].result
         assert result is not None, "files with an error are not drawn"
         call = partial(encode_with_image, encode=output_format.encode, job=job)
@@ -317,12 +325,12 @@ class Detector:
             with self._accepted:
                 try:
                     async with asyncio.timeout(seconds):
-                        decoded, found = await self._run(request, lease)
+                        finished = await self._stages.run(request, lease)
                 except TimeoutError:
                     raise DeadlineExceeded(f"no result within {seconds * 1000:.0f} ms") from None
                 finally:
                     lease.release()
-        return finish_request(request, decoded, found)
+        return finish_request(request, *finished)
 
     def _admit(self, request: ImageRequest) -> SlotLease:
         """Accepts a request: leases a slot for it.
@@ -339,31 +347,6 @@ class Detector:
         left = request.deadline - request.started
         additional = 0.0 if request.explain is None else self._explanations.predicted_seconds
         return self._admission.admit(request.served, left, request.priority, additional)
-
-    async def _run(
-        self, request: ImageRequest, lease: SlotLease
-    ) -> tuple[ImageInSlot, EngineResult]:
-        batcher = request.served.batcher
-        turn = _turn(request.priority, request.started, request.deadline)
-        with batcher.track_decoding(request.priority):
-            decoded = await self._decoders.decode(
-                request.data, request.served.info.config, self._limits.images, lease, turn
-            )
-        self._admission.learn_decode(decoded.decode_ms / 1000)
-        height, width = decoded.image.size
-        job = Job(
-            lease=lease,
-            bucket=decoded.image.padded,
-            enqueued_at=time.monotonic(),
-            deadline=request.deadline,
-            image_pixels=height * width,
-            priority=request.priority,
-            explain=explain_request(request),
-        )
-        found = await batcher.run(job)
-        if found.explanation is not None:
-            self._explanations.record_engine(found.explain_ms / 1000)
-        return decoded, found
 
     def _count_result(self, timings: StageTimings) -> None:
         self.metrics.images.labels("ok").inc()
@@ -393,8 +376,3 @@ class Detector:
         # Errors of clients and refusals under overload are counted; logged, they would be a flood.
         log = _log.warning if isinstance(error, InferenceFailed) else _log.debug
         log("not detected", code=error.code, detail=error.detail, request_id=request_id)
-
-
-def _turn(priority: Priority, arrived_at: float, deadline: float) -> Turn:
-    """The place of an image in the queue of the decoders; times are monotonic seconds."""
-    return Turn(priority, urgency_of(priority, arrived_at, deadline))

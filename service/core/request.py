@@ -13,7 +13,7 @@ from service.core.served_model import ServedModel
 from service.decoding.tasks import ImageInSlot
 from service.ipc.messages import ExplainRequest
 from service.observability.request_scope import ImageRecord, ImageTimes, RequestScope, current_scope
-from service.types import DetectResult, Priority
+from service.types import DetectResult, Priority, TileOptions
 
 
 class ImageRequest(NamedTuple):
@@ -28,6 +28,7 @@ class ImageRequest(NamedTuple):
     priority: Priority
     read_ms: float
     explain: int | None = None  # the detection to explain, counted from 1
+    tiles: TileOptions | None = None
 
 
 def explain_request(request: ImageRequest) -> ExplainRequest | None:
@@ -40,9 +41,19 @@ def explain_request(request: ImageRequest) -> ExplainRequest | None:
 
 
 def finish_request(
-    request: ImageRequest, decoded: ImageInSlot, found: EngineResult
+    request: ImageRequest,
+    decoded: ImageInSlot,
+    found: EngineResult,
+    decode_ms: float | None = None,
 ) -> DetectResult:
-    """Makes the result of a request and adds it to the current `RequestScope`, if there is one."""
+    """Makes the result of a request and adds it to the current `RequestScope`, if there is one.
+
+    Args:
+        request: of the image.
+        decoded: the whole image.
+        found: its detections.
+        decode_ms: of all decodings; None: that of `decoded`.
+    """
     image = ImageContext(
         model=request.served.info,
         selection=request.selection,
@@ -50,7 +61,7 @@ def finish_request(
         original_size=decoded.image.original_size,
         started=request.started,
         read_ms=request.read_ms,
-        decode_ms=decoded.decode_ms,
+        decode_ms=decoded.decode_ms if decode_ms is None else decode_ms,
     )
     select_started = time.monotonic()
     result = make_result(image, found.detections, found)

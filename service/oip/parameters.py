@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from service.core.tiling.options import parse_tile
 from service.errors import InvalidOptions, short_repr
 from service.transport.option_values import number_of, whole_of
 from service.types import DetectOptions, Priority
@@ -38,6 +39,7 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
         threshold=_number(values, "threshold"),
         max_detections=_whole(values, "max_detections", 1),
         labels=_labels(values.get("labels")),
+        tiles=parse_tile(values.get("tile"), _number(values, "overlap")),
     )
     return InferParameters(
         options=options,

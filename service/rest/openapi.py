@@ -18,6 +18,8 @@ from model.weights.info import ModelInfo
 from service.core.detector import Detector
 from service.core.formats import JSON, OUTPUT_FORMATS, OutputFormat, offered_formats
 from service.core.selection import PRIORITY_HEADER
+from service.core.tiling.grid import MAX_OVERLAP, MAX_SIDE, MIN_SIDE
+from service.core.tiling.options import AUTO
 from service.rest import examples
 from service.rest.openapi_access import describe_access
 from service.rest.problems import PROBLEM_MEDIA_TYPE
@@ -30,6 +32,7 @@ from service.transport.openapi import (
     response_headers,
     schema_ref,
 )
+from service.types import DEFAULT_OVERLAP
 
 API_TITLE = "Lite DETR Serving"
 API_SUMMARY = "POST an image, get boxes."
@@ -44,6 +47,24 @@ _IMAGE_TYPES = (
     "image/avif",
     "image/heic",
     "application/octet-stream",
+)
+
+_TILE_PARAMETERS: tuple[tuple[str, str, JsonObject], ...] = (
+    (
+        "tile",
+        "cuts a large image into overlapping tiles for small objects: auto, or WIDTHxHEIGHT in "
+        f"pixels of the image, each side from {MIN_SIDE} to {MAX_SIDE}",
+        {
+            "type": "string",
+            "pattern": "^(auto|[0-9]{2,4}x[0-9]{2,4})$",
+            "examples": [AUTO, "640x480"],
+        },
+    ),
+    (
+        "overlap",
+        "with tile: the least overlap of neighbouring tiles, as a share of a tile",
+        {"type": "number", "minimum": 0, "maximum": MAX_OVERLAP, "default": DEFAULT_OVERLAP},
+    ),
 )
 
 
@@ -93,7 +114,11 @@ class OpenApiDocument:
         )
         self._detect_route.openapi_extra = {
             "parameters": [
-                *_query_parameters(model, offered_formats(explain=self._settings.explain)),
+                *_query_parameters(
+                    model,
+                    offered_formats(explain=self._settings.explain),
+                    self._settings.max_tiles,
+                ),
                 *_header_parameters(self._settings),
             ],
             "requestBody": _image_body(),
@@ -138,7 +163,9 @@ def unavailable_response(code: str) -> dict[int | str, JsonObject]:
     return {503: _problem_response({code: {"value": problem}})}
 
 
-def _query_parameters(model: ModelInfo, offered: Sequence[OutputFormat]) -> list[JsonObject]:
+def _query_parameters(
+    model: ModelInfo, offered: Sequence[OutputFormat], max_tiles: int
+) -> list[JsonObject]:
     names = [name for _, name in named_classes(model.labels)]
     formats = "; ".join(f"{each.name}: {each.description}" for each in offered)
     explained: tuple[str, str, JsonObject] = (
@@ -168,6 +195,7 @@ def _query_parameters(model: ModelInfo, offered: Sequence[OutputFormat]) -> list
             {"type": "string", "enum": [each.name for each in offered], "default": JSON.name},
         ),
         *((explained,) if any(each.explains for each in offered) else ()),
+        *(_TILE_PARAMETERS if max_tiles else ()),
     )
     return [
         {"name": name, "in": "query", "description": text, "schema": schema}

@@ -15,9 +15,10 @@ from functools import lru_cache
 from starlette.datastructures import QueryParams
 
 from service.core.formats import OUTPUT_FORMATS, OutputFormat
+from service.core.tiling.options import overlap_error, parse_tile
 from service.errors import InvalidOptions, short_repr
 from service.transport.option_values import number_of, whole_of
-from service.types import DetectOptions
+from service.types import DetectOptions, TileOptions
 
 _CACHED_QUERIES = 256
 
@@ -30,7 +31,7 @@ class DetectQuery:
     output_format: OutputFormat | None  # None: not given
 
 
-PARAMETERS = ("threshold", "max_detections", "labels", "format", "detection")
+PARAMETERS = ("threshold", "max_detections", "labels", "format", "detection", "tile", "overlap")
 
 
 @lru_cache(maxsize=_CACHED_QUERIES)
@@ -79,6 +80,7 @@ def parse_query(parameters: Iterable[tuple[str, object]]) -> DetectQuery:
         max_detections=_max_detections(given.get("max_detections")),
         labels=_labels(given.get("labels")),
         explain=_detection(given.get("detection"), output_format),
+        tiles=_tiles(given.get("tile"), given.get("overlap")),
     )
     return DetectQuery(options, output_format)
 
@@ -113,6 +115,15 @@ def _detection(values: list[object] | None, output_format: OutputFormat | None) 
         value = short_repr(values[0])
         raise InvalidOptions(f"detection is {value}; it takes a whole number from 1 up")
     return number
+
+
+def _tiles(tile: list[object] | None, overlap: list[object] | None) -> TileOptions | None:
+    share = None
+    if overlap is not None:
+        share = number_of(overlap[0])
+        if share is None:
+            raise InvalidOptions(overlap_error(overlap[0]))
+    return parse_tile(None if tile is None else tile[0], share)
 
 
 def _labels(values: list[object] | None) -> tuple[str, ...] | None:

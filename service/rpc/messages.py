@@ -6,10 +6,13 @@ are the same numbers as in the JSON of HTTP.
 
 from __future__ import annotations
 
+import numpy as np
+
 from model.images.formats import supported_formats
 from service.core.detector import Detector
 from service.core.encoding import label_name, rounded_columns
 from service.core.model_facts import model_facts
+from service.core.tiling.options import parse_tile
 from service.rpc.options import RpcOptions
 from service.rpc.pb import detection_pb2 as pb
 from service.transport.grpc_status import Refusal
@@ -17,12 +20,20 @@ from service.types import DetectOptions, DetectResult
 
 
 def read_options(request: pb.DetectRequest) -> DetectOptions:
-    """The options of a request; unset ones are None, which stands for the model's default."""
+    """The options of a request; unset ones are None, which stands for the model's default.
+
+    Raises:
+        InvalidOptions: for invalid tiles.
+    """
     options = request.options
+    tile = options.tile if options.HasField("tile") else None
+    # The decimal number that the client wrote, of those that are the same 32-bit float.
+    overlap = float(str(np.float32(options.overlap))) if options.HasField("overlap") else None
     return DetectOptions(
         threshold=options.threshold if options.HasField("threshold") else None,
         max_detections=options.max_detections if options.HasField("max_detections") else None,
         labels=tuple(dict.fromkeys(options.labels)) or None,
+        tiles=parse_tile(tile, overlap),
     )
 
 

@@ -158,6 +158,12 @@ class Settings(BaseSettings):
         description="maximum size of all request bodies in memory, bytes; beyond it 429",
     )
     max_files: int = Field(32, ge=1, description="maximum images in a multipart request")
+    max_tiles: int = Field(
+        64,
+        ge=0,
+        le=1024,
+        description="maximum tiles of an image with the option tile; 0: the option is turned off",
+    )
     max_connections: int = Field(1024, ge=1, description="maximum open HTTP connections")
     explain: bool = Field(
         False,

@@ -43,7 +43,7 @@ def parse_tile(tile: object, overlap: float | None) -> TileOptions | None:
         return None
     share = DEFAULT_OVERLAP if overlap is None else overlap
     if math.isnan(share) or not 0 <= share <= MAX_OVERLAP:
-        raise InvalidOptions(f"overlap is {share:g}; it takes a number from 0 to {MAX_OVERLAP:g}")
+        raise InvalidOptions(overlap_error(share))
     if tile == AUTO:
         return TileOptions(None, share)
     found = _SIZE.fullmatch(tile) if isinstance(tile, str) else None
@@ -54,6 +54,11 @@ def parse_tile(tile: object, overlap: float | None) -> TileOptions | None:
             f"640x480, each from {MIN_SIDE} to {MAX_SIDE}"
         )
     return TileOptions((sides[0], sides[1]), share)
+
+
+def overlap_error(value: object) -> str:
+    """What is wrong with a value of `overlap`."""
+    return f"overlap is {short_repr(value)}; it takes a number from 0 to {MAX_OVERLAP:g}"
 
 
 def check_tiles(tiles: TileOptions | None, max_tiles: int, *, explains: bool) -> None:

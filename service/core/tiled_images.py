@@ -1,0 +1,312 @@
+"""Images that are cut into tiles: one request, one deadline, all results or none.
+
+    the whole image, decoded --------------------> batcher (as any image) --.
+    tiles 1..8:  one decoding -> their slots ----> batcher (tiles run last) --+-> merge -> one result
+    tiles 9..16: one decoding -> their slots ----> batcher                  --'
+
+The whole image takes the place of an ordinary image. Its tiles add to the predicted time, take at
+most a quarter of the slots, a few at a time, and run after ordinary images, so that these wait at
+most for one small batch of tiles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from model.config import ModelConfig
+from model.detections import Detections
+from model.images.decode import ImageLimits
+from service.batching.batcher import EngineResult
+from service.batching.estimates import RunningMean
+from service.batching.queues import urgency_of
+from service.batching.scheduler import Job
+from service.core.request import ImageRequest
+from service.core.tiling.grid import Region
+from service.core.tiling.merge import Part, merge_detections, shifted
+from service.core.tiling.options import plan_tiles
+from service.decoding.tasks import ImageInSlot, Tile, TilesInSlots, Turn
+from service.errors import Overloaded
+from service.ipc.slot_pool import SlotLease
+from service.observability.metrics import Metrics
+from service.types import Priority
+
+_REQUESTS = 2  # whose tiles are in flight: those of one are decoded while those of the other run
+_MOST_SLOTS = 8  # for the tiles of one request, which one decoding fills
+_SLOT_SHARE = 4  # all tiles take at most one slot in so many
+_MAX_PREDICTED_SHARE = 0.8  # of the time that is left; as in `service.core.admission`
+
+class TileDecoder(Protocol):
+    """Decodes tiles; `service.decoding.pool.DecoderPool`."""
+
+    async def decode_tiles(
+        self,
+        data: bytes | memoryview,
+        config: ModelConfig,
+        limits: ImageLimits,
+        tiles: Sequence[Tile],
+        turn: Turn,
+    ) -> TilesInSlots:
+        """See `DecoderPool.decode_tiles`."""
+
+
+class TiledResult(NamedTuple):
+    """The merged result of the whole image and its tiles."""
+
+    found: EngineResult  # its times are sums over the batches
+    decode_ms: float  # of all decodings
+
+
+class _TileResult(NamedTuple):
+    region: Region  # of the image
+    found: EngineResult
+
+
+class TiledImages:
+    """Runs tiles; the detector has one. Event loop thread only."""
+
+    def __init__(
+        self,
+        decoder: TileDecoder,
+        metrics: Metrics,
+        images: ImageLimits,
+        max_tiles: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts without measured times.
+
+        Args:
+            decoder: decodes tiles into slots.
+            metrics: counts tiles.
+            images: limits of an image file.
+            max_tiles: of one image.
+            clock: monotonic seconds.
+        """
+        self._decoder = decoder
+        self._metrics = metrics
+        self._images = images
+        self._max_tiles = max_tiles
+        self._clock = clock
+        self._turns = asyncio.Semaphore(_REQUESTS)
+        self._decoding = asyncio.Lock()  # so that tiles take one decoder at most
+        self._pending = 0  # tiles of admitted images without a result
+        self._tile_seconds = RunningMean()
+
+    def plan(self, request: ImageRequest, size: tuple[int, int]) -> tuple[Region, ...]:
+        """The tiles of an image of `size` (height, width); none if it is only run whole.
+
+        Raises:
+            InvalidOptions: for too many tiles.
+            Overloaded: if their results are predicted to come after the deadline.
+        """
+        if request.tiles is None:
+            return ()
+        regions = plan_tiles(request.tiles, size, request.served.info.config, self._max_tiles)
+        self._metrics.image_tiles.observe(len(regions))
+        self._admit(request, len(regions))
+        return regions
+
+    async def run(
+        self,
+        request: ImageRequest,
+        lease: SlotLease,
+        whole: ImageInSlot,
+        regions: Sequence[Region],
+        run_whole: Coroutine[Any, Any, EngineResult],
+    ) -> TiledResult:
+        """Runs the whole image and its tiles.
+
+        Args:
+            request: of the image.
+            lease: of the slot of the whole image.
+            whole: the whole image, decoded.
+            regions: from `plan`.
+            run_whole: returns the result of the whole image, and is not awaited elsewhere.
+
+        Raises:
+            DetectionError: the first failure of any part; the other parts are cancelled.
+        """
+        with self._count(len(regions)) as pending:
+            with _first_failure():
+                async with asyncio.TaskGroup() as group:
+                    first = group.create_task(run_whole)
+                    tiles = group.create_task(
+                        self._run_tiles(request, lease, regions, first, pending)
+                    )
+        results, decode_seconds = tiles.result()
+        decode_ms = whole.decode_ms + decode_seconds * 1000
+        batches = [first.result(), *(result.found for result in results)]
+        times = _sum_of_batches(batches, self._clock(), request.started + decode_ms / 1000)
+        height, width = whole.image.original_size
+        parts = [_TileResult(Region(0, 0, width, height), first.result()), *results]
+        merge_started = self._clock()
+        found = times._replace(detections=_merge(request, parts, (height, width)))
+        merge_ms = (self._clock() - merge_started) * 1000
+        return TiledResult(
+            found._replace(postprocess_ms=found.postprocess_ms + merge_ms), decode_ms
+        )
+
+    def _admit(self, request: ImageRequest, tiles: int) -> None:
+        """Refuses tiles that would be late.
+
+        Tiles that would not wait for others are always accepted: otherwise a prediction that was
+        once too high would refuse all and never be corrected.
+        """
+        left = request.deadline - self._clock()
+        needed = (self._pending + tiles) * self._tile_seconds.value
+        if tiles and self._pending and needed > left * _MAX_PREDICTED_SHARE:
+            raise Overloaded(
+                f"the results of {tiles} tiles would come in about {needed * 1000:.0f} ms, after "
+                f"the deadline in {left * 1000:.0f} ms; try again later",
+                retry_after_seconds=max(1, math.ceil(self._pending * self._tile_seconds.value)),
+            )
+
+    @contextmanager
+    def _count(self, tiles: int) -> Iterator[Callable[[int], None]]:
+        """Counts tiles as pending; yields a function that is called with those that are done."""
+        left = tiles
+        self._pending += tiles
+
+        def done(count: int) -> None:
+            nonlocal left
+            left -= count
+            self._pending -= count
+
+        try:
+            yield done
+        finally:
+            self._pending -= left
+
+    async def _run_tiles(
+        self,
+        request: ImageRequest,
+        own: SlotLease,
+        regions: Sequence[Region],
+        whole: asyncio.Task[EngineResult],
+        done: Callable[[int], None],
+    ) -> tuple[list[_TileResult], float]:
+        """Returns the results of all tiles, and the seconds that decoding took."""
+        results: list[_TileResult] = []
+        decode_seconds = 0.0
+        async with self._turns:
+            while len(results) < len(regions):
+                leases = self._lease_slots(request, len(regions) - len(results))
+                if not leases:  # the request's own slot is free after the whole image
+                    await asyncio.wait([whole])
+                    request.served.pool.renew(own)
+                    own.retain()
+                    leases = [own]
+                try:
+                    some = regions[len(results) : len(results) + len(leases)]
+                    found, seconds = await self._run_some(request, leases, some)
+                finally:
+                    for lease in leases:
+                        lease.release()
+                results += found
+                decode_seconds += seconds
+                done(len(some))
+        return results, decode_seconds
+
+    def _lease_slots(self, request: ImageRequest, tiles: int) -> list[SlotLease]:
+        """Leases slots for some of the tiles; none while images take most of the slots."""
+        pool = request.served.pool
+        most = min(_MOST_SLOTS, pool.normal_count // _SLOT_SHARE // _REQUESTS, tiles)
+        free = pool.normal_count - pool.normal_count // _SLOT_SHARE - pool.in_use
+        return [pool.acquire() for _ in range(min(most, free))]
+
+    async def _run_some(
+        self, request: ImageRequest, leases: Sequence[SlotLease], regions: Sequence[Region]
+    ) -> tuple[list[_TileResult], float]:
+        """Decodes and runs as many tiles as there are slots."""
+        began = self._clock()
+        tiles = [Tile(lease, region) for lease, region in zip(leases, regions, strict=True)]
+        turn = Turn(Priority.NORMAL, urgency_of(Priority.NORMAL, began, request.deadline))
+        config = request.served.info.config
+        async with self._decoding:
+            decoded = await self._decoder.decode_tiles(
+                request.data, config, self._images, tiles, turn
+            )
+        now = self._clock()
+        jobs = [
+            Job(
+                lease=lease,
+                bucket=image.padded,
+                enqueued_at=now,
+                deadline=request.deadline,
+                image_pixels=image.size[0] * image.size[1],
+                priority=request.priority,
+                is_tile=True,
+            )
+            for lease, image in zip(leases, decoded.images, strict=True)
+        ]
+        run = request.served.batcher.run
+        with _first_failure():
+            async with asyncio.TaskGroup() as group:
+                runs = [group.create_task(run(job)) for job in jobs]
+        self._tile_seconds.learn((self._clock() - began) / len(runs))
+        found = [
+            _TileResult(region, each.result()) for region, each in zip(regions, runs, strict=True)
+        ]
+        return found, decoded.ended - decoded.started
+
+
+def _merge(
+    request: ImageRequest, parts: Sequence[_TileResult], size: tuple[int, int]
+) -> Detections:
+    """Merges what the request selects of each part, without its limit of detections."""
+    most = request.served.info.config.max_detections
+    select = replace(request.selection, max_detections=most).apply
+    return merge_detections(
+        [Part(region, shifted(select(found.detections), region)) for region, found in parts], size
+    )
+
+
+def _sum_of_batches(
+    results: Sequence[EngineResult], until: float, busy_since: float
+) -> EngineResult:
+    """The times of all batches, each once; shortened where batches ran at the same time.
+
+    Args:
+        results: of the parts of one image.
+        until: the end of the last batch, monotonic seconds.
+        busy_since: the sum of all stages before the engine reaches to this time, likewise.
+
+    Returns:
+        The first result with these times and the start of the first batch.
+    """
+    batches = list({(each.started, each.forward_ms): each for each in results}.values())
+    first = min(each.started for each in batches)
+    sums = [
+        sum(column)
+        for column in zip(
+            *((b.assemble_ms, b.copy_ms, b.forward_ms, b.postprocess_ms) for b in batches),
+            strict=True,
+        )
+    ]
+    available_ms = max(0.0, until - max(first, busy_since)) * 1000
+    share = min(1.0, available_ms / total) if (total := sum(sums)) else 1.0
+    assemble, copy, forward, postprocess = (each * share for each in sums)
+    return results[0]._replace(
+        assemble_ms=assemble,
+        copy_ms=copy,
+        forward_ms=forward,
+        postprocess_ms=postprocess,
+        started=first,
+    )
+
+
+@contextmanager
+def _first_failure() -> Iterator[None]:
+    """Context manager around a task group that raises the first error of its tasks itself."""
+    try:
+        yield
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
