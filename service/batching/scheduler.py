@@ -15,7 +15,7 @@ The batcher calls `plan` after every event and sends what it returns. The rules:
 - An image with a detection to explain runs alone, on an idle engine, when no other image waits: it
   takes longer than others and is never urgent.
 - Tiles of large images run in small batches of their own, on an idle engine when no other image
-  waits, or after their patience (`service.batching.tile_queue`).
+  waits. After their patience they get a share of a busy engine (`service.batching.tile_queue`).
 - Expired images are dropped when a batch is formed. So are images that a busy engine would complete
   after their deadline.
 """
@@ -176,8 +176,8 @@ class Scheduler:
             return Plan(expired=expired)
         if self._retries:
             return Plan(self._retries.take(), expired=expired)
-        if self._tiles and self._tiles_are_due(now):
-            batch = self._tiles.take_batch(self.policy.capacity, engine.seconds)
+        if self._tiles.is_due(now, self._first_urgency()):
+            batch = self._tiles.take_due_batch(now, self.policy.capacity, engine.seconds)
             return Plan(batch, expired=expired)
         while self._queues:
             bucket, wake_at = self._choose_bucket(now, engine, num_decoding)
@@ -202,11 +202,9 @@ class Scheduler:
         (job,) = self._explained.take(1)
         return Plan(Batch(job.bucket, (job,)))
 
-    def _tiles_are_due(self, now: float) -> bool:
-        """Whether the first tile has waited for its patience, and no other image for longer."""
-        urgency = self._tiles.first_urgency
-        others = min((queue.first_urgency for queue in self._queues.values()), default=math.inf)
-        return urgency <= now and urgency < others
+    def _first_urgency(self) -> float:
+        """Urgency of the first ordinary image; infinite if there is none."""
+        return min((queue.first_urgency for queue in self._queues.values()), default=math.inf)
 
     def _choose_bucket(
         self, now: float, engine: EngineState, num_decoding: int

@@ -1,7 +1,7 @@
 """The waiting tiles of large images, which run after ordinary images.
 
     an engine is idle and no other image waits ----> a batch of tiles
-    the first tile has waited for its patience ----> a batch of tiles, if no image waits for longer
+    the first tile has waited for its patience ----> a batch of tiles, for a tenth of the time
 
 A batch of tiles is small, because an image that arrives meanwhile waits for it: about 50 ms by the
 predicted run time, and at least one tile. It has no other images, which would wait for the tiles.
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from service.batching.queues import Batch, Bucket, Job, JobQueue
 
 MAX_BATCH_SECONDS = 0.05
+_TIME_PER_SHARE = 10  # while other images wait, tiles get one part of the time in so many
 
 
 class TileQueue:
@@ -23,6 +24,7 @@ class TileQueue:
     def __init__(self) -> None:
         """Starts empty."""
         self._queues: dict[Bucket, JobQueue] = {}  # none of them is empty
+        self._next_share_at = -math.inf
 
     def __len__(self) -> int:
         """Number of waiting tiles."""
@@ -65,6 +67,26 @@ class TileQueue:
             due += queue.take_due(now)
             self._drop_if_empty(bucket)
         return tuple(due)
+
+    def is_due(self, now: float, others: float) -> bool:
+        """Whether tiles run although other images may wait.
+
+        Args:
+            now: monotonic seconds.
+            others: urgency of the first of the other images.
+        """
+        return bool(self._queues) and now >= self._next_share_at and (
+            self.first_urgency <= min(now, others)
+        )
+
+    def take_due_batch(
+        self, now: float, capacity: Callable[[Bucket], int], seconds: Callable[[int], float]
+    ) -> Batch:
+        """As `take_batch`; the next tiles are due after several times its run time."""
+        batch = self.take_batch(capacity, seconds)
+        predicted = seconds(batch.padded_pixels) or MAX_BATCH_SECONDS
+        self._next_share_at = now + _TIME_PER_SHARE * predicted
+        return batch
 
     def take_batch(
         self, capacity: Callable[[Bucket], int], seconds: Callable[[int], float]

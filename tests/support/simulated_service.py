@@ -5,24 +5,33 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from model.config import ModelConfig
+from model.images.decode import ImageLimits
 from service.batching.batcher import Batcher
 from service.batching.scheduler import Batch, BatchPolicy, Job, Scheduler
 from service.core.admission import Admission
 from service.core.explanations import Explanations
+from service.core.request import ImageRequest
+from service.core.selection import Selection
 from service.core.served_model import ServedModel
+from service.core.tiled_images import TiledImages
+from service.decoding.tasks import ImageInSlot, Tile, TilesInSlots, Turn
 from service.errors import DetectionError
 from service.ipc.slots import SlotImage
 from service.observability.metrics import Metrics
 from service.supervision.weights_file import OpenWeightsFile
-from service.types import Priority
+from service.types import Priority, TileOptions
 from tests.support.fake_device import FAKE_MODEL
 from tests.support.jobs import BUCKET, EXPLAIN, NO_DETECTIONS, small_pool
 from tests.support.simulated_engine import RunTime, SimulatedEngine
+
+SELECTION = Selection(0.0, 100, None)
+DECODE_SECONDS = 0.03  # of a large image
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,11 @@ class SimulatedService:
             engine.listener = batcher
         self.served = ServedModel(FAKE_MODEL, pool, batcher, [], OpenWeightsFile(None))
         self.admission = Admission(decode_threads=2)
+        self.tile_groups: list[int] = []  # tiles of each decoding
         self.explanations = Explanations(batcher._metrics, offered=True)
         self._threads = asyncio.Semaphore(2)
+        limits = ImageLimits(10**9, 10**9)
+        self.tiled = TiledImages(self, batcher._metrics, limits, 64, self._loop.time)
 
     @property
     def now(self) -> float:
@@ -103,6 +115,44 @@ class SimulatedService:
                     self.explanations.record_engine(found.explain_ms / 1000)
         finally:
             lease.release()
+
+    async def detect_tiled(self, timeout: float, size: tuple[int, int]) -> int:
+        """A request with tile=640x480 and an image of `size`; returns the number of tiles."""
+        deadline = self.now + timeout
+        lease = self.admission.admit(self.served, timeout, Priority.NORMAL)
+        request = ImageRequest(
+            self.served, b"", SELECTION, "tiled", self.now, deadline, Priority.NORMAL, 0.0
+        )._replace(tiles=TileOptions((640, 480)))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.sleep(DECODE_SECONDS)
+                image = SlotImage((1, 1), BUCKET, size)
+                lease.write_image(np.zeros((1, 1, 3), np.uint8), image)
+                regions = self.tiled.plan(request, size)
+                run = self.served.batcher.run(Job(lease, BUCKET, self.now, deadline, 1))
+                whole = ImageInSlot(image, self.now, self.now)
+                await self.tiled.run(request, lease, whole, regions, run)
+                return len(regions)
+        finally:
+            lease.release()
+
+    async def decode_tiles(
+        self,
+        data: bytes | memoryview,
+        config: ModelConfig,
+        limits: ImageLimits,
+        tiles: Sequence[Tile],
+        turn: Turn,
+    ) -> TilesInSlots:
+        """Takes the place of `DecoderPool.decode_tiles`."""
+        began = self.now
+        self.tile_groups.append(len(tiles))
+        async with self._threads:
+            await asyncio.sleep(DECODE_SECONDS)
+        image = SlotImage((1, 1), BUCKET, (480, 640))
+        for tile in tiles:
+            tile.lease.write_image(np.zeros((1, 1, 3), np.uint8), image)
+        return TilesInSlots((image,) * len(tiles), began, self.now)
 
     async def call(
         self,

@@ -6,7 +6,7 @@ only detections of one class from different parts:
 - Boxes that are nearly the same (IoU) are one object; the best score is kept.
 - A box that ends at an inner edge of its tile may be cut there. It is dropped if it lies inside a
   box that is not cut.
-- Cut boxes that continue each other across a seam are joined into one.
+- Other cut boxes that continue each other across a seam are joined into one.
 
 The result depends neither on the order of the parts nor on that of their detections, and merging
 it again changes nothing.
@@ -76,7 +76,10 @@ def merge_detections(parts: Sequence[Part], size: tuple[int, int]) -> Detections
     Returns:
         The detections, best score first.
     """
-    candidates = _select(_sorted(_collect(parts, size), _MAX_CANDIDATES))
+    candidates = _sorted(_collect(parts, size), _MAX_CANDIDATES)
+    # Pieces of an object that lies whole elsewhere are dropped first. Of the others none is, before
+    # they are joined.
+    candidates = _select(candidates, only_by_whole=True)
     merged = _sorted(_select(_join(candidates)))
     return Detections(
         scores=merged.scores.astype(np.float32),
@@ -131,8 +134,8 @@ def _order(candidates: _Candidates, keys: _Floats) -> _Ints:
     return np.lexsort((*ties, -keys))
 
 
-def _select(candidates: _Candidates) -> _Candidates:
-    """Drops what another part has already found."""
+def _select(candidates: _Candidates, *, only_by_whole: bool = False) -> _Candidates:
+    """Drops what another part has already found; optionally only in favour of boxes not cut."""
     candidates = _sorted_by_weight(candidates)
     boxes, parts, labels = candidates.boxes, candidates.parts, candidates.labels
     is_cut = candidates.cut.any(axis=1)
@@ -146,6 +149,8 @@ def _select(candidates: _Candidates) -> _Candidates:
     enough = np.where(is_cut[:, None], _INSIDE_CUT, _INSIDE_WHOLE)
     covers = (iou >= _SAME_IOU) | (is_cut[None] & (inside >= enough))
     drops = covers & (labels[:, None] == labels[None]) & (parts[:, None] != parts[None])
+    if only_by_whole:
+        drops &= ~is_cut[:, None]
     kept = np.ones(len(boxes), np.bool_)
     for row in range(len(boxes)):
         if kept[row]:
@@ -172,15 +177,18 @@ def _join(candidates: _Candidates) -> _Candidates:
 
 
 def _joined(pieces: _Candidates) -> _Candidates:
-    """One box around all pieces, with the best of their scores."""
+    """One box around all pieces, with the best of their scores.
+
+    It is cut at a side if all pieces that reach so far are.
+    """
     box = np.concatenate((pieces.boxes[:, :2].min(axis=0), pieces.boxes[:, 2:].max(axis=0)))
     return _Candidates(
         scores=pieces.scores.max(keepdims=True),
         labels=pieces.labels[:1],
         boxes=box[None],
         parts=pieces.parts[:1],
-        cut=np.zeros((1, 4), np.bool_),
-        margins=pieces.margins[:1],
+        cut=(pieces.cut | (pieces.boxes != box)).all(axis=0, keepdims=True),
+        margins=pieces.margins.max(axis=0, keepdims=True),
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from service.batching.tile_queue import MAX_BATCH_SECONDS
 from service.core.sizing import default_slots
+from service.errors import DeadlineExceeded, Overloaded
 from service.types import Priority
 from tests.support.simulated_service import Device, SimulatedService, Tally, with_service
 from tests.support.virtual_time import run_in_virtual_time
@@ -197,3 +199,112 @@ def test_a_flood_of_explanations_does_not_harm_ordinary_images(load: float) -> N
         assert _p99(plain) <= _p99(before) + device.explain + device.seconds(1) * 1.2
 
     _run(device, scenario)
+
+
+IMAGE_OF_30_TILES = (2000, 3000)
+
+
+async def _send_tiled(service: SimulatedService, seconds: float, clients: int) -> list[float]:
+    """Clients that send images of 30 tiles, each one after the other; their latencies."""
+    latencies: list[float] = []
+    end = service.now + seconds
+
+    async def client() -> None:
+        while service.now < end:
+            began = service.now
+            assert await service.detect_tiled(60.0, IMAGE_OF_30_TILES) == 30
+            latencies.append(service.now - began)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return latencies
+
+
+@pytest.mark.parametrize("load", [0.5, 5])
+def test_tiles_do_not_harm_ordinary_images(load: float, device: Device = SLOW) -> None:
+    async def scenario(service: SimulatedService) -> None:
+        await service.flood(0.5 * device.capacity, 2, 10.0)
+        before = await service.flood(load * device.capacity, SECONDS, 0.5)
+        tiled = asyncio.create_task(_send_tiled(service, SECONDS, 4))
+        plain = await service.flood(load * device.capacity, SECONDS, 0.5)
+        latencies = await tiled
+        assert latencies  # neither do ordinary images starve them
+        assert max(latencies) < 60
+        assert plain.outcomes["ok"] >= 0.99 * plain.accepted
+        # An image waits at most for one batch of tiles more.
+        assert _p99(plain) <= _p99(before) + max(MAX_BATCH_SECONDS, device.seconds(1)) * 1.2
+        # At overload tiles get a tenth of the time, in small batches, once they lose patience.
+        assert _goodput(plain, device) >= 0.85 * _goodput(before, device)
+        assert service.served.pool.in_use == 0
+
+    _run(device, scenario)
+
+
+def test_tiles_alone_keep_the_engine_busy_and_share_decodings() -> None:
+    async def scenario(service: SimulatedService) -> None:
+        await service.flood(0.5 * FAST.capacity, 2, 10.0)
+        (engine,) = service.engines
+        began, images, busy = service.now, sum(engine.sizes), engine.busy_seconds
+        service.tile_groups.clear()
+        await _send_tiled(service, SECONDS, 2)
+        seconds = service.now - began
+        assert engine.busy_seconds - busy >= 0.6 * seconds
+        assert sum(engine.sizes) - images >= 31 * len(service.tile_groups) / 4
+        assert max(service.tile_groups) == 8
+
+    _run(FAST, scenario)
+
+
+def test_tiles_that_would_be_late_are_refused() -> None:
+    async def scenario(service: SimulatedService) -> None:
+        await service.flood(0.5 * SLOW.capacity, 2, 10.0)
+        await service.detect_tiled(60, IMAGE_OF_30_TILES)
+        running = asyncio.create_task(service.detect_tiled(60, IMAGE_OF_30_TILES))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded, match="30 tiles .* after the deadline") as refusal:
+            await service.detect_tiled(0.5, IMAGE_OF_30_TILES)
+        assert refusal.value.retry_after_seconds
+        assert await running == 30
+        assert service.served.pool.in_use == 0
+
+    _run(SLOW, scenario)
+
+
+def test_tiles_use_the_slot_of_their_image_if_no_other_is_free() -> None:
+    async def scenario(service: SimulatedService) -> None:
+        assert await service.detect_tiled(60, (480, 1300)) == 3
+        assert service.tile_groups == [1, 1, 1]
+        assert service.served.pool.in_use == 0
+
+    _run(SLOW, scenario, slots=4)
+
+
+def test_tiles_are_all_or_nothing() -> None:
+    async def scenario(service: SimulatedService) -> None:
+        with pytest.raises((TimeoutError, DeadlineExceeded)):
+            await service.detect_tiled(0.2, IMAGE_OF_30_TILES)
+        await asyncio.sleep(1)
+        assert (service.served.pool.in_use, service.served.batcher.queue_depth) == (0, 0)
+        assert service.tiled._pending == 0
+        running = asyncio.create_task(service.detect_tiled(60, IMAGE_OF_30_TILES))
+        await asyncio.sleep(0.1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await asyncio.sleep(1)
+        assert (service.served.pool.in_use, service.served.batcher.queue_depth) == (0, 0)
+
+    _run(SLOW, scenario)
+
+
+def test_an_engine_that_ends_does_not_lose_tiles() -> None:
+    async def scenario(service: SimulatedService) -> None:
+        (engine,) = service.engines
+        running = asyncio.create_task(service.detect_tiled(60, IMAGE_OF_30_TILES))
+        for _ in range(3):
+            await asyncio.sleep(0.2)
+            engine.end()
+            await asyncio.sleep(0.1)
+            engine.begin()
+        assert await running == 30
+
+    _run(SLOW, scenario)

@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import InvalidOptions
 from service.oip.parameters import InferParameters, read_parameters
-from service.types import DetectOptions, Priority
+from service.types import DetectOptions, Priority, TileOptions
 
 
 def test_without_parameters_the_defaults_apply() -> None:
@@ -25,6 +25,15 @@ def test_numbers_may_be_text() -> None:
 
 def test_a_whole_number_may_be_written_with_a_decimal_point() -> None:
     assert read_parameters({"max_detections": 3.0}).options.max_detections == 3
+
+
+def test_tiles_are_read() -> None:
+    expected = DetectOptions(tiles=TileOptions((640, 480), 0.25))
+    for overlap in (0.25, "0.25"):
+        assert read_parameters({"tile": "640x480", "overlap": overlap}).options == expected
+    assert read_parameters({"tile": "auto"}).options.tiles == TileOptions()
+    with pytest.raises(InvalidOptions, match="tile is 7"):
+        read_parameters({"tile": 7})
 
 
 def test_the_message_says_the_range_of_each_number() -> None:

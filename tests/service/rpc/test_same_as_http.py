@@ -87,6 +87,7 @@ async def test_the_same_options_select_the_same(clients: Clients) -> None:
         ("threshold=0.7", pb.DetectOptions(threshold=0.7)),
         ("threshold=0.65", pb.DetectOptions(threshold=0.65)),
         ("max_detections=2", pb.DetectOptions(max_detections=2)),
+        ("tile=64x64&overlap=0.2", pb.DetectOptions(tile="64x64", overlap=0.2)),
         ("labels=linear,aztec", pb.DetectOptions(labels=["linear", "aztec"])),
     ):
         over_http = (await http.post(f"/detect?{query}", content=data)).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import pytest
@@ -170,12 +171,12 @@ def _rows(merged: Detections) -> list[tuple[float, ...]]:
 @given(random_parts(), st.randoms(use_true_random=False))
 @settings(max_examples=80, deadline=None)
 def test_merging_is_independent_of_the_order_and_idempotent(
-    parts: list[Part], random: st.Random
+    parts: list[Part], rng: Random
 ) -> None:
     merged = merge_detections(parts, SIZE)
     shuffled = []
-    for region, detections in random.sample(parts, len(parts)):
-        order = np.array(random.sample(range(len(detections)), len(detections)), np.int64)
+    for region, detections in rng.sample(parts, len(parts)):
+        order = np.array(rng.sample(range(len(detections)), len(detections)), np.int64)
         shuffled.append(Part(region, detections.keep(order)))
     assert _rows(merge_detections(shuffled, SIZE)) == _rows(merged)
     assert _rows(merge_detections([Part(WHOLE, merged)], SIZE)) == _rows(merged)
