@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,7 @@ async def measure(
                 kept = result.detections
                 labels = np.array([ids[int(label)] for label in kept.labels], np.int64)
                 milliseconds = (time.monotonic() - started) * 1000
-                found.append(
-                    ImageDetections(number, type(kept)(kept.scores, labels, kept.boxes_xyxy), milliseconds)
-                )
+                found.append(ImageDetections(number, replace(kept, labels=labels), milliseconds))
             scores = judge_photos(found, truth, detector.model.score_threshold)
             per_image = (_tiles_of(detector) - before) / len(files)
             columns.append(_column(tile, scores, per_image))

@@ -40,8 +40,6 @@ def decode_regions(  # noqa: PLR0913, PLR0917 - as `decode_image`
     """
     image, _ = open_upright(data, limits, granted)
     for number, (left, top, right, bottom) in enumerate(regions):
-        size = resized_size(
-            bottom - top, right - left, config.shortest_side, config.longest_side
-        )
+        size = resized_size(bottom - top, right - left, config.shortest_side, config.longest_side)
         resize_bilinear(image.crop((left, top, right, bottom)), *size, place(number, size))
     return image.height, image.width

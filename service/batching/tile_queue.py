@@ -75,8 +75,10 @@ class TileQueue:
             now: monotonic seconds.
             others: urgency of the first of the other images.
         """
-        return bool(self._queues) and now >= self._next_share_at and (
-            self.first_urgency <= min(now, others)
+        return (
+            bool(self._queues)
+            and now >= self._next_share_at
+            and (self.first_urgency <= min(now, others))
         )
 
     def take_due_batch(

@@ -185,9 +185,7 @@ class Detector:
         """
         started = time.monotonic()
         try:
-            check_tiles(
-                options.tiles, self._limits.max_tiles, explains=options.explain is not None
-            )
+            check_tiles(options.tiles, self._limits.max_tiles, explains=options.explain is not None)
             latest = started + self._limits.request_timeout_ms / 1000
             request = ImageRequest(
                 served=self._served,

@@ -1,8 +1,8 @@
 """Images that are cut into tiles: one request, one deadline, all results or none.
 
-    the whole image, decoded --------------------> batcher (as any image) --.
-    tiles 1..8:  one decoding -> their slots ----> batcher (tiles run last) --+-> merge -> one result
-    tiles 9..16: one decoding -> their slots ----> batcher                  --'
+    the whole image, decoded -------------------> batcher (as any image) ---.
+    tiles 1..8:  one decoding -> their slots ---> batcher (tiles run last) -+-> merge -> result
+    tiles 9..16: one decoding -> their slots ---> batcher ------------------'
 
 The whole image takes the place of an ordinary image. Its tiles add to the predicted time, take at
 most a quarter of the slots, a few at a time, and run after ordinary images, so that these wait at
@@ -40,6 +40,7 @@ _REQUESTS = 2  # whose tiles are in flight: those of one are decoded while those
 _MOST_SLOTS = 8  # for the tiles of one request, which one decoding fills
 _SLOT_SHARE = 4  # all tiles take at most one slot in so many
 _MAX_PREDICTED_SHARE = 0.8  # of the time that is left; as in `service.core.admission`
+
 
 class TileDecoder(Protocol):
     """Decodes tiles; `service.decoding.pool.DecoderPool`."""
@@ -131,13 +132,10 @@ class TiledImages:
         Raises:
             DetectionError: the first failure of any part; the other parts are cancelled.
         """
-        with self._count(len(regions)) as pending:
-            with _first_failure():
-                async with asyncio.TaskGroup() as group:
-                    first = group.create_task(run_whole)
-                    tiles = group.create_task(
-                        self._run_tiles(request, lease, regions, first, pending)
-                    )
+        with self._count(len(regions)) as pending, _first_failure():
+            async with asyncio.TaskGroup() as group:
+                first = group.create_task(run_whole)
+                tiles = group.create_task(self._run_tiles(request, lease, regions, first, pending))
         results, decode_seconds = tiles.result()
         decode_ms = whole.decode_ms + decode_seconds * 1000
         batches = [first.result(), *(result.found for result in results)]

@@ -98,9 +98,7 @@ async def test_tiles_lie_in_the_upright_image(detector: Detector) -> None:
     Image.fromarray(_scene()).save(file, "JPEG", exif=exif, quality=95)
     result = await _detect(detector, file.getvalue())
     assert (result.width, result.height) == (500, 700)
-    assert result.detections.boxes_xyxy.tolist() == _expected(
-        file.getvalue(), TileSize(200, 150)
-    )
+    assert result.detections.boxes_xyxy.tolist() == _expected(file.getvalue(), TileSize(200, 150))
 
 
 async def test_an_image_that_needs_no_tiles_gets_the_usual_detections(detector: Detector) -> None:

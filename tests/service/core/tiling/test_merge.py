@@ -138,9 +138,10 @@ def test_thousands_of_detections_are_limited_to_the_best() -> None:
     parts = []
     for tile in TILES:
         corners = rng.uniform(0, 350, (100, 2)) + np.array(tile[:2])
-        every = np.concatenate((corners, corners + rng.uniform(5, 50, (100, 2))), axis=1)
+        ends = corners + rng.uniform(5, 50, (100, 2))
+        every = np.concatenate((corners, ends), axis=1).astype(np.float32)
         scores = np.sort(rng.uniform(0, 1, 100).astype(np.float32))[::-1].copy()
-        parts.append(Part(tile, Detections(scores, rng.integers(0, 3, 100), every.astype(np.float32))))
+        parts.append(Part(tile, Detections(scores, rng.integers(0, 3, 100), every)))
     merged = merge_detections(parts, SIZE)
     assert 100 < len(merged) <= 512
     assert (np.diff(merged.scores) <= 0).all()
@@ -170,9 +171,7 @@ def _rows(merged: Detections) -> list[tuple[float, ...]]:
 
 @given(random_parts(), st.randoms(use_true_random=False))
 @settings(max_examples=80, deadline=None)
-def test_merging_is_independent_of_the_order_and_idempotent(
-    parts: list[Part], rng: Random
-) -> None:
+def test_merging_is_independent_of_the_order_and_idempotent(parts: list[Part], rng: Random) -> None:
     merged = merge_detections(parts, SIZE)
     shuffled = []
     for region, detections in rng.sample(parts, len(parts)):
