@@ -24,6 +24,7 @@ _EPILOG = """[bold]Examples[/]
   lite-detr detect photo.jpg
   lite-detr detect holiday/ 'scans/*.png' --json > found.json
   lite-detr detect photo.jpg --save drawn/ --threshold 0.6
+  lite-detr detect wall.jpg --tile auto
   lite-detr detect photos/ --coco --labels qr_code --labels aztec
   lite-detr detect val/ --coco --annotations val.json --threshold 0 > found.json
   curl -s https://example.org/photo.jpg | lite-detr detect - --json
@@ -117,6 +118,26 @@ def detect_images(  # noqa: PLR0913 - a command's flags
             click_reads_env=False,  # it would split the value at spaces
         ),
     ] = None,
+    tile: Annotated[
+        str | None,
+        documented_option(
+            "--tile",
+            env_var="LITE_DETR_DETECT_TILE",
+            metavar="auto|WxH",
+            help="cut large images into overlapping tiles, for small objects: auto, or a size in "
+            "pixels such as 640x480",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        documented_option(
+            "--overlap",
+            env_var="LITE_DETR_DETECT_OVERLAP",
+            metavar="0..0.5",
+            help="with --tile: least overlap of neighbouring tiles, as a share of a tile; unset: "
+            "0.2",
+        ),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -153,6 +174,8 @@ def detect_images(  # noqa: PLR0913 - a command's flags
         threshold=threshold,
         max_detections=max_detections,
         labels=tuple(labels) if labels else None,
+        tile=tile,
+        overlap=overlap,
     )
     if not run_offline(run, settings):
         raise typer.Exit(1)

@@ -9,18 +9,27 @@ import time
 import traceback
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from model.geometry import padded_size
 from model.images.decode import DecodedImage, ImageLimits, decode_image
+from model.images.regions import decode_regions
 from model.weights.info import ModelInfo, resolve_model
 from service.cli.inputs import ImageFile, UnreadableFile
 from service.core.encoding import FileResult, ItemError
 from service.core.result import ImageContext, make_result
 from service.core.selection import resolve_options
+from service.core.tiling.grid import Region
+from service.core.tiling.options import plan_tiles
+from service.core.tiling.selected import merge_selected
 from service.engine.device import Device, DeviceResult
 from service.errors import DetectionError, InferenceFailed
 from service.rest.problems import item_error
 from service.settings import Settings
-from service.types import DetectOptions, DetectResult
+from service.types import DetectOptions, DetectResult, TileOptions
+
+_MAX_TILES = 256  # of one image
 
 
 def open_device(settings: Settings) -> Device:
@@ -60,6 +69,7 @@ class OfflineDetector:
         show_tracebacks: bool = False,
     ) -> None:
         self._selection = resolve_options(options, device.model)
+        self._tiles = options.tiles
         self._device = device
         self._limits = limits
         self._on_result = on_result
@@ -88,6 +98,11 @@ class OfflineDetector:
         data = file.read(self._limits)
         read = time.monotonic()
         decoded = decode_image(data, self._device.model.config, self._limits)
+        decode_ms = (time.monotonic() - read) * 1000
+        batch = self._run(decoded.pixels, decoded.original_size)
+        if self._tiles is not None:
+            batch, additional_ms = self._run_tiles(data, decoded, batch, self._tiles)
+            decode_ms += additional_ms
         image = ImageContext(
             model=self._device.model,
             selection=self._selection,
@@ -95,19 +110,50 @@ class OfflineDetector:
             original_size=decoded.original_size,
             started=read,
             read_ms=(read - opened) * 1000,
-            decode_ms=(time.monotonic() - read) * 1000,
+            decode_ms=decode_ms,
         )
-        batch = self._run(decoded)
         result = make_result(image, batch.detections[0], batch)
         if self._on_result is not None:
             self._on_result(file, data, result)
         return result
 
-    def _run(self, decoded: DecodedImage) -> DeviceResult:
-        height, width = decoded.pixels.shape[:2]
+    def _run_tiles(
+        self, data: bytes, decoded: DecodedImage, whole: DeviceResult, tiles: TileOptions
+    ) -> tuple[DeviceResult, float]:
+        """Runs the tiles of an image, one per batch.
+
+        Returns:
+            The merged detections with the sums of all times, and the ms of decoding them.
+        """
+        config, size = self._device.model.config, decoded.original_size
+        regions = plan_tiles(tiles, size, config, _MAX_TILES)
+        if not regions:
+            return whole, 0.0
+        started = time.monotonic()
+        pixels: list[npt.NDArray[np.uint8]] = []
+
+        def place(_number: int, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+            pixels.append(np.empty((*shape, 3), np.uint8))
+            return pixels[-1]
+
+        decode_regions(data, config, self._limits, None, regions, place)
+        decode_ms = (time.monotonic() - started) * 1000
+        found = [self._run(part, region.size) for part, region in zip(pixels, regions, strict=True)]
+        places = (Region(0, 0, size[1], size[0]), *regions)
+        batches = [whole, *found]
+        parts = [(region, each.detections[0]) for region, each in zip(places, batches, strict=True)]
+        merged = merge_selected(self._selection, config.max_detections, parts, size)
+        times = (
+            sum(getattr(each, name) for each in batches)
+            for name in ("assemble_ms", "forward_ms", "postprocess_ms", "copy_ms")
+        )
+        return DeviceResult([merged], *times), decode_ms
+
+    def _run(self, pixels: npt.NDArray[np.uint8], original_size: tuple[int, int]) -> DeviceResult:
+        height, width = pixels.shape[:2]
         padded = padded_size(height, width, self._device.model.config.bucket_stride)
         try:
-            return self._device.run([decoded.pixels], padded, [decoded.original_size])
+            return self._device.run([pixels], padded, [original_size])
         except Exception as error:
             if self._show_tracebacks:
                 traceback.print_exc()

@@ -21,6 +21,7 @@ from service.cli.options import split_list
 from service.cli.results import ImageSaver, print_table
 from service.core.encoding import FileResult
 from service.core.formats import OUTPUT_FORMATS, EncodeInput, OutputFormat
+from service.core.tiling.options import parse_tile
 from service.errors import InvalidOptions
 from service.settings import Settings
 from service.types import DetectOptions
@@ -40,6 +41,8 @@ class OfflineRun:
     labels: tuple[str, ...] | None  # each one class name, or several separated by commas
     annotations: Path | None = None  # of a data set whose ids COCO output gets
     overwrite: bool = False  # replaces images in `save`
+    tile: str | None = None  # "auto" or "640x480": cuts large images into tiles
+    overlap: float | None = None  # of neighbouring tiles
 
 
 def run_offline(run: OfflineRun, settings: Settings) -> bool:
@@ -76,7 +79,10 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
             device,
             FILE_LIMITS,
             DetectOptions(
-                run.threshold, run.max_detections, _class_names(run.labels, device.model.labels)
+                run.threshold,
+                run.max_detections,
+                _class_names(run.labels, device.model.labels),
+                tiles=parse_tile(run.tile, run.overlap),
             ),
             on_result=None if saver is None else saver.save,
             show_tracebacks=is_debugging(),

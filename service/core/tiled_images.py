@@ -16,11 +16,9 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from model.config import ModelConfig
-from model.detections import Detections
 from model.images.decode import ImageLimits
 from service.batching.batcher import EngineResult
 from service.batching.estimates import RunningMean
@@ -28,8 +26,8 @@ from service.batching.queues import urgency_of
 from service.batching.scheduler import Job
 from service.core.request import ImageRequest
 from service.core.tiling.grid import Region
-from service.core.tiling.merge import Part, merge_detections, shifted
 from service.core.tiling.options import plan_tiles
+from service.core.tiling.selected import merge_selected
 from service.decoding.tasks import ImageInSlot, Tile, TilesInSlots, Turn
 from service.errors import Overloaded
 from service.ipc.slot_pool import SlotLease
@@ -143,11 +141,16 @@ class TiledImages:
         height, width = whole.image.original_size
         parts = [_TileResult(Region(0, 0, width, height), first.result()), *results]
         merge_started = self._clock()
-        found = times._replace(detections=_merge(request, parts, (height, width)))
-        merge_ms = (self._clock() - merge_started) * 1000
-        return TiledResult(
-            found._replace(postprocess_ms=found.postprocess_ms + merge_ms), decode_ms
+        merged = merge_selected(
+            request.selection,
+            request.served.info.config.max_detections,
+            [(region, found.detections) for region, found in parts],
+            (height, width),
         )
+        merge_ms = (self._clock() - merge_started) * 1000
+        postprocess_ms = times.postprocess_ms + merge_ms
+        found = times._replace(detections=merged, postprocess_ms=postprocess_ms)
+        return TiledResult(found, decode_ms)
 
     def _admit(self, request: ImageRequest, tiles: int) -> None:
         """Refuses tiles that would be late.
@@ -251,17 +254,6 @@ class TiledImages:
             _TileResult(region, each.result()) for region, each in zip(regions, runs, strict=True)
         ]
         return found, decoded.ended - decoded.started
-
-
-def _merge(
-    request: ImageRequest, parts: Sequence[_TileResult], size: tuple[int, int]
-) -> Detections:
-    """Merges what the request selects of each part, without its limit of detections."""
-    most = request.served.info.config.max_detections
-    select = replace(request.selection, max_detections=most).apply
-    return merge_detections(
-        [Part(region, shifted(select(found.detections), region)) for region, found in parts], size
-    )
 
 
 def _sum_of_batches(
