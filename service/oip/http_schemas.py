@@ -205,8 +205,8 @@ class InferenceRequest(_RequestSchema):
     id: str | float | None = None
     parameters: dict[str, Any] | None = Field(
         None,
-        description="threshold, max_detections, labels, timeout, priority, binary_data_output; "
-        "others are ignored",
+        description="threshold, max_detections, labels, tile, overlap, timeout, priority, "
+        "binary_data_output; others are ignored",
     )
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
     outputs: list[RequestedOutput] | None = Field(None, description="unset or empty: all outputs")
