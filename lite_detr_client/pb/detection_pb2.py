@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blitedetr/v1/detection.proto\x12\x0blitedetr.v1\"_\n\rDetectRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12+\n\x07options\x18\x02 \x01(\x0b\x32\x1a.litedetr.v1.DetectOptions\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"u\n\rDetectOptions\x12\x16\n\tthreshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x0e\n\x06labels\x18\x03 \x03(\tB\x0c\n\n_thresholdB\x11\n\x0f_max_detections\"\xc8\x01\n\x0e\x44\x65tectResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.litedetr.v1.ModelName\x12%\n\x05image\x18\x02 \x01(\x0b\x32\x16.litedetr.v1.ImageSize\x12*\n\ndetections\x18\x03 \x03(\x0b\x32\x16.litedetr.v1.Detection\x12(\n\ntimings_ms\x18\x04 \x01(\x0b\x32\x14.litedetr.v1.Timings\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"*\n\tModelName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"*\n\tImageSize\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"Z\n\tDetection\x12\r\n\x05label\x18\x01 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x1d\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x10.litedetr.v1.Box\"=\n\x03\x42ox\x12\x0c\n\x04xmin\x18\x01 \x01(\x01\x12\x0c\n\x04ymin\x18\x02 \x01(\x01\x12\x0c\n\x04xmax\x18\x03 \x01(\x01\x12\x0c\n\x04ymax\x18\x04 \x01(\x01\"\x8b\x01\n\x07Timings\x12\x0c\n\x04read\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x02 \x01(\x01\x12\r\n\x05queue\x18\x03 \x01(\x01\x12\x10\n\x08\x61ssemble\x18\x04 \x01(\x01\x12\x0f\n\x07\x66orward\x18\x05 \x01(\x01\x12\x13\n\x0bpostprocess\x18\x06 \x01(\x01\x12\r\n\x05total\x18\x07 \x01(\x01\x12\x0c\n\x04\x63opy\x18\x08 \x01(\x01\"B\n\x12\x44\x65tectBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.litedetr.v1.DetectRequest\"W\n\x13\x44\x65tectBatchResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.litedetr.v1.DetectOutcome\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x85\x01\n\rDetectOutcome\x12\r\n\x05index\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.litedetr.v1.DetectResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.litedetr.v1.DetectErrorH\x00\x42\t\n\x07outcome\"\x7f\n\x0b\x44\x65tectError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\x05\x12\x1b\n\x0eretry_delay_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x11\n\x0f_retry_delay_ms\"\x11\n\x0fGetModelRequest\"\x9d\x02\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65\x66\x61ult_threshold\x18\x06 \x01(\x01\x12\'\n\x07\x63lasses\x18\x07 \x03(\x0b\x32\x16.litedetr.v1.ClassName\x12%\n\x05input\x18\x08 \x01(\x0b\x32\x16.litedetr.v1.InputRule\x12#\n\x06limits\x18\t \x01(\x0b\x32\x13.litedetr.v1.Limits\x12$\n\x07\x65ngines\x18\n \x03(\x0b\x32\x13.litedetr.v1.Engine\"P\n\x06\x45ngine\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06kernel\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\x13\n\x0b\x63uda_graphs\x18\x04 \x01(\x05\"%\n\tClassName\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\"c\n\tInputRule\x12\x15\n\rshortest_side\x18\x01 \x01(\x05\x12\x14\n\x0clongest_side\x18\x02 \x01(\x05\x12\x12\n\nresampling\x18\x03 \x01(\t\x12\x15\n\rbucket_stride\x18\x04 \x01(\x05\"z\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\x12\x12\n\nmax_images\x18\x03 \x01(\x05\x12\x16\n\x0emax_detections\x18\x04 \x01(\x05\x12\x0f\n\x07\x66ormats\x18\x05 \x03(\t2\xbc\x02\n\x10\x44\x65tectionService\x12\x41\n\x06\x44\x65tect\x12\x1a.litedetr.v1.DetectRequest\x1a\x1b.litedetr.v1.DetectResponse\x12P\n\x0b\x44\x65tectBatch\x12\x1f.litedetr.v1.DetectBatchRequest\x1a .litedetr.v1.DetectBatchResponse\x12J\n\x0c\x44\x65tectStream\x12\x1a.litedetr.v1.DetectRequest\x1a\x1a.litedetr.v1.DetectOutcome(\x01\x30\x01\x12G\n\x08GetModel\x12\x1c.litedetr.v1.GetModelRequest\x1a\x1d.litedetr.v1.GetModelResponseB\'\n\x0blitedetr.v1P\x01Z\x16litedetr/v1;litedetrv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blitedetr/v1/detection.proto\x12\x0blitedetr.v1\"_\n\rDetectRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12+\n\x07options\x18\x02 \x01(\x0b\x32\x1a.litedetr.v1.DetectOptions\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xb3\x01\n\rDetectOptions\x12\x16\n\tthreshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\x04tile\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x14\n\x07overlap\x18\x05 \x01(\x02H\x03\x88\x01\x01\x42\x0c\n\n_thresholdB\x11\n\x0f_max_detectionsB\x07\n\x05_tileB\n\n\x08_overlap\"\xc8\x01\n\x0e\x44\x65tectResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.litedetr.v1.ModelName\x12%\n\x05image\x18\x02 \x01(\x0b\x32\x16.litedetr.v1.ImageSize\x12*\n\ndetections\x18\x03 \x03(\x0b\x32\x16.litedetr.v1.Detection\x12(\n\ntimings_ms\x18\x04 \x01(\x0b\x32\x14.litedetr.v1.Timings\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"*\n\tModelName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"*\n\tImageSize\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"Z\n\tDetection\x12\r\n\x05label\x18\x01 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x1d\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x10.litedetr.v1.Box\"=\n\x03\x42ox\x12\x0c\n\x04xmin\x18\x01 \x01(\x01\x12\x0c\n\x04ymin\x18\x02 \x01(\x01\x12\x0c\n\x04xmax\x18\x03 \x01(\x01\x12\x0c\n\x04ymax\x18\x04 \x01(\x01\"\x8b\x01\n\x07Timings\x12\x0c\n\x04read\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x02 \x01(\x01\x12\r\n\x05queue\x18\x03 \x01(\x01\x12\x10\n\x08\x61ssemble\x18\x04 \x01(\x01\x12\x0f\n\x07\x66orward\x18\x05 \x01(\x01\x12\x13\n\x0bpostprocess\x18\x06 \x01(\x01\x12\r\n\x05total\x18\x07 \x01(\x01\x12\x0c\n\x04\x63opy\x18\x08 \x01(\x01\"B\n\x12\x44\x65tectBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.litedetr.v1.DetectRequest\"W\n\x13\x44\x65tectBatchResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.litedetr.v1.DetectOutcome\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x85\x01\n\rDetectOutcome\x12\r\n\x05index\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.litedetr.v1.DetectResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.litedetr.v1.DetectErrorH\x00\x42\t\n\x07outcome\"\x7f\n\x0b\x44\x65tectError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\x05\x12\x1b\n\x0eretry_delay_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x11\n\x0f_retry_delay_ms\"\x11\n\x0fGetModelRequest\"\x9d\x02\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65\x66\x61ult_threshold\x18\x06 \x01(\x01\x12\'\n\x07\x63lasses\x18\x07 \x03(\x0b\x32\x16.litedetr.v1.ClassName\x12%\n\x05input\x18\x08 \x01(\x0b\x32\x16.litedetr.v1.InputRule\x12#\n\x06limits\x18\t \x01(\x0b\x32\x13.litedetr.v1.Limits\x12$\n\x07\x65ngines\x18\n \x03(\x0b\x32\x13.litedetr.v1.Engine\"P\n\x06\x45ngine\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06kernel\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\x13\n\x0b\x63uda_graphs\x18\x04 \x01(\x05\"%\n\tClassName\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\"c\n\tInputRule\x12\x15\n\rshortest_side\x18\x01 \x01(\x05\x12\x14\n\x0clongest_side\x18\x02 \x01(\x05\x12\x12\n\nresampling\x18\x03 \x01(\t\x12\x15\n\rbucket_stride\x18\x04 \x01(\x05\"z\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\x12\x12\n\nmax_images\x18\x03 \x01(\x05\x12\x16\n\x0emax_detections\x18\x04 \x01(\x05\x12\x0f\n\x07\x66ormats\x18\x05 \x03(\t2\xbc\x02\n\x10\x44\x65tectionService\x12\x41\n\x06\x44\x65tect\x12\x1a.litedetr.v1.DetectRequest\x1a\x1b.litedetr.v1.DetectResponse\x12P\n\x0b\x44\x65tectBatch\x12\x1f.litedetr.v1.DetectBatchRequest\x1a .litedetr.v1.DetectBatchResponse\x12J\n\x0c\x44\x65tectStream\x12\x1a.litedetr.v1.DetectRequest\x1a\x1a.litedetr.v1.DetectOutcome(\x01\x30\x01\x12G\n\x08GetModel\x12\x1c.litedetr.v1.GetModelRequest\x1a\x1d.litedetr.v1.GetModelResponseB\'\n\x0blitedetr.v1P\x01Z\x16litedetr/v1;litedetrv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,40 +34,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\013litedetr.v1P\001Z\026litedetr/v1;litedetrv1'
   _globals['_DETECTREQUEST']._serialized_start=44
   _globals['_DETECTREQUEST']._serialized_end=139
-  _globals['_DETECTOPTIONS']._serialized_start=141
-  _globals['_DETECTOPTIONS']._serialized_end=258
-  _globals['_DETECTRESPONSE']._serialized_start=261
-  _globals['_DETECTRESPONSE']._serialized_end=461
-  _globals['_MODELNAME']._serialized_start=463
-  _globals['_MODELNAME']._serialized_end=505
-  _globals['_IMAGESIZE']._serialized_start=507
-  _globals['_IMAGESIZE']._serialized_end=549
-  _globals['_DETECTION']._serialized_start=551
-  _globals['_DETECTION']._serialized_end=641
-  _globals['_BOX']._serialized_start=643
-  _globals['_BOX']._serialized_end=704
-  _globals['_TIMINGS']._serialized_start=707
-  _globals['_TIMINGS']._serialized_end=846
-  _globals['_DETECTBATCHREQUEST']._serialized_start=848
-  _globals['_DETECTBATCHREQUEST']._serialized_end=914
-  _globals['_DETECTBATCHRESPONSE']._serialized_start=916
-  _globals['_DETECTBATCHRESPONSE']._serialized_end=1003
-  _globals['_DETECTOUTCOME']._serialized_start=1006
-  _globals['_DETECTOUTCOME']._serialized_end=1139
-  _globals['_DETECTERROR']._serialized_start=1141
-  _globals['_DETECTERROR']._serialized_end=1268
-  _globals['_GETMODELREQUEST']._serialized_start=1270
-  _globals['_GETMODELREQUEST']._serialized_end=1287
-  _globals['_GETMODELRESPONSE']._serialized_start=1290
-  _globals['_GETMODELRESPONSE']._serialized_end=1575
-  _globals['_ENGINE']._serialized_start=1577
-  _globals['_ENGINE']._serialized_end=1657
-  _globals['_CLASSNAME']._serialized_start=1659
-  _globals['_CLASSNAME']._serialized_end=1696
-  _globals['_INPUTRULE']._serialized_start=1698
-  _globals['_INPUTRULE']._serialized_end=1797
-  _globals['_LIMITS']._serialized_start=1799
-  _globals['_LIMITS']._serialized_end=1921
-  _globals['_DETECTIONSERVICE']._serialized_start=1924
-  _globals['_DETECTIONSERVICE']._serialized_end=2240
+  _globals['_DETECTOPTIONS']._serialized_start=142
+  _globals['_DETECTOPTIONS']._serialized_end=321
+  _globals['_DETECTRESPONSE']._serialized_start=324
+  _globals['_DETECTRESPONSE']._serialized_end=524
+  _globals['_MODELNAME']._serialized_start=526
+  _globals['_MODELNAME']._serialized_end=568
+  _globals['_IMAGESIZE']._serialized_start=570
+  _globals['_IMAGESIZE']._serialized_end=612
+  _globals['_DETECTION']._serialized_start=614
+  _globals['_DETECTION']._serialized_end=704
+  _globals['_BOX']._serialized_start=706
+  _globals['_BOX']._serialized_end=767
+  _globals['_TIMINGS']._serialized_start=770
+  _globals['_TIMINGS']._serialized_end=909
+  _globals['_DETECTBATCHREQUEST']._serialized_start=911
+  _globals['_DETECTBATCHREQUEST']._serialized_end=977
+  _globals['_DETECTBATCHRESPONSE']._serialized_start=979
+  _globals['_DETECTBATCHRESPONSE']._serialized_end=1066
+  _globals['_DETECTOUTCOME']._serialized_start=1069
+  _globals['_DETECTOUTCOME']._serialized_end=1202
+  _globals['_DETECTERROR']._serialized_start=1204
+  _globals['_DETECTERROR']._serialized_end=1331
+  _globals['_GETMODELREQUEST']._serialized_start=1333
+  _globals['_GETMODELREQUEST']._serialized_end=1350
+  _globals['_GETMODELRESPONSE']._serialized_start=1353
+  _globals['_GETMODELRESPONSE']._serialized_end=1638
+  _globals['_ENGINE']._serialized_start=1640
+  _globals['_ENGINE']._serialized_end=1720
+  _globals['_CLASSNAME']._serialized_start=1722
+  _globals['_CLASSNAME']._serialized_end=1759
+  _globals['_INPUTRULE']._serialized_start=1761
+  _globals['_INPUTRULE']._serialized_end=1860
+  _globals['_LIMITS']._serialized_start=1862
+  _globals['_LIMITS']._serialized_end=1984
+  _globals['_DETECTIONSERVICE']._serialized_start=1987
+  _globals['_DETECTIONSERVICE']._serialized_end=2303
 # @@protoc_insertion_point(module_scope)

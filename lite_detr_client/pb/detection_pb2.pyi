@@ -17,14 +17,18 @@ class DetectRequest(_message.Message):
     def __init__(self, image: _Optional[bytes] = ..., options: _Optional[_Union[DetectOptions, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DetectOptions(_message.Message):
-    __slots__ = ("threshold", "max_detections", "labels")
+    __slots__ = ("threshold", "max_detections", "labels", "tile", "overlap")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     MAX_DETECTIONS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    TILE_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
     threshold: float
     max_detections: int
     labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, threshold: _Optional[float] = ..., max_detections: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    tile: str
+    overlap: float
+    def __init__(self, threshold: _Optional[float] = ..., max_detections: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., tile: _Optional[str] = ..., overlap: _Optional[float] = ...) -> None: ...
 
 class DetectResponse(_message.Message):
     __slots__ = ("model", "image", "detections", "timings_ms", "request_id")
