@@ -65,7 +65,9 @@ def test_options_request_id_and_timeout_are_sent() -> None:
         seen.append(request)
         return httpx.Response(200, json=RESULT)
 
-    options = DetectOptions(threshold=0.25, max_detections=3, labels=("a", "b"))
+    options = DetectOptions(
+        threshold=0.25, max_detections=3, labels=("a", "b"), tile="auto", overlap=0.3
+    )
     result = client(respond).detect(b"image", options, timeout_s=2, request_id="mine")
     assert (result.width, result.height, result.detections) == (4, 3, ())
     (request,) = seen
@@ -73,6 +75,8 @@ def test_options_request_id_and_timeout_are_sent() -> None:
     assert request.url.params.multi_items() == [
         ("threshold", "0.25"),
         ("max_detections", "3"),
+        ("tile", "auto"),
+        ("overlap", "0.3"),
         ("labels", "a"),
         ("labels", "b"),
     ]

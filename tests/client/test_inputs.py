@@ -123,6 +123,8 @@ def test_options_by_keyword_take_precedence() -> None:
     given = DetectOptions(threshold=0.1, max_detections=5)
     assert merge_options(given, 0.5, None, None) == DetectOptions(0.5, 5)
     assert merge_options(given, None, None, None) is given
+    tiled = DetectOptions(tile="640x480", overlap=0.3)
+    assert merge_options(tiled, 0.5, None, None) == DetectOptions(0.5, None, None, "640x480", 0.3)
 
 
 @pytest.mark.parametrize("options", [0.5, {"threshold": 0.5}, None])
@@ -135,6 +137,11 @@ def test_other_options_are_refused_by_a_sentence(options: Any) -> None:
 def test_text_is_not_a_number(value: Any) -> None:
     with pytest.raises(TypeError, match="threshold takes a number"):
         DetectOptions(threshold=value)
+
+
+def test_a_tile_is_text() -> None:
+    with pytest.raises(TypeError, match="tile takes 'auto'"):
+        DetectOptions(tile=(640, 480))  # type: ignore[arg-type]
 
 
 def test_paths_of_pipes_and_devices_are_refused_without_waiting(tmp_path: Path) -> None:

@@ -190,9 +190,22 @@ def test_options_select_as_over_http(folder: Path, capsys: pytest.CaptureFixture
     assert labelled["detections"] == [d for d in every["detections"] if d["label"] == label]
 
 
+def test_tiles_add_to_the_whole_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = str(folder / "a.jpg")
+    _, [plain] = detect_json([image, "--threshold", "0.2"], capsys)
+    _, [auto] = detect_json([image, "--threshold", "0.2", "--tile", "auto"], capsys)
+    _, [tiled] = detect_json([image, "--threshold", "0", "--tile", "200x200"], capsys)
+    assert auto["detections"] == plain["detections"]  # the image is small
+    assert tiled["image"] == {"width": 320, "height": 200}
+    assert len(tiled["detections"]) > 1
+    assert all(0 <= d["box"]["xmin"] <= d["box"]["xmax"] <= 320 for d in tiled["detections"])
+
+
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
+        ("--tile", "9x9", "WIDTHxHEIGHT"),
+        ("--overlap", "0.2", "option of tile"),
         ("--threshold", "1.5", "0..1"),
         ("--max-detections", "0", "max_detections"),
         ("--labels", "qr", "qr_code"),
