@@ -245,10 +245,12 @@ class TiledImages:
             )
             for lease, image in zip(leases, decoded.images, strict=True)
         ]
-        run = request.served.batcher.run
+        batcher = request.served.batcher
         with _first_failure():
             async with asyncio.TaskGroup() as group:
-                runs = [group.create_task(run(job)) for job in jobs]
+                with batcher.track_decoding():  # until all are queued, so that they share batches
+                    runs = [group.create_task(batcher.run(job)) for job in jobs]
+                    await asyncio.sleep(0)
         self._tile_seconds.learn((self._clock() - began) / len(runs))
         found = [
             _TileResult(region, each.result()) for region, each in zip(regions, runs, strict=True)

@@ -56,7 +56,7 @@ class _Candidates(NamedTuple):
 
     def keep(self, chosen: _Bools | _Ints) -> _Candidates:
         """The chosen rows, in order."""
-        return _Candidates(*(column[chosen] for column in self))
+        return _Candidates._make(column[chosen] for column in self)
 
 
 def shifted(detections: Detections, region: Region) -> Detections:
@@ -115,7 +115,7 @@ def _collect(parts: Sequence[Part], size: tuple[int, int]) -> _Candidates:
             np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64),
             np.zeros((0, 4), np.bool_), np.zeros((0, 2)),
         )  # fmt: skip
-    return _Candidates(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    return _Candidates._make(np.concatenate(column) for column in zip(*columns, strict=True))
 
 
 def _sorted(candidates: _Candidates, most: int | None = None) -> _Candidates:
@@ -170,7 +170,8 @@ def _join(candidates: _Candidates) -> _Candidates:
     joined[pairs.ravel()] = True
     boxes = [_joined(candidates.keep(groups == group)) for group in np.unique(groups[joined])]
     rest = candidates.keep(~joined)
-    together = _Candidates(*(np.concatenate(column) for column in zip(rest, *boxes, strict=True)))
+    columns = zip(rest, *boxes, strict=True)
+    together = _Candidates._make(np.concatenate(column) for column in columns)
     numbers = together.parts.copy()
     numbers[len(rest.scores) :] = candidates.parts.max() + 1 + np.arange(len(boxes))
     return together._replace(parts=numbers)
