@@ -65,10 +65,17 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=6, help="number of scenes")
     parser.add_argument("--tiles", default=",auto,640x480", help="values of tile; empty: none")
     parser.add_argument("--overlap", type=float, default=0.2)
+    parser.add_argument("--max-tiles", type=int, default=64)
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     files, truth = generate(options.scenes)
-    settings = Settings(model=options.model, device="cpu", http_port=0, log_level="error")
+    settings = Settings(
+        model=options.model,
+        device="cpu",
+        http_port=0,
+        log_level="error",
+        max_tiles=options.max_tiles,
+    )
     columns = asyncio.run(
         measure(settings, files, truth, options.tiles.split(","), options.overlap)
     )
@@ -81,6 +88,7 @@ def main() -> None:
             "code_sizes": SIZES,
             "jpeg_quality": QUALITY,
             "overlap": options.overlap,
+            "max_tiles": options.max_tiles,
             "cpus": os.cpu_count(),
             "machine": platform.machine(),
             "columns": [vars(column) for column in columns],
@@ -147,7 +155,7 @@ async def measure(
 
 def _tiles_of(detector: Detector) -> float:
     """All tiles so far."""
-    return detector.metrics.registry.get_sample_value("lite_detr_image_tiles_sum") or 0.0
+    return detector.metrics.registry.get_sample_value("lite_detr_tile_grid_size_sum") or 0.0
 
 
 def _column(tile: str, scores: PhotoScores, tiles: float) -> Column:

@@ -106,7 +106,7 @@ class TiledImages:
         if request.tiles is None:
             return ()
         regions = plan_tiles(request.tiles, size, request.served.info.config, self._max_tiles)
-        self._metrics.image_tiles.observe(len(regions))
+        self._metrics.tile_grid_size.observe(len(regions))
         self._admit(request, len(regions))
         return regions
 

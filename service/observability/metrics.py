@@ -206,8 +206,8 @@ class Metrics:
         )
         sizes = [2**power for power in range(max_batch_size.bit_length() + 1)]
         self.batch_size = self._histogram("batch_size", "Images in a batch", sizes)
-        self.image_tiles = self._histogram(
-            "image_tiles",
+        self.tile_grid_size = self._histogram(
+            "tile_grid_size",
             "Tiles of an image with the option tile; 0: the whole image sufficed",
             [0, 2, 4, 8, 16, 32, 64, 128, 256],
         )

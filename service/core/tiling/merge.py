@@ -138,17 +138,17 @@ def _select(candidates: _Candidates, *, only_by_whole: bool = False) -> _Candida
     """Drops what another part has already found; optionally only in favour of boxes not cut."""
     candidates = _sorted_by_weight(candidates)
     boxes, parts, labels = candidates.boxes, candidates.parts, candidates.labels
-    is_cut = candidates.cut.any(axis=1)
+    is_cut: _Bools = np.any(candidates.cut, axis=1)
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=2)
-    areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
+    shared: _Floats = np.maximum(high - low, 0).prod(axis=2)
+    areas: _Floats = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
     tiny = np.finfo(np.float64).tiny
     iou = shared / np.maximum(areas[:, None] + areas[None] - shared, tiny)
     inside = shared / np.maximum(areas[None], tiny)  # [i, j]: share of j inside i
     enough = np.where(is_cut[:, None], _INSIDE_CUT, _INSIDE_WHOLE)
     covers = (iou >= _SAME_IOU) | (is_cut[None] & (inside >= enough))
-    drops = covers & (labels[:, None] == labels[None]) & (parts[:, None] != parts[None])
+    drops: _Bools = covers & (labels[:, None] == labels[None]) & (parts[:, None] != parts[None])
     if only_by_whole:
         drops &= ~is_cut[:, None]
     kept = np.ones(len(boxes), np.bool_)
@@ -201,7 +201,7 @@ def _continues(candidates: _Candidates, axis: int) -> _Bools:
     shared = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
     total = np.maximum(high[:, None], high[None]) - np.minimum(low[:, None], low[None])
     gap = 2 * candidates.margins[:, axis]
-    return (
+    continues: _Bools = (
         candidates.cut[:, None, 2 + axis]
         & candidates.cut[None, :, axis]
         & (candidates.labels[:, None] == candidates.labels[None])
@@ -212,3 +212,4 @@ def _continues(candidates: _Candidates, axis: int) -> _Bools:
         & (shared >= _SAME_EXTENT * total)
         & (total > 0)
     )
+    return continues

@@ -72,11 +72,16 @@ def _expected(data: bytes, tile: TileSize) -> list[list[float]]:
     decode_regions(data, RULE, LIMITS, None, regions, place)
     for number, region in enumerate(regions):
         parts.append(Part(region, shifted(fake_detections(pixels[number], region.size), region)))
-    return merge_detections(parts, size).boxes_xyxy[:100].tolist()
+    merged: list[list[float]] = merge_detections(parts, size).boxes_xyxy[:100].tolist()
+    return merged
 
 
-async def _detect(detector: Detector, data: bytes, **kwargs: float) -> DetectResult:
-    return await detector.detect(data, OPTIONS, request_id="tiled", **kwargs)
+async def _detect(
+    detector: Detector, data: bytes, deadline: float | None = None, read_ms: float = 0.0
+) -> DetectResult:
+    return await detector.detect(
+        data, OPTIONS, request_id="tiled", deadline=deadline, read_ms=read_ms
+    )
 
 
 async def test_an_image_gets_the_merged_detections_in_its_own_pixels(detector: Detector) -> None:
@@ -88,7 +93,7 @@ async def test_an_image_gets_the_merged_detections_in_its_own_pixels(detector: D
     assert len(result.detections) > 20
     await asyncio.sleep(0)
     assert value(detector, "images_total", outcome="ok") == before + 1
-    assert value(detector, "image_tiles_sum") == 5 * 4
+    assert value(detector, "tile_grid_size_sum") == 5 * 4
 
 
 async def test_tiles_lie_in_the_upright_image(detector: Detector) -> None:

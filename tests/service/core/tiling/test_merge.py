@@ -47,7 +47,8 @@ def seen(objects: Sequence[Row], *, in_whole: bool = True, visible: float = 0.15
 
 
 def boxes(merged: Detections) -> list[list[float]]:
-    return merged.boxes_xyxy.round(1).tolist()
+    rounded: list[list[float]] = merged.boxes_xyxy.round(1).tolist()
+    return rounded
 
 
 @pytest.mark.parametrize("in_whole", [True, False])
