@@ -153,7 +153,7 @@ async def _serve(settings: Settings, backend: Backend, deployment: Deployment | 
         core = await stack.enter_async_context(open_core(settings, backend))
         hangups.begin(access.reload, core.control.reload)
         stack.callback(asyncio.create_task(access.watch()).cancel)
-        app = _build_app(settings, access, core, request_log, deployment)
+        app = build_app(settings, access, core, request_log, deployment)
         http_servers = _build_servers(settings, access, core, app, listeners)
         servers += http_servers
         rpc = None
@@ -246,7 +246,7 @@ async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) 
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _build_app(
+def build_app(
     settings: Settings,
     access: Access,
     core: ServiceCore,

@@ -100,7 +100,7 @@ class RpcServer:
         """
         options = self._options
         extra = (service.handlers() for service in self._extra_services)
-        services = (_detection_handlers(self._servicer), *extra, self._health.handlers())
+        services = (detection_handlers(self._servicer), *extra, self._health.handlers())
         num_methods = sum(len(service.handlers) for service in services) + _OTHER_METHODS
         server = new_server(
             self._interceptors(),
@@ -173,7 +173,7 @@ class RpcServer:
         await stopped
 
 
-def _detection_handlers(servicer: DetectionServicer) -> MethodHandlers:
+def detection_handlers(servicer: DetectionServicer) -> MethodHandlers:
     """The four methods; they take bytes and parse them."""
     one, many = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
     return MethodHandlers(
