@@ -29,7 +29,8 @@ from service.ray_serve.grpc_methods import ReplicaMethods
 from service.ray_serve.proxy import REPLICA_HEADER
 from service.rpc import RpcOptions
 from service.rpc.detection import DetectionServicer
-from service.rpc.server import detection_handlers
+from service.rpc.health import ReadinessHealth
+from service.rpc.server import ENVELOPE_BYTES, SERVICE, detection_handlers
 from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -99,11 +100,13 @@ class Replica:
                 max_images=settings.max_files,
             )
             detection = DetectionServicer(core.detector, options, request_log)
+            health = ReadinessHealth(core.detector, ("", SERVICE, oip.name))
             self._methods = ReplicaMethods(
-                [detection_handlers(detection), oip.handlers()],
+                [detection_handlers(detection), oip.handlers(), health.handlers()],
                 access.keys,
                 core.detector.metrics,
                 request_log,
+                options.max_message_bytes + ENVELOPE_BYTES,
             )
             await core.first_ready
             self._core = core

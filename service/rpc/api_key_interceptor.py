@@ -7,6 +7,7 @@ A call is refused by its metadata: its messages are not read.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,15 @@ _DETECT = frozenset(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     )
 )
+@dataclass(frozen=True)
+class KeyRefusal:
+    """Why a call is refused."""
+
+    code: str  # stable, for programs
+    status: grpc.StatusCode
+    detail: str  # for people
+
+
 _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
@@ -64,30 +74,55 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Returns the handler of a call, or one that refuses it."""
         handler = await continuation(handler_call_details)
-        required = scope_of_method(handler_call_details.method)
-        if handler is None or required is None:
+        if handler is None:
             return handler
-        metadata = handler_call_details.invocation_metadata or ()
-        try:
-            key = self._keys.check(presented_key(partial(_first_text, metadata)), required)
-        except Unauthenticated as error:
-            code, status, detail = "unauthenticated", grpc.StatusCode.UNAUTHENTICATED, str(error)
-        except Forbidden as error:
-            code, status, detail = "forbidden", grpc.StatusCode.PERMISSION_DENIED, str(error)
-        else:
-            structlog.contextvars.bind_contextvars(api_key=key.name)  # each call has its own task
+        method = handler_call_details.method
+        refusal = check_call(self._keys, method, handler_call_details.invocation_metadata or ())
+        if refusal is None:
             return handler
-        self._metrics.keys_refused.labels("grpc", code).inc()
-        method = handler_call_details.method.lstrip("/")
+        self._metrics.keys_refused.labels("grpc", refusal.code).inc()
 
         async def refuse(_requests: object, context: Context) -> None:
-            with open_call(context, self._request_log, method) as call:
-                call.scope.status = status.name
-                call.scope.record_failure(code, detail)
-            await context.abort(status, detail)
+            log_refused_call(context, self._request_log, method, refusal)
+            await context.abort(refusal.status, refusal.detail)
 
         # Of a unary call, too: gRPC reads the message of a unary handler before it runs.
         return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def check_call(
+    keys: KeyRing, method: str, metadata: Iterable[tuple[str, str | bytes]]
+) -> KeyRefusal | None:
+    """Checks the key of a call; the name of one that suffices is bound to the call's log lines.
+
+    Args:
+        keys: the accepted keys.
+        method: full name with a leading slash.
+        metadata: of the call.
+
+    Returns:
+        None if the call is allowed.
+    """
+    required = scope_of_method(method)
+    if required is None:
+        return None
+    try:
+        key = keys.check(presented_key(partial(_first_text, metadata)), required)
+    except Unauthenticated as error:
+        return KeyRefusal("unauthenticated", grpc.StatusCode.UNAUTHENTICATED, str(error))
+    except Forbidden as error:
+        return KeyRefusal("forbidden", grpc.StatusCode.PERMISSION_DENIED, str(error))
+    structlog.contextvars.bind_contextvars(api_key=key.name)  # each call has its own task
+    return None
+
+
+def log_refused_call(
+    context: Context, request_log: RequestLog, method: str, refusal: KeyRefusal
+) -> None:
+    """Logs a call that its key does not allow; `method` has a leading slash."""
+    with open_call(context, request_log, method.lstrip("/")) as call:
+        call.scope.status = refusal.status.name
+        call.scope.record_failure(refusal.code, refusal.detail)
 
 
 def scope_of_method(method: str) -> Scope | None:

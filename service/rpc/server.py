@@ -25,7 +25,7 @@ from service.transport.http_server import listen
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["DetectionService"].full_name
 
-_ENVELOPE_BYTES = 64 * 1024  # of a message, in addition to its images
+ENVELOPE_BYTES = 64 * 1024  # of a message, in addition to its images
 _MAX_METADATA_BYTES = 16 * 1024
 _KEEPALIVE_TIMEOUT_MS = 20_000  # for the reply to a ping; then the connection is closed
 _MIN_PING_INTERVAL_MS = 10_000  # clients that ping more often get ENHANCE_YOUR_CALM
@@ -191,7 +191,7 @@ def detection_handlers(servicer: DetectionServicer) -> MethodHandlers:
 
 def _channel_arguments(options: RpcOptions, max_pending_calls: int) -> list[tuple[str, int]]:
     """The arguments of gRPC's core; `max_pending_calls` is the limit of each method."""
-    max_message = min(options.max_message_bytes + _ENVELOPE_BYTES, _LARGEST_OPTION)
+    max_message = min(options.max_message_bytes + ENVELOPE_BYTES, _LARGEST_OPTION)
     arguments = [
         ("grpc.so_reuseport", 0),  # otherwise a second service could share the port unnoticed
         ("grpc.max_receive_message_length", max_message),
