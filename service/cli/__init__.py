@@ -25,6 +25,7 @@ from service.cli import (
     export,
     flops,
     key,
+    ray,
     serve,
     train,
     weights,
@@ -56,6 +57,7 @@ app = typer.Typer(
     epilog=_EPILOG,
 )
 serve.register(app)
+ray.register(app)
 detect.register(app)
 data.register(app)
 train.register(app)

@@ -13,7 +13,8 @@ from model.weights.info import CheckpointError
 from service.errors import DetectionError
 
 _REFUSED = 2
-_OF_EXPORT = ("onnx", "onnxruntime", "onnxscript")  # packages of that extra
+# Of packages that commands need; all others belong to the extra `train`.
+_EXTRAS = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "ray": "ray"}
 DEBUG_VARIABLE = "LITE_DETR_DEBUG"
 
 
@@ -65,7 +66,7 @@ def describe_failure(error: Exception) -> str:
     if isinstance(error, _OWN_ERRORS):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
-        extra = "export" if error.name in _OF_EXPORT else "train"
+        extra = _EXTRAS.get(error.name or "", "train")
         return (
             f"this command needs {error.name}, which is not installed: "
             f"pip install 'lite-detr-service[{extra}]' (in a checkout: make setup-full)"

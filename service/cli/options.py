@@ -38,6 +38,7 @@ class OptionSpec:
     panel: str | None = None  # heading in --help
     click_reads_env: bool = True  # False if the options class reads the environment itself
     short_flags: tuple[str, ...] = ()  # further names of the flag
+    hidden: bool = False  # in --help
 
     @property
     def flag(self) -> str:
@@ -265,6 +266,7 @@ def _typer_option(spec: OptionSpec) -> Any:
         metavar=None if spec.is_switch else describe_type(spec.annotation),
         panel=spec.panel,
         click_reads_env=spec.click_reads_env,
+        hidden=spec.hidden,
     )
 
 

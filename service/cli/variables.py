@@ -21,6 +21,7 @@ PREFIXED_COMMANDS = (
     "export",
     "flops",
     "key",
+    "ray",
     "train",
     "weights",
 )

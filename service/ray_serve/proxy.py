@@ -106,31 +106,43 @@ class ProxyMiddleware:
             None if the response was sent, otherwise the one to send.
 
         Raises:
+            ClientGone: if the client disconnected.
             DeadlineExceeded: if no replica responded before the deadline.
         """
         headers = Headers(scope=scope)
         seconds = self._seconds(headers)
         deadline = time.monotonic() + seconds
         for attempt in range(1, _ATTEMPTS + 1):
-            outcome = _Attempt(send)
-            try:
-                async with asyncio.timeout(deadline - time.monotonic() + _GRACE_SECONDS):
-                    await self._ray(scope, _replay(body, receive), outcome.send)
-            except TimeoutError:
-                if outcome.started:
-                    raise
-                raise DeadlineExceeded(f"no result within {seconds * 1000:.0f} ms") from None
-            except Exception as error:
-                if outcome.started:
-                    raise
-                _log.warning("Ray's proxy failed", error=f"{type(error).__name__}: {error}")
+            outcome, body_then_rest = _Attempt(send), _Replay(body, receive)
+            await self._send_once(scope, body_then_rest, outcome, deadline)
             if outcome.started:
                 return None
+            if body_then_rest.client_left:
+                raise ClientGone
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded(f"no result within {seconds * 1000:.0f} ms")
             _log.warning("retrying a lost request", attempt=attempt, status=outcome.status)
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
             left_ms = max(1.0, (deadline - time.monotonic()) * 1000)
             scope = _with_header(scope, _TIMEOUT, f"{left_ms:.0f}".encode())
         return problem_response(_LOST, _request_id(headers), {"Retry-After": "1"})
+
+    async def _send_once(
+        self, scope: Scope, receive: Receive, outcome: _Attempt, deadline: float
+    ) -> None:
+        """Sends a request to a replica; one that is lost leaves `outcome` without a start."""
+        # Some time after the deadline, as the replica reports it itself. Ray's proxy does not pass
+        # the cancellation of the timeout on, but returns.
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + _GRACE_SECONDS):
+                await self._ray(scope, receive, outcome.send)
+        except TimeoutError:
+            if outcome.started:
+                raise
+        except Exception as error:
+            if outcome.started:
+                raise
+            _log.warning("Ray's proxy failed", error=f"{type(error).__name__}: {error}")
 
     def _seconds(self, headers: Headers) -> float:
         """Until the deadline of a request; a header that is invalid is left to the replica."""
@@ -171,18 +183,26 @@ class _Attempt:
                 await self._send(message)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """An ASGI channel with the whole body, then with what the client does."""
-    sent = False
+class _Replay:
+    """An ASGI channel with the whole body, then with what the client does.
 
-    async def replayed() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    Attributes:
+        client_left: whether the client has disconnected.
+    """
 
-    return replayed
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self.client_left = False
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        """Returns the next message."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        message = await self._receive()
+        self.client_left |= message["type"] == "http.disconnect"
+        return message
 
 
 def _without_marker(

@@ -137,6 +137,11 @@ class Replica:
             raise NotLive("the engine fails repeatedly")
 
     @property
+    def active(self) -> int:
+        """Images in flight."""
+        return 0 if self._core is None else self._core.detector.active
+
+    @property
     def methods(self) -> ReplicaMethods:
         """The gRPC methods."""
         assert self._methods is not None, "calls come after the startup"
