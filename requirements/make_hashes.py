@@ -5,6 +5,7 @@
     serve.txt   what serving needs, without torch
     otel.txt    what the extra `otel` needs in addition
     heic.txt    what the extra `heic` needs in addition
+    ray.txt     what the extra `ray` needs in addition to all of these
     full.txt    what the extras `train` and `dev` need in addition
     torch.txt   torch of the default package index, and the CUDA libraries that it needs
 
@@ -68,6 +69,7 @@ def main(uv: str) -> None:
     written: set[str] = set()
     cuda: Entries = {}
     files = {"serve": (), "otel": ("otel",), "heic": ("heic",), "full": ("otel", "train", "dev")}
+    files["ray"] = ("ray",)  # last: packages that the others need are in their files
     for name, chosen in files.items():
         wanted = [*base, *(each for extra in chosen for each in extras[extra])]
         complete = resolve(uv, wanted)

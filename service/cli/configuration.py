@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from service.cli.options import OptionSpec, describe_default, describe_type
+from service.cli.ray import RAY_OPTIONS
 from service.cli.serve import SERVE_OPTIONS
 from service.cli.train import TRAIN_OPTIONS
 
@@ -18,7 +19,7 @@ variable counts as unset. A variable whose name begins with `LITE_DETR_` but is 
 reported at the start, with the nearest name. The addresses that Kubernetes sets for Services, such
 as `LITE_DETR_HTTP_PORT=tcp://10.0.0.1:8000`, are ignored.
 
-This page lists the options of `serve` and `train`. The other commands document theirs, with their
+This page lists the options of `serve`, `ray` and `train`. The other commands document theirs, with their
 variables, with `--help`.
 """
 
@@ -28,6 +29,7 @@ def configuration_page() -> str:
     parts = [
         _OPENING,
         *_section("lite-detr serve", SERVE_OPTIONS),
+        *_section("lite-detr ray", RAY_OPTIONS),
         *_section("lite-detr train", TRAIN_OPTIONS),
     ]
     return "\n".join(parts) + "\n"

@@ -67,9 +67,10 @@ def describe_failure(error: Exception) -> str:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get(error.name or "", "train")
+        target = "ray" if extra == "ray" else "setup-full"
         return (
             f"this command needs {error.name}, which is not installed: "
-            f"pip install 'lite-detr-service[{extra}]' (in a checkout: make setup-full)"
+            f"pip install 'lite-detr-service[{extra}]' (in a checkout: make {target})"
         )
     if isinstance(error, OSError) and error.strerror:
         prefix = f"{error.filename}: " if error.filename else ""

@@ -5,9 +5,7 @@ Each field is a flag and an environment variable (`LITE_DETR_RAY_` and the name 
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 RAY_ENV_PREFIX = "LITE_DETR_RAY_"
 
@@ -15,7 +13,7 @@ RAY_ENV_PREFIX = "LITE_DETR_RAY_"
 class RayOptions(BaseModel):
     """How Ray runs the replicas of a deployment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     address: str | None = Field(
         None,
@@ -38,17 +36,17 @@ class RayOptions(BaseModel):
         le=10_000,
         description="maximum number of replicas; unset: min_replicas, without autoscaling",
     )
-    target_ongoing_requests: float = Field(
-        16,
-        gt=0,
-        description="requests in flight per replica that autoscaling aims at; two batches keep an "
-        "engine busy",
-    )
     max_ongoing_requests: int = Field(
         256,
         ge=1,
         description="maximum requests that Ray sends to a replica at once; more wait in Ray's "
         "proxy. Above --slots, so that the service refuses what is too much",
+    )
+    target_ongoing_requests: float = Field(
+        16,
+        gt=0,
+        description="requests in flight per replica that autoscaling aims at; two batches keep an "
+        "engine busy",
     )
     upscale_delay_seconds: float = Field(
         10, ge=0, description="time above the target until replicas are added"
@@ -71,15 +69,26 @@ class RayOptions(BaseModel):
         description="interval of Ray's health checks; a replica that fails three is replaced",
     )
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        """Checks the order of the numbers.
+    @field_validator("max_replicas")
+    @classmethod
+    def _is_not_below_the_minimum(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """Checks the order of both numbers.
 
         Raises:
-            ValueError: if not; pydantic reports it as a ValidationError.
+            ValueError: if it is wrong; pydantic reports it as a ValidationError.
         """
-        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
-            raise ValueError("max_replicas must not be less than min_replicas")
-        if self.target_ongoing_requests > self.max_ongoing_requests:
-            raise ValueError("target_ongoing_requests must not exceed max_ongoing_requests")
-        return self
+        if value is not None and value < info.data.get("min_replicas", 1):
+            raise ValueError("it must not be less than min_replicas")
+        return value
+
+    @field_validator("target_ongoing_requests")
+    @classmethod
+    def _is_not_above_the_maximum(cls, value: float, info: ValidationInfo) -> float:
+        """Checks the order of both numbers.
+
+        Raises:
+            ValueError: if it is wrong; pydantic reports it as a ValidationError.
+        """
+        if value > info.data.get("max_ongoing_requests", value):
+            raise ValueError("it must not exceed max_ongoing_requests")
+        return value

@@ -16,6 +16,7 @@ ALLOWED_REASONS = (
     r"no JDK is installed",
     r"no environment with kserve",
     r"helm is not installed",
+    r"Ray is not installed",
     r"no other versions of cuda-bindings are installed",
 )
 _ALLOWED = re.compile("|".join(ALLOWED_REASONS))

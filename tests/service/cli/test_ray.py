@@ -75,7 +75,7 @@ def test_flags_and_variables_reach_settings_and_options(
         (["--metrics-port", "9100"], ["--metrics-port=", "not with Ray"]),
         (["--port", "0"], ["--http-port=", "known"]),
         (["--device", "cuda"], ["--device=", "--replica-gpus"]),
-        (["--min-replicas", "3", "--max-replicas", "2"], ["max_replicas"]),
+        (["--min-replicas", "3", "--max-replicas", "2"], ["--max-replicas", "min_replicas"]),
         (["--min-replicas", "many"], ["--min-replicas", "LITE_DETR_RAY_MIN_REPLICAS"]),
         (["--replica-gpus", "nan"], ["--replica-gpus"]),
         (["--no-such-option"], ["No such option"]),

@@ -1,0 +1,235 @@
+"""A Ray cluster of this machine with two replicas, one of which is killed under load: make test-ray.
+
+Ray listens on all addresses, so `make test-ray` runs this in a network namespace of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from service.rpc.pb import detection_pb2 as pb
+from tests.support.images import solid_png
+from tests.support.ports import free_port
+from tests.support.running import Service
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+READY_SECONDS = 240
+DETECT = "/litedetr.v1.DetectionService/Detect"
+IMAGES = [solid_png((red, 40, 250 - red), 64 + red, 48) for red in range(0, 250, 10)]
+REQUESTS = 600
+IN_FLIGHT = 24
+
+
+class Cluster:
+    """`lite-detr ray` with the fake device and two replicas."""
+
+    def __init__(self, log: Path) -> None:
+        self.port, self.grpc_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        given = {
+            "LITE_DETR_HTTP_PORT": str(self.port),
+            "LITE_DETR_GRPC_PORT": str(self.grpc_port),
+            "LITE_DETR_LOG_FORMAT": "json",
+            "LITE_DETR_MAX_BODY_BYTES": "200000",
+            "LITE_DETR_FAKE_PER_IMAGE_MS": "5",
+            "LITE_DETR_RAY_MIN_REPLICAS": "2",
+            "LITE_DETR_RAY_REPLICA_CPUS": "0.5",
+            "LITE_DETR_RAY_HEALTH_CHECK_SECONDS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.fake_ray"],
+                cwd=ROOT,
+                env=os.environ | given,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while "Ready after" not in self.log:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.2)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def replicas(self) -> list[int]:
+        """The process ids of the replicas."""
+        return sorted(pid for pid, title in processes() if "ServeReplica" in title)
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(120)
+        finally:
+            self.process.kill()
+
+
+def processes() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+            except OSError:
+                continue
+            yield int(entry.name), title.decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[Service]:
+    service = Service(max_body_bytes="200000", fake_per_image_ms="0")
+    service.wait_until_ready()
+    yield service
+    service.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("ray") / "log")
+    try:
+        cluster.wait_until_ready()
+        yield cluster
+    finally:
+        if cluster.process.poll() is None:
+            cluster.end()
+
+
+def comparable(response: httpx.Response) -> tuple[int, Any]:
+    """The status and document of a response, without times and ids, which differ by nature."""
+    document = response.json()
+    for name in ("timings_ms", "request_id"):
+        document.pop(name, None)
+    return response.status_code, document
+
+
+def message_without_times(data: bytes) -> bytes:
+    message = pb.DetectResponse.FromString(data)
+    message.ClearField("timings_ms")
+    message.ClearField("request_id")
+    return bytes(message.SerializeToString())
+
+
+def call(address: str, image: bytes) -> bytes:
+    with grpc.insecure_channel(address) as channel:
+        request = pb.DetectRequest(image=image).SerializeToString()
+        return bytes(channel.unary_unary(DETECT)(request, timeout=60))
+
+
+def test_responses_are_those_of_the_single_service(cluster: Cluster, single: Service) -> None:
+    with httpx.Client(timeout=60) as http:
+        for image in IMAGES:
+            ours = http.post(f"{cluster.url}/detect", content=image)
+            theirs = http.post(f"{single.url}/detect", content=image)
+            assert comparable(ours) == comparable(theirs)
+            assert ours.headers.get_list("x-request-id") == [ours.json()["request_id"]]
+            assert message_without_times(
+                call(f"127.0.0.1:{cluster.grpc_port}", image)
+            ) == message_without_times(call(single.grpc_address, image))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers"),
+    [
+        ("POST", "/detect", b"no image", {}),
+        ("POST", "/detect", bytes(200_001), {}),
+        ("POST", "/detect?threshold=2", IMAGES[0], {}),
+        ("POST", "/detect", IMAGES[0], {"X-Request-Timeout-Ms": "soon"}),
+        ("POST", "/detect?format=coco", IMAGES[0], {}),
+        ("GET", "/nothing", b"", {}),
+        ("GET", "/readyz", b"", {}),
+        ("GET", "/v1/models", b"", {}),
+        ("GET", "/v2/health/ready", b"", {}),
+        ("GET", "/v2/models/fake", b"", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_errors_formats_and_routes_are_those_of_the_single_service(
+    cluster: Cluster, single: Service, method: str, path: str, content: bytes, headers: Any
+) -> None:
+    with httpx.Client(timeout=60) as http:
+        ours, theirs = (
+            http.request(method, f"{url}{path}", content=content, headers=headers)
+            for url in (cluster.url, single.url)
+        )
+    assert ours.status_code == theirs.status_code
+    assert ours.headers.get("content-type") == theirs.headers.get("content-type")
+    if ours.content and "json" in ours.headers.get("content-type", ""):
+        assert comparable(ours) == comparable(theirs)
+
+
+async def test_no_request_is_lost_when_a_replica_is_killed(
+    cluster: Cluster, single: Service
+) -> None:
+    expected = [comparable(single.http.post(f"{single.url}/detect", content=i)) for i in IMAGES]
+    messages = [message_without_times(call(single.grpc_address, image)) for image in IMAGES]
+    numbers, killed = iter(range(REQUESTS)), asyncio.Event()
+    victim = cluster.replicas()[0]
+    assert len(cluster.replicas()) == 2
+    async with (
+        httpx.AsyncClient(timeout=120) as http,
+        grpc.aio.insecure_channel(f"127.0.0.1:{cluster.grpc_port}") as channel,
+    ):
+        detect: Any = channel.unary_unary(DETECT)
+
+        async def work() -> None:
+            for number in numbers:
+                if number == REQUESTS // 3:
+                    os.kill(victim, signal.SIGKILL)
+                    killed.set()
+                which = number % len(IMAGES)
+                if number % 3:
+                    response = await http.post(f"{cluster.url}/detect", content=IMAGES[which])
+                    assert comparable(response) == expected[which]
+                else:
+                    request = pb.DetectRequest(image=IMAGES[which]).SerializeToString()
+                    found = message_without_times(await detect(request, timeout=120))
+                    assert found == messages[which]
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(work())
+    assert killed.is_set()
+    print(cluster.log.count("retrying a lost"), "requests were sent again")
+    deadline = time.monotonic() + READY_SECONDS
+    while len(set(cluster.replicas()) - {victim}) < 2:
+        assert time.monotonic() < deadline, "the replica was not replaced"
+        await asyncio.sleep(0.2)
+
+
+async def test_a_stop_finishes_accepted_requests_and_leaves_no_process(cluster: Cluster) -> None:
+    async with httpx.AsyncClient(timeout=60) as http:
+        requests = [
+            asyncio.create_task(http.post(f"{cluster.url}/detect", content=image))
+            for image in IMAGES
+        ]
+        await asyncio.sleep(0.1)
+        status = await asyncio.to_thread(cluster.end)
+        responses = [await request for request in requests]
+    assert [response.status_code for response in responses] == [200] * len(IMAGES)
+    assert status == 0, cluster.log
+    deadline = time.monotonic() + 30
+    while left := [title for _, title in processes() if "ray::" in title or "raylet" in title]:
+        assert time.monotonic() < deadline, left
+        await asyncio.sleep(0.2)
