@@ -5,8 +5,8 @@
     serve.txt   what serving needs, without torch
     otel.txt    what the extra `otel` needs in addition
     heic.txt    what the extra `heic` needs in addition
-    ray.txt     what the extra `ray` needs in addition to all of these
     full.txt    what the extras `train` and `dev` need in addition
+    ray.txt     what the extra `ray` needs in addition to all of these
     torch.txt   torch of the default package index, and the CUDA libraries that it needs
 
 torch has a file of its own because its builds for CPUs, from another index, have other hashes. The

@@ -67,7 +67,7 @@ def _applies(wanted: Requirement, extras: set[str]) -> bool:
     return any(wanted.marker.evaluate({"extra": extra}) for extra in extras or {""})
 
 
-@pytest.mark.parametrize("file", ["serve", "otel", "heic", "full", "torch"])
+@pytest.mark.parametrize("file", ["serve", "otel", "heic", "full", "ray", "torch"])
 def test_each_entry_has_an_exact_version_and_hashes_and_names_no_host(file: str) -> None:
     text = (FOLDER / f"{file}.txt").read_text(encoding="utf-8")
     header, _, rest = text.partition("\n")
@@ -77,13 +77,13 @@ def test_each_entry_has_an_exact_version_and_hashes_and_names_no_host(file: str)
 
 
 def test_nothing_is_listed_twice() -> None:
-    names = [name for file in ("serve", "otel", "heic", "full") for name in packages(file)]
+    names = [name for file in ("serve", "otel", "heic", "full", "ray") for name in packages(file)]
     assert len(names) == len(set(names))
 
 
 def test_versions_are_those_of_the_lock() -> None:
     lock = locked()
-    listed = packages("serve", "otel", "heic", "full")
+    listed = packages("serve", "otel", "heic", "full", "ray")
     assert {name: lock[name] for name in listed} == listed
     assert packages("torch")["torch"] == lock["torch"]
 
