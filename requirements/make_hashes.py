@@ -68,8 +68,13 @@ def main(uv: str) -> None:
     (FOLDER / "hashes").mkdir(exist_ok=True)
     written: set[str] = set()
     cuda: Entries = {}
-    files = {"serve": (), "otel": ("otel",), "heic": ("heic",), "full": ("otel", "train", "dev")}
-    files["ray"] = ("ray",)  # last: packages that the others need are in their files
+    files: dict[str, tuple[str, ...]] = {
+        "serve": (),
+        "otel": ("otel",),
+        "heic": ("heic",),
+        "full": ("otel", "train", "dev"),
+        "ray": ("ray",),  # last: what the others need is in their files
+    }
     for name, chosen in files.items():
         wanted = [*base, *(each for extra in chosen for each in extras[extra])]
         complete = resolve(uv, wanted)

@@ -123,7 +123,7 @@ async def calling(replica: Replica) -> AsyncIterator[tuple[RayLikeServer, Caller
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replica() -> AsyncIterator[Replica]:
-    async with running(fake_settings(max_body_bytes=100_000)) as replica:
+    async with running(fake_settings(http_port=8000, max_body_bytes=100_000)) as replica:
         yield replica
 
 
@@ -244,7 +244,7 @@ def test_ray_finds_methods_by_names_that_are_unique() -> None:
 async def test_keys_are_required_over_http_and_grpc(tmp_path: Path) -> None:
     key, file = new_key(), tmp_path / "keys"
     file.write_text(key_line("detect", [Scope.DETECT], key))
-    async with running(fake_settings(api_keys_file=file)) as replica:
+    async with running(fake_settings(http_port=8000, api_keys_file=file)) as replica:
         async with http_client(replica) as http:
             assert (await http.post("/detect", content=IMAGE)).status_code == 401
         async with calling(replica) as (_, caller):
@@ -257,7 +257,7 @@ async def test_keys_are_required_over_http_and_grpc(tmp_path: Path) -> None:
 
 
 async def test_a_stop_finishes_accepted_requests() -> None:
-    async with running(fake_settings(fake_per_image_ms=200.0)) as replica:
+    async with running(fake_settings(http_port=8000, fake_per_image_ms=200.0)) as replica:
         http = http_client(replica)
         accepted = asyncio.create_task(http.post("/detect", content=IMAGE))
         while replica.active == 0:
@@ -275,7 +275,7 @@ async def test_health_is_liveness(replica: Replica, monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_replica_that_cannot_start_says_why() -> None:
-    settings = fake_settings(api_keys_file=Path("/no/such/file"))
+    settings = fake_settings(http_port=8000, api_keys_file=Path("/no/such/file"))
     message = await Lifespan(Replica(settings, fake_backend(settings))).startup()
     assert message["type"] == "lifespan.startup.failed"
     assert "/no/such/file" in message["message"]
