@@ -19,8 +19,8 @@ variable counts as unset. A variable whose name begins with `LITE_DETR_` but is 
 reported at the start, with the nearest name. The addresses that Kubernetes sets for Services, such
 as `LITE_DETR_HTTP_PORT=tcp://10.0.0.1:8000`, are ignored.
 
-This page lists the options of `serve`, `ray` and `train`. The other commands document theirs, with their
-variables, with `--help`.
+This page lists the options of `serve`, `ray` and `train`. The other commands document theirs, with
+their variables, with `--help`.
 """
 
 

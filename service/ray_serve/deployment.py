@@ -38,11 +38,7 @@ def build_application(
         return open_replica(of_replica, backend, name)
 
     ingress = serve.ingress(open_app)(_with_grpc_methods())
-    return (
-        serve.deployment(ingress)
-        .options(**_deployment_options(of_replica, options))
-        .bind()
-    )
+    return serve.deployment(ingress).options(**_deployment_options(of_replica, options)).bind()
 
 
 def _deployment_options(settings: Settings, options: RayOptions) -> dict[str, Any]:

@@ -61,8 +61,8 @@ class CallOutcome:
     metadata: Metadata
     data: bytes
 
-    def SerializeToString(self) -> bytes:  # noqa: N802 - the name that Ray calls
-        """The outcome as bytes, which Ray passes on as if they were the response message."""
+    def SerializeToString(self) -> bytes:
+        """The outcome as bytes; Ray calls it, as it would for a response message."""
         return pickle.dumps((self.status, self.detail, self.metadata, self.data))
 
     @classmethod

@@ -88,9 +88,7 @@ def run(
             ray.shutdown()
 
 
-def _serve(
-    settings: Settings, options: RayOptions, application: Any, stop: threading.Event
-) -> int:
+def _serve(settings: Settings, options: RayOptions, application: Any, stop: threading.Event) -> int:
     started = time.monotonic()
     for name, value in _CLUSTER_VARIABLES.items():
         os.environ.setdefault(name, value)

@@ -42,6 +42,8 @@ _DETECT = frozenset(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     )
 )
+
+
 @dataclass(frozen=True)
 class KeyRefusal:
     """Why a call is refused."""

@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine with two replicas, one of which is killed under load: make test-ray.
+"""A Ray cluster with two replicas, one of which is killed under load: make test-ray.
 
 Ray listens on all addresses, so `make test-ray` runs this in a network namespace of its own.
 """
@@ -150,7 +150,7 @@ def test_responses_are_those_of_the_single_service(cluster: Cluster, single: Ser
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "headers"),
+    "request_",
     [
         ("POST", "/detect", b"no image", {}),
         ("POST", "/detect", bytes(200_001), {}),
@@ -163,11 +163,12 @@ def test_responses_are_those_of_the_single_service(cluster: Cluster, single: Ser
         ("GET", "/v2/health/ready", b"", {}),
         ("GET", "/v2/models/fake", b"", {}),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda request: f"{request[0]} {request[1]}",
 )
 def test_errors_formats_and_routes_are_those_of_the_single_service(
-    cluster: Cluster, single: Service, method: str, path: str, content: bytes, headers: Any
+    cluster: Cluster, single: Service, request_: tuple[str, str, bytes, Any]
 ) -> None:
+    method, path, content, headers = request_
     with httpx.Client(timeout=60) as http:
         ours, theirs = (
             http.request(method, f"{url}{path}", content=content, headers=headers)

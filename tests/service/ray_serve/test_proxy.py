@@ -92,7 +92,9 @@ async def test_the_second_request_id_which_ray_adds_is_removed() -> None:
     assert (await post(Proxy(twice))).headers.get_list("x-request-id") == ["ours"]
 
 
-@pytest.mark.parametrize("lost", [silent, failing, started_then_lost, responding(500), responding(503)])
+@pytest.mark.parametrize(
+    "lost", [silent, failing, started_then_lost, responding(500), responding(503)]
+)
 async def test_a_lost_request_is_sent_again_with_its_body(lost: ASGIApp) -> None:
     ray = Proxy(lost, lost, responding(200, OURS))
     assert (await post(ray)).status_code == 200
@@ -183,5 +185,3 @@ def test_the_limits_are_those_of_the_settings() -> None:
     settings = fake_settings(max_body_bytes=5, max_bodies_bytes=6, request_timeout_ms=7)
     limits = ProxyLimits.of(settings)
     assert (limits.body.max_bytes, limits.max_bodies_bytes, limits.request_timeout_ms) == (5, 6, 7)
-
-

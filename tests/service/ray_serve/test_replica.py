@@ -135,7 +135,14 @@ async def called(replica: Replica) -> AsyncIterator[tuple[RayLikeServer, Caller]
 
 async def test_http_has_the_routes_of_the_service_and_the_marker(replica: Replica) -> None:
     async with http_client(replica) as http:
-        for path in ("/readyz", "/healthz", "/v1/models", "/v2/health/ready", "/metrics", "/nothing"):
+        for path in (
+            "/readyz",
+            "/healthz",
+            "/v1/models",
+            "/v2/health/ready",
+            "/metrics",
+            "/nothing",
+        ):
             response = await http.get(path)
             assert response.status_code == (404 if path == "/nothing" else 200)
             assert response.headers[REPLICA_HEADER.decode()] == "1"

@@ -53,7 +53,13 @@ def test_a_port_that_is_picked_later_is_refused(port: str) -> None:
 
 @pytest.mark.parametrize(
     ("cpus", "given", "threads", "decoders"),
-    [(1, {}, 1, 1), (0.5, {}, 1, 1), (4, {}, 4, 4), (16, {}, 16, 8), (4, {"engine_threads": 2}, 2, 4)],
+    [
+        (1, {}, 1, 1),
+        (0.5, {}, 1, 1),
+        (4, {}, 4, 4),
+        (16, {}, 16, 8),
+        (4, {"engine_threads": 2}, 2, 4),
+    ],
 )
 def test_threads_follow_from_the_reserved_cpus(
     cpus: float, given: dict[str, Any], threads: int, decoders: int
@@ -71,7 +77,9 @@ def test_the_device_follows_from_the_reserved_gpus(device: str, gpus: float, cho
     assert replica_settings(given_settings(device=device), options).device == chosen
 
 
-@pytest.mark.parametrize(("device", "gpus"), [("cuda", 0), ("cuda:1", 1), ("cpu", 1), ("cuda:0", 0)])
+@pytest.mark.parametrize(
+    ("device", "gpus"), [("cuda", 0), ("cuda:1", 1), ("cpu", 1), ("cuda:0", 0)]
+)
 def test_a_device_that_ray_does_not_give_is_refused(device: str, gpus: float) -> None:
     with pytest.raises(SettingsError, match=f"device='{device}'"):
         replica_settings(given_settings(device=device), RayOptions(replica_gpus=gpus))
