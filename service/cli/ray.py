@@ -45,7 +45,8 @@ def _ray(given: dict[str, Any]) -> None:
     """Serve a model with Ray Serve: several replicas, on one machine or a cluster.
 
     Each replica is a whole service with its own engine. Ray's proxies spread HTTP and gRPC requests
-    among them, and Ray adds replicas under load. It needs the extra `ray`. SIGTERM or Ctrl-C finishes accepted requests.
+    among them, and Ray adds replicas under load. It needs the extra `ray`. SIGTERM or Ctrl-C
+    finishes accepted requests.
     """
     options = parse_options(
         RayOptions, RAY_OPTIONS, {name: given[name] for name in given.keys() & _RAY_FIELDS}
