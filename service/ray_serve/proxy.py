@@ -124,7 +124,7 @@ class ProxyMiddleware:
             _log.warning("retrying a lost request", attempt=attempt, status=outcome.status)
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
             left_ms = max(1.0, (deadline - time.monotonic()) * 1000)
-            scope = _with_header(scope, _TIMEOUT, f"{left_ms:.0f}".encode())
+            scope = _with_header(scope, _TIMEOUT, f"{left_ms:.3f}".encode())
         return problem_response(_LOST, _request_id(headers), {"Retry-After": "1"})
 
     async def _send_once(

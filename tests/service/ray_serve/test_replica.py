@@ -240,7 +240,7 @@ async def test_open_inference_protocol_and_health_are_there(
     assert response.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_ray_finds_methods_by_names_that_are_unique() -> None:
+async def test_ray_finds_methods_by_names_that_are_unique() -> None:
     assert len(unary_methods()) == len(set(unary_methods()))
     assert {"Detect", "DetectBatch", "GetModel", "ModelInfer", "Check"} <= set(unary_methods())
     assert services()["litedetr.v1.DetectionService"]["DetectStream"]
