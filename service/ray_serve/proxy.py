@@ -11,12 +11,15 @@ replica carry `REPLICA_HEADER`, which those of Ray do not.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +27,7 @@ from service.errors import DeadlineExceeded, DetectionError, InvalidOptions
 from service.observability.trace_context import new_request_id, valid_request_id
 from service.rest.problems import ProblemDetails, detection_problem, problem_response
 from service.rest.unread_body import DiscardUnreadBody
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from service.transport.http_body import BodyLimits, BodyMemory, read_body
 from service.transport.http_request import (
     REQUEST_ID_HEADER,
@@ -38,6 +41,7 @@ REPLICA_HEADER = b"lite-detr-replica"
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _TIMEOUT = TIMEOUT_HEADER.lower().encode()
 _OWN_PATHS = "/-/"  # of Ray's proxies: /-/healthz and /-/routes
+_LIMITS_VARIABLE = "LITE_DETR_RAY_PROXY_LIMITS"  # from `lite-detr ray` to the proxies
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.1  # before a retry, times the number of attempts
 _GRACE_SECONDS = 1.0  # after the deadline, in which the replica reports it itself
@@ -61,6 +65,25 @@ class ProxyLimits:
     def of(cls, settings: Settings) -> ProxyLimits:
         """The limits in the settings."""
         return cls(BodyLimits.of(settings), settings.max_bodies_bytes, settings.request_timeout_ms)
+
+
+def proxy_variables(limits: ProxyLimits) -> dict[str, str]:
+    """The environment variables with which Ray's proxies use the middleware."""
+    return {
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}.{middlewares.__name__}",
+        _LIMITS_VARIABLE: json.dumps(asdict(limits)),
+    }
+
+
+def middlewares() -> list[Middleware]:
+    """The middleware with the limits of the environment; Ray's proxies call it once."""
+    text = os.environ.get(_LIMITS_VARIABLE)
+    if text is None:  # of a cluster that `lite-detr ray` has not started
+        limits = ProxyLimits.of(load_settings())
+    else:
+        values = json.loads(text)
+        limits = ProxyLimits(**values | {"body": BodyLimits(**values["body"])})
+    return [Middleware(ProxyMiddleware, limits=limits)]
 
 
 class ProxyMiddleware:

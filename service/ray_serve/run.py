@@ -19,14 +19,13 @@ from typing import Any
 import ray
 import structlog
 from ray import serve
-from starlette.middleware import Middleware
 
 from service.build import TORCH, Backend
 from service.observability.logs import LIFECYCLE, configure_logs
 from service.ray_serve.deployment import build_application
 from service.ray_serve.grpc_proxy import IMPORT_PATH
 from service.ray_serve.options import RayOptions
-from service.ray_serve.proxy import ProxyLimits, ProxyMiddleware
+from service.ray_serve.proxy import ProxyLimits, proxy_variables
 from service.settings import Settings
 
 _EXIT_FAILED = 1
@@ -92,6 +91,7 @@ def _serve(settings: Settings, options: RayOptions, application: Any, stop: thre
     started = time.monotonic()
     for name, value in _CLUSTER_VARIABLES.items():
         os.environ.setdefault(name, value)
+    os.environ.update(proxy_variables(ProxyLimits.of(settings)))
     ray.init(
         address=options.address or "local",
         namespace=_NAMESPACE,
@@ -103,7 +103,6 @@ def _serve(settings: Settings, options: RayOptions, application: Any, stop: thre
             "host": settings.host,
             "port": settings.http_port,
             "keep_alive_timeout_s": settings.keep_alive_timeout_seconds,
-            "middlewares": [Middleware(ProxyMiddleware, limits=ProxyLimits.of(settings))],
         },
         grpc_options=None
         if settings.grpc_port < 0

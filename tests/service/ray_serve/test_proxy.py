@@ -13,7 +13,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.ray_serve import proxy
-from service.ray_serve.proxy import REPLICA_HEADER, ProxyLimits, ProxyMiddleware
+from service.ray_serve.proxy import (
+    REPLICA_HEADER,
+    ProxyLimits,
+    ProxyMiddleware,
+    middlewares,
+    proxy_variables,
+)
 from service.transport.http_body import BodyLimits
 from tests.support.fake_service import fake_settings
 
@@ -179,6 +185,19 @@ async def test_paths_of_ray_itself_are_left_alone() -> None:
     transport = httpx.ASGITransport(ProxyMiddleware(routes, LIMITS))
     async with httpx.AsyncClient(transport=transport, base_url="http://ray") as client:
         assert (await client.get("/-/healthz")).status_code == 503
+
+
+@pytest.mark.parametrize("by_command", [True, False])
+def test_rays_proxies_find_the_middleware_and_its_limits(
+    monkeypatch: pytest.MonkeyPatch, by_command: bool
+) -> None:
+    limits = ProxyLimits.of(fake_settings(max_body_bytes=123))
+    variables = proxy_variables(limits) if by_command else {"LITE_DETR_MAX_BODY_BYTES": "123"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    [middleware] = middlewares()
+    assert middleware.cls is ProxyMiddleware
+    assert middleware.kwargs == {"limits": limits}
 
 
 def test_the_limits_are_those_of_the_settings() -> None:
