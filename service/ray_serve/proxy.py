@@ -45,7 +45,9 @@ _LIMITS_VARIABLE = "LITE_DETR_RAY_PROXY_LIMITS"  # from `lite-detr ray` to the p
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.1  # before a retry, times the number of attempts
 _GRACE_SECONDS = 1.0  # after the deadline, in which the replica reports it itself
-_LEAST_FAILURE = 500
+_NOT_FOUND = 404
+_FAILURES = range(500, 600)
+_NOT_DEPLOYED = ProblemDetails(503, "not_ready", "the service is not deployed, or shuts down")
 _LOST = ProblemDetails(
     503, "replica_lost", "replicas ended while they handled the request; try again later"
 )
@@ -142,6 +144,10 @@ class ProxyMiddleware:
                 return None
             if body_then_rest.client_left:
                 raise ClientGone
+            if (
+                outcome.status == _NOT_FOUND
+            ):  # Ray knows no application; replicas have their own 404
+                return problem_response(_NOT_DEPLOYED, _request_id(headers), {"Retry-After": "5"})
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded(f"no result within {seconds * 1000:.0f} ms")
             _log.warning("retrying a lost request", attempt=attempt, status=outcome.status)
@@ -199,7 +205,7 @@ class _Attempt:
             self.status, self._start = message["status"], message
         elif self._start is not None:
             ours, headers = _without_marker(self._start.get("headers", ()))
-            if ours or self._start["status"] < _LEAST_FAILURE:
+            if ours or self._start["status"] not in (_NOT_FOUND, *_FAILURES):
                 # Set before: a client that leaves meanwhile is no lost request.
                 self.started = True
                 await self._send({**self._start, "headers": headers})

@@ -6,13 +6,12 @@ stop:  SIGTERM or SIGINT -> no new requests -> replicas finish theirs -> proxies
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -29,6 +28,7 @@ from service.ray_serve.proxy import ProxyLimits, proxy_variables
 from service.settings import Settings
 
 _EXIT_FAILED = 1
+_EXIT_SIGNALLED = 128  # plus the signal's number, as shells do
 _NAMESPACE = "lite-detr"
 # A cluster that this command starts; set variables take precedence.
 _CLUSTER_VARIABLES = {
@@ -73,21 +73,21 @@ def run(
     for line in warnings:
         _log.warning(line)
     application = build_application(settings, options, backend)
-    stop = threading.Event()
-    with _stopping(stop):
-        try:
-            return _serve(settings, options, application, stop)
-        except _Interrupted:
-            return 0
-        except Exception as error:
-            _lifecycle.error(f"Cannot serve with Ray: {type(error).__name__}: {error}")
-            _log.debug("the start failed", exc_info=True)
-            return _EXIT_FAILED
-        finally:
-            ray.shutdown()
+    signals = _Signals()
+    signals.handle()
+    try:
+        return _serve(settings, options, application, signals)
+    except _Interrupted:
+        return 0
+    except Exception as error:
+        _lifecycle.error(f"Cannot serve with Ray: {type(error).__name__}: {error}")
+        _log.debug("the start failed", exc_info=True)
+        return _EXIT_FAILED
+    finally:
+        ray.shutdown()
 
 
-def _serve(settings: Settings, options: RayOptions, application: Any, stop: threading.Event) -> int:
+def _serve(settings: Settings, options: RayOptions, application: Any, signals: _Signals) -> int:
     started = time.monotonic()
     for name, value in _CLUSTER_VARIABLES.items():
         os.environ.setdefault(name, value)
@@ -98,6 +98,7 @@ def _serve(settings: Settings, options: RayOptions, application: Any, stop: thre
         logging_level=logging.WARNING,
         **({} if options.address else {"include_dashboard": False}),
     )
+    signals.handle()
     serve.start(
         http_options={
             "host": settings.host,
@@ -115,7 +116,7 @@ def _serve(settings: Settings, options: RayOptions, application: Any, stop: thre
         _lifecycle.info(f"Ready after {time.monotonic() - started:.1f} s: {url}")
         if settings.grpc_port >= 0:
             _lifecycle.info(f"gRPC: {settings.host}:{settings.grpc_port}")
-        stop.wait()
+        signals.wait()
         _lifecycle.info("Stopping: the replicas finish their requests")
     finally:
         serve.delete(options.app_name)
@@ -125,18 +126,26 @@ def _serve(settings: Settings, options: RayOptions, application: Any, stop: thre
     return 0
 
 
-@contextlib.contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """Sets `stop` at the first SIGTERM or SIGINT; the second one exits at once."""
+class _Signals:
+    """SIGTERM and SIGINT: the first one stops the service, the second one exits at once."""
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._ready = False
 
-    before = {each: signal.signal(each, on_signal) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    def handle(self) -> None:
+        """Installs the handlers; `ray.init` replaces them by its own."""
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._on_signal)
+
+    def wait(self) -> None:
+        """Returns after the first signal."""
+        self._ready = True
+        self.stop.wait()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.stop.is_set():
+            os._exit(_EXIT_SIGNALLED + number)
+        self.stop.set()
+        if not self._ready:
+            raise _Interrupted

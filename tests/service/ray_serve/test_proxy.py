@@ -121,8 +121,11 @@ async def test_errors_of_a_replica_are_final(status: int) -> None:
     assert (await post(ray)).status_code == status
 
 
-async def test_a_404_of_ray_is_final() -> None:
-    assert (await post(Proxy(responding(404)))).status_code == 404
+async def test_without_an_application_clients_are_asked_to_retry() -> None:
+    response = await post(Proxy(responding(404)))
+    assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+    assert response.headers["retry-after"] == "5"
+    assert (await post(Proxy(responding(404, OURS)))).status_code == 404
 
 
 async def test_a_request_that_is_lost_again_and_again_gets_503_and_a_time_to_retry() -> None:
