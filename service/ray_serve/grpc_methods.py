@@ -166,5 +166,6 @@ class ReplicaMethods:
             await own.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, detail)
         read, write = handler.request_deserializer, handler.response_serializer
         request = call.data if read is None else read(call.data)
-        response = await handler.unary_unary(request, context)
+        respond: Any = handler.unary_unary
+        response = await respond(request, context)
         return bytes(response) if write is None else bytes(write(response))

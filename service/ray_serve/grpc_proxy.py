@@ -79,7 +79,7 @@ class ForwardedService(grpc.GenericRpcHandler):
         unary = [f"/{service}/{name}" for name, streams in methods.items() if not streams]
         self._streams = {f"/{service}/{name}" for name, streams in methods.items() if streams}
         # Ray replaces each function; the attribute has the name that Ray reads.
-        self._method_handlers = {
+        self._method_handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             path: grpc.unary_unary_rpc_method_handler(_not_replaced) for path in unary
         }
 
@@ -93,7 +93,7 @@ class ForwardedService(grpc.GenericRpcHandler):
         handler = self._method_handlers.get(method)
         if handler is None:
             return None
-        forward = handler.unary_unary
+        forward: Any = handler.unary_unary
 
         async def respond(data: bytes, context: Any) -> bytes:
             return await _respond(forward, method, data, context)

@@ -134,7 +134,8 @@ def message_without_times(data: bytes) -> bytes:
 def call(address: str, image: bytes) -> bytes:
     with grpc.insecure_channel(address) as channel:
         request = pb.DetectRequest(image=image).SerializeToString()
-        return bytes(channel.unary_unary(DETECT)(request, timeout=60))
+        detect: Any = channel.unary_unary(DETECT)
+        return bytes(detect(request, timeout=60))
 
 
 def test_responses_are_those_of_the_single_service(cluster: Cluster, single: Service) -> None:

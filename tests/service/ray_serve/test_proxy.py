@@ -199,7 +199,8 @@ def test_rays_proxies_find_the_middleware_and_its_limits(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     [middleware] = middlewares()
-    assert middleware.cls is ProxyMiddleware
+    used: object = middleware.cls
+    assert used is ProxyMiddleware
     assert middleware.kwargs == {"limits": limits}
 
 

@@ -179,7 +179,7 @@ async def test_request_id_deadline_and_address_are_carried(
     assert metadata["x-request-id"] == "mine"
     assert "request_id" not in metadata
     [forwarded] = ray.calls
-    assert forwarded.seconds_left is not None and 0 < forwarded.seconds_left <= 60
+    assert forwarded.seconds_left is not None and 59 < forwarded.seconds_left < 61
     assert forwarded.peer.startswith("ipv4:127.0.0.1:")
 
 
