@@ -115,7 +115,7 @@ def _serve(settings: Settings, options: RayOptions, application: Any, signals: _
         url = f"http://{settings.host}:{settings.http_port}"
         _lifecycle.info(f"Ready after {time.monotonic() - started:.1f} s: {url}")
         if settings.grpc_port >= 0:
-            _lifecycle.info(f"gRPC: port {settings.grpc_port} of all addresses, as Ray has no other way")
+            _lifecycle.info(f"gRPC: port {settings.grpc_port} of all addresses")
         signals.wait()
         _lifecycle.info("Stopping: the replicas finish their requests")
     finally:
