@@ -29,7 +29,6 @@ from service.clouds.json_images import (
     JsonRequest,
     image_of,
     list_of,
-    malformed,
     predict_route,
 )
 from service.core.detector import Detector
@@ -37,6 +36,7 @@ from service.core.encoding import FileResult, ItemError, label_name, rounded_col
 from service.errors import short_repr
 from service.settings import Settings, SettingsError
 from service.transport.http_body import BodyMemory
+from service.transport.http_request import malformed_json
 from service.types import DetectResult
 
 _TITLE = "Azure Machine Learning"
@@ -74,10 +74,10 @@ def read_input_data(document: Mapping[str, Any], max_images: int) -> JsonRequest
     """
     table = document.get("input_data")
     if not isinstance(table, dict):
-        raise malformed('the JSON has no object "input_data"')
+        raise malformed_json('the JSON has no object "input_data"')
     columns = table.get("columns")
     if columns != _COLUMNS:
-        raise malformed(f'"columns" is {short_repr(columns)}; it takes ["image"]')
+        raise malformed_json(f'"columns" is {short_repr(columns)}; it takes ["image"]')
     rows = list_of(table, "data", max_images)
     images = [image_of(_only(each), f"data[{place}]") for place, each in enumerate(rows)]
     return JsonRequest(images, document.get("params"))

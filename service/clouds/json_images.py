@@ -27,27 +27,27 @@ from service.core.encoding import FileResult, ItemError
 from service.core.formats import JSON
 from service.core.selection import PRIORITY_HEADER, parse_priority
 from service.errors import DetectionError, InvalidImage, InvalidOptions
-from service.observability.request_scope import StageInterval, current_scope, record_failure
+from service.observability.request_scope import record_failure
 from service.rest.detection import DetectEndpoint, detect_file, detect_files
 from service.rest.media_types import FORM_TYPE, UNDECLARED_TYPES, may_be_image, media_type_of
 from service.rest.multipart import UploadedFile
 from service.rest.problems import INTERNAL_ERROR, item_error
 from service.rest.query import parse_query, split_query_string
-from service.rest.upload import Upload, json_options
+from service.rest.upload import Upload, json_options, record_read
 from service.settings import Settings
 from service.transport.base64_text import Base64Error, decode_base64
 from service.transport.compression import read_plain_body
 from service.transport.http_body import BodyAccount, BodyLimits, BodyMemory
 from service.transport.http_request import (
-    TIMEOUT_HEADER,
     ClientGone,
     OutcomeCounter,
     RequestRefused,
-    parse_timeout_s,
+    deadline_of,
+    malformed_json,
     request_id_of,
     unless_client_leaves,
 )
-from service.transport.json_body import LARGE_JSON_BYTES, JsonError, JsonText, read_json
+from service.transport.json_body import JsonError, JsonText, parse_body, read_json
 from service.transport.route_access import require
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -99,11 +99,6 @@ def predict_route(
     return require(KeyScope.DETECT, Route(path, respond, methods=["POST"]))
 
 
-def malformed(detail: str) -> RequestRefused:
-    """The refusal of JSON that does not have the form."""
-    return RequestRefused(400, "malformed_json", detail)
-
-
 def list_of(owner: Mapping[str, Any], name: str, max_images: int) -> list[Any]:
     """Returns the list of images.
 
@@ -113,9 +108,9 @@ def list_of(owner: Mapping[str, Any], name: str, max_images: int) -> list[Any]:
     """
     images = owner.get(name)
     if not isinstance(images, list):
-        raise malformed(f'the JSON has no list "{name}"')
+        raise malformed_json(f'the JSON has no list "{name}"')
     if not images:
-        raise malformed(f'"{name}" is empty; it takes at least one image')
+        raise malformed_json(f'"{name}" is empty; it takes at least one image')
     if len(images) > max_images:
         raise InvalidOptions(
             f'"{name}" has {len(images)} images; at most {max_images} are accepted in one request'
@@ -176,22 +171,16 @@ class _JsonEndpoint:
     async def _read(self, request: Request, account: BodyAccount) -> Upload:
         started = time.monotonic()
         headers = request.headers
-        timeout_s = parse_timeout_s(headers.get(TIMEOUT_HEADER))
-        deadline = None if timeout_s is None else started + timeout_s
+        deadline = deadline_of(headers, started)
         priority = parse_priority(headers.get(PRIORITY_HEADER))
         body = await read_plain_body(headers, request.receive, self._limits, deadline, account)
-        if len(body) > LARGE_JSON_BYTES:
-            read = await asyncio.to_thread(self._parse, body)
-        else:
-            read = self._parse(body)
+        read = await parse_body(body, self._parse)
         account.take(sum(len(image.data) for image in read.images))
         query = split_query_string(request.scope["query_string"])
         chosen = parse_query([*query, *json_options(_object(read.parameters))])
         if chosen.output_format is not None:
             raise InvalidOptions("format is not an option of this path")
-        ended = time.monotonic()
-        if (scope := current_scope()) is not None:
-            scope.record_stage(StageInterval("read", started, ended))
+        read_ms = record_read(started)
         return Upload(
             files=tuple(read.images),
             options=chosen.options,
@@ -199,14 +188,14 @@ class _JsonEndpoint:
             request_id=request_id_of(request.scope),
             deadline=deadline,
             priority=priority,
-            read_ms=(ended - started) * 1000,
+            read_ms=read_ms,
         )
 
     def _parse(self, body: bytes) -> JsonRequest:
         try:
             document = read_json(body, self._form.image_path)
         except JsonError as error:
-            raise malformed(str(error)) from None
+            raise malformed_json(str(error)) from None
         return self._form.read(document, self._max_images)
 
     async def _detect(self, upload: Upload) -> Response:
@@ -231,7 +220,7 @@ def _object(parameters: object) -> Mapping[str, object]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise malformed("the parameters of the JSON are not an object")
+        raise malformed_json("the parameters of the JSON are not an object")
     return parameters
 
 

@@ -32,20 +32,20 @@ from service.label_studio.predictions import prediction_of, version_of
 from service.label_studio.token import Token, read_token
 from service.rest.detection import detect_file
 from service.rest.multipart import UploadedFile
-from service.rest.problems import ProblemDetails, problem_response
+from service.rest.probes import unavailable
 from service.rest.upload import Upload
 from service.settings import Settings
 from service.transport.compression import read_plain_body
 from service.transport.http_body import BodyAccount, BodyLimits, BodyMemory
 from service.transport.http_request import (
-    TIMEOUT_HEADER,
     OutcomeCounter,
     RequestRefused,
-    parse_timeout_s,
+    deadline_of,
+    malformed_json,
     request_id_of,
     unless_client_leaves,
 )
-from service.transport.json_body import LARGE_JSON_BYTES, JsonError, read_json
+from service.transport.json_body import JsonError, parse_body, read_json
 from service.transport.route_access import PUBLIC, require
 from service.types import DetectOptions
 
@@ -57,7 +57,6 @@ _MAX_TASKS = 256  # of one request
 _TASKS_IN_FLIGHT = 4  # of one request
 _FILE_SECONDS = 10.0
 _RETRIED = (Overloaded, NotReady, ShuttingDown)
-_RETRY_AFTER_S = 5
 
 _log = structlog.get_logger(__name__)
 
@@ -109,9 +108,7 @@ class _Backend:
     async def health(self, request: Request) -> Response:
         """200 if requests are accepted."""
         if not self._detector.ready:
-            problem = ProblemDetails(503, "not_ready", self._detector.not_ready_reason)
-            headers = _NO_STORE | {"Retry-After": str(_RETRY_AFTER_S)}
-            return problem_response(problem, request_id_of(request.scope), headers)
+            return unavailable(request, "not_ready", self._detector.not_ready_reason)
         return _json({"status": "UP", "model_class": self._detector.model.name})
 
     async def setup(self, request: Request) -> Response:
@@ -146,8 +143,7 @@ class _Backend:
             self._bodies.account() as account,
         ):
             started = time.monotonic()
-            timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
-            deadline = None if timeout_s is None else started + timeout_s
+            deadline = deadline_of(request.headers, started)
             document = await self._document(request, deadline, account)
             upload = Upload(
                 files=(),
@@ -235,11 +231,9 @@ class _Backend:
             request.headers, request.receive, self._limits, deadline, account
         )
         try:
-            if len(body) > LARGE_JSON_BYTES:
-                return await asyncio.to_thread(read_json, body, _TASK_IMAGES)
-            return read_json(body, _TASK_IMAGES)
+            return await parse_body(body, lambda data: read_json(data, _TASK_IMAGES))
         except JsonError as error:
-            raise RequestRefused(400, "malformed_json", str(error)) from None
+            raise malformed_json(str(error)) from None
 
 
 def _seconds_until(deadline: float | None) -> float | None:
@@ -249,7 +243,7 @@ def _seconds_until(deadline: float | None) -> float | None:
 def _tasks(document: Mapping[str, Any]) -> list[Any]:
     tasks = document.get("tasks")
     if not isinstance(tasks, list):
-        raise RequestRefused(400, "malformed_json", 'the JSON has no list "tasks"')
+        raise malformed_json('the JSON has no list "tasks"')
     if len(tasks) > _MAX_TASKS:
         raise InvalidOptions(
             f'"tasks" has {len(tasks)} tasks; at most {_MAX_TASKS} are accepted in one request'

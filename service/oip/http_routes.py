@@ -45,12 +45,7 @@ from service.oip.server_description import server_metadata
 from service.settings import Settings
 from service.transport.compression import read_plain_body
 from service.transport.http_body import BodyAccount, BodyLimits, BodyMemory
-from service.transport.http_request import (
-    TIMEOUT_HEADER,
-    parse_timeout_s,
-    request_id_of,
-    unless_client_leaves,
-)
+from service.transport.http_request import deadline_of, request_id_of, unless_client_leaves
 from service.transport.openapi import RequestHandler, register_schemas
 from service.transport.route_access import PUBLIC, require
 
@@ -214,8 +209,7 @@ class _InferEndpoint:
 
     async def _respond(self, request: Request, account: BodyAccount) -> Response:
         started = time.monotonic()
-        timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
-        deadline = None if timeout_s is None else started + timeout_s
+        deadline = deadline_of(request.headers, started)
         priority = parse_priority(request.headers.get(PRIORITY_HEADER))
         self._model.check(*_model_of(request))
         infer_request = await self._read(request, deadline, account)

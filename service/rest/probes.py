@@ -81,7 +81,7 @@ def readiness_route(path: str, detector: Detector) -> BaseRoute:
 
     async def respond(request: Request) -> Response:
         if not detector.ready:
-            return _unavailable(request, "not_ready", detector.not_ready_reason)
+            return unavailable(request, "not_ready", detector.not_ready_reason)
         return JSONResponse({"status": "ready"}, headers=_NO_STORE)
 
     return require(PUBLIC, Route(path, respond))
@@ -120,14 +120,14 @@ class _Probes:
     async def health(self, request: Request, response: Response) -> Any:
         """200 if the process is live; 503 asks for a restart."""
         if not self._detector.live:
-            return _unavailable(request, "not_live", "the engine fails repeatedly")
+            return unavailable(request, "not_live", "the engine fails repeatedly")
         response.headers.update(_NO_STORE)
         return schemas.Health(status="live")
 
     async def readiness(self, request: Request, response: Response) -> Any:
         """200 if requests are accepted."""
         if not self._detector.ready:
-            return _unavailable(request, "not_ready", self._detector.not_ready_reason)
+            return unavailable(request, "not_ready", self._detector.not_ready_reason)
         response.headers.update(_NO_STORE)
         return schemas.Health(status="ready")
 
@@ -162,7 +162,8 @@ def create_metrics_app(metrics: Metrics) -> Starlette:
     return Starlette(routes=[Route("/metrics", respond)])
 
 
-def _unavailable(request: Request, code: str, reason: str) -> Response:
+def unavailable(request: Request, code: str, reason: str) -> Response:
+    """The 503 of a probe, with the time until the next one is useful."""
     headers = {"Retry-After": str(_RETRY_AFTER_S)} | _NO_STORE
     return problem_response(
         ProblemDetails(503, code, reason), request_id_of(request.scope), headers

@@ -9,7 +9,6 @@ The last is what Hugging Face's clients send (`huggingface_hub.InferenceClient.o
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,13 +31,8 @@ from service.settings import Settings
 from service.transport.base64_text import Base64Error, decode_base64
 from service.transport.compression import read_plain_body
 from service.transport.http_body import BodyAccount, BodyLimits, receive_body
-from service.transport.http_request import (
-    TIMEOUT_HEADER,
-    RequestRefused,
-    parse_timeout_s,
-    request_id_of,
-)
-from service.transport.json_body import LARGE_JSON_BYTES, JsonError, JsonText, read_json
+from service.transport.http_request import deadline_of, malformed_json, request_id_of
+from service.transport.json_body import JsonError, JsonText, parse_body, read_json
 from service.types import DetectOptions, Priority
 
 _JSON_TYPE = "application/json"
@@ -82,8 +76,7 @@ class UploadReader:
             ClientGone: when the client disconnected.
         """
         started = time.monotonic()
-        timeout_s = parse_timeout_s(request.headers.get(TIMEOUT_HEADER))
-        deadline = None if timeout_s is None else started + timeout_s
+        deadline = deadline_of(request.headers, started)
         priority = parse_priority(request.headers.get(PRIORITY_HEADER))
         query_string: bytes = request.scope["query_string"]
         query = parse_query_string(query_string)
@@ -115,9 +108,7 @@ class UploadReader:
             )
         output_format = query.output_format or output_format
         _check_files(files, output_format)
-        ended = time.monotonic()
-        if (scope := current_scope()) is not None:
-            scope.record_stage(StageInterval("read", started, ended))
+        read_ms = record_read(started)
         return Upload(
             files=files,
             options=query.options,
@@ -125,8 +116,16 @@ class UploadReader:
             request_id=request_id_of(request.scope),
             deadline=deadline,
             priority=priority,
-            read_ms=(ended - started) * 1000,
+            read_ms=read_ms,
         )
+
+
+def record_read(started: float) -> float:
+    """Records the stage "read" of a request, which ends now; returns its milliseconds."""
+    ended = time.monotonic()
+    if (scope := current_scope()) is not None:
+        scope.record_stage(StageInterval("read", started, ended))
+    return (ended - started) * 1000
 
 
 def _check_files(files: tuple[UploadedFile, ...], output_format: OutputFormat) -> None:
@@ -145,10 +144,7 @@ def _check_files(files: tuple[UploadedFile, ...], output_format: OutputFormat) -
 async def _read_json(
     body: bytes, query_string: bytes, account: BodyAccount
 ) -> tuple[UploadedFile, DetectQuery]:
-    if len(body) > LARGE_JSON_BYTES:
-        image, parameters = await asyncio.to_thread(_parse_json, body)
-    else:
-        image, parameters = _parse_json(body)
+    image, parameters = await parse_body(body, _parse_json)
     account.take(len(image))
     given = [*split_query_string(query_string), *json_options(parameters)]
     return UploadedFile("", image), parse_query(given)
@@ -165,7 +161,7 @@ def _parse_json(body: bytes) -> tuple[bytes, Mapping[str, object]]:
     try:
         document = read_json(body, ("inputs",))
     except JsonError as error:
-        raise _malformed(str(error)) from None
+        raise malformed_json(str(error)) from None
     text = document.get("inputs")
     if not isinstance(text, str | JsonText):
         raise UnsupportedImage(
@@ -174,7 +170,7 @@ def _parse_json(body: bytes) -> tuple[bytes, Mapping[str, object]]:
         )
     parameters = document.get("parameters")
     if not isinstance(parameters, dict | None):
-        raise _malformed("the field parameters of the JSON is not an object")
+        raise malformed_json("the field parameters of the JSON is not an object")
     try:
         return decode_base64(text), parameters or {}
     except Base64Error as error:
@@ -190,7 +186,3 @@ def json_options(parameters: Mapping[str, object]) -> Iterator[tuple[str, object
         for each in value if isinstance(value, list) and name == "labels" else (value,):
             if each is not None:
                 yield name, each
-
-
-def _malformed(detail: str) -> RequestRefused:
-    return RequestRefused(400, "malformed_json", detail)

@@ -8,7 +8,7 @@ option is a `DetectionError`, as in every other adapter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -65,6 +65,25 @@ def parse_timeout_s(value: str | None) -> float | None:
         detail = f"{TIMEOUT_HEADER} is {short_repr(value)}; it takes milliseconds above 0"
         raise InvalidOptions(detail)
     return timeout_ms / 1000
+
+
+def deadline_of(headers: Mapping[str, str], started: float) -> float | None:
+    """The deadline that the timeout header sets; None without the header.
+
+    Args:
+        headers: of the request.
+        started: when the request arrived, monotonic seconds.
+
+    Raises:
+        InvalidOptions: as `parse_timeout_s`.
+    """
+    timeout_s = parse_timeout_s(headers.get(TIMEOUT_HEADER))
+    return None if timeout_s is None else started + timeout_s
+
+
+def malformed_json(detail: str) -> RequestRefused:
+    """The refusal of a body that is not the JSON which is accepted."""
+    return RequestRefused(400, "malformed_json", detail)
 
 
 class OutcomeCounter:

@@ -7,9 +7,10 @@ Those of images are then read in chunks; the others are put back into the docume
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import orjson
 
@@ -27,6 +28,9 @@ _LINE_ENDS = b"\r\n"
 # before parsing.
 MAX_VALUES = 10_000
 _SEPARATORS = (b"{", b"[", b",")
+
+
+_Document = TypeVar("_Document")
 
 
 class JsonError(ValueError):
@@ -76,6 +80,13 @@ class JsonText:
             return str(_parse(b'"%b"' % bytes(self._raw)))
         except orjson.JSONDecodeError as error:
             raise JsonError(f"the request is not JSON: {error}") from None
+
+
+async def parse_body(body: bytes, parse: Callable[[bytes], _Document]) -> _Document:
+    """Returns `parse(body)`, which runs in a thread for a large body."""
+    if len(body) > LARGE_JSON_BYTES:
+        return await asyncio.to_thread(parse, body)
+    return parse(body)
 
 
 def read_json(data: bytes, image_path: tuple[str, ...] = ()) -> dict[str, Any]:
