@@ -176,7 +176,7 @@ class Scheduler:
             return Plan(expired=expired)
         if self._retries:
             return Plan(self._retries.take(), expired=expired)
-        if self._tiles.is_due(now, self._first_urgency()):
+        if self._tiles and self._tiles.is_due(now, self._first_urgency()):
             batch = self._tiles.take_due_batch(now, self.policy.capacity, engine.seconds)
             return Plan(batch, expired=expired)
         while self._queues:

@@ -69,17 +69,13 @@ class TileQueue:
         return tuple(due)
 
     def is_due(self, now: float, others: float) -> bool:
-        """Whether tiles run although other images may wait.
+        """Whether tiles run although other images may wait; only if there are tiles.
 
         Args:
             now: monotonic seconds.
             others: urgency of the first of the other images.
         """
-        return (
-            bool(self._queues)
-            and now >= self._next_share_at
-            and (self.first_urgency <= min(now, others))
-        )
+        return now >= self._next_share_at and self.first_urgency <= min(now, others)
 
     def take_due_batch(
         self, now: float, capacity: Callable[[Bucket], int], seconds: Callable[[int], float]

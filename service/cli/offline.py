@@ -20,7 +20,6 @@ from service.cli.inputs import ImageFile, UnreadableFile
 from service.core.encoding import FileResult, ItemError
 from service.core.result import ImageContext, make_result
 from service.core.selection import resolve_options
-from service.core.tiling.grid import Region
 from service.core.tiling.options import plan_tiles
 from service.core.tiling.selected import merge_selected
 from service.engine.device import Device, DeviceResult
@@ -139,10 +138,11 @@ class OfflineDetector:
         decode_regions(data, config, self._limits, None, regions, place)
         decode_ms = (time.monotonic() - started) * 1000
         found = [self._run(part, region.size) for part, region in zip(pixels, regions, strict=True)]
-        places = (Region(0, 0, size[1], size[0]), *regions)
+        parts = [(region, each.detections[0]) for region, each in zip(regions, found, strict=True)]
+        merged = merge_selected(
+            self._selection, config.max_detections, whole.detections[0], parts, size
+        )
         batches = [whole, *found]
-        parts = [(region, each.detections[0]) for region, each in zip(places, batches, strict=True)]
-        merged = merge_selected(self._selection, config.max_detections, parts, size)
         times = (
             sum(getattr(each, name) for each in batches)
             for name in ("assemble_ms", "forward_ms", "postprocess_ms", "copy_ms")

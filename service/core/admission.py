@@ -17,7 +17,7 @@ from service.types import Priority
 _NOT_READY_RETRY_SECONDS = 2
 # The prediction may take up to this share of the time that is left. Under overload every admitted
 # image is just in time: without this margin half of them would miss their deadline.
-_MAX_PREDICTED_SHARE = 0.8
+MAX_PREDICTED_SHARE = 0.8
 
 
 class Admission:
@@ -75,7 +75,7 @@ class Admission:
         needed = wait + prediction.run + additional_seconds
         # An image that would not wait is always accepted: otherwise a prediction that was once too
         # high would refuse every image and never be corrected.
-        if wait > 0 and needed > seconds_left * _MAX_PREDICTED_SHARE:
+        if wait > 0 and needed > seconds_left * MAX_PREDICTED_SHARE:
             raise Overloaded(
                 f"the result would come in about {needed * 1000:.0f} ms, after the deadline in "
                 f"{seconds_left * 1000:.0f} ms; try again later",

@@ -22,8 +22,8 @@ from service.core.admission import Admission
 from service.core.explanations import Explanations
 from service.core.formats import Encoded, EncodeInput, OutputFormat
 from service.core.formats.output_format import encode_with_image
-from service.core.image_stages import ImageStages, turn_of
-from service.core.request import ImageRequest, finish_request
+from service.core.image_stages import ImageStages
+from service.core.request import ImageRequest, finish_request, turn_of
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
 from service.core.tiled_images import TiledImages

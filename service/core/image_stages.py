@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from model.images.decode import ImageLimits
 from service.batching.batcher import EngineResult
-from service.batching.queues import urgency_of
-from service.batching.scheduler import Job
 from service.core.admission import Admission
 from service.core.explanations import Explanations
-from service.core.request import ImageRequest, explain_request
+from service.core.request import ImageRequest, job_of, turn_of
 from service.core.tiled_images import TiledImages
 from service.decoding.pool import DecoderPool
-from service.decoding.tasks import ImageInSlot, Turn
+from service.decoding.tasks import ImageInSlot
 from service.ipc.slot_pool import SlotLease
-from service.types import Priority
 
 
 class FinishedImage(NamedTuple):
@@ -68,7 +64,7 @@ class ImageStages:
             )
         self._admission.learn_decode(decoded.decode_ms / 1000)
         tiles = self._tiled.plan(request, decoded.image.original_size)
-        whole = self._run_whole(request, lease, decoded)
+        whole = batcher.run(job_of(request, lease, decoded.image, time.monotonic()))
         if tiles:
             found, decode_ms = await self._tiled.run(request, lease, decoded, tiles, whole)
             return FinishedImage(decoded, found, decode_ms)
@@ -76,23 +72,3 @@ class ImageStages:
         if found.explanation is not None:
             self._explanations.record_engine(found.explain_ms / 1000)
         return FinishedImage(decoded, found, decoded.decode_ms)
-
-    def _run_whole(
-        self, request: ImageRequest, lease: SlotLease, decoded: ImageInSlot
-    ) -> Coroutine[Any, Any, EngineResult]:
-        height, width = decoded.image.size
-        job = Job(
-            lease=lease,
-            bucket=decoded.image.padded,
-            enqueued_at=time.monotonic(),
-            deadline=request.deadline,
-            image_pixels=height * width,
-            priority=request.priority,
-            explain=explain_request(request),
-        )
-        return request.served.batcher.run(job)
-
-
-def turn_of(priority: Priority, arrived_at: float, deadline: float) -> Turn:
-    """The place of an image in the queue of the decoders; times are monotonic seconds."""
-    return Turn(priority, urgency_of(priority, arrived_at, deadline))

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from service.batching.batcher import EngineResult
+from service.batching.queues import Job, urgency_of
 from service.core.result import ImageContext, make_result
 from service.core.selection import Selection
 from service.core.served_model import ServedModel
-from service.decoding.tasks import ImageInSlot
+from service.decoding.tasks import ImageInSlot, Turn
 from service.ipc.messages import ExplainRequest
+from service.ipc.slot_pool import SlotLease
+from service.ipc.slots import SlotImage
 from service.observability.request_scope import ImageRecord, ImageTimes, RequestScope, current_scope
 from service.types import DetectResult, Priority, TileOptions
 
@@ -40,11 +43,27 @@ def explain_request(request: ImageRequest) -> ExplainRequest | None:
     return ExplainRequest(request.explain, selection.threshold, selection.max_detections, ids)
 
 
+def turn_of(priority: Priority, arrived_at: float, deadline: float) -> Turn:
+    """The place of an image in the queue of the decoders; times are monotonic seconds."""
+    return Turn(priority, urgency_of(priority, arrived_at, deadline))
+
+
+def job_of(request: ImageRequest, lease: SlotLease, image: SlotImage, now: float) -> Job:
+    """The job for an image of a request that is in its slot since `now`, monotonic seconds."""
+    height, width = image.size
+    return Job(
+        lease=lease,
+        bucket=image.padded,
+        enqueued_at=now,
+        deadline=request.deadline,
+        image_pixels=height * width,
+        priority=request.priority,
+        explain=explain_request(request),
+    )
+
+
 def finish_request(
-    request: ImageRequest,
-    decoded: ImageInSlot,
-    found: EngineResult,
-    decode_ms: float | None = None,
+    request: ImageRequest, decoded: ImageInSlot, found: EngineResult, decode_ms: float
 ) -> DetectResult:
     """Makes the result of a request and adds it to the current `RequestScope`, if there is one.
 
@@ -52,7 +71,7 @@ def finish_request(
         request: of the image.
         decoded: the whole image.
         found: its detections.
-        decode_ms: of all decodings; None: that of `decoded`.
+        decode_ms: of all decodings.
     """
     image = ImageContext(
         model=request.served.info,
@@ -61,7 +80,7 @@ def finish_request(
         original_size=decoded.image.original_size,
         started=request.started,
         read_ms=request.read_ms,
-        decode_ms=decoded.decode_ms if decode_ms is None else decode_ms,
+        decode_ms=decode_ms,
     )
     select_started = time.monotonic()
     result = make_result(image, found.detections, found)

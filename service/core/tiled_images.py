@@ -16,15 +16,15 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from model.config import ModelConfig
 from model.images.decode import ImageLimits
 from service.batching.batcher import EngineResult
 from service.batching.estimates import RunningMean
-from service.batching.queues import urgency_of
-from service.batching.scheduler import Job
-from service.core.request import ImageRequest
+from service.core.admission import MAX_PREDICTED_SHARE
+from service.core.request import ImageRequest, job_of, turn_of
 from service.core.tiling.grid import Region
 from service.core.tiling.options import plan_tiles
 from service.core.tiling.selected import merge_selected
@@ -37,7 +37,6 @@ from service.types import Priority
 _REQUESTS = 2  # whose tiles are in flight: those of one are decoded while those of the other run
 _MOST_SLOTS = 8  # for the tiles of one request, which one decoding fills
 _SLOT_SHARE = 4  # all tiles take at most one slot in so many
-_MAX_PREDICTED_SHARE = 0.8  # of the time that is left; as in `service.core.admission`
 
 
 class TileDecoder(Protocol):
@@ -138,14 +137,13 @@ class TiledImages:
         decode_ms = whole.decode_ms + decode_seconds * 1000
         batches = [first.result(), *(result.found for result in results)]
         times = _sum_of_batches(batches, self._clock(), request.started + decode_ms / 1000)
-        height, width = whole.image.original_size
-        parts = [_TileResult(Region(0, 0, width, height), first.result()), *results]
         merge_started = self._clock()
         merged = merge_selected(
             request.selection,
             request.served.info.config.max_detections,
-            [(region, found.detections) for region, found in parts],
-            (height, width),
+            first.result().detections,
+            [(region, found.detections) for region, found in results],
+            whole.image.original_size,
         )
         merge_ms = (self._clock() - merge_started) * 1000
         postprocess_ms = times.postprocess_ms + merge_ms
@@ -160,7 +158,7 @@ class TiledImages:
         """
         left = request.deadline - self._clock()
         needed = (self._pending + tiles) * self._tile_seconds.value
-        if tiles and self._pending and needed > left * _MAX_PREDICTED_SHARE:
+        if tiles and self._pending and needed > left * MAX_PREDICTED_SHARE:
             raise Overloaded(
                 f"the results of {tiles} tiles would come in about {needed * 1000:.0f} ms, after "
                 f"the deadline in {left * 1000:.0f} ms; try again later",
@@ -226,7 +224,7 @@ class TiledImages:
         """Decodes and runs as many tiles as there are slots."""
         began = self._clock()
         tiles = [Tile(lease, region) for lease, region in zip(leases, regions, strict=True)]
-        turn = Turn(Priority.NORMAL, urgency_of(Priority.NORMAL, began, request.deadline))
+        turn = turn_of(Priority.NORMAL, began, request.deadline)
         config = request.served.info.config
         async with self._decoding:
             decoded = await self._decoder.decode_tiles(
@@ -234,15 +232,7 @@ class TiledImages:
             )
         now = self._clock()
         jobs = [
-            Job(
-                lease=lease,
-                bucket=image.padded,
-                enqueued_at=now,
-                deadline=request.deadline,
-                image_pixels=image.size[0] * image.size[1],
-                priority=request.priority,
-                is_tile=True,
-            )
+            replace(job_of(request, lease, image, now), is_tile=True)
             for lease, image in zip(leases, decoded.images, strict=True)
         ]
         batcher = request.served.batcher

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model.geometry import resized_size
 from model.images.decode import Cost, CostsMore, DecodedImage, ImageLimits, InputRule, decode_image
 from model.images.errors import DetectionError
 from model.images.regions import decode_regions
@@ -44,7 +45,8 @@ _IDLE_SECONDS = 10  # without a task; then freed memory is returned to the kerne
 _IDLE, _FOR_EVER = _TIMEVAL.pack(_IDLE_SECONDS, 0), _TIMEVAL.pack(0, 0)
 _SPARE_BYTES = 256 << 20  # of address space, for the interpreter, libraries and results
 
-Place = Callable[[tuple[int, int]], npt.NDArray[np.uint8]]
+Size = tuple[int, int]  # (height, width)
+Place = Callable[[Size], npt.NDArray[np.uint8]]
 
 
 class _Sides(NamedTuple):
@@ -52,6 +54,15 @@ class _Sides(NamedTuple):
 
     shortest_side: int
     longest_side: int
+
+
+class _Source(NamedTuple):
+    """What is decoded, in the order of the arguments of `decode_image`."""
+
+    data: memoryview
+    rule: InputRule
+    limits: ImageLimits
+    granted: Cost | None
 
 
 Decode = Callable[
@@ -134,47 +145,45 @@ class Worker:
             self._send(messages.BUG, traceback.format_exc().encode())
 
     def _decode_into_slot(self, task: DecodeTask) -> None:
-        started = time.monotonic()
-        slots = self._slots
-        assert slots is not None, "slots are attached before the first task"
-        decoded = self._decode(
-            self._inbox.view(task.num_bytes),
-            _Sides(task.shortest_side, task.longest_side),
-            ImageLimits(task.max_bytes, task.max_pixels, task.max_jpeg_scans),
-            task.granted,
-            lambda size: slots.pixels(task.slot, size),
-        )
-        height, width = decoded.pixels.shape[:2]
-        original_height, original_width = decoded.original_size
-        if task.granted is None:
-            release_freed_memory()
-        done = messages.Decoded(
-            height, width, original_height, original_width, started, time.monotonic()
-        )
-        self._send(messages.DECODED, done.pack())
+        def decode(source: _Source, slots: SlotMemory) -> tuple[Size, Size]:
+            decoded = self._decode(*source, lambda size: slots.pixels(task.slot, size))
+            height, width = decoded.pixels.shape[:2]
+            return (height, width), decoded.original_size
+
+        self._respond_decoded(task, decode)
 
     def _decode_into_slots(self, task: DecodeTask, tiles: Sequence[TileTask]) -> None:
-        """Decodes regions of an image; they have one size, that of the first is returned."""
+        """Decodes regions of an image; they have one size, which is returned."""
+
+        def decode(source: _Source, slots: SlotMemory) -> tuple[Size, Size]:
+            original = decode_regions(
+                *source,
+                [tile[1:] for tile in tiles],
+                lambda number, size: slots.pixels(tiles[number].slot, size),
+            )
+            first = tiles[0]
+            sides = first.bottom - first.top, first.right - first.left
+            return resized_size(*sides, task.shortest_side, task.longest_side), original
+
+        self._respond_decoded(task, decode)
+
+    def _respond_decoded(
+        self, task: DecodeTask, decode: Callable[[_Source, SlotMemory], tuple[Size, Size]]
+    ) -> None:
+        """Decodes and sends DECODED; `decode` returns the size in slots and the original one."""
         started = time.monotonic()
         slots = self._slots
         assert slots is not None, "slots are attached before the first task"
-        sizes = [(0, 0)]
-
-        def place(number: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-            sizes[0] = size
-            return slots.pixels(tiles[number].slot, size)
-
-        original = decode_regions(
+        source = _Source(
             self._inbox.view(task.num_bytes),
             _Sides(task.shortest_side, task.longest_side),
             ImageLimits(task.max_bytes, task.max_pixels, task.max_jpeg_scans),
             task.granted,
-            [tile[1:] for tile in tiles],
-            place,
         )
+        size, original = decode(source, slots)
         if task.granted is None:
             release_freed_memory()
-        done = messages.Decoded(*sizes[0], *original, started, time.monotonic())
+        done = messages.Decoded(*size, *original, started, time.monotonic())
         self._send(messages.DECODED, done.pack())
 
     def _call(self, payload: bytes) -> None:

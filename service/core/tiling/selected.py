@@ -14,7 +14,8 @@ from service.core.tiling.merge import Part, merge_detections, shifted
 def merge_selected(
     selection: Selection,
     most: int,
-    found: Iterable[tuple[Region, Detections]],
+    whole: Detections,
+    tiles: Iterable[tuple[Region, Detections]],
     size: tuple[int, int],
 ) -> Detections:
     """Merges the detections of an image's parts.
@@ -25,9 +26,12 @@ def merge_selected(
     Args:
         selection: of the request.
         most: maximum number of detections in one part.
-        found: regions and the detections in them, in pixels of the region.
+        whole: detections in the whole image.
+        tiles: regions and the detections in them, in pixels of the region.
         size: (height, width) of the image.
     """
     select = replace(selection, max_detections=most).apply
+    height, width = size
+    found = [(Region(0, 0, width, height), whole), *tiles]
     parts = [Part(region, shifted(select(detections), region)) for region, detections in found]
     return merge_detections(parts, size)
