@@ -12,7 +12,6 @@ flight; the same with a device so slow that nearly all are refused; and, if HAPr
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
@@ -52,13 +51,16 @@ Figures = dict[str, float]
 
 def measure(service: Service, seconds: float, through: Server | None = None) -> Figures:
     """One load in a closed loop: responses/s, and CPU milliseconds per request by process."""
-    pids = {"edge": [service.process.pid], "proxy": [through.process.pid] if through else []}
-    before = {name: _cpu_seconds(each) for name, each in pids.items()}
+    watched = {"edge": service, "proxy": through}
+    before = {name: each.own_cpu_seconds() if each else 0.0 for name, each in watched.items()}
     everything = service.cpu_seconds()
     load = ("--in-flight", str(_IN_FLIGHT), "--seconds", str(seconds))
     report = run_load(through or service, *load)
     sent = max(1, report["sent"])
-    spent = {name: _cpu_seconds(each) - before[name] for name, each in pids.items()}
+    spent = {
+        name: each.own_cpu_seconds() - before[name] if each else 0.0
+        for name, each in watched.items()
+    }
     whole = service.cpu_seconds() - everything
     return {
         "requests_per_s": report["sent"] / report["seconds"],
@@ -71,15 +73,6 @@ def measure(service: Service, seconds: float, through: Server | None = None) -> 
         "proxy_cpu_ms": spent["proxy"] * 1000 / sent,
         "generator_cpu_ms": report["load_cpu_seconds"] * 1000 / sent,
     }
-
-
-def _cpu_seconds(pids: Sequence[int]) -> float:
-    """CPU time of all threads of these processes, without their children."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.report import RESULTS, conditions, table, version_of, write_report
@@ -122,6 +122,45 @@ def run_round(
     return found
 
 
+def run_rounds(
+    start: Callable[[Path], list[Server]], options: argparse.Namespace
+) -> tuple[list[dict[str, dict[str, Figures]]], dict[str, int]]:
+    """Runs all rounds, each with servers that are started for it.
+
+    Args:
+        start: starts them with logs in this folder, and waits until they are ready.
+        options: of the command.
+
+    Returns:
+        The figures of each round, and the MiB of each server at the end of the last one.
+    """
+    rounds: list[dict[str, dict[str, Figures]]] = []
+    memory: dict[str, int] = {}
+    for number in range(options.rounds):
+        with tempfile.TemporaryDirectory() as logs:
+            servers = start(Path(logs))
+            try:
+                rounds.append(run_round(servers, number, options))
+                memory = {one.kind.name: round(one.memory_bytes() / 2**20) for one in servers}
+            finally:
+                for server in servers:
+                    server.stop()
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+    return rounds, memory
+
+
+def enter_namespaces(module: str, arguments: Sequence[str]) -> None:
+    """As root, runs `python -m module` in network and process namespaces of its own instead."""
+    unshare = shutil.which("unshare")
+    if _IN_NAMESPACE not in os.environ and unshare and os.geteuid() == 0:
+        command = ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-m", module]
+        os.environ[_IN_NAMESPACE] = "1"
+        flags = ["-n", "-p", "-f", "--kill-child", "--mount-proc"]
+        os.execv(unshare, [unshare, *flags, *command, *arguments])
+    # The first process of a namespace ignores signals that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; no report written"))
+
+
 def _each_alone(servers: Sequence[Server]) -> Iterator[Server]:
     """Yields each server while all others are paused, after a warm-up."""
     for server in servers:
@@ -197,32 +236,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--name", default="peers", help="name of the report's files")
     options = parser.parse_args(arguments)
     options.venvs = options.venvs.resolve()
-    if (
-        _IN_NAMESPACE not in os.environ
-        and (unshare := shutil.which("unshare"))
-        and os.geteuid() == 0
-    ):
-        command = ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable]
-        command += ["-m", "benchmarks.serving.peer_comparison", *arguments]
-        os.environ[_IN_NAMESPACE] = "1"
-        os.execv(unshare, [unshare, "-n", "-p", "-f", "--kill-child", "--mount-proc", *command])
-    # The first process of a namespace ignores signals that it has no handler for.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; no report written"))
+    enter_namespaces("benchmarks.serving.peer_comparison", arguments)
     document = conditions()
-    rounds: list[dict[str, dict[str, Figures]]] = []
-    memory: dict[str, int] = {}
     failures: dict[str, str] = {}
-    for number in range(options.rounds):
-        with tempfile.TemporaryDirectory() as logs:
-            servers, failed = start_all(options, Path(logs))
-            failures |= failed
-            try:
-                rounds.append(run_round(servers, number, options))
-                memory = {one.kind.name: round(one.memory_bytes() / 2**20) for one in servers}
-            finally:
-                for server in servers:
-                    server.stop()
-        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+
+    def start(logs: Path) -> list[Server]:
+        servers, failed = start_all(options, logs)
+        failures.update(failed)
+        return servers
+
+    rounds, memory = run_rounds(start, options)
     summary = summarise(rounds)
     document["versions"] = {
         each.name: version_of(each.package, each.python(options.venvs))

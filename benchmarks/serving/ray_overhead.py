@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.report import RESULTS, conditions, version_of, write_report
 from benchmarks.serving.images import make_images
-from benchmarks.serving.measurements import Figures, run_load
-from benchmarks.serving.peer_comparison import run_round, summarise, tables
+from benchmarks.serving.measurements import run_load
+from benchmarks.serving.peer_comparison import enter_namespaces, run_rounds, summarise, tables
 from benchmarks.serving.servers import THIS_SERVICE, Server, ServerKind, free_ports
 from benchmarks.serving.service_process import SERVE_FAKE_DEVICE, start_service
 
 WITH_RAY = ServerKind("with Ray Serve", "ray", "", "/detect?threshold=0")
-_IN_NAMESPACE = "LITE_DETR_BENCH_IN_NAMESPACE"
 _START_SECONDS = 180.0
 
 
@@ -61,27 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--base-ms", default="1")
     parser.add_argument("--per-image-ms", default="1")
     options = parser.parse_args(arguments)
-    unshare = shutil.which("unshare")
-    if _IN_NAMESPACE not in os.environ and unshare and os.geteuid() == 0:
-        command = ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable]
-        command += ["-m", "benchmarks.serving.ray_overhead", *arguments]
-        os.environ[_IN_NAMESPACE] = "1"
-        os.execv(unshare, [unshare, "-n", "-p", "-f", "--kill-child", "--mount-proc", *command])
-    # The first process of a namespace ignores signals that it has no handler for.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; no report written"))
+    enter_namespaces("benchmarks.serving.ray_overhead", arguments)
     document = conditions()
-    rounds: list[dict[str, dict[str, Figures]]] = []
-    memory: dict[str, int] = {}
-    for number in range(options.rounds):
-        with tempfile.TemporaryDirectory() as logs:
-            servers = start_both(options, Path(logs))
-            try:
-                rounds.append(run_round(servers, number, options))
-                memory = {one.kind.name: round(one.memory_bytes() / 2**20) for one in servers}
-            finally:
-                for server in servers:
-                    server.stop()
-        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+    rounds, memory = run_rounds(partial(start_both, options), options)
     summary = summarise(rounds)
     versions = {each.name: version_of(each.package) for each in (THIS_SERVICE, WITH_RAY)}
     document |= {"versions": versions, "memory_mib": memory, "summary": summary, "rounds": rounds}

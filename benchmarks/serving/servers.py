@@ -125,11 +125,11 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """User and system time of all processes so far, including children that have ended."""
-        ticks = 0
-        for pid in process_tree(self.process.pid):
-            stat = _stat(pid)
-            ticks += sum(int(value) for value in stat[11:15]) if stat else 0
-        return ticks / _TICKS
+        return sum(map(_cpu_seconds, process_tree(self.process.pid)))
+
+    def own_cpu_seconds(self) -> float:
+        """User and system time of the first process so far, without its children."""
+        return _cpu_seconds(self.process.pid, children=False)
 
     def memory_bytes(self) -> int:
         """Resident memory of all processes; shared pages count in each."""
@@ -206,6 +206,11 @@ def process_tree(root: int) -> list[int]:
         tree.append(pid)
         rest += children.get(pid, [])
     return tree
+
+
+def _cpu_seconds(pid: int, *, children: bool = True) -> float:
+    """User and system time of a process, and of its children that have ended."""
+    return sum(map(int, _stat(pid)[11 : 15 if children else 13])) / _TICKS
 
 
 def _stat(pid: int) -> list[str]:
