@@ -18,9 +18,7 @@ import math
 import operator
 import resource
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +27,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.model.plain_pytorch import plain_pytorch
+from benchmarks.model.turns import Side, peak_mib, take_turns
 from benchmarks.random_r50 import random_r50_detector
-from benchmarks.report import RESULTS, ROOT, conditions, table, write_report
+from benchmarks.report import RESULTS, conditions, table, write_report
 from model.geometry import level_shapes, padded_size, resized_size
 from model.network.detector import LiteDETR
 from model.network.geometry import image_tokens
@@ -40,7 +39,7 @@ from model.weights.info import resolve_model
 from service.cpus import usable_cpus
 from service.engine.host_memory import keep_freed_memory
 
-_SIDES = ("plain", "fp32", "bf16")
+_SIDES = ("plain", "fp32", "bf16")  # the first is the baseline
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STRIDE = 64
 _LEVELS = 4
@@ -91,36 +90,10 @@ def runner_of(detector: LiteDETR, side: str) -> Callable[[Tensor, Tensor], Tenso
     return run
 
 
-class Worker:
-    """One side in its own process: sides share neither memory nor allocator settings."""
-
-    def __init__(self, model: str, side: str, threads: int) -> None:
-        """Starts the process, which loads the network and runs two images."""
-        command = [sys.executable, "-m", "benchmarks.model.cpu", "--worker", model, side]
-        self._process = subprocess.Popen(
-            [*command, "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        self.peak_mib, self.error = self._read()
-
-    def run(self) -> tuple[float, float]:
-        """Runs one image; returns wall seconds and CPU seconds."""
-        assert self._process.stdin is not None
-        print("run", file=self._process.stdin, flush=True)
-        wall, cpu = self._read()
-        return wall, cpu
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.communicate()  # closes both pipes
-
-    def _read(self) -> tuple[float, float]:
-        assert self._process.stdout is not None
-        first, second = json.loads(self._process.stdout.readline())
-        return first, second
+def start_side(model: str, side: str, threads: int) -> Side:
+    """Starts one side in its own process, which loads the network and runs two images."""
+    command = [sys.executable, "-m", "benchmarks.model.cpu", "--worker", model, side]
+    return Side(side, [*command, "--threads", str(threads)])
 
 
 def work(model: str, side: str) -> None:
@@ -133,7 +106,7 @@ def work(model: str, side: str) -> None:
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     memory = run(images, mask)
-    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    peak = peak_mib()
     error = 0.0
     if model == "default":  # R50 in float64 would take minutes; see precision.py
         exact = copy.deepcopy(detector).double()(images.double(), mask).memory
@@ -142,34 +115,30 @@ def work(model: str, side: str) -> None:
             exact = exact[:, image_tokens(mask, level_shapes(height, width, _LEVELS))]
         error = float((memory.double() - exact).abs().max())
     run(images, mask)
-    print(json.dumps(((peak - resident) / 2**20, error)), flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        run(images, mask)
-        print(json.dumps((time.perf_counter() - wall, time.process_time() - cpu)), flush=True)
+    take_turns((peak - resident / 2**20, error), lambda: run(images, mask))
 
 
 def measure(model: str, repeats: int, threads: int) -> list[Row]:
     """Times all sides in alternation."""
-    workers = {side: Worker(model, side, threads) for side in _SIDES}
-    times: dict[str, list[tuple[float, float]]] = {side: [] for side in _SIDES}
+    sides = [start_side(model, name, threads) for name in _SIDES]
     for _ in range(repeats):
-        for side, worker in workers.items():
-            times[side].append(worker.run())
+        for side in sides:
+            side.run()
     rows = []
-    for side, worker in workers.items():
-        worker.close()
-        base_walls, base_cpus = zip(*times["plain"], strict=True)
-        walls, cpus = zip(*times[side], strict=True)
+    for side in sides:
+        side.close()
+        base_walls, base_cpus = zip(*sides[0].times, strict=True)
+        walls, cpus = zip(*side.times, strict=True)
+        peak, error = side.ready
         row = Row(
             model=model,
-            side=side,
+            side=side.name,
             wall_ms=round(statistics.median(walls) * 1000, 1),
             cpu_ms=round(statistics.median(cpus) * 1000, 1),
             wall_ratio=_median_ratio(base_walls, walls),
             cpu_ratio=_median_ratio(base_cpus, cpus),
-            peak_mib=worker.peak_mib,
-            largest_memory_difference=worker.error,
+            peak_mib=peak,
+            largest_memory_difference=error,
         )
         rows.append(row)
         print(json.dumps(asdict(row)), flush=True)

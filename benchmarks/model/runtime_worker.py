@@ -1,20 +1,20 @@
 """One runtime on an ONNX file, in an environment that has only it and numpy.
 
-    python runtime_worker.py RUNTIME FILE INPUTS THREADS
+    python -m benchmarks.model.runtime_worker RUNTIME FILE INPUTS THREADS
 
-Prints one line of JSON when it is ready, and one after each image, which a line on stdin requests.
-Started by `benchmarks.model.runtimes`; imports nothing of the project.
+A side of `benchmarks.model.runtimes`, see `benchmarks.model.turns`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from benchmarks.model.turns import peak_mib, take_turns
 
 Run = Callable[[Any], Any]  # from the pixels [B, 3, H, W] to (logits, boxes)
 
@@ -56,12 +56,6 @@ def openvino_session(path: str, threads: int, shape: tuple[int, ...]) -> Run:
     return run
 
 
-def peak_mib() -> float:
-    """The largest memory of this process so far."""
-    with open("/proc/self/status") as status:
-        return int(status.read().split("VmHWM:")[1].split()[0]) / 1024
-
-
 def main() -> None:
     """See the module."""
     began = time.perf_counter()
@@ -73,11 +67,7 @@ def main() -> None:
     started = time.perf_counter() - began
     run(pixels)
     ready = {"start_seconds": started, "peak_mib": peak_mib(), "logits": logits.tolist()}
-    print(json.dumps(ready), flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        run(pixels)
-        print(json.dumps((time.perf_counter() - wall, time.process_time() - cpu)), flush=True)
+    take_turns(ready, lambda: run(pixels))
 
 
 if __name__ == "__main__":

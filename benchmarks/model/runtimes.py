@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from benchmarks.model.plain_pytorch import plain_pytorch
-from benchmarks.report import RESULTS, ROOT, conditions, table, version_of, write_report
+from benchmarks.model.turns import Side, peak_mib, take_turns
+from benchmarks.report import RESULTS, conditions, table, version_of, write_report
 from model import ops
 from model.export.network import ExportedNetwork
 from model.export.onnx_file import encode_onnx
@@ -45,8 +45,6 @@ from service.engine.host_memory import keep_freed_memory
 # Sides with an environment of their own, and what it has next to numpy.
 PACKAGES = {"onnxruntime": "onnxruntime==1.32.0", "openvino": "openvino==2026.4.1"}
 SIDES = ("ours", *PACKAGES, "compile", "pytorch")
-
-Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -62,40 +60,6 @@ class Row:
     start_seconds: float
     peak_mib: float
     logit_difference: float  # the largest one to ours
-
-
-class Side:
-    """One side's process."""
-
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        """Starts it and waits until it has run two images."""
-        self.name = name
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        ready = self._read()
-        self.start_seconds: float = ready["start_seconds"]
-        self.peak_mib: float = ready["peak_mib"]
-        self.logits: Logits = np.array(ready["logits"], dtype=np.float32)
-        self.times: list[tuple[float, float]] = []
-
-    def run(self) -> None:
-        """Runs one image."""
-        assert self._process.stdin is not None
-        print("run", file=self._process.stdin, flush=True)
-        wall, cpu = self._read()
-        self.times.append((wall, cpu))
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.communicate()  # closes both pipes
-
-    def _read(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
-        return json.loads(line)
 
 
 def environment_of(side: str, folder: Path) -> str:
@@ -121,14 +85,8 @@ def work(side: str, inputs: Path, threads: int) -> None:
         logits = run()
         started = time.perf_counter() - began
         run()
-        peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
-        ready = {"start_seconds": started, "peak_mib": int(peak) / 1024, "logits": logits.tolist()}
-        print(json.dumps(ready), flush=True)
-        for _ in sys.stdin:
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            times = (time.perf_counter() - wall, time.process_time() - cpu)
-            print(json.dumps(times), flush=True)
+        ready = {"start_seconds": started, "peak_mib": peak_mib(), "logits": logits.tolist()}
+        take_turns(ready, run)
 
 
 def _runner(side: str, pixels: Tensor) -> Callable[[], Tensor]:
@@ -167,9 +125,9 @@ def measure(size: str, options: argparse.Namespace, folder: Path) -> list[Row]:
         command = [sys.executable, "-m", "benchmarks.model.runtimes", "--threads"]
         command += [str(options.threads), "--worker", name, str(inputs)]
         if name in PACKAGES:
-            script = Path(__file__).with_name("runtime_worker.py")
             python = environment_of(name, options.environments)
-            command = [python, str(script), name, str(file), str(inputs), str(options.threads)]
+            command = [python, "-m", "benchmarks.model.runtime_worker"]
+            command += [name, str(file), str(inputs), str(options.threads)]
         sides.append(Side(name, command))
     for _ in range(options.rounds):
         for each in sides:
@@ -186,13 +144,18 @@ def measure(size: str, options: argparse.Namespace, folder: Path) -> list[Row]:
             cpu_ms=round(statistics.median(cpus) * 1000, 2),
             wall_ratio=_ratio(walls, our_walls),
             cpu_ratio=_ratio(cpus, our_cpus),
-            start_seconds=round(each.start_seconds, 2),
-            peak_mib=round(each.peak_mib),
-            logit_difference=float(np.abs(each.logits - ours.logits).max()),
+            start_seconds=round(each.ready["start_seconds"], 2),
+            peak_mib=round(each.ready["peak_mib"]),
+            logit_difference=_difference(each.ready["logits"], ours.ready["logits"]),
         )
         rows.append(row)
         print(json.dumps(asdict(row)), file=sys.stderr, flush=True)
     return rows
+
+
+def _difference(logits: list[Any], ours: list[Any]) -> float:
+    one, other = (np.array(each, dtype=np.float32) for each in (logits, ours))
+    return float(np.abs(one - other).max())
 
 
 def _ratio(times: Sequence[float], ours: Sequence[float]) -> float:
