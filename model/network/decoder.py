@@ -131,8 +131,12 @@ class Decoder(nn.Module):
         first = cast(DecoderLayer, self.layers[0])
         scale = first.norm1.weight.detach()
         # In place of oneDNN's products, so not where those are left out on purpose.
-        takes_place = dtype == torch.float32 and onednn.is_available(scale.device, dtype)
-        takes_place = takes_place and self._has_few_queries and decoder_stack.available()
+        takes_place = (
+            self._has_few_queries
+            and dtype == torch.float32
+            and onednn.is_available(scale.device, dtype)
+            and decoder_stack.available()
+        )
         if self.ref_point_head is None or not takes_place:
             return self
         cross = first.cross_attn

@@ -19,9 +19,9 @@ from service.clouds.contract import (
     Cloud,
     CloudSetting,
     Deployment,
-    find_weights,
     is_given,
     reachable,
+    required_weights,
     unusable_access,
 )
 from service.clouds.json_images import (
@@ -34,7 +34,7 @@ from service.clouds.json_images import (
 from service.core.detector import Detector
 from service.core.encoding import FileResult, ItemError, label_name, rounded_columns
 from service.errors import short_repr
-from service.settings import Settings, SettingsError
+from service.settings import Settings
 from service.transport.http_body import BodyMemory
 from service.transport.http_request import malformed_json
 from service.types import DetectResult
@@ -51,9 +51,7 @@ def _read(environment: Mapping[str, str], given: Settings) -> Deployment:
     folder = environment.get(_MODEL_VARIABLE, "").strip()
     if folder and not is_given(given, "model"):
         source = f"{_MODEL_VARIABLE}={folder!r}"
-        weights = find_weights(Path(folder), source)
-        if weights is None:
-            raise SettingsError(f"{source} does not exist, or is empty")
+        weights = required_weights(Path(folder), source)
         settings.append(CloudSetting("model", str(weights), source))
     warnings = unusable_access(_TITLE, given, keys=True)
     return Deployment(AZURE, tuple(settings), None, _PREDICT_PATH, tuple(warnings))

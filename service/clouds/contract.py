@@ -181,6 +181,18 @@ def find_weights(folder: Path, source: str) -> Path | None:
     return None
 
 
+def required_weights(folder: Path, source: str) -> Path:
+    """As `find_weights`, for a folder that a variable names.
+
+    Raises:
+        SettingsError: also for a folder that does not exist or is empty.
+    """
+    weights = find_weights(folder, source)
+    if weights is None:
+        raise SettingsError(f"{source} does not exist, or is empty")
+    return weights
+
+
 def _names(paths: Sequence[Path], folder: Path) -> str:
     names = [str(path.relative_to(folder)) for path in paths[:_MOST_NAMES]]
     more = len(paths) - len(names)

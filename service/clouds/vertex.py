@@ -20,10 +20,10 @@ from service.clouds.contract import (
     Cloud,
     CloudSetting,
     Deployment,
-    find_weights,
     http_port,
     is_given,
     reachable,
+    required_weights,
     unusable_access,
 )
 from service.clouds.json_images import JsonForm, JsonRequest, image_of, list_of, predict_route
@@ -96,9 +96,7 @@ def _model(uri: str, given: Settings) -> list[CloudSetting]:
             f"{source}: the service does not download models; put the weights file into the image, "
             "or mount the bucket, and set model (LITE_DETR_MODEL)"
         )
-    weights = find_weights(Path(unquote(parts.path) if parts.scheme else uri), source)
-    if weights is None:
-        raise SettingsError(f"{source} does not exist, or is empty")
+    weights = required_weights(Path(unquote(parts.path) if parts.scheme else uri), source)
     return [CloudSetting("model", str(weights), source)]
 
 

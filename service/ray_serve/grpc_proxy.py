@@ -9,7 +9,6 @@ does not pass on (the deadline), and retries calls whose replica ended: a detect
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,12 +19,11 @@ from grpc_health.v1 import health_pb2
 
 from service.oip.pb import grpc_service_pb2
 from service.ray_serve.grpc_methods import CallOutcome, ForwardedCall
+from service.ray_serve.retries import ATTEMPTS, pause_after
 from service.rpc.pb import detection_pb2
 from service.transport.grpc_status import CODE_KEY, RETRY_DELAY_KEY
 
 IMPORT_PATH = "service.ray_serve.grpc_proxy.add_services"
-_ATTEMPTS = 5
-_PAUSE_SECONDS = 0.1  # before a retry, times the number of attempts
 _LOST = "replicas ended while they handled the call; try again later"
 _LOST_METADATA = ((CODE_KEY, "replica_lost"), (RETRY_DELAY_KEY, "1000"))
 _NO_STREAMS = "streams are not available with Ray Serve; use the unary methods"
@@ -135,7 +133,7 @@ async def _respond(forward: RayFunction, method: str, data: bytes, context: Any)
     """Sends a call to replicas until one responds, and returns its response."""
     left = context.time_remaining()
     deadline = None if left is None else time.monotonic() + left
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in ATTEMPTS:
         seconds_left = None if deadline is None else deadline - time.monotonic()
         metadata = tuple((key, value) for key, value in context.invocation_metadata() or ())
         call = ForwardedCall(method, data, metadata, context.peer() or "", seconds_left)
@@ -146,7 +144,7 @@ async def _respond(forward: RayFunction, method: str, data: bytes, context: Any)
         if recorded.code() in _FINAL:
             await context.abort(recorded.code(), recorded.details())
         _log.warning("retrying a lost call", attempt=attempt, status=str(recorded.code()))
-        await asyncio.sleep(_PAUSE_SECONDS * attempt)
+        await pause_after(attempt)
     await context.abort(grpc.StatusCode.UNAVAILABLE, _LOST, _LOST_METADATA)
     return b""
 

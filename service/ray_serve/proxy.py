@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineExceeded, DetectionError, InvalidOptions
 from service.observability.trace_context import new_request_id, valid_request_id
+from service.ray_serve.retries import ATTEMPTS, pause_after
 from service.rest.problems import ProblemDetails, detection_problem, problem_response
 from service.rest.unread_body import DiscardUnreadBody
 from service.settings import Settings, load_settings
@@ -42,8 +43,6 @@ _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _TIMEOUT = TIMEOUT_HEADER.lower().encode()
 _OWN_PATHS = "/-/"  # of Ray's proxies: /-/healthz and /-/routes
 _LIMITS_VARIABLE = "LITE_DETR_RAY_PROXY_LIMITS"  # from `lite-detr ray` to the proxies
-_ATTEMPTS = 5
-_PAUSE_SECONDS = 0.1  # before a retry, times the number of attempts
 _GRACE_SECONDS = 1.0  # after the deadline, in which the replica reports it itself
 _NOT_FOUND = 404
 _FAILURES = range(500, 600)
@@ -137,7 +136,7 @@ class ProxyMiddleware:
         headers = Headers(scope=scope)
         seconds = self._seconds(headers)
         deadline = time.monotonic() + seconds
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in ATTEMPTS:
             outcome, body_then_rest = _Attempt(send), _Replay(body, receive)
             await self._send_once(scope, body_then_rest, outcome, deadline)
             if outcome.started:
@@ -151,7 +150,7 @@ class ProxyMiddleware:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded(f"no result within {seconds * 1000:.0f} ms")
             _log.warning("retrying a lost request", attempt=attempt, status=outcome.status)
-            await asyncio.sleep(_PAUSE_SECONDS * attempt)
+            await pause_after(attempt)
             left_ms = max(1.0, (deadline - time.monotonic()) * 1000)
             scope = _with_header(scope, _TIMEOUT, f"{left_ms:.3f}".encode())
         return problem_response(_LOST, _request_id(headers), {"Retry-After": "1"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,6 +17,7 @@ from tests.heavy.findings import RESULTS, Findings
 from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
+CLIENTS = 24
 SAMPLE = ROOT / "docs" / "samples" / "codes.jpg"
 EXPECTED = {
     code["label"]
@@ -56,7 +57,44 @@ def image(engine: ContainerEngine, findings: Findings) -> None:
     findings.note("CPU image, MB", round(engine.inspect(IMAGE)["Size"] / 1e6))
 
 
-class Running:
+class Served:
+    """A running service.
+
+    Attributes:
+        url: of its HTTP port.
+    """
+
+    url: str
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/readyz").status_code == httpx.codes.OK
+        return False
+
+    def detect(self) -> httpx.Response:
+        return httpx.post(f"{self.url}/detect", content=SAMPLE.read_bytes(), timeout=120)
+
+    def stop_under_load(self, stop: Callable[[], object]) -> tuple[list[int], float]:
+        """Stops the service while requests are in flight.
+
+        Returns:
+            The statuses of the responses, 0 where the connection was refused, and the seconds that
+            the stop took.
+        """
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            responses = [clients.submit(self.detect) for _ in range(CLIENTS)]
+            wait_until(lambda: any(response.done() for response in responses), "a first response")
+            started = time.monotonic()
+            stop()
+            seconds = time.monotonic() - started
+            codes = [
+                0 if isinstance(each.exception(), httpx.ConnectError) else each.result().status_code
+                for each in responses
+            ]
+        return codes, seconds
+
+
+class Running(Served):
     """A running container of the service."""
 
     def __init__(self, engine: ContainerEngine, *flags: str) -> None:
@@ -67,14 +105,6 @@ class Running:
         settings = [f"--env=LITE_DETR_{name}={value}" for name, value in ports.items()]
         self.started = time.monotonic()
         engine.do("run", "--detach", f"--name={NAME}", "--network=host", *flags, *settings, IMAGE)
-
-    def is_ready(self) -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/readyz").status_code == httpx.codes.OK
-        return False
-
-    def detect(self) -> httpx.Response:
-        return httpx.post(f"{self.url}/detect", content=SAMPLE.read_bytes(), timeout=120)
 
     @property
     def logs(self) -> str:
@@ -166,16 +196,8 @@ def test_memory_stays_below_its_limit(running: Running, findings: Findings) -> N
 
 
 def test_stop_finishes_all_accepted_requests(running: Running, findings: Findings) -> None:
-    with ThreadPoolExecutor(24) as clients:
-        responses = [clients.submit(running.detect) for _ in range(24)]
-        wait_until(lambda: any(response.done() for response in responses), "a first response")
-        started = time.monotonic()
-        running.engine.do("stop", "--time=75", NAME)
-        findings.note("seconds that a stop under load took", round(time.monotonic() - started, 1))
-        codes = [
-            0 if isinstance(each.exception(), httpx.ConnectError) else each.result().status_code
-            for each in responses
-        ]
+    codes, seconds = running.stop_under_load(lambda: running.engine.do("stop", "--time=75", NAME))
+    findings.note("seconds that a stop under load took", round(seconds, 1))
     assert set(codes) <= {200, 0}, codes  # completed, or never accepted
     findings.note("completed, of 24 requests in flight when it was stopped", codes.count(200))
     assert "all accepted requests were completed" in running.logs

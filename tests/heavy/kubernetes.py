@@ -5,30 +5,25 @@ Docker has no command for manifests; without podman the tests are skipped.
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from tests.heavy.container_engine import IMAGE, ContainerEngine, wait_until
-from tests.heavy.containers import EXPECTED, SAMPLE
+from tests.heavy.containers import EXPECTED, Served
 from tests.heavy.findings import RESULTS, Findings
 from tests.ops.rendered_chart import rendered
 from tests.support.ports import free_port
 
 PREFIX = "r-lite-detr-pod"  # podman adds a number, depending on its version
-CLIENTS = 24
 
 pytestmark = pytest.mark.timeout(3600)
 
 
-class Played:
+class Played(Served):
     """The pod of the rendered Deployment, on free ports of the host."""
 
     def __init__(self, engine: ContainerEngine, folder: Path) -> None:
@@ -64,14 +59,6 @@ class Played:
     def remove(self) -> None:
         for pod in self.pods:
             self.engine.do("pod", "rm", "--force", pod)
-
-    def is_ready(self) -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/readyz").status_code == httpx.codes.OK
-        return False
-
-    def detect(self) -> httpx.Response:
-        return httpx.post(f"{self.url}/detect", content=SAMPLE.read_bytes(), timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +104,9 @@ def test_the_pod_is_hardened(played: Played) -> None:
 
 
 def test_the_pod_drains_under_load(played: Played, findings: Findings) -> None:
-    with ThreadPoolExecutor(CLIENTS) as clients:
-        responses = [clients.submit(played.detect) for _ in range(CLIENTS)]
-        wait_until(lambda: any(response.done() for response in responses), "a first response")
-        started = time.monotonic()
-        played.engine.do("pod", "stop", "--time=75", *played.pods)
-        seconds = time.monotonic() - started
-        codes = [
-            0 if isinstance(each.exception(), httpx.ConnectError) else each.result().status_code
-            for each in responses
-        ]
+    codes, seconds = played.stop_under_load(
+        lambda: played.engine.do("pod", "stop", "--time=75", *played.pods)
+    )
     assert set(codes) <= {200, 0}, codes  # completed, or never accepted
     assert played.engine.inspect(played.container)["State"]["ExitCode"] == 0
     assert "all accepted requests were completed" in played.engine.do("logs", played.container)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.ray_serve import proxy
+from service.ray_serve import proxy, retries
 from service.ray_serve.proxy import (
     REPLICA_HEADER,
     ProxyLimits,
@@ -29,7 +29,7 @@ LIMITS = ProxyLimits(BodyLimits(1000, 5.0, 1, 5.0), 10_000, 2000)
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(proxy, "_GRACE_SECONDS", 0.0)
 
 

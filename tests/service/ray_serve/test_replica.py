@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 
 from service.access.api_keys import Scope, key_line, new_key
 from service.oip.pb import grpc_service_pb2 as oip_pb
-from service.ray_serve import grpc_proxy
+from service.ray_serve import grpc_proxy, retries
 from service.ray_serve.grpc_methods import ForwardedCall
 from service.ray_serve.grpc_proxy import ForwardedService, services, unary_methods
 from service.ray_serve.options import RayOptions
@@ -209,7 +209,7 @@ async def test_streams_are_refused_with_the_reason(called: tuple[RayLikeServer, 
 async def test_a_lost_call_is_sent_again(
     called: tuple[RayLikeServer, Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_proxy, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "_PAUSE_SECONDS", 0.0)
     ray, caller = called
     ray.lost = 2
     assert (await caller.detect(pb.DetectRequest(image=IMAGE))).detections
