@@ -172,7 +172,8 @@ async def test_a_deadline_or_a_client_that_leaves_ends_all_tiles(detector: Detec
     with pytest.raises(DeadlineExceeded):
         await _detect(detector, data, deadline=time.monotonic() + 0.01)
     task = asyncio.create_task(_detect(detector, data))
-    await asyncio.sleep(0.02)
+    while not value(detector, "slots_in_use"):
+        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
