@@ -12,6 +12,9 @@ from pathlib import Path
 
 import httpx
 
+from service.core.sizing import default_decoders
+from service.cpus import usable_cpus
+
 ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = """
 import sys
@@ -46,6 +49,8 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
         )
+        decoders = int(settings.get("decode_threads", "0")) or default_decoders(1, usable_cpus())
+        self._num_decode_processes = 1 + decoders + 1  # with their template and the one in reserve
         self.http = httpx.Client(timeout=150)
         self.lines: list[str] = []
         self._output_ended = False
@@ -105,7 +110,14 @@ class Service:
             time.sleep(0.05)
 
     def rss_bytes(self, field: str = "VmRSS") -> int:
-        """Memory of the edge process and of the decoders; VmHWM is the sum of their peaks."""
+        """Memory of the edge process and of the decoders; VmHWM is the sum of their peaks.
+
+        Waits until all decoders have started: on a busy machine they may after the engines.
+        """
+        deadline = time.monotonic() + 300
+        while len(self.decoder_pids()) < self._num_decode_processes:
+            assert time.monotonic() < deadline, self.decoder_pids()
+            time.sleep(0.05)
         return sum(_memory_bytes(pid, field) for pid in (self.process.pid, *self.decoder_pids()))
 
     def decoder_pids(self) -> list[int]:
