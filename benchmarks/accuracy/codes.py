@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.accuracy.arbez_peer import SCORE_THRESHOLD as ARBEZ_THRESHOLD
 from benchmarks.accuracy.arbez_peer import run_arbez_on
-from benchmarks.accuracy.synthetic_set import NUM_SCENES, SEED, synthetic_set
+from benchmarks.accuracy.synthetic_set import EDITION, NUM_SCENES, SEED, synthetic_set
 from benchmarks.accuracy.threshold_sweep import choose_threshold, format_sweep, sweep
 from model.data.annotations import GroundTruth
 from model.evaluation.evaluate import (
@@ -35,6 +35,7 @@ from model.evaluation.evaluate import (
 )
 from model.evaluation.photo_rules import PhotoScores, format_photo_scores, judge_photos
 from model.predictor import Predictor
+from model.training.codes import EDITIONS
 from model.weights.info import ModelInfo, default_cache_dir, resolve_model
 from service.engine.load import load_predictor
 
@@ -56,11 +57,12 @@ def main() -> None:
     predictor, info = load_predictor(path, options.device, options.threads, options.precision)
     _log(f"{path}: {info.name} {info.version}, {path.stat().st_size / 1e6:.1f} MB")
 
-    annotations, folder = synthetic_set(options.cache_dir, options.scenes)
+    annotations, folder = synthetic_set(options.cache_dir, options.scenes, options.edition)
     scenes = GroundTruth.read(annotations)
     ours = _run("synthetic", predictor, info, scenes, folder)
     if options.sweep:
         points = sweep(ours, scenes)
+        print(f"{_set_title(options)}\n")
         print(format_sweep(points))
         chosen = choose_threshold(points, options.max_alarms)
         print(f"\nworking threshold: {chosen:.2f}")
@@ -80,12 +82,12 @@ def main() -> None:
     columns = {title: judge_photos(ours, scenes, threshold)}
     if options.arbez:
         columns |= _peer_column("synthetic", scenes, folder)
-    name = f"Synthetic validation set ({len(scenes.images)} scenes, seed {SEED})"
-    judged.append(SetScores(name, columns, evaluate_coco(ours, scenes)))
+    judged.append(SetScores(_set_title(options), columns, evaluate_coco(ours, scenes)))
 
     print("\n\n".join(_section(part) for part in judged))
     if options.json is not None:
-        options.json.write_text(json.dumps(_record(info, threshold, judged), indent=2) + "\n")
+        record = _record(info, threshold, options.edition, options.scenes, judged)
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _parse() -> argparse.Namespace:
@@ -104,11 +106,22 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use only the first photos")
     parser.add_argument("--precision", default="auto", help="of the network")
     parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="number of synthetic scenes")
+    parser.add_argument(
+        "--edition", type=int, default=EDITION, choices=sorted(EDITIONS), help="of their generator"
+    )
     parser.add_argument("--device", default="cpu", help="torch device of our model")
     parser.add_argument("--threads", type=int, default=2, help="CPU cores for either detector")
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir() / "evaluation")
     parser.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args()
+
+
+def _set_title(options: argparse.Namespace) -> str:
+    """Names the synthetic set by all that it depends on."""
+    return (
+        f"Synthetic validation set (edition {options.edition}, {options.scenes} scenes, "
+        f"seed {SEED})"
+    )
 
 
 def _use_cpus(count: int) -> None:
@@ -139,12 +152,16 @@ def _section(scores: SetScores) -> str:
     return "\n\n".join(parts)
 
 
-def _record(info: ModelInfo, threshold: float, judged: list[SetScores]) -> dict[str, Any]:
+def _record(
+    info: ModelInfo, threshold: float, edition: int, scenes: int, judged: list[SetScores]
+) -> dict[str, Any]:
     return {
         "model": info.name,
         "version": info.version,
         "threshold": threshold,
+        "synthetic_edition": edition,
         "synthetic_seed": SEED,
+        "synthetic_scenes": scenes,
         "sets": [asdict(part) for part in judged],
     }
 

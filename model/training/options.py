@@ -91,6 +91,11 @@ class _Options(BaseModel):
         description="images per epoch if they are generated while training (without cache and "
         "annotations)",
     )
+    generator_edition: int = Field(
+        1,
+        ge=1,
+        description="edition of the generator of images of printed codes",
+    )
     workers: int = Field(
         1, ge=0, description="data-loading processes; 0: images are loaded in the training process"
     )

@@ -49,15 +49,21 @@ def open_source(options: TrainOptions, report: Callable[[str], None] | None = No
             "--images, or run this command in a checkout"
         )
     side = max((*options.sizes, *options.final_sizes))
-    generate = partial(generate_code_image, seed=options.seed, max_side=side)
+    generate = partial(
+        generate_code_image,
+        seed=options.seed,
+        max_side=side,
+        edition=options.generator_edition,
+    )
     return TrainingData(LiveSource(generate, options.live_scenes), CODE_LABELS, code_ids)
 
 
-def generate_code_image(number: int, seed: int, max_side: int) -> AnnotatedImage:
+def generate_code_image(number: int, seed: int, max_side: int, edition: int = 1) -> AnnotatedImage:
     """Returns the generated image of a number; its longest side is at most `max_side` pixels."""
     from model.training.codes import generate_scene  # noqa: PLC0415 - needs the extra `train`
 
-    scene = generate_scene(np.random.default_rng((seed, number)), max_side=max_side)
+    rng = np.random.default_rng((seed, number))
+    scene = generate_scene(rng, max_side=max_side, edition=edition)
     return AnnotatedImage(scene.image, scene.boxes_xyxy, scene.labels)
 
 

@@ -2,8 +2,8 @@
 
 DIR gets one JPEG per scene, `scenes.jsonl` (one line per finished image, so that a training run may
 read it meanwhile) and, at the end, `annotations.json` in COCO format. Scene i depends only on the
-seed and i. A second call with the same DIR and seed resumes. A folder with other files, or with a
-set of another seed, is refused unless `--overwrite` is given.
+edition of the generator, the seed and i. A second call with the same DIR, edition and seed resumes.
+A folder with other files, or with another set, is refused unless `--overwrite` is given.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import cv2
 import numpy as np
 
 from model.data.errors import OutputError
-from model.training.codes.scene import generate_scene
+from model.training.codes.editions import EDITIONS, generate_scene
 from model.training.codes.symbols import CLASS_NAMES
 
 _QUALITY = (60, 95)
 _REPORT_EVERY = 500
 
 
-def render(index: int, out: Path, seed: int, max_side: int) -> dict[str, Any]:
+def render(index: int, out: Path, seed: int, max_side: int, edition: int = 1) -> dict[str, Any]:
     """Renders and writes one scene.
 
     Args:
@@ -38,12 +38,13 @@ def render(index: int, out: Path, seed: int, max_side: int) -> dict[str, Any]:
         out: Folder for the JPEG file.
         seed: Seed of the set.
         max_side: Longest side in pixels.
+        edition: Of the generator.
 
     Returns:
         Its record: file, width, height, boxes (xyxy pixels) and labels.
     """
     rng = np.random.default_rng([seed, index])
-    scene = generate_scene(rng, max_side=max_side)
+    scene = generate_scene(rng, max_side=max_side, edition=edition)
     quality = int(rng.integers(_QUALITY[0], _QUALITY[1] + 1))
     name = f"{index:07d}.jpg"
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
@@ -103,13 +104,16 @@ def _results(task: Any, todo: list[int], workers: int) -> Iterator[dict[str, Any
         yield from pool.imap_unordered(task, todo, chunksize=8)
 
 
-def prepare_folder(out: Path, seed: int, max_side: int, *, overwrite: bool) -> None:
+def prepare_folder(
+    out: Path, seed: int, max_side: int, *, edition: int = 1, overwrite: bool
+) -> None:
     """Creates the folder of a set and writes down which set it is.
 
     Args:
         out: Folder; created if missing.
         seed: Seed of the set.
         max_side: Longest side in pixels.
+        edition: Of the generator.
         overwrite: Starts anew where the folder has other files or another set.
 
     Raises:
@@ -118,6 +122,8 @@ def prepare_folder(out: Path, seed: int, max_side: int, *, overwrite: bool) -> N
     out.mkdir(parents=True, exist_ok=True)
     index, identity = out / "scenes.jsonl", out / "cache.json"
     expected = {"seed": seed, "max_side": max_side}
+    if edition != 1:  # files of older versions have no edition
+        expected["edition"] = edition
     if identity.exists():  # absent in sets of older versions
         present = json.loads(identity.read_text(encoding="utf-8"))
         foreign = None if present == expected else f"a set of {present}, not of {expected}"
@@ -140,6 +146,7 @@ def build(  # noqa: PLR0913 - options, by keyword
     workers: int = 1,
     max_side: int = 384,
     *,
+    edition: int = 1,
     overwrite: bool = False,
 ) -> int:
     """Renders the missing scenes of a set of `count`.
@@ -150,6 +157,7 @@ def build(  # noqa: PLR0913 - options, by keyword
         seed: Seed of the set.
         workers: Processes to use.
         max_side: Longest side in pixels.
+        edition: Of the generator.
         overwrite: Starts anew where the folder has other files or another set.
 
     Returns:
@@ -159,13 +167,13 @@ def build(  # noqa: PLR0913 - options, by keyword
         OSError: If the folder cannot be written.
         OutputError: If it has other files or another set.
     """
-    prepare_folder(out, seed, max_side, overwrite=overwrite)
+    prepare_folder(out, seed, max_side, edition=edition, overwrite=overwrite)
     index = out / "scenes.jsonl"
     records = read_records(index)
     index.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     done = {str(record["file"]) for record in records}
     todo = [i for i in range(count) if f"{i:07d}.jpg" not in done]
-    task = functools.partial(render, out=out, seed=seed, max_side=max_side)
+    task = functools.partial(render, out=out, seed=seed, max_side=max_side, edition=edition)
     start = time.monotonic()
     with index.open("a", encoding="utf-8") as lines:
         for number, record in enumerate(_results(task, todo, workers), 1):
@@ -188,6 +196,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--max-side", type=int, default=384, help="longest side in pixels")
     parser.add_argument(
+        "--edition", type=int, default=1, choices=sorted(EDITIONS), help="of the generator"
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace other files in the folder"
     )
     options = parser.parse_args()
@@ -198,6 +209,7 @@ def main() -> None:
             options.seed,
             options.workers,
             options.max_side,
+            edition=options.edition,
             overwrite=options.overwrite,
         )
     except OutputError as error:
