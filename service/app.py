@@ -13,8 +13,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -22,7 +20,6 @@ from typing import Any, Protocol
 
 import structlog
 import uvloop
-from starlette.routing import BaseRoute
 
 from model.weights.info import CheckpointError
 from service.access.access import Access
@@ -30,10 +27,7 @@ from service.access.api_keys import KeyFileError
 from service.access.tls import TlsFileError
 from service.build import TORCH, Backend, ServiceCore, open_core
 from service.clouds.contract import Deployment
-from service.clouds.deployment import check_paths
 from service.images.allocator import keep_freed_memory
-from service.label_studio import label_studio_routes
-from service.label_studio.routes import HEALTH_PATH as LABEL_STUDIO_HEALTH
 from service.observability.json_stderr import json_stderr
 from service.observability.logs import (
     LIFECYCLE,
@@ -41,19 +35,22 @@ from service.observability.logs import (
     is_json,
     log_uncaught_exceptions,
 )
-from service.observability.request_log import RequestLog, TracingUnavailable, open_request_log
-from service.oip import InferenceService, oip_routes
-from service.rest import create_app, create_metrics_app, require_metrics_key
-from service.rpc import RpcOptions, RpcServer
+from service.observability.request_log import TracingUnavailable, open_request_log
+from service.servers import (
+    PortUnavailable,
+    build_app,
+    build_http_servers,
+    host_name,
+    listen_all,
+    start_rpc,
+    url_of,
+)
 from service.settings import Settings, SettingsError
 from service.signals import Hangups, handle_while_starting, stop_on_signals
 from service.supervision.plan import EngineStartError
-from service.transport.http_body import BodyMemory
-from service.transport.http_server import HttpServer, listen
 
 _EXIT_FAILED = 1
 _LAST_RESPONSES_SECONDS = 0.5
-_ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
 
 _log = structlog.get_logger(__name__)
 _lifecycle = logging.getLogger(LIFECYCLE)
@@ -101,6 +98,8 @@ def _run(settings: Settings, backend: Backend, deployment: Deployment | None) ->
         _fail(f"Cannot secure the service: {error}")
     except SettingsError as error:
         _fail(f"Cannot use the settings: {error}")
+    except PortUnavailable as error:
+        _fail(str(error))
     except EngineStartError as error:
         _fail(f"The engine cannot start: {error}")
     except TracingUnavailable as error:
@@ -129,6 +128,7 @@ async def _serve(settings: Settings, backend: Backend, deployment: Deployment | 
     Raises:
         CheckpointError: for a model that cannot be used.
         EngineStartError: if an engine cannot start.
+        PortUnavailable: if a port cannot be used.
         KeyFileError, TlsFileError: for keys and certificates that cannot be used.
         SettingsError: for paths of a cloud that are also the service's own.
         TracingUnavailable: if tracing is configured but not installed.
@@ -138,9 +138,7 @@ async def _serve(settings: Settings, backend: Backend, deployment: Deployment | 
     hangups = Hangups(stop)
     access = Access(settings)
     request_log = open_request_log(settings)
-    listeners = _listen_all(settings)
-    if listeners is None:
-        return _EXIT_FAILED
+    listeners = listen_all(settings)
     servers: list[_Server] = []
     tasks: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
@@ -154,21 +152,19 @@ async def _serve(settings: Settings, backend: Backend, deployment: Deployment | 
         hangups.begin(access.reload, core.control.reload)
         stack.callback(asyncio.create_task(access.watch()).cancel)
         app = build_app(settings, access, core, request_log, deployment)
-        http_servers = _build_servers(settings, access, core, app, listeners)
+        http_servers = build_http_servers(settings, access, core, app, listeners)
         servers += http_servers
         rpc = None
         if settings.grpc_port >= 0:
-            rpc = await _open_rpc(settings, access, core, request_log)
-            if rpc is None:
-                return _EXIT_FAILED
+            rpc = await start_rpc(settings, access, core, request_log)
             servers.append(rpc)
-        url = _url(settings, http_servers[0].port)
+        url = url_of(settings, http_servers[0].port)
         _print(f"Lite DETR Serving listens on {url} and loads the model {core.detector.model.name}")
         for server in http_servers[1:]:
-            _print(f"Metrics: {_url(settings, server.port)}/metrics")
+            _print(f"Metrics: {url_of(settings, server.port)}/metrics")
         if rpc is not None:
-            name = _ANY_ADDRESS.get(settings.host, settings.host)
-            _print(f"gRPC: {name}:{rpc.port}, {' and '.join(rpc.services)}")
+            services = " and ".join(rpc.services)
+            _print(f"gRPC: {host_name(settings)}:{rpc.port}, {services}")
         tasks += [asyncio.create_task(server.run_until_drained()) for server in servers]
         try:
             await _serve_until(stop, core, tasks, url, started)
@@ -246,127 +242,10 @@ async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) 
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def build_app(
-    settings: Settings,
-    access: Access,
-    core: ServiceCore,
-    request_log: RequestLog,
-    deployment: Deployment | None,
-) -> Any:
-    """Builds the HTTP application, with the routes of all adapters.
-
-    Raises:
-        SettingsError: for paths of a cloud that are also the service's own, and for a token for
-            Label Studio that cannot be read.
-    """
-    detector = core.detector
-    bodies = BodyMemory(settings.max_bodies_bytes)
-    routes = oip_routes(detector, core.control, settings, bodies)
-    routes += label_studio_routes(detector, settings, bodies)
-    probes = [LABEL_STUDIO_HEALTH] if settings.label_studio else []
-    cloud: list[BaseRoute] = []
-    if deployment is not None:
-        cloud = deployment.routes(detector, settings, bodies)
-        probes += filter(None, [deployment.health_path])
-    app = create_app(
-        detector, settings, access.keys, request_log, [*routes, *cloud], bodies, probes
-    )
-    if deployment is not None:
-        check_paths(app.router.routes, cloud, deployment.cloud.title)
-    return app
-
-
-def _build_servers(
-    settings: Settings,
-    access: Access,
-    core: ServiceCore,
-    app: Any,
-    listeners: list[socket.socket],
-) -> list[HttpServer]:
-    """Builds the HTTP server and, if it has its own port, that of the metrics."""
-    detector = core.detector
-    apps: list[Any] = [app]
-    if settings.metrics_port is not None:
-        metrics = create_metrics_app(detector.metrics)
-        apps.append(require_metrics_key(metrics, access.keys, detector.metrics))
-    return [
-        HttpServer(app, settings, sock, access.tls_context)
-        for app, sock in zip(apps, listeners, strict=True)
-    ]
-
-
-async def _open_rpc(
-    settings: Settings, access: Access, core: ServiceCore, request_log: RequestLog
-) -> RpcServer | None:
-    """Starts the gRPC server; returns None and prints why if its port is not available."""
-    detector = core.detector
-    oip = InferenceService(detector, core.control, settings, request_log)
-    server = RpcServer(
-        detector,
-        RpcOptions(
-            host=settings.host,
-            port=settings.grpc_port,
-            max_message_bytes=settings.max_body_bytes,
-            max_image_pixels=settings.max_image_pixels,
-            max_images=settings.max_files,
-            max_concurrent_calls=settings.max_connections,
-            receive_seconds=settings.body_max_seconds,
-            max_connections=settings.max_connections,
-            max_idle_seconds=settings.grpc_max_idle_seconds,
-            handshake_seconds=settings.header_timeout_seconds,
-            keepalive_seconds=settings.grpc_keepalive_seconds,
-            max_connection_age_seconds=settings.grpc_max_connection_age_seconds,
-            drain_timeout_seconds=settings.drain_timeout_seconds,
-            keys=access.keys,
-            tls=access.tls,
-        ),
-        request_log,
-        [oip],
-    )
-    try:
-        await server.start()
-    except OSError as error:
-        _print_port_error(settings, "grpc_port", error)
-        return None
-    return server
-
-
-def _listen_all(settings: Settings) -> list[socket.socket] | None:
-    """Opens the HTTP sockets; returns None and prints why if a port is not available."""
-    listeners: list[socket.socket] = []
-    ports = {"http_port": settings.http_port, "metrics_port": settings.metrics_port}
-    for field, port in ports.items():
-        if port is None:
-            continue
-        try:
-            listeners.append(listen(settings.host, port))
-        except OSError as error:
-            for listener in listeners:
-                listener.close()
-            _print_port_error(settings, field, error)
-            return None
-    return listeners
-
-
-def _print_port_error(settings: Settings, field: str, error: OSError) -> None:
-    port = getattr(settings, field)
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-    _fail(
-        f"Cannot listen on {settings.host}:{port}: {reason}. Choose another "
-        f"with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
-    )
-
-
 def _freeze_garbage() -> None:
     """Excludes everything loaded so far from garbage collection: it is never freed."""
     gc.collect()
     gc.freeze()
-
-
-def _url(settings: Settings, port: int) -> str:
-    scheme = "http" if settings.tls_certificate_file is None else "https"
-    name = _ANY_ADDRESS.get(settings.host, settings.host)
-    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
 def _print(line: str) -> None:

@@ -19,7 +19,6 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.access import Access
-from service.app import build_app
 from service.build import TORCH, Backend, ServiceCore, open_core
 from service.images.allocator import keep_freed_memory
 from service.observability.logs import configure_logs
@@ -31,6 +30,7 @@ from service.rpc import RpcOptions
 from service.rpc.detection import DetectionServicer
 from service.rpc.health import ReadinessHealth
 from service.rpc.server import ENVELOPE_BYTES, SERVICE, detection_handlers
+from service.servers import build_app
 from service.settings import Settings
 
 _log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""The configuration of the gRPC server; `service.app` fills it from the settings."""
+"""The configuration of the gRPC server; `service.servers` fills it from the settings."""
 
 from __future__ import annotations
 
