@@ -36,6 +36,16 @@ MATRIX: dict[str, dict[str, Any]] = {
         "apiKeys": {"secret": "keys"},
         "tls": {"secret": "tls", "clientCaSecret": "ca"},
         "extraEnv": [{"name": "OTEL_SERVICE_NAME", "value": "1"}],
+        "extraVolumes": [{"name": "token", "secret": {"secretName": "label-studio"}}],
+        "extraVolumeMounts": [
+            {"name": "token", "mountPath": "/etc/label-studio", "readOnly": True}
+        ],
+        "settings": {
+            "label_studio": True,
+            "label_studio_url": "http://label-studio:8080",
+            "label_studio_token_file": "/etc/label-studio/token",
+        },
+        "networkPolicy": {"egress": [{"to": [{"podSelector": {}}]}]},
         "image": {"digest": "sha256:" + "0" * 64, "pullSecrets": ["registry"]},
     },
     "pvc, hpa": {
@@ -138,6 +148,12 @@ REFUSED = {
     "a port as text": ({"service": {"httpPort": "80"}}, "httpPort"),
     "a removed section": ({"tls": None}, "tls"),
     "a setting as a variable": ({"extraEnv": [{"name": "LITE_DETR_SLOTS"}]}, "extraEnv"),
+    "a volume of the chart": (
+        {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
+        "extraVolumes",
+    ),
+    "a volume of no kind": ({"extraVolumes": [{"name": "token"}]}, "extraVolumes"),
+    "a mount without a path": ({"extraVolumeMounts": [{"name": "token"}]}, "mountPath"),
     "another selector": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "invalid propertyName"),
     "an annotation that is no text": ({"podAnnotations": {"a": True}}, "podAnnotations"),
     "a path that leaves the volume": ({"model": {"path": "../x"}}, "path"),
@@ -242,7 +258,7 @@ def test_pods_have_no_rights_and_write_only_to_their_volumes() -> None:
     assert writable == {"/tmp", "/home/lite-detr/.cache/lite-detr"}
     assert "subPath" not in json.dumps(objects)  # changes of Secrets would not reach the pod
     files = {path for name, path in variables(objects).items() if name.endswith("_FILE")}
-    assert len(files) == 4
+    assert len(files) == 5
     mounted = [m["mountPath"] for m in container(objects)["volumeMounts"]]
     assert all(any(path.startswith(f"{folder}/") for folder in mounted) for path in files)
 
