@@ -94,7 +94,8 @@ class _Options(BaseModel):
     generator_edition: int = Field(
         1,
         ge=1,
-        description="edition of the generator of images of printed codes",
+        description="edition of the generator of images of printed codes; 2 has more small codes "
+        "and more patterns that resemble codes",
     )
     workers: int = Field(
         1, ge=0, description="data-loading processes; 0: images are loaded in the training process"

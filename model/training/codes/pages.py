@@ -21,7 +21,8 @@ from model.training.codes.symbols import random_symbol
 Box = tuple[int, int, int, int]
 
 
-def _clear_of(box: Box, taken: list[Box]) -> bool:
+def clear_of(box: Box, taken: list[Box]) -> bool:
+    """Whether a box overlaps none of the taken ones."""
     return all(
         box[0] >= other[2] or box[2] <= other[0] or box[1] >= other[3] or box[3] <= other[1]
         for other in taken
@@ -63,7 +64,7 @@ def _spots(
             left = pick(rng, columns) if chance(rng, 0.4) else integer(rng, 0, max(0, most))
             top = integer(rng, 0, max(0, size[1] - high))
             box = (left, top, left + wide, top + high)
-            if box[2] <= size[0] and box[3] <= size[1] and _clear_of(box, taken):
+            if box[2] <= size[0] and box[3] <= size[1] and clear_of(box, taken):
                 spot = box
                 taken.append(box)
                 break
@@ -81,7 +82,7 @@ def _fill(rng: np.random.Generator, size: tuple[int, int], taken: list[Box]) -> 
         left = integer(rng, 2, max(2, width - wide))
         top = integer(rng, 2, max(2, height - high))
         box = (left, top, min(width - 2, left + wide), min(height - 2, top + high))
-        if box[2] - box[0] < 12 or box[3] - box[1] < 8 or not _clear_of(box, taken):  # noqa: PLR2004
+        if box[2] - box[0] < 12 or box[3] - box[1] < 8 or not clear_of(box, taken):  # noqa: PLR2004
             continue
         taken.append(box)
         if chance(rng, 0.75):

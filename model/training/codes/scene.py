@@ -54,7 +54,7 @@ class Scene:
     payloads: tuple[str, ...]
 
 
-def _canvas_size(rng: np.random.Generator, max_side: int) -> tuple[int, int]:
+def canvas_size(rng: np.random.Generator, max_side: int) -> tuple[int, int]:
     """Draws (height, width) with a random aspect ratio."""
     side = max_side if chance(rng, 0.55) else int(log_uniform(rng, max_side * 0.45, max_side))
     shape = pick(rng, (1.0, 1.0, 1.333, 1.333, 1.5, 1.78, 1.25, 2.2))
@@ -117,7 +117,7 @@ def _close_scene(rng: np.random.Generator, symbol: Symbol, size: tuple[int, int]
 def _close_size(rng: np.random.Generator, symbol: Symbol, max_side: int) -> tuple[int, int]:
     """Draws an image size, often in proportions like the symbol's; (height, width)."""
     if chance(rng, 0.4):
-        return _canvas_size(rng, max_side)
+        return canvas_size(rng, max_side)
     rows, columns = symbol.bits.shape
     shape = columns / (rows * symbol.stretch) * log_uniform(rng, 0.7, 1.4)
     shape = min(max(shape, 0.5), 5.0)
@@ -192,7 +192,7 @@ def _embed(rng: np.random.Generator, draft: Draft, size: tuple[int, int]) -> Dra
     return Draft(out, [box + shift for box in draft.boxes], draft.marks)
 
 
-def _negative_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
+def negative_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
     """An image without any code."""
     kind = weighted(rng, [("whole", 0.3), ("parts", 0.42), ("bare", 0.12), ("page", 0.16)])
     if kind == "page":
@@ -209,7 +209,7 @@ def _negative_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
     return draft
 
 
-def _finish(rng: np.random.Generator, draft: Draft, strength: float) -> Scene:
+def finish(rng: np.random.Generator, draft: Draft, strength: float) -> Scene:
     """Adds light, covers and camera flaws and returns the scene."""
     image = draft.image
     cell = min((mark.cell for mark in draft.marks), default=uniform(rng, 0.8, 4))
@@ -242,9 +242,9 @@ def generate_scene(
     kind = weighted(rng, _KINDS)
     if kind == "clean":
         draft = _clean_scene(rng, size, max_side)
-        return _finish(rng, draft, 0.35 if chance(rng, 0.7) else 0.0)
-    shape = size or _canvas_size(rng, max_side)
-    draft = _negative_scene(rng, shape) if kind == "none" else _draft(rng, shape)
+        return finish(rng, draft, 0.35 if chance(rng, 0.7) else 0.0)
+    shape = size or canvas_size(rng, max_side)
+    draft = negative_scene(rng, shape) if kind == "none" else _draft(rng, shape)
     for _ in range(4):
         if draft.marks or kind == "none":
             break
@@ -253,4 +253,4 @@ def generate_scene(
             draft = _close_scene(rng, symbol, size or _close_size(rng, symbol, max_side))
         else:
             draft = (_label_scene if kind == "label" else _page_scene)(rng, shape)
-    return _finish(rng, draft, 1.0 if chance(rng, 0.85) else 0.2)
+    return finish(rng, draft, 1.0 if chance(rng, 0.85) else 0.2)

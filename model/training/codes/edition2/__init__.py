@@ -1,0 +1,1 @@
+"""Edition 2 of the generator: more small codes, and more patterns that resemble codes."""
