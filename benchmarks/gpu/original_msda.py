@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.ops import cuda_driver, nvrtc
-from model.ops.workloads import POINTS, Inputs, Workload
+from model.ops.workloads import POINTS, Inputs, Workload, level_sizes
 
 SOURCE = Path(__file__).with_name("original_msda.cu")
 _THREADS = 256  # of a block
@@ -41,8 +41,7 @@ def locations_and_weights(workload: Workload, inputs: Inputs) -> tuple[Tensor, T
     if references.shape[-1] == 4:  # noqa: PLR2004 - cxcywh
         steps = offsets / POINTS * references[:, :, None, :, None, 2:] * 0.5
     else:
-        sizes = offsets.new_tensor([[width, height] for height, width in workload.spatial_shapes])
-        steps = offsets / sizes[:, None]
+        steps = offsets / level_sizes(workload.spatial_shapes, offsets)[:, None]
     locations = references[:, :, None, :, None, :2] + steps
     return locations.contiguous(), inputs.logits.softmax(-1).contiguous()
 

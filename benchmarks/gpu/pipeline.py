@@ -243,15 +243,25 @@ def _largest(ours: list[DeviceResult], theirs: list[DeviceResult]) -> tuple[floa
     scores, boxes = 0.0, 0.0
     for one, other in zip(ours, theirs, strict=True):
         for found, expected in zip(one.detections, other.detections, strict=True):
-            difference = np.abs(found.scores - expected.scores)
-            scores = max(scores, float(np.nan_to_num(difference, nan=np.inf).max()))
+            scores = max(scores, _score_difference(found, expected))
             boxes = max(boxes, _box_difference(found, expected))
     return scores, boxes
 
 
+def _score_difference(found: Detections, expected: Detections) -> float:
+    """A detection that only one of them has counts with its whole score: one was a duplicate."""
+    padded = np.zeros((2, max(len(found), len(expected))), dtype=np.float32)
+    padded[0, : len(found)], padded[1, : len(expected)] = found.scores, expected.scores
+    difference = np.abs(padded[0] - padded[1])
+    return float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
+
+
 def _box_difference(found: Detections, expected: Detections) -> float:
-    same = (found.labels == expected.labels) & (found.scores == expected.scores)
-    differences = np.abs(found.boxes_xyxy - expected.boxes_xyxy)[same]
+    both = slice(min(len(found), len(expected)))
+    same = (found.labels[both] == expected.labels[both]) & (
+        found.scores[both] == expected.scores[both]
+    )
+    differences = np.abs(found.boxes_xyxy[both] - expected.boxes_xyxy[both])[same]
     return float(differences.max()) if len(differences) else 0.0
 
 

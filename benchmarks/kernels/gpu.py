@@ -27,8 +27,7 @@ from torch import Tensor
 from benchmarks.gpu.results import Results
 from model import VARIANTS, ops
 from model.native.prebuilt import DIRECTORY
-from model.ops import cpu, cuda_ahead, reference
-from model.ops.cuda_call import variant_of
+from model.ops import cuda_ahead, reference
 from model.ops.nvrtc import machine_code
 from model.ops.workloads import (
     PHOTO,
@@ -40,11 +39,12 @@ from model.ops.workloads import (
 )
 
 # Largest error for values of about 1, relative to the largest exact output where that exceeds 1.
-_TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 _COMPILED = 9  # sizes that `check` uses; each in three types
 _KINDS = ("plain", "shared", "separate")
 _MANY_QUERIES = 1100  # at least; a kernel for few queries splits the points of each
 _REPORTED = 60  # calls after which `check` writes what it has found
+REPEATED_DTYPES = (torch.float32, torch.bfloat16)
 _SMALL = ((16, 20), (8, 10), (4, 5), (2, 3))
 
 
@@ -147,13 +147,13 @@ def random_call(
 def check(device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Random calls against the reference in float64 on the CPU, for `options.seconds`."""
     chance, sizes = random.Random(options.seed), random_sizes(options.seed)
-    worst, calls = dict.fromkeys(map(str, _TOLERANCES), 0.0), 0
+    worst, calls = dict.fromkeys(map(str, TOLERANCES), 0.0), 0
     end = time.monotonic() + options.seconds
     while time.monotonic() < end and calls < options.calls and len(results.failures) < 5:  # noqa: PLR2004
-        for dtype, tolerance in _TOLERANCES.items():
+        for dtype, tolerance in TOLERANCES.items():
             if device.type == "cpu" and dtype == torch.float16:
                 continue
-            call = random_call(chance, device, dtype, sizes[calls // len(_TOLERANCES) % len(sizes)])
+            call = random_call(chance, device, dtype, sizes[calls // len(TOLERANCES) % len(sizes)])
             exact = call.mapped(lambda tensor: tensor.cpu().double()).run(reference)
             output = call.run(ops)
             scale = max(1.0, float(exact.abs().max()))
@@ -161,34 +161,32 @@ def check(device: torch.device, options: argparse.Namespace, results: Results) -
             worst[str(dtype)], calls = max(worst[str(dtype)], error), calls + 1
             if not error <= tolerance:
                 results.fail(f"call {calls}: {dtype} off by {error}")
-        if calls % _REPORTED < len(_TOLERANCES):
+        if calls % _REPORTED < len(TOLERANCES):
             results.row(calls=calls, seed=options.seed, worst_error=worst)
     results.row(calls=calls, seed=options.seed, worst_error=worst)
 
 
 def prepare(_device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Compiles the kernels of `check` and of the models, where no GPU waits for it."""
-    for sizes in random_sizes(options.seed):
-        for dtype in _TOLERANCES:
-            call = random_call(random.Random(0), torch.device("cpu"), dtype, sizes)
-            located = (call.value, call.reference_points, call.sampling_offsets)
-            flat = [side for shape in call.spatial_shapes for side in shape]
-            inputs = cpu.Inputs(*located, flat, call.query, call.key, call.logits)
-            for backward, deterministic in ((False, False), (True, False), (True, True)):
-                variant = variant_of(inputs, backward=backward, deterministic=deterministic)
-                capability = divmod(options.architecture, 10)
-                machine_code(variant, capability, DIRECTORY, cache_required=True)
+    from benchmarks.gpu.variants import used_variants  # noqa: PLC0415 - it imports this module
+
+    for variant in sorted(used_variants(options.seed), key=repr):
+        machine_code(variant, divmod(options.architecture, 10), DIRECTORY, cache_required=True)
     files = cuda_ahead.build_all(VARIANTS.values(), [options.architecture], DIRECTORY)
     results.row(kernels_in_folder=len(files), bytes=sum(file.stat().st_size for file in files))
 
 
+def repeated(*, small: bool = False) -> list[Workload]:
+    """What `repeat` computes."""
+    shapes = _SMALL if small else PHOTO
+    return [Workload("repeat", key_aware, shapes, 3, 8, 400) for key_aware in (True, False)]
+
+
 def repeat(device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Equal bits in every repetition: on any stream, replayed, alone and in a batch."""
-    shapes = _SMALL if options.small else PHOTO
-    for key_aware in (True, False):
-        workload = Workload("repeat", key_aware, shapes, 3, 8, 400)
-        for dtype in (torch.float32, torch.bfloat16):
-            name = f"{'key-aware' if key_aware else 'plain'} {dtype}"
+    for workload in repeated(small=options.small):
+        for dtype in REPEATED_DTYPES:
+            name = f"{'key-aware' if workload.key_aware else 'plain'} {dtype}"
             inputs = cast(random_inputs(workload), dtype, device)
             together = compiled_kernels(workload, inputs)
             failures = []

@@ -34,6 +34,7 @@ from model.ops.workloads import PHOTO, Workload, cast, compiled_kernels, random_
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 _SMALL = ((16, 20), (8, 10), (4, 5), (2, 3))
 _SIZES = (22_223, 5_523, 900)
+TIMED_DTYPES = (torch.float32, torch.float16)
 
 
 def gradients(call: Call, implementation: Any) -> dict[str, Tensor]:
@@ -89,35 +90,42 @@ def check(device: torch.device, options: argparse.Namespace, results: Results) -
 
 def measure(device: torch.device, options: argparse.Namespace, results: Results) -> None:
     """Medians of forward and backward pass together, and the memory that they take."""
-    shapes = _SMALL if options.small else PHOTO
+    for work in workloads(small=options.small):
+        for dtype in TIMED_DTYPES:
+            if device.type == "cpu" and dtype == torch.float16:
+                continue
+            for name, choice, exact in (
+                ("ours", "auto", False),
+                ("ours, deterministic", "auto", True),
+                ("plain PyTorch", "reference", False),
+            ):
+                ops.select_implementation(choice)  # type: ignore[arg-type]
+                try:
+                    with deterministic(exact):
+                        milliseconds, mib = _forward_and_backward(
+                            work, dtype, device, options.repeats
+                        )
+                finally:
+                    ops.select_implementation("auto")
+                results.row(
+                    attention="key-aware" if work.key_aware else "plain",
+                    queries=work.queries,
+                    dtype=str(dtype),
+                    implementation=name,
+                    milliseconds=round(milliseconds, 4),
+                    peak_mib=mib,
+                )
+
+
+def workloads(*, small: bool = False) -> list[Workload]:
+    """What is timed, on small maps to try the script."""
+    shapes = _SMALL if small else PHOTO
     tokens = sum(height * width for height, width in shapes)
-    for key_aware in (True, False):
-        for queries in _SIZES:
-            work = Workload("", key_aware, shapes, 1, 8, min(queries, tokens), training=True)
-            for dtype in (torch.float32, torch.float16):
-                if device.type == "cpu" and dtype == torch.float16:
-                    continue
-                for name, choice, exact in (
-                    ("ours", "auto", False),
-                    ("ours, deterministic", "auto", True),
-                    ("plain PyTorch", "reference", False),
-                ):
-                    ops.select_implementation(choice)  # type: ignore[arg-type]
-                    try:
-                        with deterministic(exact):
-                            milliseconds, mib = _forward_and_backward(
-                                work, dtype, device, options.repeats
-                            )
-                    finally:
-                        ops.select_implementation("auto")
-                    results.row(
-                        attention="key-aware" if key_aware else "plain",
-                        queries=work.queries,
-                        dtype=str(dtype),
-                        implementation=name,
-                        milliseconds=round(milliseconds, 4),
-                        peak_mib=mib,
-                    )
+    return [
+        Workload("", key_aware, shapes, 1, 8, min(queries, tokens), training=True)
+        for key_aware in (True, False)
+        for queries in _SIZES
+    ]
 
 
 def _forward_and_backward(

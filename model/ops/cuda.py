@@ -52,6 +52,8 @@ def takes(
         and queries * heads + _MARGIN <= _MAX_COUNT
         # A token's offset within an image has 32 bits.
         and tokens * heads * channels * value.element_size() < 2 * _MAX_COUNT
+        # An image's rows of queries are numbered by 31 bits, in units of 16 bytes.
+        and queries * heads * channels * value.element_size() < 16 * _MAX_COUNT
     )
 
 

@@ -201,7 +201,9 @@ def _target(compiler: ModuleType, capability: tuple[int, int]) -> str:
 
 
 def _fingerprint(compiler: ModuleType, options: tuple[str, ...], sources: dict[str, bytes]) -> str:
-    digest = hashlib.sha256(repr((compiler.nvrtcVersion(), options)).encode())
+    # As numbers: versions of the bindings may print a status in other ways.
+    version = tuple(map(int, compiler.nvrtcVersion()))
+    digest = hashlib.sha256(repr((version, options)).encode())
     for name, text in sources.items():
         digest.update(name.encode() + b"\0" + text + b"\0")
     return digest.hexdigest()[:24]

@@ -7,7 +7,9 @@ whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -57,10 +59,8 @@ def official_formula(workload: Workload, inputs: Inputs) -> Tensor:
         steps = inputs.sampling_offsets / POINTS * sizes[:, :, None, :, None] * 0.5
         locations = centres[:, :, None, :, None] + steps
     else:
-        sizes = inputs.sampling_offsets.new_tensor(
-            [[width, height] for height, width in workload.spatial_shapes]
-        )
-        steps = inputs.sampling_offsets / sizes[:, None]
+        offsets = inputs.sampling_offsets
+        steps = offsets / level_sizes(workload.spatial_shapes, offsets)[:, None]
         locations = inputs.reference_points[:, :, None, :, None] + steps
     heads = (workload.batch * workload.heads, 1, workload.queries, levels * POINTS)
     values = _sampled(workload, inputs.value, locations)  # [B*M, D, Q, L*P]
@@ -74,6 +74,24 @@ def official_formula(workload: Workload, inputs: Inputs) -> Tensor:
     attended: Tensor = (values * weights).sum(-1)
     width = workload.heads * workload.channels
     return attended.view(workload.batch, width, workload.queries).transpose(1, 2).contiguous()
+
+
+def level_sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """(width, height) of each level, [L, 2], with the type and device of `like`.
+
+    Copied from the host once: a CUDA graph cannot record such a copy, so what it records has to run
+    before.
+    """
+    return _level_sizes(tuple(spatial_shapes), like.dtype, like.device)
+
+
+@lru_cache(maxsize=16)
+def _level_sizes(
+    spatial_shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    sides = [[width, height] for height, width in spatial_shapes]
+    with torch.inference_mode(False):  # also for calls with gradients
+        return torch.tensor(sides, dtype=dtype, device=device)
 
 
 def _sampled(workload: Workload, tokens: Tensor, locations: Tensor) -> Tensor:

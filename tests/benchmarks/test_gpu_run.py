@@ -11,11 +11,29 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks.gpu import page, results
+from benchmarks.gpu import page, pipeline, results
+from benchmarks.gpu.original_msda import locations_and_weights
 from benchmarks.gpu.run import PARTS, Part, Run
+from benchmarks.gpu.variants import used_variants
+from benchmarks.kernels import gpu
+from model.detections import Detections
+from model.ops import cpu, cuda_ahead, nvrtc
+from model.ops.cuda_call import variant_of
+from model.ops.workloads import (
+    DECODER_QUERIES,
+    Workload,
+    cast,
+    level_sizes,
+    official_formula,
+    random_inputs,
+)
+from tests.model.ops.attention_cases import KINDS, Kind, random_case
 from tests.support import bare_environment
+from tests.support.host_transfers import ForbidHostTransfers
 from tests.support.repository import ROOT
 
 WRITE = """
@@ -117,6 +135,69 @@ def test_all_parts_fit_into_ten_minutes() -> None:
     assert sum(one.seconds for one in PARTS) + 10 <= LIMIT_SECONDS
     assert [one.name for one in PARTS][:2] == ["attention", "r50"]
     assert len({one.name for one in PARTS}) == len(PARTS)
+
+
+SHAPES = ((9, 7), (5, 4), (3, 3), (2, 1))
+
+
+@pytest.mark.parametrize("queries", [92, DECODER_QUERIES], ids=["points", "boxes"])
+@pytest.mark.parametrize("key_aware", [True, False], ids=["key-aware", "plain"])
+def test_baselines_can_be_recorded_as_graphs(queries: int, key_aware: bool) -> None:
+    workload = Workload("test", key_aware, SHAPES, 2, 8, queries)
+    inputs = cast(random_inputs(workload), torch.float16, "meta")
+    tensors = [value for value in vars(inputs).values() if isinstance(value, torch.Tensor)]
+    # A graph is recorded after a first run, which copies the sizes of the levels.
+    constants = [
+        level_sizes(SHAPES, torch.empty(0, dtype=dtype, device="meta"))
+        for dtype in (torch.float16, torch.float32)
+    ]
+    with torch.inference_mode(), ForbidHostTransfers([*tensors, *constants]):
+        output = official_formula(workload, inputs)
+        if not key_aware:
+            locations_and_weights(workload, inputs)
+    assert output.shape == (2, queries, 256)
+
+
+def test_kernels_of_all_parts_are_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: set[nvrtc.Variant] = set()
+
+    def keep(variant: nvrtc.Variant, *_args: object, cache_required: bool) -> None:
+        assert cache_required
+        compiled.add(variant)
+
+    monkeypatch.setattr(gpu, "machine_code", keep)
+    monkeypatch.setattr(cuda_ahead, "machine_code", keep)
+    monkeypatch.setattr(gpu, "DIRECTORY", ROOT / "no such folder")
+    monkeypatch.setattr(Path, "mkdir", lambda *_args, **_options: None)
+    monkeypatch.setattr(sys, "argv", ["gpu", "prepare"])
+    assert gpu.main() == 0
+    assert used_variants() <= compiled
+    assert any(variant.kind == "plain" and variant.reference_size == 4 for variant in compiled)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", list(nvrtc.TYPES), ids=str)
+@pytest.mark.parametrize("backward", [False, True])
+def test_kernels_of_tests_that_need_a_gpu_are_among_them(
+    kind: Kind, dtype: torch.dtype, backward: bool
+) -> None:
+    case = random_case(kind, heads=8, queries=509).mapped(dtype)  # as in test_cuda.py
+    shapes = [side for shape in case.spatial_shapes for side in shape]
+    located = (case.value, case.reference_points, case.sampling_offsets, shapes)
+    inputs = cpu.Inputs(*located, case.query, case.key, case.logits)
+    assert variant_of(inputs, backward=backward) in used_variants()
+
+
+def test_results_that_differ_in_a_duplicate_are_compared() -> None:
+    boxes = np.zeros((3, 4), dtype=np.float32)
+    scores, labels = np.array([0.9, 0.5, 0.2], dtype=np.float32), np.zeros(3, dtype=np.int64)
+    whole = Detections(scores, labels, boxes)
+    without = Detections(scores[:2], labels[:2], boxes[:2])
+    assert pipeline._score_difference(whole, whole) == 0.0
+    assert pipeline._score_difference(whole, without) == pytest.approx(0.2)
+    assert pipeline._box_difference(without, whole) == 0.0
+    nothing = Detections(scores[:0], labels[:0], boxes[:0])
+    assert pipeline._score_difference(nothing, nothing) == 0.0
 
 
 def test_the_report_compares_figures_with_goals(tmp_path: Path) -> None:

@@ -125,6 +125,19 @@ def test_images_beyond_32_bits_of_rows_take_the_reference(called: list[str]) -> 
             assert called.pop() == expected
 
 
+@pytest.mark.parametrize(("queries", "expected"), [(2**20, "operators"), (2**22, "reference")])
+def test_queries_beyond_31_bits_of_rows_take_the_reference(
+    called: list[str], queries: int, expected: str
+) -> None:
+    with FakeTensorMode():
+        value = torch.empty(1, 6, 8, 256, device="cuda")
+        located = (torch.empty(1, queries, 1, 2, device="cuda"),)
+        offsets = torch.empty(1, queries, 8, 1, 4, 2, device="cuda")
+        logits = torch.empty(1, queries, 8, 4, device="cuda")
+        ops.ms_deform_attn(value, [(2, 3)], *located, offsets, logits)
+    assert called == [expected]
+
+
 def test_reference_can_be_selected_on_a_gpu(called: list[str]) -> None:
     ops.select_implementation("reference")
     try:
