@@ -56,6 +56,10 @@ _SERVICE = (
     *("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "pydantic_settings", "grpc"),
     *("structlog", "typer", "prometheus_client", "anyio"),
 )
+_PYTEST = (
+    *("-m", "pytest", "-q", "-c", "benchmarks/gpu/pytest.ini", "--rootdir", "."),
+    *("-p", "no:cacheprovider", "-m", "requires_cuda"),
+)
 _KERNEL_FILTER = ("--kernel-name", "kns=lite_detr")
 
 # The limits add up to less than 600 seconds.
@@ -96,16 +100,8 @@ PARTS = (
         ("-m", "benchmarks.gpu.pipeline", "--models", "default", "--seconds", "37", *_RESULTS),
         ("--size", "128", "192", "--batches", "2", "1", "--repeats", "1"),
     ),
-    Part(
-        "tests",
-        35,
-        (
-            *("-m", "pytest", "-q", "-c", "benchmarks/gpu/pytest.ini", "--rootdir", "."),
-            *("-p", "no:cacheprovider", "-m", "requires_cuda"),
-            *("tests/model/ops/test_cuda.py", "tests/service/engine"),
-        ),
-        needs=("pytest", "structlog"),
-    ),
+    Part("tests", 25, (*_PYTEST, "tests/model/ops/test_cuda.py"), needs=("pytest",)),
+    Part("engine", 25, (*_PYTEST, "tests/service/engine"), needs=("pytest", *_SERVICE)),
     Part(
         "fuzz",
         35,

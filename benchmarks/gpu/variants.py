@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.gpu import attention
 from benchmarks.kernels import gpu, gradients
+from benchmarks.kernels.gradients import TIMED_DTYPES
 from model.ops import cpu
 from model.ops.cuda_call import variant_of
 from model.ops.nvrtc import TYPES, Kind, Variant
@@ -26,11 +27,7 @@ def used_variants(seed: int = 0) -> frozenset[Variant]:
     """All kernels, for the default sizes of the parts and this seed of `check`."""
     found = {_of_workload(one, dtype) for one in attention.workloads() for dtype in TYPES}
     found |= {_of_workload(one, dtype) for one in gpu.repeated() for dtype in gpu.REPEATED_DTYPES}
-    timed = {
-        _of_workload(one, dtype)
-        for one in gradients.workloads()
-        for dtype in gradients.TIMED_DTYPES
-    }
+    timed = {_of_workload(one, dtype) for one in gradients.workloads() for dtype in TIMED_DTYPES}
     for variant in (*timed, *_of_checks(seed), *_of_tests()):
         found |= {variant, *_backward(variant)}
     return frozenset(found)

@@ -137,6 +137,12 @@ def test_all_parts_fit_into_ten_minutes() -> None:
     assert len({one.name for one in PARTS}) == len(PARTS)
 
 
+def test_tests_of_kernels_need_no_packages_of_the_service() -> None:
+    needed = {one.name: one.needs for one in PARTS}
+    assert needed["tests"] == ("pytest",)
+    assert {"pytest", "structlog", "orjson", "pydantic_settings"} <= set(needed["engine"])
+
+
 SHAPES = ((9, 7), (5, 4), (3, 3), (2, 1))
 
 
@@ -271,5 +277,7 @@ def test_the_script_needs_no_more_than_it_names(tmp_path: Path, with_wheels: boo
     ran = {name for name, line in outcomes.items() if ": done in" in line}
     expected = {"attention", "r50", "fusion", "default", "fuzz", "gradients", "training"}
     expected |= {"repeat", "batches"}
-    assert ran == expected | ({"service", "tests"} if with_wheels else set()), notes + done.stdout
+    assert ran == expected | ({"service", "tests", "engine"} if with_wheels else set()), (
+        notes + done.stdout
+    )
     assert done.returncode == 0
