@@ -147,6 +147,7 @@ async def open_core(settings: Settings, backend: Backend = TORCH) -> AsyncIterat
         settings.max_body_bytes,
         backend.decode,
         lambda reason: metrics.decoder_restarts.labels(reason).inc(),
+        settings.jpeg_decoding,
     )
     decoders.start()
     detector = Detector(served, metrics, limits, decoders)

@@ -1,6 +1,7 @@
 """The score card of the code detector: our model, and `arbez` for comparison, by the same rules.
 
     python -m benchmarks.accuracy.codes --photos DIR --arbez
+    python -m benchmarks.accuracy.codes --photos DIR --jpeg-decoding scaled
     python -m benchmarks.accuracy.codes --sweep
 
 DIR contains `photos.json` (COCO format) and `photos/`. Prints Markdown; `--json FILE` writes all
@@ -34,6 +35,7 @@ from model.evaluation.evaluate import (
     run_detector_on,
 )
 from model.evaluation.photo_rules import PhotoScores, format_photo_scores, judge_photos
+from model.images.decode import JpegDecoding
 from model.predictor import Predictor
 from model.training.codes import EDITIONS
 from model.weights.info import ModelInfo, default_cache_dir, resolve_model
@@ -59,7 +61,8 @@ def main() -> None:
 
     annotations, folder = synthetic_set(options.cache_dir, options.scenes, options.edition)
     scenes = GroundTruth.read(annotations)
-    ours = _run("synthetic", predictor, info, scenes, folder)
+    mode: JpegDecoding = options.jpeg_decoding
+    ours = _run("synthetic", predictor, info, scenes, folder, mode)
     if options.sweep:
         points = sweep(ours, scenes)
         print(f"{_set_title(options)}\n")
@@ -70,11 +73,12 @@ def main() -> None:
 
     threshold = info.score_threshold if options.threshold is None else options.threshold
     title = f"{info.name} {info.version} at {threshold:g}"
+    title += ", scaled JPEGs" if mode == "scaled" else ""
     judged = []
     if options.photos is not None:
         truth = GroundTruth.read(options.photos / "photos.json", limit=options.limit)
         images = options.photos / "photos"
-        found = _run("photos", predictor, info, truth, images)
+        found = _run("photos", predictor, info, truth, images, mode)
         columns = {title: judge_photos(found, truth, threshold)}
         if options.arbez:
             columns |= _peer_column("photos", truth, images)
@@ -86,7 +90,7 @@ def main() -> None:
 
     print("\n\n".join(_section(part) for part in judged))
     if options.json is not None:
-        record = _record(info, threshold, options.edition, options.scenes, judged)
+        record = _record(info, threshold, options, judged)
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -105,6 +109,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, help="use only the first photos")
     parser.add_argument("--precision", default="auto", help="of the network")
+    parser.add_argument(
+        "--jpeg-decoding", choices=("exact", "scaled"), default="exact", help="for our model"
+    )
     parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="number of synthetic scenes")
     parser.add_argument(
         "--edition", type=int, default=EDITION, choices=sorted(EDITIONS), help="of their generator"
@@ -131,11 +138,22 @@ def _use_cpus(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def _run(
-    what: str, predictor: Predictor, info: ModelInfo, truth: GroundTruth, folder: Path
+def _run(  # noqa: PLR0913, PLR0917 - of one set
+    what: str,
+    predictor: Predictor,
+    info: ModelInfo,
+    truth: GroundTruth,
+    folder: Path,
+    jpeg_decoding: JpegDecoding,
 ) -> list[ImageDetections]:
     return run_detector_on(
-        predictor, truth, folder, info.config, info.labels, progress=_progress(what)
+        predictor,
+        truth,
+        folder,
+        info.config,
+        info.labels,
+        progress=_progress(what),
+        jpeg_decoding=jpeg_decoding,
     )
 
 
@@ -153,15 +171,16 @@ def _section(scores: SetScores) -> str:
 
 
 def _record(
-    info: ModelInfo, threshold: float, edition: int, scenes: int, judged: list[SetScores]
+    info: ModelInfo, threshold: float, options: argparse.Namespace, judged: list[SetScores]
 ) -> dict[str, Any]:
     return {
         "model": info.name,
         "version": info.version,
         "threshold": threshold,
-        "synthetic_edition": edition,
+        "jpeg_decoding": options.jpeg_decoding,
+        "synthetic_edition": options.edition,
         "synthetic_seed": SEED,
-        "synthetic_scenes": scenes,
+        "synthetic_scenes": options.scenes,
         "sets": [asdict(part) for part in judged],
     }
 

@@ -1,9 +1,12 @@
 """Recall of small codes in large generated scenes, with and without the option tile.
 
     python -m benchmarks.accuracy.tiles --scenes 6 --json FILE
+    python -m benchmarks.accuracy.tiles --tiles "" --code-sizes 0.05 0.2 --jpeg-decoding scaled
 
-A scene has 3000 x 2000 pixels and codes whose longer side has 2 to 5 % of its width. Each scene is
-encoded as JPEG and sent through the service's own stages (decoders, batching, an engine process).
+A scene has 3000 x 2000 pixels and codes whose longer side has 2 to 5 % of its width. The second
+command measures, with larger codes, what `jpeg_decoding` changes; run it with `exact`, too. Each
+scene is encoded as JPEG and sent through the service's own stages (decoders, batching, an engine
+process).
 Codes are found by the rules of `model.evaluation.photo_rules`, at the model's own threshold.
 Prints Markdown; `--json FILE` writes all figures.
 """
@@ -67,15 +70,20 @@ def main() -> None:
     parser.add_argument("--tiles", default=",auto,640x480", help="values of tile; empty: none")
     parser.add_argument("--overlap", type=float, default=0.2)
     parser.add_argument("--max-tiles", type=int, default=64)
+    parser.add_argument(
+        "--code-sizes", type=float, nargs=2, default=SIZES, help="smallest and largest"
+    )
+    parser.add_argument("--jpeg-decoding", choices=("exact", "scaled"), default="exact")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
-    files, truth = generate(options.scenes)
+    files, truth = generate(options.scenes, tuple(options.code_sizes))
     settings = Settings(
         model=options.model,
         device="cpu",
         http_port=0,
         log_level="error",
         max_tiles=options.max_tiles,
+        jpeg_decoding=options.jpeg_decoding,
     )
     columns = asyncio.run(
         measure(settings, files, truth, options.tiles.split(","), options.overlap)
@@ -86,7 +94,8 @@ def main() -> None:
             "seed": SEED,
             "scenes": options.scenes,
             "size": [WIDTH, HEIGHT],
-            "code_sizes": SIZES,
+            "code_sizes": options.code_sizes,
+            "jpeg_decoding": options.jpeg_decoding,
             "jpeg_quality": QUALITY,
             "overlap": options.overlap,
             "max_tiles": options.max_tiles,
@@ -97,7 +106,7 @@ def main() -> None:
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def generate(count: int) -> tuple[list[bytes], GroundTruth]:
+def generate(count: int, sizes: tuple[float, float] = SIZES) -> tuple[list[bytes], GroundTruth]:
     """Returns JPEG files and their codes; scene i depends only on the seed and i."""
     files: list[bytes] = []
     document: dict[str, list[Any]] = {
@@ -109,7 +118,7 @@ def generate(count: int) -> tuple[list[bytes], GroundTruth]:
         rng = np.random.default_rng([SEED, number])
         draft = Draft(background(rng, WIDTH, HEIGHT))
         for _ in range(CODES):
-            place_code(rng, draft, log_uniform(rng, *SIZES) * WIDTH)
+            place_code(rng, draft, log_uniform(rng, *sizes) * WIDTH)
         cell = min((mark.cell for mark in draft.marks), default=1.0)
         image = optics.camera(rng, optics.light(rng, draft.image), min(cell, 8.0), STRENGTH)
         flags = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]

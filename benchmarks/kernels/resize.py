@@ -1,8 +1,8 @@
-"""CPU time to decode and resize a JPEG file: with Pillow, and as the service does it.
+"""CPU time to decode and resize a JPEG file: with Pillow, and as the service does it in both modes.
 
     python -m benchmarks.kernels.resize [--repeats 15] [--output FOLDER]
 
-Both sides decode the same files and alternate; CPU milliseconds per image, medians. Writes
+All sides decode the same files and alternate; CPU milliseconds per image, medians. Writes
 resize.json and resize.md.
 """
 
@@ -46,7 +46,7 @@ def _alternating(sides: Sequence[Callable[[], object]], repeats: int) -> list[fl
 
 
 def measure(data: bytes, repeats: int) -> list[dict[str, Any]]:
-    """The rows of one JPEG file: resizing, and decoding with resizing."""
+    """The rows of one JPEG file: resizing, and decoding with resizing, exact and scaled."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     config = FAKE_MODEL.config
     size = resized_size(image.height, image.width, config.shortest_side, config.longest_side)
@@ -57,11 +57,20 @@ def measure(data: bytes, repeats: int) -> list[dict[str, Any]]:
         ),
         repeats,
     )
-    whole_pillow, whole_ours = _alternating(
-        (lambda: np.array(decode_with_pillow(data)), lambda: decode(data)), repeats
+    whole_pillow, whole_ours, scaled = _alternating(
+        (
+            lambda: np.array(decode_with_pillow(data)),
+            lambda: decode(data),
+            lambda: decode(data, "scaled"),
+        ),
+        repeats,
     )
     shown = f"{image.width} x {image.height} to {size[1]} x {size[0]}"
-    rows = (("resize", pillow, ours), ("decode and resize", whole_pillow, whole_ours))
+    rows = (
+        ("resize", pillow, ours),
+        ("decode and resize", whole_pillow, whole_ours),
+        ("decode and resize, scaled", whole_pillow, scaled),
+    )
     return [
         {"image": shown, "work": work, "pillow_ms": one, "ours_ms": other, "ratio": one / other}
         for work, one, other in rows

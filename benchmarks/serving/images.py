@@ -18,7 +18,7 @@ from PIL import Image
 import service
 from model.detections import Detections
 from model.geometry import resized_size
-from model.images.decode import DecodedImage, ImageLimits, decode_image
+from model.images.decode import DecodedImage, ImageLimits, JpegDecoding, decode_image
 from tests.support.fake_device import FAKE_MODEL, fake_detections
 
 SIZE = (640, 480)  # width, height
@@ -57,9 +57,9 @@ def flat_png() -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes) -> DecodedImage:
+def decode(data: bytes, jpeg_decoding: JpegDecoding = "exact") -> DecodedImage:
     """Decodes and resizes as the service does, for the fake device's model."""
-    return decode_image(data, FAKE_MODEL.config, NO_LIMITS)
+    return decode_image(data, FAKE_MODEL.config, NO_LIMITS, jpeg_decoding=jpeg_decoding)
 
 
 def decode_with_pillow(data: bytes) -> Image.Image:

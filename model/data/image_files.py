@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,14 @@ from PIL import ExifTags, Image
 from model.data.errors import DataError
 from model.data.input_files import open_regular_file, read_regular_file
 from model.images.containers.heif import read_heif_size
-from model.images.decode import ImageLimits, open_upright
+from model.images.decode import (
+    ImageLimits,
+    InputRule,
+    JpegDecoding,
+    UprightImage,
+    open_for_model,
+    open_upright,
+)
 from model.images.errors import DetectionError
 from model.images.formats import identify_format
 
@@ -94,8 +103,36 @@ def read_image(file: Path, limits: ImageLimits = FILE_LIMITS) -> Image.Image:
     Raises:
         DataError: for a file that is missing, or that serving would refuse.
     """
-    try:
+    with _errors_as_data_error(file):
         return open_upright(read_regular_file(file, limits.max_bytes), limits)[0]
+
+
+def read_for_model(
+    file: Path,
+    config: InputRule,
+    limits: ImageLimits = FILE_LIMITS,
+    jpeg_decoding: JpegDecoding = "exact",
+) -> UprightImage:
+    """Decodes an image file as serving does before it resizes the image.
+
+    Args:
+        file: in one of the formats that serving accepts.
+        config: the model's input rule.
+        limits: on the file's size, pixels and JPEG scans.
+        jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with _errors_as_data_error(file):
+        data = read_regular_file(file, limits.max_bytes)
+        return open_for_model(data, config, limits, jpeg_decoding=jpeg_decoding)
+
+
+@contextmanager
+def _errors_as_data_error(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{file} cannot be read as an image: {error.strerror or error}") from error
     except DetectionError as error:

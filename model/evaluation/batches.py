@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from model.config import ModelConfig
 from model.data.annotations import DataError, ImageAnnotations
-from model.data.image_files import FILE_LIMITS, read_image
+from model.data.image_files import FILE_LIMITS, read_for_model
 from model.geometry import padded_size, resized_size
-from model.images.decode import ImageLimits
+from model.images.decode import ImageLimits, JpegDecoding, UprightImage
 from model.images.resize import resize_bilinear
 
 Pixels = npt.NDArray[np.uint8]  # [h, w, 3] RGB
@@ -41,6 +40,7 @@ def image_batches(  # noqa: PLR0913 - options, by keyword
     batch_size: int,
     limits: ImageLimits = FILE_LIMITS,
     *,
+    jpeg_decoding: JpegDecoding = "exact",
     on_unreadable: Callable[[ImageAnnotations, DataError], None] | None = None,
     readers: int = 0,
 ) -> Iterator[list[BatchedImage]]:
@@ -52,6 +52,7 @@ def image_batches(  # noqa: PLR0913 - options, by keyword
         config: whose input rule and bucket grid apply.
         batch_size: images of a full batch; partial batches come at the end.
         limits: on an image file.
+        jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
         on_unreadable: called with each image that cannot be read, which is then left out; None:
             the first one is an error.
         readers: threads that read ahead; 0: images are read when they are needed.
@@ -64,8 +65,10 @@ def image_batches(  # noqa: PLR0913 - options, by keyword
     """
 
     def read(image: ImageAnnotations) -> BatchedImage | DataError:
+        file = folder / image.file_name
         try:
-            return _prepare(image.image_id, read_image(folder / image.file_name, limits), config)
+            upright = read_for_model(file, config, limits, jpeg_decoding)
+            return _prepare(image.image_id, upright, config)
         except DataError as error:
             return error
 
@@ -105,14 +108,13 @@ def _map_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(image_id: int, image: Image.Image, config: ModelConfig) -> BatchedImage:
+def _prepare(image_id: int, upright: UprightImage, config: ModelConfig) -> BatchedImage:
     start = time.perf_counter()
-    width, height = image.size
-    size = resized_size(height, width, config.shortest_side, config.longest_side)
+    size = resized_size(*upright.original_size, config.shortest_side, config.longest_side)
     return BatchedImage(
         image_id,
-        resize_bilinear(image, *size),
-        (height, width),
+        resize_bilinear(upright.image, *size, box=upright.box),
+        upright.original_size,
         padded_size(*size, config.bucket_stride),
         (time.perf_counter() - start) * 1000,
     )

@@ -30,7 +30,7 @@ from model.evaluation.protocol import is_val2017
 from model.evaluation.run import Progress, run_detector_on
 from model.evaluation.saved_detections import open_saved_detections, partial_file
 from model.evaluation.scores import ClassScores, Scores, format_scores
-from model.images.decode import ImageLimits
+from model.images.decode import ImageLimits, JpegDecoding
 
 __all__ = [
     "ImageDetections",
@@ -63,6 +63,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     progress: Progress | None = None,
     report: Callable[[str], None] | None = None,
     limits: ImageLimits = FILE_LIMITS,
+    jpeg_decoding: JpegDecoding = "exact",
     run: Mapping[str, Any] | None = None,
 ) -> Scores:
     """Scores a model on annotated images.
@@ -80,6 +81,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         report: called with lines for the user: oddities in the data, images that are resumed or
             cannot be read; None: they are not reported.
         limits: on an image file.
+        jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
         run: JSON values that identify model and options. With it, and with a regular file as
             `results_path`, detections are kept in `RESULTS.partial` while the run lasts; the same
             run then resumes after a stop.
@@ -120,6 +122,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
             batch_size=batch_size,
             progress=progress,
             limits=limits,
+            jpeg_decoding=jpeg_decoding,
             saved=saved,
             unreadable=unreadable,
         )

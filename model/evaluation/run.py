@@ -15,7 +15,7 @@ from model.data.image_files import FILE_LIMITS
 from model.detections import Detections
 from model.evaluation.batches import image_batches
 from model.evaluation.detections import ImageDetections
-from model.images.decode import ImageLimits
+from model.images.decode import ImageLimits, JpegDecoding
 
 if TYPE_CHECKING:
     from model.evaluation.saved_detections import SavedDetections
@@ -36,6 +36,7 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
     batch_size: int = 1,
     progress: Progress | None = None,
     limits: ImageLimits = FILE_LIMITS,
+    jpeg_decoding: JpegDecoding = "exact",
     saved: SavedDetections | None = None,
     unreadable: dict[int, str] | None = None,
 ) -> list[ImageDetections]:
@@ -50,6 +51,7 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
         batch_size: images of one shape bucket in a batch.
         progress: called at the start and after each batch.
         limits: on an image file.
+        jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
         saved: has the images of an earlier run, which are not run again, and gets all others.
         unreadable: gets the reason for each image that cannot be read, by image id; None: the
             first one is an error.
@@ -79,6 +81,7 @@ def run_detector_on(  # noqa: PLR0913 - options, by keyword
         config,
         batch_size,
         limits,
+        jpeg_decoding=jpeg_decoding,
         on_unreadable=None if unreadable is None else skip,
         readers=_READERS_OF_A_GPU if _runs_on_gpu(predictor) else 0,
     )

@@ -4,18 +4,18 @@ The format is recognised by the file's content, never by a name or a header of t
 that are too large are refused by their header, metadata is removed (`model.images.containers`), and
 Pillow decodes the rest. The orientation is applied, every colour mode becomes 8-bit RGB, and
 `decode_image` resizes by the model's rule.
+
+Before that resize, a large JPEG can be decoded to a fraction of its size, in less time
+(`jpeg_decoding`: "scaled"). It keeps at least twice the width and height of the model's input,
+since the resize averages; pixels differ slightly.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from model.geometry import resized_size
-from model.images import heif_decoders, libtiff
 from model.images.colours import are_equal, on_white, to_rgb, whiten
 from model.images.containers.bmp import read_bmp
 from model.images.containers.gif import read_gif
@@ -34,8 +33,9 @@ from model.images.containers.source import ImageSource, open_in_memory
 from model.images.containers.tiff import TiffImage, read_tiff
 from model.images.containers.tiff_layout import unsupported_kind
 from model.images.containers.webp import read_webp
+from model.images.costs import decoding_cost
 from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
-from model.images.fast_jpeg import decode_jpeg
+from model.images.fast_jpeg import BLOCK, choose_samples, decode_jpeg
 from model.images.formats import identify_format
 from model.images.limits import (
     Cost,
@@ -45,9 +45,9 @@ from model.images.limits import (
     check_cost,
     check_pixel_count,
 )
-from model.images.orientation import apply_orientation
-from model.images.pixel_memory import store_images_in_one_block
-from model.images.resize import resize_bilinear
+from model.images.orientation import apply_orientation, upright_box, upright_size
+from model.images.pillow_setup import prepare_pillow
+from model.images.resize import Box, resize_bilinear
 from model.images.tiff_samples import decode_samples
 
 __all__ = [
@@ -56,12 +56,16 @@ __all__ = [
     "DecodedImage",
     "ImageLimits",
     "InputRule",
+    "JpegDecoding",
+    "UprightImage",
     "check_byte_count",
     "decode_image",
+    "open_for_model",
     "open_upright",
     "prepare_pillow",
 ]
 
+JpegDecoding = Literal["exact", "scaled"]
 _Read = Callable[[bytes | memoryview, ImageLimits], ImageSource]
 _READERS: dict[str, _Read] = {
     "JPEG": read_jpeg,
@@ -72,30 +76,8 @@ _READERS: dict[str, _Read] = {
     "AVIF": read_heif,
     "HEIF": read_heif,
 }
-# Peak of decoding in any mode: the decoder's buffers, the image, and its converted or rotated copy,
-# or two copies for resizing. WebP's decoder keeps two canvases and returns a third.
-_MEMORY_BYTES_PER_PIXEL = {
-    "JPEG": 12,
-    "PNG": 12,
-    "WEBP": 20,
-    "BMP": 12,
-    "GIF": 12,
-    "AVIF": 16,
-    "HEIF": 16,
-}
-# Seconds of one core per pixel and per byte, measured with photographs and noise; others take less.
-_SECONDS = {
-    "JPEG": (6e-9, 12e-9),
-    "PNG": (20e-9, 5e-9),
-    "WEBP": (20e-9, 60e-9),
-    "BMP": (5e-9, 0.0),
-    "GIF": (6e-9, 5e-9),
-    "AVIF": (15e-9, 80e-9),
-    "HEIF": (25e-9, 80e-9),
-}
-_PART_OF_A_PASS = 0.1  # that each scan of a progressive JPEG adds
+_OVERSAMPLING = 2  # sides of a scaled JPEG per side of the model's input, at least
 _OUT_OF_MEMORY = ("Memory allocation error", "Out of memory")  # of libheif and libavif
-_COPY_BYTES_PER_PIXEL = 4  # of an image that is kept to be compared
 
 
 class InputRule(Protocol):
@@ -125,12 +107,22 @@ class DecodedImage:
     format: str
 
 
-def decode_image(
+class UprightImage(NamedTuple):
+    """A decoded image with its EXIF orientation applied."""
+
+    image: Image.Image  # mode RGB; smaller than in the file if it was scaled
+    format: str  # of the file, by Pillow's name
+    original_size: tuple[int, int]  # (H, W) of the whole image after EXIF rotation
+    box: Box | None = None  # the part of `image` that has pixels; None: all of it
+
+
+def decode_image(  # noqa: PLR0913, PLR0917 - of an image
     data: bytes | memoryview,
     config: InputRule,
     limits: ImageLimits,
     granted: Cost | None = None,
     place: Callable[[tuple[int, int]], npt.NDArray[np.uint8]] | None = None,
+    jpeg_decoding: JpegDecoding = "exact",
 ) -> DecodedImage:
     """Decodes an encoded image and resizes it for the model.
 
@@ -141,6 +133,7 @@ def decode_image(
         granted: what decoding may take; None for no limit.
         place: returns the array [h, w, 3] to write the resized pixels to, given (h, w); None for
             a new array.
+        jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
 
     Returns:
         The resized pixels and the size that boxes refer to.
@@ -151,11 +144,37 @@ def decode_image(
         ImageTooLarge: for too many bytes or pixels.
         CostsMore: if decoding takes more, by the header; raised before decoding.
     """
-    image, name = open_upright(data, limits, granted)
-    width, height = image.size
-    new_size = resized_size(height, width, config.shortest_side, config.longest_side)
-    pixels = resize_bilinear(image, *new_size, None if place is None else place(new_size))
-    return DecodedImage(pixels=pixels, original_size=(height, width), format=name)
+    upright = open_for_model(data, config, limits, granted, jpeg_decoding)
+    size = resized_size(*upright.original_size, config.shortest_side, config.longest_side)
+    out = None if place is None else place(size)
+    pixels = resize_bilinear(upright.image, *size, out, upright.box)
+    return DecodedImage(pixels, upright.original_size, upright.format)
+
+
+def open_for_model(
+    data: bytes | memoryview,
+    config: InputRule,
+    limits: ImageLimits,
+    granted: Cost | None = None,
+    jpeg_decoding: JpegDecoding = "exact",
+) -> UprightImage:
+    """Decodes an encoded image as `decode_image` does, but does not resize it.
+
+    Args:
+        data: the whole file.
+        config: the model's input rule.
+        limits: checked by the byte count and the header, before decoding.
+        granted: what decoding may take; None for no limit.
+        jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
+
+    Returns:
+        The image, with transparency blended on white.
+
+    Raises:
+        DetectionError, CostsMore: as `decode_image`.
+    """
+    rule = config if jpeg_decoding == "scaled" else None
+    return _open_upright(data, limits, granted, rule)
 
 
 def open_upright(
@@ -177,6 +196,17 @@ def open_upright(
         ImageTooLarge: for too many bytes or pixels.
         CostsMore: if decoding takes more, by the header; raised before decoding.
     """
+    upright = _open_upright(data, limits, granted, None)
+    return upright.image, upright.format
+
+
+def _open_upright(
+    data: bytes | memoryview,
+    limits: ImageLimits,
+    granted: Cost | None,
+    scaled_for: InputRule | None,
+) -> UprightImage:
+    """Decodes an image; a JPEG scaled for an input rule, if there is one."""
     check_byte_count(len(data), limits)
     name = identify_format(bytes(data[:4096]), len(data))
     prepare_pillow()
@@ -184,33 +214,55 @@ def open_upright(
         if name == "TIFF":
             tiff = read_tiff(data, limits)
             check_cost(tiff.cost, granted)
-            return apply_orientation(_decode_tiff(tiff), tiff.orientation), name
+            upright = apply_orientation(_decode_tiff(tiff), tiff.orientation)
+            return UprightImage(upright, name, upright.size[::-1])
         source = _READERS[name](data, limits)
         name = source.format or name
-        image = _decode(name, source, limits, granted)
+        image, scaled = _decode(name, source, limits, granted, scaled_for)
         if source.crop is not None:
             image = image.crop(source.crop)
         rgb = to_rgb(apply_orientation(image, source.orientation), name)
-        return (rgb if source.frame is None else on_white(rgb, source.frame)), name
+        if source.frame is not None:
+            rgb = on_white(rgb, source.frame)
+        if scaled is None:
+            return UprightImage(rgb, name, rgb.size[::-1])
+        part = scaled.width * scaled.samples / BLOCK, scaled.height * scaled.samples / BLOCK
+        box = upright_box(image.size, part, source.orientation)
+        width, height = upright_size((scaled.width, scaled.height), source.orientation)
+        return UprightImage(rgb, name, (height, width), box)
+
+
+class _Scaled(NamedTuple):
+    """How a JPEG was scaled."""
+
+    width: int  # by its header
+    height: int
+    samples: int  # see `choose_samples`
 
 
 def _decode(
-    name: str, source: ImageSource, limits: ImageLimits, granted: Cost | None
-) -> Image.Image:
-    """Decodes a file without its metadata."""
+    name: str,
+    source: ImageSource,
+    limits: ImageLimits,
+    granted: Cost | None,
+    scaled_for: InputRule | None,
+) -> tuple[Image.Image, _Scaled | None]:
+    """Decodes a file without its metadata.
+
+    Returns:
+        The image as stored, and how it was scaled, if it was.
+    """
     first, *others = source.endings or (b"",)
     image = _open(name, source.data, first)
     check_pixel_count(image.size, limits)
-    bytes_per_pixel = _MEMORY_BYTES_PER_PIXEL[name] + _COPY_BYTES_PER_PIXEL * bool(others)
     num_pixels = max(image.width * image.height, source.coded_pixels)
-    per_pixel, per_byte = _SECONDS[name]
-    seconds = num_pixels * per_pixel + len(source.data) * per_byte
-    seconds *= 1 + _PART_OF_A_PASS * (source.passes - 1)
-    check_cost(Cost(num_pixels * bytes_per_pixel, seconds), granted)
+    size_and_passes = num_pixels, len(source.data), source.passes
+    check_cost(decoding_cost(name, *size_and_passes, is_compared=bool(others)), granted)
     if name == "JPEG" and not source.endings:
-        fast = decode_jpeg(source.data, image.mode, image.size)
+        samples = BLOCK if scaled_for is None else _samples(image.size, scaled_for)
+        fast = decode_jpeg(source.data, image.mode, image.size, samples)
         if fast is not None:
-            return fast
+            return fast, None if samples == BLOCK else _Scaled(*image.size, samples)
     image.load()
     # The size of a GIF or a HEIC image can change while it loads.
     check_pixel_count(image.size, limits)
@@ -220,7 +272,14 @@ def _decode(
         raise InvalidImage(f"the {name} image cannot be decoded: it is truncated")
     if source.transparent is not None:
         whiten(image, _low_bytes(name, source), source.transparent)
-    return image
+    return image, None
+
+
+def _samples(size: tuple[int, int], rule: InputRule) -> int:
+    """The scale to decode a JPEG at, given the width and height of its header."""
+    width, height = size
+    resized = resized_size(height, width, rule.shortest_side, rule.longest_side)
+    return choose_samples(size, (_OVERSAMPLING * resized[1], _OVERSAMPLING * resized[0]))
 
 
 def _low_bytes(name: str, source: ImageSource) -> Image.Image:
@@ -275,38 +334,3 @@ def _decoder_errors_as_invalid_image(name: str) -> Iterator[None]:
         elif "truncated" in reason.lower():
             reason = f"it is truncated ({reason})"
         raise InvalidImage(f"the {name} image cannot be decoded: {reason}") from error
-
-
-@cache
-def prepare_pillow() -> tuple[ModuleType, ...]:
-    """Registers the accepted decoders and disables Pillow's own pixel limit.
-
-    That limit is one per process and warns before it refuses; `ImageLimits` replaces it. Importing
-    the plugins by name keeps Pillow from loading all others.
-    """
-    from PIL import (  # noqa: PLC0415
-        BmpImagePlugin,
-        GifImagePlugin,
-        JpegImagePlugin,
-        PngImagePlugin,
-        TiffImagePlugin,
-        WebPImagePlugin,
-    )
-
-    Image.MAX_IMAGE_PIXELS = None
-    # Pillow's own reader of uncompressed TIFF takes subsampled and 16-bit planes for other pixels.
-    TiffImagePlugin.READ_LIBTIFF = True
-    libtiff.silence()
-    heif_decoders.register()
-    store_images_in_one_block()
-    # Odd metadata in a client's image is not worth a line in the log.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    return (
-        BmpImagePlugin,
-        GifImagePlugin,
-        JpegImagePlugin,
-        PngImagePlugin,
-        TiffImagePlugin,
-        WebPImagePlugin,
-    )

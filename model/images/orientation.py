@@ -40,6 +40,7 @@ _MATRICES = {
     7: (0, -1, -1, 0),
     8: (0, 1, -1, 0),
 }
+_SIDEWAYS = frozenset(number for number, matrix in _MATRICES.items() if matrix[0] == 0)
 _ORIENTATIONS = {matrix: orientation for orientation, matrix in _MATRICES.items()}
 
 
@@ -64,6 +65,38 @@ def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     """Returns the image turned or mirrored to be upright; itself for orientation 1."""
     transpose = _TRANSPOSE.get(orientation)
     return image if transpose is None else image.transpose(transpose)
+
+
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Returns the width and height of the upright image, given those of the stored one."""
+    return size[::-1] if orientation in _SIDEWAYS else size
+
+
+def upright_box(
+    size: tuple[int, int], part: tuple[float, float], orientation: int
+) -> tuple[float, float, float, float]:
+    """Returns where the upper left part of an image lies in the upright image.
+
+    Args:
+        size: (width, height) of the stored image.
+        part: (width, height) of its part.
+        orientation: of the stored image.
+
+    Returns:
+        Left, top, right and bottom.
+    """
+    a, b, c, d = _MATRICES[orientation]
+    middle = [side / 2 for side in size]
+    new_middle = upright_size(size, orientation)
+    corners = [
+        (x * a + y * b + new_middle[0] / 2, x * c + y * d + new_middle[1] / 2)
+        for x, y in (
+            (-middle[0], -middle[1]),
+            (part[0] - middle[0], part[1] - middle[1]),
+        )
+    ]
+    (x, y), (other_x, other_y) = corners
+    return min(x, other_x), min(y, other_y), max(x, other_x), max(y, other_y)
 
 
 def after(second: int, first: int) -> int:

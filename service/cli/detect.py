@@ -12,6 +12,7 @@ from service.cli.inputs import STDIN
 from service.cli.offline_settings import (
     CacheDirOption,
     DeviceOption,
+    JpegDecodingOption,
     ModelOption,
     PrecisionOption,
     offline_settings,
@@ -141,6 +142,7 @@ def detect_images(  # noqa: PLR0913 - a command's flags
     model: ModelOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    jpeg_decoding: JpegDecodingOption = None,
     cache_dir: CacheDirOption = None,
 ) -> None:
     """Detect objects in image files without a service; the results are the same.
@@ -162,7 +164,7 @@ def detect_images(  # noqa: PLR0913 - a command's flags
         raise typer.BadParameter("--annotations gives the ids of COCO output: add --coco")
     if not labels and (from_variable := os.environ.get(_LABELS_VARIABLE)):
         labels = [from_variable]
-    settings = offline_settings(model, device, precision, cache_dir)
+    settings = offline_settings(model, device, precision, cache_dir, jpeg_decoding)
     from service.cli.offline_run import OfflineRun, run_offline  # noqa: PLC0415
 
     run = OfflineRun(

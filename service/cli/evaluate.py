@@ -17,6 +17,7 @@ from service.cli.failure import writing_to_stdout
 from service.cli.offline_settings import (
     CacheDirOption,
     DeviceOption,
+    JpegDecodingOption,
     ModelOption,
     PrecisionOption,
     offline_settings,
@@ -85,6 +86,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     model: ModelOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    jpeg_decoding: JpegDecodingOption = None,
     cache_dir: CacheDirOption = None,
     batch_size: Annotated[
         int | None,
@@ -133,7 +135,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
-    settings = offline_settings(model, device, precision, cache_dir)
+    settings = offline_settings(model, device, precision, cache_dir, jpeg_decoding)
     files = _data_set(annotations, images, coco, split)
     if results is not None:
         from model.weights.info import resolve_model  # noqa: PLC0415
@@ -144,7 +146,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     from service.engine.load import load_from_settings  # noqa: PLC0415
 
     predictor, info = load_from_settings(settings)
-    run = _describe_run(predictor, info)
+    run = _describe_run(predictor, info) | {"jpeg_decoding": settings.jpeg_decoding}
     with evaluation_progress() as progress, _naming_what_is_kept(results):
         scores = evaluate(
             predictor,
@@ -157,6 +159,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             overwrite=overwrite,
             report=progress.print,
             progress=progress.show,
+            jpeg_decoding=settings.jpeg_decoding,
             run=run,
         )
     with writing_to_stdout():
@@ -228,7 +231,9 @@ def _print_scores(scores: Scores, info: ModelInfo, run: dict[str, Any], *, as_js
         typer.echo(scores.to_json(**more, published_ap=published if comparable else None))
         return
     typer.echo(format_scores(scores))
-    typer.echo(f"{info.name} {info.version}, {run['precision']} on {run['device']}: {protocol}")
+    scaled = ", scaled JPEGs" if run["jpeg_decoding"] == "scaled" else ""
+    how = f"{run['precision']} on {run['device']}{scaled}"
+    typer.echo(f"{info.name} {info.version}, {how}: {protocol}")
     if published is not None and not comparable:
         typer.echo(f"not compared with the published AP, {published}: that is of all of val2017")
     elif published is not None and scores.ap is not None:

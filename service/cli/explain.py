@@ -20,6 +20,7 @@ from service.cli.inputs import STDIN, ImageFile, UnreadableFile
 from service.cli.offline_settings import (
     CacheDirOption,
     DeviceOption,
+    JpegDecodingOption,
     ModelOption,
     PrecisionOption,
     offline_settings,
@@ -28,7 +29,7 @@ from service.cli.options import documented_option, help_text, overwrite_option
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from model.images.decode import DecodedImage
+    from model.images.decode import DecodedImage, JpegDecoding
     from model.weights.info import ModelInfo
     from service.core.selection import Selection
 
@@ -114,6 +115,7 @@ def explain_detection(  # noqa: PLR0913 - a command's flags
     model: ModelOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    jpeg_decoding: JpegDecodingOption = None,
     cache_dir: CacheDirOption = None,
 ) -> None:
     """Draw where the attention of one detection looks: sampled points and their weights.
@@ -123,7 +125,7 @@ def explain_detection(  # noqa: PLR0913 - a command's flags
     """
     if detection < 1:
         raise typer.BadParameter(f"--detection: counted from 1, not {detection}")
-    settings = offline_settings(model, device, precision, cache_dir)
+    settings = offline_settings(model, device, precision, cache_dir, jpeg_decoding)
     target = output
     if target is None and not as_json:
         stem = "stdin" if image == STDIN else Path(image).stem
@@ -169,7 +171,7 @@ def _explain(  # noqa: PLR0913, PLR0917 - of the command
     if layer is not None and not 1 <= layer <= info.config.decoder_layers:
         count = info.config.decoder_layers
         raise typer.BadParameter(f"--layer: the decoder has layers 1 to {count}, not {layer}")
-    data, decoded = _read(name, info)
+    data, decoded = _read(name, info, settings.jpeg_decoding)
 
     from model.data.image_files import FILE_LIMITS  # noqa: PLC0415
     from model.explain import ExplainedImage  # noqa: PLC0415
@@ -206,7 +208,7 @@ def _selection(threshold: float | None, info: ModelInfo) -> Selection:
         raise typer.BadParameter(f"--threshold: {error.detail}") from None
 
 
-def _read(name: str, info: ModelInfo) -> tuple[bytes, DecodedImage]:
+def _read(name: str, info: ModelInfo, jpeg_decoding: JpegDecoding) -> tuple[bytes, DecodedImage]:
     """The encoded image and its resized pixels.
 
     Raises:
@@ -218,7 +220,7 @@ def _read(name: str, info: ModelInfo) -> tuple[bytes, DecodedImage]:
 
     try:
         data = ImageFile(name).read(FILE_LIMITS)
-        return data, decode_image(data, info.config, FILE_LIMITS)
+        return data, decode_image(data, info.config, FILE_LIMITS, jpeg_decoding=jpeg_decoding)
     except (UnreadableFile, DetectionError) as error:
         raise CommandFailed(f"{name or 'IMAGE'}: {error}") from error
 

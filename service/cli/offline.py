@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.geometry import padded_size
-from model.images.decode import DecodedImage, ImageLimits, decode_image
+from model.images.decode import DecodedImage, ImageLimits, JpegDecoding, decode_image
 from model.images.regions import decode_regions
 from model.weights.info import ModelInfo, resolve_model
 from service.cli.inputs import ImageFile, UnreadableFile
@@ -51,6 +51,7 @@ class OfflineDetector:
         device: runs the model, one image per batch.
         limits: of an image file.
         options: for every image.
+        jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
         on_result: called with each file, its bytes and its result.
         show_tracebacks: print those of failures of the model to stderr.
 
@@ -58,12 +59,13 @@ class OfflineDetector:
         InvalidOptions: for options that this model does not have.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, by keyword
         self,
         device: Device,
         limits: ImageLimits,
         options: DetectOptions,
         *,
+        jpeg_decoding: JpegDecoding = "exact",
         on_result: Callable[[ImageFile, bytes, DetectResult], None] | None = None,
         show_tracebacks: bool = False,
     ) -> None:
@@ -71,6 +73,7 @@ class OfflineDetector:
         self._tiles = options.tiles
         self._device = device
         self._limits = limits
+        self._jpeg_decoding = jpeg_decoding
         self._on_result = on_result
         self._show_tracebacks = show_tracebacks
 
@@ -96,7 +99,8 @@ class OfflineDetector:
         opened = time.monotonic()
         data = file.read(self._limits)
         read = time.monotonic()
-        decoded = decode_image(data, self._device.model.config, self._limits)
+        config = self._device.model.config
+        decoded = decode_image(data, config, self._limits, jpeg_decoding=self._jpeg_decoding)
         decode_ms = (time.monotonic() - read) * 1000
         batch = self._run(decoded.pixels, decoded.original_size)
         if self._tiles is not None:

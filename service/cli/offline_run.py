@@ -84,6 +84,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
                 _class_names(run.labels, device.model.labels),
                 tiles=parse_tile(run.tile, run.overlap),
             ),
+            jpeg_decoding=settings.jpeg_decoding,
             on_result=None if saver is None else saver.save,
             show_tracebacks=is_debugging(),
         )

@@ -45,6 +45,16 @@ PrecisionOption = Annotated[
         help=Settings.model_fields["precision"].description or "",
     ),
 ]
+JpegDecodingOption = Annotated[
+    str | None,
+    documented_option(
+        "--jpeg-decoding",
+        env_var="LITE_DETR_JPEG_DECODING",
+        metavar=describe_type(Settings.model_fields["jpeg_decoding"].annotation),
+        default="exact",
+        help=Settings.model_fields["jpeg_decoding"].description or "",
+    ),
+]
 CacheDirOption = Annotated[
     Path | None,
     documented_option(
@@ -57,7 +67,11 @@ CacheDirOption = Annotated[
 
 
 def offline_settings(
-    model: str | None, device: str | None, precision: str | None, cache_dir: Path | None
+    model: str | None,
+    device: str | None,
+    precision: str | None,
+    cache_dir: Path | None,
+    jpeg_decoding: str | None = None,
 ) -> Settings:
     """Returns the settings of a command without a service: given values, otherwise defaults.
 
@@ -66,7 +80,11 @@ def offline_settings(
     """
     try:
         return given_settings(
-            model=model, device=device, precision=precision, model_cache_dir=cache_dir
+            model=model,
+            device=device,
+            precision=precision,
+            model_cache_dir=cache_dir,
+            jpeg_decoding=jpeg_decoding,
         )
     except SettingsError as error:
         raise typer.BadParameter(fields_as_flags(str(error))) from None

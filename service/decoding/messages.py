@@ -25,7 +25,7 @@ ATTACH, DECODE, CALL, DECODE_TILES = 1, 2, 3, 4
 # Decoder -> edge.
 READY, DECODED, FAILED, COSTS_MORE, OUT_OF_MEMORY, ENCODED, BUG = 1, 2, 3, 4, 5, 6, 7
 
-_DECODE_TASK = struct.Struct("<9qd")
+_DECODE_TASK = struct.Struct("<10qd")
 _DECODED = struct.Struct("<4q2d")
 _TILE = struct.Struct("<5q")
 _ATTACH = struct.Struct("<3q")
@@ -47,6 +47,7 @@ class DecodeTask(NamedTuple):
     max_jpeg_scans: int
     slot: int
     generation: int
+    scales_jpegs: int  # 1: large JPEGs are decoded to a fraction of their size; 0: exactly
     granted: Cost | None  # None: no limit
 
     def pack(self) -> bytes:

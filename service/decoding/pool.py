@@ -22,7 +22,7 @@ import structlog
 
 from model.config import ModelConfig
 from model.geometry import padded_size
-from model.images.decode import ImageLimits
+from model.images.decode import ImageLimits, JpegDecoding
 from model.images.errors import InvalidImage
 from model.images.limits import Cost
 from service.decoding import messages
@@ -57,13 +57,14 @@ _log = structlog.get_logger(__name__)
 class DecoderPool:
     """Decodes images in processes, each image into its slot."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - of a deployment
         self,
         workers: int,
         memory_bytes: int,
         max_file_bytes: int,
         decode: str = DEFAULT_DECODE,
         on_restart: Callable[[str], None] = lambda _: None,
+        jpeg_decoding: JpegDecoding = "exact",
     ) -> None:
         """Creates a pool; `start` starts the processes.
 
@@ -73,11 +74,13 @@ class DecoderPool:
             max_file_bytes: the largest file.
             decode: "module:function" that the workers call; tests name another one.
             on_restart: called with the reason ("crash" or "killed") for each worker that ended.
+            jpeg_decoding: of whole images; tiles are cut from images decoded exactly.
         """
         self._count = workers
         self._grants = Grants(memory_bytes, workers)
         self._inbox_bytes = max_file_bytes + _CALL_BYTES
         self._on_restart = on_restart
+        self._scales_jpegs = jpeg_decoding == "scaled"
         self._workers = Workers(memory_bytes, decode, self._started, self._take, self._ended)
         self._idle: list[WorkerProcess] = []
         self._busy: dict[WorkerProcess, Task] = {}
@@ -222,6 +225,7 @@ class DecoderPool:
             limits.max_jpeg_scans,
             lease.slot,
             lease.generation,
+            self._scales_jpegs,
             granted=self._grants.without_asking,
         )
 

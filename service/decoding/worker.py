@@ -19,13 +19,22 @@ import struct
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model.geometry import resized_size
-from model.images.decode import Cost, CostsMore, DecodedImage, ImageLimits, InputRule, decode_image
+from model.images.decode import (
+    Cost,
+    CostsMore,
+    DecodedImage,
+    ImageLimits,
+    InputRule,
+    JpegDecoding,
+    decode_image,
+)
 from model.images.errors import DetectionError
 from model.images.regions import decode_regions
 from service.decoding import messages
@@ -66,7 +75,7 @@ class _Source(NamedTuple):
 
 
 Decode = Callable[
-    [memoryview, InputRule, ImageLimits, Cost | None, Place],
+    [memoryview, InputRule, ImageLimits, Cost | None, Place, JpegDecoding],
     DecodedImage,
 ]
 
@@ -146,7 +155,9 @@ class Worker:
 
     def _decode_into_slot(self, task: DecodeTask) -> None:
         def decode(source: _Source, slots: SlotMemory) -> tuple[Size, Size]:
-            decoded = self._decode(*source, lambda size: slots.pixels(task.slot, size))
+            place = partial(slots.pixels, task.slot)
+            mode: JpegDecoding = "scaled" if task.scales_jpegs else "exact"
+            decoded = self._decode(*source, place, mode)
             height, width = decoded.pixels.shape[:2]
             return (height, width), decoded.original_size
 

@@ -103,6 +103,7 @@ class ModelDescription:
             "labels": ",".join(model.labels),
             "max_images": str(self._settings.max_files),
             "max_image_pixels": str(self._settings.max_image_pixels),
+            "jpeg_decoding": self._settings.jpeg_decoding,
         }
         return {
             "name": model.name,

@@ -140,12 +140,13 @@ class _Probes:
             max_image_pixels=settings.max_image_pixels,
             max_files=settings.max_files,
             max_detections=self._detector.model.config.max_detections,
+            max_tiles=settings.max_tiles,
             formats=list(supported_formats()),
         )
         offered = [each.name for each in offered_formats(explain=settings.explain)]
-        entry = schemas.ModelEntry(
-            **model_facts(self._detector), limits=limits, output_formats=offered
-        )
+        facts = model_facts(self._detector)
+        facts["input"]["jpeg_decoding"] = settings.jpeg_decoding
+        entry = schemas.ModelEntry(**facts, limits=limits, output_formats=offered)
         return schemas.Models(models=[entry])
 
     async def metrics(self, request: Request) -> Response:

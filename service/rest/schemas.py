@@ -39,6 +39,9 @@ class InputRule(Schema):
     longest_side: int = Field(description="pixels; ... unless the long side would exceed this")
     resampling: str
     bucket_stride: int = Field(description="pixels; padded sizes are multiples of this")
+    jpeg_decoding: str = Field(
+        description="exact, or scaled: large JPEGs are decoded to a fraction of their size"
+    )
 
 
 class Limits(Schema):
@@ -48,6 +51,7 @@ class Limits(Schema):
     max_image_pixels: int
     max_files: int
     max_detections: int
+    max_tiles: int = Field(ge=0, description="with the option `tile`; 0: it is turned off")
     formats: list[str]
 
 

@@ -147,6 +147,11 @@ class Settings(BaseSettings):
     max_jpeg_scans: int = Field(
         64, ge=1, description="maximum scans of a JPEG; each takes a pass over all pixels"
     )
+    jpeg_decoding: Literal["exact", "scaled"] = Field(
+        "exact",
+        description="scaled decodes large JPEGs to a fraction of their size, at least twice the "
+        "input of the model, in less time; scores change slightly; exact decodes every pixel",
+    )
     decode_memory_bytes: int = Field(
         2048 * _MIB,
         ge=_MIB,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from model.images import decode
-from model.images.decode import Cost, DecodedImage, ImageLimits, InputRule
+from model.images.decode import Cost, DecodedImage, ImageLimits, InputRule, JpegDecoding
 from service.decoding.worker import Place
 
 CRASH, CRASH_ONCE, HANG, EXHAUST, RAISE = (
@@ -24,12 +24,13 @@ CRASH, CRASH_ONCE, HANG, EXHAUST, RAISE = (
 _MARK_BYTES = 200
 
 
-def decode_image(
+def decode_image(  # noqa: PLR0913, PLR0917 - as the decoder
     data: memoryview,
     config: InputRule,
     limits: ImageLimits,
     granted: Cost | None,
     place: Place,
+    jpeg_decoding: JpegDecoding,
 ) -> DecodedImage:
     """Meets the file's fault, if it has one, then decodes."""
     mark, _, argument = bytes(data[-_MARK_BYTES:]).partition(b"#decoder-")[2].partition(b"=")
@@ -51,7 +52,7 @@ def decode_image(
             np.ones(1 << 40, dtype=np.uint8)
         case b"raise":
             raise KeyError("a bug of the decoder")
-    return decode.decode_image(data, config, limits, granted, place)
+    return decode.decode_image(data, config, limits, granted, place, jpeg_decoding)
 
 
 def crash_once(marker: Path) -> bytes:

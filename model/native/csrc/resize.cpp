@@ -30,18 +30,19 @@ constexpr int64_t up_to_multiple(int64_t count, int64_t of) { return (count + of
 
 // For each place of the result: the first place of the source that it is computed from, and the
 // weights. All have the same number of taps, some with weight 0; the last place is repeated up to a
-// multiple of kPixels.
+// multiple of kPixels. `start` and `extent` are the part of the source that the result shows.
 struct Filter {
     const int64_t from, to;
-    const double scale, reach;
+    const double start, scale, reach;
     int64_t taps = 0;
     std::vector<int64_t> first;
     std::vector<int32_t> weights;  // [places][taps]
 
-    Filter(int64_t from, int64_t to)
+    Filter(int64_t from, double start, double extent, int64_t to)
         : from(from),
           to(to),
-          scale(static_cast<double>(from) / static_cast<double>(to)),
+          start(start),
+          scale(extent / static_cast<double>(to)),
           reach(std::max(1.0, scale)),
           first(up_to_multiple(to, kPixels)) {
         for (int64_t place = 0; place < to; ++place) taps = std::max(taps, end(place) - begin(place));
@@ -52,7 +53,9 @@ struct Filter {
     }
 
   private:
-    double center(int64_t place) const { return (static_cast<double>(place) + 0.5) * scale; }
+    double center(int64_t place) const {
+        return start + (static_cast<double>(place) + 0.5) * scale;
+    }
 
     int64_t begin(int64_t place) const {
         return static_cast<int64_t>(std::max(0.0, center(place) - reach + 0.5));
@@ -174,15 +177,15 @@ inline void drop_fourth(const uint8_t* pixels, uint8_t* rgb) {
 class Resize {
   public:
     Resize(const uint8_t* source, int64_t height, int64_t width, int64_t new_height,
-           int64_t new_width, uint8_t* result)
+           int64_t new_width, uint8_t* result, const double* box)
         : source_(source),
           height_(height),
           width_(width),
           new_height_(new_height),
           new_width_(new_width),
           result_(result),
-          columns_(width, new_width),
-          rows_(height, new_height),
+          columns_(width, box[0], box[2] - box[0], new_width),
+          rows_(height, box[1], box[3] - box[1], new_height),
           interleaved_(width * kRows * 4),
           stride_(up_to_multiple(new_width, kPixels) * 4),
           kept_(up_to_multiple(rows_.taps + 2 * kRows - 2, kRows)),
@@ -294,12 +297,14 @@ class Resize {
 
 }  // namespace
 
-// source [height][width][4], width at least 4 -> result [new_height][new_width][3].
+// source [height][width][4], width at least 4 -> result [new_height][new_width][3], of the part of
+// the source in box: left, top, right and bottom, in pixels that need not be whole.
 // Returns 0, or 1 if memory ran out.
 extern "C" int lite_detr_resize(const uint8_t* source, int64_t height, int64_t width,
-                                int64_t new_height, int64_t new_width, uint8_t* result) {
+                                int64_t new_height, int64_t new_width, uint8_t* result,
+                                const double* box) {
     try {
-        Resize(source, height, width, new_height, new_width, result).run();
+        Resize(source, height, width, new_height, new_width, result, box).run();
         return 0;
     } catch (const std::bad_alloc&) {
         return 1;

@@ -11,9 +11,10 @@ from PIL import Image
 
 from model import VARIANTS
 from model.data.annotations import DataError, ImageAnnotations
-from model.data.image_files import read_image
+from model.data.image_files import read_for_model
 from model.evaluation import batches
 from model.evaluation.batches import image_batches
+from model.images.decode import UprightImage
 
 CONFIG = replace(VARIANTS["lite-dino-r18-small"], shortest_side=64, longest_side=128)
 COUNT = 40
@@ -63,11 +64,11 @@ def test_threads_end_with_the_batches_and_are_only_a_little_ahead(
 ) -> None:
     read: list[str] = []
 
-    def counting(path: Path, *arguments: object) -> Image.Image:
+    def counting(path: Path, *arguments: object) -> UprightImage:
         read.append(path.name)
-        return read_image(path, *arguments)  # type: ignore[arg-type]
+        return read_for_model(path, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(batches, "read_image", counting)
+    monkeypatch.setattr(batches, "read_for_model", counting)
     before = threading.active_count()
     generator = image_batches(images, tmp_path, CONFIG, 1, readers=2)
     next(generator)

@@ -89,6 +89,26 @@ def test_a_landscape_image_gets_the_pixels_of_pillow(size: tuple[int, int]) -> N
     np.testing.assert_array_equal(resize_bilinear(image, height, width), pillow)
 
 
+@needs_kernel
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 640, 480), (0, 0, 639.625, 479.25), (0.375, 0.75, 640, 480), (7, 9.5, 600.5, 470)],
+)
+@pytest.mark.parametrize("size", [(120, 160), (96, 128), (480, 640)])
+def test_a_part_of_an_image_gets_the_pixels_of_pillow(
+    box: tuple[float, float, float, float], size: tuple[int, int]
+) -> None:
+    image = Image.fromarray(noise(480, 640))
+    pillow = image.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
+    np.testing.assert_array_equal(resize_bilinear(image, *size, box=box), np.asarray(pillow))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 9.5, 9), (-1, 0, 9, 9), (4, 0, 4, 9), (0, 5, 9, 4)])
+def test_a_part_that_is_not_in_the_image_is_refused(box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(ValueError, match="not within an image of 9 x 9 pixels"):
+        resize_bilinear(Image.new("RGB", (9, 9)), 3, 3, box=box)
+
+
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
 @pytest.mark.parametrize("size", [(480, 640), (37, 41), (2000, 31)])
 def test_a_uniform_image_stays_uniform(level: int, size: tuple[int, int]) -> None:

@@ -204,6 +204,28 @@ def test_every_user_gets_the_same_pixels_or_the_same_error(
         np.testing.assert_array_equal(user(file, monkeypatch), expected)
 
 
+def test_serving_detection_and_evaluation_scale_the_same_jpeg_to_the_same_pixels(
+    tmp_path: Path,
+) -> None:
+    noise = np.random.default_rng(6).integers(0, 256, (93, 171, 3), np.uint8)
+    file = tmp_path / "image.jpg"
+    file.write_bytes(encode(Image.fromarray(noise), "JPEG"))
+    exact, scaled = (
+        decode_image(file.read_bytes(), SAME_SIZE, LIMITS, jpeg_decoding=mode)
+        for mode in ("exact", "scaled")
+    )
+    assert (exact.pixels != scaled.pixels).any()
+    annotated = [ImageAnnotations(1, file.name, ())]
+    [[image]] = image_batches(annotated, tmp_path, SAME_SIZE, 1, jpeg_decoding="scaled")
+    np.testing.assert_array_equal(image.pixels, scaled.pixels)
+    assert image.original_size == scaled.original_size == (93, 171)
+    device = _RecordingDevice()
+    options = DetectOptions()
+    detector = OfflineDetector(device, LIMITS, options, jpeg_decoding="scaled")  # type: ignore[arg-type]
+    detector.detect(ImageFile(str(file)), "request")
+    np.testing.assert_array_equal(device.pixels, scaled.pixels)
+
+
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
 def test_orientation_that_only_xmp_tells_is_applied(name: str) -> None:
     image, _ = open_upright(FILES[f"{name}, XMP orientation"], LIMITS)

@@ -398,7 +398,7 @@ def test_special_and_endless_files_do_not_stop_the_others(
 def test_a_file_for_which_memory_is_short_does_not_stop_the_others(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def short_of_memory(*_arguments: object) -> None:
+    def short_of_memory(*_arguments: object, **_options: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patched:

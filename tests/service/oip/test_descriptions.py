@@ -102,6 +102,7 @@ def test_the_configuration_has_dimensions_priorities_and_limits(client: Client) 
     assert config["dynamic_batching"]["priority_levels"] == 2
     assert config["parameters"]["max_images"]["string_value"] == "4"
     assert config["parameters"]["threshold"]["string_value"] == "0.5"
+    assert config["parameters"]["jpeg_decoding"]["string_value"] == "exact"
 
 
 @pytest.mark.parametrize("name", [MODEL, ""])

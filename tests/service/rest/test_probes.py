@@ -68,6 +68,16 @@ async def test_the_model_entry_has_classes_rules_and_limits(client: httpx.AsyncC
     assert entry.input.longest_side == CONFIG.longest_side
     assert entry.default_threshold == 0.5
     assert (entry.limits.max_files, entry.limits.max_detections) == (3, CONFIG.max_detections)
+    assert (entry.limits.max_tiles, entry.input.jpeg_decoding) == (64, "exact")
+
+
+async def test_the_model_entry_has_the_settings_of_decoding_and_tiles(standin: StandIn) -> None:
+    settings = load_settings(jpeg_decoding="scaled", max_tiles=0)
+    transport = httpx.ASGITransport(create_app(standin.as_detector(), settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        (entry,) = (await client.get("/v1/models")).json()["models"]
+    assert entry["input"]["jpeg_decoding"] == "scaled"
+    assert entry["limits"]["max_tiles"] == 0
 
 
 async def test_gaps_between_class_ids_are_not_classes(standin: StandIn) -> None:

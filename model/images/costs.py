@@ -1,0 +1,48 @@
+"""What decoding an image takes, by its format, its size and the length of the file."""
+
+from __future__ import annotations
+
+from model.images.limits import Cost
+
+# Peak of decoding in any mode: the decoder's buffers, the image, and its converted or rotated copy,
+# or two copies for resizing. WebP's decoder keeps two canvases and returns a third.
+_MEMORY_BYTES_PER_PIXEL = {
+    "JPEG": 12,
+    "PNG": 12,
+    "WEBP": 20,
+    "BMP": 12,
+    "GIF": 12,
+    "AVIF": 16,
+    "HEIF": 16,
+}
+# Seconds of one core per pixel and per byte, measured with photographs and noise; others take less.
+_SECONDS = {
+    "JPEG": (6e-9, 12e-9),
+    "PNG": (20e-9, 5e-9),
+    "WEBP": (20e-9, 60e-9),
+    "BMP": (5e-9, 0.0),
+    "GIF": (6e-9, 5e-9),
+    "AVIF": (15e-9, 80e-9),
+    "HEIF": (25e-9, 80e-9),
+}
+_PART_OF_A_PASS = 0.1  # that each scan of a progressive JPEG adds
+_COPY_BYTES_PER_PIXEL = 4  # of an image that is kept to be compared
+
+
+def decoding_cost(
+    name: str, num_pixels: int, num_bytes: int, passes: int, *, is_compared: bool
+) -> Cost:
+    """Estimates the cost of decoding an image at its full size.
+
+    Args:
+        name: of the format.
+        num_pixels: that are decoded.
+        num_bytes: of the file.
+        passes: over all pixels.
+        is_compared: whether a copy is kept, to be compared with the same image.
+    """
+    bytes_per_pixel = _MEMORY_BYTES_PER_PIXEL[name] + _COPY_BYTES_PER_PIXEL * is_compared
+    per_pixel, per_byte = _SECONDS[name]
+    seconds = num_pixels * per_pixel + num_bytes * per_byte
+    seconds *= 1 + _PART_OF_A_PASS * (passes - 1)
+    return Cost(num_pixels * bytes_per_pixel, seconds)
