@@ -149,8 +149,8 @@ class Settings(BaseSettings):
     )
     jpeg_decoding: Literal["exact", "scaled"] = Field(
         "exact",
-        description="scaled decodes large JPEGs to a fraction of their size, at least twice the "
-        "input of the model, in less time; scores change slightly; exact decodes every pixel",
+        description="scaled decodes large JPEGs to a fraction of their size, in less time, which "
+        "changes scores slightly; exact decodes every pixel",
     )
     decode_memory_bytes: int = Field(
         2048 * _MIB,

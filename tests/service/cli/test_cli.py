@@ -108,7 +108,7 @@ def test_each_serve_variable_reaches_its_setting(
     others |= {"log_requests": True, "explain": True, "otlp_endpoint": "http://collector:4318"}
     others |= {"cors_origins": "https://a.test", "api_keys_file": "/keys"}
     others |= {"trusted_proxies": "10.0.0.0/8"}
-    others["precision"] = "bf16"
+    others |= {"precision": "bf16", "jpeg_decoding": "scaled"}
     tls = {"tls_certificate_file": "/c", "tls_key_file": "/k", "tls_client_ca_file": "/a"}
     studio: dict[str, object] = {"label_studio": True, "label_studio_url": "http://studio:8080"}
     studio["label_studio_token_file"] = "/token"
