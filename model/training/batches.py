@@ -135,6 +135,7 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
         epoch: number of the epoch.
         start: number of its batches that are already done.
         is_final: whether a batch, by its number in the epoch, is in the run's final part.
+        is_later: whether it has the later sizes; None: none has.
         rank: number of this process; it gets its part of each batch of all processes.
         processes: their number.
     """
@@ -147,6 +148,7 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
         start: int,
         is_final: Callable[[int], bool],
         *,
+        is_later: Callable[[int], bool] | None = None,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -157,6 +159,7 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
         self._epoch = epoch
         self._start = start
         self._is_final = is_final
+        self._is_later = is_later
         rng = np.random.default_rng((options.seed, epoch))
         wanted = max(count // self._stride, _MIN_EPOCH_BATCHES) * self._stride
         rounds = -(-wanted // count)
@@ -172,7 +175,7 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
         options, size = self._options, self._options.batch_size
         for number in range(self._start, len(self._order) // self._stride):
             final = self._is_final(number)
-            sides = options.final_sizes if final and options.final_sizes else options.sizes
+            sides = self._sides(number, final=final)
             rng = np.random.default_rng((options.seed, self._epoch, number, 1))
             side = sides[int(rng.integers(len(sides)))]
             shape = _SHAPES[int(rng.integers(len(_SHAPES)))]
@@ -183,6 +186,15 @@ class BatchPlanner(Sampler[list[ImagePlan]]):
                 ImagePlan(self._order[p], (options.seed, self._epoch, p), height, width, final)
                 for p in places
             ]
+
+    def _sides(self, number: int, *, final: bool) -> tuple[int, ...]:
+        """Returns the longest sides, in pixels, of which a batch draws one."""
+        options = self._options
+        if final and options.final_sizes:
+            return options.final_sizes
+        if options.later_sizes and self._is_later is not None and self._is_later(number):
+            return options.later_sizes
+        return options.sizes
 
 
 def collate(images: list[AnnotatedImage]) -> Batch:

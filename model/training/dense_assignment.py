@@ -15,7 +15,7 @@ from torch import Tensor
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou
 from model.training.targets import Targets
 
-_TOP = 9  # tokens per target
+TOP = 9  # tokens per target
 _NEAREST = 4  # tokens that are candidates even if no token's centre is in the box
 _SCORE_POWER = 0.5
 _IOU_POWER = 4.0
@@ -39,8 +39,14 @@ class DenseAssignment:
 
 
 @torch.no_grad()
-def assign_tokens(
-    logits: Tensor, boxes: Tensor, anchors: Tensor, valid: Tensor, targets: Targets
+def assign_tokens(  # noqa: PLR0913 - the predictions, and a bound by keyword
+    logits: Tensor,
+    boxes: Tensor,
+    anchors: Tensor,
+    valid: Tensor,
+    targets: Targets,
+    *,
+    top: int = TOP,
 ) -> DenseAssignment:
     """Assigns tokens to targets.
 
@@ -50,6 +56,7 @@ def assign_tokens(
         anchors: [B, S, 4] cxcywh in 0..1.
         valid: bool [B, S].
         targets: of the batch.
+        top: tokens per target.
     """
     scores = logits.float().sigmoid().transpose(1, 2)  # [B, C, S]
     tokens, size = logits.shape[1], targets.labels.shape[1]
@@ -65,7 +72,7 @@ def assign_tokens(
     candidate = inside.scatter(-1, nearest, True) & valid[:, None] & targets.present[..., None]
     alignment = score**_SCORE_POWER * iou**_IOU_POWER
     ranked = torch.where(candidate, alignment, -1.0)
-    best = ranked.topk(min(_TOP, tokens), dim=-1).indices if size else ranked.long()
+    best = ranked.topk(min(top, tokens), dim=-1).indices if size else ranked.long()
     chosen = torch.zeros_like(candidate).scatter(-1, best, True) & candidate
     # A token chosen by several targets learns the one that its box fits best.
     owner = torch.where(chosen, iou, -1.0).max(1, keepdim=True).indices if size else best

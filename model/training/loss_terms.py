@@ -16,7 +16,7 @@ class LossTerm:
     Attributes:
         function: name of a function in `model.training.losses`: LossInputs -> scalar Tensor.
         help: what the term's weight, the option `<name>_weight`, applies to.
-        weight: default of that option.
+        weight: default of that option; 0: the term is off unless the option is given.
     """
 
     function: str
@@ -29,6 +29,9 @@ LOSS_TERMS = {
     "proposals": LossTerm("proposal_loss", "one-to-one loss of the selected proposals"),
     "denoising": LossTerm("denoising_loss", "loss of the denoising queries in every decoder layer"),
     "dense": LossTerm("dense_loss", "one-to-many loss of every encoder token"),
+    "duplicates": LossTerm(
+        "duplicate_loss", "loss of second detections of an object in every decoder layer", 0.0
+    ),
     "one_to_many": LossTerm("one_to_many_loss", "loss of H-DETR's one-to-many branch"),
 }
 

@@ -22,7 +22,8 @@ from model.network.outputs import TrainingOutput
 from model.training.boxes import cxcywh_to_xyxy, iou_and_giou
 from model.training.class_losses import focal_loss, quality_loss
 from model.training.denoising import DenoisingBatch
-from model.training.dense_assignment import assign_tokens
+from model.training.dense_assignment import TOP, assign_tokens
+from model.training.duplicates import duplicate_loss
 from model.training.loss_terms import LOSS_TERMS
 from model.training.matcher import match
 from model.training.targets import Matches, Targets
@@ -32,6 +33,7 @@ __all__ = [
     "LossInputs",
     "Losses",
     "detection_losses",
+    "duplicate_loss",
     "focal_loss",
     "quality_loss",
 ]
@@ -77,6 +79,8 @@ class LossInputs:
         classification: "quality" for IoU-aware scores, "focal" for a score of 1 at matches.
         num_boxes: the divisor of a sum over boxes.
         matched: losses of the decoder's layers and, last, of the proposals.
+        matches: of the decoder's layers with the targets; of the proposals, too, unless
+            any_object.
         any_object: the encoder's tokens are scored by whether there is any object.
         mean: of a number over the processes of the run.
     """
@@ -87,8 +91,10 @@ class LossInputs:
     classification: Classification
     num_boxes: float
     matched: SetLosses
+    matches: Matches
     any_object: bool = False
     mean: Mean = float
+    dense_tokens: int = TOP
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ def detection_losses(  # noqa: PLR0913 - options, by keyword
     classification: Classification = "quality",
     any_object: bool = False,
     mean: Mean = float,
+    dense_tokens: int = TOP,
 ) -> Losses:
     """Computes all terms of `LOSS_TERMS` whose weight is not 0.
 
@@ -132,6 +139,7 @@ def detection_losses(  # noqa: PLR0913 - options, by keyword
         classification: "quality" for IoU-aware scores, "focal" for a score of 1 at matches.
         any_object: the first class of encoder tokens means any object.
         mean: of a number over the processes of the run, for the divisors of sums over boxes.
+        dense_tokens: encoder tokens that learn each object in the dense term.
 
     Raises:
         NonFiniteError: if predictions are not finite.
@@ -143,6 +151,7 @@ def detection_losses(  # noqa: PLR0913 - options, by keyword
         classification=classification,
         any_object=any_object,
         mean=mean,
+        dense_tokens=dense_tokens,
     )
     zero = inputs.matched.giou.new_zeros(())
     terms = {
@@ -170,23 +179,35 @@ def _loss_inputs(  # noqa: PLR0913 - as detection_losses
     classification: Classification,
     any_object: bool,
     mean: Mean,
+    dense_tokens: int,
 ) -> LossInputs:
     count = denoising.counted.shape[1] if denoising else 0
     end = output.pred_logits.shape[2] - output.one_to_many
     logits, boxes = output.pred_logits[:, :, count:end], output.pred_boxes[:, :, count:end]
     if any_object:
-        decoder = _matched_losses(logits, boxes, targets, classification)
+        matches = match(logits.float(), boxes.float(), targets)
+        decoder = _set_losses(logits.float(), boxes.float(), matches, targets, classification)
         tokens = _token_losses(output, targets, classification)
         pairs = zip(vars(decoder).values(), vars(tokens).values(), strict=True)
         matched = SetLosses(*(torch.cat(pair) for pair in pairs))
     else:
-        logits = torch.cat((logits, output.proposal_logits[None, :, : end - count]))
-        boxes = torch.cat((boxes, output.proposal_boxes[None, :, : end - count]))
-        matched = _matched_losses(logits, boxes, targets, classification)
+        logits = torch.cat((logits, output.proposal_logits[None, :, : end - count])).float()
+        boxes = torch.cat((boxes, output.proposal_boxes[None, :, : end - count])).float()
+        matches = match(logits, boxes, targets)
+        matched = _set_losses(logits, boxes, matches, targets, classification)
     # Not below half a box per image, or few boxes would mean huge steps.
     num_boxes = mean(max(float(targets.present.sum()), targets.present.shape[0] / 2))
     return LossInputs(
-        output, targets, denoising, classification, num_boxes, matched, any_object, mean
+        output,
+        targets,
+        denoising,
+        classification,
+        num_boxes,
+        matched,
+        matches,
+        any_object,
+        mean,
+        dense_tokens,
     )
 
 
@@ -310,7 +331,14 @@ def dense_loss(inputs: LossInputs) -> Tensor:
     if inputs.any_object:
         return inputs.matched.giou.new_zeros(())
     logits = output.dense_logits.float()
-    tokens = assign_tokens(logits, output.dense_boxes, output.anchors, output.dense_valid, targets)
+    tokens = assign_tokens(
+        logits,
+        output.dense_boxes,
+        output.anchors,
+        output.dense_valid,
+        targets,
+        top=inputs.dense_tokens,
+    )
     place = (tokens.image, tokens.token)
     labels = targets.labels[tokens.image, tokens.target]
     positive = torch.zeros_like(logits, dtype=torch.bool)

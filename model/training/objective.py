@@ -63,6 +63,7 @@ class Objective:
             classification=options.classification,
             any_object=not self._detector.config.select_by_best_class,
             mean=self._processes.mean,
+            dense_tokens=options.dense_tokens,
         )
 
     def _check_together(self, output: TrainingOutput) -> None:

@@ -145,8 +145,10 @@ class _Options(BaseModel):
     clip_norm: float = Field(
         1.0, ge=0, description="largest gradient norm; 0: no clipping (large models: 0.1)"
     )
-    schedule: Literal["cosine", "step"] = Field(
-        "cosine", description="course of the learning rate after the warm-up"
+    schedule: Literal["cosine", "step", "flat"] = Field(
+        "cosine",
+        description="course of the learning rate after the warm-up; flat: constant, then a cosine "
+        "in the last anneal_share of the run, so that the length may be changed until then",
     )
     warmup_iterations: int = Field(
         200, ge=0, description="optimizer steps in which the learning rate rises from 0, at most"
@@ -155,7 +157,12 @@ class _Options(BaseModel):
         0.05, description="share of the run in which it rises, at most; 0: no warm-up"
     )
     final_lr_factor: float = Field(
-        0.01, ge=0, description="cosine: the last learning rate as a multiple of learning_rate"
+        0.01,
+        ge=0,
+        description="cosine, flat: the last learning rate as a multiple of learning_rate",
+    )
+    anneal_share: _Share = Field(
+        0.2, description="flat: final share of the run in which the learning rate falls"
     )
     step_milestones: tuple[_Share, ...] = Field(
         (0.75, 0.92), description="step: progress of the run (0..1) at each division by 10"
@@ -187,6 +194,12 @@ class _Options(BaseModel):
         (320, 352, 384),
         min_length=1,
         description="pixels, longest sides of batches; each batch draws one",
+    )
+    later_sizes: tuple[_Side, ...] = Field(
+        (), description="pixels, the same from later_minutes on; empty: sizes throughout"
+    )
+    later_minutes: float = Field(
+        0.0, ge=0, description="minutes of training, resumed runs included, before later_sizes"
     )
     final_sizes: tuple[_Side, ...] = Field(
         (), description="pixels, the same in the final part of the run; empty: sizes throughout"
@@ -271,6 +284,9 @@ class _Options(BaseModel):
         "quality",
         description="target score of a match: quality (its IoU to the power 1.5) or focal (1)",
         json_schema_extra={"section": "Losses"},
+    )
+    dense_tokens: int = Field(
+        9, ge=1, description="encoder tokens that learn each object in the one-to-many loss"
     )
     denoising_queries: int = Field(
         80, ge=0, description="approximate number of denoising queries per image; 0: no denoising"

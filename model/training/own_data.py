@@ -62,15 +62,12 @@ def _with_validation(
     options: TrainOptions, data: DataSet, report: Report | None
 ) -> tuple[GroundTruth, ValidationSet | None]:
     """Returns the images to train on, and those to validate on: given ones, or a holdout."""
-    given = None
-    if options.val_annotations is not None and options.val_images is not None:
-        given = open_coco(options.val_annotations, options.val_images, report)
-    elif options.data is not None:
+    given = _given_validation(options, report)
+    if given is None and options.data is not None:
         given = open_data_set(options.data, "val", report)
     if given is not None:
         _report_shared_images(data, given, report)
-        subject = f"{len(given.truth.images)} images of {given.subject}"
-        return data.truth, ValidationSet(given.truth, given.folder, subject)
+        return data.truth, _as_validation(given)
     training, held_out = holdout(data.truth, options.holdout)
     if held_out is None:
         return training, None
@@ -79,6 +76,27 @@ def _with_validation(
         "not trained on (always the same ones; --holdout 0: none)"
     )
     return training, ValidationSet(held_out, data.folder, subject)
+
+
+def open_validation(options: TrainOptions, report: Report | None = None) -> ValidationSet | None:
+    """Opens the images of `val_annotations` and `val_images`; None without them.
+
+    Raises:
+        DataError: if they cannot be used.
+    """
+    given = _given_validation(options, report)
+    return None if given is None else _as_validation(given)
+
+
+def _given_validation(options: TrainOptions, report: Report | None) -> DataSet | None:
+    if options.val_annotations is None or options.val_images is None:
+        return None
+    return open_coco(options.val_annotations, options.val_images, report)
+
+
+def _as_validation(data: DataSet) -> ValidationSet:
+    subject = f"{len(data.truth.images)} images of {data.subject}"
+    return ValidationSet(data.truth, data.folder, subject)
 
 
 def _report_shared_images(data: DataSet, given: DataSet, report: Report | None) -> None:

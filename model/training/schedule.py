@@ -1,4 +1,4 @@
-"""The learning rate schedule: warm-up, then cosine or steps, by iterations or by time."""
+"""The learning rate schedule: warm-up, then cosine, steps or a constant, by iterations or time."""
 
 from __future__ import annotations
 
@@ -38,5 +38,8 @@ def learning_rate_factor(options: TrainOptions, iteration: int, progress: float)
     if options.schedule == "step":
         drops = sum(progress >= milestone for milestone in options.step_milestones)
         return warmup * _STEP_FACTOR**drops
+    if options.schedule == "flat":
+        begin = 1 - options.anneal_share
+        progress = (progress - begin) / options.anneal_share if progress > begin else 0.0
     cosine = (1 + math.cos(math.pi * progress)) / 2
     return warmup * (options.final_lr_factor + (1 - options.final_lr_factor) * cosine)

@@ -15,7 +15,7 @@ from model.data.annotations import DataError
 from model.labels import CODE_LABELS
 from model.network.detector import LiteDETR, build_detector
 from model.training.options import TrainOptions
-from model.training.own_data import TrainingData, open_own_data
+from model.training.own_data import TrainingData, open_own_data, open_validation
 from model.training.sources import (
     AnnotatedImage,
     CacheSource,
@@ -40,22 +40,27 @@ def open_source(options: TrainOptions, report: Callable[[str], None] | None = No
         return open_own_data(options, report)
     # As in annotations.json, which the generator of a cache writes.
     code_ids = tuple(range(1, len(CODE_LABELS) + 1))
+    validation = open_validation(options, report)
+    if validation is not None:
+        validation.truth.category_ids(CODE_LABELS)  # refuses classes that are not trained
     if options.cache is not None:
-        return TrainingData(CacheSource(options.cache, CODE_LABELS), CODE_LABELS, code_ids)
+        source = CacheSource(options.cache, CODE_LABELS)
+        return TrainingData(source, CODE_LABELS, code_ids, validation)
     if find_spec(_GENERATOR) is None:
         raise DataError(
             "the generator of training images is not part of the installed package, only of a "
             "source checkout: train on your own data with --data, or with --annotations and "
             "--images, or run this command in a checkout"
         )
-    side = max((*options.sizes, *options.final_sizes))
+    side = max((*options.sizes, *options.later_sizes, *options.final_sizes))
     generate = partial(
         generate_code_image,
         seed=options.seed,
         max_side=side,
         edition=options.generator_edition,
     )
-    return TrainingData(LiveSource(generate, options.live_scenes), CODE_LABELS, code_ids)
+    live = LiveSource(generate, options.live_scenes)
+    return TrainingData(live, CODE_LABELS, code_ids, validation)
 
 
 def generate_code_image(number: int, seed: int, max_side: int, edition: int = 1) -> AnnotatedImage:

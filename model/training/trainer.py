@@ -200,12 +200,16 @@ class Trainer:
             elapsed = before + self._clock() - started  # planned ahead of the other processes
             return run_progress(self.options, done, elapsed) >= final_from > 0
 
+        def is_later(_batch: int) -> bool:
+            return before + self._clock() - started >= self.options.later_minutes * _MINUTE
+
         planner = BatchPlanner(
             self.options,
             len(self._source),
             place.epoch,
             begun,
             is_final,
+            is_later=is_later,
             rank=self._processes.rank,
             processes=self._processes.count,
         )

@@ -49,6 +49,19 @@ def _image(height: int, width: int, boxes: int) -> AnnotatedImage:
     return AnnotatedImage(np.full((height, width, 3), 9, np.uint8), box, np.zeros(boxes, np.int64))
 
 
+def test_later_batches_have_the_later_sizes_until_the_final_part(tmp_path: Path) -> None:
+    options = tiny_options(
+        tmp_path, sizes=(96,), later_sizes=(160,), final_sizes=(128,), batch_size=2
+    )
+    planner = BatchPlanner(
+        options, 100, 0, 0, lambda batch: batch >= 40, is_later=lambda batch: batch >= 20
+    )
+    longest = [max(plan.height, plan.width) for batch in planner for plan in batch[:1]]
+    assert longest[:20] == [96] * 20
+    assert longest[20:40] == [160] * 20
+    assert set(longest[40:]) == {128}
+
+
 def test_collate_pads_right_and_bottom_and_scales_boxes_by_the_unpadded_size() -> None:
     batch = collate([_image(20, 40, 1), _image(30, 10, 0)])
     assert batch.images.shape == (2, 30, 40, 3)

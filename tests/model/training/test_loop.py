@@ -262,6 +262,22 @@ def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:
     assert first.pixels.shape[0] <= 128
 
 
+def test_generated_images_are_validated_on_given_ones(tmp_path: Path) -> None:
+    pytest.importorskip("zxingcpp")
+    from model.training.codes import cache as code_cache
+
+    code_cache.build(tmp_path / "val", 4, seed=3, max_side=96)
+    given = {
+        "val_annotations": tmp_path / "val" / "annotations.json",
+        "val_images": tmp_path / "val",
+    }
+    data = open_source(tiny_options(tmp_path, live_scenes=5, **given))
+    assert data.validation is not None
+    assert len(data.validation.truth.images) == 4
+    cached = open_source(tiny_options(tmp_path, cache=tmp_path / "val", **given))
+    assert cached.validation is not None
+
+
 def test_without_the_generator_the_error_names_the_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,35 @@ def test_batch_without_boxes_has_a_background_loss() -> None:
     assert losses.values()["box_l1"] == 0
 
 
+def test_a_second_detection_of_an_object_costs_and_is_pushed_down() -> None:
+    perfect = _perfect()
+    weights = WEIGHTS | {"duplicates": 1.0}
+    none = detection_losses(perfect, _targets(), None, weights=weights)
+    assert none.values()["duplicates"] < 1e-6
+    perfect.pred_boxes[:, 0, 4] = _BOXES[0]  # a second query on the first object ...
+    perfect.pred_logits[:, 0, 4, 2] = 1.0  # ... which gives it another class
+    perfect.pred_logits[:, 0, 1, 1] = 1.0  # and a second class of a matched query
+    perfect.pred_logits[:, 0, 5, 0] = 1.0  # not on an object: this one is no duplicate
+    perfect.pred_logits.requires_grad_()
+    losses = detection_losses(perfect, _targets(), None, weights=weights)
+    expected = 2 * 2 * math.log1p(math.e) / 2  # layers, detections, boxes
+    assert losses.values()["duplicates"] == pytest.approx(expected, rel=1e-4)
+    losses.terms["duplicates"].backward()
+    pushed = perfect.pred_logits.grad
+    assert pushed is not None
+    assert {tuple(row) for row in (pushed[0] > 1e-3).nonzero().tolist()} == {(0, 4, 2), (0, 1, 1)}
+
+
+def test_dense_loss_teaches_the_given_number_of_tokens() -> None:
+    boxes = torch.tensor([[[0.5, 0.5, 0.8, 0.8]]])
+    targets = Targets(
+        torch.zeros(1, 1, dtype=torch.int64), boxes, torch.ones(1, 1, dtype=torch.bool)
+    )
+    anchors, valid = _grid(), torch.ones(1, 64, dtype=torch.bool)
+    found = assign_tokens(torch.zeros(1, 64, 3), anchors, anchors, valid, targets, top=4)
+    assert len(found.token) == 4
+
+
 def test_focal_loss_at_a_half_is_the_paper_formula() -> None:
     loss = focal_loss(torch.zeros(2), torch.tensor([1.0, 0.0]))
     expected = torch.tensor([0.25, 0.75]) * 0.5**2 * math.log(2)

@@ -32,6 +32,15 @@ def test_step_schedule_drops_by_ten_at_each_milestone() -> None:
     assert factors == pytest.approx([1.0, 0.1, 0.01])
 
 
+def test_flat_schedule_falls_in_its_last_part_only() -> None:
+    options = tiny_options(_OUT, schedule="flat", anneal_share=0.25, final_lr_factor=0.01)
+    places = (0.1, 0.75, 0.875, 1.0)
+    factors = [learning_rate_factor(options, 99, progress) for progress in places]
+    assert factors == pytest.approx([1.0, 1.0, 0.505, 0.01])
+    forever = options.changed(anneal_share=0.0)
+    assert learning_rate_factor(forever, 99, 1.0) == pytest.approx(1.0)
+
+
 def test_time_limit_sets_the_progress_on_a_slow_machine() -> None:
     options = tiny_options(_OUT, max_iterations=1000, max_minutes=10)
     assert run_progress(options, 100, 300.0) == pytest.approx(0.5)
