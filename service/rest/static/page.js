@@ -5,11 +5,14 @@ import { savePng, saveJson } from "./downloads.js";
 import { Explanation } from "./explanation.js";
 import { Files } from "./files.js";
 import { clean, shorten } from "./names.js";
+import { listenForKey, showProblem } from "./problems.js";
 import { Item, Requests } from "./requests.js";
 import * as results from "./results.js";
+import { detect, getBlob, getModel, getSamples, render, samplesFor } from "./service.js";
 import {
-  Failure, detect, getBlob, getModel, getSamples, render, samplesFor, useKey,
-} from "./service.js";
+  checkReadable, checkSize, listSamples, listenForFiles, pressSample,
+} from "./sources.js";
+import { Tiling } from "./tiling.js";
 import { View } from "./view.js";
 
 const LOWEST_THRESHOLD = 0.05; // requested once; the slider then filters without another request
@@ -36,6 +39,7 @@ const view = new View($("viewer"), $("photo"), (seen) => {
 const files = new Files($("file-list"), open);
 const requests = new Requests(send, showProgress, showWait);
 const explanation = new Explanation($("explanation"));
+const tiling = new Tiling(detectAgain);
 
 /** Sends the requests of these images and opens the first one. */
 function openItems(items) {
@@ -48,22 +52,25 @@ function openItems(items) {
   open(items[0]);
 }
 
-/** Shows an image, and its result as soon as there is one. */
+/** Shows an image, and its result as soon as there is one; until then the last one of the image. */
 async function open(item) {
   state.run?.abort();
   const run = new AbortController();
+  const isShown = item === state.item && !$("panel").hidden;
+  if (!isShown) showNoResult();
   Object.assign(state, { item, image: item.image, name: item.name, result: null, run });
   showProblem(null);
-  boxes.show([]);
-  $("panel").hidden = true;
+  $("panel").inert = true; // it may show the last result
   $("filename").textContent = clean(item.name);
   $("drop").classList.remove("empty");
   for (const id of ["viewer", "tools", "under", "working"]) $(id).hidden = false;
   $("invite").hidden = true;
+  tiling.show(true);
   files.open(item);
   requests.prefer(item);
   try {
-    const [shown] = await Promise.allSettled([showImage(item, run.signal)]);
+    const showing = isShown ? null : showImage(item, run.signal);
+    const [shown] = await Promise.allSettled([showing]);
     const result = await item.detected;
     if (shown.status === "rejected") throw shown.reason;
     if (state.run !== run) return;
@@ -73,11 +80,23 @@ async function open(item) {
     showResult();
   } catch (error) {
     if (state.run !== run) return;
+    showNoResult();
     if (!$("photo").complete || !$("photo").naturalWidth || $("viewer").hidden) invite();
     showProblem(error);
   } finally {
     if (state.run === run) $("working").hidden = true;
   }
+}
+
+function showNoResult() {
+  boxes.show([]);
+  $("panel").hidden = true;
+}
+
+/** Sends the requests of all items with the options that are chosen now. */
+function detectAgain() {
+  requests.cancel();
+  if (state.items.length > 0) retry(state.items);
 }
 
 /** Sends the requests of these items once more. */
@@ -108,14 +127,15 @@ function invite() {
   for (const id of ["viewer", "tools", "under", "panel"]) $(id).hidden = true;
   $("invite").hidden = false;
   $("drop").classList.add("empty");
+  tiling.show(false);
   document.querySelector("main").classList.remove("shown");
 }
 
 /** Requests all detections in an image. */
 async function send({ image }, signal) {
-  checkSize(image);
+  checkSize(image, state.limits?.max_body_bytes);
   await checkReadable(image);
-  return detect(image, LOWEST_THRESHOLD, signal);
+  return detect(image, LOWEST_THRESHOLD, tiling.query, signal);
 }
 
 /** Shows the image; the service converts formats that the browser does not support. */
@@ -142,29 +162,6 @@ async function showImage({ image, detected }, signal) {
   }
 }
 
-function checkSize(image) {
-  const limit = state.limits?.max_body_bytes;
-  if (limit && image.size > limit) {
-    const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-    throw new Failure(
-      "This image is too large",
-      `It has ${mib(image.size)}; at most ${mib(limit)} are accepted.`,
-    );
-  }
-}
-
-/** Reads one byte: browsers report an unreadable body as an error of the network. */
-async function checkReadable(image) {
-  try {
-    await image.slice(0, 1).arrayBuffer();
-  } catch {
-    throw new Failure(
-      "This file cannot be read",
-      "It is a folder, or was changed or removed since it was chosen.",
-    );
-  }
-}
-
 function threshold() {
   return Number($("threshold").value);
 }
@@ -177,13 +174,13 @@ function visible(result = state.result) {
 function showResult() {
   const { result } = state;
   showProblem(null);
-  $("panel").hidden = false;
+  Object.assign($("panel"), { hidden: false, inert: false });
   document.querySelector("main").classList.add("shown");
   const shown = visible();
   boxes.show(shown);
   $("boxes").setAttribute("aria-label", results.describe(shown));
   $("summary").textContent = results.summarise(shown);
-  results.listDetections($("detections"), shown, light, state.explains ? explain : null);
+  results.listDetections($("detections"), shown, light, canExplain() ? explain : null);
   const below = result.detections.length - shown.length;
   $("nothing").hidden = shown.length > 0;
   $("nothing").textContent = below
@@ -194,7 +191,9 @@ function showResult() {
 }
 
 function showCurl() {
-  $("curl").textContent = results.curlLine(state.name, state.image.type, threshold());
+  $("curl").textContent = results.curlLine(
+    state.name, state.image.type, threshold(), tiling.query,
+  );
 }
 
 async function saveDrawing() {
@@ -204,6 +203,11 @@ async function saveDrawing() {
   } catch (error) {
     showProblem(error);
   }
+}
+
+/** Whether the service explains detections; it explains only those without tiles. */
+function canExplain() {
+  return state.explains && tiling.query === "";
 }
 
 function explain(detection) {
@@ -218,40 +222,8 @@ function light(detection) {
   results.lightRow($("detections"), detection ? boxes.detections.indexOf(detection) : -1);
 }
 
-function showProblem(error, hint = "") {
-  $("problem").hidden = error === null;
-  if (error === null) return;
-  const known = error instanceof Failure;
-  $("problem-title").textContent = known ? error.title : "Something went wrong on this page";
-  $("problem-detail").textContent = [known ? error.detail : String(error), hint].join(" ").trim();
-  $("again").hidden = !(known && error.retryAfter) || hint !== "";
-  if (known && [401, 403].includes(error.status)) askForKey();
-}
-
-function askForKey() {
-  $("key-form").hidden = false;
-  $("key").focus();
-}
-
-/** Repeats the refused request with the key. */
-async function takeKey(event) {
-  event.preventDefault();
-  useKey($("key").value.trim());
-  $("key").value = "";
-  $("key-form").hidden = true;
-  showProblem(null);
-  try {
-    await showModel();
-    if (state.items.length > 0) retry(state.items.filter(({ error }) => error));
-  } catch (error) {
-    showProblem(error);
-  }
-}
-
 async function openSample(sample, button) {
-  for (const other of $("sample-list").querySelectorAll("button")) {
-    other.setAttribute("aria-pressed", String(other === button));
-  }
+  pressSample(button);
   try {
     openItems([new Item(await getBlob(sample.url), sample.url.split("/").pop())]);
   } catch (error) {
@@ -261,33 +233,8 @@ async function openSample(sample, button) {
 
 function openFiles(chosen) {
   if (chosen.length === 0) return;
-  for (const button of $("sample-list").querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", "false");
-  }
+  pressSample(null);
   openItems([...chosen].map((file) => new Item(file, file.name || "pasted.png")));
-}
-
-function listenForFiles() {
-  for (const id of ["file", "file-again", "camera", "camera-again"]) {
-    $(id).addEventListener("change", (event) => {
-      openFiles(event.target.files);
-      event.target.value = ""; // so that the same file can be chosen again
-    });
-  }
-  document.addEventListener("paste", (event) => openFiles(event.clipboardData.files));
-  let depth = 0; // dragenter and dragleave also come from children
-  const over = (change) => {
-    depth = Math.max(0, depth + change);
-    $("drop").classList.toggle("over", depth > 0);
-  };
-  document.addEventListener("dragenter", () => over(1));
-  document.addEventListener("dragleave", () => over(-1));
-  document.addEventListener("dragover", (event) => event.preventDefault());
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    over(-depth);
-    openFiles(event.dataTransfer.files);
-  });
 }
 
 async function copyCurl() {
@@ -314,7 +261,8 @@ async function showModel() {
   $("finds").replaceChildren("Detects ", ...finds(names), ".");
   $("threshold").value = model.default_threshold;
   $("threshold-value").textContent = threshold().toFixed(2);
-  await showSamples(names);
+  tiling.offer(model);
+  listSamples(samplesFor(await getSamples(), names), openSample);
 }
 
 /** The names of a few classes, each with a writing direction of its own; the number of many. */
@@ -327,27 +275,11 @@ function finds(names) {
   });
 }
 
-/** Shows the samples that are for a model of these classes. */
-async function showSamples(classes) {
-  const samples = samplesFor(await getSamples(), classes);
-  $("samples").hidden = samples.length === 0;
-  $("sample-list").replaceChildren(
-    ...samples.map((sample) => {
-      const image = document.createElement("img");
-      Object.assign(image, { src: sample.url, alt: sample.name, loading: "lazy" });
-      const button = document.createElement("button");
-      Object.assign(button, { type: "button", title: sample.name });
-      button.setAttribute("aria-pressed", "false");
-      button.append(image);
-      button.addEventListener("click", () => openSample(sample, button));
-      const item = document.createElement("li");
-      item.append(button);
-      return item;
-    }),
-  );
-}
-
-listenForFiles();
+listenForFiles(openFiles);
+listenForKey(async () => {
+  await showModel();
+  if (state.items.length > 0) retry(state.items.filter(({ error }) => error));
+});
 invite();
 $("again").addEventListener("click", () => retry([state.item]));
 $("copy").addEventListener("click", copyCurl);
@@ -360,7 +292,6 @@ $("labels").addEventListener("click", () => {
 });
 $("save-png").addEventListener("click", saveDrawing);
 $("save-json").addEventListener("click", () => saveJson(state.name, state.result, visible()));
-$("key-form").addEventListener("submit", takeKey);
 $("threshold").addEventListener("input", () => {
   $("threshold-value").textContent = threshold().toFixed(2);
   if (state.result) showResult();

@@ -69,7 +69,9 @@ export class Requests {
 
   async process(item, signal) {
     try {
-      item.result = await this.send(item, signal);
+      const result = await this.send(item, signal);
+      if (signal.aborted) return; // the item may wait for another result
+      item.result = result;
       item.resolve(item.result);
     } catch (error) {
       if (signal.aborted) return;

@@ -105,8 +105,9 @@ export function showTimings(bar, legend, total, timings) {
 }
 
 /** The same request as a curl command, for a POSIX shell. */
-export function curlLine(fileName, mediaType, threshold) {
-  const url = new URL(`detect?threshold=${threshold.toFixed(2)}`, document.baseURI).href;
+export function curlLine(fileName, mediaType, threshold, options) {
+  const query = [`threshold=${threshold.toFixed(2)}`, options].filter(Boolean).join("&");
+  const url = new URL(`detect?${query}`, document.baseURI).href;
   const type = mediaType || "application/octet-stream";
   return [
     "curl --data-binary",

@@ -57,9 +57,10 @@ export async function getBlob(url) {
   return (await request(url)).blob();
 }
 
-/** All detections in an image with a score of at least `threshold`. */
-export async function detect(image, threshold, signal) {
-  return (await post(image, `threshold=${threshold}`, signal)).json();
+/** All detections in an image with a score of at least `threshold`; `options` are more of them. */
+export async function detect(image, threshold, options, signal) {
+  const query = [`threshold=${threshold}`, options].filter(Boolean).join("&");
+  return (await post(image, query, signal)).json();
 }
 
 /** The image in a format that every browser shows, without boxes. */

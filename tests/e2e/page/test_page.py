@@ -1,16 +1,11 @@
-"""The page in a real browser, with a running service and the fake device."""
+"""The page in a real browser: images, results, samples, downloads and the view."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,211 +14,21 @@ from PIL import Image
 
 pytest.importorskip("selenium", reason="selenium (the dev extra) drives the browser")
 
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from service.access.api_keys import Scope, key_line, new_key
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
+from tests.e2e.page.driver import (
+    FIVE_DETECTIONS,
+    SMALL_CONTROLS,
+    TIMEOUT_S,
+    Page,
+    altered,
+    serving,
 )
-# The fake device gives five detections for this colour, with scores 0.95, 0.85, ... 0.55.
-FIVE_DETECTIONS = (250, 200, 104)
-TIMEOUT_S = 120
-
-
-@contextmanager
-def serving(until: str, **environment: str) -> Iterator[str]:
-    """Runs a service with the fake device; yields its address once it has logged `until`."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.support.fake_serve",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"LITE_DETR_HTTP_PORT": "0", "LITE_DETR_GRPC_PORT": "0"} | environment,
-    )
-    assert process.stderr is not None
-    try:
-        output = ""
-        for line in process.stderr:
-            output += line
-            if until in line:
-                break
-        found = re.search(r"http://\S+", output)
-        assert found, f"the service did not start: {output}"
-        yield found.group()
-    finally:
-        process.terminate()
-        process.communicate(timeout=TIMEOUT_S)
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving(until="Ready", LITE_DETR_EXPLAIN="on") as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("chromium and chromedriver (Debian: chromium chromium-driver) are missing")
-    options = ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options=options, service=Service(driver))
-    try:
-        yield chrome
-    finally:
-        chrome.quit()
-
-
-# Changes responses before the page reads them: the service, as with another model.
-ALTER_RESPONSES = """
-  const realFetch = window.fetch;
-  window.fetch = async (url, options) => {
-    const response = await realFetch(url, options);
-    const altered = (body) => Response.json(body, { status: response.status });
-    if (String(url).endsWith("v1/models") && CLASSES) {
-      const body = await response.json();
-      body.models[0].classes = CLASSES.map((name, id) => ({ id, name }));
-      return altered(body);
-    }
-    if (String(url).startsWith("detect?threshold") && response.ok && DETECTIONS) {
-      return altered({ ...(await response.json()), detections: DETECTIONS });
-    }
-    return response;
-  };
-"""
-
-
-@contextmanager
-def altered(
-    browser: Chrome,
-    classes: Sequence[str] = (),
-    detections: Sequence[dict[str, Any]] = (),
-) -> Iterator[None]:
-    """Pages that are opened meanwhile see a model of these classes, or these detections."""
-    values = f"const CLASSES = {json.dumps(classes or None)};"
-    values += f"const DETECTIONS = {json.dumps(detections or None)};"
-    script = {"source": f"{{{values}{ALTER_RESPONSES}}}"}
-    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
-    try:
-        yield
-    finally:
-        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
-
-
-class Page:
-    """The page and the actions of its users."""
-
-    def __init__(self, browser: Chrome, address: str) -> None:
-        self.browser = browser
-        browser.get_log("browser")  # discards the entries of earlier pages
-        browser.get(f"{address}/")
-        self.until("return document.body.hasAttribute('data-ready')")
-
-    def until(self, script: str) -> Any:
-        return WebDriverWait(self.browser, TIMEOUT_S).until(
-            lambda browser: browser.execute_script(script)
-        )
-
-    def text(self, name: str) -> str:
-        return str(self.browser.find_element(By.ID, name).text)
-
-    def choose(self, path: Path) -> None:
-        self.browser.find_element(By.ID, "file").send_keys(str(path))
-
-    def await_results(self) -> None:
-        self.until("return !document.getElementById('panel').hidden")
-        self.until("return document.getElementById('working').hidden")
-
-    def scores(self) -> list[str]:
-        return [
-            element.text
-            for element in self.browser.find_elements(By.CSS_SELECTOR, "#detections .score")
-        ]
-
-    def labels(self) -> list[str]:
-        script = "return [...document.querySelectorAll('#detections .name')]"
-        return list(
-            self.browser.execute_script(f"{script}.map((one) => one.firstChild.textContent)")
-        )
-
-    @contextmanager
-    def narrow(self) -> Iterator[None]:
-        """Shows the page as on a phone."""
-        size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        try:
-            yield
-        finally:
-            self.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-    def slide_to(self, threshold: float) -> None:
-        self.browser.execute_script(
-            "const slider = document.getElementById('threshold');"
-            "slider.value = arguments[0]; slider.dispatchEvent(new Event('input'));",
-            threshold,
-        )
-
-    def press(self, name: str) -> None:
-        """Presses a button, wherever it is on the page."""
-        self.browser.execute_script("document.getElementById(arguments[0]).click()", name)
-
-    def placement(self) -> dict[str, float]:
-        """The image's size, its place in the viewer (x, y) and in the window."""
-        return dict(
-            self.browser.execute_script(
-                "const box = (id) => document.getElementById(id).getBoundingClientRect();"
-                "const [seen, {width, height, left, top}] = [box('viewer'), box('photo')];"
-                "return {width, height, x: left - seen.left, y: top - seen.top, left, top}"
-            )
-        )
-
-    def canvas(self) -> str:
-        """The drawn boxes, after the page had time to adapt them to a change of its layout."""
-        script = (
-            "const done = arguments[0], boxes = document.getElementById('boxes');"
-            "const frame = window.requestAnimationFrame;"
-            "frame(() => frame(() => setTimeout(() => done(boxes.toDataURL()))));"
-        )
-        return str(self.browser.execute_async_script(script))
-
-    def errors(self) -> list[str]:
-        logs = self.browser.get_log("browser")
-        return [entry["message"] for entry in logs if entry["level"] == "SEVERE"]
-
-
-@pytest.fixture
-def page(browser: Chrome, address: str) -> Page:
-    return Page(browser, address)
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "it's a photo.png"
-    Image.new("RGB", (640, 480), FIVE_DETECTIONS).save(path)
-    return path
 
 
 def test_a_chosen_photo_shows_its_boxes_scores_and_timings(page: Page, photo: Path) -> None:
@@ -331,6 +136,17 @@ def test_a_detection_is_explained(page: Page, photo: Path) -> None:
     assert page.errors() == []
 
 
+def test_an_image_is_cut_into_tiles(page: Page, photo: Path) -> None:
+    """Further tests are in test_tiles."""
+    Image.new("RGB", (1200, 900), FIVE_DETECTIONS).save(photo)
+    page.choose(photo)
+    page.await_results()
+    Select(page.browser.find_element(By.ID, "tile")).select_by_value("auto")
+    page.until("return document.querySelectorAll('#detections li').length > 5")
+    assert "tile=auto&overlap=0.20" in page.text("curl")
+    assert page.errors() == []
+
+
 @pytest.mark.parametrize("way", ["drop", "paste"])
 def test_a_photo_may_be_dropped_or_pasted(page: Page, photo: Path, way: str) -> None:
     page.browser.execute_script(
@@ -396,19 +212,6 @@ def test_the_curl_command_gives_the_same_result(page: Page, photo: Path) -> None
         timeout=TIMEOUT_S,
     )
     assert done.stdout.count(b'"score"') == 5
-
-
-# The names of visible controls that are smaller than a finger needs.
-SMALL_CONTROLS = """
-return [...document.querySelectorAll("a, button, input, label.button")]
-  .filter((element) => element.checkVisibility() && element.type !== "file")
-  .filter((element) => !element.closest("p"))
-  .filter((element) => {
-    const { width, height } = element.getBoundingClientRect();
-    return width < 44 || height < 44;
-  })
-  .map((element) => element.id || element.className || element.textContent)
-"""
 
 
 def test_a_narrow_screen_shows_image_and_results_together(page: Page, photo: Path) -> None:
