@@ -157,7 +157,9 @@ def _print_table(figures: LoadFigures) -> None:
         times = (_ms(value) for value in (step.p50_ms, step.p90_ms, step.p99_ms, step.max_ms))
         table.add_row(f"{step.offered_per_s:g}", f"{step.ok_per_s:.2f}", *times, _errors(step))
     console.print(table)
-    if figures.sustained_per_s is None:
+    if all(step.interrupted for step in figures.steps):
+        console.print("No step was complete.")
+    elif figures.sustained_per_s is None:
         console.print(f"Saturated at every rate; at most {figures.highest_per_s:.2f} per second.")
     else:
         console.print(

@@ -37,6 +37,7 @@ from service.rest.query import PARAMETERS, split_query_string
 from service.settings import Settings
 from service.transport.http_body import BodyMemory
 from service.transport.http_request import RequestRefused
+from service.transport.option_values import number_of
 from service.transport.route_access import require
 
 _TITLE = "SageMaker"
@@ -48,6 +49,8 @@ _MODEL_FOLDER = Path("/opt/ml/model")
 _STOP_SECONDS = 28.0  # of the 30 s from SIGTERM to SIGKILL
 _HEALTH_PATH, _PREDICT_PATH = "/ping", "/invocations"
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+_JSON_RANGES = ("application/json", "application/*", "*/*", "*")  # the most specific one counts
+_NOT_ACCEPTED = (0.0, 1)  # above every place with the quality 0, below every other quality
 
 
 def read_deployment(
@@ -112,32 +115,52 @@ async def _invoke(endpoint: DetectEndpoint, request: Request) -> Response:
         for name, value in split_query_string(attributes.encode("latin-1"))
         if name in PARAMETERS  # clients also put ids of their own there
     ]
-    if _wants_image(request.headers.get("accept")) and all(name != "format" for name, _ in query):
+    accept = ",".join(request.headers.getlist("accept"))
+    if _wants_image(accept) and all(name != "format" for name, _ in query):
         query.append(("format", DRAWN_IMAGE.name))
     scope = {**request.scope, "query_string": urlencode(query).encode()}
     return await endpoint.respond_in(JSON, Request(scope, request.receive))
 
 
-def _wants_image(accept: str | None) -> bool:
-    """Whether the response should be the drawn image, by the first type that is served.
+def _wants_image(accept: str) -> bool:
+    """Whether the response is the drawn image instead of JSON.
+
+    It is the type of the higher quality (RFC 9110, 12.5.1); of equal ones, the first.
+
+    Args:
+        accept: values of the header, separated by commas; empty: JSON.
 
     Raises:
-        RequestRefused: if none is.
+        RequestRefused: if neither is accepted.
     """
-    types = [media_type_of(part) for part in (accept or "").split(",")]
-    for media_type in filter(None, types):
-        if media_type in {"*/*", "application/*", "application/json"}:
-            return False
-        if media_type.startswith("image/"):
-            return True
-    if any(types):
-        raise RequestRefused(
-            406,
-            "not_acceptable",
-            f"Accept is {short_repr(accept)}; the service returns application/json or, with the "
-            "boxes drawn, image/*",
-        )
-    return False
+    qualities: dict[str, tuple[float, int]] = {}  # and the negative place, by media type
+    for place, part in enumerate(filter(str.strip, accept.split(","))):
+        qualities.setdefault(media_type_of(part), (_quality_of(part), -place))
+    json = next((qualities[each] for each in _JSON_RANGES if each in qualities), None)
+    images = (value for name, value in qualities.items() if name.startswith("image/"))
+    image = max(images, default=_NOT_ACCEPTED)
+    if image > max(json or _NOT_ACCEPTED, _NOT_ACCEPTED):
+        return True
+    # A header that only excludes types leaves JSON.
+    only_excludes = json is None and not any(quality for quality, _ in qualities.values())
+    if only_excludes or (json is not None and json > _NOT_ACCEPTED):
+        return False
+    raise RequestRefused(
+        406,
+        "not_acceptable",
+        f"Accept is {short_repr(accept)}; the service returns application/json or, with the "
+        "boxes drawn, image/*",
+    )
+
+
+def _quality_of(media_range: str) -> float:
+    """The parameter q of a part of an Accept header, 0..1; 1 if there is no valid one."""
+    for parameter in media_range.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        quality = number_of(value)
+        if name.strip().lower() == "q" and quality is not None and 0 <= quality <= 1:
+            return quality
+    return 1.0
 
 
 SAGEMAKER = Cloud("sagemaker", _TITLE, (_PORT_VARIABLE, _RANGE_VARIABLE), read_deployment, _routes)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 import httptools
 
@@ -20,25 +21,47 @@ class Unavailable(Exception):
 
 
 class _Response:
-    """Collects a response from the parser's events."""
+    """Collects a response from the parser's events; interim responses before it are dropped."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.num_bytes = 0
         self.headers_complete = self.complete = self.has_end = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def status(self) -> int:
+        """The status, once `headers_complete`."""
+        return self._parser.get_status_code()
+
+    def feed(self, data: bytes) -> None:
+        """Parses the next bytes.
+
+        Raises:
+            Unavailable: if they are not HTTP.
+        """
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise Unavailable("it switches to another protocol") from None
+        except httptools.HttpParserError:
+            raise Unavailable("its response is not HTTP") from None
+
+    def on_message_begin(self) -> None:
+        self.has_end = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.has_end |= name.lower() in _ENDED_BY
 
     def on_headers_complete(self) -> None:
-        self.headers_complete = True
+        self.headers_complete = self.status >= HTTPStatus.OK
 
     def on_body(self, data: bytes) -> None:
         self.parts.append(data)
         self.num_bytes += len(data)
 
     def on_message_complete(self) -> None:
-        self.complete = True
+        self.complete = self.headers_complete
 
 
 class HttpGet:
@@ -104,7 +127,6 @@ class HttpGet:
 
     async def _exchange(self, data: bytes) -> tuple[int, bytes]:
         response = _Response()
-        parser = httptools.HttpResponseParser(response)
         received = 0
         async with self._connection() as (reader, writer):
             writer.write(data)
@@ -114,12 +136,9 @@ class HttpGet:
                 if not chunk:
                     break
                 received += len(chunk)
-                try:
-                    parser.feed_data(chunk)
-                except httptools.HttpParserError:
-                    raise Unavailable("its response is not HTTP") from None
-                if response.headers_complete and parser.get_status_code() != 200:  # noqa: PLR2004
-                    return parser.get_status_code(), b""
+                response.feed(chunk)
+                if response.headers_complete and response.status != HTTPStatus.OK:
+                    return response.status, b""
                 if not response.headers_complete and received > _MAX_HEAD_BYTES:
                     raise Unavailable("the head of its response is too large")
                 if response.num_bytes > self._max_bytes:
@@ -128,7 +147,7 @@ class HttpGet:
             raise Unavailable("it closed the connection without a response")
         if not response.complete and response.has_end:
             raise Unavailable("it closed the connection before the end of the file")
-        return parser.get_status_code(), b"".join(response.parts)
+        return response.status, b"".join(response.parts)
 
     @contextlib.asynccontextmanager
     async def _connection(

@@ -22,7 +22,7 @@ _DATA = "data:"
 _MAX_URL = 4096  # characters
 # Files that were uploaded or imported, and those of storages that Label Studio serves itself.
 _FILE_PATHS = ("/data/", "/storage-data/", "/tasks/")
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _SAFE = "/%:@!$&'()*+,;=~"
 _UNAUTHORIZED = (401, 403)
 _OK, _NOT_FOUND = 200, 404

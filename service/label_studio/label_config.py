@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from service.errors import InvalidOptions, short_repr
@@ -41,7 +42,8 @@ def read_label_config(text: str, class_names: tuple[str, ...]) -> Rectangles:
     """Reads a labelling configuration.
 
     A class gets the label that lists it in `predicted_values`, otherwise the label of its name;
-    capitals, spaces, hyphens and underscores make no difference.
+    capitals, spaces, hyphens and underscores make no difference. A label with an `alias` is found
+    by both names, and results have the alias.
 
     Args:
         text: XML.
@@ -65,7 +67,7 @@ def read_label_config(text: str, class_names: tuple[str, ...]) -> Rectangles:
     found = [(each, _labels(each, class_names)) for each in controls]
     control, labels = max(found, key=lambda each: len(each[1]))
     if not labels:
-        names = [name for each in controls for name, _ in _given(each)]
+        names = [label.names[0] for each in controls for label in _given(each)]
         raise InvalidOptions(
             f"no class of the model is a label of label_config: the model has "
             f"{_listed(class_names)}; the labels are {_listed(names)}. Rename labels, or list "
@@ -92,19 +94,31 @@ def _parse(text: str) -> ElementTree.Element:
         raise InvalidOptions(f"label_config is not XML: {error}") from None
 
 
-def _given(control: ElementTree.Element) -> Iterable[tuple[str, list[str]]]:
-    """The labels of a tag, each with the classes that it lists."""
+class _Label(NamedTuple):
+    """A tag `Label`."""
+
+    names: list[str]  # its value and alias, those that it has
+    listed: list[str]  # class names
+
+    @property
+    def result(self) -> str:
+        """The label of results."""
+        return self.names[-1]
+
+
+def _given(control: ElementTree.Element) -> Iterable[_Label]:
+    """The labels of a tag."""
     for label in control.iter("Label"):
-        value = label.get("value", "")
-        if value:
+        names = [name for name in (label.get("value"), label.get("alias")) if name]
+        if names:
             listed = label.get("predicted_values", "").split(",")
-            yield value, [name.strip() for name in listed if name.strip()]
+            yield _Label(names, [name.strip() for name in listed if name.strip()])
 
 
 def _labels(control: ElementTree.Element, class_names: tuple[str, ...]) -> dict[str, str]:
-    given = list(_given(control))
-    by_name = {_plain(value): value for value, _ in reversed(given)}
-    by_list = {_plain(name): value for value, listed in reversed(given) for name in listed}
+    given = list(_given(control))[::-1]
+    by_name = {_plain(name): label.result for label in given for name in label.names}
+    by_list = {_plain(name): label.result for label in given for name in label.listed}
     chosen = {name: by_list.get(_plain(name)) or by_name.get(_plain(name)) for name in class_names}
     return {name: label for name, label in chosen.items() if label is not None}
 

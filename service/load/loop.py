@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import cast
 
 import httptools
@@ -66,7 +67,8 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:  # not HTTP: the request has no response
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            # Not HTTP, or no longer: the request has no response.
             assert self.transport is not None
             self.transport.abort()
 
@@ -91,10 +93,13 @@ class _Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < HTTPStatus.OK:  # interim: the response follows
+            return
         exchange, self._exchange = self._exchange, None
         assert exchange is not None and self.transport is not None
         exchange.done = time.perf_counter()
-        exchange.status = self._parser.get_status_code()
+        exchange.status = status
         exchange.headers, exchange.body = self._headers, b"".join(self._body)
         usable = self._parser.should_keep_alive()
         if not usable:

@@ -73,6 +73,10 @@ def test_the_table_has_a_row_for_each_rate(
     assert "Interrupted" in out
     print_figures(replace(FIGURES, sustained_per_s=None), as_json=False)
     assert "Saturated at every rate" in capsys.readouterr().out
+    print_figures(replace(FIGURES, sustained_per_s=None, steps=STEPS[1:]), as_json=False)
+    out = capsys.readouterr().out
+    assert "No step was complete" in out
+    assert "Saturated" not in out
 
 
 @pytest.mark.slow  # imports matplotlib

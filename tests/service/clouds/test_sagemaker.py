@@ -68,6 +68,17 @@ ACCEPTED = [
     ("text/html, application/json;q=0.9", 200, "application/json"),
     ("image/jpeg", 200, "image/jpeg"),
     ("text/csv", 406, "application/problem+json"),
+    ("*", 200, "application/json"),
+    ("*/*, image/png", 200, "application/json"),
+    ("image/png, */*", 200, "image/jpeg"),
+    ("image/jpeg;q=0.1, application/json", 200, "application/json"),
+    ("application/json; Q=0.2, image/*; q=0.3", 200, "image/jpeg"),
+    ("application/json;q=0, */*, image/jpeg;q=0.1", 200, "image/jpeg"),
+    ("image/*;q=0", 200, "application/json"),
+    ("image/*;q=0, */*;q=0.1", 200, "application/json"),
+    ("image/*;q=nan", 200, "image/jpeg"),
+    ("application/json;q=0", 406, "application/problem+json"),
+    ("*/*;q=0", 406, "application/problem+json"),
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from service.access.api_keys import presented_key
 from service.errors import Overloaded
 from service.label_studio import label_studio_routes
+from service.label_studio.label_config import read_label_config
 from service.settings import load_settings
 from service.transport.http_body import BodyMemory
 from tests.service.label_studio.conftest import CONFIG, Connect, MakeImage
@@ -97,6 +98,16 @@ async def test_setup_validate_health_and_webhook(connect: Connect, standin: Stan
         assert (await client.get("/health")).json()["status"] == "UP"
         standin.ready = False
         assert (await client.get("/health")).status_code == 503
+
+
+def test_a_label_with_an_alias_is_found_by_both_names_and_results_have_the_alias() -> None:
+    config = CONFIG.replace('"QR code"', '"QR code" alias="qr"').replace(
+        '"other"', '"?" alias="aztec"'
+    )
+    labels = read_label_config(config, ("qr_code", "qr", "linear", "aztec", "pdf417")).labels
+    assert labels == {
+        "qr_code": "qr", "qr": "qr", "linear": "Bar code", "aztec": "aztec", "pdf417": "Bar code"
+    }  # fmt: skip
 
 
 async def test_a_bad_task_has_an_error_and_its_neighbours_a_prediction(
