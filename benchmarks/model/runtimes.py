@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.model.plain_pytorch import plain_pytorch
-from benchmarks.model.turns import Side, peak_mib, take_turns
+from benchmarks.model.turns import Side, environment_of, peak_mib, take_turns
 from benchmarks.report import RESULTS, conditions, table, version_of, write_report
 from model import ops
 from model.export.network import ExportedNetwork
@@ -60,17 +59,6 @@ class Row:
     start_seconds: float
     peak_mib: float
     logit_difference: float  # the largest one to ours
-
-
-def environment_of(side: str, folder: Path) -> str:
-    """The interpreter of a side's environment, which is made if it is missing."""
-    python = folder / side / "bin" / "python"
-    if not python.exists():
-        print(f"installing {PACKAGES[side]}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(folder / side)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "numpy", PACKAGES[side]]
-        subprocess.run(install, check=True)
-    return str(python)
 
 
 def work(side: str, inputs: Path, threads: int) -> None:
@@ -125,7 +113,7 @@ def measure(size: str, options: argparse.Namespace, folder: Path) -> list[Row]:
         command = [sys.executable, "-m", "benchmarks.model.runtimes", "--threads"]
         command += [str(options.threads), "--worker", name, str(inputs)]
         if name in PACKAGES:
-            python = environment_of(name, options.environments)
+            python = environment_of(options.environments / name, PACKAGES[name])
             command = [python, "-m", "benchmarks.model.runtime_worker"]
             command += [name, str(file), str(inputs), str(options.threads)]
         sides.append(Side(name, command))
@@ -200,7 +188,7 @@ def main() -> None:
         for size in options.sizes:
             rows += measure(size, options, Path(folder))
     versions = {"torch": torch.__version__} | {
-        side: version_of(side, environment_of(side, options.environments))
+        side: version_of(side, environment_of(options.environments / side, PACKAGES[side]))
         for side in options.sides
         if side in PACKAGES
     }

@@ -54,6 +54,23 @@ class Side:
         return json.loads(line)
 
 
+def environment_of(folder: Path, *packages: str) -> str:
+    """The interpreter of an environment with these packages and numpy, made if it is missing.
+
+    Raises:
+        subprocess.CalledProcessError: if a package cannot be installed.
+    """
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"installing {', '.join(packages)}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    if not (folder / "complete").exists():
+        install = [str(python), "-m", "pip", "install", "--quiet", "numpy", *packages]
+        subprocess.run(install, check=True)
+        (folder / "complete").touch()
+    return str(python)
+
+
 def take_turns(ready: object, run: Callable[[], object]) -> None:
     """In the process of a side: reports `ready`, then runs and times an image for each line."""
     print(json.dumps(ready), flush=True)
