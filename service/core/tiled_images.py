@@ -37,6 +37,7 @@ from service.types import Priority
 _REQUESTS = 2  # whose tiles are in flight: those of one are decoded while those of the other run
 _MOST_SLOTS = 8  # for the tiles of one request, which one decoding fills
 _SLOT_SHARE = 4  # all tiles take at most one slot in so many
+_IMAGE_SHARE = 2  # likewise the whole images, while their tiles wait or run
 
 
 class TileDecoder(Protocol):
@@ -92,15 +93,17 @@ class TiledImages:
         self._clock = clock
         self._turns = asyncio.Semaphore(_REQUESTS)
         self._decoding = asyncio.Lock()  # so that tiles take one decoder at most
-        self._pending = 0  # tiles of admitted images without a result
-        self._tile_seconds = RunningMean()
+        self._num_images = 0  # with tiles, admitted and without a result
+        self._pending = 0  # tiles of these
+        self._tile_seconds = RunningMean()  # of the time between two results
 
     def plan(self, request: ImageRequest, size: tuple[int, int]) -> tuple[Region, ...]:
         """The tiles of an image of `size` (height, width); none if it is only run whole.
 
         Raises:
             InvalidOptions: for too many tiles.
-            Overloaded: if their results are predicted to come after the deadline.
+            Overloaded: if their results are predicted to come after the deadline, or if images
+                with tiles hold their share of the slots.
         """
         if request.tiles is None:
             return ()
@@ -151,24 +154,35 @@ class TiledImages:
         return TiledResult(found, decode_ms)
 
     def _admit(self, request: ImageRequest, tiles: int) -> None:
-        """Refuses tiles that would be late.
+        """Refuses tiles that would be late, or whose image would take a slot of ordinary images.
 
         Tiles that would not wait for others are always accepted: otherwise a prediction that was
         once too high would refuse all and never be corrected.
         """
+        if not tiles or not self._pending:
+            return
+        wait = self._pending * self._tile_seconds.value
+        retry_after_s = max(1, math.ceil(wait))
+        most = max(_REQUESTS, request.served.pool.normal_count // _IMAGE_SHARE)
+        if self._num_images >= most:
+            raise Overloaded(
+                f"{self._num_images} images with tiles are in flight; try again later",
+                retry_after_seconds=retry_after_s,
+            )
         left = request.deadline - self._clock()
-        needed = (self._pending + tiles) * self._tile_seconds.value
-        if tiles and self._pending and needed > left * MAX_PREDICTED_SHARE:
+        needed = wait + tiles * self._tile_seconds.value
+        if needed > left * MAX_PREDICTED_SHARE:
             raise Overloaded(
                 f"the results of {tiles} tiles would come in about {needed * 1000:.0f} ms, after "
                 f"the deadline in {left * 1000:.0f} ms; try again later",
-                retry_after_seconds=max(1, math.ceil(self._pending * self._tile_seconds.value)),
+                retry_after_seconds=retry_after_s,
             )
 
     @contextmanager
     def _count(self, tiles: int) -> Iterator[Callable[[int], None]]:
-        """Counts tiles as pending; yields a function that is called with those that are done."""
+        """Counts an image, and its tiles as pending; yields a function that counts results."""
         left = tiles
+        self._num_images += 1
         self._pending += tiles
 
         def done(count: int) -> None:
@@ -179,6 +193,7 @@ class TiledImages:
         try:
             yield done
         finally:
+            self._num_images -= 1
             self._pending -= left
 
     async def _run_tiles(
@@ -241,7 +256,8 @@ class TiledImages:
                 with batcher.track_decoding():  # until all are queued, so that they share batches
                     runs = [group.create_task(batcher.run(job)) for job in jobs]
                     await asyncio.sleep(0)
-        self._tile_seconds.learn((self._clock() - began) / len(runs))
+        sharing = min(_REQUESTS, self._num_images)  # the decoder and the engine, during this time
+        self._tile_seconds.learn((self._clock() - began) / (len(runs) * sharing))
         found = [
             _TileResult(region, each.result()) for region, each in zip(regions, runs, strict=True)
         ]
