@@ -1,10 +1,11 @@
-"""Every convolution of R50 with its fused epilogue, compared with separate passes, and timed.
+"""Every fused convolution of R50, and sums with layer norm, compared with separate passes.
 
     python -m benchmarks.gpu.fusion [--device cuda] [--size 832 1344] [--batch 8] [--results FILE]
 
 The inputs are those of a whole image, in float16. Free memory is filled with NaN before each fused
 call: a kernel that reads its result before it writes it would show. The engine checks the same on
-one small image when it loads (`service/engine/gpu_checks.py`).
+one small image when it loads (`service/engine/gpu_checks.py`). The sums are those of all tokens of
+the images with a residual, as after the encoder's attention.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.gpu.pipeline import R50
 from benchmarks.gpu.results import Results
-from model import VARIANTS, build_detector
+from model import VARIANTS, build_detector, ops
 from model.network import cuda_fusion
 from model.network.convolution import FoldedConvolution
 from model.network.inference import prepare_for_inference
 from model.network.precision import compute_exactly_on_gpus
+from model.ops.add_norm import add_layer_norm
 
 _MAX_ERROR = 0.02  # of the largest value
 _REPEATS = 7
+_WIDTH = 256  # of the tokens
 
 
 def main() -> int:
@@ -58,8 +62,32 @@ def main() -> int:
             results.row(layer=name, weight=list(layer.weight.shape), **row)
             if not row["error"] <= _MAX_ERROR:
                 results.fail(f"{name}: a fused convolution is off by {row['error']:.3g}")
-    results.row(layer="all", batch=batch, **totals)
+        results.row(layer="all", batch=batch, **totals)
+        del backbone, images
+        _measure_norm(batch, options.size, dtype, device, results)
     return results.exit_status
+
+
+def _measure_norm(
+    batch: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device, results: Results
+) -> None:
+    """The kernel of `model.ops.cuda_norm` against torch's two."""
+    tokens = sum((size[0] // stride) * (size[1] // stride) for stride in (8, 16, 32, 64))
+    x, residual = torch.randn(2, batch, tokens, _WIDTH, dtype=dtype, device=device)
+    norm = nn.LayerNorm(_WIDTH, dtype=dtype, device=device)
+    exact = F.layer_norm(x.float() + residual.float(), (_WIDTH,))
+    error = float((add_layer_norm(x, residual, norm).float() - exact).abs().max())
+    results.row(
+        layer="sum and layer norm",
+        rows=batch * tokens,
+        error=error,
+        fused_us=_microseconds(lambda: add_layer_norm(x, residual, norm), device),
+        passes_us=_microseconds(lambda: norm(x + residual), device),
+    )
+    if not error <= _MAX_ERROR:
+        results.fail(f"sum and layer norm: off by {error:.3g}")
+    if failures := ops.kernel_failures(device):
+        results.fail(f"kernels that do not work: {failures}")
 
 
 def _calls(

@@ -100,7 +100,12 @@ PARTS = (
         ("-m", "benchmarks.gpu.pipeline", "--models", "default", "--seconds", "37", *_RESULTS),
         ("--size", "128", "192", "--batches", "2", "1", "--repeats", "1"),
     ),
-    Part("tests", 25, (*_PYTEST, "tests/model/ops/test_cuda.py"), needs=("pytest",)),
+    Part(
+        "tests",
+        25,
+        (*_PYTEST, "tests/model/ops/test_cuda.py", "tests/model/ops/test_add_norm.py"),
+        needs=("pytest",),
+    ),
     Part("engine", 25, (*_PYTEST, "tests/service/engine"), needs=("pytest", *_SERVICE)),
     Part(
         "fuzz",

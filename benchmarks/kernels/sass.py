@@ -25,6 +25,7 @@ from typing import Any, get_args
 
 import torch
 
+from model.ops.cuda_norm import NormVariant
 from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -58,7 +59,7 @@ def of_decoder(dtype: torch.dtype, kind: Kind) -> Variant:
     return replace(usual(dtype, kind), reference_size=4, splits=4)
 
 
-def cost(variant: Variant, architecture: int, cache_dir: Path) -> Cost:
+def cost(variant: Variant | NormVariant, architecture: int, cache_dir: Path) -> Cost:
     """Compiles a kernel and reads its costs.
 
     Raises:
@@ -76,13 +77,14 @@ def cost(variant: Variant, architecture: int, cache_dir: Path) -> Cost:
     return Cost(
         registers=int(used[1]),
         stack_bytes=int(used[2]),
-        instructions=variant.splits * _executed(listing, variant),
+        instructions=getattr(variant, "splits", 1) * _executed(listing, variant),
         spills=len(re.findall(r"\b(?:LDL|STL)\b", listing)),
     )
 
 
-def _iterations(variant: Variant, body: list[str]) -> int:
+def _iterations(variant: Variant | NormVariant, body: list[str]) -> int:
     """How often a loop with these instructions runs."""
+    assert isinstance(variant, Variant), "only the kernels of attention have loops"
     points = variant.levels * variant.points
     if variant.backward:
         # Loops over points load four corners; the others write what the row's four lanes share.
@@ -92,7 +94,7 @@ def _iterations(variant: Variant, body: list[str]) -> int:
     return points // (group * variant.splits)
 
 
-def _executed(listing: str, variant: Variant) -> int:
+def _executed(listing: str, variant: Variant | NormVariant) -> int:
     """Instructions that a warp executes."""
     labels: dict[str, int] = {}
     instructions: list[str] = []

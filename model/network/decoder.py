@@ -52,8 +52,8 @@ class DecoderLayer(nn.Module):
         attention_mask: Tensor | None,
     ) -> Tensor:
         """[B, Q, d] queries -> [B, Q, d]; `reference_boxes` [B, Q, L, 4]."""
-        x = self.norm2(self.self_attn(x, query_position, attention_mask))
-        x = self.norm1(self.cross_attn(x + query_position, reference_boxes, memory, x))
+        x = self.self_attn(x, query_position, attention_mask, norm=self.norm2)
+        x = self.cross_attn(x + query_position, reference_boxes, memory, x, norm=self.norm1)
         return feed_forward(x, self.linear1, self.linear2, self.norm3)
 
     def stacked(self, box_head: MLP) -> StackedLayer:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.network.geometry import Geometry, Shapes
-from model.network.linear import Linear
+from model.network.linear import Linear, project_and_norm
 from model.ops import key_aware_deform_attn, ms_deform_attn
 
 
@@ -104,7 +104,13 @@ class DeformableAttention(nn.Module):
         return SampledTokens(self._by_head(value), keys, geometry.spatial_shapes, ratios)
 
     def forward(
-        self, query: Tensor, reference_points: Tensor, tokens: SampledTokens, residual: Tensor
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        tokens: SampledTokens,
+        residual: Tensor,
+        *,
+        norm: nn.Module,
     ) -> Tensor:
         """Attends from each query to the levels' tokens around its reference.
 
@@ -114,6 +120,7 @@ class DeformableAttention(nn.Module):
                 padded map.
             tokens: what `project` returned for the tokens attended to.
             residual: [B, Q, d], added to the result.
+            norm: of the sum.
 
         Returns:
             [B, Q, d].
@@ -126,7 +133,7 @@ class DeformableAttention(nn.Module):
             )
         else:
             attended = ms_deform_attn(value, *located, queries_or_logits, tokens.valid_ratios)
-        return self.output_proj(attended.to(query.dtype), residual)  # type: ignore[no-any-return]
+        return project_and_norm(attended.to(query.dtype), self.output_proj, residual, norm)
 
     def sample(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets [B, Q, M, L or 1, P, 2], and queries [B, Q, M, D] or logits [B, Q, M, L * P]."""

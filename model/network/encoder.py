@@ -59,13 +59,12 @@ class EncoderLayer(nn.Module):
             The updated tokens in order, in one part or two: [B, N, d] each.
         """
         queries = tokens[:, start:]
-        x = self.norm1(
-            self.self_attn(
-                queries + geometry.position[:, start:],
-                geometry.reference_points[:, start:],
-                self.self_attn.project(tokens, geometry),
-                queries,
-            )
+        x = self.self_attn(
+            queries + geometry.position[:, start:],
+            geometry.reference_points[:, start:],
+            self.self_attn.project(tokens, geometry),
+            queries,
+            norm=self.norm1,
         )
         if not self.small_expand or num_low <= start:
             return (feed_forward(x, self.linear1, self.linear2, self.norm2),)

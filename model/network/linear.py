@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from model.network import cuda_fusion, onednn
 from model.network.onednn import Activation
+from model.ops.add_norm import add_layer_norm
 
 
 class Linear(nn.Linear):
@@ -83,7 +84,19 @@ class MLP(nn.Module):
 
 def feed_forward(x: Tensor, widen: nn.Module, narrow: nn.Module, norm: nn.Module) -> Tensor:
     """norm(x + narrow(relu(widen(x)))): the transformer's FFN, [B, N, d] -> [B, N, d]."""
-    return norm(narrow(widen(x, activation="relu"), x))  # type: ignore[no-any-return]
+    return project_and_norm(widen(x, activation="relu"), narrow, x, norm)
+
+
+def project_and_norm(x: Tensor, layer: nn.Module, residual: Tensor, norm: nn.Module) -> Tensor:
+    """norm(layer(x) + residual): [B, N, inputs] -> [B, N, d].
+
+    In the inference form on a GPU sum and normalisation are one kernel.
+    """
+    fused = isinstance(layer, PackedLinear) and layer.fused_on_gpu and cuda_fusion.is_enabled()
+    if fused and not torch.is_grad_enabled():
+        assert isinstance(norm, nn.LayerNorm)
+        return add_layer_norm(layer(x), residual, norm)
+    return norm(layer(x, residual))  # type: ignore[no-any-return]
 
 
 def add_and_activate(x: Tensor, add: Tensor | None, activation: Activation) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.linear import Linear, PackedLinear
+from model.network.linear import Linear, PackedLinear, project_and_norm
 from model.ops.decoder_stack import Affine
 
 
@@ -38,13 +38,21 @@ class SelfAttention(nn.Module):
         del self.in_proj_weight, self.in_proj_bias
         return self
 
-    def forward(self, x: Tensor, position: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Attends and adds the residual.
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        norm: nn.Module,
+    ) -> Tensor:
+        """Attends, adds the residual and normalises the sum.
 
         Args:
             x: [B, Q, d].
             position: [B, Q, d].
             attention_mask: bool [Q, Q], True where a query may not see another, or None.
+            norm: of the sum.
 
         Returns:
             [B, Q, d].
@@ -53,7 +61,7 @@ class SelfAttention(nn.Module):
         query, key = (self._by_head(part) for part in query_key.chunk(2, dim=-1))
         visible = None if attention_mask is None else ~attention_mask
         attended = F.scaled_dot_product_attention(query, key, self._by_head(value), visible)
-        return self.out_proj(attended.transpose(1, 2).flatten(2), x)  # type: ignore[no-any-return]
+        return project_and_norm(attended.transpose(1, 2).flatten(2), self.out_proj, x, norm)
 
     def _project(self, query: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys [B, Q, 2 * d], and values [B, Q, d]."""

@@ -1,4 +1,4 @@
-"""The warp kernels on NVIDIA GPUs: tensors in, tensors out, no autograd.
+"""The kernels of attention on NVIDIA GPUs: tensors in, tensors out, no autograd.
 
 Tensors -> pointers and sizes in a struct -> a kernel compiled for these types and sizes
 (`nvrtc.py`) -> launched on torch's current stream. Nothing is copied back and nothing waits, so
@@ -19,13 +19,12 @@ from torch import Tensor
 from model.native.library import BuildError
 from model.ops import cuda_driver, reference
 from model.ops.cpu import Inputs
-from model.ops.cuda_call import MAX_LEVELS, Call, variant_of
+from model.ops.cuda_call import MAX_LEVELS, Call, Launchable, variant_of
 from model.ops.cuda_driver import KernelRefused
-from model.ops.nvrtc import TYPES, Variant, machine_code
+from model.ops.nvrtc import TYPES, Kernel, Variant, machine_code
 
-_KERNEL = b"lite_detr_deform_attn"
 _CHANNELS = (8, 16, 32, 64, 128, 256)  # of a head: those that fill 1, 2, 4, ... lanes
-_MAX_BATCH = 65_535  # blocks along y
+MAX_BATCH = 65_535  # blocks along y
 _MAX_COUNT = 2**31 - 1
 _MARGIN = 2**25  # rows that the last blocks and tiles compute in addition
 
@@ -34,8 +33,8 @@ class _Kernels:
     """The kernels loaded by this process on each device, and why others do not work there."""
 
     lock = threading.Lock()
-    functions: ClassVar[dict[tuple[Variant, int], object]] = {}
-    failures: ClassVar[dict[tuple[Variant, int], str]] = {}
+    functions: ClassVar[dict[tuple[Kernel, int], object]] = {}
+    failures: ClassVar[dict[tuple[Kernel, int], str]] = {}
 
 
 def takes(
@@ -48,7 +47,7 @@ def takes(
         value.dtype in TYPES
         and channels in _CHANNELS
         and len(spatial_shapes) <= MAX_LEVELS
-        and batch <= _MAX_BATCH
+        and batch <= MAX_BATCH
         and queries * heads + _MARGIN <= _MAX_COUNT
         # A token's offset within an image has 32 bits.
         and tokens * heads * channels * value.element_size() < 2 * _MAX_COUNT
@@ -66,7 +65,7 @@ def available(device: torch.device) -> bool:
         return False
     usual = Variant(torch.float16, torch.float16, "shared_keys", 32, 8, 4, 4, 2, 4)
     index = _index(device)
-    loaded = any(key[1] == index for key in _Kernels.functions)
+    loaded = any(isinstance(key[0], Variant) and key[1] == index for key in _Kernels.functions)
     return loaded or _loaded(usual, device) is not None
 
 
@@ -90,21 +89,21 @@ def forward(inputs: Inputs) -> Tensor:
     return output if done else by_reference(inputs)
 
 
-def run(variant: Variant, device: torch.device, prepare: Callable[[], Call]) -> bool:
+def run(kernel: Kernel, device: torch.device, prepare: Callable[[], Launchable]) -> bool:
     """Enqueues a kernel on torch's current stream; False if it does not work on that device.
 
     Args:
-        variant: which kernel.
+        kernel: which one.
         device: a GPU.
         prepare: makes its arguments, once it is loaded.
     """
-    kernel = _loaded(variant, device)
-    if kernel is None:
+    function = _loaded(kernel, device)
+    if function is None:
         return False
     try:
-        _launch(kernel, prepare(), device)
+        _launch(function, prepare(), device)
     except KernelRefused as error:
-        _give_up((variant, _index(device)), error)
+        _give_up((kernel, _index(device)), error)
         return False
     return True
 
@@ -121,59 +120,59 @@ def by_reference(inputs: Inputs) -> Tensor:
     return reference.key_aware_deform_attn(inputs.query, inputs.key, inputs.value, *located)
 
 
-def _loaded(variant: Variant, device: torch.device) -> object | None:
-    """The kernel on that device; None, after one warning, if it does not work there.
+def _loaded(kernel: Kernel, device: torch.device) -> object | None:
+    """The function on that device; None, after one warning, if it does not work there.
 
     Raises:
         torch.OutOfMemoryError: if the GPU has no memory for the code.
         RuntimeError: if the CUDA context is lost.
     """
-    key = (variant, _index(device))
-    kernel = _Kernels.functions.get(key)
-    if kernel is None and key not in _Kernels.failures:
+    key = (kernel, _index(device))
+    function = _Kernels.functions.get(key)
+    if function is None and key not in _Kernels.failures:
         with _Kernels.lock:
-            kernel = _Kernels.functions.get(key)
-            if kernel is None and key not in _Kernels.failures:
+            function = _Kernels.functions.get(key)
+            if function is None and key not in _Kernels.failures:
                 try:
-                    kernel = _Kernels.functions[key] = _load(*key)
+                    function = _Kernels.functions[key] = _load(*key)
                 except (BuildError, KernelRefused) as error:
                     _give_up(key, error)
-    return kernel
+    return function
 
 
-def _load(variant: Variant, index: int) -> object:
+def _load(kernel: Kernel, index: int) -> object:
     try:
         capability = torch.cuda.get_device_capability(index)
     except Exception as error:  # of torch without a driver
         raise BuildError(f"CUDA is not usable: {error}") from error
-    code = machine_code(variant, capability)
+    code = machine_code(kernel, capability)
     try:
-        return cuda_driver.load(code, _KERNEL, index)
+        return cuda_driver.load(code, kernel.entry, index)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()  # what torch keeps for itself may be all there is
-        return cuda_driver.load(code, _KERNEL, index)
+        return cuda_driver.load(code, kernel.entry, index)
 
 
-def _launch(kernel: object, call: Call, device: torch.device) -> None:
+def _launch(function: object, call: Launchable, device: torch.device) -> None:
     stream = torch.cuda.current_stream(device)
     how = cuda_driver.Launch(call.grid, call.threads, stream.cuda_stream)
-    cuda_driver.launch(kernel, call.struct, how, stream.device_index)
+    cuda_driver.launch(function, call.struct, how, stream.device_index)
 
 
 def _index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-def _give_up(key: tuple[Variant, int], error: Exception) -> None:
+def _give_up(key: tuple[Kernel, int], error: Exception) -> None:
     """Uses the reference for this kernel from now on; warns once for each kernel."""
-    variant, index = key
+    kernel, index = key
     _Kernels.functions.pop(key, None)
     known = key in _Kernels.failures
     _Kernels.failures[key] = str(error)
     if not known:
         warnings.warn(
-            f"the attention kernel {variant} does not work on cuda:{index}, where plain PyTorch "
-            f"computes it, many times slower: {error}",
+            f"the GPU kernel {kernel} does not work on cuda:{index}, where plain PyTorch "
+            f"computes it, {kernel.loss}: {error}",
             RuntimeWarning,
             stacklevel=5,
         )

@@ -20,11 +20,12 @@ from model.config import VARIANTS, ModelConfig
 from model.native.library import BuildError
 from model.native.prebuilt import DIRECTORY
 from model.ops.cuda_call import splits_for
-from model.ops.nvrtc import TYPES, Kind, Variant, machine_code
+from model.ops.cuda_norm import NormVariant
+from model.ops.nvrtc import TYPES, Kernel, Kind, Variant, machine_code
 
 
 def variants_of(config: ModelConfig, *, training: bool = False) -> set[Variant]:
-    """The kernels that a network of this architecture calls, for every number type.
+    """The kernels of attention that a network of this architecture calls, for every number type.
 
     Args:
         config: the architecture.
@@ -67,6 +68,11 @@ def variants_of(config: ModelConfig, *, training: bool = False) -> set[Variant]:
     return forward | backward if training else forward
 
 
+def norms_of(config: ModelConfig) -> set[NormVariant]:
+    """The kernels of its layers that add and normalise, for every number type."""
+    return {NormVariant(value_type, config.d_model) for value_type in TYPES}
+
+
 def build_all(
     configs: Iterable[ModelConfig],
     architectures: Sequence[int],
@@ -88,7 +94,9 @@ def build_all(
     Raises:
         BuildError: without NVRTC, or for a kernel or an architecture that it does not support.
     """
-    wanted = set().union(*(variants_of(config, training=training) for config in configs))
+    wanted: set[Kernel] = set()
+    for config in configs:
+        wanted |= variants_of(config, training=training) | norms_of(config)
     directory.mkdir(parents=True, exist_ok=True)
     for architecture in architectures:
         for variant in sorted(wanted, key=repr):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -100,6 +101,23 @@ class BackwardCallStruct(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("grad_reference_points", "grad_offsets")),
         ("sum_scale", ctypes.c_void_p),
     )
+
+
+class Launchable(Protocol):
+    """The argument of a kernel, and how it is launched.
+
+    Attributes:
+        struct: the kernel's only parameter.
+        grid: blocks along x and y.
+        threads: of a block.
+    """
+
+    grid: tuple[int, int]
+    threads: int
+
+    @property
+    def struct(self) -> ctypes.Structure:
+        """See above."""
 
 
 class Call:

@@ -16,7 +16,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -52,9 +52,28 @@ _BACKWARD_BLOCKS: dict[tuple[str, Kind], int] = {
 }
 
 
+class Kernel(Protocol):
+    """A kernel that can be compiled: hashable, with a name for logs."""
+
+    @property
+    def program(self) -> str:
+        """The file in csrc/."""
+
+    @property
+    def entry(self) -> bytes:
+        """The function in it."""
+
+    @property
+    def loss(self) -> str:
+        """For logs: how much slower plain PyTorch is."""
+
+    def definitions(self) -> tuple[str, ...]:
+        """Compiler options that define the macros of the program."""
+
+
 @dataclass(frozen=True)
 class Variant:
-    """What the compiler gets as macros; one kernel per variant."""
+    """What the compiler gets as macros; one kernel of attention per variant."""
 
     value_type: torch.dtype  # of keys, values, query, logits and output
     offset_type: torch.dtype
@@ -68,6 +87,9 @@ class Variant:
     splits: int = 1  # groups of lanes among which the points of a row are split
     backward: bool = False
     deterministic: bool = False  # only of the backward pass: sums are integers
+
+    entry = b"lite_detr_deform_attn"
+    loss = "many times slower"
 
     @property
     def program(self) -> str:
@@ -128,7 +150,7 @@ class Variant:
 
 
 def machine_code(
-    variant: Variant,
+    variant: Kernel,
     capability: tuple[int, int],
     cache_dir: Path | None = None,
     *,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from model.explain import ExplainedImage, attention_of
 from model.network.deformable_attention import DeformableAttention, SampledTokens
@@ -111,7 +112,7 @@ def test_the_weighted_samples_are_what_the_layer_returns(changes: dict[str, Any]
         sums[q, head] += bilinear(plane, x, y) * float(weights[0, q, head, level, point])
     with torch.no_grad():
         expected = module.output_proj(torch.from_numpy(sums.reshape(1, 3, 32)))
-        returned = module(query, references, tokens, torch.zeros_like(query))
+        returned = module(query, references, tokens, torch.zeros_like(query), norm=nn.Identity())
     torch.testing.assert_close(returned, expected)
 
 

@@ -48,6 +48,18 @@ struct BackwardCall {
   const float* sum_scale;       // null: sums are float32; else int64, in units of 1 / this number
 };
 
+// Layer normalisation of x + residual; all arrays have one type.
+struct NormCall {
+  const void* x;         // [B, N, width]
+  const void* residual;  // [B, N, width]; rows are adjacent, images `residual_stride` rows apart
+  const void* weight;    // [width]
+  const void* bias;      // [width]
+  void* output;          // [B, N, width]
+  int rows;              // N
+  int residual_stride;
+  float eps;
+};
+
 // Sizes known to the GPU's compiler, which then unrolls loops and divides by constants.
 template <int kLevels, int kPoints, int kHeads, int kReferenceSize, int kOffsetLevels>
 struct FixedSizes {

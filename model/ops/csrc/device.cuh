@@ -43,6 +43,11 @@ struct DeviceMath {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
   }
+  static float rsqrt(float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
   static constexpr float inverse_root(float x) {  // of a constant: Newton's steps while compiling
     float y = 1.0f / x;
     for (int i = 0; i < 30; ++i) y = y * (1.5f - 0.5f * x * y * y);

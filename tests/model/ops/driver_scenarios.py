@@ -24,12 +24,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import ops
 from model.native.library import BuildError
-from model.ops import cpu, cuda, reference
+from model.ops import cpu, cuda, cuda_norm, reference
 from model.ops.cuda_call import variant_of
+from model.ops.cuda_norm import NormVariant
 from model.ops.nvrtc import Variant
 from service.engine.cuda_graphs import CudaGraphs
 from service.engine.device import BatchShape, DeviceLost
@@ -40,6 +41,7 @@ from tests.support.standin_card import StandInCard
 
 CODE = b"\x7fELF machine code"
 OUT_OF_MEMORY, ILLEGAL_ADDRESS, CAPTURE_INVALIDATED, NO_RESOURCES = 2, 700, 901, 701
+NOT_FOUND = 500
 STREAM = 77
 Scenario = Callable[["World"], None]
 SCENARIOS: dict[str, Scenario] = {}
@@ -54,6 +56,7 @@ class World:
         self.warp, self.index, self.code, self.emptied = warp, 0, CODE, 0
         self.launches: list[tuple[int, int, int, int]] = []  # grid, stream, device
         self._inputs: list[cpu.Inputs] = []
+        self._norm: NormVariant | None = None
         kernel = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_int
         )
@@ -72,7 +75,7 @@ class World:
             setattr(torch.cuda, name, value)
         self.compile_as(lambda _variant: self.code)
 
-    def compile_as(self, compiled: Callable[[Variant], bytes]) -> None:
+    def compile_as(self, compiled: Callable[[Any], bytes]) -> None:
         """Replaces the compiler."""
         vars(cuda)["machine_code"] = lambda variant, _capability: compiled(variant)
 
@@ -95,9 +98,17 @@ class World:
         self._inputs = [cpu.Inputs(case.value, *located, shapes, case.query, case.key, case.logits)]
         return cuda.forward(self._inputs[0])
 
+    def normalise(self, x: Tensor, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """The sum with a residual, normalised, by the GPU's path."""
+        self._norm = NormVariant(x.dtype, x.shape[-1])
+        return cuda_norm.forward(x, residual, norm.weight, norm.bias, norm.eps)
+
     def _run(self, argument: int, grid_x: int, grid_y: int, stream: int, device: int) -> None:
         self.launches.append((grid_x, grid_y, stream, device))
-        self.warp.run_at(variant_of(self._inputs[0]), argument, (grid_x, grid_y))
+        if self._norm is not None:
+            self.warp.add_norm_at(self._norm, argument, (grid_x, grid_y))
+        else:
+            self.warp.run_at(variant_of(self._inputs[0]), argument, (grid_x, grid_y))
 
     def _empty_cache(self) -> None:
         self.emptied += 1
@@ -147,6 +158,32 @@ def every_kind_is_computed_on_either_device(world: World) -> None:
     assert len(world.calls("cuModuleLoadData")) == 6
     assert len(world.calls("cuDevicePrimaryCtxRetain")) == 2
     assert world.driver.standin_context_depth() == 0
+
+
+@scenario
+def sums_are_normalised_on_either_device(world: World) -> None:
+    tokens, norm = torch.randn(3, 41, 128), nn.LayerNorm(128).requires_grad_(False)
+    x, residual = torch.randn(3, 30, 128), tokens[:, 11:]
+    exact = norm.double()(x.double() + residual.double())
+    norm.float()
+    for world.index in (0, 1):
+        assert_close(world.normalise(x, residual, norm), exact, 1e-5)
+    # Two rows a warp, eight warps a block; three images.
+    assert world.launches == [(2, 3, STREAM, device) for device in (0, 1)]
+    assert world.driver.standin_context_depth() == 0
+
+
+@scenario
+def a_norm_that_the_driver_refuses_is_computed_by_torch(world: World) -> None:
+    x, residual, norm = torch.randn(2, 5, 128), torch.randn(2, 5, 128), nn.LayerNorm(128)
+    norm.requires_grad_(False)
+    world.fail("cuModuleGetFunction", NOT_FOUND)
+    with warned() as caught:
+        outputs = [world.normalise(x, residual, norm) for _ in range(2)]
+    assert all(torch.equal(output, norm(x + residual)) for output in outputs)
+    (warning,) = [str(one.message) for one in caught]
+    assert "sum and layer norm float32" in warning and "CUDA_ERROR_NOT_FOUND" in warning
+    assert list(ops.kernel_failures("cuda")) == ["sum and layer norm float32, 128 channels"]
 
 
 @scenario

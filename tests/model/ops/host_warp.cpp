@@ -3,6 +3,7 @@
 // warp_host.py compiles this once per type of values: VALUE_TYPE, a type of formats.cuh.
 #include "host_warp.h"
 
+#include "add_norm.cuh"
 #include "attention.cuh"
 #include "gradient.cuh"
 
@@ -146,6 +147,28 @@ extern "C" int lite_detr_host_differentiate_carelessly(const BackwardCall* call,
 
 #endif
 
+// -1 for a width that is not compiled here.
+extern "C" int lite_detr_host_add_norm(const NormCall* call, int warps, int images, int width) {
+  const auto run = [&](auto kernel) {
+    return races_of([&] {
+      for (int image = 0; image < images; ++image)
+        for (int number = 0; number < warps; ++number) {
+          typename decltype(kernel)::Warp warp;
+          kernel.run(warp, image, number);
+        }
+    });
+  };
+  switch (width) {
+    case 8: return run(AddNorm<HostMath, HostWarp, Value, 8>(*call));
+    case 96: return run(AddNorm<HostMath, HostWarp, Value, 96>(*call));
+    case 128: return run(AddNorm<HostMath, HostWarp, Value, 128>(*call));
+    case 256: return run(AddNorm<HostMath, HostWarp, Value, 256>(*call));
+    case 1024: return run(AddNorm<HostMath, HostWarp, Value, 1024>(*call));
+    default: return -1;
+  }
+}
+
+extern "C" size_t lite_detr_size_of_norm_call() { return sizeof(NormCall); }
 extern "C" size_t lite_detr_size_of_call() { return sizeof(Call); }
 extern "C" size_t lite_detr_size_of_backward_call() { return sizeof(BackwardCall); }
 

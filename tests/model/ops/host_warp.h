@@ -83,6 +83,7 @@ struct HostMath {
   static int smaller(int a, int b) { return std::min(a, b); }
   static float exp2(float x) { return std::exp2(x); }
   static float inverse(float x) { return 1.0f / x; }
+  static float rsqrt(float x) { return 1.0f / std::sqrt(x); }
   static float inverse_root(float x) { return 1.0f / std::sqrt(x); }
 
   static void add(float* sums, float a, float b, float c, float d) {

@@ -16,7 +16,7 @@ from model.network import deformable_attention
 from model.ops import cuda_ahead, nvrtc
 from model.ops.cpu import Inputs
 from model.ops.cuda_call import variant_of
-from model.ops.nvrtc import Variant, machine_code
+from model.ops.nvrtc import Kernel, Variant, machine_code
 
 DEFAULT = VARIANTS["lite-dino-efficientnet-lite0"]
 
@@ -86,17 +86,18 @@ def test_kernels_of_training_are_those_of_both_passes() -> None:
 def test_kernels_of_the_backward_pass_are_built_if_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool
 ) -> None:
-    built: list[Variant] = []
+    built: list[Kernel] = []
 
-    def build(variant: Variant, *_arguments: object, **_options: object) -> None:
+    def build(variant: Kernel, *_arguments: object, **_options: object) -> None:
         built.append(variant)
 
     monkeypatch.setattr(cuda_ahead, "machine_code", build)
     monkeypatch.setattr(cuda_ahead, "VARIANTS", {"default": DEFAULT})
     monkeypatch.setattr(cuda_ahead, "DIRECTORY", tmp_path / "compiled")
     assert cuda_ahead.main(["--architectures", "90", *["--training"] * training]) == 0
-    assert set(built) == cuda_ahead.variants_of(DEFAULT, training=training)
-    assert any(variant.backward for variant in built) == training
+    attention = cuda_ahead.variants_of(DEFAULT, training=training)
+    assert set(built) == attention | cuda_ahead.norms_of(DEFAULT)
+    assert any(variant.backward for variant in attention) == training
 
 
 @pytest.mark.slow
@@ -109,9 +110,10 @@ def test_kernels_built_ahead_are_loaded_without_compiling(
     monkeypatch.setattr(nvrtc, "DIRECTORY", tmp_path / "compiled")
     assert cuda_ahead.main(["--architectures", "90"]) == 0
     files = list((tmp_path / "compiled").iterdir())
-    assert len(files) == len(cuda_ahead.variants_of(DEFAULT))
+    wanted = cuda_ahead.variants_of(DEFAULT) | cuda_ahead.norms_of(DEFAULT)
+    assert len(files) == len(wanted)
     monkeypatch.setattr(nvrtc, "_compile", None)  # calling it would fail
-    for variant in cuda_ahead.variants_of(DEFAULT):
+    for variant in wanted:
         assert machine_code(variant, (9, 0), tmp_path / "never used")
     assert not (tmp_path / "never used").exists()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.ops import cpu, cuda
 from model.ops.cuda_call import Call, variant_of
+from model.ops.cuda_norm import NormCall, NormVariant
 from model.ops.nvrtc import Variant
 from tests.model.ops.attention_cases import Case
 
@@ -61,6 +62,17 @@ class HostWarp:
         library, struct = self.library(variant.value_type), ctypes.byref(call.struct)
         assert library.lite_detr_host_attend_fixed(struct, *warps_of(variant, call.grid)) == 0
 
+    def add_norm(self, variant: NormVariant, call: NormCall) -> None:
+        """The sum with a residual, normalised."""
+        self.add_norm_at(variant, ctypes.addressof(call.struct), call.grid)
+
+    def add_norm_at(self, variant: NormVariant, struct: int, grid: tuple[int, int]) -> None:
+        """See `run_at`."""
+        library = self.library(variant.value_type)
+        warps = (grid[0] * variant.warps, grid[1])
+        races = library.lite_detr_host_add_norm(ctypes.c_void_p(struct), *warps, variant.width)
+        assert races == 0, (races, variant)
+
 
 def _build(directory: Path, value_type: str) -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
@@ -87,6 +99,7 @@ def _build(directory: Path, value_type: str) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     loaded.lite_detr_size_of_call.restype = ctypes.c_size_t
     loaded.lite_detr_size_of_backward_call.restype = ctypes.c_size_t
+    loaded.lite_detr_size_of_norm_call.restype = ctypes.c_size_t
     return loaded
 
 
