@@ -298,6 +298,8 @@ def test_detections_of_another_run_are_not_mixed_in(
     assert _evaluate(weights, root, "--results", str(results), "--precision", "bf16") == 2
     error = capsys.readouterr().err
     assert "another run, whose precision is fp32, not bf16" in error
+    assert _evaluate(weights, root, "--results", str(results), "--jpeg-decoding", "scaled") == 2
+    assert "whose jpeg_decoding is exact, not scaled" in capsys.readouterr().err
     assert partial_file(results).read_bytes() == before
     flags = ("--results", str(results), "--precision", "bf16", "--overwrite")
     assert _evaluate(weights, root, *flags) == 0
