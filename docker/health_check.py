@@ -13,16 +13,31 @@ import sys
 from urllib.request import urlopen
 
 _TIMEOUT_SECONDS = 4
-_PORT_VARIABLES = ("LITE_DETR_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "PORT")
-_DEFAULT_PORT, _CLOUD_PORT = "8000", "8080"
-_CLOUDS = ("sagemaker", "vertex", "cloud-run")  # of LITE_DETR_CLOUD
+_OWN_PORT, _OWN_DEFAULT = "LITE_DETR_HTTP_PORT", "8000"
+_CLOUD_DEFAULT = "8080"
+# The variables that a cloud is recognized by, in this order; the first one names the port.
+_CLOUDS = {
+    "sagemaker": ("SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_SAFE_PORT_RANGE"),
+    "vertex": ("AIP_HTTP_PORT", "AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE", "AIP_STORAGE_URI"),
+    "cloud-run": ("PORT",),
+}
 
 
 def _port() -> str:
     """The HTTP port of the service; addresses that Kubernetes puts into a variable are ignored."""
-    values = (os.environ.get(name, "").strip() for name in _PORT_VARIABLES)
-    on_cloud = os.environ.get("LITE_DETR_CLOUD") in _CLOUDS
-    return next(filter(str.isdecimal, values), _CLOUD_PORT if on_cloud else _DEFAULT_PORT)
+    own = _value_of(_OWN_PORT)
+    if own.isdecimal():
+        return own
+    cloud = _value_of("LITE_DETR_CLOUD") or "auto"
+    if cloud == "auto":
+        cloud = next((each for each in _CLOUDS if any(map(_value_of, _CLOUDS[each]))), "none")
+    if cloud not in _CLOUDS:
+        return _OWN_DEFAULT
+    return _value_of(_CLOUDS[cloud][0]) or _CLOUD_DEFAULT
+
+
+def _value_of(variable: str) -> str:
+    return os.environ.get(variable, "").strip()
 
 
 def main() -> int:

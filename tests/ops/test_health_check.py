@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from service.clouds.deployment import settings_for_cloud
+from service.settings import load_settings
 from tests.support.certificates import Authority
 from tests.support.ports import free_port
 from tests.support.repository import ROOT
@@ -62,22 +64,30 @@ def test_check_follows_the_status_of_healthz(status: int, expected: int) -> None
 @pytest.mark.parametrize(
     ("variables", "port"),
     [
-        ({}, "8000"),
-        ({"PORT": "9000"}, "9000"),
-        ({"PORT": "9000", "LITE_DETR_HTTP_PORT": "9001"}, "9001"),
-        ({"AIP_HTTP_PORT": "9002", "PORT": "9000"}, "9002"),
-        ({"LITE_DETR_CLOUD": "sagemaker"}, "8080"),
-        ({"LITE_DETR_HTTP_PORT": "tcp://10.0.0.1:8000"}, "8000"),
+        ({}, 8000),
+        ({"PORT": "9000"}, 9000),
+        ({"PORT": "9000", "LITE_DETR_HTTP_PORT": "9001"}, 9001),
+        ({"PORT": "9000", "LITE_DETR_CLOUD": "none"}, 8000),
+        ({"PORT": "9000", "LITE_DETR_CLOUD": "azure"}, 8000),
+        ({"PORT": "9000", "LITE_DETR_CLOUD": "vertex"}, 8080),
+        ({"AIP_HTTP_PORT": "9002", "PORT": "9000"}, 9002),
+        ({"AIP_HEALTH_ROUTE": "/health", "PORT": "9000"}, 8080),
+        ({"SAGEMAKER_SAFE_PORT_RANGE": "9100-9200"}, 8080),
+        ({"LITE_DETR_CLOUD": "sagemaker"}, 8080),
+        ({"LITE_DETR_CLOUD": "cloud-run"}, 8080),
+        ({"LITE_DETR_HTTP_PORT": "tcp://10.0.0.1:8000"}, 8000),
+        ({"LITE_DETR_HTTP_PORT": "tcp://10.0.0.1:8000", "PORT": "9000"}, 9000),
     ],
 )
-def test_check_uses_the_port_of_a_cloud(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], port: str
+def test_check_uses_the_port_of_the_service(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], port: int
 ) -> None:
     for name in ("PORT", "LITE_DETR_HTTP_PORT", "LITE_DETR_CLOUD"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert runpy.run_path(str(ROOT / "docker" / "health_check.py"))["_port"]() == port
+    assert settings_for_cloud(load_settings(), {}, os.environ).settings.http_port == port
+    assert runpy.run_path(str(ROOT / "docker" / "health_check.py"))["_port"]() == str(port)
 
 
 def test_check_fails_without_a_service() -> None:
