@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import Any
@@ -26,14 +27,17 @@ _ANY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}
 
 
 class PortUnavailable(Exception):
-    """A port of the settings cannot be used; the text names the setting."""
+    """A port or the host of the settings cannot be used; the text names the setting."""
 
     def __init__(self, settings: Settings, field: str, error: OSError) -> None:
-        """Takes the setting of the port, and why it cannot be used."""
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        """Takes the settings, the field of the port, and why it cannot be used."""
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else str(error)
+        # Numbers below 0 are those of resolving a name.
+        cause = "host" if number < 0 or number == errno.EADDRNOTAVAIL else field
         super().__init__(
             f"Cannot listen on {settings.host}:{getattr(settings, field)}: {reason}. "
-            f"Choose another with --{field.replace('_', '-')} (LITE_DETR_{field.upper()})"
+            f"Choose another with --{cause.replace('_', '-')} (LITE_DETR_{cause.upper()})"
         )
 
 

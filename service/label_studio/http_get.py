@@ -124,6 +124,8 @@ class HttpGet:
                 raise Unavailable(f"TLS failed: {error.reason or error}") from None
             except OSError as error:
                 raise Unavailable(f"cannot be reached: {error.strerror or error}") from None
+            except UnicodeError:  # of a name that no host can have
+                raise Unavailable("its host name is not valid") from None
 
     async def _exchange(self, data: bytes) -> tuple[int, bytes]:
         response = _Response()

@@ -26,6 +26,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _SAFE = "/%:@!$&'()*+,;=~"
 _UNAUTHORIZED = (401, 403)
 _OK, _NOT_FOUND = 200, 404
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class TaskImages:
             raise InvalidImage(f"Label Studio has no file {path[:200]}")
         if status in _UNAUTHORIZED:
             raise Unavailable(f"it refused the token ({status}): see label_studio_token_file")
-        if 300 <= status < 400:  # noqa: PLR2004 - redirects
+        if status in _REDIRECTS:
             raise Unavailable(
                 f"it redirects ({status}), which is not followed: see docs/labelling.md"
             )

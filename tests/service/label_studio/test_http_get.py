@@ -50,3 +50,8 @@ async def test_endless_interim_responses_end_at_the_limit_of_a_head(
     get = HttpGet("http", host, int(port), 1 << 20, 10.0)
     with pytest.raises(Unavailable, match="head of its response is too large"):
         await get.get("/data/upload/interim", None)
+
+
+async def test_a_name_that_no_host_can_have_is_named() -> None:
+    with pytest.raises(Unavailable, match="host name is not valid"):
+        await HttpGet("http", "a..b", 80, 1 << 20, 10.0).get("/data/a", None)
