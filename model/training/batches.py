@@ -11,6 +11,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import FrameType
 
 import numpy as np
 import torch
@@ -232,6 +233,14 @@ def make_loader(
 
 
 def _prepare_worker(_number: int) -> None:
-    """Ignores Ctrl-C, which reaches loading processes too: the training loop handles it."""
+    """Leaves signals to stop to the training loop, which still needs the loading processes.
+
+    Ctrl-C and, from `timeout` or a service manager, SIGTERM reach them too. A second SIGTERM ends
+    them: the first one may have been that of the loop, which ends hanging processes.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _end_next_time)
+
+
+def _end_next_time(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

@@ -100,6 +100,20 @@ def read_saved_options(path: Path) -> dict[str, Any]:
     return dict(options) if isinstance(options, dict) else {}
 
 
+def read_position(path: Path) -> Position:
+    """Returns the position in a training state; fields of other versions are left out.
+
+    Raises:
+        TrainingStateError: if the file is damaged.
+    """
+    return _position(_read(path).get("position", {}))
+
+
+def _position(values: dict[str, Any]) -> Position:
+    names = {field.name for field in fields(Position)}
+    return Position(**{name: value for name, value in values.items() if name in names})
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Reads a training state.
 
@@ -145,8 +159,7 @@ def load_state(path: Path, run: Run, labels: Sequence[str]) -> SavedRun:
         run.scaler.load_state_dict(state["scaler"])
         for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
             group["base_lr"] = rate  # the new options' rate, not the saved one
-        names = {field.name for field in fields(Position)}
-        position = Position(**{k: v for k, v in state["position"].items() if k in names})
+        position = _position(state["position"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingStateError(f"{path} does not fit this run: {error}") from error
     torch.set_rng_state(state["rng"])

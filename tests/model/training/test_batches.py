@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from model.training.batches import (
     AugmentedImages,
     BatchPlanner,
     ImagePlan,
+    _prepare_worker,
     collate,
     make_loader,
     normalise,
@@ -101,3 +103,15 @@ def test_loading_process_gives_the_same_batches_as_the_training_process(tmp_path
     for here, there in zip(*kinds, strict=True):
         assert torch.equal(here.images, there.images)
         assert torch.equal(here.targets.boxes, there.targets.boxes)
+
+
+def test_loading_process_survives_the_first_signal_to_stop() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _prepare_worker(0)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the second one ends it
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
