@@ -56,6 +56,9 @@ class ModelConfig:
     # Encoder tokens are selected by their best class; False: by their first, which then means "any
     # object", also in training.
     select_by_best_class: bool = True
+    # Logits by which tokens rank lower that are not the best of the 3 x 3 around them; 0: off.
+    # Neighbours propose the same box, and many queries for one object leave none for others.
+    neighbour_demotion: float = 0.0
     cell_temperature: float = 20.0  # of the sine position encoding of feature maps
     cell_offset: float = 0.0  # cells; subtracted before positions are normalised
     inverse_sigmoid_eps: float = 1e-3  # bound of boxes before they are refined
@@ -79,6 +82,7 @@ class ModelConfig:
             "num_queries": self.num_queries >= 1,
             "one_to_many_queries": self.one_to_many_queries >= 0
             and not (self.one_to_many_queries and self.refined_positions),
+            "neighbour_demotion": 0 <= self.neighbour_demotion < math.inf,
             "max_detections": self.max_detections >= 1,
             "learned_content": self.learned_content or not self.refined_positions,
             "cell_temperature": 1 < self.cell_temperature < math.inf,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _BASE_SIDE = 0.05  # of the image: side of a finest level's proposal; doubles with each level
 _INSIDE = (0.01, 0.99)  # proposals that leave this range are dropped
@@ -53,3 +54,27 @@ def proposal_logits(proposals: Tensor, valid: Tensor) -> Tensor:
     """[B, S, 4] proposals before the sigmoid; +inf where not `valid`, as the official code has."""
     logits = torch.log(proposals / (1 - proposals))
     return logits.masked_fill(~valid[..., None], float("inf"))
+
+
+def demote_neighbours(
+    scores: Tensor, invalid: Tensor, spatial_shapes: Sequence[tuple[int, int]], demotion: float
+) -> Tensor:
+    """Lowers the scores of tokens that are not the best of the 3 x 3 around them in their level.
+
+    Args:
+        scores: [B, T].
+        invalid: bool [B, T], tokens that are no neighbours.
+        spatial_shapes: (H, W) of each level.
+        demotion: what is subtracted.
+
+    Returns:
+        [B, T]; tokens as good as the best of their neighbours keep their score.
+    """
+    hidden = scores.masked_fill(invalid, float("-inf"))
+    peaks, start = [], 0
+    for height, width in spatial_shapes:
+        cells = hidden[:, start : start + height * width].view(-1, 1, height, width)
+        start += height * width
+        best = functional.max_pool2d(cells, kernel_size=3, stride=1, padding=1)
+        peaks.append((cells >= best).flatten(1))
+    return torch.where(torch.cat(peaks, dim=1), scores, scores - demotion)

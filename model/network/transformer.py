@@ -14,6 +14,7 @@ from model.network.encoder import InterleavedEncoder
 from model.network.geometry import Geometry, GeometryCache, Shapes, make_geometry
 from model.network.linear import MLP, Linear
 from model.network.position_encoding import CellRule, encode_proposals
+from model.network.query_selection import demote_neighbours
 
 _PRIOR_LOGIT = -math.log(99.0)  # classes start at a probability of 1 %
 
@@ -162,6 +163,11 @@ class Transformer(nn.Module):
         logits = self.token_class_head(tokens)
         blank, blank_logits = self.blank_token(exact)
         best = self._selection_logit(logits)
+        if self.config.neighbour_demotion > 0:
+            invalid, kept = geometry.invalid, geometry.kept
+            invalid = invalid if kept is None else invalid.index_select(1, kept)
+            demotion = self.config.neighbour_demotion
+            best = demote_neighbours(best, invalid, geometry.spatial_shapes, demotion)
         if geometry.kept is not None:
             best = best.new_zeros(geometry.invalid.shape).index_copy_(1, geometry.kept, best)
         scores = torch.where(geometry.invalid, self._selection_logit(blank_logits), best)
@@ -171,8 +177,8 @@ class Transformer(nn.Module):
         rows = selected
         if geometry.kept is not None:  # tokens of padding have no row, and theirs is not used
             rows = torch.searchsorted(geometry.kept, selected).clamp_(max=tokens.shape[1] - 1)
-        invalid = geometry.invalid.gather(1, selected)[..., None]
-        chosen = torch.where(invalid, blank, gather_rows(tokens, rows))
+        is_blank = geometry.invalid.gather(1, selected)[..., None]
+        chosen = torch.where(is_blank, blank, gather_rows(tokens, rows))
         base = gather_rows(geometry.proposal_logits, selected)
         return Proposals(tokens, logits, selected, self.token_box_head(chosen) + base)
 

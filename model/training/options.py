@@ -58,6 +58,13 @@ class _Options(BaseModel):
         "data, otherwise the variant's number",
     )
 
+    neighbour_demotion: float = Field(
+        0.0,
+        ge=0,
+        description="logits by which encoder tokens that do not score best among their neighbours "
+        "rank lower when queries are selected; 0: all rank alike",
+    )
+
     data: Path | None = Field(
         None,
         description="your data: a folder in the layout of COCO, YOLO or Pascal VOC, or a data.yaml",

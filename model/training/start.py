@@ -95,7 +95,12 @@ def build_start(
 
 def _config(options: TrainOptions, labels: Sequence[str]) -> ModelConfig:
     variant = VARIANTS[options.variant]
-    config = replace(variant, num_classes=len(labels), duplicate_iou=options.duplicate_iou or 1.0)
+    config = replace(
+        variant,
+        num_classes=len(labels),
+        duplicate_iou=options.duplicate_iou or 1.0,
+        neighbour_demotion=options.neighbour_demotion,
+    )
     if options.num_queries is not None:
         most = max(options.num_queries, variant.max_detections)
         config = replace(config, num_queries=options.num_queries, max_detections=most)

@@ -15,6 +15,7 @@ import torch
 from model import VARIANTS, ModelConfig, build_detector
 from model.config import ModelConfig as Config
 from model.network.detector import LiteDETR, separate_branches
+from model.network.query_selection import demote_neighbours
 from model.ops import implementation_name, operators
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector, save_checkpoint
@@ -106,9 +107,34 @@ def _count_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return calls
 
 
+def test_neighbours_of_a_better_token_rank_lower() -> None:
+    scores = torch.tensor([[5.0, 4.0, 1.0, 3.0, 2.0, 0.0, 9.0, 9.0]])  # 2 x 3 cells, then 1 x 2
+    invalid = torch.zeros(1, 8, dtype=torch.bool)
+    found = demote_neighbours(scores, invalid, ((2, 3), (1, 2)), 10.0)
+    assert found.tolist() == [[5.0, -6.0, -9.0, -7.0, -8.0, -10.0, 9.0, 9.0]]
+    invalid[0, 1] = True  # not a neighbour: the best of the others right of it is a peak
+    found = demote_neighbours(scores, invalid, ((2, 3), (1, 2)), 10.0)
+    assert found.tolist() == [[5.0, -6.0, -9.0, -7.0, -8.0, -10.0, 9.0, 9.0]]
+    scores[0, 2] = 2.5
+    assert demote_neighbours(scores, invalid, ((2, 3), (1, 2)), 10.0)[0, 2] == 2.5
+
+
+@pytest.mark.usefixtures("small_backbones")
+def test_with_demoted_neighbours_the_fast_path_is_the_plain_path_and_selects_others() -> None:
+    images, mask = batch_of_sizes((64, 200), (40, 50), padded=(64, 256))
+    name = "lite-dino-r50-h2l2-2p1x3"
+    plain = seeded(shrunk(name))
+    detector = seeded(replace(shrunk(name), neighbour_demotion=50.0))
+    detector.load_state_dict(plain.state_dict())
+    assert_alike(detector, images, mask, torch.float32)
+    assert_alike(detector, images[:1], mask[:1], torch.float32)
+    assert not torch.equal(plain(images, mask).pred_boxes, detector(images, mask).pred_boxes)
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"neighbour_demotion": -1.0}, "neighbour_demotion"),
         ({"learned_content": False}, "learned_content"),
         ({"one_to_many_queries": 5}, "one_to_many_queries"),
         ({"max_detections": 0}, "max_detections"),
