@@ -86,7 +86,9 @@ class CallStruct(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("value", "key", "query", "logits")),
         *((name, ctypes.c_void_p) for name in ("reference_points", "offsets", "valid_ratios")),
         ("output", ctypes.c_void_p),
-        *((name, ctypes.c_int) for name in ("tokens", "queries", "tiled")),
+        *((name, ctypes.c_int) for name in ("tokens", "queries")),
+        ("one", ctypes.c_uint),
+        ("tiled", ctypes.c_int),
         ("levels", _Level * MAX_LEVELS),
     )
 
@@ -149,6 +151,7 @@ class Call:
             *pointers,
             sum(height * width for height, width in shapes),
             queries,
+            1,
             tiles is not None,
             _levels(shapes, tiles),
         )

@@ -31,6 +31,17 @@ class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
   // Points loaded at the same time, and between two adjustments of the online softmax: as many as
   // the registers hold.
   static constexpr int kGroup = sizeof(T) == 2 && kKind != Kind::separate_keys ? 4 : 2;
+  static constexpr bool kHalf = sizeof(typename Values::Sample) == sizeof(Quad);  // float16
+  // What the registers allow, measured with NVRTC 13.0; the tests check that nothing spills.
+  // Addresses by multiplication (`DeviceMath::at`) would cost some kernels a register too many.
+  static constexpr bool kAdds =
+      kKeyAware && kSplits == 1 &&
+      ((Math::kArchitecture == 900 && kHalf) ||
+       (Math::kArchitecture == 750 && sizeof(T) == 4 && kKind == Kind::shared_keys));
+  // Which points are inside is read again rather than kept: 16 passes over shared memory of a query.
+  static constexpr bool kLooksAgain =
+      sizeof(T) == 2 && ((Math::kArchitecture >= 1000 && (kHalf || kKind == Kind::shared_keys)) ||
+                         (Math::kArchitecture == 900 && !kHalf && kKind == Kind::shared_keys));
   static constexpr int kStride = kGroup * kSplits;  // from a split's group to its next one
   static constexpr int kSharedQuads = 2 * kSlots;   // of a warp: corners, then weights
 
@@ -167,10 +178,10 @@ class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
     });
   }
 
-  static typename Values::Sample sample(const Quad* source, const Quad& corners,
-                                        const Quad& weights) {
+  typename Values::Sample sample(const Quad* source, const Quad& corners,
+                                 const Quad& weights) const {
     Quad rows[4][Values::kVectors];
-    Base::load_corners(source, corners, rows);
+    this->template load_corners<kAdds>(source, corners, rows);
     return Values::blend(rows, weights);
   }
 
@@ -186,9 +197,26 @@ class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
 #pragma unroll
       for (int j = 0; j < kGroup; ++j)
         warp.template sum<1, kParts>([j](Lane& lane) -> float& { return lane.scores[j]; });
-      warp.each([&](int, Lane& lane) { weigh(lane, first + lane.split * kGroup, count); });
+      warp.each([&](int, Lane& lane) { weigh(lane, first + lane.split * kGroup, count, warp); });
     } else {
       warp.each([&](int, Lane& lane) { add_all(lane, first + lane.split * kGroup, count); });
+    }
+  }
+
+  // The slot of a group's point by that of the first one.
+  static int slot_of(int base, int first, int j, const Lane& lane) {
+    return kOwn % kGroup == 0 ? Base::slot_near(base, first, j, lane.row)
+                              : slot(first + j, lane.row);
+  }
+
+  // Reads again which points of a group are inside: registers that kept it were spilled.
+  void look_again(Lane& lane, int first, int count, Warp& warp) const {
+    const int base = slot(first, lane.row);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      if (!has(first + j, count)) break;
+      const int at = slot_of(base, first, j, lane);
+      lane.inside[j] = warp.word(kSlots + at, 3) != kOutsideWeight;
     }
   }
 
@@ -198,8 +226,7 @@ class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
       if (!has(first + j, count)) break;
-      const int at = kOwn % kGroup == 0 ? Base::slot_near(base, first, j, lane.row)
-                                        : slot(first + j, lane.row);
+      const int at = slot_of(base, first, j, lane);
       const Quad corners = warp.load(at), weights = warp.load(kSlots + at);
       lane.inside[j] = weights.words[3] != kOutsideWeight;
       lane.samples[j] = sample(lane.value, corners, weights);
@@ -235,8 +262,9 @@ class Attention : public Places<Math, T, U, kChannels, kSplits, Sizes> {
   }
 
   // The online softmax over a group whose scores are complete.
-  void weigh(Lane& lane, int first, int count) const {
+  void weigh(Lane& lane, int first, int count, Warp& warp) const {
     if (!has(first, count)) return;
+    if constexpr (kLooksAgain) look_again(lane, first, count, warp);
     float top = lane.top;
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {

@@ -31,6 +31,7 @@ struct Call {
   const float* valid_ratios;     // [B, L, 2], share (w, h) of a map that is not padding; null: all
   void* output;                  // [B, Q, M, D]
   int tokens, queries;
+  Word one;   // 1; see `DeviceMath::at`
   int tiled;  // 1: the queries are the tokens of the last levels and are computed tile by tile
   Level levels[kMaxLevels];
 };

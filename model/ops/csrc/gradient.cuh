@@ -171,12 +171,12 @@ class Gradient : public PointGradients<Math, T, U, kChannels, Sizes> {
       const Quad corners = warp.load(at), weights = warp.load(kSlots + at);
       lane.inside = weights.words[3] != kOutsideWeight;
       Quad rows[4][Values::kVectors];
-      Base::load_corners(lane.value, corners, rows);
+      this->load_corners(lane.value, corners, rows);
       float dots[4];
       corner_dots(rows, lane.grad, dots);
       lane.value_dot = blend(dots, weights);
       if constexpr (kKeyAware) {
-        if constexpr (kSeparate) Base::load_corners(lane.key, corners, rows);
+        if constexpr (kSeparate) this->load_corners(lane.key, corners, rows);
         corner_dots(rows, lane.query, dots);
         lane.key_dot = blend(dots, weights);
       }
@@ -223,13 +223,13 @@ class Gradient : public PointGradients<Math, T, U, kChannels, Sizes> {
     const Quad slopes = warp.load(2 * kSlots + at);
     lane.inside = weights.words[3] != kOutsideWeight;
     Quad rows[4][Values::kVectors];
-    Base::load_corners(lane.value, corners, rows);
+    this->load_corners(lane.value, corners, rows);
     float dots[4];
     corner_dots(rows, lane.grad, dots);
     lane.value_dot = blend(dots, weights);
     slope(dots, weights, slopes, lane.value_slope_x, lane.value_slope_y);
     if constexpr (kKeyAware) {
-      if constexpr (kSeparate) Base::load_corners(lane.key, corners, rows);
+      if constexpr (kSeparate) this->load_corners(lane.key, corners, rows);
       corner_dots(rows, lane.query, dots);
       lane.key_dot = blend(dots, weights);
       slope(dots, weights, slopes, lane.key_slope_x, lane.key_slope_y);
@@ -286,9 +286,9 @@ class Gradient : public PointGradients<Math, T, U, kChannels, Sizes> {
   }
 
   // Adds ds k to the gradient of the query.
-  static void add_keys(Lane& lane, const Quad& corners, const Quad& weights, float slope) {
+  void add_keys(Lane& lane, const Quad& corners, const Quad& weights, float slope) const {
     Quad rows[4][Values::kVectors];
-    Base::load_corners(kSeparate ? lane.key : lane.value, corners, rows);
+    this->load_corners(kSeparate ? lane.key : lane.value, corners, rows);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       float channels[kPart];

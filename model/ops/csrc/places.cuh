@@ -162,14 +162,16 @@ class Places {
       *const_cast<Quad*>(quad_of_row(array, seat, v)) = row[v];
   }
 
-  // Four corners of a map at the lane's channels.
-  static void load_corners(const Quad* source, const Quad& corners,
-                           Quad (&rows)[4][Values::kVectors]) {
+  // Four corners of a map at the lane's channels. `kKnown`: the compiler knows that `one` is 1.
+  template <bool kKnown = false>
+  void load_corners(const Quad* source, const Quad& corners,
+                    Quad (&rows)[4][Values::kVectors]) const {
+    const Word one = kKnown ? 1u : call_.one;
 #pragma unroll
     for (int c = 0; c < 4; ++c)
 #pragma unroll
       for (int v = 0; v < Values::kVectors; ++v)
-        rows[c][v] = Math::load(Math::at(source, corners.words[c]) + v * kParts);
+        rows[c][v] = Math::load(Math::at(source, corners.words[c], one) + v * kParts);
   }
 
   static int own_point(const Seat& seat, int chunk) { return chunk + seat.number * kOwn; }

@@ -50,6 +50,11 @@ inline uint16_t to_half(double x) {
 constexpr Quad kPoison = {{0x7fc07fc0u, 0x7fc07fc0u, 0x7fc07fc0u, 0x7fc07fc0u}};
 
 struct HostMath {
+#ifndef ARCHITECTURE
+#define ARCHITECTURE 1000  // of a GPU whose kernels look at points again
+#endif
+  static constexpr int kArchitecture = ARCHITECTURE;
+
   template <class T>
   static T load(const T* from) {
     T x;
@@ -57,14 +62,15 @@ struct HostMath {
     return x;
   }
   // A poisoned number of shared memory addresses NaN and not any memory.
-  static const Quad* at(const Quad* first, Word bytes) {
+  static const Quad* at(const Quad* first, Word bytes, Word one) {
     static const std::array<Quad, 256> nowhere = [] {
       std::array<Quad, 256> quads;
       for (Quad& quad : quads) quad = kPoison;
       return quads;
     }();
     if (bytes == kPoison.words[0]) return nowhere.data();
-    return reinterpret_cast<const Quad*>(reinterpret_cast<const char*>(first) + bytes);
+    return reinterpret_cast<const Quad*>(reinterpret_cast<const char*>(first) +
+                                         static_cast<uint64_t>(bytes) * one);
   }
   static Word bits(float x) {
     Word word;
@@ -160,6 +166,7 @@ class HostWarp {
     races += cell.writer >= 0;
     return forgiving && cell.writer >= 0 ? cell.stored : cell.seen;
   }
+  Word word(int slot, int number) { return load(slot).words[number]; }
 
  private:
   struct Cell {

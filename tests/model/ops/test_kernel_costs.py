@@ -19,50 +19,49 @@ from model.ops.workloads import PHOTO
 
 TOKENS, HIGH_LEVEL_TOKENS = 22_223, 5_523
 
-# Instructions per query: float16 plain on sm_90 is the design's limit, the others are what NVRTC
-# 13.0 gives plus a margin for other compilers. 25 of a query's, 104 with split points, leave out
-# padding; a pass that zeroes it takes ten times as long.
+# Instructions per query: what NVRTC 13.0 gives plus a margin for other compilers. 25 of a query's,
+# 104 with split points, leave out padding; a pass that zeroes it takes ten times as long.
 ENCODER: dict[tuple[torch.dtype, Kind], int] = {
-    (torch.float16, "plain"): 1243,
+    (torch.float16, "plain"): 1170,
     (torch.float16, "shared_keys"): 1550,
     (torch.float16, "separate_keys"): 2300,
-    (torch.bfloat16, "plain"): 1950,
-    (torch.bfloat16, "shared_keys"): 2300,
-    (torch.bfloat16, "separate_keys"): 3800,
-    (torch.float32, "plain"): 1450,
-    (torch.float32, "shared_keys"): 1830,
-    (torch.float32, "separate_keys"): 2800,
+    (torch.bfloat16, "plain"): 1880,
+    (torch.bfloat16, "shared_keys"): 2230,
+    (torch.bfloat16, "separate_keys"): 3600,
+    (torch.float32, "plain"): 1400,
+    (torch.float32, "shared_keys"): 1760,
+    (torch.float32, "separate_keys"): 2600,
 }
 DECODER: dict[tuple[torch.dtype, Kind], int] = {
-    (torch.float16, "plain"): 2050,
-    (torch.float16, "shared_keys"): 2440,
-    (torch.float16, "separate_keys"): 3200,
-    (torch.bfloat16, "plain"): 2860,
-    (torch.bfloat16, "shared_keys"): 3280,
-    (torch.bfloat16, "separate_keys"): 4900,
-    (torch.float32, "plain"): 2270,
-    (torch.float32, "shared_keys"): 2690,
-    (torch.float32, "separate_keys"): 3600,
+    (torch.float16, "plain"): 1990,
+    (torch.float16, "shared_keys"): 2390,
+    (torch.float16, "separate_keys"): 3100,
+    (torch.bfloat16, "plain"): 2830,
+    (torch.bfloat16, "shared_keys"): 3230,
+    (torch.bfloat16, "separate_keys"): 4700,
+    (torch.float32, "plain"): 2200,
+    (torch.float32, "shared_keys"): 2650,
+    (torch.float32, "separate_keys"): 3500,
 }
 BACKWARD: dict[tuple[torch.dtype, Kind], int] = {
-    (torch.float16, "plain"): 6900,
-    (torch.float16, "shared_keys"): 10_050,
-    (torch.float16, "separate_keys"): 12_400,
-    (torch.bfloat16, "plain"): 7000,
-    (torch.bfloat16, "shared_keys"): 10_100,
+    (torch.float16, "plain"): 6700,
+    (torch.float16, "shared_keys"): 9900,
+    (torch.float16, "separate_keys"): 12_200,
+    (torch.bfloat16, "plain"): 6800,
+    (torch.bfloat16, "shared_keys"): 9950,
     (torch.bfloat16, "separate_keys"): 12_450,
-    (torch.float32, "plain"): 5850,
-    (torch.float32, "shared_keys"): 8600,
-    (torch.float32, "separate_keys"): 10_050,
+    (torch.float32, "plain"): 5700,
+    (torch.float32, "shared_keys"): 8500,
+    (torch.float32, "separate_keys"): 9900,
 }
 OTHER_ARCHITECTURES = 1.1  # relative to sm_90
 
 # Bytes of tokens that a query reads from L2 by the model, float16 with shared keys.
 L2_BYTES = {75: 6650, 80: 6650, 86: 6650, 89: 6700, 90: 6400, 100: 6500, 120: 6400}
 
-# Bytes of the stack and accesses to it, of some key-aware kernels of 16-bit values: their points
-# also carry where the padding begins.
-SPILLED = {100: (24, 14), 120: (24, 14)}
+# Bytes of the stack and accesses to it, of one kernel: key-aware attention of bfloat16 for many
+# queries keeps a number in memory from its first lines to its last ones, not in its loop.
+SPILLED = {120: (8, 2)}
 
 KINDS = pytest.mark.parametrize("kind", sass.KINDS)
 # float16 is what a GPU runs fastest; `make test-slow` compiles the other types.
@@ -88,7 +87,8 @@ def _cost(variant: Variant, architecture: int, cache: Path) -> sass.Cost:
         cost = sass.cost(variant, architecture, cache)
     except (sass.ToolMissingError, BuildError) as error:
         pytest.skip(f"the GPU kernels cannot be compiled and read here: {error}")
-    stack_bytes, spills = SPILLED.get(architecture, (0, 0))
+    spilling = variant == sass.usual(torch.bfloat16, "shared_keys")
+    stack_bytes, spills = SPILLED.get(architecture, (0, 0)) if spilling else (0, 0)
     assert cost.stack_bytes <= stack_bytes
     assert cost.spills <= spills
     most = 65_536 // (32 * variant.warps * variant.blocks)
