@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.default_plan import sole_user
+from benchmarks.accuracy.default_plan import PlanError, sole_user
 from benchmarks.accuracy.default_recipe import EDITION, TRIES, try_options
 from benchmarks.accuracy.synthetic_set import SEED, synthetic_set
 from benchmarks.accuracy.threshold_sweep import sweep
@@ -106,11 +106,17 @@ def _scores(path: Path, truth: GroundTruth, images: Path) -> dict[str, Any]:
 
 
 def read_results(folder: Path) -> list[TryResult]:
-    """Returns the finished tries of a folder, in the order of `TRIES`, then by iterations."""
+    """Returns the finished tries of a folder, by iterations, then in the order of `TRIES`.
+
+    Raises:
+        PlanError: for a file that is not a result.
+    """
     found: list[TryResult] = []
     for path in sorted((folder / "tries").glob(f"*/{RESULT_FILE}")):
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found.append(TryResult(**values))
+        try:
+            found.append(TryResult(**json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError) as error:
+            raise PlanError(f"{path} is not a result: {error}") from error
     order = {name: number for number, name in enumerate(TRIES)}
     return sorted(found, key=lambda each: (each.iterations, order.get(each.name, len(order))))
 

@@ -28,7 +28,6 @@ from types import FrameType
 
 from benchmarks.accuracy.default_plan import (
     Decisions,
-    PlanError,
     changed_plan,
     read_plan,
     sole_user,
@@ -38,7 +37,6 @@ from benchmarks.accuracy.default_plan import (
 from benchmarks.accuracy.default_recipe import EDITION, TRIES, run_options
 from benchmarks.accuracy.default_tries import format_results, read_results, run_try
 from benchmarks.accuracy.synthetic_set import synthetic_set
-from model.data.errors import OutputError
 from model.training.loop import TrainingFailed, train
 from model.training.processes import started_by_torchrun
 from model.training.state import TrainingStateError
@@ -57,10 +55,12 @@ def main() -> None:
             _try(options)
         else:
             _run(options)
-    except (InterruptedError, OutputError, PlanError, TrainingFailed) as error:
-        sys.exit(str(error))
     except TrainingStateError as error:
         sys.exit(f"{error}\n--new-part continues from the averaged weights of this run")
+    except (OSError, ValueError, TrainingFailed) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -77,14 +77,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     # Two of one thread each take 1.1 s of CPU time a step and share little; one of two threads
     # waits at every layer, above all where other programs run.
     run.add_argument("--processes", type=int, default=2, choices=_PROCESSES, help="that train")
-    run.add_argument("--scenes", type=int, default=_SCENES, help="of the validation set")
-    run.add_argument("--nice", type=int, default=_LOWEST_PRIORITY, help="priority: 0 to 19")
+    run.add_argument("--scenes", type=_count, default=_SCENES, help="of the validation set")
+    run.add_argument(
+        "--nice",
+        type=int,
+        choices=range(20),
+        metavar="N",
+        default=_LOWEST_PRIORITY,
+        help="priority: 0 to 19",
+    )
     one = commands.add_parser("try", help="a short run with one change")
     one.add_argument("name", nargs="?", choices=sorted(TRIES), help="of the change")
     one.add_argument("--folder", type=Path, help="of everything that is written")
-    one.add_argument("--iterations", type=int, default=600, help="optimizer steps")
-    one.add_argument("--scenes", type=int, default=_SCENES, help="of the validation set")
-    one.add_argument("--nice", type=int, default=_LOWEST_PRIORITY, help="priority: 0 to 19")
+    one.add_argument("--iterations", type=_count, default=600, help="optimizer steps")
+    one.add_argument("--scenes", type=_count, default=_SCENES, help="of the validation set")
+    one.add_argument(
+        "--nice",
+        type=int,
+        choices=range(20),
+        metavar="N",
+        default=_LOWEST_PRIORITY,
+        help="priority: 0 to 19",
+    )
     one.add_argument("--list", action="store_true", help="list the changes")
     one.add_argument("--report", action="store_true", help="print the table of the finished ones")
     options = parser.parse_args(arguments)
@@ -99,6 +113,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e6:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
@@ -142,7 +163,7 @@ def _run(options: argparse.Namespace) -> None:
         else:
             status = _start_processes(options)
         left = plan.hours - trained_hours(options.folder, plan)
-        if left > 0:
+        if left > 0 and status == 0:
             print(f"{left:.2f} hours are left: `run --folder {options.folder}` continues")
         sys.exit(status)
 

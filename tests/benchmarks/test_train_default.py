@@ -150,6 +150,23 @@ def test_the_table_shows_differences_from_the_recipe(tmp_path: Path) -> None:
     assert format_results([]) == "no try is finished yet"
 
 
+def test_problems_end_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    (tmp_path / "tries" / "recipe-600").mkdir(parents=True)
+    (tmp_path / "tries" / "recipe-600" / "result.json").write_text("{}")
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    wrong = (["run", "--folder", str(file)], ["try", "--report", "--folder", str(tmp_path)])
+    for arguments, problem in zip(wrong, ("exists", "is not a result"), strict=True):
+        monkeypatch.setattr(sys, "argv", ["train_default", *arguments])
+        with pytest.raises(SystemExit, match=problem):
+            train_default.main()
+    assert file.read_text() == "mine"
+    capsys.readouterr()
+
+
 def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
     with (
         sole_user(tmp_path),
@@ -172,6 +189,7 @@ def test_processes_that_wait_for_a_failed_one_are_ended() -> None:
     [
         ["try"], ["try", "unknown", "--folder", "x"], ["try", "recipe"], ["run"],
         ["run", "--folder", "x", "--hours", "0"], ["run", "--folder", "x", "--hours", "nan"],
+        ["run", "--folder", "x", "--scenes", "0"], ["run", "--folder", "x", "--nice", "-5"],
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
