@@ -7,7 +7,7 @@
 # part. Requires a Python with torch (CUDA), numpy, pillow and safetensors; wheels.txt names what the
 # service and the tests need in addition, and parts without it are left out. PYTHON selects another
 # interpreter; DEVICE=cpu tries the script itself, on small sizes.
-# Its kernels (155, 5 MB) take a minute of CPU time to compile, which the GPU would wait for. Before,
+# Its kernels (161, 4 MB) take half a minute of CPU time to compile, which the GPU would wait for. Before,
 # on a machine without a GPU but with the same version of NVRTC (its major and minor number):
 #   python -m benchmarks.kernels.gpu prepare --architecture 90
 # fills model/native/compiled, which has to be copied along. The checkout takes 17 MB, the wheels 20 MB.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -35,6 +36,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path)
     parser.add_argument("flags", nargs="*", help="of `serve`, after --")
     options = parser.parse_args()
+    # A part that takes too long is ended by it; the service, a session of its own, must not stay.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     results = Results(options.results, torch.device(options.device))
     seconds = options.seconds / len(options.in_flight)
     precision = "auto" if options.device == "cpu" else "fp16"  # as the pipeline it is compared with

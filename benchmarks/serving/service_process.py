@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
+from benchmarks.report import ROOT
 from benchmarks.serving.servers import HOST, THIS_SERVICE, Server, StartError, free_ports
 from service.ipc.child_process import children_of
 
@@ -78,6 +80,9 @@ def start_service(log: Path, module: Sequence[str] = SERVE, **settings: object) 
     (port,) = free_ports(1)
     given = {"http_port": port, "grpc_port": -1, "log_level": "error"} | settings
     environment = {f"LITE_DETR_{name.upper()}": str(value) for name, value in given.items()}
+    # Its packages may lie in a folder that only this names; peers have interpreters of their own.
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(places)
     command = [sys.executable, "-m", *module]
     return Service.start(THIS_SERVICE, command, environment, log, port)
 

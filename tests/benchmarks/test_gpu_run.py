@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from benchmarks.gpu.original_msda import locations_and_weights
 from benchmarks.gpu.run import PARTS, Part, Run
 from benchmarks.gpu.variants import used_variants
 from benchmarks.kernels import gpu
+from benchmarks.serving import service_process
 from model.detections import Detections
 from model.ops import cpu, cuda_ahead, nvrtc
 from model.ops.cuda_call import variant_of
@@ -135,6 +137,50 @@ def test_all_parts_fit_into_ten_minutes() -> None:
     assert sum(one.seconds for one in PARTS) + 10 <= LIMIT_SECONDS
     assert [one.name for one in PARTS][:2] == ["attention", "r50"]
     assert len({one.name for one in PARTS}) == len(PARTS)
+
+
+def test_the_service_finds_packages_in_a_folder_of_wheels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[str] = []
+
+    def start(*arguments: Any) -> None:
+        found.append(arguments[2]["PYTHONPATH"])
+
+    monkeypatch.setattr(service_process.Service, "start", start)
+    for others in (f"{ROOT}:{tmp_path}", ""):
+        monkeypatch.setenv("PYTHONPATH", others)
+        service_process.start_service(tmp_path / "log")
+    assert found == [f"{ROOT}:{ROOT}:{tmp_path}", str(ROOT)]
+
+
+@pytest.mark.slow
+def test_a_service_part_that_is_stopped_leaves_no_service(tmp_path: Path) -> None:
+    script = """
+import contextlib, sys, time
+from pathlib import Path
+from benchmarks.gpu import service_throughput
+@contextlib.contextmanager
+def run_service(*_args):
+    Path(sys.argv[-1]).with_suffix(".started").touch()
+    try:
+        time.sleep(600)
+        yield
+    finally:
+        Path(sys.argv[-1]).with_suffix(".stopped").touch()
+service_throughput.run_service = run_service
+service_throughput.main()
+"""
+    results_file = tmp_path / "service.jsonl"
+    command = [sys.executable, "-c", script, "--device", "cpu", "--results", str(results_file)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 120
+    while not results_file.with_suffix(".started").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert results_file.with_suffix(".stopped").exists()
 
 
 def test_tests_of_kernels_need_no_packages_of_the_service() -> None:
