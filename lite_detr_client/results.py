@@ -58,7 +58,7 @@ class Engine:
 
     device: str  # such as "cpu" or "cuda:0"
     kernel: str  # name of the attention implementation
-    precision: str  # of the network: "fp32", "bf16", "fp16"
+    precision: str  # of the network: "fp32", "bf16", "fp16", "int8"
     cuda_graphs: int  # number of recorded CUDA graphs; 0 on a CPU
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.detections import Detections
 from model.network.detector import LiteDETR
+from model.network.int8 import Int8Backbone
 from model.network.outputs import DetectorOutput
+from model.network.precision import INT8, precision_name
 from model.postprocess import best_pairs, select_detections
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -80,6 +82,13 @@ class Predictor:
         backbone = getattr(self._detector, "backbone", None)
         dtype: torch.dtype | None = None if backbone is None else backbone[0].dtype
         return dtype or torch.float32  # None: not an inference form
+
+    @property
+    def precision(self) -> str:
+        """The name of what the network computes in: "fp32", "bf16", "fp16" or "int8"."""
+        if isinstance(getattr(self._detector, "body", None), Int8Backbone):
+            return INT8
+        return precision_name(self.dtype)
 
     @property
     def runs_batches_whole(self) -> bool:

@@ -45,7 +45,7 @@ class EngineFacts:
 
     device: str  # "cpu", "cuda:0"
     kernel: str  # the attention implementation
-    precision: str  # of the network: "fp32", "fp16", "bf16"; empty if the device has none
+    precision: str  # of the network: "fp32", "fp16", "bf16", "int8"; empty if the device has none
     cuda_graphs: int  # number of recorded CUDA graphs; 0 on a CPU
 
 

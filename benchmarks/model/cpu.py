@@ -31,15 +31,18 @@ from benchmarks.model.turns import Side, peak_mib, take_turns
 from benchmarks.random_r50 import random_r50_detector
 from benchmarks.report import RESULTS, conditions, table, write_report
 from model.geometry import level_shapes, padded_size, resized_size
+from model.network.calibration import find_ranges
 from model.network.detector import LiteDETR
 from model.network.geometry import image_tokens
 from model.network.inference import prepare_for_inference
+from model.network.int8 import prepare_in_int8
+from model.network.precision import INT8
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
 from service.cpus import usable_cpus
 from service.engine.host_memory import keep_freed_memory
 
-_SIDES = ("plain", "fp32", "bf16")  # the first is the baseline
+_SIDES = ("plain", "fp32", "bf16", "int8")  # the first is the baseline
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STRIDE = 64
 _LEVELS = 4
@@ -77,10 +80,20 @@ def batch_of(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return images.masked_fill(mask[:, None], 0.0), mask
 
 
-def runner_of(detector: LiteDETR, side: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function of (images, padding mask) that returns the encoder's memory [1, S, C]."""
+def runner_of(detector: LiteDETR, side: str, example: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function of (images, padding mask) that returns the encoder's memory [1, S, C].
+
+    Args:
+        detector: in float32.
+        side: of `_SIDES`.
+        example: images [1, 3, H, W], from which int8 takes its ranges.
+    """
     if side != "plain":
-        network = prepare_for_inference(detector, DTYPES[side])
+        if side == INT8:
+            ranges = find_ranges(detector.body, [example])
+            network = prepare_in_int8(detector, ranges)
+        else:
+            network = prepare_for_inference(detector, DTYPES[side])
         return lambda images, mask: network(images, mask).memory
 
     def run(images: Tensor, mask: Tensor) -> Tensor:
@@ -102,7 +115,7 @@ def work(model: str, side: str) -> None:
     images, mask = batch_of(size)
     if side != "plain":
         keep_freed_memory()  # as the engine does
-    run = runner_of(detector, side)
+    run = runner_of(detector, side, images)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     memory = run(images, mask)

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from model.data.output_files import is_stream
-from model.weights.checkpoint import load_detector, save_checkpoint
+from model.weights.checkpoint import copy_with_metadata, load_detector, save_checkpoint
 from model.weights.header import CheckpointError, parse_json, read_header
 from model.weights.info import ModelInfo
+from model.weights.int8_ranges import INT8_KEY
 
 
 def copy_weights(source: Path, target: Path) -> ModelInfo:
@@ -48,6 +49,8 @@ def copy_weights(source: Path, target: Path) -> ModelInfo:
             half="F32" not in {entry.dtype for entry in header.tensors.values()},
             card=parsed_card,
         )
+        if INT8_KEY in header.metadata:
+            copy_with_metadata(copy, copy, {INT8_KEY: header.metadata[INT8_KEY]})
         written, found = load_detector(copy)
         copies = written.state_dict()
         differing = [key for key, tensor in weights.items() if not torch.equal(tensor, copies[key])]

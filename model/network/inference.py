@@ -48,6 +48,11 @@ def prepare_for_inference(detector: LiteDETR, dtype: torch.dtype = torch.float32
     return network.requires_grad_(False).eval()
 
 
+def convert(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The inference form of a module that nothing else uses; it is changed in place."""
+    return _Conversion(frozenset()).convert(module, dtype)
+
+
 class _Conversion:
     """Converts a module tree in place.
 

@@ -8,7 +8,8 @@ queries of float32, float16 changes scores by at most 0.003 and boxes by at most
 1280. It shifts single images, not the accuracy on many. bfloat16 has the range of float32 and an
 eighth of the precision of float16; on a CPU with AVX512-BF16 it takes about 0.6 of the time of
 float32 (benchmarks/results/model), on one without AVX-512 ten times as long. It changes the
-encoder's output by about 1 % of its standard deviation: check the scores before choosing it.
+encoder's output by about 1 % of its standard deviation: check the scores before choosing it. int8
+is for the convolutions of the backbone on a CPU (`model.network.int8`); all else is float32 then.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import torch
 
 from model.errors import DeviceError
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+INT8 = "int8"  # of the backbone
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, torch.dtype]:
-    """The name of a precision, with `auto` resolved, and its type.
+    """The name of a precision, with `auto` resolved, and its type (int8: of the other layers).
 
     Args:
         precision: a `Precision`.
@@ -33,7 +35,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, 
 
     Raises:
         ValueError: for an unknown precision.
-        DeviceError: for float16 on a CPU, which has no fast arithmetic for it.
+        DeviceError: for float16 on a CPU, which has no fast arithmetic for it, and int8 on a GPU.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {get_args(Precision)}, not {precision!r}")
@@ -42,7 +44,9 @@ def resolve_precision(precision: str, device: torch.device | str) -> tuple[str, 
         name = "fp32"
     if name == "fp16" and kind == "cpu":
         raise DeviceError("precision=fp16 needs a GPU; on a CPU choose fp32 or bf16")
-    return name, _DTYPES[name]
+    if name == INT8 and kind != "cpu":
+        raise DeviceError("precision=int8 is for CPUs; on a GPU choose fp32, fp16 or bf16")
+    return name, torch.float32 if name == INT8 else _DTYPES[name]
 
 
 def precision_name(dtype: torch.dtype) -> str:

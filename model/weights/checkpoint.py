@@ -139,11 +139,41 @@ def save_checkpoint(  # noqa: PLR0913 - options, by keyword
     _write_checked(path, _encode(stored, metadata))
 
 
+def copy_with_metadata(source: Path, target: Path, changes: Mapping[str, str]) -> ModelInfo:
+    """Writes a weights file again with other metadata; the tensors are the same to the bit.
+
+    Args:
+        source: a weights file.
+        target: the file to write; it may be the source.
+        changes: entries of the metadata that are set.
+
+    Returns:
+        The description in the new file.
+
+    Raises:
+        CheckpointError: if the source is refused, or the target cannot be written.
+    """
+    read_model_info(source)
+    metadata = {**read_header(source).metadata, **changes}
+    try:
+        encoded = source.read_bytes()
+    except OSError as error:
+        raise CheckpointError(source, f"cannot be read: {error.strerror}") from error
+    _write_checked(target, _with_metadata(encoded, metadata))
+    return read_model_info(target)
+
+
 def _encode(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """Encodes the file; metadata is inserted here because the library orders it randomly."""
-    encoded = encode_tensors(tensors)
+    return _with_metadata(encode_tensors(tensors), metadata)
+
+
+def _with_metadata(encoded: bytes, metadata: Mapping[str, str]) -> bytes:
     length = int.from_bytes(encoded[:8], "little")
-    header = {"__metadata__": metadata, **json.loads(encoded[8 : 8 + length])}
+    header = json.loads(encoded[8 : 8 + length])
+    header = {"__metadata__": metadata} | {
+        name: entry for name, entry in header.items() if name != "__metadata__"
+    }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT_BYTES)
     return len(text).to_bytes(8, "little") + text + encoded[8 + length :]

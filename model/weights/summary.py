@@ -60,7 +60,8 @@ def describe(path: Path | str) -> str:
     """
     path = Path(path)
     info = read_model_info(path)
-    tensors = read_header(path).tensors.values()
+    header = read_header(path)
+    tensors = header.tensors.values()
     kinds = Counter(entry.dtype for entry in tensors)
     numbers = sum(math.prod(entry.shape) for entry in tensors)
     labels = [label for label in info.labels if label != NO_CLASS]
@@ -76,6 +77,7 @@ def describe(path: Path | str) -> str:
         "category ids": _describe_category_ids(info),
         "input": f"shortest side {info.config.shortest_side}, "
         f"longest at most {info.config.longest_side} pixels",
+        "int8": "calibrated" if "int8" in header.metadata else "not calibrated",
         "score threshold": f"{info.score_threshold:g}",
         "numbers": f"{numbers / 1e6:.1f} million in {sum(kinds.values())} tensors "
         f"({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())})",

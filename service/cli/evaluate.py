@@ -207,13 +207,11 @@ def _naming_what_is_kept(results: Path | None) -> Iterator[None]:
 
 def _describe_run(predictor: Predictor, info: ModelInfo) -> dict[str, Any]:
     """Returns what identifies a model and the way in which it runs."""
-    from model.network.precision import precision_name  # noqa: PLC0415
-
     return {
         "model": info.name,
         "model_version": info.version,
         "device": predictor.device.type,
-        "precision": precision_name(predictor.dtype),
+        "precision": predictor.precision,
         "program": f"lite-detr {version('lite-detr-service')}",
     }
 

@@ -1,4 +1,4 @@
-"""`lite-detr weights`: lists, downloads, converts and inspects models."""
+"""`lite-detr weights`: lists, downloads, converts, calibrates and inspects models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from model.data.input_files import read_text_file
+from service.cli import calibrate
 from service.cli.failure import CommandFailed
 from service.cli.offline_settings import CacheDirOption
 from service.cli.options import documented_option, overwrite_option
@@ -36,7 +37,7 @@ Half = Annotated[
 
 weights_app = typer.Typer(
     name="weights",
-    help="List, pull, convert and inspect models.",
+    help="List, pull, convert, calibrate and inspect models.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     epilog=_EPILOG,
@@ -45,6 +46,7 @@ weights_app = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the program."""
+    weights_app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.calibrate)
     app.add_typer(weights_app)
 
 

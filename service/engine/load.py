@@ -13,7 +13,9 @@ import torch
 from model.errors import DeviceError
 from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
+from model.network.int8 import prepare_in_int8
 from model.network.precision import (
+    INT8,
     compute_exactly_on_gpus,
     precision_name,
     resolve_precision,
@@ -21,6 +23,7 @@ from model.network.precision import (
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import ModelInfo, resolve_model
+from model.weights.int8_ranges import read_ranges
 from service.cpus import usable_cpus
 from service.engine.gpu_checks import check_fused_products, gives_finite_output
 from service.engine.host_memory import keep_freed_memory
@@ -47,16 +50,20 @@ def load_predictor(
 
     Raises:
         CheckpointError: for a file that cannot be used.
-        DeviceError: for a device that is not there or does not have that precision, and for
-            weights that exceed the range of the precision.
+        DeviceError: for a device that is not there or does not have that precision, for weights
+            that exceed the range of the precision, and for int8 without `lite-detr calibrate`.
     """
     torch.set_num_threads(threads or usable_cpus())
     chosen = pick_device(device)
-    _, dtype = resolve_precision(precision, chosen)
+    name, dtype = resolve_precision(precision, chosen)
     detector, info = load_detector(path, chosen)
     if torch.device(chosen).type == "cuda":
         return _load_on_gpu(detector, dtype, info, chosen), info
-    predictor = Predictor(prepare_for_inference(detector, dtype), info.config, chosen)
+    if name == INT8:
+        network = prepare_in_int8(detector, read_ranges(path))
+    else:
+        network = prepare_for_inference(detector, dtype)
+    predictor = Predictor(network, info.config, chosen)
     if predictor.device.type == "cpu":
         keep_freed_memory()
     return predictor, info

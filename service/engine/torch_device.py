@@ -15,7 +15,6 @@ from model.detections import Detections
 from model.explain import ExplainedImage
 from model.explanation import Explanation
 from model.geometry import reachable_buckets
-from model.network.precision import precision_name
 from model.ops import implementation_name, kernel_failures
 from service.engine.device import BatchShape, DeviceResult, OutOfDeviceMemory
 from service.engine.load import load_predictor
@@ -55,7 +54,7 @@ class TorchDevice:
         self._predictor, self.model = load_predictor(path, device, threads, precision)
         self.name = str(self._predictor.device)
         self._facts = {
-            "precision": precision_name(self._predictor.dtype),
+            "precision": self._predictor.precision,
             "torch": torch.__version__,
             "threads": str(torch.get_num_threads()),
         }

@@ -60,7 +60,7 @@ class Engine(Schema):
 
     device: str
     kernel: str = Field(description="the deformable-attention implementation in use")
-    precision: str = Field(description="number format of the network: fp32, bf16 or fp16")
+    precision: str = Field(description="number format of the network: fp32, bf16, fp16 or int8")
     cuda_graphs: int = Field(
         ge=0, description="batch shapes that run as recorded CUDA graphs; 0 on a CPU"
     )

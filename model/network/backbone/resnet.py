@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.backbone.base import Backbone, Maps
@@ -107,6 +106,7 @@ class ResNet(Backbone):
         super().__init__()
         self.conv1: nn.Module = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1: nn.Module | None = FrozenBatchNorm(64)
+        self.pool = nn.MaxPool2d(3, 2, padding=1)
         inputs = 64
         for index, depth in enumerate(self.depths):
             width, blocks = 64 * 2**index, []
@@ -125,7 +125,7 @@ class ResNet(Backbone):
     def forward(self, images: Tensor) -> Maps:
         """[B, 3, H, W] -> maps of strides 8, 16, 32."""
         x = conv_bn(images, self.conv1, self.bn1, "relu")
-        x = F.max_pool2d(x, 3, 2, padding=1)
+        x = self.pool(x)
         x = self.get_submodule("layer1")(x)
         c3 = self.get_submodule("layer2")(x)
         c4 = self.get_submodule("layer3")(c3)
