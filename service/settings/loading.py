@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from service.settings.environment import ENV_PREFIX
 from service.settings.fields import Settings
+
+_CREDENTIALS = re.compile(r"[^\s/'\"]*:[^\s/'\"]*@")  # user and password in a URL
 
 
 class SettingsError(ValueError):
@@ -72,4 +75,5 @@ def _explain(item: Any) -> str:
     if not item["loc"]:
         return message
     field = str(item["loc"][0])
-    return f"{field}={item['input']!r} ({ENV_PREFIX}{field.upper()}): {message}"
+    value = _CREDENTIALS.sub("***@", repr(item["input"]))  # the line is logged
+    return f"{field}={value} ({ENV_PREFIX}{field.upper()}): {message}"

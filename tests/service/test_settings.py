@@ -86,6 +86,14 @@ def test_a_bad_value_is_refused_by_its_name(field: str, value: object) -> None:
     assert repr(value) in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["ftp://me:secret@host", "me:secret@host"])
+@pytest.mark.parametrize("field", ["label_studio_url", "otlp_endpoint"])
+def test_an_error_does_not_repeat_a_password(field: str, url: str) -> None:
+    with pytest.raises(SettingsError, match=f"{field}.*@host") as caught:
+        load_settings(label_studio=True, **{field: url})
+    assert "secret" not in str(caught.value)
+
+
 def test_every_bad_value_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITE_DETR_SLOTS", "none")
     with pytest.raises(SettingsError) as caught:
