@@ -175,12 +175,15 @@ def _weights(run: Path) -> Path:
 
 
 @contextmanager
-def sole_user(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def sole_user(folder: Path, *, wait: bool = False) -> Iterator[int]:
     """Locks a folder, so that two commands do not write into it at once.
 
     Args:
         folder: created if missing.
         wait: until another process leaves it.
+
+    Yields:
+        The file descriptor of the lock; a process that inherits it holds the lock, too.
 
     Raises:
         PlanError: if another process has the lock.
@@ -191,4 +194,4 @@ def sole_user(folder: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             raise PlanError(f"another process trains in {folder}") from error
-        yield
+        yield lock.fileno()

@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace) -> None:
         _train(options)
         return
     os.nice(options.nice)
-    with sole_user(options.folder):
+    with sole_user(options.folder) as lock:
         plan = changed_plan(
             options.folder,
             read_plan(options.folder),
@@ -161,7 +161,7 @@ def _run(options: argparse.Namespace) -> None:
         if options.processes == 1:
             _train(options)
         else:
-            status = _start_processes(options)
+            status = _start_processes(options, lock)
         left = plan.hours - trained_hours(options.folder, plan)
         if left > 0 and status == 0:
             print(f"{left:.2f} hours are left: `run --folder {options.folder}` continues")
@@ -174,8 +174,10 @@ def _train(options: argparse.Namespace) -> None:
     train(run_options(part, validation, options.processes))
 
 
-def _start_processes(options: argparse.Namespace) -> int:
+def _start_processes(options: argparse.Namespace, lock: int) -> int:
     """Trains in several processes of one thread each; returns the exit status.
+
+    They hold the lock of the folder, too, and so keep it should this process be killed.
 
     As torchrun starts them, which on SIGTERM prints a traceback and kills them after 30 seconds.
     """
@@ -198,6 +200,7 @@ def _start_processes(options: argparse.Namespace) -> int:
                     command,
                     env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                     start_new_session=True,
+                    pass_fds=(lock,),
                 )
             )
             for rank in range(options.processes)

@@ -176,6 +176,17 @@ def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_process_that_inherits_the_lock_keeps_it(tmp_path: Path) -> None:
+    with sole_user(tmp_path) as lock:
+        waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+        process = subprocess.Popen(waiting, stdin=subprocess.PIPE, pass_fds=(lock,))
+    with pytest.raises(PlanError, match="another process"), sole_user(tmp_path):
+        pass
+    process.communicate()
+    with sole_user(tmp_path):
+        pass
+
+
 def test_processes_that_wait_for_a_failed_one_are_ended() -> None:
     waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
     failing = [sys.executable, "-c", "import sys; sys.exit(3)"]
