@@ -67,6 +67,7 @@ def test_wheel_carries_the_protocol_for_other_languages(archives: tuple[Path, Pa
     assert [name for name in inside if name.endswith(f".data/data/{proto}")]
 
 
+@pytest.mark.slow
 def test_wheel_carries_nothing_else(archives: tuple[Path, Path, Path]) -> None:
     inside = contents_of_wheel(archives[1]).keys()
     extra = {name for name in inside if ".dist-info/" not in name and ".data/" not in name}

@@ -181,6 +181,7 @@ async def test_only_the_sender_of_a_poison_image_gets_an_error(
     assert service.metric_or_none("slots_in_use") == 0
 
 
+@pytest.mark.slow
 async def test_a_restart_storm_fails_liveness(start: type[WatchedService]) -> None:
     service = start(fake_crash_colour=POISON_HEX, storm_restarts=2)
     client = HttpClient(service.url)
