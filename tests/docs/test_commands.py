@@ -22,7 +22,7 @@ NOT_RUN = tuple(block for block in COMMANDS if block.mode.startswith("not-run:")
 WITHOUT_COMMANDS = {"text", "json", "protobuf", "yaml", "nginx", "haproxy", "ini"}
 # Commands of other pages than the README are run by `make test-slow`.
 _FIRST = "README.md"
-MAX_NOT_RUN = 22
+MAX_NOT_RUN = 23
 
 
 def test_every_block_has_a_mode() -> None:
