@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -32,6 +33,7 @@ _MARGIN = 2**25  # rows that the last blocks and tiles compute in addition
 class _Kernels:
     """The kernels loaded by this process on each device, and why others do not work there."""
 
+    enabled = True
     lock = threading.Lock()
     functions: ClassVar[dict[tuple[Kernel, int], object]] = {}
     failures: ClassVar[dict[tuple[Kernel, int], str]] = {}
@@ -75,6 +77,23 @@ def failures(device: torch.device) -> dict[str, str]:
         return {}
     index = _index(device)
     return {str(key[0]): reason for key, reason in _Kernels.failures.items() if key[1] == index}
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """In this block the reference computes everything, in the whole process."""
+    before, _Kernels.enabled = _Kernels.enabled, False
+    try:
+        yield
+    finally:
+        _Kernels.enabled = before
+
+
+def give_up(device: torch.device, reason: str) -> None:
+    """Uses the reference on that device for all kernels that are loaded there, with warnings."""
+    index = _index(device)
+    for key in [key for key in _Kernels.functions if key[1] == index]:
+        _give_up(key, KernelRefused(reason))
 
 
 def forward(inputs: Inputs) -> Tensor:
@@ -123,10 +142,14 @@ def by_reference(inputs: Inputs) -> Tensor:
 def _loaded(kernel: Kernel, device: torch.device) -> object | None:
     """The function on that device; None, after one warning, if it does not work there.
 
+    Also None in a block of `disabled`.
+
     Raises:
         torch.OutOfMemoryError: if the GPU has no memory for the code.
         RuntimeError: if the CUDA context is lost.
     """
+    if not _Kernels.enabled:
+        return None
     key = (kernel, _index(device))
     function = _Kernels.functions.get(key)
     if function is None and key not in _Kernels.failures:

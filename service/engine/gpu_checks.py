@@ -1,17 +1,20 @@
 """Checks of a network on the GPU that it was loaded on, before it serves.
 
 What depends on the GPU, its driver and cuDNN, and no test without a GPU can show: whether float16
-has the range for these weights, and whether the fused convolutions compute what they should. Each
-takes one small image.
+has the range for these weights, and whether the fused convolutions and the project's own kernels
+compute what they should. Each takes one small image.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from model.network import cuda_fusion
 from model.network.detector import LiteDETR
+from model.ops import cuda
 from model.predictor import Predictor
 
 _SIDE = 256  # pixels of the image
@@ -35,21 +38,56 @@ def check_fused_products(network: LiteDETR, device: torch.device) -> None:
     would show.
     """
     backbone = network.backbone[0]
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, 3, _SIDE, _SIDE, generator=generator).to(device)
+    images = _noise(device)
     with torch.inference_mode():
         _fill_free_memory_with_nan(device)
         fused = backbone(images)
         with cuda_fusion.disabled():
             plain = backbone(images)
-    worst = max(_relative_error(ours, exact) for ours, exact in zip(fused, plain, strict=True))
-    if not worst <= _MAX_ERROR:  # also for NaN
-        cuda_fusion.disable(f"their results differ by {worst:.2g} from those of separate passes")
+    error = _first_large_error(zip(fused, plain, strict=True))
+    if error is not None:
+        cuda_fusion.disable(f"their results differ by {error:.2g} from those of separate passes")
 
 
-def _relative_error(found: Tensor, exact: Tensor) -> float:
-    found, exact = found.float(), exact.float()
-    return float((found - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+def check_kernels(network: LiteDETR, device: torch.device) -> None:
+    """Compares encoder and decoder with and without the kernels; gives these up if they differ.
+
+    The decoder gets the same queries both times: rounding could select others.
+    """
+    images = _noise(device)
+    mask = torch.zeros(1, _SIDE, _SIDE, dtype=torch.bool, device=device)
+    with torch.inference_mode():
+        _fill_free_memory_with_nan(device)
+        memory, geometry = network.encode(images, mask)
+        proposals = network.transformer.propose(memory, geometry)
+        found = network.decode(memory, geometry, proposals)
+        with cuda.disabled():
+            exact_memory, _ = network.encode(images, mask)
+            exact = network.decode(memory, geometry, proposals)
+    error = _first_large_error(
+        [
+            (memory, exact_memory),
+            (found.pred_logits, exact.pred_logits),
+            (found.pred_boxes, exact.pred_boxes),
+        ]
+    )
+    if error is not None:
+        cuda.give_up(device, f"its results differ by {error:.2g} from those of plain PyTorch")
+
+
+def _noise(device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, 3, _SIDE, _SIDE, generator=generator).to(device)
+
+
+def _first_large_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """The first error that is too large or NaN, of pairs of found and exact values."""
+    for found, exact in pairs:
+        difference = found.float() - exact.float()
+        error = float(difference.square().mean().sqrt() / exact.float().square().mean().sqrt())
+        if not error <= _MAX_ERROR:
+            return error
+    return None
 
 
 def _fill_free_memory_with_nan(device: torch.device) -> None:

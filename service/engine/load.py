@@ -25,7 +25,11 @@ from model.weights.checkpoint import load_detector
 from model.weights.info import ModelInfo, resolve_model
 from model.weights.int8_ranges import read_ranges
 from service.cpus import usable_cpus
-from service.engine.gpu_checks import check_fused_products, gives_finite_output
+from service.engine.gpu_checks import (
+    check_fused_products,
+    check_kernels,
+    gives_finite_output,
+)
 from service.engine.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:  # the engine process does not load pydantic
@@ -84,6 +88,7 @@ def _load_on_gpu(detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device
     compute_exactly_on_gpus()
     network = prepare_for_inference(detector, dtype)
     check_fused_products(network, torch.device(device))
+    check_kernels(network, torch.device(device))
     predictor = Predictor(network, info.config, device)
     if dtype != torch.float32 and not gives_finite_output(predictor):
         name = precision_name(dtype)

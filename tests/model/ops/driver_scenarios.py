@@ -161,6 +161,25 @@ def every_kind_is_computed_on_either_device(world: World) -> None:
 
 
 @scenario
+def kernels_are_left_out_in_a_block_and_given_up_for_good(world: World) -> None:
+    case = half("plain")
+    world.compute(case)
+    with cuda.disabled():
+        assert torch.equal(world.compute(case), attend(reference, case))
+    world.compute(case)
+    assert len(world.launches) == 2
+    with warned() as caught:
+        cuda.give_up(torch.device("cuda:1"), "wrong")
+        cuda.give_up(torch.device("cuda:0"), "wrong")
+    (warning,) = [str(one.message) for one in caught]
+    assert "plain float16" in warning and "wrong" in warning
+    assert torch.equal(world.compute(case), attend(reference, case))
+    assert list(ops.kernel_failures("cuda").values()) == ["wrong"]
+    assert_right(world.compute(half("shared keys")), half("shared keys"))
+    assert len(world.launches) == 3
+
+
+@scenario
 def sums_are_normalised_on_either_device(world: World) -> None:
     tokens, norm = torch.randn(3, 41, 128), nn.LayerNorm(128).requires_grad_(False)
     x, residual = torch.randn(3, 30, 128), tokens[:, 11:]

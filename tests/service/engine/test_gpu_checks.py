@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 from model import VARIANTS, build_detector
 from model.network import precision
 from model.network.inference import prepare_for_inference
+from model.ops import cuda
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from service.engine import load
-from service.engine.gpu_checks import gives_finite_output
+from service.engine.gpu_checks import check_kernels, gives_finite_output
 from tests.support.small_weights import write_small
 
 SMALL = replace(VARIANTS["lite-dino-r18-small"], num_queries=20, encoder_layers=2, decoder_layers=2)
@@ -83,6 +85,7 @@ def test_weights_beyond_the_range_of_the_chosen_precision_are_refused(
     detector, info = load_detector(tmp_path / "small.safetensors", "cpu")
     monkeypatch.setattr(load, "compute_exactly_on_gpus", lambda: checked.append("numbers"))
     monkeypatch.setattr(load, "check_fused_products", lambda *_: checked.append("products"))
+    monkeypatch.setattr(load, "check_kernels", lambda *_: checked.append("kernels"))
     monkeypatch.setattr(load, "gives_finite_output", lambda _: is_finite)
     name, dtype = precision.resolve_precision(asked, "cuda")
     if is_finite or name == "fp32":
@@ -90,7 +93,31 @@ def test_weights_beyond_the_range_of_the_chosen_precision_are_refused(
     else:
         with pytest.raises(RuntimeError, match=f"range of precision={asked}; choose fp32"):
             load._load_on_gpu(detector, dtype, info, "cpu")
-    assert checked == ["numbers", "products"]
+    assert checked == ["numbers", "products", "kernels"]
+
+
+@pytest.mark.parametrize("changed", ["encoder", "decoder", "nan", "nothing"])
+def test_kernels_that_compute_something_else_are_given_up(
+    monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """On the CPU, with changed weights in the place of kernels."""
+    torch.manual_seed(0)
+    network = prepare_for_inference(build_detector(SMALL).eval())
+    given_up: list[str] = []
+
+    @contextmanager
+    def disabled() -> Iterator[None]:
+        weight: torch.Tensor = network.transformer.decoder.norm.weight
+        if changed == "encoder":
+            layers = network.transformer.encoder.named_parameters()
+            weight = next(tensor for name, tensor in layers if name.endswith("norm2.weight"))
+        weight.mul_({"nan": torch.nan, "nothing": 1.0}.get(changed, 3.0))
+        yield
+
+    monkeypatch.setattr(cuda, "disabled", disabled)
+    monkeypatch.setattr(cuda, "give_up", lambda _device, reason: given_up.append(reason))
+    check_kernels(network, torch.device("cpu"))
+    assert len(given_up) == (changed != "nothing")
 
 
 @pytest.mark.requires_cuda
