@@ -10,6 +10,7 @@ import torch
 from model import build_detector
 from model.network.detector import LiteDETR
 from model.training.batches import Batch, collate
+from model.training.loss_terms import LOSS_TERMS
 from model.training.losses import detection_losses
 from model.training.objective import Objective
 from model.training.optimizer import build_optimizer
@@ -91,8 +92,7 @@ def _perfect_tokens(detector: LiteDETR, targets: Targets) -> torch.Tensor:
 
 
 def _weights(only: str) -> dict[str, float]:
-    names = ("decoder", "proposals", "denoising", "dense", "one_to_many")
-    return {name: float(name == only) for name in names}
+    return {name: float(name == only) for name in LOSS_TERMS}
 
 
 def test_tokens_of_a_two_stage_detector_learn_whether_there_is_any_object(batch: Batch) -> None:

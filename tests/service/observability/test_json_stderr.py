@@ -188,7 +188,7 @@ def test_an_unexpected_exception_is_one_line() -> None:
     script = (
         "import service.app as app\n"
         "def broken(*_): raise ZeroDivisionError('broken')\n"
-        "app._listen_all = broken\n"
+        "app.listen_all = broken\n"
         "from tests.support.fake_serve import main\n"
         "raise SystemExit(main())\n"
     )
