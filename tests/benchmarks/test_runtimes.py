@@ -48,5 +48,5 @@ def test_the_comparison_with_plain_pytorch_runs(
     monkeypatch.setattr(sys, "argv", ["cpu", *arguments])
     cpu.main()
     rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
-    assert [row["side"] for row in rows] == ["plain", "fp32", "bf16"]
+    assert [row["side"] for row in rows] == ["plain", "fp32", "bf16", "int8"]
     assert rows[1]["largest_memory_difference"] < 1e-3
