@@ -67,8 +67,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    both = argparse.ArgumentParser(add_help=False)
+    both.add_argument("--scenes", type=_count, default=_SCENES, help="of the validation set")
+    both.add_argument(
+        "--nice",
+        type=int,
+        choices=range(20),
+        metavar="N",
+        default=_LOWEST_PRIORITY,
+        help="priority: 0 to 19",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train, or continue")
+    run = commands.add_parser("run", parents=[both], help="train, or continue")
     run.add_argument("--folder", type=Path, required=True, help="of everything that is written")
     run.add_argument("--hours", type=_positive, help="of training in all (default: 12)")
     run.add_argument("--anneal-hours", type=_positive, help="of the falling learning rate")
@@ -77,28 +87,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     # Two of one thread each take 1.1 s of CPU time a step and share little; one of two threads
     # waits at every layer, above all where other programs run.
     run.add_argument("--processes", type=int, default=2, choices=_PROCESSES, help="that train")
-    run.add_argument("--scenes", type=_count, default=_SCENES, help="of the validation set")
-    run.add_argument(
-        "--nice",
-        type=int,
-        choices=range(20),
-        metavar="N",
-        default=_LOWEST_PRIORITY,
-        help="priority: 0 to 19",
-    )
-    one = commands.add_parser("try", help="a short run with one change")
+    one = commands.add_parser("try", parents=[both], help="a short run with one change")
     one.add_argument("name", nargs="?", choices=sorted(TRIES), help="of the change")
     one.add_argument("--folder", type=Path, help="of everything that is written")
     one.add_argument("--iterations", type=_count, default=600, help="optimizer steps")
-    one.add_argument("--scenes", type=_count, default=_SCENES, help="of the validation set")
-    one.add_argument(
-        "--nice",
-        type=int,
-        choices=range(20),
-        metavar="N",
-        default=_LOWEST_PRIORITY,
-        help="priority: 0 to 19",
-    )
     one.add_argument("--list", action="store_true", help="list the changes")
     one.add_argument("--report", action="store_true", help="print the table of the finished ones")
     options = parser.parse_args(arguments)
