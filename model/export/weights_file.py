@@ -9,9 +9,8 @@ import torch
 
 from model.data.output_files import is_stream
 from model.weights.checkpoint import copy_with_metadata, load_detector, save_checkpoint
-from model.weights.header import CheckpointError, parse_json, read_header
+from model.weights.header import INT8_KEY, CheckpointError, parse_json, read_header
 from model.weights.info import ModelInfo
-from model.weights.int8_ranges import INT8_KEY
 
 
 def copy_weights(source: Path, target: Path) -> ModelInfo:

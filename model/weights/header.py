@@ -25,6 +25,7 @@ HEAD_BYTES = 4096  # enough to recognise a file of another kind
 _PICKLE_STARTS = (b"PK", b"\x80\x02")  # of torch's files: a ZIP archive, formerly a pickle
 _PICKLE_BYTES = 4096  # the format tag is the first entry of a training state
 TRAINING_STATE_TAG = b"lite-detr-training/"
+INT8_KEY = "int8"  # of the metadata; see `model.weights.int8_ranges`
 _LENGTH_BYTES = 8  # the little-endian header length at the start
 _OFFSETS = 2  # a tensor's bytes: begin, end
 _DTYPE_BYTES = {

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.weights.header import CheckpointError, parse_json, read_header
+from model.weights.header import INT8_KEY, CheckpointError, parse_json, read_header
 
-INT8_KEY = "int8"  # of the metadata
 _ROWS = 3  # the least, the largest and the mean number of each channel
 _ROW_BYTES = 4 * _ROWS
 

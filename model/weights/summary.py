@@ -10,7 +10,7 @@ from typing import Literal
 
 from model.config import VARIANTS, ModelConfig
 from model.labels import NO_CLASS
-from model.weights.header import file_sha256, read_header
+from model.weights.header import INT8_KEY, file_sha256, read_header
 from model.weights.info import (
     DEFAULT_MODEL_PATH,
     ModelInfo,
@@ -77,7 +77,7 @@ def describe(path: Path | str) -> str:
         "category ids": _describe_category_ids(info),
         "input": f"shortest side {info.config.shortest_side}, "
         f"longest at most {info.config.longest_side} pixels",
-        "int8": "calibrated" if "int8" in header.metadata else "not calibrated",
+        "int8": "calibrated" if INT8_KEY in header.metadata else "not calibrated",
         "score threshold": f"{info.score_threshold:g}",
         "numbers": f"{numbers / 1e6:.1f} million in {sum(kinds.values())} tensors "
         f"({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())})",

@@ -73,8 +73,9 @@ def calibrate(  # noqa: PLR0913 - flags of a command
     from model.network.calibration import find_ranges  # noqa: PLC0415
     from model.predictor import Predictor  # noqa: PLC0415
     from model.weights.checkpoint import copy_with_metadata, load_detector  # noqa: PLC0415
+    from model.weights.header import INT8_KEY  # noqa: PLC0415
     from model.weights.info import resolve_model  # noqa: PLC0415
-    from model.weights.int8_ranges import INT8_KEY, encode_ranges  # noqa: PLC0415
+    from model.weights.int8_ranges import encode_ranges  # noqa: PLC0415
 
     path = resolve_model(settings.model, settings.model_cache_dir)
     check_output_file(output, overwrite=overwrite, inputs=[path])

@@ -12,9 +12,9 @@ import torch
 
 from model.export.weights_file import copy_weights
 from model.weights.checkpoint import copy_with_metadata, load_detector
-from model.weights.header import CheckpointError
+from model.weights.header import INT8_KEY, CheckpointError
 from model.weights.info import DEFAULT_MODEL_PATH, read_model_info
-from model.weights.int8_ranges import INT8_KEY, encode_ranges, read_ranges
+from model.weights.int8_ranges import encode_ranges, read_ranges
 from model.weights.summary import describe
 
 RANGES = {
