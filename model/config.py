@@ -37,6 +37,7 @@ class ModelConfig:
     encoder_points: int = 4  # sampling points per head and level
     encoder_feedforward: int = 2048  # width of the encoder's FFN
     key_aware: bool = True  # attention weights from sampled keys instead of a linear layer
+    key_aware_decoder: bool = True  # in the decoder, too; only if `key_aware`
     separate_keys: bool = False  # proj_key: encoder keys have a projection of their own
     same_loc: bool = False  # encoder offsets shared by all levels
     decoder_layers: int = 6

@@ -26,7 +26,7 @@ from benchmarks.paper.accuracy_arms import ARMS, BASE
 from benchmarks.paper.accuracy_cost import latency
 from benchmarks.paper.accuracy_pool import fill
 from benchmarks.paper.accuracy_report import LATENCY_FILE, write
-from benchmarks.paper.accuracy_runs import Study, run_all
+from benchmarks.paper.accuracy_runs import SETS, Study, run_all
 from benchmarks.paper.accuracy_sets import SETS_FILE, prepare, write_atomically
 from benchmarks.report import ROOT, conditions
 
@@ -45,7 +45,12 @@ def main() -> None:
 
 
 def _do(options: argparse.Namespace) -> None:
-    study = Study(options.folder)
+    study = Study(
+        options.folder,
+        seeds=tuple(options.seeds),
+        sets=tuple(options.sets),
+        length=options.length,
+    )
     if options.command == "prepare":
         prepare(study.folder, study.scenes, options.photos, options.processes)
         for name, count in study.pool_images.items():
@@ -72,6 +77,13 @@ def _parse() -> argparse.Namespace:
         default=_REQUIRED,
         type=_arms,
         help="; ".join(f"{letter}: {arm.title}" for letter, arm in ARMS.items()),
+    )
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="run: of these sets")
+    parser.add_argument(
+        "--seeds", nargs="+", type=_positive, default=Study.seeds, help="run: with these seeds"
+    )
+    parser.add_argument(
+        "--length", type=_positive, default=1, help="run: this many times the steps"
     )
     parser.add_argument("--processes", type=_positive, default=1, help="of one thread each")
     parser.add_argument("--rounds", type=_positive, default=30, help="latency: images of each arm")
@@ -116,8 +128,7 @@ def _run(study: Study, options: argparse.Namespace) -> None:
         if not run_all(study, options.arms, Console(highlight=False, soft_wrap=True)):
             sys.exit("stopped by a signal; the same command continues")
         return
-    command = [sys.executable, "-m", "benchmarks.paper.accuracy", "run", "--arms", options.arms]
-    command += ["--folder", str(options.folder)]
+    command = [sys.executable, "-m", "benchmarks.paper.accuracy", *sys.argv[1:], "--processes", "1"]
     workers = [subprocess.Popen(command) for _ in range(options.processes)]
 
     def stop(*_arguments: object) -> None:

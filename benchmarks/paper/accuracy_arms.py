@@ -89,6 +89,12 @@ _ARMS = (
     ),
     Arm("g", "interleaved H2L2-(3+1)x1, KDA", {**_KDA, "high_level_scales": 2}, optional=True),
     Arm("h", "interleaved H3L1-(1+1)x3, KDA", {**_KDA, "encoder_blocks": 3}, optional=True),
+    Arm(
+        "i",
+        "interleaved H3L1-(3+1)x1, KDA in the encoder only",
+        {**_KDA, "key_aware_decoder": False},
+        optional=True,
+    ),
 )
 ARMS = {arm.letter: arm for arm in _ARMS}
 

@@ -17,7 +17,8 @@ from benchmarks.paper.accuracy_bootstrap import Matches, choices
 from benchmarks.paper.accuracy_cost import gflops
 from benchmarks.paper.accuracy_plot import Panel, Point, draw
 from benchmarks.paper.accuracy_pool import SIZE
-from benchmarks.paper.accuracy_runs import DETECTIONS_FILE, SETS, Run, Study
+from benchmarks.paper.accuracy_reasons import reasons_table
+from benchmarks.paper.accuracy_runs import DETECTIONS_FILE, Run, Study
 from benchmarks.paper.accuracy_sets import SETS_FILE, write_atomically
 from benchmarks.paper.accuracy_statistics import (
     Interval,
@@ -84,14 +85,14 @@ def write(study: Study, arms: str, bootstrap: int, path: Path = REPORT) -> None:
     done = [Done(run, found["scores"]) for run in runs if (found := run.result()) is not None]
     costs = {letter: gflops(letter, study.base) for letter in arms}
     latency = _read(study.folder / LATENCY_FILE)
-    compared = {name: _compare(study, name, done, arms, bootstrap) for name in SETS}
+    compared = {name: _compare(study, name, done, arms, bootstrap) for name in study.sets}
     document = {
         **conditions(),
         "done": len(done),
         "planned": len(runs),
         "sets": _read(study.folder / SETS_FILE),
         "base": study.base.to_dict(),
-        "options": {name: study.chosen_options(name) for name in SETS},
+        "options": {name: study.chosen_options(name) for name in study.sets},
         "gflops": costs,
         "latency": latency,
         "comparisons": {name: [asdict(each) for each in found] for name, found in compared.items()},
@@ -101,15 +102,19 @@ def write(study: Study, arms: str, bootstrap: int, path: Path = REPORT) -> None:
         ],
     }
     sections = [_progress(runs, done)]
-    for name in SETS:
+    for name in study.sets:
         sections += [
             f"## {name}\n",
             _scores_table(name, done, arms, costs, latency),
             _comparison_table(compared[name], costs),
             *(_verdict(name, each, costs, study) for each in compared[name]),
         ]
+        if further := reasons_table(study, name):
+            sections.append(f"Arms that differ in one thing:\n\n{further}")
     sections.append(f"![AP over encoder GFLOPs]({path.name}.svg)\n")
-    write_atomically(path.with_suffix(".svg"), draw([_panel(n, done, arms, costs) for n in SETS]))
+    write_atomically(
+        path.with_suffix(".svg"), draw([_panel(n, done, arms, costs) for n in study.sets])
+    )
     write_report(path, "Accuracy of the interleaved encoder", document, sections)
 
 

@@ -43,6 +43,8 @@ class Study:
         base: the architecture of arm (a).
         iterations: optimizer steps by set.
         seeds: one run of each arm for each.
+        sets: the image sets that are used.
+        length: every run has this many times the steps.
         scenes: generated images of "train" and "val".
         pool_images: augmented training images by set.
         options: of training, other than the ones below.
@@ -52,6 +54,8 @@ class Study:
     base: ModelConfig = BASE
     iterations: dict[str, int] = field(default_factory=lambda: {"codes": 2000, "bccd": 1000})
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    sets: tuple[str, ...] = SETS
+    length: int = 1
     scenes: dict[str, int] = field(default_factory=lambda: {"train": 6000, "val": 1200})
     pool_images: dict[str, int] = field(default_factory=lambda: {"codes": 8000, "bccd": 4000})
     options: dict[str, Any] = field(default_factory=dict)
@@ -65,14 +69,14 @@ class Study:
         return [
             Run(self, name, ARMS[letter], seed)
             for seed in self.seeds
-            for name in SETS
+            for name in self.sets
             for letter in arms
         ]
 
     def chosen_options(self, set_name: str) -> dict[str, Any]:
         """The options of training that are not left at their defaults; the same for every arm."""
         return {
-            "max_iterations": self.iterations[set_name],
+            "max_iterations": self.iterations[set_name] * self.length,
             "batch_size": 8,
             "learning_rate": 5e-4,
             "warmup_iterations": 100,
@@ -99,8 +103,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run in one word: `codes-a-1`."""
-        return f"{self.set_name}-{self.arm.letter}-{self.seed}"
+        """The run in one word: `codes-a-1`, or `codes-a-1-x3` with three times the steps."""
+        name = f"{self.set_name}-{self.arm.letter}-{self.seed}"
+        return name if self.study.length == 1 else f"{name}-x{self.study.length}"
 
     @property
     def folder(self) -> Path:

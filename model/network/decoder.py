@@ -35,7 +35,11 @@ class DecoderLayer(nn.Module):
         super().__init__()
         d_model = config.d_model
         # The official decoder ignores proj_key and same_loc: they are encoder settings.
-        self.cross_attn = DeformableAttention(config, config.decoder_points)
+        self.cross_attn = DeformableAttention(
+            config,
+            config.decoder_points,
+            key_aware=config.key_aware and config.key_aware_decoder,
+        )
         self.norm1 = nn.LayerNorm(d_model)
         self.self_attn = SelfAttention(d_model, config.num_heads)
         self.norm2 = nn.LayerNorm(d_model)

@@ -34,8 +34,9 @@ class DeformableAttention(nn.Module):
     """Deformable attention over several feature levels.
 
     Args:
-        config: the architecture; gives channels, heads, levels and whether keys are sampled.
+        config: the architecture; gives channels, heads and levels.
         num_points: sampling points per head and level.
+        key_aware: weights are from sampled keys.
         separate_keys: keys have their own projection; otherwise the keys are the values.
         same_loc: one set of offsets shared by all levels.
     """
@@ -45,6 +46,7 @@ class DeformableAttention(nn.Module):
         config: ModelConfig,
         num_points: int,
         *,
+        key_aware: bool,
         separate_keys: bool = False,
         same_loc: bool = False,
     ) -> None:
@@ -55,7 +57,7 @@ class DeformableAttention(nn.Module):
             config.num_feature_levels,
         )
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.key_aware, self.offset_levels = config.key_aware, 1 if same_loc else num_levels
+        self.key_aware, self.offset_levels = key_aware, 1 if same_loc else num_levels
         self.sampling_offsets = Linear(d_model, num_heads * self.offset_levels * num_points * 2)
         if not self.key_aware:
             self.attention_weights = Linear(d_model, num_heads * num_levels * num_points)

@@ -31,6 +31,7 @@ class EncoderLayer(nn.Module):
         self.self_attn = DeformableAttention(
             config,
             config.encoder_points,
+            key_aware=config.key_aware,
             separate_keys=config.separate_keys,
             same_loc=config.same_loc,
         )

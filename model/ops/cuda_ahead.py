@@ -35,7 +35,9 @@ def variants_of(config: ModelConfig, *, training: bool = False) -> set[Variant]:
     encoder: Kind = "separate_keys" if config.separate_keys else "shared_keys"
     decoder: Kind = "shared_keys"
     if not config.key_aware:
-        encoder = decoder = "plain"
+        encoder = "plain"
+    if not (config.key_aware and config.key_aware_decoder):
+        decoder = "plain"
     # kind, points, size of a reference (a point, a box), levels that have offsets of their own
     calls: tuple[tuple[Kind, int, int, int], ...] = (
         (encoder, config.encoder_points, 2, 1 if config.same_loc else levels),

@@ -35,6 +35,7 @@ class ArchitectureFacts:
     encoder_blocks: int | None  # None if the encoder is not interleaved: unknown
     encoder_feedforward: int
     key_aware: bool
+    key_aware_decoder: bool | None  # None if the encoder is not key-aware: the decoder is not
     separate_keys: bool
     decoder_layers: int
     decoder_feedforward: int
@@ -57,10 +58,12 @@ class ArchitectureFacts:
         """
         encoder_layers, decoder_layers = _depth(shapes, _ENCODER), _depth(shapes, _DECODER)
         blocks = _block_count(shapes, encoder_layers, path)
-        plain = _layers_with(shapes, r"(?:self|cross)_attn\.attention_weights\.weight")
-        if len(plain) not in (0, encoder_layers + decoder_layers):
+        plain = _plain_attention(shapes, _ENCODER, "self_attn", encoder_layers, path)
+        plain_decoder = _plain_attention(shapes, _DECODER, "cross_attn", decoder_layers, path)
+        if plain and not plain_decoder:
             raise CheckpointError(
-                path, "mixes key-aware and plain attention, which is not supported"
+                path,
+                "has key-aware attention in the decoder only, which is not supported",
             )
         level_embed = _shape(shapes, "transformer.level_embed", 2, path)
         refined = "transformer.pos_trans.weight" not in shapes
@@ -78,6 +81,7 @@ class ArchitectureFacts:
             encoder_blocks=blocks or None,
             encoder_feedforward=_shape(shapes, f"{_ENCODER}.0.linear1.weight", 2, path)[0],
             key_aware=not plain,
+            key_aware_decoder=None if plain else not plain_decoder,
             separate_keys=f"{_ENCODER}.0.self_attn.key_proj.weight" in shapes,
             decoder_layers=decoder_layers,
             decoder_feedforward=_shape(shapes, f"{_DECODER}.0.linear1.weight", 2, path)[0],
@@ -131,6 +135,17 @@ def _layers_with(shapes: Shapes, suffix: str) -> set[str]:
     """Returns the encoder and decoder layers that have a parameter of this name."""
     pattern = re.compile(rf"(transformer\.(?:en|de)coder\.layers\.\d+)\.{suffix}")
     return {match[1] for name in shapes if (match := pattern.fullmatch(name))}
+
+
+def _plain_attention(shapes: Shapes, stem: str, name: str, layers: int, path: Path) -> bool:
+    """Whether all layers of a stack have plain attention; otherwise, none has."""
+    pattern = re.compile(rf"{re.escape(stem)}\.\d+\.{name}\.attention_weights\.weight")
+    plain = sum(pattern.fullmatch(tensor) is not None for tensor in shapes)
+    if plain not in (0, layers):
+        raise CheckpointError(
+            path, f"mixes key-aware and plain attention in {stem}, which is not supported"
+        )
+    return plain > 0
 
 
 def _block_count(shapes: Shapes, encoder_layers: int, path: Path) -> int:

@@ -267,6 +267,7 @@ def _config_of(  # noqa: PLR0913, PLR0917 - the sources of a config
             encoder_feedforward=facts.encoder_feedforward,
             high_level_scales=scales,
             key_aware=facts.key_aware,
+            key_aware_decoder=facts.key_aware_decoder is not False,
             separate_keys=facts.separate_keys,
             same_loc=facts.encoder_offsets == base.num_heads * base.encoder_points * 2,
             decoder_layers=facts.decoder_layers,

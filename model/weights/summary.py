@@ -104,6 +104,8 @@ def _describe_category_ids(info: ModelInfo) -> str:
 def _describe_network(config: ModelConfig) -> str:
     """Describes the architecture in a phrase."""
     attention = "key-aware" if config.key_aware else "plain"
+    if config.key_aware and not config.key_aware_decoder:
+        attention = "key-aware (encoder) and plain (decoder)"
     encoder = f"{config.encoder_layers} encoder layers"
     if config.interleaved:
         low = config.num_feature_levels - config.high_level_scales

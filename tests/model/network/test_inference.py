@@ -117,6 +117,7 @@ def test_every_reference_case_is_reproduced(name: str) -> None:
         tiny(),
         tiny(backbone="efficientnet_lite0"),
         pytest.param(tiny(key_aware=False), marks=pytest.mark.slow),
+        pytest.param(tiny(key_aware_decoder=False), marks=pytest.mark.slow),
         tiny(separate_keys=True),
         pytest.param(tiny(same_loc=True), marks=pytest.mark.slow),
         pytest.param(tiny(high_level_scales=2), marks=pytest.mark.slow),

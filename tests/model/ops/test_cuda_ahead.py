@@ -61,12 +61,18 @@ def recorded(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> set[Varian
 
 
 @pytest.mark.parametrize(
-    "name", ["lite-dino-efficientnet-lite0", "lite-dino-r18-small", "dino-r50-4scale"]
+    "config",
+    [
+        VARIANTS["lite-dino-efficientnet-lite0"],
+        VARIANTS["lite-dino-r18-small"],
+        VARIANTS["dino-r50-4scale"],
+        replace(VARIANTS["lite-dino-r18-small"], name="plain-decoder", key_aware_decoder=False),
+    ],
+    ids=lambda config: config.name,
 )
 def test_kernels_are_those_that_the_network_calls(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = VARIANTS[name]
     called = recorded(config, monkeypatch)
     of_float32 = {v for v in cuda_ahead.variants_of(config) if v.value_type == torch.float32}
     assert called <= of_float32

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -298,6 +299,16 @@ def test_mixed_attention_is_refused(weights: dict[str, Tensor], tmp_path: Path) 
     name = "transformer.encoder.layers.0.self_attn.attention_weights.weight"
     path = write_official(tmp_path / "a.pth", {**transformer_only(weights), name: torch.ones(1)})
     assert "mixes key-aware and plain attention" in refusal(path)
+
+
+def test_key_aware_attention_in_the_decoder_only_is_refused(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    encoder = re.compile(r"(transformer\.encoder\.layers\.\d\.self_attn\.)query_proj\.weight")
+    names = [match[1] for name in weights if (match := encoder.fullmatch(name))]
+    plain = {f"{name}attention_weights.weight": torch.ones(1) for name in names}
+    path = write_official(tmp_path / "a.pth", {**transformer_only(weights), **plain})
+    assert "key-aware attention in the decoder only" in refusal(path)
 
 
 @pytest.mark.parametrize(
