@@ -334,6 +334,26 @@ def test_the_report_says_what_the_runs_decide(
     assert words in report(study)
 
 
+@pytest.mark.usefixtures("known_costs")
+def test_further_arms_are_compared_with_the_arm_that_differs_in_one_thing(study: Study) -> None:
+    for run in study.runs("abcd"):
+        pretend(run, 0.4)
+    assert "Arms that differ in one thing" not in report(study)
+    for run in replace(study, sets=("codes",)).runs("i"):
+        pretend(run, 0.3 + 0.02 * run.seed)
+    for run in replace(study, sets=("codes",), seeds=(2,), length=3).runs("bc"):
+        pretend(run, 0.5)
+    codes, bccd = report(study).split("## bccd")
+    assert (
+        "| (i) - (b) | KDA in the encoder, interleaved encoder | x1 | 2 | 40.0 | 33.0 | -7.00"
+        in (codes)
+    )
+    assert (
+        "KDA in encoder and decoder, interleaved encoder | x3 | 1 | 50.0 | 50.0 | 0.00 |" in codes
+    )
+    assert "Arms that differ in one thing" not in bccd
+
+
 # ------------------------------------------------------------------------------ statistics
 
 
