@@ -5,11 +5,12 @@ from __future__ import annotations
 from model.images.limits import Cost
 
 # Peak of decoding in any mode: the decoder's buffers, the image, and its converted or rotated copy,
-# or two copies for resizing. WebP's decoder keeps two canvases and returns a third.
+# or two copies for resizing. Pillow's decoder of WebP keeps two canvases and returns a third.
 _MEMORY_BYTES_PER_PIXEL = {
     "JPEG": 12,
     "PNG": 12,
     "WEBP": 20,
+    "WEBP, still": 12,
     "BMP": 12,
     "GIF": 12,
     "AVIF": 16,
@@ -20,6 +21,7 @@ _SECONDS = {
     "JPEG": (6e-9, 12e-9),
     "PNG": (20e-9, 5e-9),
     "WEBP": (20e-9, 60e-9),
+    "WEBP, still": (20e-9, 50e-9),
     "BMP": (5e-9, 0.0),
     "GIF": (6e-9, 5e-9),
     "AVIF": (15e-9, 80e-9),
@@ -35,7 +37,7 @@ def decoding_cost(
     """Estimates the cost of decoding an image at its full size.
 
     Args:
-        name: of the format.
+        name: of the format; "WEBP, still" is decoded by `fast_webp`.
         num_pixels: that are decoded.
         num_bytes: of the file.
         passes: over all pixels.

@@ -36,6 +36,7 @@ from model.images.containers.webp import read_webp
 from model.images.costs import decoding_cost
 from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
 from model.images.fast_jpeg import BLOCK, choose_samples, decode_jpeg
+from model.images.fast_webp import decode_still_image, read_still_image
 from model.images.formats import identify_format
 from model.images.limits import (
     Cost,
@@ -252,6 +253,10 @@ def _decode(
     Returns:
         The image as stored, and how it was scaled, if it was.
     """
+    if name == "WEBP":
+        still = _decode_still_webp(source, limits, granted)
+        if still is not None:
+            return still, None
     first, *others = source.endings or (b"",)
     image = _open(name, source.data, first)
     check_pixel_count(image.size, limits)
@@ -273,6 +278,21 @@ def _decode(
     if source.transparent is not None:
         whiten(image, _low_bytes(name, source), source.transparent)
     return image, None
+
+
+def _decode_still_webp(
+    source: ImageSource, limits: ImageLimits, granted: Cost | None
+) -> Image.Image | None:
+    """Decodes a WebP as `_decode` does; returns None if Pillow must decode it."""
+    still = read_still_image(source.data)
+    if still is None:
+        return None
+    check_pixel_count(still.size, limits)
+    width, height = still.size
+    num_bytes = len(source.data)
+    cost = decoding_cost("WEBP, still", width * height, num_bytes, 1, is_compared=False)
+    check_cost(cost, granted)
+    return decode_still_image(still)
 
 
 def _samples(size: tuple[int, int], rule: InputRule) -> int:

@@ -46,10 +46,10 @@ def store_images_in_one_block() -> None:
 
 @contextmanager
 def samples_of(image: Image.Image) -> Iterator[int | None]:
-    """Yields the address of an image's samples: uint8 [height, width, 4], the fourth is unused.
+    """Yields the address of an image's samples: uint8 [height, width, 4].
 
     Args:
-        image: of mode RGB.
+        image: of mode RGB, whose fourth sample is unused, or RGBA.
 
     Yields:
         The address, valid within the context; None if the image is stored in several blocks.
