@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,40 @@ def check_document(document: Mapping[str, Any], findings: Findings) -> None:
         findings: gets the errors and oddities.
     """
     categories = _check_categories(document["categories"], findings)
-    images = _check_images(document["images"], findings)
-    used = _check_annotations(document["annotations"], images, categories, findings)
+    _check_images(document["images"], findings)
+    files = file_names(document)
+    used = _check_annotations(document["annotations"], files, categories, findings)
     for place, entry in _objects("categories", document["categories"], Findings()):
         if is_id(entry.get("id")) and entry["id"] not in used:
             findings.oddity("categories without a box", f"{place}: {_shown(entry.get('name'))}")
+
+
+def file_names(document: Mapping[str, Any]) -> dict[Any, str]:
+    """Returns the file names of the images by their ids, for messages."""
+    images = (entry for entry in document["images"] if isinstance(entry, dict))
+    return {
+        entry["id"]: str(entry.get("file_name") or "no file_name")
+        for entry in images
+        if is_id(entry.get("id"))
+    }
+
+
+def use_slashes(document: Mapping[str, Any], folder: Path) -> None:
+    """Replaces the backslashes in file names that tools of Windows write.
+
+    Args:
+        document: whose images are changed in place.
+        folder: of the images; a name that is there as it is written stays.
+    """
+    for entry in document["images"]:
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and "\\" in name and not os.path.lexists(folder / name):
+            entry["file_name"] = with_slashes(name)
+
+
+def with_slashes(name: str) -> str:
+    """Returns a path that may have backslashes with slashes."""
+    return name.replace("\\", "/")
 
 
 def usable_images(entries: Sequence[Any]) -> list[dict[str, Any]]:
@@ -155,8 +185,8 @@ def _check_categories(entries: Sequence[Any], findings: Findings) -> set[Any]:
     return ids
 
 
-def _check_images(entries: Sequence[Any], findings: Findings) -> set[Any]:
-    """Checks the images; returns their ids."""
+def _check_images(entries: Sequence[Any], findings: Findings) -> None:
+    """Checks the images."""
     ids: set[Any] = set()
     files: set[str] = set()
     for place, entry in _objects("images", entries, findings):
@@ -174,7 +204,6 @@ def _check_images(entries: Sequence[Any], findings: Findings) -> set[Any]:
                 findings.error(
                     "images with an impossible size", f"{place}: {side} is {_shown(value)}"
                 )
-    return ids
 
 
 def _take_id(
@@ -191,18 +220,29 @@ def _take_id(
 
 
 def _check_annotations(
-    entries: Sequence[Any], images: set[Any], categories: set[Any], findings: Findings
+    entries: Sequence[Any], files: Mapping[Any, str], categories: set[Any], findings: Findings
 ) -> set[Any]:
-    """Checks the annotations; returns the ids of the categories that have a box."""
+    """Checks the annotations; returns the ids of the categories that have a box.
+
+    Args:
+        entries: the annotations.
+        files: file names of the images by id.
+        categories: ids of the categories.
+        findings: gets the errors and oddities.
+    """
     ids: set[Any] = set()
     used: set[Any] = set()
     for place, entry in _objects("annotations", entries, findings):
         own = entry.get("id")
         if own is not None:
             _take_annotation_id(place, own, ids, findings)
-        _check_reference(place, entry, "image_id", images, findings)
-        _check_reference(place, entry, "category_id", categories, findings)
-        _check_box(place, entry, findings)
+        _check_reference(place, entry, "image_id", files.keys(), findings)
+        # The formats without ids of their own name images by file.
+        image_id = entry.get("image_id")
+        is_known = is_id(image_id) and image_id in files
+        full_place = f"{place} of {files[image_id]}" if is_known else place
+        _check_reference(full_place, entry, "category_id", categories, findings)
+        _check_box(full_place, entry, findings)
         category = entry.get("category_id")
         if is_id(category) and not entry.get("iscrowd"):
             used.add(category)
@@ -222,7 +262,7 @@ def _take_annotation_id(place: str, value: Any, ids: set[Any], findings: Finding
 
 
 def _check_reference(
-    place: str, entry: Mapping[str, Any], field: str, known: set[Any], findings: Findings
+    place: str, entry: Mapping[str, Any], field: str, known: Container[Any], findings: Findings
 ) -> None:
     """Checks that an annotation's `image_id` or `category_id` is that of an entry."""
     value = entry.get(field)

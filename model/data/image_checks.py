@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.data.document_checks import is_box, is_id
+from model.data.document_checks import file_names, is_box, is_id
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.image_files import ImageSize, read_image, read_size
@@ -133,17 +133,18 @@ class _BoxCounts:
     relative: int = 0  # all four numbers in 0..1
 
 
-def check_boxes(annotations: Sequence[Any], sizes: Mapping[Any, Size], findings: Findings) -> None:
+def check_boxes(document: Mapping[str, Any], sizes: Mapping[Any, Size], findings: Findings) -> None:
     """Checks the places of boxes.
 
     Args:
-        annotations: of the document; malformed ones are skipped.
+        document: with images and annotations; malformed ones are skipped.
         sizes: width and height by image id; boxes of other images are not checked.
         findings: gets the errors and oddities.
     """
     counts = _BoxCounts()
     first_outside = first_relative = ""
-    for number, annotation in enumerate(annotations):
+    files = file_names(document)
+    for number, annotation in enumerate(document["annotations"]):
         if not isinstance(annotation, dict) or not is_box(annotation.get("bbox")):
             continue
         image_id = annotation.get("image_id")
@@ -151,7 +152,7 @@ def check_boxes(annotations: Sequence[Any], sizes: Mapping[Any, Size], findings:
         left, top, width, height = annotation["bbox"]
         if size is None or width <= 0 or height <= 0:
             continue
-        place = f"annotations[{number}] (image {image_id})"
+        place = f"annotations[{number}] (image {image_id}: {files.get(image_id, '')})"
         described = f"{place}: bbox is {annotation['bbox']}, the image {size[0]:g} x {size[1]:g}"
         counts.all += 1
         if max(left + width, top + height) <= 1 and min(left, top) >= 0 and min(size) > 1:

@@ -68,7 +68,8 @@ def _train(options: TrainOptions, processes: Processes, reporter: Reporter) -> P
     if data.validation is not None:
         reporter.line(f"validation: {data.validation.description}")
     elif options.has_own_data:
-        reporter.line("validation: none; model.safetensors has the last weights")
+        why = " (too few images with boxes for --holdout)" if options.holdout > 0 else ""
+        reporter.line(f"validation: none{why}; {MODEL_FILE} has the last weights")
     detector = build_start(options, data.labels, reporter.line)
     trainer = Trainer(
         detector,

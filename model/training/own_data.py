@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from model.data.annotations import DataError, GroundTruth
 from model.data.data_sets import DataSet, open_coco, open_data_set
+from model.data.splits import check_boxes_of_split, check_classes_of_split
 from model.labels import COCO_LABELS
 from model.training.options import TrainOptions
 from model.training.recipe import DataFacts, facts_of
@@ -37,13 +38,9 @@ def open_own_data(options: TrainOptions, report: Report | None = None) -> Traini
         DataError: if the data cannot be used.
     """
     data = _training_set(options, report)
+    check_boxes_of_split(data, "learn from")
     truth, validation = _with_validation(options, data, report)
-    counts = truth.counts()
-    if not counts:
-        raise DataError(f"{data.subject} has no box to learn from (crowds are left out)")
     source = GroundTruthSource(truth, data.folder, COCO_LABELS)
-    if validation is not None:
-        validation.truth.category_ids(source.label_names)  # refuses classes that are not trained
     facts = facts_of(truth, data.sizes)
     return TrainingData(source, source.label_names, source.category_ids, validation, facts)
 
@@ -66,6 +63,8 @@ def _with_validation(
     if given is None and options.data is not None:
         given = open_data_set(options.data, "val", report)
     if given is not None:
+        check_boxes_of_split(given, "validate on")
+        check_classes_of_split(given, data.truth, data.subject)
         _report_shared_images(data, given, report)
         return data.truth, _as_validation(given)
     training, held_out = holdout(data.truth, options.holdout)

@@ -71,25 +71,13 @@ def check(
 
     The exit status is 2 if the data cannot be used.
     """
-    from model.data.data_sets import open_coco, open_data_set  # noqa: PLC0415
     from model.data.errors import DataError  # noqa: PLC0415
     from model.data.survey import same_files, survey  # noqa: PLC0415
 
-    opened: dict[str, DataSet] = {}
-    problems = []
-    for split in ("train", "val", "test"):
-        try:
-            if images is not None:
-                data = open_coco(path, images) if split == "train" else None
-            else:
-                data = open_data_set(path, split)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        if data is not None:
-            opened[split] = data
+    opened, problems, warnings = _open_splits(path, images)
     if not opened and not problems:
         raise DataError(f"{path} has none of the splits train, val and test")
+    problems += _refused_by_training(opened)
     surveys = {split: survey(data.truth, data.sizes) for split, data in opened.items()}
     pairs = same_files(list(opened.values()))
     if as_json:
@@ -98,12 +86,64 @@ def check(
         for split, found in surveys.items():
             typer.echo(_described(split, found, opened[split]))
         if pairs:
-            typer.echo(
-                f"warning: {len(pairs)} image files have the content of another one, the first: "
+            warnings.append(
+                f"{len(pairs)} image files have the content of another one, the first: "
                 f"{pairs[0][0]} and {pairs[0][1]}"
             )
+        for line in warnings:
+            typer.echo(f"warning: {line}")
     if problems:
         raise DataError("\n".join(dict.fromkeys(problems)))
+
+
+def _open_splits(
+    path: Path, images: Path | None
+) -> tuple[dict[str, DataSet], list[str], list[str]]:
+    """Opens the splits that there are; returns them, errors and warnings."""
+    from model.data.data_sets import open_coco, open_data_set  # noqa: PLC0415
+    from model.data.errors import AbsentSplit, DataError  # noqa: PLC0415
+
+    opened: dict[str, DataSet] = {}
+    problems: list[str] = []
+    warnings: list[str] = []
+    for split in ("train", "val", "test"):
+        try:
+            if images is not None:
+                data = open_coco(path, images) if split == "train" else None
+            else:
+                data = open_data_set(path, split)
+        except AbsentSplit as error:
+            # Exports name a test folder that they do not have; training uses none.
+            (warnings if split == "test" else problems).append(str(error))
+            continue
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if data is not None:
+            opened[split] = data
+    return opened, problems, warnings
+
+
+def _refused_by_training(opened: dict[str, DataSet]) -> list[str]:
+    """Returns what `lite-detr train` refuses about splits that are right by themselves."""
+    from model.data.errors import DataError  # noqa: PLC0415
+    from model.data.splits import check_boxes_of_split, check_classes_of_split  # noqa: PLC0415
+
+    train, val = opened.get("train"), opened.get("val")
+    problems = []
+    try:
+        if train is not None:
+            check_boxes_of_split(train, "learn from")
+    except DataError as error:
+        problems.append(str(error))
+    try:
+        if val is not None:
+            check_boxes_of_split(val, "validate on")
+        if val is not None and train is not None:
+            check_classes_of_split(val, train.truth, train.subject)
+    except DataError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _described(split: str, found: Survey, data: DataSet) -> str:
@@ -141,8 +181,6 @@ def _described(split: str, found: Survey, data: DataSet) -> str:
                 f"  warning: boxes below {_SEEN_PIXELS} px are hard to find: cut the images into "
                 "tiles, or train with a larger --input-side"
             )
-    else:
-        lines.append("  warning: there is no box to train on (crowds are left out)")
     if found.repeated_boxes:
         lines.append(
             f"  warning: {found.repeated_boxes} boxes nearly cover another one of their class, "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.data.document_checks import read_document
+from model.data.document_checks import read_document, with_slashes
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.formats.base import RawDataSet, split_names
@@ -71,7 +71,8 @@ def find_images(document: Mapping[str, Any], file: Path, split: str = "train") -
     tried = list(dict.fromkeys(_image_folders(file, split)))
     for name in filter(None, names):
         for folder in tried:
-            if os.path.isfile(folder / name):  # Path.is_file raises for a name that is too long
+            # Path.is_file raises for a name that is too long.
+            if any(os.path.isfile(folder / each) for each in (name, with_slashes(name))):
                 return folder
     raise DataError(
         f"{file}: its first image, {names[0] or 'without a file_name'}, is in none of "

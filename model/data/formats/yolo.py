@@ -1,7 +1,8 @@
 """YOLO folders: `data.yaml` with the splits and class names, one text file of boxes per image.
 
 A line of a text file is `class centre-x centre-y width height`, relative to the image, or a polygon
-`class x1 y1 x2 y2 x3 y3 ...`, whose enclosing box is used.
+`class x1 y1 x2 y2 x3 y3 ...`, whose enclosing box is used. With `kpt_shape` in the YAML file,
+keypoints follow the box; they are left out.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import math
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.data.errors import DataError
+from model.data.errors import AbsentSplit, DataError
 from model.data.findings import Findings
 from model.data.formats.base import (
     RawDataSet,
@@ -54,9 +56,12 @@ class YoloFormat:
             return None
         if not images:
             raise DataError(f"{file}: the split {split!r} has no image file")
+        count = values.get("nc")
+        if isinstance(count, int) and count != len(names):
+            findings.oddity("nc is not the number of names", f"{file}: {count}, not {len(names)}")
         folder = common_folder(images)
-        document = _document(images, folder, names, findings)
-        return RawDataSet(document, folder, file)
+        reader = _LabelReader(names, has_keypoints="kpt_shape" in values, findings=findings)
+        return RawDataSet(_document(images, folder, reader), folder, file)
 
 
 def find_yaml(path: Path) -> Path | None:
@@ -129,7 +134,7 @@ def _images_of(values: dict[str, Any], file: Path, split: str) -> list[Path] | N
     for entry in given if isinstance(given, list) else [given]:
         place = _find(base, file.parent, str(entry))
         if place is None:
-            raise DataError(f"{file}: {split} is {entry!r}, but there is no {base / str(entry)}")
+            raise AbsentSplit(f"{file}: {split} is {entry!r}, but there is no {base / str(entry)}")
         files += image_files(place) if place.is_dir() else _listed(place, base)
     return list(dict.fromkeys(files))
 
@@ -171,36 +176,43 @@ def label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _document(
-    images: list[Path], folder: Path, names: tuple[str, ...], findings: Findings
-) -> dict[str, Any]:
+def _label_files(images: list[Path]) -> list[Path | None]:
+    """Returns the label file of each image; None where it is absent.
+
+    Raises:
+        DataError: if all are absent.
+    """
+    # A data set whose label files are next to its images may itself be in a folder "images".
+    for place_of in (label_file, lambda image: image.with_suffix(".txt")):
+        files = [place_of(image) for image in images]
+        found = [None if _is_absent(file) else file for file in files]
+        if any(found):
+            return found
+    raise DataError(
+        f"none of {len(images)} images has a label file, the first would be {label_file(images[0])}"
+    )
+
+
+def _document(images: list[Path], folder: Path, reader: _LabelReader) -> dict[str, Any]:
     """Returns the COCO document of the images; category ids are the class numbers."""
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    with_labels = 0
+    label_files = _label_files(images)
     with ThreadPoolExecutor(_READERS) as readers:
         sizes = readers.map(_size_of, images)
-        for number, (image, size) in enumerate(zip(images, sizes, strict=True), 1):
+        rows = zip(images, label_files, sizes, strict=True)
+        for number, (image, labels, size) in enumerate(rows, 1):
             entries.append({"id": number, "file_name": str(image.relative_to(folder))})
-            labels = label_file(image)
-            if _is_absent(labels):
-                findings.oddity("images without a label file (used as empty)", str(labels))
-                continue
-            with_labels += 1
-            if size is not None:  # otherwise the check of the image files reports it
-                annotations += [
-                    {"image_id": number, **box} for box in _boxes(labels, size, names, findings)
-                ]
-    if not with_labels:
-        raise DataError(
-            f"none of {len(images)} images has a label file, the first would be "
-            f"{label_file(images[0])}"
-        )
+            if labels is None:
+                place = str(label_file(image))
+                reader.findings.oddity("images without a label file (used as empty)", place)
+            elif size is not None:  # otherwise the check of the image files reports it
+                annotations += [{"image_id": number, **box} for box in reader.boxes(labels, size)]
     numbered = [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)]
     return {
         "images": entries,
         "annotations": numbered,
-        "categories": categories_of(names, first_id=0),
+        "categories": categories_of(reader.names, first_id=0),
     }
 
 
@@ -223,59 +235,88 @@ def _size_of(file: Path) -> tuple[int, int] | None:
     return size.width, size.height
 
 
-def _boxes(
-    file: Path, size: tuple[int, int], names: tuple[str, ...], findings: Findings
-) -> list[dict[str, Any]]:
-    """Returns the boxes of a text file as COCO annotations, without their image."""
-    try:
-        lines = read_text_file(file).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        findings.error("label files that cannot be read", f"{file}: {error}")
-        return []
-    boxes = []
-    seen: set[str] = set()
-    for row, line in enumerate(lines, 1):
-        text = " ".join(line.split())
-        if not text:
-            continue
-        place = f"{file}:{row}: {text[:60]}"
-        if text in seen:
-            findings.oddity("label lines that occur twice (used once)", place)
-            continue
-        seen.add(text)
-        box = _box(text, size, names, place, findings)
-        if box is not None:
-            boxes.append(box)
-    return boxes
+@dataclass(frozen=True)
+class _LabelReader:
+    """Reads label files.
+
+    Attributes:
+        names: of the classes.
+        has_keypoints: whether keypoints follow the box of a line.
+        findings: gets the errors and oddities.
+    """
+
+    names: tuple[str, ...]
+    has_keypoints: bool
+    findings: Findings
+
+    def boxes(self, file: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Returns the boxes of a label file as COCO annotations, without their image.
+
+        Args:
+            file: the label file.
+            size: width and height of the image in pixels.
+        """
+        try:
+            lines = read_text_file(file).splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            self.findings.error("label files that cannot be read", f"{file}: {error}")
+            return []
+        boxes = []
+        seen: set[str] = set()
+        for row, line in enumerate(lines, 1):
+            text = " ".join(line.split())
+            if not text:
+                continue
+            place = f"{file}:{row}: {text[:60]}"
+            if text in seen:
+                self.findings.oddity("label lines that occur twice (used once)", place)
+                continue
+            seen.add(text)
+            box = self._box(text, size, place)
+            if box is not None:
+                boxes.append(box)
+        return boxes
+
+    def _box(self, text: str, size: tuple[int, int], place: str) -> dict[str, Any] | None:
+        """Returns the box of a line; None, after reporting the error, for a line that is none."""
+        try:
+            label, *numbers = (float(word) for word in text.split())
+        except ValueError:
+            self.findings.error("label lines with words that are not numbers", place)
+            return None
+        if self.has_keypoints:
+            numbers = numbers[:_BOX_NUMBERS]
+        problem = self._problem(label, numbers)
+        if problem is not None:
+            self.findings.error(problem, place)
+            return None
+        left, top, width, height = numbers if _is_box(numbers) else _box_around(numbers)
+        if _is_box(numbers):
+            left, top = left - width / 2, top - height / 2
+        box = [left * size[0], top * size[1], width * size[0], height * size[1]]
+        return {"category_id": int(label), "bbox": box, "iscrowd": 0}
+
+    def _problem(self, label: float, numbers: list[float]) -> str | None:
+        """Returns the kind of error of a line's numbers; None if they are right."""
+        if not label.is_integer() or not 0 <= label < len(self.names):
+            return f"label lines whose class is none of 0 to {len(self.names) - 1}"
+        if not _is_box(numbers) and (len(numbers) < _POLYGON_NUMBERS or len(numbers) % 2):
+            return "label lines that are neither a box nor a polygon"
+        if not all(map(math.isfinite, numbers)):
+            return "label lines with NaN or infinite numbers"
+        if max(numbers) > _BEYOND:
+            return "label lines with coordinates above 1 (they must be relative)"
+        if _is_box(numbers) and min(numbers[2:]) < 0:
+            return "label lines with a negative width or height"
+        return None
 
 
-def _box(
-    text: str, size: tuple[int, int], names: tuple[str, ...], place: str, findings: Findings
-) -> dict[str, Any] | None:
-    """Returns the box of a line; None, after reporting the error, for a line that is none."""
-    try:
-        label, *numbers = (float(word) for word in text.split())
-    except ValueError:
-        findings.error("label lines with words that are not numbers", place)
-        return None
-    if not label.is_integer() or not 0 <= label < len(names):
-        findings.error(f"label lines whose class is none of 0 to {len(names) - 1}", place)
-        return None
-    is_polygon = len(numbers) >= _POLYGON_NUMBERS and len(numbers) % 2 == 0
-    if len(numbers) != _BOX_NUMBERS and not is_polygon:
-        findings.error("label lines that are neither a box nor a polygon", place)
-        return None
-    if not all(map(math.isfinite, numbers)):
-        findings.error("label lines with NaN or infinite numbers", place)
-        return None
-    if len(numbers) == _BOX_NUMBERS:
-        x, y, width, height = numbers
-        left, top = x - width / 2, y - height / 2
-    else:
-        left, top = min(numbers[::2]), min(numbers[1::2])
-        width, height = max(numbers[::2]) - left, max(numbers[1::2]) - top
-    if max(numbers) > _BEYOND:
-        findings.error("label lines with coordinates above 1 (they must be relative)", place)
-        return None
-    box = [left * size[0], top * size[1], width * size[0], height * size[1]]
-    return {"category_id": int(label), "bbox": box, "iscrowd": 0}
+def _is_box(numbers: list[float]) -> bool:
+    """Whether the numbers after the class are those of a box."""
+    return len(numbers) == _BOX_NUMBERS
+
+
+def _box_around(polygon: list[float]) -> list[float]:
+    """Returns left, top, width and height of the box around a polygon of x1, y1, x2, y2, ..."""
+    left, top = min(polygon[::2]), min(polygon[1::2])
+    return [left, top, max(polygon[::2]) - left, max(polygon[1::2]) - top]

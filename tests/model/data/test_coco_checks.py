@@ -108,7 +108,7 @@ ERRORS: dict[str, tuple[Change, str]] = {
     ),
     "unknown category": (
         change_one("annotations", 1, category_id=77),
-        r"category_id no category has: 1, the first: annotations\[1\] \(id 2\): category_id is 77",
+        r"category_id no category has: 1, the first: annotations\[1\] \(id 2\) of 1.jpg: category_id",
     ),
     "no category": (
         change_one("annotations", 1, category_id=None),
@@ -154,7 +154,7 @@ ERRORS: dict[str, tuple[Change, str]] = {
     ),
     "iscrowd as text": (
         change_all("iscrowd", "0"),
-        r'iscrowd is neither 0 nor 1: 3, the first: annotations\[0\] \(id 1\): iscrowd is "0"',
+        r"iscrowd is neither 0 nor 1: 3, the first: annotations\[0\] \(id 1\) of 1.jpg: iscrowd",
     ),
     "text area": (change_one("annotations", 1, area="big"), r"impossible area: 1"),
     "another size": (
@@ -199,7 +199,7 @@ ODDITIES: dict[str, tuple[Change, str]] = {
     ),
     "one box outside": (
         change_one("annotations", 1, bbox=[64, 0, 5, 5]),
-        r"boxes outside their image: 1, the first: annotations\[1\] \(image 1\)",
+        r"boxes outside their image: 1, the first: annotations\[1\] \(image 1: 1.jpg\)",
     ),
     "box beyond the edge": (
         change_one("annotations", 0, bbox=[30, 20, 60, 40]),

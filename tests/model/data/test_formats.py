@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.data.annotations import GroundTruth
 from model.data.data_sets import open_data_set
 from model.data.errors import DataError
 
@@ -170,7 +171,35 @@ def test_wrong_yolo_line_is_an_error_with_its_place(
     _yolo(tmp_path, _YOLO, labels)
     with pytest.raises(DataError, match=words) as caught:
         open_data_set(tmp_path)
-    assert "a.txt" in str(caught.value) or "annotations[0]" in str(caught.value)
+    assert "a.txt:1" in str(caught.value)
+
+
+@pytest.mark.parametrize("keypoints", [" 0.9 0.1 2 0.1 0.9 2", " 0.9 0.1 2"], ids=["two", "one"])
+def test_yolo_keypoints_are_left_out(tmp_path: Path, keypoints: str) -> None:
+    _yolo(tmp_path, _YOLO + "kpt_shape: [2, 3]\n", f"1 0.5 0.5 0.25 0.5{keypoints}\n")
+    data = open_data_set(tmp_path)
+    assert data is not None
+    assert data.truth.images[0].boxes[0].xywh == (30, 15, 20, 30)
+
+
+def test_yolo_labels_next_to_images_below_a_folder_named_images(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "set"
+    _image(folder / "a.png")
+    _write(folder / "a.txt", "0 0.5 0.5 0.25 0.5\n")
+    _write(folder / "data.yaml", "train: .\nnc: 2\nnames: [cat]\n")
+    reports: list[str] = []
+    data = open_data_set(folder, "train", reports.append)
+    assert data is not None
+    assert len(data.truth.images[0].boxes) == 1
+    assert "nc is not the number of names" in reports[0]
+
+
+def test_oddity_of_a_box_names_its_image(tmp_path: Path) -> None:
+    _yolo(tmp_path, _YOLO, "1 0.95 0.5 0.4 0.5\n")
+    reports: list[str] = []
+    open_data_set(tmp_path, "train", reports.append)
+    assert "reach beyond" in reports[0]
+    assert "a.png" in reports[0]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +333,17 @@ def test_coco_layouts(tmp_path: Path, file: str, image: str) -> None:
         data = open_data_set(path)
         assert data is not None
         assert data.folder / "a.png" == tmp_path / image
+
+
+def test_coco_file_names_of_windows(tmp_path: Path) -> None:
+    document = {**_COCO, "images": [{"id": 1, "file_name": "sub\\a.png"}]}
+    _image(tmp_path / "train" / "sub" / "a.png")
+    _write(tmp_path / "train.json", json.dumps(document))
+    data = open_data_set(tmp_path)
+    assert data is not None
+    assert data.truth.images[0].file_name == "sub/a.png"
+    truth = GroundTruth.read(tmp_path / "train.json", images=tmp_path / "train")
+    assert truth.images[0].file_name == "sub/a.png"
 
 
 def test_coco_file_without_its_images_names_the_searched_folders(tmp_path: Path) -> None:

@@ -46,16 +46,62 @@ def test_data_check_prints_counts_sizes_and_oddities(
     assert "1 boxes nearly cover another one" in out
 
 
-def test_data_check_without_a_box_to_train_on_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = _coco(tmp_path) / "train.json"
+def _change(file: Path, **values: object) -> None:
+    """Sets values of all annotations."""
     document = json.loads(file.read_text(encoding="utf-8"))
     for annotation in document["annotations"]:
-        annotation["iscrowd"] = 1
+        annotation.update(values)
     file.write_text(json.dumps(document), encoding="utf-8")
-    assert main(["data", "check", str(tmp_path)]) == 0
-    assert "no box to train on" in capsys.readouterr().out
+
+
+def _with_validation(folder: Path) -> Path:
+    """A data set whose validation images are its training images."""
+    file = _coco(folder) / "train.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    for image in document["images"]:
+        image["file_name"] = f"../train/{image['file_name']}"
+    (folder / "val").mkdir()
+    (folder / "val.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    "values", [{"iscrowd": 1}, {"bbox": [4, 4, 0, 30]}], ids=["crowds", "no area"]
+)
+def test_data_that_training_refuses_for_its_boxes_fails_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str, values: dict[str, object]
+) -> None:
+    folder = _with_validation(tmp_path / "set")
+    _change(folder / f"{split}.json", **values)
+    for command in (["data", "check"], ["train", "--output", str(tmp_path / "run"), "--data"]):
+        assert main([*command, str(folder)]) == 2
+        assert f"{split}.json has no box to" in capsys.readouterr().err
+
+
+def test_class_of_validation_only_fails_the_check_as_it_fails_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _with_validation(tmp_path / "set")
+    file = folder / "val.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("dog", "wolf"), encoding="utf-8")
+    for command in (["data", "check"], ["train", "--output", str(tmp_path / "run"), "--data"]):
+        assert main([*command, str(folder)]) == 2
+        assert "does not have: wolf" in capsys.readouterr().err
+
+
+def test_missing_test_split_of_an_export_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _coco(tmp_path)
+    (folder / "train.json").unlink()
+    (folder / "train" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    yaml = "train: train\ntest: ../test/images\nnames: [dog]\n"
+    (folder / "data.yaml").write_text(yaml)
+    assert main(["data", "check", str(folder)]) == 0
+    assert "warning: " in capsys.readouterr().out
+    (folder / "data.yaml").write_text(yaml.replace("test:", "val:"))
+    assert main(["data", "check", str(folder)]) == 2
 
 
 def test_data_check_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
