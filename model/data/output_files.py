@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
@@ -102,7 +103,7 @@ def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
         OSError: if it cannot be written.
     """
     try:
-        with _naming(path):
+        with naming_file(path):
             if is_stream(path):
                 _write_stream(path, data)
                 return
@@ -118,7 +119,7 @@ def write_output_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written; then no part of it remains.
     """
-    with _naming(path):
+    with naming_file(path):
         if is_stream(path):
             _write_stream(path, data)
             return
@@ -141,12 +142,13 @@ def _write_stream(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming_file(path: Path) -> Iterator[None]:
     """Adds the name of the file to an OSError; a failed write has none."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        cause = error.strerror or str(error)  # Pillow's errors have neither number nor cause
+        raise OSError(error.errno or errno.EIO, cause, str(path)) from error
 
 
 def _would_be_replaced(path: Path) -> bool:

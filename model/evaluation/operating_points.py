@@ -33,12 +33,14 @@ class ClassCurve:
         num_boxes: annotated ones.
         precision: [T], 1 where nothing is detected.
         recall: [T].
+        num_found: detections of the class, [T].
     """
 
     name: str
     num_boxes: int
     precision: Values
     recall: Values
+    num_found: Values
 
     @property
     def f1(self) -> Values:
@@ -84,7 +86,7 @@ def class_curves(
         found = _at_least(scores[own])
         right = _at_least(scores[own & correct])
         precision = np.where(found > 0, right / np.maximum(found, 1), 1.0)
-        curves.append(ClassCurve(name, counts[key], precision, right / counts[key]))
+        curves.append(ClassCurve(name, counts[key], precision, right / counts[key], found))
     return tuple(curves)
 
 

@@ -124,7 +124,10 @@ class AugmentedImages(Dataset[AnnotatedImage]):
             except DataError as error:
                 LOG.warning("%s; another image takes its place", error)
                 index = int(rng.integers(len(self._source)))
-        return self._source.load(index)
+        try:
+            return self._source.load(index)
+        except DataError as error:
+            raise DataError(f"{_READ_TRIES + 1} images in a row cannot be read: {error}") from error
 
 
 class BatchPlanner(Sampler[list[ImagePlan]]):
@@ -230,6 +233,18 @@ def make_loader(
         # Otherwise a loader draws from the global generator, whose state a resumed run restores.
         generator=torch.Generator(),
     )
+
+
+def load_batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Yields the batches of a loader.
+
+    Raises:
+        DataError: with its own message only; torch adds the traceback of the loading process.
+    """
+    try:
+        yield from loader
+    except DataError as error:
+        raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
 
 
 def _prepare_worker(_number: int) -> None:

@@ -1,7 +1,7 @@
 """What a run reports while it trains, and the protocol of those who listen.
 
 A `Callback` gets each event as it happens: TensorBoard, W&B, MLflow or code of your own
-(docs/fine-tune.md has examples). `--callback package.module:name` adds one; `name` is a class or
+(docs/fine-tune.md has examples). `--callbacks package.module:name` adds one; `name` is a class or
 function that is called without arguments. An exception in a callback ends the run.
 """
 
@@ -70,11 +70,15 @@ class Callback:
 
 
 class CallbackError(ValueError):
-    """A callback that cannot be loaded; the message names it and the cause."""
+    """A callback that cannot be loaded or that failed; the message names it and the cause."""
 
 
 class Callbacks(Callback):
-    """Passes each event to several callbacks, in their order."""
+    """Passes each event to several callbacks, in their order.
+
+    Raises:
+        CallbackError: by each method, for an exception of a callback.
+    """
 
     def __init__(self, members: Sequence[Callback] = ()) -> None:
         """Takes the callbacks."""
@@ -82,23 +86,27 @@ class Callbacks(Callback):
 
     def on_start(self, start: RunStart) -> None:
         """See `Callback`."""
-        for member in self._members:
-            member.on_start(start)
+        self._call("on_start", start)
 
     def on_row(self, iteration: int, values: Mapping[str, float]) -> None:
         """See `Callback`."""
-        for member in self._members:
-            member.on_row(iteration, values)
+        self._call("on_row", iteration, values)
 
     def on_validation(self, iteration: int, scores: Mapping[str, float], is_best: bool) -> None:
         """See `Callback`."""
-        for member in self._members:
-            member.on_validation(iteration, scores, is_best)
+        self._call("on_validation", iteration, scores, is_best)
 
     def on_end(self, end: RunEnd) -> None:
         """See `Callback`."""
+        self._call("on_end", end)
+
+    def _call(self, method: str, *values: Any) -> None:
         for member in self._members:
-            member.on_end(end)
+            try:
+                getattr(member, method)(*values)
+            except Exception as error:
+                name = f"{type(member).__name__}.{method}"
+                raise CallbackError(f"callback {name} failed: {_described(error)}") from error
 
 
 def load_callback(name: str) -> Callback:
@@ -108,7 +116,7 @@ def load_callback(name: str) -> Callback:
         name: `package.module:name` of a class or function without arguments.
 
     Raises:
-        CallbackError: if there is no such callback.
+        CallbackError: if there is no such callback, or if it cannot be created.
     """
     module, _, attribute = name.partition(":")
     try:
@@ -118,8 +126,17 @@ def load_callback(name: str) -> Callback:
             f"callback {name!r} cannot be loaded ({error}); it is written package.module:name, and "
             "PYTHONPATH must have the folder of the module"
         ) from error
-    callback = create() if callable(create) else create
+    except Exception as error:  # of the module's own code
+        raise CallbackError(f"callback {name!r} cannot be loaded: {_described(error)}") from error
+    try:
+        callback = create() if callable(create) else create
+    except Exception as error:
+        raise CallbackError(f"callback {name!r} cannot be created: {_described(error)}") from error
     absent = [method for method in _METHODS if not callable(getattr(callback, method, None))]
     if absent:
         raise CallbackError(f"callback {name!r} has no method {absent[0]}: see `Callback`")
     return callback
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

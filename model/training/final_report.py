@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from model.data.annotations import GroundTruth
 from model.data.errors import DataError
 from model.data.image_files import read_image
+from model.data.output_files import naming_file
 from model.evaluation.operating_points import (
     THRESHOLDS,
     ClassCurve,
@@ -23,15 +26,14 @@ from model.evaluation.operating_points import (
 )
 from model.training.options import TrainOptions
 from model.training.report import draw_boxes, duration, read_log
-from model.training.run_folder import MODEL_FILE
+from model.training.run_folder import MODEL_FILE, REPORT_FILE, REPORT_FOLDER
 from model.training.state import Position
 from model.training.validation import Validation, ValidationSet
 
-REPORT_FILE = "report.md"
-_FOLDER = "report"
 _WORST = 8  # images
 _DRAWN_SIDE = 800  # pixels: longest side of a drawn image
 _CONFUSIONS = 8  # pairs in the table
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>|#&~$]")  # characters that format text or begin HTML
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def write_report(result: RunResult) -> tuple[Path, ...]:
         The files, the page first.
     """
     options, predictions, truth = result.options, result.validation.predictions, result.data.truth
-    folder = options.output / _FOLDER
+    folder = options.output / REPORT_FOLDER
     folder.mkdir(exist_ok=True)
     curves = class_curves(predictions, truth)
     matrix = confusion_matrix(predictions, truth, result.threshold)
@@ -77,11 +79,12 @@ def write_report(result: RunResult) -> tuple[Path, ...]:
         _summary(result),
         _class_table(result, curves),
         _confusion_table(matrix, result.names),
-        *(f"![{chart.stem}]({_FOLDER}/{chart.name})\n" for chart in charts),
+        *(f"![{chart.stem}]({REPORT_FOLDER}/{chart.name})\n" for chart in charts),
         "" if charts else "Charts need matplotlib (the extra `train`).\n",
-        _worst_section(worst),
+        _worst_section(worst, truth),
     )
-    page.write_text("\n".join(filter(None, sections)), encoding="utf-8")
+    with naming_file(page):
+        page.write_text("\n".join(filter(None, sections)), encoding="utf-8")
     return (page, *charts, *(file for file, _ in worst))
 
 
@@ -116,6 +119,12 @@ def _summary(result: RunResult) -> str:
         f"{result.validation.duplicate_iou:g}, longest side of images "
         f"{options.input_side or 'as in the variant'}.\n"
         f"- Steps skipped because a loss was not finite: {place.skipped}.\n"
+        + (
+            f"- Images that cannot be read and count as without detections: {len(unread)}, the "
+            f"first: {_text(unread[0])}.\n"
+            if (unread := scores.unreadable_images)
+            else ""
+        )
     )
 
 
@@ -130,13 +139,14 @@ def _class_table(result: RunResult, curves: Sequence[ClassCurve]) -> str:
     ]
     for row in result.validation.scores.per_class:
         curve = by_name[row.name]
+        precision = f"{curve.precision[at]:.3f}" if curve.num_found[at] else "-"
         rows.append(
-            f"| {_cell(row.name)} | {row.num_boxes} | {row.ap or 0:.3f} | {row.ap50 or 0:.3f} "
-            f"| {curve.precision[at]:.3f} | {curve.recall[at]:.3f} | {curve.f1[at]:.3f} |"
+            f"| {_text(row.name)} | {row.num_boxes} | {row.ap or 0:.3f} | {row.ap50 or 0:.3f} "
+            f"| {precision} | {curve.recall[at]:.3f} | {curve.f1[at]:.3f} |"
         )
     absent = [name for name in result.names if name not in by_name]
     if absent:
-        rows.append(f"\nWithout a box in the validation images: {', '.join(absent)}.")
+        rows.append(f"\nWithout a box in the validation images: {', '.join(map(_text, absent))}.")
     return "\n".join(rows) + "\n"
 
 
@@ -152,16 +162,16 @@ def _confusion_table(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> str
     if not pairs:
         return "## Errors\n\nNone.\n"
     lines = [
-        f"| {_cell(wanted)} | {_cell(seen)} | {count} |"
+        f"| {_text(wanted)} | {_text(seen)} | {count} |"
         for count, wanted, seen in sorted(pairs, reverse=True)[:_CONFUSIONS]
     ]
     head = ("## Errors\n\nThe most frequent ones.\n", "| annotated | detected as | boxes |")
     return "\n".join([*head, "|---|---|---:|", *lines]) + "\n"
 
 
-def _cell(text: str) -> str:
-    """Returns text for a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
+def _text(text: str) -> str:
+    """Returns text as Markdown that shows it, also in a cell of a table."""
+    return _MARKDOWN.sub(r"\\\g<0>", text).replace("\n", " ")
 
 
 def _draw_worst(
@@ -184,6 +194,8 @@ def _draw_worst(
         size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
         pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
         boxes = np.array([box.xyxy for box in image.boxes], np.float32).reshape(-1, 4)
+        if error.image_id not in found:
+            continue
         shown = found[error.image_id].keep(found[error.image_id].scores >= threshold)
         captions = [
             f"{data.truth.categories[int(label)][:12]} {score:.2f}"
@@ -195,11 +207,13 @@ def _draw_worst(
     return drawn
 
 
-def _worst_section(worst: Sequence[tuple[Path, ImageErrors]]) -> str:
+def _worst_section(worst: Sequence[tuple[Path, ImageErrors]], truth: GroundTruth) -> str:
     if not worst:
         return ""
+    names = {image.image_id: image.file_name for image in truth.images}
     lines = ["## Images with most errors\n", "Annotated boxes are green, detected ones red.\n"]
     for file, error in worst:
-        lines.append(f"Image {error.image_id}: {error.missed} missed, {error.false} false.\n")
-        lines.append(f"![{file.stem}]({_FOLDER}/{file.name})\n")
+        name = _text(names[error.image_id])
+        lines.append(f"Image {name}: {error.missed} missed, {error.false} false.\n")
+        lines.append(f"![{file.stem}]({REPORT_FOLDER}/{file.name})\n")
     return "\n".join(lines)

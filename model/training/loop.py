@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from model.training.processes import Processes, joined_processes
 from model.training.recipe import choose
 from model.training.report import Reporter
 from model.training.resume import resumed_options
-from model.training.run_folder import MODEL_FILE, STATE_FILE, check_run_folder
+from model.training.run_folder import MODEL_FILE, STATE_FILE, check_run_folder, locked_folder
 from model.training.start import build_start, open_source
 from model.training.trainer import Trainer, TrainingFailed
 
@@ -32,9 +33,9 @@ def train(options: TrainOptions) -> Path:
         The exported safetensors file; `last.pt` next to it resumes the run.
 
     Raises:
-        CallbackError: if a callback cannot be loaded.
+        CallbackError: if a callback cannot be loaded or fails.
         DataError: if the data cannot be used.
-        OutputError: if the output folder has files of another run.
+        OutputError: if the output folder has files of another run, or another process uses it.
         TrainingFailed: after too many non-finite losses in a row, or without memory.
         TrainingStateError: if a run cannot be resumed.
         ValueError: for options or start weights that do not fit.
@@ -46,7 +47,8 @@ def train(options: TrainOptions) -> Path:
         check_run_folder(options)
         options.output.mkdir(parents=True, exist_ok=True)
         processes.any(False)  # no process writes before all have checked
-        with Reporter(options.output, silent=not processes.is_first) as reporter:
+        lock = locked_folder(options.output) if processes.is_first else nullcontext()
+        with lock, Reporter(options.output, silent=not processes.is_first) as reporter:
             return _train(options, processes, reporter)
 
 
@@ -70,7 +72,10 @@ def _train(options: TrainOptions, processes: Processes, reporter: Reporter) -> P
     elif options.has_own_data:
         why = " (too few images with boxes for --holdout)" if options.holdout > 0 else ""
         reporter.line(f"validation: none{why}; {MODEL_FILE} has the last weights")
-    detector = build_start(options, data.labels, reporter.line)
+    start = options
+    if resumes:  # the saved state has all weights
+        start = options.changed(init_from=None, pretrained_backbone=None)
+    detector = build_start(start, data.labels, reporter.line)
     trainer = Trainer(
         detector,
         data.source,

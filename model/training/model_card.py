@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from model.training.options import TrainOptions
@@ -35,12 +36,13 @@ def model_card(
     """
     values = options.to_dict()
     data = options.data or options.annotations or options.cache
+    start = options.init_from or options.pretrained_backbone
     card: dict[str, Any] = {
         "training": {
             "data": data.name if data is not None else "generated images",
             "images": len(source),
             "iterations": place.iteration,
-            "started_from": None if options.init_from is None else options.init_from.name,
+            "started_from": None if start is None else Path(start).name,
             "options": {name: values[name] for name in _SHOWN_OPTIONS},
         }
     }

@@ -105,7 +105,10 @@ class _Options(BaseModel):
         "and more patterns that resemble codes",
     )
     workers: int = Field(
-        1, ge=0, description="data-loading processes; 0: images are loaded in the training process"
+        1,
+        ge=0,
+        le=256,
+        description="data-loading processes; 0: images are loaded in the training process",
     )
 
     init_from: Path | None = Field(
@@ -119,7 +122,10 @@ class _Options(BaseModel):
     )
     resume: bool = Field(False, description="continue from output/last.pt if it exists")
     seed: int = Field(
-        20240611, ge=0, description="seed of weights, order and augmentation of the images"
+        20240611,
+        ge=0,
+        le=2**63 - 1,
+        description="seed of weights, order and augmentation of the images",
     )
 
     max_iterations: int = Field(
@@ -234,7 +240,7 @@ class _Options(BaseModel):
         description="torch device, such as cpu or cuda:1; auto: a GPU if there is one",
         json_schema_extra={"section": "Machine"},
     )
-    threads: int = Field(0, ge=0, description="torch threads on a CPU; 0: torch's default")
+    threads: int = Field(0, ge=0, le=1024, description="torch threads on a CPU; 0: torch's default")
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(
         "auto", description="mixed precision; auto: bf16 or fp16 on a GPU, off on a CPU"
     )

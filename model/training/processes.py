@@ -10,9 +10,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+
+_LONGEST_WAIT = timedelta(hours=12)  # for the first process, which validates and saves
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
     is_gpu = device.type == "cuda"
     if is_gpu:
         torch.cuda.set_device(local_device(device))
-    distributed.init_process_group("nccl" if is_gpu else "gloo")
+    distributed.init_process_group("nccl" if is_gpu else "gloo", timeout=_LONGEST_WAIT)
     try:
         yield Processes(
             distributed.get_rank(),

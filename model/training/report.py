@@ -16,11 +16,13 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from model.data.output_files import naming_file
 from model.training.loss_terms import LOSS_TERMS
 from model.training.sources import Pixels
 
 LOG_FILE = "log.jsonl"
 CURVE_FILE = "loss.png"
+SAMPLES_FOLDER = "samples"
 
 _CURVE_COLOURS = (  # of the loss terms, in their order
     (31, 119, 180),
@@ -98,7 +100,7 @@ class Reporter:
     def line(self, text: str) -> None:
         """Prints a line of text."""
         if not self._silent:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, emoji=False)
 
     def step(self, pace: Pace) -> None:
         """Shows the current iteration, in a terminal only."""
@@ -118,7 +120,8 @@ class Reporter:
         """
         if self._silent:
             return
-        with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
+        log = self._folder / LOG_FILE
+        with naming_file(log), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         if self._rows_since_heading >= _HEADING_EVERY:
             self.line(_HEADING)
@@ -138,7 +141,9 @@ class Reporter:
             return
         rows = [row for row in read_log(self._folder) if row["iteration"] <= iteration]
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (self._folder / LOG_FILE).write_text(text, encoding="utf-8")
+        log = self._folder / LOG_FILE
+        with naming_file(log):
+            log.write_text(text, encoding="utf-8")
 
     def curve(self) -> None:
         """Writes the loss curve of the log so far."""
@@ -146,21 +151,23 @@ class Reporter:
             return
         rows = read_log(self._folder)
         if len(rows) > 1:
-            draw_curve(rows).save(self._folder / CURVE_FILE)
+            with naming_file(self._folder / CURVE_FILE):
+                draw_curve(rows).save(self._folder / CURVE_FILE)
 
     def samples(self, iteration: int, images: Sequence[Image.Image]) -> None:
         """Writes sample images side by side; nothing if there is none."""
         if not images or self._silent:
             return
-        folder = self._folder / "samples"
-        folder.mkdir(exist_ok=True)
+        file = self._folder / SAMPLES_FOLDER / f"iteration_{iteration:06d}.jpg"
+        file.parent.mkdir(exist_ok=True)
         height = max(image.height for image in images)
         sheet = Image.new("RGB", (sum(image.width for image in images), height))
         left = 0
         for image in images:
             sheet.paste(image, (left, 0))
             left += image.width
-        sheet.save(folder / f"iteration_{iteration:06d}.jpg", quality=85)
+        with naming_file(file):
+            sheet.save(file, quality=85)
 
 
 def duration(seconds: float) -> str:

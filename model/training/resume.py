@@ -67,8 +67,12 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, list[str]]:
         f"--{name.replace('_', '-')} is {changed[name]} from here on, it was {saved.get(name)}"
         for name in sorted(changed)
     ]
+    lines += [
+        f"--{name.replace('_', '-')} is ignored: the weights are those of {state}"
+        for name in ("init_from", "pretrained_backbone")
+        if name in options.model_fields_set and not _same(name, saved.get(name), given[name])
+    ]
     values = {**saved, **changed, "output": options.output, "overwrite": False, "resume": True}
-    values |= {"init_from": None, "pretrained_backbone": None}  # the state has all weights
     try:
         return TrainOptions.model_validate(values), lines
     except ValidationError as error:

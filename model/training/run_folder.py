@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from model.data.errors import OutputError
 from model.data.output_files import FileSet
 from model.training.options import TrainOptions
-from model.training.report import CURVE_FILE, LOG_FILE
+from model.training.report import CURVE_FILE, LOG_FILE, SAMPLES_FOLDER
 
 STATE_FILE = "last.pt"
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "last.safetensors"  # with validation, where model.safetensors has the best weights
+REPORT_FILE = "report.md"
+REPORT_FOLDER = "report"
+TENSORBOARD_FOLDER = "tensorboard"
 RUN_FILES = (MODEL_FILE, STATE_FILE, LAST_FILE, LOG_FILE, CURVE_FILE)
+_OTHER_FILES = (
+    REPORT_FILE,
+    *(f"{REPORT_FOLDER}/{name}.png" for name in ("training", "precision_recall", "f1")),
+    f"{REPORT_FOLDER}/confusion.png",
+    f"{REPORT_FOLDER}/worst_*.jpg",
+    f"{SAMPLES_FOLDER}/iteration_*.jpg",
+    f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
+)
 
 
 def check_run_folder(options: TrainOptions) -> None:
@@ -25,6 +39,9 @@ def check_run_folder(options: TrainOptions) -> None:
             to write is an input; if the folder cannot be written.
     """
     folder = options.output
+    if folder.is_file():
+        hint = f": {folder.parent} may be meant" if folder.name == STATE_FILE else ""
+        raise OutputError(f"{folder} is a file, not the folder of a run{hint}")
     given = (options.annotations, options.val_annotations, options.init_from)
     inputs = FileSet(filter(None, given))
     replaced = [folder / name for name in RUN_FILES if folder / name in inputs]
@@ -58,3 +75,39 @@ def _check_writable(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be created: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(f"{folder} cannot be written: no permission in {place}")
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder; where the file system has no locks, nothing does.
+
+    Raises:
+        OutputError: if another process trains in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"{folder} is in use by another run: wait for its end, or choose another --output"
+            ) from None
+        except OSError:  # such as a network file system
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def delete_files_of_run(folder: Path) -> None:
+    """Deletes what an earlier run wrote, so that no file of it stays next to those of a new run.
+
+    Raises:
+        OutputError: if a file cannot be deleted.
+    """
+    for pattern in (*RUN_FILES, *_OTHER_FILES):
+        for file in folder.glob(pattern):
+            try:
+                file.unlink()
+            except OSError as error:
+                raise OutputError(f"{file} cannot be replaced: {error.strerror}") from error

@@ -72,7 +72,7 @@ class RunWriter:
         self._losses: list[dict[str, float]] = []  # since the last row
         self._last_losses: dict[str, float] = {}
         self._samples: SampleImages | None = None
-        self._warned: set[str] = set()
+        self._warned: set[str] = set()  # warnings without their numbers
         self.name = options.name or run.detector.config.name
         self.model_path = options.output / MODEL_FILE
 
@@ -133,21 +133,47 @@ class RunWriter:
         else:
             place.validations_since_best += 1
         warning = no_hit(validation.classes_without_hit(), place.iteration, progress)
-        if warning is not None and warning.partition(" of: ")[2] not in self._warned:
-            self._warned.add(warning.partition(" of: ")[2])
-            self._reporter.line(warning)
+        if warning is not None:
+            self._warn_once(warning, warning.partition(" of: ")[2])
+        if unread := validation.scores.unreadable_images:
+            self._warn_once(
+                f"warning: {len(unread)} validation images cannot be read and count as without "
+                f"detections, the first: {unread[0]}"
+            )
         scores = validation.values()
         self._callback.on_validation(place.iteration, scores, is_best)
         return scores
 
-    def save(self, place: Position) -> None:
-        """Writes the state, the last averaged weights and samples."""
+    def _warn_once(self, text: str, subject: str | None = None) -> None:
+        """Prints a warning, unless there was one about the same subject."""
+        if (subject or text) not in self._warned:
+            self._warned.add(subject or text)
+            self._reporter.line(text)
+
+    def why_best_is_lost(self, place: Position, saved: SavedRun) -> str | None:
+        """Returns why the best weights of a resumed run no longer count; None if they do."""
+        if self._validator is None or place.best_iteration == 0:
+            return None
+        if not self.model_path.is_file():
+            return f"{self.model_path} is missing"
+        # States of older versions have no digest.
+        if saved.validation not in (None, self._validator.data.digest):
+            return "the validation images have changed"
+        return None
+
+    def save_state(self, place: Position) -> None:
+        """Writes the state of the run."""
+        digest = None if self._validator is None else self._validator.data.digest
         save_state(
             self._options.output / STATE_FILE,
             self._run,
-            SavedRun(place, self._labels, self.name),
+            SavedRun(place, self._labels, self.name, digest),
             stored_options(self._options),
         )
+
+    def save(self, place: Position) -> None:
+        """Writes the state, the last averaged weights and samples."""
+        self.save_state(place)
         weights = self._run.average.full_state(self._run.detector)
         if self._validator is not None:
             self._export(self._options.output / LAST_FILE, weights, place, None)
@@ -180,7 +206,8 @@ class RunWriter:
             best, _ = load_detector(self.model_path, str(self._device))
             validation = self._validator.validate(self._run.detector, best.state_dict(), final=True)
             scores = validation.values()
-            self._export(self.model_path, best.state_dict(), place, validation)
+            of_best = replace(place, iteration=place.best_iteration)
+            self._export(self.model_path, best.state_dict(), of_best, validation)
             threshold = self._threshold(validation)
             data = self._validator.data
             files = write_report(RunResult(self._options, place, validation, data, threshold))

@@ -52,6 +52,13 @@ def open_source(options: TrainOptions, report: Callable[[str], None] | None = No
             "source checkout: train on your own data with --data, or with --annotations and "
             "--images, or run this command in a checkout"
         )
+    from model.training.codes.editions import EDITIONS  # noqa: PLC0415 - see above
+
+    if options.generator_edition not in EDITIONS:
+        raise DataError(
+            f"--generator-edition {options.generator_edition} is none of "
+            f"{', '.join(map(str, EDITIONS))}"
+        )
     side = max((*options.sizes, *options.later_sizes, *options.final_sizes))
     generate = partial(
         generate_code_image,
@@ -78,12 +85,15 @@ def build_start(
     """Builds the network for `labels`, with its start weights.
 
     Raises:
-        ValueError: for weights that cannot be read.
+        CheckpointError, DataError: for weights that cannot be read or do not fit.
     """
     torch.manual_seed(options.seed)
     detector = build_detector(_config(options, labels))
     if options.pretrained_backbone is not None:
-        detector.body.load_pretrained(options.pretrained_backbone)
+        try:
+            detector.body.load_pretrained(options.pretrained_backbone)
+        except ValueError as error:
+            raise DataError(f"--pretrained-backbone: {error}") from error
         report(f"backbone starts from {options.pretrained_backbone}")
     if options.init_from is not None:
         for line in load_fitting(detector, options.init_from, labels):

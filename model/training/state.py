@@ -37,6 +37,10 @@ class Position:
     best_iteration: int = 0
     validations_since_best: int = 0
 
+    def forget_best(self) -> None:
+        """Lets the next validation be the first one."""
+        self.best_ap, self.best_iteration, self.validations_since_best = -1.0, 0, 0
+
 
 @dataclass(frozen=True)
 class Run:
@@ -55,6 +59,7 @@ class SavedRun:
     position: Position
     labels: tuple[str, ...]  # names of the classes
     name: str | None  # of the model
+    validation: str | None = None  # digest of the validation images; None without any
 
 
 def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -> None:
@@ -73,6 +78,7 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
         "position": asdict(saved.position),
         "labels": list(saved.labels),
         "name": saved.name,
+        "validation": saved.validation,
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "options": options,
@@ -165,7 +171,7 @@ def load_state(path: Path, run: Run, labels: Sequence[str]) -> SavedRun:
     torch.set_rng_state(state["rng"])
     if len(state["cuda_rng"]) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
-    return SavedRun(position, saved_labels, state.get("name"))
+    return SavedRun(position, saved_labels, state.get("name"), state.get("validation"))
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from model.training.events import Callback, RunEnd, RunStart
+from model.training.run_folder import TENSORBOARD_FOLDER
 
-_FOLDER = "tensorboard"
 _COUNTERS = ("iteration", "epoch", "pictures", "skipped", "elapsed_seconds")
 
 
 class TensorBoard(Callback):
     """Writes into the folder `tensorboard` of the run; needs the package tensorboard."""
 
-    def on_start(self, start: RunStart) -> None:
-        """Opens a file of events."""
+    def __init__(self) -> None:
+        """Writes nothing yet.
+
+        Raises:
+            ModuleNotFoundError: without the package.
+        """
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
 
+        self._open = SummaryWriter
+
+    def on_start(self, start: RunStart) -> None:
+        """Opens a file of events."""
         # Events of iterations that a resumed run repeats are dropped.
-        self._writer = SummaryWriter(start.folder / _FOLDER, purge_step=start.iteration)
+        self._writer = self._open(start.folder / TENSORBOARD_FOLDER, purge_step=start.iteration)
 
     def on_row(self, iteration: int, values: Mapping[str, float]) -> None:
         """Writes the losses."""

@@ -6,31 +6,35 @@ are here; what is written after them is `RunWriter`'s (run_writer.py).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 import torch
 
+from model.data.errors import DataError
 from model.network.detector import LiteDETR
 from model.ops import select_implementation
 from model.training.advice import too_short
-from model.training.batches import Batch, BatchPlanner, make_loader
+from model.training.batches import Batch, BatchPlanner, load_batches, make_loader
 from model.training.ema import ExponentialAverage
-from model.training.events import Callback, RunStart
+from model.training.events import Callback, CallbackError, RunStart
 from model.training.matcher import NonFiniteError
 from model.training.objective import Objective, choose_device, choose_precision
 from model.training.optimizer import build_optimizer, set_learning_rate
 from model.training.options import TrainOptions
 from model.training.out_of_memory import is_out_of_memory
 from model.training.processes import Processes, local_device
-from model.training.report import Pace, Reporter
-from model.training.run_folder import STATE_FILE
+from model.training.report import Reporter
+from model.training.run_clock import RunClock
+from model.training.run_folder import STATE_FILE, delete_files_of_run
 from model.training.run_writer import RunWriter
 from model.training.schedule import learning_rate_factor, run_progress
 from model.training.sources import ImageSource
-from model.training.state import Position, Run, load_state
+from model.training.state import Position, Run, TrainingStateError, load_state
 from model.training.stopping import StopRequest
 from model.training.validation import ValidationSet, Validator
 
@@ -77,8 +81,8 @@ class Trainer:
         self.position = Position()
         self._source = source
         self._reporter = reporter
-        self._clock = clock
         self._processes = processes or Processes()
+        self._clock = RunClock(options, self._processes, clock)
         select_implementation(options.kernel)
         self._device = local_device(choose_device(options.device))
         precision = choose_precision(options.amp, self._device)
@@ -113,10 +117,8 @@ class Trainer:
         self._accumulated = 0
         self._bad_in_a_row = 0
         self._learning_rate = 0.0
-        self._elapsed_before = 0.0
-        self._started = self._row_time = self._saved_time = clock()
+        self._row_time = self._saved_time = clock()
         self._row_iteration = self._first_iteration = 0
-        self._first_step_time: float | None = None
         self._sample_time = -math.inf
         self._validation_time = -math.inf
         self._validation_seconds = 0.0
@@ -124,27 +126,46 @@ class Trainer:
 
     def run(self) -> Path:
         """Trains until the end of the run or a stop signal; see `train`."""
-        state_file = self.options.output / STATE_FILE
-        resumed = self.options.resume and state_file.exists()
+        resumed = self.options.resume and (self.options.output / STATE_FILE).exists()
         if resumed:
-            saved = load_state(state_file, self.run_state, self._labels)
-            self.position = saved.position
-            self._writer.name = self.options.name or saved.name or self._writer.name
-            self._reporter.line(f"resumed at iteration {self.position.iteration}")
+            self._load_state()
+        elif self.options.overwrite and self._processes.is_first:
+            delete_files_of_run(self.options.output)
         self._reporter.forget_after(self.position.iteration)
-        self._elapsed_before = self.position.elapsed_seconds
-        self._started = self._row_time = self._saved_time = self._clock()
-        self._validation_time = self._started
+        self._clock.start(self.position.iteration, self.position.elapsed_seconds)
+        self._row_time = self._saved_time = self._validation_time = self._clock.now()
         self._row_iteration = self._first_iteration = self.position.iteration
         start = RunStart(
             self.options.output, self._labels, self.options.to_dict(), self.position.iteration
         )
         self._writer.start(start)
         with StopRequest() as stop:
-            while not (self._stops(stop) or self._finished()):
-                self._run_epoch(stop, planned=resumed)
-                resumed = False
+            try:
+                while not (self._stops(stop) or self._finished()):
+                    self._run_epoch(stop, planned=resumed)
+                    resumed = False
+            except (CallbackError, DataError, OSError):
+                self._save_after_error()
+                raise
             return self._end(stop)
+
+    def _load_state(self) -> None:
+        """Continues from the saved state."""
+        saved = load_state(self.options.output / STATE_FILE, self.run_state, self._labels)
+        self.position = saved.position
+        self._writer.name = self.options.name or saved.name or self._writer.name
+        self._reporter.line(f"resumed at iteration {self.position.iteration}")
+        reason = self._writer.why_best_is_lost(self.position, saved)
+        if self._processes.any(reason is not None):
+            self.position.forget_best()
+            self._reporter.line(f"the search for the best weights starts again: {reason}")
+
+    def _save_after_error(self) -> None:
+        """Saves what the run has learned before an error of a file or callback ends it."""
+        self.position.elapsed_seconds = self._clock.own_elapsed()
+        if self._processes.is_first:
+            with contextlib.suppress(TrainingStateError):  # such as on a full disk
+                self._writer.save_state(self.position)
 
     def _end(self, stop: StopRequest) -> Path:
         """Validates, unless a signal stopped the run, saves and reports; returns the weights."""
@@ -152,7 +173,7 @@ class Trainer:
         stopped = self._stops(stop)
         if stopped:
             reason = "stopped at iteration {} by a signal; to continue: {}".format(
-                iteration, f"lite-detr train --resume {output}"
+                iteration, f"lite-detr train --resume {quote(str(output))}"
             )
         else:
             reason = f"finished at iteration {iteration}{self._stop_reason}"
@@ -169,39 +190,24 @@ class Trainer:
         return self._processes.any(stop.requested)
 
     def _finished(self) -> bool:
-        return bool(self._stop_reason) or self._progress() >= 1.0
-
-    def _progress(self, ahead: int = 0) -> float:
-        """Returns the progress of the run, `ahead` iterations from now."""
-        return run_progress(self.options, self.position.iteration + ahead, self._elapsed())
-
-    def _own_progress(self) -> float:
-        return run_progress(self.options, self.position.iteration, self._own_elapsed())
-
-    def _elapsed(self) -> float:
-        """Seconds of training, resumed runs included; the same in all processes."""
-        return self._processes.largest(self._own_elapsed())
-
-    def _own_elapsed(self) -> float:
-        """The same by this process's clock, for reports: the others need not call it, too."""
-        return self._elapsed_before + self._clock() - self._started
+        return bool(self._stop_reason) or self._clock.progress(self.position.iteration) >= 1.0
 
     def _run_epoch(self, stop: StopRequest, *, planned: bool) -> None:
         """Trains on the rest of the current epoch; `planned`: as the saved run planned it."""
         place = self.position
         self._source.refresh(place.epoch, place.source_length if planned else None)
         place.source_length = len(self._source)
-        first, begun, before = place.iteration, place.batches, self._elapsed()
-        started = self._clock()
+        first, begun, before = place.iteration, place.batches, self._clock.elapsed()
+        started = self._clock.now()
         final_from = 1 - self.options.final_share
 
         def is_final(batch: int) -> bool:
             done = first + (batch - begun) // self.options.accumulate
-            elapsed = before + self._clock() - started  # planned ahead of the other processes
+            elapsed = before + self._clock.now() - started  # planned ahead of the other processes
             return run_progress(self.options, done, elapsed) >= final_from > 0
 
         def is_later(_batch: int) -> bool:
-            return before + self._clock() - started >= self.options.later_minutes * _MINUTE
+            return before + self._clock.now() - started >= self.options.later_minutes * _MINUTE
 
         planner = BatchPlanner(
             self.options,
@@ -213,7 +219,7 @@ class Trainer:
             rank=self._processes.rank,
             processes=self._processes.count,
         )
-        for batch in make_loader(self._source, planner, self.options):
+        for batch in load_batches(make_loader(self._source, planner, self.options)):
             place.batches += 1
             self._train_on(batch.to(self._device))
             if self._accumulated:
@@ -285,7 +291,9 @@ class Trainer:
     def _step(self) -> None:
         """Sets the learning rate, clips the gradients, steps the optimizer, updates the average."""
         run, options, place = self.run_state, self.options, self.position
-        factor = learning_rate_factor(options, place.iteration, self._progress())
+        factor = learning_rate_factor(
+            options, place.iteration, self._clock.progress(place.iteration)
+        )
         self._learning_rate = set_learning_rate(run.optimizer, factor)
         run.scaler.unscale_(run.optimizer)
         limit = options.clip_norm if options.clip_norm > 0 else math.inf
@@ -317,12 +325,10 @@ class Trainer:
 
     def _report_and_save(self) -> None:
         """Writes log rows, checkpoints and sample images, each when it is due."""
-        now, options = self._clock(), self.options
+        now, options = self._clock.now(), self.options
         done = self.position.iteration - self._first_iteration
-        if self._first_step_time is None:
-            self._first_step_time = now  # the first iteration also starts the loading processes
-        elif done > 1:
-            self._reporter.step(self._pace(now))
+        if not self._clock.end_first_step(now) and done > 1:
+            self._reporter.step(self._clock.pace(self.position.iteration, now))
         if done == _TIMED_ITERATIONS:
             self._report_length(now)
         if self.position.iteration - self._row_iteration >= options.log_every:
@@ -337,7 +343,7 @@ class Trainer:
 
     def _report_length(self, now: float) -> None:
         """Prints when the run will end, and warns of a short one."""
-        pace = self._pace(now)
+        pace = self._clock.pace(self.position.iteration, now)
         left = pace.seconds_left / max(pace.seconds_per_iteration, 1e-9)
         expected = self.position.iteration + round(left)
         self._reporter.line(
@@ -347,16 +353,6 @@ class Trainer:
         if warning is not None:
             self._reporter.line(warning)
 
-    def _pace(self, now: float) -> Pace:
-        place, options = self.position, self.options
-        since = self._started if self._first_step_time is None else self._first_step_time
-        steps = place.iteration - self._first_iteration - (self._first_step_time is not None)
-        each = (now - since) / max(steps, 1)
-        left = (options.max_iterations - place.iteration) * each
-        if options.max_minutes is not None:
-            left = min(left, options.max_minutes * _MINUTE - self._own_elapsed())
-        return Pace(place.iteration, self._own_progress(), each, left)
-
     def _write_row(self, now: float, scores: dict[str, float] | None = None) -> None:
         """Writes the means over the iterations since the last row."""
         place, steps = self.position, self.position.iteration - self._row_iteration
@@ -364,17 +360,17 @@ class Trainer:
             "iteration": place.iteration,
             "epoch": place.epoch,
             "pictures": place.source_length,
-            "elapsed_seconds": round(self._own_elapsed(), 1),
+            "elapsed_seconds": round(self._clock.own_elapsed(), 1),
             "seconds_per_iteration": (now - self._row_time) / max(steps, 1),
             "learning_rate": self._learning_rate,
             "skipped": place.skipped,
         }
         self._row_time, self._row_iteration = now, place.iteration
-        self._writer.write_row(row, self._pace(now), scores)
+        self._writer.write_row(row, self._clock.pace(place.iteration, now), scores)
 
     def _validation_is_due(self, *, epoch_ended: bool) -> bool:
         """Whether to validate now; the same in all processes."""
-        minutes, now = self.options.validate_minutes, self._clock()
+        minutes, now = self.options.validate_minutes, self._clock.now()
         since = now - self._validation_time
         if minutes is not None:
             due = since >= minutes * _MINUTE
@@ -386,10 +382,12 @@ class Trainer:
     def _validate(self) -> None:
         """Validates the averaged weights, keeps the best, and ends a run that stopped improving."""
         if self._writer.validates and self._row_iteration <= self.position.iteration:
-            started = self._clock()
-            validation = self._writer.validate(self.position, self._own_progress())
-            self._write_row(self._clock(), validation)
-            self._validation_time = self._clock()
+            started = self._clock.now()
+            progress = self._clock.own_progress(self.position.iteration)
+            with _advice_without_memory():
+                validation = self._writer.validate(self.position, progress)
+            self._write_row(self._clock.now(), validation)
+            self._validation_time = self._clock.now()
             self._validation_seconds = self._validation_time - started
         patience = self.options.patience
         worse = self.position.validations_since_best
@@ -398,10 +396,24 @@ class Trainer:
 
     def _save(self) -> Path:
         """Writes the state and the averaged weights; returns the path of the weights."""
-        self.position.elapsed_seconds = self._own_elapsed()
+        self.position.elapsed_seconds = self._clock.own_elapsed()
         if self._writer.has_losses and self.position.iteration > self._row_iteration:
-            self._write_row(self._clock())
+            self._write_row(self._clock.now())
         if self._processes.is_first:
             self._writer.save(self.position)
-        self._sample_time = self._saved_time = self._clock()
+        self._sample_time = self._saved_time = self._clock.now()
         return self._writer.model_path
+
+
+@contextlib.contextmanager
+def _advice_without_memory() -> Iterator[None]:
+    """Re-raises memory that ran out in validation as TrainingFailed."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = str(error)[:200]
+        raise TrainingFailed(
+            f"out of memory in validation: use a smaller --input-side ({text})"
+        ) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.data.annotations import GroundTruth
+from model.data.annotations import DataError, GroundTruth
 from model.evaluation.evaluate import ImageDetections, evaluate_coco, run_detector_on
 from model.evaluation.operating_points import class_curves, mean_f1
 from model.evaluation.scores import Scores
@@ -44,6 +45,16 @@ class ValidationSet:
     truth: GroundTruth
     folder: Path
     description: str
+
+    @property
+    def digest(self) -> str:
+        """Differs for other images or boxes; it does not depend on the folder."""
+        names = self.truth.categories
+        rows = [
+            [i.file_name, *((names[b.category_id], b.xywh, b.crowd) for b in i.boxes)]
+            for i in self.truth.images
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,12 @@ class Validator:
             detector: its architecture is used.
             weights: of the detector.
             final: tries more values of duplicate_iou.
+
+        Returns:
+            The scores and detections; images that cannot be read count as without detections.
+
+        Raises:
+            DataError: if no image can be read.
         """
         if self._model is None:
             self._model = copy.deepcopy(detector).eval()
@@ -157,20 +174,29 @@ class Validator:
         _, dtype = resolve_precision("auto", str(self._device))
         network = prepare_for_inference(self._model, dtype)
         predictor = Predictor(network, config, str(self._device))
-        found = run_detector_on(predictor, self.data.truth, self.data.folder, config, self._labels)
+        truth, folder = self.data.truth, self.data.folder
+        unreadable: dict[int, str] = {}
+        found = run_detector_on(
+            predictor, truth, folder, config, self._labels, unreadable=unreadable
+        )
+        if not found:
+            raise DataError(f"no validation image can be read: {next(iter(unreadable.values()))}")
         tried: tuple[float, ...] = _TRIED_AT_THE_END if final else _TRIED_WHILE_TRAINING
         if self._duplicate_iou is not None:
             tried = (self._duplicate_iou,)
-        scored = [self._scored(found, iou) for iou in tried]
-        return max(scored, key=lambda each: _quality(each, self.data.truth))
+        scored = [self._scored(found, iou, tuple(unreadable.values())) for iou in tried]
+        return max(scored, key=lambda each: _quality(each, truth))
 
-    def _scored(self, found: Sequence[ImageDetections], iou: float) -> Validation:
+    def _scored(
+        self, found: Sequence[ImageDetections], iou: float, unreadable: tuple[str, ...]
+    ) -> Validation:
         """Scores the detections without duplicates above an IoU."""
         kept = tuple(
             entry if iou >= 1 else replace(entry, detections=drop_duplicates(entry.detections, iou))
             for entry in found
         )
-        return Validation(evaluate_coco(kept, self.data.truth), kept, iou)
+        scores = evaluate_coco(kept, self.data.truth)
+        return Validation(replace(scores, unreadable_images=unreadable), kept, iou)
 
 
 def _quality(validation: Validation, truth: GroundTruth) -> float:

@@ -14,7 +14,13 @@ from service.errors import DetectionError
 
 _REFUSED = 2
 # Of packages that commands need; all others belong to the extra `train`.
-_EXTRAS = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "ray": "ray"}
+_EXTRAS = {
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "ray": "ray",
+    "tensorboard": "tensorboard",
+}
 DEBUG_VARIABLE = "LITE_DETR_DEBUG"
 
 

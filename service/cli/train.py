@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
 from model.training.options import TrainOptions
-from service.cli.failure import CommandFailed
+from service.cli.failure import CommandFailed, describe_failure, is_debugging
 from service.cli.options import (
     command_with_options,
     help_text,
@@ -70,21 +71,33 @@ def _train(given: dict[str, Any]) -> None:
             )
         given["output"] = str(folder)
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
-    from model.errors import DeviceError  # noqa: PLC0415
     from model.training.loop import CallbackError, TrainingFailed, train  # noqa: PLC0415
     from model.training.state import TrainingStateError  # noqa: PLC0415
 
+    begun = _saved_at(options)
     try:
         path = train(options)
-    except (CallbackError, DeviceError, TrainingFailed, TrainingStateError) as error:
-        raise CommandFailed(f"{error}{_how_to_continue(options, error)}") from error
-    typer.echo(f"{path}\nserve it: lite-detr serve --model {path}", err=True)
+    except Exception as error:
+        hint = "" if _saved_at(options) == begun else _how_to_continue(options)
+        is_own = isinstance(error, CallbackError | TrainingFailed | TrainingStateError)
+        if is_debugging() or not (hint or is_own):
+            raise
+        text = str(error) if is_own else describe_failure(error)
+        raise CommandFailed(f"{text}{hint}") from error
+    typer.echo(f"{path}\nserve it: lite-detr serve --model {quote(str(path))}", err=True)
 
 
-def _how_to_continue(options: TrainOptions, error: Exception) -> str:
-    """Returns a line about the saved state, if the run that failed left one."""
-    from model.training.loop import STATE_FILE, TrainingFailed  # noqa: PLC0415
+def _saved_at(options: TrainOptions) -> int | None:
+    """Returns when the state in the output folder was saved; None if there is none."""
+    from model.training.loop import STATE_FILE  # noqa: PLC0415
 
-    if not isinstance(error, TrainingFailed) or not (options.output / STATE_FILE).exists():
-        return ""
-    return f"\nto continue from the last saved state: lite-detr train --resume {options.output}"
+    try:
+        return (options.output / STATE_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _how_to_continue(options: TrainOptions) -> str:
+    """Returns a line about the saved state of a run that failed."""
+    command = f"lite-detr train --resume {quote(str(options.output))}"
+    return f"\nto continue from the last saved state: {command}"

@@ -108,7 +108,7 @@ ERRORS: dict[str, tuple[Change, str]] = {
     ),
     "unknown category": (
         change_one("annotations", 1, category_id=77),
-        r"category_id no category has: 1, the first: annotations\[1\] \(id 2\) of 1.jpg: category_id",
+        r"category_id no category has: 1, the first: annotations\[1\] \(id 2\) of 1.jpg",
     ),
     "no category": (
         change_one("annotations", 1, category_id=None),

@@ -144,7 +144,7 @@ def test_run_ends_when_its_minutes_are_over(tmp_path: Path, cache: Path) -> None
     options = tiny_options(tmp_path, max_iterations=10_000, max_minutes=10)
     trainer = tiny_trainer(options, CacheSource(cache, LABELS))
     moments = iter(range(0, 10_000, 30))
-    trainer._clock = lambda: float(next(moments))  # half a minute a look
+    trainer._clock.now = lambda: float(next(moments))  # half a minute a look
     trainer.run()
     assert 0 < trainer.position.iteration < 20
 

@@ -45,9 +45,9 @@ def test_report_escapes_names_and_names_classes_without_boxes(tmp_path: Path) ->
     files = write_report(_result(tmp_path, names, found))
     page = files[0].read_text(encoding="utf-8")
     assert r"| a\|b | 1 |" in page
-    assert "Without a box in the validation images: $x_{, 細胞." in page
-    assert rf"| a\|b | {names[2]} | 1 |" in page
-    assert "Image 1: 1 missed, 2 false." in page
+    assert "Without a box in the validation images: \\$x\\_{, 細胞." in page
+    assert r"| a\|b | \$x\_{ | 1 |" in page
+    assert "Image a.png: 1 missed, 2 false." in page
     assert {file.name for file in files} >= {"f1.png", "confusion.png", "worst_1.jpg"}
     for file in files[1:]:
         with Image.open(file) as image:
@@ -58,6 +58,7 @@ def test_report_without_detections(tmp_path: Path) -> None:
     page = write_report(_result(tmp_path, {1: "a"}, _detections()))[0].read_text(encoding="utf-8")
     assert "**AP50 0.000**" in page
     assert "| a | missed | 1 |" in page
+    assert "| a | 1 | 0.000 | 0.000 | - | 0.000 | 0.000 |" in page  # precision of no detection
 
 
 def test_report_without_matplotlib_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

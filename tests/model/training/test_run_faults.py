@@ -1,0 +1,261 @@
+"""Runs that fail, are resumed after a change, or meet the files of another run."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
+from model.data.errors import DataError, OutputError
+from model.data.output_files import naming_file
+from model.training import loop
+from model.training.batches import load_batches
+from model.training.events import Callback, CallbackError, Callbacks, load_callback
+from model.training.loop import train
+from model.training.model_card import model_card
+from model.training.options import TrainOptions
+from model.training.report import Reporter
+from model.training.resume import resumed_options, stored_options
+from model.training.run_folder import check_run_folder, delete_files_of_run, locked_folder
+from model.training.sources import CacheSource
+from model.training.state import Position, SavedRun, save_state
+from model.training.trainer import Trainer, TrainingFailed
+from model.training.validation import ValidationSet, Validator
+from model.weights.header import read_header
+from service.cli import main
+from service.cli.failure import describe_failure
+from tests.model.training.tiny import LABELS, tiny_detector, tiny_options, write_cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("cache"), 4)
+
+
+def _validation(folder: Path, *file_names: str) -> ValidationSet:
+    boxes = (AnnotatedBox(1, (10, 10, 30, 30), 900),)
+    images = tuple(ImageAnnotations(n, name, boxes) for n, name in enumerate(file_names, 1))
+    return ValidationSet(GroundTruth(images, dict(enumerate(LABELS, 1))), folder, "some images")
+
+
+class _FailingCallback(Callback):
+    """Fails at the first row."""
+
+    def on_row(self, iteration: int, values: Any) -> None:
+        raise KeyError("project")
+
+
+def _trainer(options: TrainOptions, cache: Path, **parts: Any) -> Trainer:
+    options.output.mkdir(parents=True, exist_ok=True)
+    reporter = Reporter(options.output, Console(file=io.StringIO()))
+    return Trainer(tiny_detector(), CacheSource(cache, LABELS), LABELS, options, reporter, **parts)
+
+
+def test_failing_callback_is_named_and_the_state_is_saved(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, log_every=1, max_iterations=4)
+    trainer = _trainer(options, cache, callback=Callbacks([_FailingCallback()]))
+    with pytest.raises(CallbackError, match=r"_FailingCallback\.on_row failed: KeyError"):
+        trainer.run()
+    again = _trainer(options.changed(resume=True), cache)
+    again._load_state()
+    assert again.position.iteration == 1
+
+
+def test_callback_that_fails_when_created_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("some_tracker")
+
+    def login() -> None:
+        raise RuntimeError("no login")
+
+    module.login = login  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "some_tracker", module)
+    with pytest.raises(CallbackError, match=r"some_tracker:login.*RuntimeError: no login"):
+        load_callback("some_tracker:login")
+
+
+def test_module_of_a_callback_with_a_syntax_error_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_tracker.py").write_text("def x(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CallbackError, match=r"broken_tracker:X.*SyntaxError"):
+        load_callback("broken_tracker:X")
+
+
+def test_missing_tensorboard_is_reported_with_its_extra() -> None:
+    error = ModuleNotFoundError("No module named 'tensorboard'", name="tensorboard")
+    assert "lite-detr-service[tensorboard]" in describe_failure(error)
+
+
+def test_unreadable_validation_image_counts_as_without_detections(tmp_path: Path) -> None:
+    write_cache(tmp_path, 1)
+    (tmp_path / "half.png").write_bytes((tmp_path / "0.png").read_bytes()[:150])
+    detector, device = tiny_detector(), torch.device("cpu")
+    data = _validation(tmp_path, "0.png", "half.png")
+    validation = Validator(data, LABELS, device, 1.0).validate(detector, detector.state_dict())
+    assert "half.png" in validation.scores.unreadable_images[0]
+    assert validation.scores.num_boxes == 2
+    assert [entry.image_id for entry in validation.predictions] == [1]
+    with pytest.raises(DataError, match="no validation image can be read"):
+        Validator(_validation(tmp_path, "half.png"), LABELS, device, 1.0).validate(
+            detector, detector.state_dict()
+        )
+
+
+def test_memory_that_runs_out_in_validation_gives_advice(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Validator, "validate", run_out)
+    trainer = _trainer(tiny_options(tmp_path), cache, validation=_validation(cache, "0.png"))
+    with pytest.raises(TrainingFailed, match="--input-side"):
+        trainer._validate()
+
+
+@pytest.mark.parametrize(
+    ("digest", "model", "reason"),
+    [
+        ("same", True, None),
+        (None, True, None),
+        ("same", False, r"model\.safetensors is missing"),
+        ("other", True, "validation images have changed"),
+    ],
+    ids=["as before", "state without a digest", "no model", "other images"],
+)
+def test_best_weights_count_while_they_and_the_validation_images_are_the_same(
+    tmp_path: Path, cache: Path, digest: str | None, model: bool, reason: str | None
+) -> None:
+    data = _validation(cache, "0.png")
+    writer = _trainer(tiny_options(tmp_path), cache, validation=data)._writer
+    if model:
+        writer.model_path.touch()
+    saved = SavedRun(Position(3, best_iteration=2), LABELS, None, digest)
+    if digest == "same":
+        saved = replace(saved, validation=data.digest)
+    assert data.digest != _validation(cache, "1.png").digest
+    found = writer.why_best_is_lost(saved.position, saved)
+    assert re.search(reason or "^None$", str(found))
+
+
+def test_resumed_run_knows_its_start_weights(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, init_from=tmp_path / "start.safetensors")
+    trainer = _trainer(options, cache)
+    save_state(
+        tmp_path / "last.pt", trainer.run_state, SavedRun(Position(), LABELS, None),
+        stored_options(options),
+    )  # fmt: skip
+    given = TrainOptions(output=tmp_path, resume=True, init_from=tmp_path / "other.safetensors")
+    resumed, lines = resumed_options(given)
+    assert lines == [f"--init-from is ignored: the weights are those of {tmp_path / 'last.pt'}"]
+    card = model_card(resumed, CacheSource(cache, LABELS), Position(), None)
+    assert card["training"]["started_from"] == "start.safetensors"
+    assert resumed_options(TrainOptions(output=tmp_path, resume=True))[1] == []
+
+
+def test_second_run_in_a_folder_in_use_is_refused(tmp_path: Path, cache: Path) -> None:
+    with (
+        locked_folder(tmp_path),
+        pytest.raises(OutputError, match="in use by another run"),
+    ):
+        train(tiny_options(tmp_path, cache=cache))
+    with locked_folder(tmp_path):
+        pass
+
+
+def test_overwriting_run_deletes_the_files_of_the_earlier_one_only(tmp_path: Path) -> None:
+    old = ("last.pt", "last.safetensors", "report.md", "report/worst_1.jpg", "report/f1.png",
+           "samples/iteration_000001.jpg", "tensorboard/events.out.tfevents.1.a")  # fmt: skip
+    own = ("notes.md", "report/notes.png", "samples/mine.jpg", "train.json")
+    for name in (*old, *own):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    delete_files_of_run(tmp_path)
+    files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert files == set(own)
+
+
+def test_state_given_as_the_folder_of_a_run_names_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").touch()
+    options = TrainOptions(output=tmp_path / "last.pt", resume=True)
+    with pytest.raises(OutputError, match=rf"is a file.*: {tmp_path} may be meant"):
+        check_run_folder(options)
+
+
+def test_error_of_a_loading_process_comes_without_its_traceback() -> None:
+    def loader() -> Iterator[Any]:
+        yield "batch"
+        raise DataError(
+            "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent "
+            "call last):\n  File ...\nmodel.data.errors.DataError: a.png cannot be read\n"
+        )
+
+    batches = load_batches(loader())  # type: ignore[arg-type]
+    assert next(batches) == "batch"  # type: ignore[comparison-overlap]
+    with pytest.raises(DataError) as caught:
+        next(batches)
+    assert str(caught.value) == "a.png cannot be read"
+
+
+def test_failed_write_of_pillow_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"encoder error.*loss\.png"),
+        naming_file(tmp_path / "loss.png"),
+    ):
+        raise OSError("encoder error -2 when writing image file")
+
+
+def test_lines_of_a_run_keep_colons_and_brackets() -> None:
+    out = io.StringIO()
+    Reporter(Path(), Console(file=out)).line("classes: :dog:, [red]")
+    assert out.getvalue() == "classes: :dog:, [red]\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--seed", str(2**64)], ["--threads", "100000"], ["--workers", "100000"]],
+    ids=lambda given: given[0],
+)
+def test_number_that_is_too_large_is_named(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--output", str(tmp_path), *given]) == 2
+    assert f"{given[0]} (env var" in capsys.readouterr().err
+
+
+def test_failed_run_prints_a_command_that_a_shell_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my run"
+
+    def fail(options: TrainOptions) -> Path:
+        options.output.mkdir()
+        (options.output / "last.pt").touch()
+        raise OSError(28, "No space left on device", str(options.output / "log.jsonl"))
+
+    monkeypatch.setattr(loop, "train", fail)
+    assert main(["train", "--output", str(folder)]) == 1
+    err = capsys.readouterr().err
+    assert "log.jsonl: No space left on device" in err
+    assert f"lite-detr train --resume '{folder}'" in err
+
+
+@pytest.mark.slow
+def test_model_card_has_the_iteration_of_the_best_weights(tmp_path: Path, cache: Path) -> None:
+    data = _validation(cache, "0.png", "1.png")
+    trainer = _trainer(tiny_options(tmp_path, max_iterations=2), cache, validation=data)
+    trainer._writer.validate(trainer.position, 0.0)
+    trainer.position.best_iteration, trainer.position.best_ap = 1, 2.0  # no other one is better
+    path = trainer.run()
+    assert '"iterations": 1' in read_header(path).metadata["card"]
