@@ -53,13 +53,16 @@ def _open_descriptor(path: Path) -> int | None:
     return None if match is None else int(match[1])
 
 
-def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+def check_output_file(
+    path: Path, *, overwrite: bool, inputs: Iterable[Path] = (), regular: bool = False
+) -> None:
     """Checks that a file can be written, before the work of which it is the result.
 
     Args:
         path: the file. Devices and pipes, such as /dev/stdout, are never replaced.
         overwrite: allows to replace an existing file.
         inputs: files that the command reads; they are never replaced.
+        regular: refuses devices and pipes.
 
     Raises:
         OutputError: if the file exists or is an input, or its folder does not exist or is
@@ -71,6 +74,8 @@ def check_output_file(path: Path, *, overwrite: bool, inputs: Iterable[Path] = (
         raise OutputError(f"{path} is a folder, not a file to write")
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
+    if regular and is_stream(path):
+        raise OutputError(f"{path} is not a regular file")
     if not is_stream(path) and not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: {path.parent} is read-only for this user")
     if path.exists() and path in FileSet(inputs):

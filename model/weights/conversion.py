@@ -122,7 +122,7 @@ def convert(  # noqa: PLR0913 - options, by keyword
         OutputError: if the target exists.
     """
     source, target = Path(source), Path(target)
-    check_output_file(target, overwrite=overwrite, inputs=(source,))
+    check_output_file(target, overwrite=overwrite, inputs=(source,), regular=True)
     if labels is not None:
         _check_labels(source, labels)
     official = load_official(source, variant, high_level_scales=high_level_scales, ema=ema)

@@ -33,6 +33,16 @@ def test_a_read_only_folder_is_refused_before_the_work(
     check_output_file(Path("/dev/null"), overwrite=False)
 
 
+@pytest.mark.parametrize("name", ["/dev/full", "/dev/stdout", "pipe"])
+def test_a_stream_is_refused_where_a_regular_file_is_needed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(OutputError, match=f"{name} is not a regular file"):
+        check_output_file(path, overwrite=True, regular=True)
+    check_output_file(path, overwrite=True)
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.b.JPG"])
 def test_the_suffix_of_another_format_is_refused(name: str) -> None:
     better = Path(name).with_suffix(".png")
