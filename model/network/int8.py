@@ -231,7 +231,10 @@ class Int8Backbone(Backbone):
         for step in steps:
             channels = _channels(self.body, step)
             if step.result not in ranges or channels not in {None, ranges[step.result].shape[1]}:
-                raise DeviceError(f"precision=int8: no range of the map {step.result}")
+                raise DeviceError(
+                    f"precision=int8: no range of the map {step.result}: calibrate this model "
+                    "with `lite-detr weights calibrate`"
+                )
         maps = _quantizations(steps, ranges)
         self._taps = [maps[name] for name in taps]
         for step in steps:
