@@ -22,7 +22,7 @@ Size = tuple[float, float]  # width, height in pixels
 def check_image_files(
     images: Sequence[Mapping[str, Any]], folder: Path, findings: Findings
 ) -> dict[int, Size]:
-    """Checks that each image file exists, is an image and has the size that the JSON says.
+    """Checks that each image file exists, is an image and has the size that the annotations say.
 
     Args:
         images: of the document; their ids and file names are known to be right.
@@ -70,7 +70,7 @@ def _size_or_error(file: Path, declared: tuple[object, object]) -> ImageSize | D
 
     Args:
         file: an image file.
-        declared: width and height as the JSON says.
+        declared: width and height as the annotations say.
     """
     try:
         if not file.is_file():
@@ -86,7 +86,7 @@ def _size_or_error(file: Path, declared: tuple[object, object]) -> ImageSize | D
 
 
 def _declared(image: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns width and height as the JSON says."""
+    """Returns width and height as the annotations say."""
     return image.get("width"), image.get("height")
 
 
@@ -100,22 +100,22 @@ def _decoded_size(file: Path, size: ImageSize) -> ImageSize:
 def _compare_sizes(
     image: Mapping[str, Any], size: ImageSize, place: str, findings: Findings
 ) -> None:
-    """Compares the size in the JSON with that of the file."""
+    """Compares the declared size with that of the file."""
     declared = _declared(image)
     actual = (size.width, size.height)
     if None not in declared and declared != actual:
-        described = f"{place} has {actual[0]} x {actual[1]} pixels, the JSON says "
+        described = f"{place} has {actual[0]} x {actual[1]} pixels, the annotations say "
         described += f"{declared[0]} x {declared[1]}"
         if size.turned and declared == actual[::-1]:
             findings.error(
-                "images whose size in the JSON is that before the EXIF rotation (boxes must refer "
-                "to the rotated image)",
+                "images whose size in the annotations is that before the EXIF rotation (boxes must "
+                "refer to the rotated image)",
                 described,
             )
         else:
             findings.error(
-                "images of another size than the JSON says (if the boxes are right, correct or "
-                "remove width and height)",
+                "images of another size than the annotations say (if the boxes are right, correct "
+                "or remove width and height)",
                 described,
             )
     elif size.turned and (None in declared or not size.sides_swapped or actual[0] == actual[1]):

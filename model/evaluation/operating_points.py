@@ -18,6 +18,7 @@ from model.evaluation.evaluate import ImageDetections
 
 MATCH_IOU = 0.5
 _CROWD_SHARE = 0.5  # of a detection's area inside a crowd, from which it is not counted
+_SAME_F1 = 1e-6  # differences of rounding
 _SMOOTHING = 5  # thresholds over which F1 is averaged before the best is chosen
 THRESHOLDS: npt.NDArray[np.float64] = np.round(np.linspace(0.01, 0.99, 99), 2)
 
@@ -99,13 +100,20 @@ def mean_f1(curves: Sequence[ClassCurve]) -> Values:
 
 
 def best_threshold(curves: Sequence[ClassCurve]) -> float | None:
-    """Returns the score threshold with the best mean F1; None if every threshold has 0."""
+    """Returns the score threshold with the best mean F1; None if every threshold has 0.
+
+    F1 is averaged over neighbouring thresholds. Where several in a row are equally good, their
+    middle is the farthest from the scores of right and of wrong detections.
+    """
     f1 = mean_f1(curves)
     if f1.max(initial=0.0) <= 0:
         return None
     padded = np.pad(f1, _SMOOTHING // 2, mode="edge")
     smooth = np.convolve(padded, np.ones(_SMOOTHING) / _SMOOTHING, mode="valid")
-    return float(THRESHOLDS[int(smooth.argmax())])
+    best = np.flatnonzero(smooth >= smooth.max() - _SAME_F1)
+    rows = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
+    longest = max(rows, key=len)
+    return float(THRESHOLDS[longest[len(longest) // 2]])
 
 
 def confusion_matrix(

@@ -95,6 +95,7 @@ class AugmentedImages(Dataset[AnnotatedImage]):
     def __init__(self, source: ImageSource, options: TrainOptions) -> None:
         """Reads the options of the augmentation."""
         self._source = source
+        self._unreadable: set[int] = set()  # that a warning has named
         self._mosaic_probability = options.mosaic_probability
         self._rule = AugmentRule(
             symmetries=options.symmetries,
@@ -122,7 +123,9 @@ class AugmentedImages(Dataset[AnnotatedImage]):
             try:
                 return self._source.load(index)
             except DataError as error:
-                LOG.warning("%s; another image takes its place", error)
+                if index not in self._unreadable:
+                    LOG.warning("%s; another image takes its place", error)
+                    self._unreadable.add(index)
                 index = int(rng.integers(len(self._source)))
         try:
             return self._source.load(index)

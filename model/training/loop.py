@@ -18,7 +18,8 @@ from model.training.report import Reporter
 from model.training.resume import resumed_options
 from model.training.run_folder import MODEL_FILE, STATE_FILE, check_run_folder, locked_folder
 from model.training.start import build_start, open_source
-from model.training.trainer import Trainer, TrainingFailed
+from model.training.steps import TrainingFailed
+from model.training.trainer import Trainer
 
 __all__ = ["MODEL_FILE", "STATE_FILE", "CallbackError", "Trainer", "TrainingFailed", "train"]
 

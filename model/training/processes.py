@@ -89,6 +89,11 @@ def started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_first_process() -> bool:
+    """Whether this process reports and saves, before or after it has joined the others."""
+    return not started_by_torchrun() or int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def joined_processes(device: torch.device) -> Iterator[Processes]:
     """Joins the processes that torchrun started; yields a single one without it.

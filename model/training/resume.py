@@ -61,8 +61,6 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, list[str]]:
             f"{state} cannot be continued with other options: {flags}; leave them out, or start a "
             "new run in another --output"
         )
-    if any(changed.get(name) for name in ("data", "cache", "annotations")):
-        saved |= dict.fromkeys(("data", "cache", "annotations", "images"))
     lines = [
         f"--{name.replace('_', '-')} is {changed[name]} from here on, it was {saved.get(name)}"
         for name in sorted(changed)
@@ -72,6 +70,8 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, list[str]]:
         for name in ("init_from", "pretrained_backbone")
         if name in options.model_fields_set and not _same(name, saved.get(name), given[name])
     ]
+    if any(changed.get(name) for name in ("data", "cache", "annotations")):
+        saved |= dict.fromkeys(("data", "cache", "annotations", "images"))
     values = {**saved, **changed, "output": options.output, "overwrite": False, "resume": True}
     try:
         return TrainOptions.model_validate(values), lines

@@ -200,7 +200,7 @@ class CocoSource(GroundTruthSource):
 
     Raises:
         DataError: if the file is not COCO-format JSON, lists no image or no box, or has errors;
-            and if an image file is missing or of another size than the JSON says.
+            and if an image file is missing or of another size than the annotations say.
     """
 
     def __init__(

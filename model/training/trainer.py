@@ -1,7 +1,7 @@
 """The training loop: batches in, weights out; it can stop at any iteration and resume.
 
-A `Trainer` is one run; a resumed run needs its position and its tensors (see state.py). The steps
-are here; what is written after them is `RunWriter`'s (run_writer.py).
+A `Trainer` is one run; a resumed run needs its position and its tensors (see state.py). It
+decides what happens when; the optimizer steps are in steps.py, what is written in run_writer.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from model.data.errors import DataError
 from model.network.detector import LiteDETR
 from model.ops import select_implementation
 from model.training.advice import too_short
-from model.training.batches import Batch, BatchPlanner, load_batches, make_loader
+from model.training.batches import BatchPlanner, load_batches, make_loader
 from model.training.ema import ExponentialAverage
 from model.training.events import Callback, CallbackError, RunStart
-from model.training.matcher import NonFiniteError
 from model.training.objective import Objective, choose_device, choose_precision
-from model.training.optimizer import build_optimizer, set_learning_rate
+from model.training.optimizer import build_optimizer
 from model.training.options import TrainOptions
 from model.training.out_of_memory import is_out_of_memory
 from model.training.processes import Processes, local_device
@@ -32,18 +31,15 @@ from model.training.report import Reporter
 from model.training.run_clock import RunClock
 from model.training.run_folder import STATE_FILE, delete_files_of_run
 from model.training.run_writer import RunWriter
-from model.training.schedule import learning_rate_factor, run_progress
+from model.training.schedule import run_progress
 from model.training.sources import ImageSource
 from model.training.state import Position, Run, TrainingStateError, load_state
+from model.training.steps import Steps, TrainingFailed
 from model.training.stopping import StopRequest
 from model.training.validation import ValidationSet, Validator
 
 _MINUTE = 60.0
 _TIMED_ITERATIONS = 5  # after which the length of the run is estimated
-
-
-class TrainingFailed(RuntimeError):
-    """Training cannot continue; the message names the cause."""
 
 
 class Trainer:
@@ -97,7 +93,14 @@ class Trainer:
             ),
             scaler=torch.amp.GradScaler(self._device.type, enabled=precision is torch.float16),
         )
-        self._objective = Objective(self.detector, options, precision, self._processes)
+        self._steps = Steps(
+            self.run_state,
+            Objective(self.detector, options, precision, self._processes),
+            options,
+            processes=self._processes,
+            clock=self._clock,
+            report=reporter.line,
+        )
         validator = None
         if validation is not None and self._processes.is_first:
             validator = Validator(validation, labels, self._device, options.duplicate_iou)
@@ -113,10 +116,6 @@ class Trainer:
             callback=callback or Callback(),
         )
         self._labels = tuple(labels)
-        self._parts = 1  # of a batch; doubled when memory runs out
-        self._accumulated = 0
-        self._bad_in_a_row = 0
-        self._learning_rate = 0.0
         self._row_time = self._saved_time = clock()
         self._row_iteration = self._first_iteration = 0
         self._sample_time = -math.inf
@@ -221,8 +220,10 @@ class Trainer:
         )
         for batch in load_batches(make_loader(self._source, planner, self.options)):
             place.batches += 1
-            self._train_on(batch.to(self._device))
-            if self._accumulated:
+            losses = self._steps.train_on(batch.to(self._device), place)
+            if losses is not None:
+                self._writer.add_losses(losses)
+            if self._steps.is_accumulating:
                 continue  # partial sums of gradients are not saved
             if self._stops(stop) or self._finished():
                 return
@@ -230,98 +231,6 @@ class Trainer:
         place.epoch, place.batches = place.epoch + 1, 0
         if self._validation_is_due(epoch_ended=True):
             self._validate()
-
-    def _train_on(self, batch: Batch) -> None:
-        """Trains on one batch; steps the optimizer when enough batches are accumulated."""
-        while True:
-            try:
-                values = self._accumulate(batch)
-                if self._accumulated == self.options.accumulate:
-                    self._step()
-                self._writer.add_losses(values)
-                self._bad_in_a_row = 0
-                return
-            except NonFiniteError as error:
-                self._skip(error)
-                return
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                problem = str(error)
-            self._use_smaller_parts(len(batch.images), problem)  # after the error freed its frames
-
-    def _accumulate(self, batch: Batch) -> dict[str, float]:
-        """Adds the gradients of one batch; returns its losses, the means over its parts."""
-        parts = batch.split(self._parts)
-        rows = []
-        for part in parts:
-            losses = self._objective.losses(part)
-            values = losses.values()
-            if self._processes.any(not math.isfinite(values["total"])):
-                bad = [name for name, value in values.items() if not math.isfinite(value)]
-                raise NonFiniteError(f"not finite: {', '.join(bad) or 'in another process'}")
-            share = len(part.images) / len(batch.images)
-            scaled = self.run_state.scaler.scale(losses.total * share / self.options.accumulate)
-            torch.autograd.backward(scaled)
-            rows.append({name: value * share for name, value in values.items()})
-        self._accumulated += 1
-        return {name: sum(row[name] for row in rows) for name in rows[0]}
-
-    def _use_smaller_parts(self, size: int, problem: str) -> None:
-        """Splits batches further after memory ran out; the gradients are accumulated.
-
-        Raises:
-            TrainingFailed: if the parts are single images already.
-        """
-        self.run_state.optimizer.zero_grad(set_to_none=True)
-        self._accumulated = 0
-        if self._parts >= size or self._processes.count > 1:
-            raise TrainingFailed(
-                f"out of memory with {-(-size // self._parts)} image(s) at a time: use smaller "
-                f"--sizes, a smaller --batch-size or fewer --denoising-queries ({problem[:200]})"
-            )
-        self._parts = min(self._parts * 2, size)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._reporter.line(
-            f"out of memory: batches of {size} are computed in {self._parts} parts from here on "
-            "(same batch, more time)"
-        )
-
-    def _step(self) -> None:
-        """Sets the learning rate, clips the gradients, steps the optimizer, updates the average."""
-        run, options, place = self.run_state, self.options, self.position
-        factor = learning_rate_factor(
-            options, place.iteration, self._clock.progress(place.iteration)
-        )
-        self._learning_rate = set_learning_rate(run.optimizer, factor)
-        run.scaler.unscale_(run.optimizer)
-        limit = options.clip_norm if options.clip_norm > 0 else math.inf
-        parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-        self._processes.average_gradients(parameters)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        if not math.isfinite(norm) and not run.scaler.is_enabled():
-            raise NonFiniteError("not finite: the gradient")
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.average.update(self.detector)
-        self._accumulated = 0
-        place.iteration += 1
-
-    def _skip(self, error: NonFiniteError) -> None:
-        """Skips a step; too many in a row end the run."""
-        self.run_state.optimizer.zero_grad(set_to_none=True)
-        self._accumulated = 0
-        self._bad_in_a_row += 1
-        self.position.skipped += 1
-        self._reporter.line(f"skipped a step at iteration {self.position.iteration}: {error}")
-        if self._bad_in_a_row >= self.options.max_skipped:
-            raise TrainingFailed(
-                f"{self._bad_in_a_row} losses in a row were not finite at iteration"
-                f" {self.position.iteration}; the last: {error}; a lower --learning-rate or "
-                "--amp off may help"
-            )
 
     def _report_and_save(self) -> None:
         """Writes log rows, checkpoints and sample images, each when it is due."""
@@ -362,7 +271,7 @@ class Trainer:
             "pictures": place.source_length,
             "elapsed_seconds": round(self._clock.own_elapsed(), 1),
             "seconds_per_iteration": (now - self._row_time) / max(steps, 1),
-            "learning_rate": self._learning_rate,
+            "learning_rate": self._steps.learning_rate,
             "skipped": place.skipped,
         }
         self._row_time, self._row_iteration = now, place.iteration

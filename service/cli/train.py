@@ -72,6 +72,7 @@ def _train(given: dict[str, Any]) -> None:
         given["output"] = str(folder)
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
     from model.training.loop import CallbackError, TrainingFailed, train  # noqa: PLC0415
+    from model.training.processes import is_first_process  # noqa: PLC0415
     from model.training.state import TrainingStateError  # noqa: PLC0415
 
     begun = _saved_at(options)
@@ -84,7 +85,8 @@ def _train(given: dict[str, Any]) -> None:
             raise
         text = str(error) if is_own else describe_failure(error)
         raise CommandFailed(f"{text}{hint}") from error
-    typer.echo(f"{path}\nserve it: lite-detr serve --model {quote(str(path))}", err=True)
+    if is_first_process():  # the others end before the model is complete
+        typer.echo(f"{path}\nserve it: lite-detr serve --model {quote(str(path))}", err=True)
 
 
 def _saved_at(options: TrainOptions) -> int | None:

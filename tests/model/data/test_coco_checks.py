@@ -159,8 +159,8 @@ ERRORS: dict[str, tuple[Change, str]] = {
     "text area": (change_one("annotations", 1, area="big"), r"impossible area: 1"),
     "another size": (
         change_one("images", 0, width=640, height=480),
-        r"another size than the JSON says.*: 1, the first: image 1: .*1\.jpg has 64 x 48 pixels, "
-        r"the JSON says 640 x 480",
+        r"another size than the annotations say.*: 1, the first: image 1: .*1\.jpg has 64 x 48 "
+        r"pixels, the annotations say 640 x 480",
     ),
     "impossible size": (change_one("images", 0, width="64"), r"images with an impossible size: 1"),
     "empty class name": (change_one("categories", 0, name=""), r"categories without a name: 1"),
@@ -242,7 +242,7 @@ def test_size_before_the_exif_rotation_is_an_error(folder: Path, orientation: in
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (64, 48)).save(folder / "1.jpg", exif=exif)
-    with pytest.raises(DataError, match=r"before the EXIF rotation .*has 48 x 64 .*says 64 x 48"):
+    with pytest.raises(DataError, match=r"before the EXIF rotation .*has 48 x 64 .*say 64 x 48"):
         check(folder, GOOD)
     turned = changed(change_one("images", 0, width=48, height=64))
     assert "EXIF" not in check(folder, turned)

@@ -71,6 +71,26 @@ def test_threshold_separates_right_from_wrong_detections() -> None:
     assert 0.4 < threshold <= 0.6
 
 
+def test_threshold_is_in_the_middle_of_equally_good_ones() -> None:
+    truth = _truth(((1, _BOX, False),))
+    found = [_found(1, (0.9, 1, _BOX), (0.1, 1, _FAR))]
+    assert best_threshold(class_curves(found, truth)) == pytest.approx(0.5, abs=0.03)
+
+
+def test_rows_of_confusions_are_the_boxes_and_columns_the_detections() -> None:
+    rng = np.random.default_rng(2)
+    corners = rng.uniform(0, 60, (12, 2))
+    boxes = np.concatenate((corners, corners + rng.uniform(10, 40, (12, 2))), 1)
+    labels = rng.integers(1, 3, 12).tolist()
+    truth = _truth(tuple((labels[n], tuple(boxes[n]), False) for n in range(6)))
+    found = [_found(1, *((0.9, labels[n], tuple(boxes[n] + n % 3)) for n in range(3, 12)))]
+    matrix = confusion_matrix(found, truth, 0.5)
+    for row, key in enumerate((1, 2)):
+        assert matrix[row].sum() == labels[:6].count(key)
+        assert matrix[:, row].sum() == labels[3:].count(key)
+    assert matrix[2, 2] == 0
+
+
 def test_without_a_hit_there_is_no_threshold() -> None:
     truth = _truth(((1, _BOX, False),))
     assert best_threshold(class_curves([], truth)) is None

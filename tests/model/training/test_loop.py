@@ -164,7 +164,7 @@ class _BrokenObjective:
 
 
 def _break(trainer: Trainer, times: int) -> Trainer:
-    trainer._objective = _BrokenObjective(trainer._objective, times)  # type: ignore[assignment]
+    trainer._steps._objective = _BrokenObjective(trainer._steps._objective, times)  # type: ignore[assignment]
     return trainer
 
 

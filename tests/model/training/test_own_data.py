@@ -276,8 +276,8 @@ class _SmallMemory:
 def test_out_of_memory_continues_with_parts_of_the_batch(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path / "cache"), LABELS)
     trainer = tiny_trainer(tiny_options(tmp_path / "run", batch_size=4, max_iterations=2), source)
-    memory = _SmallMemory(trainer._objective, 1)
-    trainer._objective = memory  # type: ignore[assignment]
+    memory = _SmallMemory(trainer._steps._objective, 1)
+    trainer._steps._objective = memory  # type: ignore[assignment]
     trainer.run()
     assert trainer.position.iteration == 2
     assert memory.sizes == [4, 2, *[1] * 8]
@@ -286,7 +286,7 @@ def test_out_of_memory_continues_with_parts_of_the_batch(tmp_path: Path) -> None
 def test_memory_for_no_single_image_ends_the_run_with_advice(tmp_path: Path) -> None:
     source = CacheSource(write_cache(tmp_path / "cache"), LABELS)
     trainer = tiny_trainer(tiny_options(tmp_path / "run"), source)
-    trainer._objective = _SmallMemory(trainer._objective, 0)  # type: ignore[assignment]
+    trainer._steps._objective = _SmallMemory(trainer._steps._objective, 0)  # type: ignore[assignment]
     with pytest.raises(TrainingFailed, match="--sizes"):
         trainer.run()
 

@@ -29,7 +29,8 @@ from model.training.resume import resumed_options, stored_options
 from model.training.run_folder import check_run_folder, delete_files_of_run, locked_folder
 from model.training.sources import CacheSource
 from model.training.state import Position, SavedRun, save_state
-from model.training.trainer import Trainer, TrainingFailed
+from model.training.steps import TrainingFailed
+from model.training.trainer import Trainer
 from model.training.validation import ValidationSet, Validator
 from model.weights.header import read_header
 from service.cli import main
@@ -162,6 +163,16 @@ def test_resumed_run_knows_its_start_weights(tmp_path: Path, cache: Path) -> Non
     card = model_card(resumed, CacheSource(cache, LABELS), Position(), None)
     assert card["training"]["started_from"] == "start.safetensors"
     assert resumed_options(TrainOptions(output=tmp_path, resume=True))[1] == []
+
+
+def test_resumed_run_names_the_earlier_data(tmp_path: Path, cache: Path) -> None:
+    trainer = _trainer(tiny_options(tmp_path, data=tmp_path / "old"), cache)
+    trainer._save()
+    options, lines = resumed_options(TrainOptions(output=tmp_path, resume=True, cache=cache))
+    assert (options.cache, options.data) == (cache, None)
+    assert lines == [f"--cache is {cache} from here on, it was None"]
+    options, lines = resumed_options(TrainOptions(output=tmp_path, resume=True, data=cache))
+    assert lines == [f"--data is {cache} from here on, it was {tmp_path / 'old'}"]
 
 
 def test_second_run_in_a_folder_in_use_is_refused(tmp_path: Path, cache: Path) -> None:
