@@ -76,11 +76,10 @@ def conv_bn(
     if norm is None:
         return conv(x, add, activation=activation)  # type: ignore[no-any-return]
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm)
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
+    weight, shift = fold_with_gradients(conv, norm)
     result = F.conv2d(
         x,
-        conv.weight * scale[:, None, None, None],
+        weight,
         shift,
         conv.stride,
         conv.padding,
@@ -107,6 +106,13 @@ def fold(
     if not adds and WinogradConvolution.fits(conv, dtype):
         return WinogradConvolution(replacement)
     return replacement
+
+
+def fold_with_gradients(conv: nn.Module, norm: nn.Module | None) -> Folded:
+    """As `fold_weights` in the precision of the weights; gradients reach both modules."""
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm)
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return Folded(conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
 
 
 def fold_weights(conv: nn.Module, norm: nn.Module | None) -> Folded:

@@ -155,7 +155,9 @@ class DeformableAttention(nn.Module):
 
 
 def _zero_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Zeroes rows of [B, S, d] in place where bool [B, S] is True."""
+    """Zeroes rows of [B, S, d] where bool [B, S] is True; in place without gradients."""
+    if x.requires_grad:
+        return x.masked_fill(rows[..., None], 0.0)
     # Only these rows are touched; on a GPU finding them would wait, and an exported network has
     # fixed shapes.
     if x.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -104,7 +104,8 @@ def add_and_activate(x: Tensor, add: Tensor | None, activation: Activation) -> T
     if add is not None:
         x = x + add
     if activation == "relu":
-        return F.relu_(x)
+        # The result of a layer may be a view, whose gradient is copied if it is changed in place.
+        return F.relu(x) if x.requires_grad else F.relu_(x)
     if activation == "gelu":
         return F.gelu(x)
     return F.relu6(x, inplace=True) if activation == "relu6" else x

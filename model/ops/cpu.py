@@ -29,6 +29,13 @@ _FUNCTIONS = (
     "lite_detr_winograd_spread",
     "lite_detr_winograd_gather",
 )
+# Each takes a struct that has its outputs, too.
+_FUNCTIONS_OF_STRUCTS = (
+    "lite_detr_bottlenecks",
+    "lite_detr_decoder",
+    "lite_detr_depthwise_forward",
+    "lite_detr_depthwise_backward",
+)
 
 # Sampled floats per thread; for fewer, waking another thread costs more than it gains.
 _FLOATS_PER_THREAD = 1 << 17
@@ -155,7 +162,7 @@ def _load() -> ctypes.CDLL:
     for name in ("lite_detr_lanes", "lite_detr_panel"):
         function = getattr(library, name)
         function.argtypes, function.restype = (), ctypes.c_int64
-    for name in ("lite_detr_bottlenecks", "lite_detr_decoder"):
+    for name in _FUNCTIONS_OF_STRUCTS:
         function = getattr(library, name)
         function.argtypes, function.restype = (ctypes.c_void_p,), None
     return library

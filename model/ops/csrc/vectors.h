@@ -44,6 +44,14 @@ inline Floats load(const Bfloat16* from) {
   return wide;
 }
 inline void store(float* to, Floats v) { *reinterpret_cast<FloatsInMemory*>(to) = v; }
+// Rounds as `narrowed` does.
+inline void store(Bfloat16* to, Floats v) {
+  Words bits;
+  std::memcpy(&bits, &v, sizeof(bits));
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x40;
+  const Halves narrow = __builtin_convertvector(v != v ? nan : rounded, Halves);
+  std::memcpy(static_cast<void*>(to), &narrow, sizeof(narrow));
+}
 inline void store(int32_t* to, Ints v) { *reinterpret_cast<IntsInMemory*>(to) = v; }
 
 inline Floats all(float x) { return Floats{} + x; }

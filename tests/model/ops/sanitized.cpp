@@ -11,6 +11,7 @@
 
 #include "bottlenecks.h"
 #include "decoder.h"
+#include "depthwise_training.h"
 #include "problem.h"
 #include "products.h"
 
@@ -20,6 +21,8 @@ void lite_detr_deform_attn_backward(const lite_detr::Problem* problem,
                                     const lite_detr::Gradients* grads);
 void lite_detr_bottlenecks(const lite_detr::Network* network);
 void lite_detr_decoder(const lite_detr::Decoder* decoder);
+void lite_detr_depthwise_forward(const lite_detr::DepthwiseTraining* arguments);
+void lite_detr_depthwise_backward(const lite_detr::DepthwiseTraining* arguments);
 }
 
 namespace {
@@ -246,11 +249,37 @@ void one_decoder() {
   lite_detr_decoder(&d);
 }
 
+void one_depthwise() {
+  lite_detr::DepthwiseTraining d{};
+  d.batch = between(1, 3), d.height = between(1, 20), d.width = between(1, 20);
+  d.channels = 16 * between(1, 6), d.kernel = between(0, 1) ? 3 : 5, d.stride = between(1, 2);
+  d.bfloat16 = between(0, 1), d.input_relu6 = between(0, 1), d.threads = between(1, 3);
+  const int64_t inputs = d.batch * d.height * d.width * d.channels;
+  const int64_t outputs = d.batch * d.output_height() * d.output_width() * d.channels;
+  const int64_t weights = d.kernel * d.kernel * d.channels;
+  const Numbers input(inputs, d.bfloat16, true), gradient(outputs, d.bfloat16, true);
+  const std::vector<float> weight = drawn(weights, -1, 1), bias = drawn(d.channels, -1, 1);
+  Numbers output(outputs, d.bfloat16, false), grad_input(inputs, d.bfloat16, false);
+  std::vector<float> grad_weight(d.batch * weights), grad_bias(d.batch * d.channels);
+  std::vector<float> total(d.batch * d.channels);
+  d.input = input.array().data, d.grad_output = gradient.array().data;
+  d.weight = weight.data(), d.bias = bias.data();
+  d.output = const_cast<void*>(output.array().data);
+  lite_detr_depthwise_forward(&d);
+  d.grad_weight = grad_weight.data(), d.grad_bias = grad_bias.data();
+  if (between(0, 3) != 0) {
+    d.grad_input = const_cast<void*>(grad_input.array().data);
+    d.grad_input_sum = total.data();
+  }
+  lite_detr_depthwise_backward(&d);
+}
+
 }  // namespace
 
 int main() {
   for (int i = 0; i < 400; ++i) one_case();
   for (int i = 0; i < 60; ++i) one_network();
   for (int i = 0; i < 60; ++i) one_decoder();
-  std::puts("400 cases, 60 networks, 60 decoders");
+  for (int i = 0; i < 60; ++i) one_depthwise();
+  std::puts("400 cases, 60 networks, 60 decoders, 60 depthwise convolutions");
 }

@@ -10,6 +10,7 @@ import torch
 
 from model.native import library
 from model.ops import cpu, operators, reference
+from tests.model.ops import test_bottleneck_training
 from tests.model.ops.attention_cases import KINDS, assert_close, attend, gradients, random_case
 from tests.model.ops.bottleneck_cases import Case, assert_right, images_of
 
@@ -41,4 +42,6 @@ def test_narrower_vectors_give_the_reference_output(
             assert_close(attend(operators, narrow).float(), rounded, 2e-2)
     for size in ((31, 33), (100, 126)):
         assert_right(Case.random(), images_of(2, 3, *size))
+    for block in test_bottleneck_training.KINDS.values():
+        test_bottleneck_training.assert_gradients(block, (9, 13))
     assert cpu._kernels.library is built
