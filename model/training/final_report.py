@@ -114,7 +114,7 @@ def _summary(result: RunResult) -> str:
         f"{len(result.names)} classes.\n\n"
         f"- Weights: `{MODEL_FILE}`, of iteration {place.best_iteration}; {place.iteration} "
         f"iterations of {options.batch_size} images in {duration(place.elapsed_seconds)}.\n"
-        f"- Validation: {result.data.description}.\n"
+        f"- Validation: {_text(result.data.description)}.\n"
         f"- Stored in the file: score threshold {result.threshold:.2f}, duplicate_iou "
         f"{result.validation.duplicate_iou:g}, longest side of images "
         f"{options.input_side or 'as in the variant'}.\n"

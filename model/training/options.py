@@ -15,9 +15,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationInfo,
     create_model,
     field_validator,
+    model_validator,
 )
 
 from model.config import MODEL_NAME_PATTERN, VARIANTS
@@ -73,19 +73,13 @@ class _Options(BaseModel):
     cache: Path | None = Field(
         None, description="folder with scenes.jsonl, which may still be growing"
     )
-    annotations: Path | None = Field(
-        None, validate_default=True, description="COCO-format JSON; requires images"
-    )
-    images: Path | None = Field(
-        None, validate_default=True, description="folder of the COCO images; requires annotations"
-    )
+    annotations: Path | None = Field(None, description="COCO-format JSON; requires images")
+    images: Path | None = Field(None, description="folder of the COCO images; requires annotations")
     val_annotations: Path | None = Field(
-        None,
-        validate_default=True,
-        description="COCO-format JSON to validate on; requires val_images",
+        None, description="COCO-format JSON to validate on; requires val_images"
     )
     val_images: Path | None = Field(
-        None, validate_default=True, description="folder of its images; requires val_annotations"
+        None, description="folder of its images; requires val_annotations"
     )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1,
@@ -323,30 +317,15 @@ class _Options(BaseModel):
             raise ValueError(f"{variant!r} is not one of: {', '.join(sorted(VARIANTS))}")
         return variant
 
-    @field_validator("annotations")
-    @classmethod
-    def _is_the_only_data(cls, annotations: Path | None, info: ValidationInfo) -> Path | None:
-        given = {**info.data, "annotations": annotations}
-        present = [name for name in ("data", "cache", "annotations") if given.get(name) is not None]
-        if len(present) > 1:
-            raise ValueError(f"{present[1]} and {present[0]} exclude each other")
-        return annotations
-
-    @field_validator("images")
-    @classmethod
-    def _comes_with_annotations(cls, images: Path | None, info: ValidationInfo) -> Path | None:
-        annotations = info.data.get("annotations", images)  # absent if it is invalid itself
-        if (annotations is None) != (images is None):
-            raise ValueError("annotations and images require each other")
-        return images
-
-    @field_validator("val_images")
-    @classmethod
-    def _comes_with_val_annotations(cls, images: Path | None, info: ValidationInfo) -> Path | None:
-        annotations = info.data.get("val_annotations", images)  # absent if it is invalid itself
-        if (annotations is None) != (images is None):
-            raise ValueError("val_annotations and val_images require each other")
-        return images
+    @model_validator(mode="after")
+    def _names_one_source_of_images(self) -> Self:
+        given = [name for name in ("data", "cache", "annotations") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} exclude each other")
+        for one, other in (("annotations", "images"), ("val_annotations", "val_images")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"{one} and {other} require each other")
+        return self
 
     @property
     def has_own_data(self) -> bool:

@@ -77,8 +77,9 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, list[str]]:
         return TrainOptions.model_validate(values), lines
     except ValidationError as error:
         problem = error.errors()[0]
+        place = "".join(f"{name}: " for name in problem["loc"][:1])
         raise TrainingStateError(
-            f"{state} has options that do not fit: {problem['loc'][0]}: {problem['msg']}"
+            f"{state} has options that do not fit: {place}{problem['msg']}"
         ) from error
 
 

@@ -39,6 +39,7 @@ from model.training.stopping import StopRequest
 from model.training.validation import ValidationSet, Validator
 
 _MINUTE = 60.0
+_LOADER = "DataLoader worker"  # in torch's messages
 _TIMED_ITERATIONS = 5  # after which the length of the run is estimated
 
 
@@ -146,6 +147,11 @@ class Trainer:
             except (CallbackError, DataError, OSError):
                 self._save_after_error()
                 raise
+            except RuntimeError as error:  # raised at any place, by a handler of torch's
+                if _LOADER not in str(error):
+                    raise
+                text = f"a process that loads images ended: {error}; --workers 0 uses none"
+                raise TrainingFailed(text) from error
             return self._end(stop)
 
     def _load_state(self) -> None:
@@ -163,8 +169,23 @@ class Trainer:
         """Saves what the run has learned before an error of a file or callback ends it."""
         self.position.elapsed_seconds = self._clock.own_elapsed()
         if self._processes.is_first:
-            with contextlib.suppress(TrainingStateError):  # such as on a full disk
+            # Such as of a full disk, or of weights that are worse than the saved ones.
+            with contextlib.suppress(TrainingStateError, TrainingFailed):
+                self._check_weights()
                 self._writer.save_state(self.position)
+
+    def _check_weights(self) -> None:
+        """Refuses weights that must not replace the saved ones.
+
+        Raises:
+            TrainingFailed: for NaN or infinite weights.
+        """
+        tensors = (*self.detector.state_dict().values(), *self.run_state.average.state.values())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise TrainingFailed(
+                f"the weights are NaN or infinite at iteration {self.position.iteration} and are "
+                "not saved; a lower --learning-rate or --amp off may help"
+            )
 
     def _end(self, stop: StopRequest) -> Path:
         """Validates, unless a signal stopped the run, saves and reports; returns the weights."""
@@ -293,6 +314,7 @@ class Trainer:
         if self._writer.validates and self._row_iteration <= self.position.iteration:
             started = self._clock.now()
             progress = self._clock.own_progress(self.position.iteration)
+            self._check_weights()
             with _advice_without_memory():
                 validation = self._writer.validate(self.position, progress)
             self._write_row(self._clock.now(), validation)
@@ -309,6 +331,7 @@ class Trainer:
         if self._writer.has_losses and self.position.iteration > self._row_iteration:
             self._write_row(self._clock.now())
         if self._processes.is_first:
+            self._check_weights()
             self._writer.save(self.position)
         self._sample_time = self._saved_time = self._clock.now()
         return self._writer.model_path

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.network.detector import LiteDETR
 from model.weights.header import CheckpointError, read_header
+from model.weights.names import check_finite
 
 _CLASS_HEADS = ("class_embed", "enc_out_class_embed")
 _LABEL_EMBEDDING = "label_enc.weight"
@@ -38,7 +39,8 @@ def load_fitting(detector: LiteDETR, path: Path, labels: Sequence[str] | None = 
         Lines that report what was loaded and what was not.
 
     Raises:
-        CheckpointError: if the file cannot be read, is of another kind, or no tensor fits.
+        CheckpointError: if the file cannot be read, is of another kind, no tensor fits, or one
+            that does holds NaN or infinity.
     """
     metadata = read_header(path).metadata
     try:
@@ -52,6 +54,7 @@ def load_fitting(detector: LiteDETR, path: Path, labels: Sequence[str] | None = 
         adapted = _adapted_rows(saved, own, old_labels, labels)
     fitting = {name: t for name, t in saved.items() if name in own and t.shape == own[name].shape}
     fitting |= adapted | _more_queries(saved, own)
+    check_finite(path, fitting)
     if not fitting:
         raise CheckpointError(path, "no tensor fits this model by name and shape")
     # A tensor that layers share has several names and is stored under one.

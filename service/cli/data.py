@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.failure import writing_to_stdout
 from service.cli.options import documented_option
 
 if TYPE_CHECKING:
@@ -81,17 +82,18 @@ def check(
     surveys = {split: survey(data.truth, data.sizes) for split, data in opened.items()}
     pairs = same_files(list(opened.values()))
     if as_json:
-        typer.echo(json.dumps(_as_json(surveys, opened, problems, len(pairs)), indent=2))
+        lines = [json.dumps(_as_json(surveys, opened, problems, len(pairs)), indent=2)]
     else:
-        for split, found in surveys.items():
-            typer.echo(_described(split, found, opened[split]))
+        lines = [_described(split, found, opened[split]) for split, found in surveys.items()]
         if pairs:
             warnings.append(
                 f"{len(pairs)} image files have the content of another one, the first: "
                 f"{pairs[0][0]} and {pairs[0][1]}"
             )
-        for line in warnings:
-            typer.echo(f"warning: {line}")
+        lines += [f"warning: {line}" for line in warnings]
+    with writing_to_stdout():
+        for line in lines:
+            typer.echo(line)
     if problems:
         raise DataError("\n".join(dict.fromkeys(problems)))
 

@@ -179,13 +179,38 @@ def parse_options(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        names = {spec.name: spec.error_name for spec in specs}
-        lines = []
-        for item in error.errors():
-            field = str(item["loc"][0])
-            problem = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{names[field]}: {problem}; got {given.get(field)!r}")
-        raise typer.BadParameter("\n".join(lines)) from None
+        raise typer.BadParameter(
+            "\n".join(
+                _describe_problem(
+                    item["loc"], item["msg"].removeprefix("Value error, "), specs, given
+                )
+                for item in error.errors()
+            )
+        ) from None
+
+
+def _describe_problem(
+    place: tuple[int | str, ...],
+    problem: str,
+    specs: tuple[OptionSpec, ...],
+    given: Mapping[str, Any],
+) -> str:
+    """Returns a line about a bad value, or about options that do not fit together.
+
+    Args:
+        place: begins with the name of the field; empty if the problem is of several fields.
+        problem: of several fields, it has their names.
+        specs: the options.
+        given: text (or a bool) by field name.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    if not place:
+        return re.sub(
+            r"\w+", lambda m: by_name[m[0]].error_name if m[0] in by_name else m[0], problem
+        )
+    field = str(place[0])
+    value = f"; got {given[field]!r}" if field in given else ""
+    return f"{by_name[field].error_name}: {problem}{value}"
 
 
 def help_text(command: Callable[..., Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.data.errors import DataError, OutputError
@@ -31,8 +32,9 @@ from model.training.sources import CacheSource
 from model.training.state import Position, SavedRun, save_state
 from model.training.steps import TrainingFailed
 from model.training.trainer import Trainer
+from model.training.transfer import load_fitting
 from model.training.validation import ValidationSet, Validator
-from model.weights.header import read_header
+from model.weights.header import CheckpointError, read_header
 from service.cli import main
 from service.cli.failure import describe_failure
 from tests.model.training.tiny import LABELS, tiny_detector, tiny_options, write_cache
@@ -231,6 +233,61 @@ def test_lines_of_a_run_keep_colons_and_brackets() -> None:
     out = io.StringIO()
     Reporter(Path(), Console(file=out)).line("classes: :dog:, [red]")
     assert out.getvalue() == "classes: :dog:, [red]\n"
+
+
+def test_weights_that_are_not_finite_replace_no_saved_ones(tmp_path: Path, cache: Path) -> None:
+    trainer = _trainer(tiny_options(tmp_path), cache, validation=_validation(cache, "0.png"))
+    files = [tmp_path / "last.pt", tmp_path / "model.safetensors"]
+    for file in files:
+        file.write_bytes(b"good")
+    with torch.no_grad():
+        next(trainer.detector.parameters()).fill_(torch.nan)
+    for action in (trainer._save, trainer._validate):
+        with pytest.raises(TrainingFailed, match=r"NaN or infinite .*--learning-rate"):
+            action()
+    trainer._save_after_error()
+    assert [file.read_bytes() for file in files] == [b"good", b"good"]
+
+
+def test_loading_process_that_is_killed_ends_the_run_with_advice(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    trainer = _trainer(tiny_options(tmp_path), cache)
+    monkeypatch.setattr(trainer._steps, "train_on", die)
+    with pytest.raises(TrainingFailed, match=r"pid 7.*--workers 0"):
+        trainer.run()
+
+
+def test_start_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    detector = tiny_detector()
+    state = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    state[name].view(-1)[0] = torch.inf
+    save_file(state, tmp_path / "start.safetensors")
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        load_fitting(detector, tmp_path / "start.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--images", "x"], "--annotations ANNOTATIONS and --images IMAGES require each other"),
+        (
+            ["--val-annotations", "x"],
+            "--val-annotations VAL_ANNOTATIONS and --val-images VAL_IMAGES require each other",
+        ),
+        (["--data", "x", "--cache", "y"], "--data DATA and --cache CACHE exclude each other"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_named(
+    given: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--output", str(tmp_path), *given]) == 2
+    line = capsys.readouterr().err.replace("(env var LITE_DETR_TRAIN_", "").replace(")", "")
+    assert line == f"lite-detr: Invalid value: {words}\n"
 
 
 @pytest.mark.parametrize(
