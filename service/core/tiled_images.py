@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from model.config import ModelConfig
@@ -38,6 +39,7 @@ _REQUESTS = 2  # whose tiles are in flight: those of one are decoded while those
 _MOST_SLOTS = 8  # for the tiles of one request, which one decoding fills
 _SLOT_SHARE = 4  # all tiles take at most one slot in so many
 _IMAGE_SHARE = 2  # likewise the whole images, while their tiles wait or run
+_FEW_DETECTIONS = 64  # are merged in a millisecond
 
 
 class TileDecoder(Protocol):
@@ -141,13 +143,18 @@ class TiledImages:
         batches = [first.result(), *(result.found for result in results)]
         times = _sum_of_batches(batches, self._clock(), request.started + decode_ms / 1000)
         merge_started = self._clock()
-        merged = merge_selected(
+        found_in_tiles = [(region, found.detections) for region, found in results]
+        merge = partial(
+            merge_selected,
             request.selection,
             request.served.info.config.max_detections,
             first.result().detections,
-            [(region, found.detections) for region, found in results],
+            found_in_tiles,
             whole.image.original_size,
         )
+        # Hundreds of detections take tens of milliseconds, in which no other request may wait.
+        few = sum(len(found) for _, found in found_in_tiles) <= _FEW_DETECTIONS
+        merged = merge() if few else await asyncio.to_thread(merge)
         merge_ms = (self._clock() - merge_started) * 1000
         postprocess_ms = times.postprocess_ms + merge_ms
         found = times._replace(detections=merged, postprocess_ms=postprocess_ms)

@@ -6,19 +6,24 @@ import asyncio
 import io
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image
 
+from model.detections import Detections
 from model.images.decode import ImageLimits, decode_image
 from model.images.regions import decode_regions
+from service.core import tiled_images
 from service.core.detector import Detector
 from service.core.tiling.grid import Region, TileSize, tile_regions
 from service.core.tiling.merge import Part, merge_detections, shifted
+from service.core.tiling.selected import merge_selected
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidOptions
 from service.types import DetectOptions, DetectResult, TileOptions
 from tests.support.fake_device import FAKE_MODEL, fake_detections
@@ -94,6 +99,23 @@ async def test_an_image_gets_the_merged_detections_in_its_own_pixels(detector: D
     await asyncio.sleep(0)
     assert value(detector, "images_total", outcome="ok") == before + 1
     assert value(detector, "tile_grid_size_sum") == 5 * 4
+
+
+async def test_many_detections_are_merged_outside_of_the_event_loop(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def merged(*arguments: Any) -> Detections:
+        threads.append(threading.current_thread())
+        return merge_selected(*arguments)
+
+    monkeypatch.setattr(tiled_images, "merge_selected", merged)
+    few = await _detect(detector, encode_png(_scene(200, 250)))
+    many = await _detect(detector, encode_png(_scene()))
+    assert 0 < len(few.detections) < len(many.detections)
+    assert threads[0] is threading.current_thread()
+    assert threads[1] is not threading.current_thread()
 
 
 async def test_tiles_lie_in_the_upright_image(detector: Detector) -> None:
