@@ -95,6 +95,12 @@ _ARMS = (
         {**_KDA, "key_aware_decoder": False},
         optional=True,
     ),
+    Arm(
+        "j",
+        "interleaved H3L1-(3+1)x1, KDA, keys with a projection of their own in the encoder",
+        {**_KDA, "separate_keys": True},
+        optional=True,
+    ),
 )
 ARMS = {arm.letter: arm for arm in _ARMS}
 

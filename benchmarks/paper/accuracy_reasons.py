@@ -35,6 +35,7 @@ PAIRS = (
     Pair("i", "b", "KDA in the encoder, interleaved encoder"),
     Pair("c", "i", "KDA in the decoder, interleaved encoder with KDA"),
     Pair("e", "a", "KDA in encoder and decoder, every token in every layer"),
+    Pair("j", "c", "keys with a projection of their own in the encoder, KDA"),
     Pair("f", "b", "8 points instead of 4, interleaved encoder"),
 )
 
