@@ -24,6 +24,7 @@ _LOSSLESS_ALPHA = 1 << 28  # in the four bytes after the signature of a VP8L chu
 # Chunks of a still image without and with a canvas.
 _SIMPLE = ([b"VP8 "], [b"VP8L"])
 _EXTENDED = ([b"VP8X", b"VP8 "], [b"VP8X", b"VP8L"], [b"VP8X", b"ALPH", b"VP8 "])
+_MOST_CHUNKS = 4
 
 
 class StillImage(NamedTuple):
@@ -129,9 +130,9 @@ def decode_still_image(still: StillImage) -> Image.Image | None:
 
 
 def _chunks(view: memoryview) -> tuple[list[bytes], list[int]]:
-    """Returns the kinds of the chunks and where they start."""
+    """Returns the kinds of the first chunks, one more than a still image has, and their starts."""
     kinds, starts, position = [], [], _HEADER_BYTES
-    while position + 8 <= len(view):
+    while position + 8 <= len(view) and len(kinds) < _MOST_CHUNKS:
         kind, length = struct.unpack_from("<4sI", view, position)
         kinds.append(kind)
         starts.append(position)
