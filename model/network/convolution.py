@@ -77,14 +77,13 @@ def conv_bn(
         return conv(x, add, activation=activation)  # type: ignore[no-any-return]
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm)
     weight, shift = fold_with_gradients(conv, norm)
-    result = F.conv2d(
-        x,
-        weight,
-        shift,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
+    assert isinstance(conv.padding, tuple)
+
+    def convolve(x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    result = onednn.convolve_narrow_map(
+        convolve, x, conv.kernel_size[1], conv.stride[1], conv.padding[1]
     )
     return add_and_activate(result, add, activation)
 
@@ -193,7 +192,11 @@ class FoldedConvolution(nn.Module):
         if not self.fused:
             return self._forward_in_passes(x, add, activation)
         if add is None:
-            return onednn.convolve(x, self.weight, self.bias, self.geometry, activation)
+            padding, stride = self.geometry[:2]
+            return onednn.convolve_narrow_map(
+                lambda x: onednn.convolve(x, self.weight, self.bias, self.geometry, activation),
+                *(x, self.weight.shape[3], stride[1], padding[1]),
+            )
         return onednn.convolve_add_(add, x, self.weight, self.bias, self.geometry, activation)
 
     def _forward_on_gpu(self, x: Tensor, add: Tensor | None, activation: Activation) -> Tensor:

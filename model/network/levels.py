@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.network import onednn
 from model.network.convolution import FoldedConvolution
 from model.network.geometry import Shapes
 
@@ -16,6 +17,16 @@ _GROUPS = 32  # of the GroupNorm after an input projection
 
 class InputProjection(nn.Sequential):
     """A convolution and GroupNorm (official names `0` and `1`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, d, H', W']."""
+        conv, norm = self
+        if isinstance(conv, nn.Conv2d) and isinstance(conv.padding, tuple):
+            geometry = conv.kernel_size[1], conv.stride[1], conv.padding[1]
+            projected = onednn.convolve_narrow_map(conv, x, *geometry)
+        else:  # the inference form
+            projected = conv(x)
+        return norm(projected)  # type: ignore[no-any-return]
 
     def inference_form(self, dtype: torch.dtype) -> InputProjection:
         """See `model.network.inference`."""

@@ -6,12 +6,13 @@ cache. torch is pinned exactly; without these operators everything works, a litt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Activation = Literal["none", "relu", "relu6", "gelu"]
 
@@ -62,6 +63,34 @@ def is_available(device: torch.device, dtype: torch.dtype) -> bool:
             or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
         )
     )
+
+
+def convolve_narrow_map(
+    convolve: Callable[[Tensor], Tensor], x: Tensor, kernel: int, stride: int, padding: int
+) -> Tensor:
+    """convolve(x) where its result may be one pixel wide.
+
+    oneDNN leaves parts of such a result unwritten, and of the gradient of its weights, if the
+    convolution is strided and in bfloat16 (torch 2.13 on processors with AMX). Zero columns on the
+    right give a second pixel, which is cut off.
+
+    Args:
+        convolve: a convolution padded with zeros.
+        x: [B, C, H, W].
+        kernel: its width.
+        stride: horizontal.
+        padding: zero columns on both sides.
+    """
+    is_narrow = stride > 1 and kernel > 1 and x.shape[-1] + 2 * padding < kernel + stride
+    if not is_narrow or x.device.type != "cpu" or not _computes_in_bfloat16(x):
+        return convolve(x)
+    return convolve(F.pad(x, (0, stride)))[..., :1]
+
+
+def _computes_in_bfloat16(x: Tensor) -> bool:
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return x.dtype == torch.bfloat16
 
 
 def pack_linear(weight: Tensor) -> Tensor:
