@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from model.data.errors import DataError
 from model.training.events import Callback, CallbackError, Callbacks, load_callback
 from model.training.objective import choose_device
 from model.training.options import TrainOptions
@@ -62,10 +63,17 @@ def _train(options: TrainOptions, processes: Processes, reporter: Reporter) -> P
     elif options.resume:
         reporter.line(f"{options.output} has no {STATE_FILE}: the run starts anew")
     callback = _callbacks(options) if processes.is_first else Callback()
-    data = open_source(
-        options,
-        report=(lambda text: print(text, file=sys.stderr)) if processes.is_first else None,
-    )
+    try:
+        data = open_source(
+            options,
+            report=(lambda text: print(text, file=sys.stderr)) if processes.is_first else None,
+        )
+    except DataError as error:
+        if not resumes:
+            raise
+        raise DataError(
+            f"{error}\nif the data of the run is in another place now, name it, as with --data"
+        ) from error
     if not resumes:
         options = _with_choices(options, data, reporter)
     if data.validation is not None:

@@ -195,6 +195,11 @@ class Trainer:
             reason = "stopped at iteration {} by a signal; to continue: {}".format(
                 iteration, f"lite-detr train --resume {quote(str(output))}"
             )
+        elif iteration == self._first_iteration:
+            reason = (
+                f"nothing is left to train at iteration {iteration}: the run had reached its "
+                "--max-iterations or --max-minutes"
+            )
         else:
             reason = f"finished at iteration {iteration}{self._stop_reason}"
         if not stopped and iteration > self._first_iteration:

@@ -14,6 +14,8 @@ from model.data.formats.base import RawDataSet, split_names
 
 _TRIED_IMAGES = 20  # the first of them may be missing
 _ROBOFLOW = "_annotations.coco.json"
+# Of exports without splits: CVAT's, Label Studio's, FiftyOne's.
+_WITHOUT_SPLIT = ("annotations/instances_default.json", "result.json", "labels.json", _ROBOFLOW)
 
 
 class CocoFormat:
@@ -22,7 +24,7 @@ class CocoFormat:
     name = "COCO"
     layout = (
         "train.json and train/, annotations/instances_train2017.json and train2017/, or "
-        "train/_annotations.coco.json"
+        "train/_annotations.coco.json; exports of CVAT, FiftyOne and Label Studio"
     )
 
     def recognises(self, path: Path) -> bool:
@@ -53,6 +55,8 @@ def _json_files(folder: Path, split: str) -> Iterator[Path]:
         yield from sorted((folder / "annotations").glob(f"instances_{name}[0-9]*.json"))
         if (folder / name / _ROBOFLOW).is_file():
             yield folder / name / _ROBOFLOW
+    if split == "train":
+        yield from (folder / name for name in _WITHOUT_SPLIT if (folder / name).is_file())
 
 
 def find_images(document: Mapping[str, Any], file: Path, split: str = "train") -> Path:
@@ -90,4 +94,5 @@ def _image_folders(file: Path, split: str) -> Iterator[Path]:
             yield place / "images" / name
             yield place / name / "images"
         yield place / "images"
+        yield place / "data"
         yield place

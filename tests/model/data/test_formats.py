@@ -14,6 +14,7 @@ from PIL import Image
 from model.data.annotations import GroundTruth
 from model.data.data_sets import open_data_set
 from model.data.errors import DataError
+from model.training.sources import GroundTruthSource
 
 _SIZE = (80, 60)  # width, height
 
@@ -194,6 +195,25 @@ def test_yolo_labels_next_to_images_below_a_folder_named_images(tmp_path: Path) 
     assert "nc is not the number of names" in reports[0]
 
 
+def test_boxes_refer_to_the_image_after_exif_rotation(tmp_path: Path) -> None:
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[30:60, 0:20] = 255  # of the image as it is shown, 80 x 60
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be rotated clockwise by a quarter turn
+    (tmp_path / "images").mkdir()
+    stored = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "images" / "a.jpg", exif=exif, quality=100)
+    _write(tmp_path / "labels" / "a.txt", "0 0.125 0.75 0.25 0.5")
+    _write(tmp_path / "data.yaml", "train: images\nnames: [a]\n")
+    data = open_data_set(tmp_path)
+    assert data is not None
+    image = GroundTruthSource(data.truth, data.folder).load(0)
+    assert image.boxes.tolist() == [[0, 30, 20, 60]]
+    assert image.pixels.shape == (60, 80, 3)
+    assert image.pixels[32:58, 2:18].min() > 200
+    assert image.pixels[:28].max() < 50
+
+
 def test_oddity_of_a_box_names_its_image(tmp_path: Path) -> None:
     _yolo(tmp_path, _YOLO, "1 0.95 0.5 0.4 0.5\n")
     reports: list[str] = []
@@ -324,6 +344,11 @@ _COCO: dict[str, Any] = {
         ("annotations/instances_train2017.json", "train2017/a.png"),
         ("annotations/train.json", "images/train/a.png"),
         ("train/_annotations.coco.json", "train/a.png"),
+        ("annotations/instances_default.json", "images/default/a.png"),
+        ("annotations/instances_default.json", "images/a.png"),
+        ("labels.json", "data/a.png"),
+        ("result.json", "images/a.png"),
+        ("_annotations.coco.json", "a.png"),
     ],
 )
 def test_coco_layouts(tmp_path: Path, file: str, image: str) -> None:

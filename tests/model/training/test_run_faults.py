@@ -167,6 +167,27 @@ def test_resumed_run_knows_its_start_weights(tmp_path: Path, cache: Path) -> Non
     assert resumed_options(TrainOptions(output=tmp_path, resume=True))[1] == []
 
 
+def test_resumed_run_whose_data_was_moved_says_what_to_give(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path / "run", cache=tmp_path / "moved", max_iterations=1)
+    trainer = _trainer(options, cache)
+    trainer.position.iteration = 1
+    trainer._save()
+    with pytest.raises(DataError, match=r"moved.*\nif the data of the run is in another place"):
+        train(TrainOptions(output=options.output, resume=True))
+
+
+def test_resumed_run_without_anything_left_to_train_says_so(tmp_path: Path, cache: Path) -> None:
+    options = tiny_options(tmp_path, max_iterations=1, sample_pictures=0)
+    trainer = _trainer(options, cache)
+    trainer.position.iteration = 1
+    trainer._save()
+    again = _trainer(options.changed(resume=True), cache)
+    again.run()
+    console = again._reporter._console
+    assert isinstance(console.file, io.StringIO)
+    assert "nothing is left to train at iteration 1" in console.file.getvalue()
+
+
 def test_resumed_run_names_the_earlier_data(tmp_path: Path, cache: Path) -> None:
     trainer = _trainer(tiny_options(tmp_path, data=tmp_path / "old"), cache)
     trainer._save()
