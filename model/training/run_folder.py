@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model.data.errors import OutputError
@@ -94,7 +94,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:  # such as a network file system
             pass
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # loading processes may still have it open
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

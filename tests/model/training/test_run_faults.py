@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import types
@@ -204,8 +205,22 @@ def test_second_run_in_a_folder_in_use_is_refused(tmp_path: Path, cache: Path) -
         pytest.raises(OutputError, match="in use by another run"),
     ):
         train(tiny_options(tmp_path, cache=cache))
-    with locked_folder(tmp_path):
-        pass
+
+
+def test_folder_is_free_after_a_run_though_a_loading_process_has_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    close = os.close
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", kept.append)  # as a process that was forked during the run
+        with locked_folder(tmp_path):
+            pass
+    try:
+        with locked_folder(tmp_path):
+            pass
+    finally:
+        close(kept[0])
 
 
 def test_overwriting_run_deletes_the_files_of_the_earlier_one_only(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def main(cache: Path, output: Path, batch_size: int) -> None:
         # AdamW would turn rounding of gradients near zero into whole steps.
         groups = [{"params": list(trainer.detector.parameters()), "base_lr": 0.1}]
         descent = torch.optim.SGD(groups, lr=0.1)
-        trainer.run_state = replace(trainer.run_state, optimizer=descent)
+        run = replace(trainer.run_state, optimizer=descent)
+        trainer.run_state = trainer._steps._run = run
         trainer.run()
         state = trainer.detector.state_dict()
         torch.save(state, output / f"weights_{processes.rank}.pt")
