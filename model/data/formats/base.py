@@ -66,6 +66,11 @@ def split_names(split: str) -> tuple[str, ...]:
     return SPLIT_NAMES.get(split, (split,))
 
 
+def files_of(folder: Path, pattern: str) -> list[Path]:
+    """Returns the files of a pattern in a folder, sorted, without hidden ones, as of macOS."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+
+
 def image_files(folder: Path) -> list[Path]:
     """Returns the image files in a folder and its subfolders, sorted; hidden ones are left out.
 

@@ -17,6 +17,7 @@ from model.data.formats.base import (
     RawDataSet,
     categories_of,
     common_folder,
+    files_of,
     split_names,
 )
 from model.data.input_files import TEXT_BYTES, read_regular_file, read_text_file
@@ -39,7 +40,7 @@ class VocFormat:
         splits = [name for split in ("train", "val", "test") for name in split_names(split)]
         places = [path, path / "Annotations", path / "annotations"]
         places += [path / name / sub for name in splits for sub in ("", "Annotations")]
-        return any(next(place.glob("*.xml"), None) for place in places)
+        return any(files_of(place, "*.xml") for place in places)
 
     def read(self, path: Path, split: str, findings: Findings) -> RawDataSet | None:
         """Reads the XML files of a split."""
@@ -56,15 +57,15 @@ def _xml_files(path: Path, split: str) -> list[Path] | None:
     """Returns the XML files of a split; None if there is none of this name."""
     for name in split_names(split):
         for folder in (path / name, path / name / "Annotations"):
-            if files := sorted(folder.glob("*.xml")):
+            if files := files_of(folder, "*.xml"):
                 return files
     places = (path / "Annotations", path / "annotations", path)
-    folder = next((place for place in places if next(place.glob("*.xml"), None)), path)
+    folder = next((place for place in places if files_of(place, "*.xml")), path)
     for name in split_names(split):
         listed = path / "ImageSets" / "Main" / f"{name}.txt"
         if listed.is_file():
             return [_listed_file(folder, line) for line in _lines(listed) if line.strip()]
-    return sorted(folder.glob("*.xml")) if split == "train" else None
+    return files_of(folder, "*.xml") if split == "train" else None
 
 
 def _lines(file: Path) -> list[str]:

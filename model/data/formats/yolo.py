@@ -21,6 +21,7 @@ from model.data.formats.base import (
     RawDataSet,
     categories_of,
     common_folder,
+    files_of,
     image_files,
     split_names,
 )
@@ -70,7 +71,7 @@ def find_yaml(path: Path) -> Path | None:
         return path
     if not path.is_dir():
         return None
-    files = sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
+    files = [*files_of(path, "*.yaml"), *files_of(path, "*.yml")]
     named = [file for file in files if file.stem in ("data", "dataset")]
     candidates = named or files
     return candidates[0] if len(candidates) == 1 or named else None

@@ -214,6 +214,20 @@ def test_boxes_refer_to_the_image_after_exif_rotation(tmp_path: Path) -> None:
     assert image.pixels[:28].max() < 50
 
 
+def test_hidden_files_of_macos_are_ignored(tmp_path: Path) -> None:
+    voc, yolo = tmp_path / "voc", tmp_path / "yolo"
+    _image(voc / "a.jpg")
+    _write(voc / "a.xml", _xml("a.jpg"))
+    _write(voc / "._a.xml", "\0")
+    _yolo(yolo, _YOLO).rename(yolo / "cats.yaml")
+    _write(yolo / "._cats.yaml", "\0")
+    _write(yolo / "images" / "train" / "._a.png", "\0")
+    for folder in (voc, yolo):
+        data = open_data_set(folder)
+        assert data is not None
+        assert len(data.truth.images) == 1
+
+
 def test_oddity_of_a_box_names_its_image(tmp_path: Path) -> None:
     _yolo(tmp_path, _YOLO, "1 0.95 0.5 0.4 0.5\n")
     reports: list[str] = []
