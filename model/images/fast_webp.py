@@ -131,7 +131,8 @@ def decode_still_image(still: StillImage) -> Image.Image | None:
 
 def _chunks(view: memoryview) -> tuple[list[bytes], list[int]]:
     """Returns the kinds of the first chunks, one more than a still image has, and their starts."""
-    kinds, starts, position = [], [], _HEADER_BYTES
+    kinds, starts = list[bytes](), list[int]()
+    position = _HEADER_BYTES
     while position + 8 <= len(view) and len(kinds) < _MOST_CHUNKS:
         kind, length = struct.unpack_from("<4sI", view, position)
         kinds.append(kind)

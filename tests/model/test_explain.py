@@ -40,7 +40,11 @@ def attention(**changes: Any) -> tuple[DeformableAttention, SampledTokens, torch
     torch.manual_seed(0)
     config = tiny(**changes)
     module = DeformableAttention(
-        config, 4, separate_keys=config.separate_keys, same_loc=config.same_loc
+        config,
+        4,
+        key_aware=config.key_aware,
+        separate_keys=config.separate_keys,
+        same_loc=config.same_loc,
     ).double()
     with torch.no_grad():
         for parameter in module.parameters():
