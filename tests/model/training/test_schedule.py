@@ -54,7 +54,6 @@ def test_time_limit_sets_the_progress_on_a_slow_machine() -> None:
         ("batch_size", 0),
         ("sizes", ()),
         ("max_minutes", -1.0),
-        ("images", Path("only")),
         ("final_share", 1.5),
     ],
 )
@@ -62,6 +61,11 @@ def test_impossible_option_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         TrainOptions(**{field: value})
     assert [item["loc"] for item in caught.value.errors()] == [(field,)]
+
+
+def test_images_without_annotations_are_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="annotations and images require each other"):
+        TrainOptions(images=Path("only"))
 
 
 def test_parameter_groups_have_their_rates_and_decays() -> None:
