@@ -84,4 +84,4 @@ def _ap(run: Run) -> float | None:
 
 
 def _mean(scores: dict[int, float], seeds: Sequence[int]) -> str:
-    return f"{sum(scores[seed] for seed in seeds) / len(seeds):.1%}".removesuffix("%")
+    return f"{100 * sum(scores[seed] for seed in seeds) / len(seeds):.1f}"

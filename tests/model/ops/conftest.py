@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from model.ops import cpu, operators
 from tests.model.ops.attention_cases import Implementation
@@ -19,6 +21,15 @@ def compiled() -> Implementation:
         pytest.skip("no C++ compiler here, so there are no compiled kernels to test")
     assert cpu.available()
     return operators
+
+
+@pytest.fixture(params=[1, 3])
+def one_and_three_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs a test with one torch thread, and with three."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -15,7 +14,10 @@ from model.network.backbone.efficientnet import EfficientNetLite0, InvertedBottl
 from model.ops import bottleneck_training, cpu
 from model.ops.bottlenecks import Bottleneck, Folded
 
-pytestmark = pytest.mark.skipif(not cpu.available(), reason="needs the compiled kernels")
+pytestmark = [
+    pytest.mark.skipif(not cpu.available(), reason="needs the compiled kernels"),
+    pytest.mark.usefixtures("one_and_three_threads"),
+]
 
 
 class Kind(NamedTuple):
@@ -37,14 +39,6 @@ KINDS = {
     "without expansion": Kind(32, 32, 16, 3, 1, expands=False),
     "without expansion, stride 2": Kind(16, 16, 16, 5, 2, expands=False),
 }
-
-
-@pytest.fixture(params=[1, 3], autouse=True)
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 class Case:

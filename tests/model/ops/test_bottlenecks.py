@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,15 +11,10 @@ from model.ops import bottlenecks
 from model.ops.bottlenecks import Bottleneck, Folded
 from tests.model.ops.bottleneck_cases import Case, assert_right, images_of
 
-pytestmark = pytest.mark.skipif(not bottlenecks.available(), reason="needs the compiled kernels")
-
-
-@pytest.fixture(params=[1, 3], autouse=True)
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.skipif(not bottlenecks.available(), reason="needs the compiled kernels"),
+    pytest.mark.usefixtures("one_and_three_threads"),
+]
 
 
 @pytest.mark.parametrize(
