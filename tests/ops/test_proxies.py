@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +130,23 @@ def check_requests(service: Service, port: int, authority: Authority) -> None:
     assert (failed["code"], failed["user_agent"]) == ("unsupported_image", "through a proxy")
 
 
+def with_statistics(port: int) -> str:
+    """Lines for HAProxy's file: the states of the servers on a port of their own."""
+    return f"\nfrontend statistics\n    bind 127.0.0.1:{port}\n    stats enable\n    stats uri /\n"
+
+
+def states_after_checks(port: int) -> dict[tuple[str, str], str]:
+    """Waits until HAProxy has checked each server; returns the state by backend and server."""
+    for _ in range(600):
+        text = httpx.get(f"http://127.0.0.1:{port}/;csv").text.removeprefix("# ")
+        lines = csv.DictReader(text.splitlines())
+        servers = [line for line in lines if line["svname"] not in ("FRONTEND", "BACKEND")]
+        if all(line["check_status"] not in ("INI", "* INI") for line in servers):
+            return {(line["pxname"], line["svname"]): line["status"] for line in servers}
+        time.sleep(0.1)
+    raise AssertionError(text)
+
+
 def test_the_nginx_example_serves_http_and_grpc(
     service: Service, authority: Authority, tmp_path: Path
 ) -> None:
@@ -156,12 +175,17 @@ def test_the_haproxy_example_serves_http_and_grpc(
     tool = program("haproxy", "haproxy")
     port = free_port()
     configuration = tmp_path / "haproxy.cfg"
-    configuration.write_text(adapted(example("haproxy"), service, port, authority))
+    statistics = free_port()
+    text = adapted(example("haproxy"), service, port, authority) + with_statistics(statistics)
+    configuration.write_text(text)
     arguments = [tool, "-db", "-f", str(configuration)]
     checked = subprocess.run([*arguments, "-c"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert "[WARNING]" not in checked.stderr + checked.stdout
     with running(arguments, port, tmp_path / "haproxy.log"):
+        check_requests(service, port, authority)
+        states = states_after_checks(statistics)
+        assert states == {("lite-detr-http", "one"): "UP", ("lite-detr-grpc", "one"): "UP"}
         check_requests(service, port, authority)
 
 

@@ -19,7 +19,7 @@ from lite_detr_client import GrpcClient
 from service.settings import Settings
 from tests.ops.queries import load_yaml
 from tests.ops.real_prometheus import program
-from tests.ops.test_proxies import example
+from tests.ops.test_proxies import example, states_after_checks, with_statistics
 from tests.support.images import solid_png
 from tests.support.ports import free_port
 from tests.support.repository import ROOT
@@ -29,6 +29,7 @@ FOLDER = ROOT / "docker" / "several"
 UNIT = (FOLDER / "lite-detr@.service").read_text(encoding="utf-8")
 COMPOSE = load_yaml("docker/several/compose.yml")
 IMAGE = solid_png((100, 100, 103))
+BACKENDS = ("lite-detr-http", "lite-detr-grpc")
 
 
 def proxy_configuration(ports: dict[str, str], port: int) -> str:
@@ -146,23 +147,29 @@ def test_no_request_fails_while_one_of_two_pinned_instances_drains(
         ports |= {f"{name}:8000": f"127.0.0.1:{http}", f"{name}:8001": each.grpc_address}
     port = free_port()
     text = proxy_configuration(ports, port)
-    first = two[0].url.rpartition(":")[2]
-    second = two[1].url.rpartition(":")[2]
-    text = text.replace("check port 8000", f"check port {first}", 1)
-    text = text.replace("check port 8000", f"check port {second}", 1)
+    statistics = free_port()
+    text += with_statistics(statistics)
     proxy = subprocess.Popen(checked_proxy(tmp_path, text), stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_served(url)
-        with ThreadPoolExecutor(8) as clients, httpx.Client(timeout=60) as client:
+        states = states_after_checks(statistics)
+        assert set(states) == {(b, s) for b in BACKENDS for s in ("one", "two")}
+        assert set(states.values()) == {"UP"}
+        with (
+            ThreadPoolExecutor(8) as clients,
+            httpx.Client(timeout=60) as client,
+            GrpcClient(f"127.0.0.1:{port}") as over_grpc,
+        ):
 
             def detect(_: int) -> int:
                 return client.post(f"{url}/detect", content=IMAGE).status_code
 
+            def detect_over_grpc(_: int) -> int:
+                return len(over_grpc.detect(IMAGE, threshold=0.0).detections)
+
+            counts = list(clients.map(detect_over_grpc, range(10)))
             codes = list(clients.map(detect, range(40)))
-            with GrpcClient(f"127.0.0.1:{port}") as over_grpc:
-                for _ in range(10):
-                    over_grpc.detect(IMAGE)
             for each in two:
                 requests = [line for line in each.lines if "service.access" in line]
                 assert {'"http"', '"grpc"'} <= set(
@@ -171,10 +178,14 @@ def test_no_request_fails_while_one_of_two_pinned_instances_drains(
             two[0].process.terminate()
             while two[0].process.poll() is None:
                 codes += clients.map(detect, range(16))
+                counts += clients.map(detect_over_grpc, range(4))
             codes += clients.map(detect, range(16))
-        assert set(codes) == {200}
+            counts += clients.map(detect_over_grpc, range(4))
+            drained = states_after_checks(statistics)
+            assert {drained[each, "one"] for each in BACKENDS} == {"DOWN"}
+            assert {drained[each, "two"] for each in BACKENDS} == {"UP"}
+        assert (set(codes), set(counts)) == ({200}, {4})
         assert two[0].process.returncode == 0
-        assert client.is_closed
         assert httpx.get(f"{url}/metrics").status_code == 404
     finally:
         proxy.terminate()
