@@ -57,14 +57,16 @@ def main() -> int:
         images = torch.randn(batch, 3, *options.size, device=device)
         totals = {"fused_us": 0.0, "passes_us": 0.0}
         for name, layer, given in _calls(backbone, images):
-            row = _compare(layer, given)
-            totals = {key: total + row[key] for key, total in totals.items()}
-            results.row(layer=name, weight=list(layer.weight.shape), **row)
-            if not row["error"] <= _MAX_ERROR:
-                results.fail(f"{name}: a fused convolution is off by {row['error']:.3g}")
+            with results.guarded(name):
+                row = _compare(layer, given)
+                totals = {key: total + row[key] for key, total in totals.items()}
+                results.row(layer=name, weight=list(layer.weight.shape), **row)
+                if not row["error"] <= _MAX_ERROR:
+                    results.fail(f"{name}: a fused convolution is off by {row['error']:.3g}")
         results.row(layer="all", batch=batch, **totals)
         del backbone, images
-        _measure_norm(batch, options.size, dtype, device, results)
+        with results.guarded("sum and layer norm"):
+            _measure_norm(batch, options.size, dtype, device, results)
     return results.exit_status
 
 

@@ -16,6 +16,12 @@ from typing import Any
 
 from benchmarks.gpu import results
 
+_COUNTER_LINES = 300
+_CONDITIONS = (
+    *("device", "capability", "torch", "cuda", "cudnn", "nvrtc", "kernels_compiled_before"),
+    *("python", "date"),
+)
+
 Rows = dict[str, list[dict[str, Any]]]  # of each part
 
 
@@ -59,6 +65,7 @@ def report(folder: Path) -> str:
     notes = folder / "parts.txt"
     if notes.exists():
         sections += ["\n## Parts\n", "```", notes.read_text(encoding="utf-8").rstrip(), "```"]
+    sections += _counters(folder / "counters.txt")
     sections += ["\n## All figures\n", *_all_figures(rows)]
     return "\n".join(sections) + "\n"
 
@@ -67,8 +74,7 @@ def _conditions(lines: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     for found in lines.values():
         for line in found:
             if line["kind"] == results.CONDITIONS:
-                names = ("device", "capability", "torch", "cuda", "cudnn", "python", "date")
-                yield ", ".join(f"{name} {line.get(name)}" for name in names) + "\n"
+                yield ", ".join(f"{name} {line.get(name)}" for name in _CONDITIONS) + "\n"
                 return
     yield "Nothing was measured.\n"
 
@@ -116,8 +122,8 @@ def goals(rows: Rows) -> list[Goal]:
 
 
 def _attention(rows: Rows, kind: str) -> dict[str, Any]:
-    """The row of all tokens in float16."""
-    for row in rows.get("attention", []):
+    """The last row of all tokens in float16, which has the baselines if they ran."""
+    for row in reversed(rows.get("attention", [])):
         if (row.get("attention"), row.get("queries"), row.get("dtype")) == (
             kind,
             22_223,
@@ -147,6 +153,15 @@ def _texts(lines: dict[str, list[dict[str, Any]]], kind: str) -> list[str]:
         if line["kind"] == kind
     ]
     return found or ["None."]
+
+
+def _counters(path: Path) -> list[str]:
+    """What the profiler printed, without its progress; nothing if it did not run."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    shown = [line for line in lines if line.strip() and not line.startswith(("==PROF==", "{"))]
+    return ["\n## Hardware counters\n", "```", *shown[-_COUNTER_LINES:], "```"]
 
 
 def _all_figures(rows: Rows) -> Iterator[str]:

@@ -29,14 +29,13 @@ from model import VARIANTS, build_detector, ops
 from model.detections import Detections
 from model.network import cuda_fusion
 from model.network.inference import prepare_for_inference
-from model.network.precision import compute_exactly_on_gpus
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
 from service.engine.cuda_card import Card, CudaCard
 from service.engine.device import BatchShape, DeviceResult
-from service.engine.gpu_checks import check_fused_products
 from service.engine.gpu_pipeline import GpuPipeline, PipelineLimits
+from service.engine.load import prepare_on_gpu
 
 R50 = "lite-dino-r50-h3l1-2p1x3"
 _MODELS = {"r50": (800, 1333), "default": (384, 512)}  # sizes of the images, without padding
@@ -75,10 +74,11 @@ class Bench:
         else:
             config = VARIANTS[R50]
             detector = build_detector(config).eval().to(device)
-        network = prepare_for_inference(detector, _DTYPES[precision])
+        dtype = _DTYPES[precision]
         if device.type == "cuda":
-            compute_exactly_on_gpus()
-            check_fused_products(network, device)
+            network = prepare_on_gpu(detector, dtype, options.device)
+        else:
+            network = prepare_for_inference(detector, dtype)
         self.predictor = Predictor(network, config, str(device))
         pixels = most * self.padded[0] * self.padded[1]
         self.pipeline = GpuPipeline(
@@ -93,6 +93,12 @@ class Bench:
     def run(self, images: Images) -> DeviceResult:
         """Runs one batch to its end."""
         return self.pipeline.begin(images, self.padded, _sizes(images)).finish()
+
+    def release(self) -> None:
+        """Ends what a failed measurement has left in flight."""
+        self.pipeline.wait()
+        for buffers in self.pipeline._sets:
+            buffers.in_use = False
 
     def overlapped(self, batches: Sequence[Images]) -> Iterator[DeviceResult]:
         """Begins each batch before the previous one has ended."""
@@ -170,22 +176,24 @@ def _measure(
     if time.monotonic() >= deadline:
         results.left_out(f"{name} {precision}")
         return
-    bench = Bench(name, precision, max(options.batches), options)
+    bench = None
+    with results.guarded(f"{name} {precision}"):
+        bench = Bench(name, precision, max(options.batches), options)
+    if bench is None:
+        return
     for batch in sorted(options.batches, reverse=True):
         label = f"{name} {precision} batch {batch}"
         if time.monotonic() >= deadline:
             results.left_out(label)
             continue
-        try:
+        with results.guarded(label):
             _measure_batch(bench, {"model": name, "precision": precision, "batch": batch}, results)
-        except torch.OutOfMemoryError:
-            results.left_out(f"{label}: out of memory")
-            bench.pipeline.wait()
-            torch.cuda.empty_cache()
+        bench.release()
     if options.device.startswith("cuda") and time.monotonic() < deadline:
         batch = min(_PROFILED_BATCH, max(options.batches))
-        kernels = _kernel_times(bench, batch)
-        results.row(model=name, precision=precision, batch=batch, kernel_times=kernels)
+        with results.guarded(f"{name} {precision} kernel times"):
+            kernels = _kernel_times(bench, batch)
+            results.row(model=name, precision=precision, batch=batch, kernel_times=kernels)
 
 
 def _measure_batch(bench: Bench, label: dict[str, Any], results: Results) -> None:
@@ -195,7 +203,7 @@ def _measure_batch(bench: Bench, label: dict[str, Any], results: Results) -> Non
     bench.run(bench.images[:batch])
     first_ms = round(1000 * (time.perf_counter() - started), 1)
     found = bench.compared(batch)
-    row = {**label, "padded": bench.padded, "fused_products": cuda_fusion.is_enabled()}
+    row = {**label, "padded": bench.padded, "fused": sorted(cuda_fusion.enabled())}
     row |= {"first_batch_ms": first_ms, **found}
     if found["recorded"]:
         row["replayed"] = vars(bench.timed(batch))

@@ -132,8 +132,8 @@ class CountKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _CONVOLUTIONS:
             weight = args[1]
             operations = 2 * returned[0].numel() * weight.numel() // weight.shape[0]
-            depthwise = weight.shape[1] == 1  # their kernel adds the bias
-            if name in _IN_PASSES and args[2] is not None and not depthwise:  # a pass for the bias
+            # A pass for the bias, for depthwise ones too: channels last, they are cuDNN's.
+            if name in _IN_PASSES and args[2] is not None:
                 kernels, moved = 2, moved + 2 * _bytes(returned[0])
         elif name in ("addmm", "_addmm_activation", "mm", "bmm", "baddbmm"):
             left = args[-2]

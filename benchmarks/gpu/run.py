@@ -5,8 +5,8 @@
 Each part is a process with its own limit, most valuable first. It writes its results line by line
 (`results.py`), so a part that is stopped keeps what it has measured. While parts run and after each
 of them, FOLDER/results.tar.gz (results and output of all parts) and FOLDER/report.md (`page.py`)
-are rewritten, each by a rename. A failed part does not stop the others; the exit status is 1 after
-one.
+are rewritten, each by a rename. A failed part does not stop the others, nor does a page that cannot
+be written; the exit status is 1 after a failed part. Of a long output the archive has both ends.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
+import io
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ _LEAST_SECONDS = 5.0  # a part is not started with less
 _KILL_SECONDS = 3.0  # after which a part that ignores SIGTERM is killed
 _SAVED = 3.0  # seconds kept for the last copy
 _CPU_FACTOR = 8.0  # of all limits on a CPU, where the script is only tried
+_END_BYTES = 1 << 19  # of each end of a long output, which the archive keeps
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Part:
     needs: tuple[str, ...] = ()  # packages
     tool: str = ""  # a program that runs the command; its arguments follow in `tool_arguments`
     tool_arguments: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()  # variables that are added
     only_on_gpu: bool = False
 
 
@@ -140,6 +144,8 @@ PARTS = (
         ("-m", "benchmarks.kernels.gpu", "check", "--seconds", "20", "--calls", "12", *_RESULTS),
         tool="compute-sanitizer",
         tool_arguments=("--tool", "memcheck", "--error-exitcode", "9", *_KERNEL_FILTER),
+        # Otherwise tensors are parts of larger allocations, and what is beyond one is not seen.
+        environment=(("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),),
         only_on_gpu=True,
     ),
     Part(
@@ -184,16 +190,27 @@ class Run:
         self.save()
 
     def save(self) -> None:
-        """Rewrites the archive and the report."""
+        """Rewrites the archive and the report; what fails is printed and ends nothing."""
+        for rewrite in (self._save_archive, self._save_report):
+            try:
+                rewrite()
+            except Exception:
+                print(f"not saved: {traceback.format_exc()}", file=sys.stderr, flush=True)
+
+    def _save_archive(self) -> None:
         fresh = self._folder / "results.tar.gz.new"
         with tarfile.open(fresh, "w:gz") as archive:
             for file in sorted(self._work.iterdir()):
-                archive.add(file, arcname=file.name)
+                content = _both_ends(file) if file.suffix == ".txt" else file.read_bytes()
+                entry = tarfile.TarInfo(file.name)
+                entry.size, entry.mtime = len(content), file.stat().st_mtime
+                archive.addfile(entry, io.BytesIO(content))
         os.replace(fresh, self._folder / "results.tar.gz")
-        text = report(self._work)
-        fresh_page = self._folder / "report.md.new"
-        fresh_page.write_text(text, encoding="utf-8")
-        os.replace(fresh_page, self._folder / "report.md")
+
+    def _save_report(self) -> None:
+        fresh = self._folder / "report.md.new"
+        fresh.write_text(report(self._work), encoding="utf-8")
+        os.replace(fresh, self._folder / "report.md")
 
     def close(self) -> None:
         """Removes the files that the archive contains."""
@@ -221,7 +238,7 @@ class Run:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here
                 # Idle threads of torch spin otherwise, which on a busy machine costs minutes.
-                env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+                env={**os.environ, "OMP_WAIT_POLICY": "passive", **dict(part.environment)},
             )
             status = self._wait(self._child, started + limit)
         self._child = None
@@ -261,6 +278,18 @@ class Run:
         arguments += part.last
         tool = [part.tool, *part.tool_arguments] if part.tool else []
         return [*tool, sys.executable, *arguments]
+
+
+def _both_ends(file: Path) -> bytes:
+    """The content of a file; of a long one its beginning and its end."""
+    size = file.stat().st_size
+    if size <= 2 * _END_BYTES:
+        return file.read_bytes()
+    with file.open("rb") as opened:
+        head = opened.read(_END_BYTES)
+        opened.seek(size - _END_BYTES)
+        tail = opened.read(_END_BYTES)
+    return head + f"\n... {size - 2 * _END_BYTES} bytes left out ...\n".encode() + tail
 
 
 def _die_with_parent() -> None:

@@ -187,27 +187,32 @@ def repeat(device: torch.device, options: argparse.Namespace, results: Results) 
     for workload in repeated(small=options.small):
         for dtype in REPEATED_DTYPES:
             name = f"{'key-aware' if workload.key_aware else 'plain'} {dtype}"
-            inputs = cast(random_inputs(workload), dtype, device)
-            together = compiled_kernels(workload, inputs)
-            failures = []
-            if not torch.equal(compiled_kernels(workload, inputs), together):
-                failures.append(f"{name}: two runs differ")
-            alone = replace(workload, batch=1)
-            for image in range(workload.batch):
-                part = {f.name: getattr(inputs, f.name)[image : image + 1] for f in fields(inputs)}
-                if not torch.equal(
-                    compiled_kernels(alone, Inputs(**part)), together[image : image + 1]
-                ):
-                    failures.append(f"{name}: image {image} alone differs from the batch")
-            if device.type == "cuda":
-                failures += _on_streams(name, workload, inputs, together)
-            results.row(repeated=name, failures=len(failures))
-            for failure in failures:
-                results.fail(failure)
+            with results.guarded(name):
+                failures = _repeat(name, workload, dtype, device)
+                results.row(repeated=name, failures=len(failures))
+                for failure in failures:
+                    results.fail(failure)
     if device.type == "cuda" and not options.small:
-        for failure in _beyond_32_bits(device):
-            results.fail(failure)
-        results.row(repeated="2^31 elements")
+        with results.guarded("2^31 elements"):
+            for failure in _beyond_32_bits(device):
+                results.fail(failure)
+            results.row(repeated="2^31 elements")
+
+
+def _repeat(name: str, workload: Workload, dtype: torch.dtype, device: torch.device) -> list[str]:
+    inputs = cast(random_inputs(workload), dtype, device)
+    together = compiled_kernels(workload, inputs)
+    failures = []
+    if not torch.equal(compiled_kernels(workload, inputs), together):
+        failures.append(f"{name}: two runs differ")
+    alone = replace(workload, batch=1)
+    for image in range(workload.batch):
+        part = {f.name: getattr(inputs, f.name)[image : image + 1] for f in fields(inputs)}
+        if not torch.equal(compiled_kernels(alone, Inputs(**part)), together[image : image + 1]):
+            failures.append(f"{name}: image {image} alone differs from the batch")
+    if device.type == "cuda":
+        failures += _on_streams(name, workload, inputs, together)
+    return failures
 
 
 def _on_streams(name: str, workload: Workload, inputs: Inputs, expected: Tensor) -> list[str]:

@@ -99,22 +99,15 @@ def measure(device: torch.device, options: argparse.Namespace, results: Results)
                 ("ours, deterministic", "auto", True),
                 ("plain PyTorch", "reference", False),
             ):
-                ops.select_implementation(choice)  # type: ignore[arg-type]
-                try:
-                    with deterministic(exact):
-                        milliseconds, mib = _forward_and_backward(
-                            work, dtype, device, options.repeats
-                        )
-                finally:
-                    ops.select_implementation("auto")
-                results.row(
-                    attention="key-aware" if work.key_aware else "plain",
-                    queries=work.queries,
-                    dtype=str(dtype),
-                    implementation=name,
-                    milliseconds=round(milliseconds, 4),
-                    peak_mib=mib,
-                )
+                label: dict[str, Any] = {
+                    "attention": "key-aware" if work.key_aware else "plain",
+                    "queries": work.queries,
+                    "dtype": str(dtype),
+                    "implementation": name,
+                }
+                with results.guarded(str(label)), ops.computed_by(choice), deterministic(exact):  # type: ignore[arg-type]
+                    milliseconds, mib = _forward_and_backward(work, dtype, device, options.repeats)
+                    results.row(**label, milliseconds=round(milliseconds, 4), peak_mib=mib)
 
 
 def workloads(*, small: bool = False) -> list[Workload]:

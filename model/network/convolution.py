@@ -166,7 +166,7 @@ class FoldedConvolution(nn.Module):
         self.geometry: tuple[Any, ...] = (list(conv.padding), list(conv.stride))
         self.geometry += (list(conv.dilation), conv.groups)
         self.fused = onednn.is_available(weight.device, dtype)
-        # On a GPU, depthwise convolutions have kernels of torch that add the bias.
+        # Not depthwise ones: whether cuDNN has them fused, and as fast, was not measured on a GPU.
         self.fused_on_gpu = conv.groups == 1 and cuda_fusion.can_convolve(weight.device, dtype)
         self.has_bias = True  # False: it is zero; see `move_bias`
         self.product: PackedLinear | None = None
@@ -201,12 +201,14 @@ class FoldedConvolution(nn.Module):
 
     def _forward_on_gpu(self, x: Tensor, add: Tensor | None, activation: Activation) -> Tensor:
         """As `forward`, in as few passes over the result as cuDNN and cuBLASLt allow."""
-        if self.pointwise and (add is None or activation == "none"):
+        by_rows = self.pointwise and (add is None or activation == "none")
+        if by_rows and cuda_fusion.is_enabled("_addmm_activation"):
             weight = self.weight.flatten(1)
             product = cuda_fusion.linear(x.permute(0, 2, 3, 1), weight, self.bias, activation)
             result = product.permute(0, 3, 1, 2)
             return result if add is None else result.add_(add)
-        if activation == "relu" or (activation == "relu6" and add is None):
+        fits = activation == "relu" or (activation == "relu6" and add is None)
+        if fits and cuda_fusion.is_enabled(cuda_fusion.operator_for(add)):
             try:
                 return cuda_fusion.convolve(
                     x, self.weight, self.bias, add, self.geometry, activation

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,16 +18,17 @@ from torch.nn import functional as F
 
 from model.network.onednn import Activation
 
-_OPERATORS = ("cudnn_convolution_relu", "cudnn_convolution_add_relu", "_addmm_activation")
+Operator = Literal["cudnn_convolution_relu", "cudnn_convolution_add_relu", "_addmm_activation"]
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
 _CONVOLVED = (torch.float16, torch.bfloat16)
 _MULTIPLIED = (*_CONVOLVED, torch.float32)
 _RELU6_MAX = 6.0
 
 
 class _State:
-    """Whether the fused products are used, for the whole process."""
+    """Which operators are used, for the whole process."""
 
-    enabled = True
+    enabled: frozenset[Operator] = frozenset(OPERATORS)
 
 
 def can_convolve(device: torch.device, dtype: torch.dtype) -> bool:
@@ -42,32 +43,42 @@ def can_multiply(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _is_available(device: torch.device) -> bool:
-    return device.type == "cuda" and all(hasattr(torch, name) for name in _OPERATORS)
+    return device.type == "cuda" and all(hasattr(torch, name) for name in OPERATORS)
 
 
-def is_enabled() -> bool:
-    """Whether layers that can use the fused products do."""
+def enabled() -> frozenset[Operator]:
+    """The operators that layers use where they can."""
     return _State.enabled
 
 
-def disable(reason: str) -> None:
-    """Stops the use of the fused products in this process, with a warning."""
-    _State.enabled = False
+def is_enabled(operator: Operator | None = None) -> bool:
+    """Whether layers use that operator where they can; without one, whether they use any."""
+    return bool(_State.enabled) if operator is None else operator in _State.enabled
+
+
+def disable(operator: Operator, reason: str) -> None:
+    """Stops the use of an operator in this process, with a warning."""
+    _State.enabled -= {operator}
     warnings.warn(
-        f"convolutions on the GPU run without fused epilogues: {reason}",
+        f"the GPU computes without the fused {operator}: {reason}",
         RuntimeWarning,
         stacklevel=2,
     )
 
 
 @contextmanager
-def disabled() -> Iterator[None]:
-    """Context without the fused products, to compare results."""
-    before, _State.enabled = _State.enabled, False
+def disabled(*operators: Operator) -> Iterator[None]:
+    """Context without these operators (without names: without any), to compare results."""
+    before, _State.enabled = _State.enabled, _State.enabled.difference(operators or OPERATORS)
     try:
         yield
     finally:
         _State.enabled = before
+
+
+def operator_for(add: Tensor | None) -> Operator:
+    """The operator of `convolve`."""
+    return "cudnn_convolution_relu" if add is None else "cudnn_convolution_add_relu"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: Activation = "none") -> Tensor:

@@ -53,7 +53,7 @@ class PackedLinear(nn.Module):
         self, x: Tensor, add: Tensor | None = None, *, activation: Activation = "none"
     ) -> Tensor:
         """See `Linear.forward`."""
-        if self.fused_on_gpu and cuda_fusion.is_enabled():
+        if self.fused_on_gpu and cuda_fusion.is_enabled("_addmm_activation"):
             if add is None:
                 return cuda_fusion.linear(x, self.weight, self.bias, activation)
             product = cuda_fusion.linear(x, self.weight, self.bias).add_(add)

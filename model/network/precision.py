@@ -1,15 +1,16 @@
 """The number types that the inference form can compute in.
 
-`auto` is float32, on a CPU and on a GPU. float16 and TF32 are several times as fast on GPUs
-(`benchmarks/gpu/roofline.py`), but their rounding swaps tokens with nearly the same score in the
-query selection: on 84 images a fifth of the queries change, and with them a fifth of the detections
-by more than 0.01 in score or a pixel (`benchmarks/model/precision.py`, emulated on a CPU). With the
-queries of float32, float16 changes scores by at most 0.003 and boxes by at most half a pixel of
-1280. It shifts single images, not the accuracy on many. bfloat16 has the range of float32 and an
-eighth of the precision of float16; on a CPU with AVX512-BF16 it takes about 0.6 of the time of
-float32 (benchmarks/results/model), on one without AVX-512 ten times as long. It changes the
-encoder's output by about 1 % of its standard deviation: check the scores before choosing it. int8
-is for the convolutions of the backbone on a CPU (`model.network.int8`); all else is float32 then.
+`auto` is float32, on a CPU and on a GPU. float16 and TF32 should be several times as fast on GPUs
+(by the model of `benchmarks/gpu/roofline.py`; not measured yet), but their rounding swaps tokens
+with nearly the same score in the query selection: on 84 images a fifth of the queries change, and
+with them a fifth of the detections by more than 0.01 in score or a pixel
+(`benchmarks/model/precision.py`, emulated on a CPU). With the queries of float32, float16 changes
+scores by at most 0.003 and boxes by at most half a pixel of 1280. It shifts single images, not the
+accuracy on many. bfloat16 has the range of float32 and an eighth of the precision of float16; on a
+CPU with AVX512-BF16 it takes about 0.6 of the time of float32 (benchmarks/results/model), on one
+without AVX-512 ten times as long. It changes the encoder's output by about 1 % of its standard
+deviation: check the scores before choosing it. int8 is for the convolutions of the backbone on a
+CPU (`model.network.int8`); all else is float32 then.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ compute what they should. Each takes one small image.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from model.network import cuda_fusion
+from model.network.cuda_fusion import Operator
 from model.network.detector import LiteDETR
 from model.ops import cuda
 from model.predictor import Predictor
@@ -32,21 +34,34 @@ def gives_finite_output(predictor: Predictor) -> bool:
 
 
 def check_fused_products(network: LiteDETR, device: torch.device) -> None:
-    """Compares the backbone's maps with and without fused products; disables them if they differ.
+    """Compares the backbone's maps with and without fused products; disables what differs.
 
-    Freed memory is filled with NaN first: a kernel that read its own result before writing it
-    would show.
+    If the maps differ, each operator is compared alone, so that the others stay in use. Freed
+    memory is filled with NaN first: a kernel that read its own result before writing it would show.
     """
     backbone = network.backbone[0]
     images = _noise(device)
     with torch.inference_mode():
-        _fill_free_memory_with_nan(device)
-        fused = backbone(images)
         with cuda_fusion.disabled():
             plain = backbone(images)
-    error = _first_large_error(zip(fused, plain, strict=True))
-    if error is not None:
-        cuda_fusion.disable(f"their results differ by {error:.2g} from those of separate passes")
+
+        def error_without(*left_out: Operator) -> float | None:
+            _fill_free_memory_with_nan(device)
+            with cuda_fusion.disabled(*left_out) if left_out else nullcontext():
+                return _first_large_error(zip(backbone(images), plain, strict=True))
+
+        error = error_without()
+        if error is None:
+            return
+        checked = sorted(cuda_fusion.enabled())
+        errors = {
+            one: error_without(*(other for other in checked if other != one)) for one in checked
+        }
+        wrong = {one: alone for one, alone in errors.items() if alone is not None}
+    for operator, largest in (wrong or dict.fromkeys(checked, error)).items():
+        cuda_fusion.disable(
+            operator, f"its results differ by {largest:.2g} from those of separate passes"
+        )
 
 
 def check_kernels(network: LiteDETR, device: torch.device) -> None:

@@ -73,23 +73,28 @@ def load_predictor(
     return predictor, info
 
 
-def _load_on_gpu(detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device: str) -> Predictor:
-    """The predictor on a GPU, after the checks of `service.engine.gpu_checks`.
+def prepare_on_gpu(detector: LiteDETR, dtype: torch.dtype, device: str) -> LiteDETR:
+    """The inference form on a GPU, after the checks of what the GPU computes faster.
 
     Args:
         detector: on the GPU.
         dtype: of the inference form.
-        info: of the model.
         device: the GPU.
-
-    Raises:
-        DeviceError: if the range of the type does not suffice for these weights.
     """
     compute_exactly_on_gpus()
     network = prepare_for_inference(detector, dtype)
     check_fused_products(network, torch.device(device))
     check_kernels(network, torch.device(device))
-    predictor = Predictor(network, info.config, device)
+    return network
+
+
+def _load_on_gpu(detector: LiteDETR, dtype: torch.dtype, info: ModelInfo, device: str) -> Predictor:
+    """The predictor of a network of `prepare_on_gpu`.
+
+    Raises:
+        DeviceError: if the range of the type does not suffice for these weights.
+    """
+    predictor = Predictor(prepare_on_gpu(detector, dtype, device), info.config, device)
     if dtype != torch.float32 and not gives_finite_output(predictor):
         name = precision_name(dtype)
         raise DeviceError(f"the model exceeds the range of precision={name}; choose fp32")

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import page, pipeline, results
+from benchmarks.gpu import run as run_module
 from benchmarks.gpu.original_msda import locations_and_weights
 from benchmarks.gpu.run import PARTS, Part, Run
 from benchmarks.gpu.variants import used_variants
@@ -86,6 +87,81 @@ def test_a_part_that_takes_too_long_is_stopped_and_keeps_its_results(tmp_path: P
     assert numbers(found["slow.jsonl"]) == [0, 1, 2]
     assert "slow: stopped after" in found["parts.txt"]
     assert "next: done in" in found["parts.txt"]
+
+
+def test_a_page_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_folder: Path) -> str:
+        raise KeyError("kind")
+
+    monkeypatch.setattr(run_module, "report", fail)
+    assert Run(tmp_path, "cpu", 60.0).run([part("one")]) == 0
+    assert numbers(archived(tmp_path)["one.jsonl"]) == [0, 1, 2]
+    assert "not saved" in capsys.readouterr().err
+
+
+def test_a_long_output_keeps_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_END_BYTES", 10)
+    code = "print('first'); print('x' * 1000); print('last')"
+    assert Run(tmp_path, "cpu", 60.0).run([Part("loud", 30, ("-c", code))]) == 0
+    output = archived(tmp_path)["loud.txt"]
+    assert output.startswith("first\n") and output.endswith("last\n")
+    assert "992 bytes left out" in output
+
+
+def test_a_part_has_its_environment(tmp_path: Path) -> None:
+    code = "import os; print(os.environ['SOME_SETTING'], os.environ['OMP_WAIT_POLICY'])"
+    one = Part("one", 30, ("-c", code), environment=(("SOME_SETTING", "7"),))
+    assert Run(tmp_path, "cpu", 60.0).run([one]) == 0
+    assert archived(tmp_path)["one.txt"] == "7 passive\n"
+    (memcheck,) = [each for each in PARTS if each.tool == "compute-sanitizer"]
+    assert dict(memcheck.environment)["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
+
+
+def test_the_script_passes_its_arguments_on(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", str(ROOT / "benchmarks/gpu/run.sh"), str(tmp_path), "--parts", "r50", "fuzz"],
+        env={**os.environ, "PYTHON": "echo", "DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = ["-m", "benchmarks.gpu.run", "--device", "cpu", str(tmp_path)]
+    assert done.stdout.split() == [*expected, "--parts", "r50", "fuzz"]
+
+
+def test_an_error_of_a_measurement_is_a_failure_and_the_next_one_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results.Results(tmp_path / "part.jsonl", torch.device("cpu"))
+    with found.guarded("first"):
+        raise RuntimeError("no engine\nfor this size")
+    with found.guarded("second"):
+        raise torch.OutOfMemoryError("2 GiB short")
+    with found.guarded("third"):
+        found.row(figure=1)
+    lines = results.read(tmp_path / "part.jsonl")[1:]
+    assert lines == [
+        {"kind": "failure", "text": "first: RuntimeError: no engine"},
+        {"kind": "left out", "text": "second: out of memory"},
+        {"kind": "row", "figure": 1},
+    ]
+    assert found.exit_status == 1
+    assert "for this size" in capsys.readouterr().err
+
+
+def test_a_lost_gpu_ends_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results.Results(tmp_path / "part.jsonl", torch.device("cpu"))
+
+    def lost() -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(found, "_on_gpu", True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    with pytest.raises(RuntimeError, match="illegal"), found.guarded("first"):
+        raise ValueError("a result of a lost context")
+    assert results.read(tmp_path / "part.jsonl")[1]["kind"] == "failure"
 
 
 def test_no_part_is_started_without_time(tmp_path: Path) -> None:
@@ -256,6 +332,7 @@ def test_results_that_differ_in_a_duplicate_are_compared() -> None:
 def test_the_report_compares_figures_with_goals(tmp_path: Path) -> None:
     rows: dict[str, list[dict[str, object]]] = {
         "attention": [
+            {"attention": "key-aware", "queries": 22_223, "dtype": "float16", "kernel_us": 38.5},
             {"attention": "key-aware", "queries": 22_223, "dtype": "float16", "kernel_us": 38.5}
             | {"formula_float32_us": 1155.0},
             {"attention": "plain", "queries": 22_223, "dtype": "float16", "kernel_us": 44.0}
@@ -274,8 +351,13 @@ def test_the_report_compares_figures_with_goals(tmp_path: Path) -> None:
         lines += [{"kind": "row", **row} for row in found]
         text = "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "ro'
         (tmp_path / f"{name}.jsonl").write_text(text)
+    counters = (
+        '{"kind": "row"}\n==PROF== Profiling\n  lite_detr_deform_attn\n    lts__t_bytes.sum 1\n'
+    )
+    (tmp_path / "counters.txt").write_text(counters)
     report = page.report(tmp_path)
     assert "device a GPU" in report
+    assert "```\n  lite_detr_deform_attn\n    lts__t_bytes.sum 1\n```" in report
     assert "| 38.5 µs | 36 | ≤ 40 µs | reached |" in report
     assert "| 44 µs | 28 | ≤ 35 µs | missed |" in report
     assert "| 30 x |  | ≥ 25 x | reached |" in report

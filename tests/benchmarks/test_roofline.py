@@ -32,21 +32,21 @@ def test_the_published_model(r50: Counts) -> None:
 
 def test_the_default_model() -> None:
     counts = count(VARIANTS[DEFAULT], BATCH, DEFAULT_BUCKET)
-    assert counts.bytes_per_image <= 0.366e9
-    assert counts.kernels <= 652
+    assert counts.bytes_per_image <= 0.402e9
+    assert counts.kernels <= 668
 
 
 def test_float32_which_is_the_default() -> None:
     counts = count(VARIANTS[DEFAULT], BATCH, DEFAULT_BUCKET, torch.float32)
-    assert counts.bytes_per_image <= 0.765e9
-    assert counts.kernels <= 647
+    assert counts.bytes_per_image <= 0.832e9
+    assert counts.kernels <= 663
     convolutions = counts.by_operator["conv2d (float32)"]
     assert convolutions.operations >= BATCH * 2.9e9  # 3 GFLOP an image
 
 
 def test_fused_epilogues_save_a_third_of_the_convolutions_bytes(r50: Counts) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_fusion._State, "enabled", False)
+        patch.setattr(cuda_fusion._State, "enabled", frozenset())
         in_passes = count(VARIANTS[R50], BATCH, R50_BUCKET)
     assert in_passes.bytes_per_image - r50.bytes_per_image >= 1.3e9
     assert in_passes.kernels - r50.kernels >= 50
@@ -88,6 +88,20 @@ def test_bytes_of_simple_operators() -> None:
         x.contiguous()
     by_operator = {name: (cost.kernels, cost.bytes) for name, cost in counts.by_operator.items()}
     assert by_operator == {"add": (1, 2 * 420), "copy_": (1, 2 * 220)}
+
+
+def test_the_bias_of_a_depthwise_convolution_is_a_pass_of_its_own() -> None:
+    x = torch.empty(2, 16, 8, 8, dtype=torch.float16, device="meta")
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.empty(16, 1, 3, 3, dtype=torch.float16, device="meta")
+    bias = torch.empty(16, dtype=torch.float16, device="meta")
+    kernels = []
+    for given in (None, bias):
+        counts = Counts(1, roofline.H200)
+        with torch.inference_mode(), roofline.CountKernels(counts):
+            torch.nn.functional.conv2d(x, weight, given, padding=1, groups=16)
+        kernels.append(counts.kernels)
+    assert kernels == [1, 2]
 
 
 def test_float32_convolutions_are_not_fused() -> None:

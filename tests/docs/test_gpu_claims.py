@@ -15,6 +15,12 @@ _FIGURE = re.compile(
     r"\d[\d.,]*(?:x\b|\s?(?:ms|µs|us|images/s|img/s|images per second|[GT]B/s|GB an image|"
     r"MB read|T?FLOP/s|%|times\b))"
 )
+# Comparisons without a figure, in the sentence or cell of a table that names a GPU.
+_COMPARED = re.compile(
+    r"\b(?:several|many) times\b|\b(?:fast|slow|cheap)(?:er|est)\b|\b(?:nearly )?idle\b"
+)
+_SENTENCES = re.compile(r"(?<=[.;:|])\s+")
+
 # Where it was measured or which model it is from; or that it was not measured.
 _SOURCE = re.compile(
     r"measured on (?:an?|the|one) \S|not (?:yet )?(?:been )?(?:measured|run|known)|never run|"
@@ -38,10 +44,16 @@ def claims(text: str) -> list[str]:
             headings = {d: title for d, title in headings.items() if d < depth}
             headings[depth] = heading[2]
         context = "\n".join((*headings.values(), before if block.startswith("|") else "", block))
-        if _ABOUT_GPUS.search(context) and _FIGURE.search(block) and not _SOURCE.search(context):
+        has_figure = _ABOUT_GPUS.search(context) and _FIGURE.search(block)
+        if (has_figure or _compares_gpus(block)) and not _SOURCE.search(context):
             found.append(block)
         before = block
     return found
+
+
+def _compares_gpus(block: str) -> bool:
+    sentences = _SENTENCES.split(" ".join(block.split()))
+    return any(_ABOUT_GPUS.search(each) and _COMPARED.search(each) for each in sentences)
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "docker/README.md"])
@@ -58,6 +70,10 @@ def test_a_figure_about_gpus_says_where_it_is_from(page: str) -> None:
         ("## The engine on a GPU\n\nIt takes 3 ms.", 1),
         ("Kernels for GPUs:\n\n| kernel | time |\n|---|---|\n| plain | 35 µs |", 1),
         ("- On a GPU it is fast.\n- On an RTX 3090 it takes 5 ms.", 1),
+        ("On a GPU float16 is faster.", 1),
+        ("| flag | meaning |\n|---|---|\n| `--x` | fp16, on GPUs many times as fast |", 1),
+        ("On a GPU float16 should be\nfaster (not measured yet).", 0),
+        ("A GPU is used if there is one. Other numbers are slower.", 0),
         ("Measured on an H200: an image takes 3 ms.", 0),
         ("On a GPU an image should take 3 ms; not measured yet.", 0),
         ("## Not yet run\n\nOn a GPU: has not run.\n\n| GPU | goal |\n|---|---|\n| a | 3 ms |", 0),

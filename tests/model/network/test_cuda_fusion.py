@@ -28,7 +28,7 @@ SMALL = replace(VARIANTS["lite-dino-r18-small"], num_queries=20, encoder_layers=
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     yield
-    cuda_fusion._State.enabled = True
+    cuda_fusion._State.enabled = frozenset(cuda_fusion.OPERATORS)
 
 
 def _randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -157,23 +157,37 @@ def _leaves_what_was_there(x: Tensor, weight: Tensor, bias: Tensor, *geometry: o
     return result
 
 
+def _forgets_the_sum(
+    x: Tensor, weight: Tensor, add: Tensor, alpha: float, bias: Tensor, *geometry: object
+) -> Tensor:
+    del add, alpha
+    return fused_operators.convolution_relu(x, weight, bias, *geometry)
+
+
 @pytest.mark.parametrize(
-    ("formula", "stays"),
-    [(fused_operators.convolution_relu, True), (_leaves_what_was_there, False)],
+    ("formulas", "wrong"),
+    [
+        ({}, set()),
+        ({"cudnn_convolution_relu": _leaves_what_was_there}, {"cudnn_convolution_relu"}),
+        ({"cudnn_convolution_add_relu": _forgets_the_sum}, {"cudnn_convolution_add_relu"}),
+    ],
+    ids=["right", "relu", "sum"],
 )
-def test_fused_products_with_wrong_results_are_disabled(
-    formula: fused_operators.Formula, stays: bool
+def test_operators_with_wrong_results_are_disabled_and_the_others_stay(
+    formulas: dict[str, fused_operators.Formula], wrong: set[str]
 ) -> None:
     torch.manual_seed(0)
     detector = build_detector(SMALL).eval()
-    with (
-        as_on_a_gpu(cudnn_convolution_relu=formula),
-        warnings.catch_warnings(record=True) as caught,
-    ):
+    with as_on_a_gpu(**formulas) as operators, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_fused_products(prepare_for_inference(detector), torch.device("cpu"))
-        assert cuda_fusion.is_enabled() is stays
-    assert len(caught) == (0 if stays else 1)
+        network = prepare_for_inference(detector)
+        check_fused_products(network, torch.device("cpu"))
+        operators.calls.clear()
+        with torch.inference_mode():
+            network.backbone[0](_images())
+    assert cuda_fusion.enabled() == set(cuda_fusion.OPERATORS) - wrong
+    assert set(operators.calls) == {"cudnn_convolution_relu", "cudnn_convolution_add_relu"} - wrong
+    assert len(caught) == len(wrong)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

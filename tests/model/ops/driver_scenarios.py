@@ -15,136 +15,49 @@ import json
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Callable
-from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu import original_msda
 from model import ops
 from model.native.library import BuildError
-from model.ops import cpu, cuda, cuda_norm, reference
-from model.ops.cuda_call import variant_of
-from model.ops.cuda_norm import NormVariant
+from model.ops import cpu, cuda, reference
 from model.ops.nvrtc import Variant
+from model.ops.padding import without_padding
+from model.ops.workloads import Workload, random_inputs
 from service.engine.cuda_graphs import CudaGraphs
 from service.engine.device import BatchShape, DeviceLost
-from tests.model.ops import warp_host
-from tests.model.ops.attention_cases import KINDS, Case, Kind, assert_close, attend, random_case
+from tests.model.ops.attention_cases import (
+    KINDS,
+    Case,
+    assert_close,
+    attend,
+    gradients,
+)
+from tests.model.ops.driver_world import (
+    CAPTURE_INVALIDATED,
+    CODE,
+    ILLEGAL_ADDRESS,
+    NO_RESOURCES,
+    NOT_FOUND,
+    OUT_OF_MEMORY,
+    SCENARIOS,
+    STREAM,
+    World,
+    assert_right,
+    half,
+    scenario,
+    variant_of_case,
+    warned,
+)
 from tests.model.ops.warp_host import HostWarp
 from tests.support.standin_card import StandInCard
 
-CODE = b"\x7fELF machine code"
-OUT_OF_MEMORY, ILLEGAL_ADDRESS, CAPTURE_INVALIDATED, NO_RESOURCES = 2, 700, 901, 701
-NOT_FOUND = 500
-STREAM = 77
-Scenario = Callable[["World"], None]
-SCENARIOS: dict[str, Scenario] = {}
-
-
-class World:
-    """The stand-in driver, and torch as it would be with two GPUs."""
-
-    def __init__(self, warp: HostWarp) -> None:
-        self.driver = ctypes.CDLL("libcuda.so.1")
-        self.driver.standin_calls.restype = ctypes.c_char_p
-        self.warp, self.index, self.code, self.emptied = warp, 0, CODE, 0
-        self.launches: list[tuple[int, int, int, int]] = []  # grid, stream, device
-        self._inputs: list[cpu.Inputs] = []
-        self._norm: NormVariant | None = None
-        kernel = ctypes.CFUNCTYPE(
-            None, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_int
-        )
-        self._kernel = kernel(self._run)  # kept: the driver has only its address
-        self.driver.standin_set_kernel(self._kernel)
-        replaced: dict[str, Any] = {
-            "is_available": lambda: True,
-            "current_device": lambda: self.index,
-            "get_device_capability": lambda _index: (9, 0),
-            "current_stream": lambda _device: SimpleNamespace(
-                device_index=self.index, cuda_stream=STREAM
-            ),
-            "empty_cache": self._empty_cache,
-        }
-        for name, value in replaced.items():
-            setattr(torch.cuda, name, value)
-        self.compile_as(lambda _variant: self.code)
-
-    def compile_as(self, compiled: Callable[[Any], bytes]) -> None:
-        """Replaces the compiler."""
-        vars(cuda)["machine_code"] = lambda variant, _capability: compiled(variant)
-
-    def calls(self, name: str = "") -> list[str]:
-        """The functions of the driver that were called, in order; those of a name."""
-        called = self.driver.standin_calls().decode().split()
-        return [one for one in called if one.startswith(name)]
-
-    def fail(self, function: str, status: int, calls_before: int = 0) -> None:
-        """Makes a function fail from one of the next calls on, until `recover`."""
-        self.driver.standin_fail(function.encode(), status, calls_before)
-
-    def recover(self) -> None:
-        self.driver.standin_recover()
-
-    def compute(self, case: Case) -> Tensor:
-        """The case by the GPU's path."""
-        shapes = [side for shape in case.spatial_shapes for side in shape]
-        located = (case.reference_points, case.sampling_offsets)
-        self._inputs = [cpu.Inputs(case.value, *located, shapes, case.query, case.key, case.logits)]
-        return cuda.forward(self._inputs[0])
-
-    def normalise(self, x: Tensor, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """The sum with a residual, normalised, by the GPU's path."""
-        self._norm = NormVariant(x.dtype, x.shape[-1])
-        return cuda_norm.forward(x, residual, norm.weight, norm.bias, norm.eps)
-
-    def _run(self, argument: int, grid_x: int, grid_y: int, stream: int, device: int) -> None:
-        self.launches.append((grid_x, grid_y, stream, device))
-        if self._norm is not None:
-            self.warp.add_norm_at(self._norm, argument, (grid_x, grid_y))
-        else:
-            self.warp.run_at(variant_of(self._inputs[0]), argument, (grid_x, grid_y))
-
-    def _empty_cache(self) -> None:
-        self.emptied += 1
-
-
-def scenario(function: Scenario) -> Scenario:
-    """Adds a scenario by its name."""
-    SCENARIOS[function.__name__] = function
-    return function
-
-
-def half(kind: Kind = "shared keys") -> Case:
-    """A small case in float16."""
-    return warp_host.narrowed(random_case(kind, heads=8), torch.float16)
-
-
-def assert_right(output: Tensor, case: Case) -> None:
-    """The output is that of the formula."""
-    assert_close(output.float(), attend(reference, case.mapped(torch.float64)), 4e-3)
-
-
-@contextmanager
-def warned() -> Any:
-    """Collects warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield caught
-
-
-def variant_of_case(case: Case) -> Variant:
-    """The kernel that the case calls."""
-    world_inputs = [side for shape in case.spatial_shapes for side in shape]
-    located = (case.reference_points, case.sampling_offsets)
-    return variant_of(
-        cpu.Inputs(case.value, *located, world_inputs, case.query, case.key, case.logits)
-    )
+__all__ = ["SCENARIOS"]
 
 
 @scenario
@@ -158,6 +71,113 @@ def every_kind_is_computed_on_either_device(world: World) -> None:
     assert len(world.calls("cuModuleLoadData")) == 6
     assert len(world.calls("cuDevicePrimaryCtxRetain")) == 2
     assert world.driver.standin_context_depth() == 0
+
+
+def assert_gradients_are_right(found: cpu.InputGradients, case: Case) -> None:
+    """The gradients are those of the formula."""
+    _, exact = gradients(reference, case, torch.float64)
+    named = {field.name: getattr(found, field.name) for field in fields(found)}
+    grads = {name: grad for name, grad in named.items() if grad is not None}
+    assert grads.keys() == exact.keys()
+    for name, grad in grads.items():
+        assert_close(grad.float(), exact[name], 4e-3)
+
+
+def grad_output_of(case: Case) -> Tensor:
+    """As `gradients` of attention_cases has it."""
+    batch, _, heads, channels = case.value.shape
+    size = (batch, case.sampling_offsets.shape[1], heads * channels)
+    return torch.randn(size, generator=torch.Generator().manual_seed(1)).to(case.value.dtype)
+
+
+@scenario
+def gradients_of_every_kind_are_computed_on_either_device(world: World) -> None:
+    for world.index, exactly in ((0, False), (1, True)):
+        torch.use_deterministic_algorithms(exactly)
+        for kind in KINDS:
+            case = half(kind)
+            found = world.differentiate(case, grad_output_of(case))
+            assert_gradients_are_right(found, case)
+    # Two tiles of 12 queries of 8 heads, 8 rows a warp, 4 warps a block; 2 images.
+    assert world.launches == [(6, 2, STREAM, device) for device in (0, 0, 0, 1, 1, 1)]
+    assert world.driver.standin_context_depth() == 0
+
+
+@scenario
+def gradients_that_the_driver_refuses_are_computed_by_plain_pytorch(world: World) -> None:
+    case = half()
+    world.fail("cuLaunchKernel", NO_RESOURCES)
+    with warned() as caught:
+        for _ in range(2):
+            found = world.differentiate(case, grad_output_of(case))
+            assert_gradients_are_right(found, case)
+    (warning,) = [str(one.message) for one in caught if "GPU kernel" in str(one.message)]
+    assert "backward" in warning and "LAUNCH_OUT_OF_RESOURCES" in warning
+    world.recover()
+    assert_right(world.compute(case), case)  # the forward pass keeps its kernel
+    assert len(world.launches) == 1
+
+
+@scenario
+def a_backward_pass_that_loses_the_context_is_an_error(world: World) -> None:
+    case = half()
+    world.fail("cuLaunchKernel", ILLEGAL_ADDRESS)
+    with pytest.raises(RuntimeError, match=r"\(700\)"):
+        world.differentiate(case, grad_output_of(case))
+    assert ops.kernel_failures("cuda") == {}
+
+
+@scenario
+def padding_is_left_out_by_the_kernel(world: World) -> None:
+    case = half()
+    first = torch.tensor([[5 / 7, 6 / 9], [3 / 4, 4 / 5], [2 / 3, 1.0], [1.0, 1 / 2]])
+    ratios = torch.stack((first, torch.ones_like(first)))
+    zeroed = replace(case, value=without_padding(case.value, case.spatial_shapes, ratios))
+    assert_right(world.compute(case, ratios), zeroed)
+    assert len(world.launches) == 1
+
+
+@scenario
+def inputs_that_are_not_aligned_or_contiguous_are_copied(world: World) -> None:
+    case = half()
+    moved = {}
+    for name, tensor in case.tensors().items():
+        shifted = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:]
+        moved[name] = shifted.view_as(tensor).copy_(tensor)
+    assert_right(world.compute(replace(case, **moved)), case)  # type: ignore[arg-type]
+    for name, tensor in case.tensors().items():
+        moved[name] = tensor.transpose(0, 1).contiguous().transpose(0, 1)
+    assert_right(world.compute(replace(case, **moved)), case)  # type: ignore[arg-type]
+    assert len(world.launches) == 2
+
+
+@scenario
+def code_for_the_driver_to_compile_is_loaded(world: World) -> None:
+    world.code = b".version 9.0\n.target sm_90\n\0"
+    assert_right(world.compute(half()), half())
+    assert len(world.launches) == 1
+
+
+@scenario
+def the_baseline_of_the_measurement_is_launched(world: World) -> None:
+    shapes = ((9, 7), (5, 4), (3, 3), (2, 1))
+    workload = Workload("test", False, shapes, 2, 8, 94)
+    seen: list[original_msda.CallStruct] = []
+    world.kernel = lambda argument: seen.append(
+        original_msda.CallStruct.from_buffer_copy(
+            ctypes.string_at(argument, ctypes.sizeof(original_msda.CallStruct))
+        )
+    )
+    vars(original_msda)["compiled"] = lambda _dtype, _capability: CODE
+    for world.index in (0, 1):
+        original = original_msda.OriginalMsda(workload, random_inputs(workload))
+        assert original.run().shape == (2, 94, 256)
+        call = seen.pop()
+        assert call.output == original.output.data_ptr()
+        assert (call.batch, call.tokens, call.heads, call.channels) == (2, 94, 8, 32)
+        assert (list(call.height)[:4], list(call.start)[:4]) == ([9, 5, 3, 2], [0, 63, 83, 92])
+    # A thread for each channel, 256 in a block.
+    assert world.launches == [(2 * 94, 1, STREAM, device) for device in (0, 1)]
 
 
 @scenario
@@ -365,8 +385,9 @@ def main() -> None:
         sys.stdout.flush()
         if os.fork() == 0:
             try:
-                function(World(warp))
-                failure = ""
+                world = World(warp)
+                function(world)
+                failure = "".join(world.problems)
             except BaseException:
                 failure = traceback.format_exc()
             print(json.dumps({"name": name, "failure": failure}), flush=True)

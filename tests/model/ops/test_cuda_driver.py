@@ -88,7 +88,7 @@ def test_without_a_driver_the_reference_computes(warp: HostWarp, tmp_path: Path)
     script = """
 import torch, warnings
 from model.ops import cuda, cpu
-from tests.model.ops import driver_scenarios as scenarios
+from tests.model.ops import driver_world as scenarios
 torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_capability = lambda _index: (9, 0)
 cuda.machine_code = lambda _variant, _capability: scenarios.CODE
