@@ -18,6 +18,7 @@ ALLOWED_REASONS = (
     r"helm is not installed",
     r"Ray is not installed",
     r"no other versions of cuda-bindings are installed",
+    r"this is no git checkout",
 )
 _ALLOWED = re.compile("|".join(ALLOWED_REASONS))
 
