@@ -21,7 +21,7 @@ from tests.support.repository import ROOT
 FAULT, FAULT_HEX = (9, 8, 7), "090807"
 GOOD = solid_png((10, 20, 30))
 _TIMEOUT_SECONDS = 120
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,17 @@ def case_names() -> list[str]:
     return [name for name in names if load_case(name).meta["base"] in SUPPORTED_BASES]
 
 
-def parametrize_cases(*, only_one_is_fast: bool) -> pytest.MarkDecorator:
+def parametrize_cases(*, only_one_is_fast: bool, family: bool = False) -> pytest.MarkDecorator:
     """Runs a test with the `name` of each case; skips it without the folder.
 
     Args:
         only_one_is_fast: marks all cases but `FAST_CASE` slow.
+        family: leaves the same cases to `make test-family`.
     """
-    slow = pytest.mark.slow if only_one_is_fast else ()
-    cases = [name if name == FAST_CASE else pytest.param(name, marks=slow) for name in case_names()]
+    marks = [pytest.mark.slow] * (only_one_is_fast or family) + [pytest.mark.family] * family
+    cases = [
+        name if name == FAST_CASE else pytest.param(name, marks=marks) for name in case_names()
+    ]
     missing = pytest.mark.skip(reason="shared/reference is not next to this checkout")
     return pytest.mark.parametrize("name", cases or [pytest.param("none", marks=missing)])
 

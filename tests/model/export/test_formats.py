@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 import json
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,10 @@ from model.export.formats import (
     export_network,
 )
 from model.export.onnx_file import OnnxFile
-from model.export.parity import check_parity
-from model.export.torch_file import METADATA_FILE, TorchFile
+from model.export.parity import Parity, check_parity
+from model.export.torch_file import METADATA_FILE
 from model.export.weights_file import copy_weights
+from model.network.backbone import BACKBONES
 from model.network.detector import LiteDETR
 from model.network.geometry import nearest_cells
 from model.weights.checkpoint import load_detector, save_checkpoint
@@ -37,11 +41,17 @@ from model.weights.info import (
 from tests.model.network.test_detector import seeded, tiny
 from tests.support import reference_cases
 from tests.support.repository import ROOT
-from tests.support.small_variants import parametrize_whole_family, shrunk, small_backbones
+from tests.support.small_variants import (
+    SmallResNet,
+    parametrize_whole_family,
+    shrunk,
+    small_backbones,
+)
 
 __all__ = ["small_backbones"]
-SIZE = (64, 96)
+SIZE, ODD_SIZE = (64, 96), (75, 101)
 LABELS = ("chat", "犬", "bird, small")
+Export = Callable[[str, tuple[int, int], bool], tuple[bytes, Parity]]
 
 
 def described(detector: LiteDETR, **changes: Any) -> ModelInfo:
@@ -144,25 +154,48 @@ def test_copies_that_fail_leave_what_was_there(
     assert sorted(tmp_path.iterdir()) == sorted([source, pipe, target])
 
 
+@pytest.fixture(scope="module")
+def detector() -> Iterator[LiteDETR]:
+    """One layer or block of each kind, which takes a third of the time of a published network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "resnet18", f"{SmallResNet.__module__}:SmallResNet")
+        yield seeded(tiny(encoder_layers=2, encoder_blocks=1, decoder_layers=2))
+
+
+@pytest.fixture(scope="module")
+def exported(detector: LiteDETR) -> Export:
+    """Exports the detector in a format and size, padded or not, once for all tests."""
+
+    @functools.cache
+    def export(name: str, size: tuple[int, int], padded: bool) -> tuple[bytes, Parity]:
+        return export_network(
+            detector,
+            described(detector),
+            NETWORK_FORMATS[name],
+            size=size,
+            padded=padded,
+            images=[photo()],
+        )
+
+    return export
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "padded"),
     [
-        (SIZE, False),
-        ((75, 101), True),
+        (ODD_SIZE, True),
+        # Without `sizes`, positions are constants; docs/export.md exports and runs such a file.
+        pytest.param(SIZE, False, marks=pytest.mark.family),
         pytest.param(SIZE, True, marks=pytest.mark.family),
-        pytest.param((75, 101), False, marks=pytest.mark.family),
+        pytest.param(ODD_SIZE, False, marks=pytest.mark.family),
     ],
 )
 def test_onnx_files_have_the_results_standard_operators_and_metadata(
-    size: tuple[int, int], padded: bool
+    exported: Export, size: tuple[int, int], padded: bool
 ) -> None:
     onnx = pytest.importorskip("onnx")
-    detector = seeded(tiny())
-    info = described(detector)
-    data, parity = export_network(
-        detector, info, NETWORK_FORMATS["onnx"], size=size, padded=padded, images=[photo()]
-    )
+    data, parity = exported("onnx", size, padded)
     assert parity.logits < 1e-4 and parity.batch_sizes == (1, 2, 3)
     model = onnx.load_model_from_string(data)
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 18)}
@@ -191,31 +224,32 @@ def test_onnx_files_have_the_results_standard_operators_and_metadata(
 
 
 @pytest.mark.slow
-def test_the_selection_can_be_read_from_files() -> None:
-    pytest.importorskip("onnx")
-    detector = seeded(tiny())
-    info = described(detector)
-    batch = comparison_batches(SIZE, [photo()], padded=False)[1]
-    found = {}
-    for name, load in (("onnx", OnnxFile), ("torch-export", TorchFile)):
-        data, _ = export_network(detector, info, NETWORK_FORMATS[name], size=SIZE)
-        found[name] = load(data).selected(batch)
+@pytest.mark.parametrize(
+    ("name", "size"), [("onnx", ODD_SIZE), ("torch-export", SIZE)], ids=["onnx", "torch-export"]
+)
+def test_the_selection_can_be_read_from_files(
+    exported: Export, detector: LiteDETR, name: str, size: tuple[int, int]
+) -> None:
+    network_format = NETWORK_FORMATS[name]
+    pytest.importorskip((*network_format.packages, "torch")[0])
+    pixels, sizes = comparison_batches(size, [photo()], padded=True)[1]
+    found = network_format.load(exported(name, size, True)[0]).selected((pixels, sizes))
+    mask = torch.ones(2, *size, dtype=torch.bool)
+    for row, (height, width) in zip(mask, sizes.tolist(), strict=True):
+        row[:height, :width] = False
     rows: list[torch.Tensor] = []
-    select = detector.transformer.select_queries
-    detector.transformer.select_queries = lambda best: rows.append(select(best)) or rows[0]  # type: ignore[assignment,method-assign,func-returns-value]
+    observed = copy.deepcopy(detector)
+    select = observed.transformer.select_queries
+    observed.transformer.select_queries = lambda best: rows.append(select(best)) or rows[0]  # type: ignore[assignment,method-assign,func-returns-value]
     with torch.inference_mode():
-        detector(batch[0], torch.zeros(2, *SIZE, dtype=torch.bool))
-    assert {name: rows[0].tolist() for name in found} == {n: f.tolist() for n, f in found.items()}
+        observed(pixels, mask)
+    assert found.tolist() == rows[0].tolist()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.family), True])
-def test_torch_export_files_have_the_results_and_metadata(padded: bool) -> None:
-    detector = seeded(tiny())
-    info = described(detector)
-    data, parity = export_network(
-        detector, info, NETWORK_FORMATS["torch-export"], size=SIZE, padded=padded
-    )
+def test_torch_export_files_have_the_results_and_metadata(exported: Export, padded: bool) -> None:
+    data, parity = exported("torch-export", SIZE, padded)
     assert parity.logits < 1e-4
     extra = {METADATA_FILE: ""}
     torch.export.load(io.BytesIO(data), extra_files=extra)
@@ -234,13 +268,8 @@ def test_every_variant_is_exported(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("onnx", marks=pytest.mark.family),  # tests/docs runs this export as a command
-        *(name for name in NETWORK_FORMATS if name != "onnx"),
-    ],
-)
+@pytest.mark.family  # tests/docs exports it as ONNX, from the graph that the other format saves
+@pytest.mark.parametrize("name", NETWORK_FORMATS)
 def test_the_default_model_is_exported(name: str) -> None:
     pytest.importorskip("onnx")
     detector, info = load_detector(DEFAULT_MODEL_PATH)

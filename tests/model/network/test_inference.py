@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,14 +82,21 @@ def assert_alike(detector: LiteDETR, images: Tensor, mask: Tensor, dtype: torch.
                 assert difference.square().mean().sqrt() <= bound, field
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str
-)
-@reference_cases.parametrize_cases(only_one_is_fast=True)
-def test_every_reference_case_gives_what_its_detector_gives(name: str, dtype: torch.dtype) -> None:
+def _assert_case_alike(name: str, dtype: torch.dtype) -> None:
     case = reference_cases.load_case(name)
     images, mask = reference_cases.batch_of(case.arrays, torch.float32)
     assert_alike(reference_cases.detector_of(name), images, mask, dtype)
+
+
+@reference_cases.parametrize_cases(only_one_is_fast=True)
+def test_every_reference_case_gives_what_its_detector_gives(name: str) -> None:
+    _assert_case_alike(name, torch.float32)
+
+
+@pytest.mark.slow
+@reference_cases.parametrize_cases(only_one_is_fast=False, family=True)
+def test_every_reference_case_gives_the_same_in_bfloat16(name: str) -> None:
+    _assert_case_alike(name, torch.bfloat16)
 
 
 @reference_cases.parametrize_cases(only_one_is_fast=True)
@@ -100,37 +110,39 @@ def test_every_reference_case_is_reproduced(name: str) -> None:
     torch.testing.assert_close(memory, official, atol=1e-4, rtol=0)
 
 
+_BOTH_ARE_FAST = (("onednn", torch.float32), ("torch", torch.bfloat16))
+_FAST_CONFIGS = (
+    tiny(),
+    tiny(backbone="efficientnet_lite0"),
+    tiny(separate_keys=True),
+    tiny(interleaved=False, key_aware=False),
+    replace(golden_case.CONFIG, num_feature_levels=3, high_level_scales=2),
+)
+_SLOW_CONFIGS = (
+    tiny(key_aware=False),
+    tiny(key_aware_decoder=False),
+    tiny(same_loc=True),
+    tiny(high_level_scales=2),
+    tiny(high_level_scales=4),
+    tiny(encoder_layers=4, encoder_blocks=2),
+    tiny(encoder_points=2),
+    tiny(num_feature_levels=5),
+    tiny(num_queries=500),
+)
+
+
+def _architectures() -> Iterator[Any]:
+    """Every architecture with every way of products; those with neither fast: of the family."""
+    ways = itertools.product(("onednn", "torch"), TOLERANCES)
+    for config, (products, dtype) in itertools.product((*_FAST_CONFIGS, *_SLOW_CONFIGS), ways):
+        slow = (config not in _FAST_CONFIGS) + ((products, dtype) not in _BOTH_ARE_FAST)
+        marks = (pytest.mark.slow, pytest.mark.family)[:slow]
+        name = f"{config.name}-{products}-{dtype}"
+        yield pytest.param(config, products, dtype, marks=marks, id=name)
+
+
 @pytest.mark.usefixtures("_products")
-@pytest.mark.parametrize(
-    ("products", "dtype"),
-    [
-        ("onednn", torch.float32),
-        ("torch", torch.bfloat16),
-        pytest.param("onednn", torch.bfloat16, marks=pytest.mark.slow),
-        pytest.param("torch", torch.float32, marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize(
-    "config",
-    [
-        tiny(),
-        tiny(backbone="efficientnet_lite0"),
-        pytest.param(tiny(key_aware=False), marks=pytest.mark.slow),
-        pytest.param(tiny(key_aware_decoder=False), marks=pytest.mark.slow),
-        tiny(separate_keys=True),
-        pytest.param(tiny(same_loc=True), marks=pytest.mark.slow),
-        pytest.param(tiny(high_level_scales=2), marks=pytest.mark.slow),
-        pytest.param(tiny(high_level_scales=4), marks=pytest.mark.slow),
-        tiny(interleaved=False, key_aware=False),
-        pytest.param(tiny(encoder_layers=4, encoder_blocks=2), marks=pytest.mark.slow),
-        pytest.param(tiny(encoder_points=2), marks=pytest.mark.slow),
-        pytest.param(tiny(num_feature_levels=5), marks=pytest.mark.slow),
-        pytest.param(tiny(num_queries=500), marks=pytest.mark.slow),
-        replace(golden_case.CONFIG, num_feature_levels=3, high_level_scales=2),
-    ],
-    ids=lambda config: config.name,
-)
+@pytest.mark.parametrize(("config", "products", "dtype"), list(_architectures()))
 def test_every_architecture_has_the_output_of_its_detector(
     config: ModelConfig, dtype: torch.dtype
 ) -> None:
