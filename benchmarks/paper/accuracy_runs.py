@@ -24,6 +24,7 @@ from benchmarks.paper.accuracy_training import MODEL_FILE, STATE_FILE, Start
 from benchmarks.paper.accuracy_training import train as train_arm
 from model.config import ModelConfig
 from model.data.annotations import GroundTruth
+from model.data.data_sets import open_coco
 from model.evaluation.evaluate import evaluate
 from model.training.options import TrainOptions
 from service.engine.host_memory import keep_freed_memory
@@ -196,8 +197,7 @@ def score(run: Run, console: Console) -> None:
     scores = evaluate(
         predictor,
         info.labels,
-        images.annotations("val"),
-        images.images("val"),
+        open_coco(images.annotations("val"), images.images("val")),
         results_path=run.folder / DETECTIONS_FILE,
         overwrite=True,
     )

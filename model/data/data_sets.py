@@ -45,13 +45,16 @@ class DataSet:
     findings: Findings
 
 
-def open_data_set(path: Path, split: str = "train", report: Report | None = None) -> DataSet | None:
+def open_data_set(
+    path: Path, split: str = "train", report: Report | None = None, *, limit: int | None = None
+) -> DataSet | None:
     """Opens a split of a data set in a file or folder.
 
     Args:
         path: a COCO JSON file, a `data.yaml`, or a folder in one of the `FORMATS`.
         split: "train", "val" or "test".
         report: called with a report of oddities, if there are any.
+        limit: only the first image files are checked; None: all.
 
     Returns:
         The data set; None if it has no such split.
@@ -61,17 +64,19 @@ def open_data_set(path: Path, split: str = "train", report: Report | None = None
     """
     findings = Findings()
     raw = read_split(path, split, findings)
-    return None if raw is None else _checked(raw, findings, report)
+    return None if raw is None else _checked(raw, findings, report, limit)
 
 
-def open_coco(annotations: Path, images: Path, report: Report | None = None) -> DataSet:
-    """Opens a COCO JSON file whose image folder is known.
+def open_coco(
+    annotations: Path, images: Path, report: Report | None = None, *, limit: int | None = None
+) -> DataSet:
+    """Opens a COCO JSON file whose image folder is known; see `open_data_set`.
 
     Raises:
         DataError: for data with errors.
     """
     raw = RawDataSet(read_document(annotations), images, annotations)
-    return _checked(raw, Findings(), report)
+    return _checked(raw, Findings(), report, limit)
 
 
 def read_split(path: Path, split: str, findings: Findings) -> RawDataSet | None:
@@ -88,18 +93,20 @@ def read_split(path: Path, split: str, findings: Findings) -> RawDataSet | None:
     raise DataError(f"{path}: no data set of a known format: {layouts}")
 
 
-def check_split(raw: RawDataSet, findings: Findings) -> dict[int, Size]:
+def check_split(raw: RawDataSet, findings: Findings, limit: int | None = None) -> dict[int, Size]:
     """Checks a document and its image files; returns the sizes of the readable images.
 
     Raises:
         DataError: if there is no image at all.
     """
     check_document(raw.document, findings)
-    return check_images_and_boxes(raw.document, None, raw.folder, findings)
+    return check_images_and_boxes(raw.document, limit, raw.folder, findings)
 
 
-def _checked(raw: RawDataSet, findings: Findings, report: Report | None) -> DataSet:
-    sizes = check_split(raw, findings)
+def _checked(
+    raw: RawDataSet, findings: Findings, report: Report | None, limit: int | None
+) -> DataSet:
+    sizes = check_split(raw, findings, limit)
     if findings.has_errors:
         raise DataError(findings.report(raw.subject))
     if findings.has_oddities and report is not None:

@@ -1,6 +1,6 @@
 """Scores a detector on annotated images with COCO's measures.
 
-annotations (`GroundTruth`) -> images, decoded and resized as in serving -> `Predictor`
+data (`DataSet`) -> images, decoded and resized as in serving -> `Predictor`
     -> `ImageDetections` -> `evaluate_coco` -> `Scores`
 
 `evaluate` does all of it; `model.evaluation.photo_rules` scores the same detections by other rules.
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.annotations import DataError, GroundTruth, ImageAnnotations
+from model.data.data_sets import DataSet
 from model.data.image_files import FILE_LIMITS
 from model.data.input_files import open_regular_file
 from model.data.output_files import check_output_file, is_stream, write_output
@@ -53,8 +54,7 @@ _ALL_AREAS = 0  # of COCO's all, small, medium, large
 def evaluate(  # noqa: PLR0913 - options, by keyword
     predictor: Predictor,
     labels: Sequence[str],
-    annotations: Path | str,
-    images_dir: Path | str,
+    data: DataSet,
     *,
     batch_size: int = 1,
     limit: int | None = None,
@@ -71,15 +71,14 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     Args:
         predictor: runs the model.
         labels: the model's class names, one per output.
-        annotations: COCO-format JSON; its category names are looked up in `labels`.
-        images_dir: the folder that its `file_name`s are relative to.
+        data: the annotated images; their category names are looked up in `labels`.
         batch_size: images of one shape bucket in a batch.
-        limit: use only the first images of the file.
+        limit: use only the first images.
         results_path: where to write the detections as a COCO results file.
         overwrite: replaces an existing results file.
         progress: called at the start and after each batch.
-        report: called with lines for the user: oddities in the data, images that are resumed or
-            cannot be read; None: they are not reported.
+        report: called with lines for the user: images that are resumed or cannot be read; None:
+            they are not reported.
         limits: on an image file.
         jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
         run: JSON values that identify model and options. With it, and with a regular file as
@@ -91,24 +90,21 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         Then no results are written, but those of the other images are kept, as after a stop.
 
     Raises:
-        DataError: for annotations or images that cannot be used; all are checked at the start.
-        OutputError: if a file cannot be written; this is checked at the start too.
+        DataError: for classes that the model does not have.
+        OutputError: if a file cannot be written; this is checked at the start.
         ModuleNotFoundError: without faster-coco-eval (the `train` extra).
     """
     import_module("faster_coco_eval")  # fails here, not after the model has run for an hour
-    annotations, images_dir = Path(annotations), Path(images_dir)
     say = report or (lambda _line: None)
+    truth = replace(data.truth, images=data.truth.images[:limit])
     if results_path is not None:
-        check_output_file(results_path, overwrite=overwrite, inputs=(annotations,))
-    truth = GroundTruth.read(annotations, limit, images=images_dir, report=report)
-    if results_path is not None:
-        files = (images_dir / image.file_name for image in truth.images)
-        check_output_file(results_path, overwrite=overwrite, inputs=files)
+        files = (data.folder / image.file_name for image in truth.images)
+        check_output_file(results_path, overwrite=overwrite, inputs=(data.subject, *files))
     unreadable: dict[int, str] = {}
     with ExitStack() as stack:
         saved = None
         if run is not None and results_path is not None and not is_stream(results_path):
-            run = {**run, "annotations": f"SHA-256 {_sha256(annotations)}"}
+            run = {**run, "annotations": f"SHA-256 {_sha256(data)}"}
             partial = partial_file(results_path)
             saved = stack.enter_context(open_saved_detections(partial, run, overwrite=overwrite))
             if known := len(saved.of(image.image_id for image in truth.images)):
@@ -116,7 +112,7 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
         predictions = run_detector_on(
             predictor,
             truth,
-            images_dir,
+            data.folder,
             predictor.config,
             labels,
             batch_size=batch_size,
@@ -127,8 +123,8 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
             unreadable=unreadable,
         )
         if results_path is not None and not unreadable:
-            data = json.dumps(coco_results(predictions)).encode()
-            write_output(results_path, data, overwrite=overwrite)
+            results = json.dumps(coco_results(predictions)).encode()
+            write_output(results_path, results, overwrite=overwrite)
             if saved is not None:
                 saved.delete()
     return replace(
@@ -138,9 +134,12 @@ def evaluate(  # noqa: PLR0913 - options, by keyword
     )
 
 
-def _sha256(path: Path) -> str:
-    with open_regular_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(data: DataSet) -> str:
+    """The digest of a COCO file, or of the annotations that were read from other files."""
+    if data.subject.suffix.lower() == ".json":
+        with open_regular_file(data.subject) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(data.truth.to_coco()).encode()).hexdigest()
 
 
 def evaluate_coco(predictions: Sequence[ImageDetections], truth: GroundTruth) -> Scores:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from model.data.errors import DataError
 from model.data.output_files import check_output_file
 from model.evaluation.coco_folder import DEFAULT_SPLIT, CocoFiles, find_coco_files
 from service.cli.evaluation_progress import evaluation_progress
@@ -25,13 +27,16 @@ from service.cli.offline_settings import (
 from service.cli.options import documented_option, help_text, overwrite_option
 
 if TYPE_CHECKING:
+    from model.data.data_sets import DataSet
     from model.evaluation.scores import Scores
     from model.predictor import Predictor
     from model.weights.info import ModelInfo
 
 _GPU_BATCH_SIZE = 8
+_SPLIT = "val"  # of --data
 _EPILOG = """[bold]Examples[/]
 
+  lite-detr eval --model runs/mine/model.safetensors --data my-data/
   lite-detr eval --annotations val.json --images val/
   lite-detr eval --model runs/codes/model.safetensors --annotations val.json --images val/ --json
   lite-detr eval --coco /data/coco --model lite-dino-r50-h3l1-2p1x3 --results found.json
@@ -45,13 +50,23 @@ def register(app: typer.Typer) -> None:
 
 def evaluate_model(  # noqa: PLR0913 - a command's flags
     *,
+    data: Annotated[
+        Path | None,
+        documented_option(
+            "--data",
+            env_var="LITE_DETR_EVAL_DATA",
+            metavar="PATH",
+            help="your data, as in training: a folder in the layout of COCO, YOLO or Pascal VOC, "
+            "a data.yaml, or a COCO JSON file; its class names are looked up among the model's",
+        ),
+    ] = None,
     annotations: Annotated[
         Path | None,
         documented_option(
             "--annotations",
             env_var="LITE_DETR_EVAL_ANNOTATIONS",
             metavar="PATH",
-            help="COCO-format JSON; its category names are looked up among the model's classes",
+            help="in place of --data: COCO-format JSON; requires --images",
         ),
     ] = None,
     images: Annotated[
@@ -69,7 +84,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             "--coco",
             env_var="LITE_DETR_EVAL_COCO",
             metavar="FOLDER",
-            help="in place of both: a folder with COCO's annotations/instances_val2017.json and "
+            help="in place of them: a folder with COCO's annotations/instances_val2017.json and "
             "val2017/",
         ),
     ] = None,
@@ -79,8 +94,8 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
             "--split",
             env_var="LITE_DETR_EVAL_SPLIT",
             metavar="NAME",
-            default=DEFAULT_SPLIT,
-            help="of --coco: train2017 or a split of your own",
+            default=f"{_SPLIT}; {DEFAULT_SPLIT} of --coco",
+            help="the part of --data or --coco to use, such as test or train2017",
         ),
     ] = None,
     model: ModelOption = None,
@@ -136,12 +151,12 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
         if value is not None and value < 1:
             raise typer.BadParameter(f"{flag}: must be at least 1, not {value}")
     settings = offline_settings(model, device, precision, cache_dir, jpeg_decoding)
-    files = _data_set(annotations, images, coco, split)
+    subject, open_data = _named_data(data, annotations, images, coco, split)
     if results is not None:
         from model.weights.info import resolve_model  # noqa: PLC0415
 
         weights = resolve_model(settings.model, settings.model_cache_dir)
-        check_output_file(results, overwrite=overwrite, inputs=(files.annotations, weights))
+        check_output_file(results, overwrite=overwrite, inputs=(subject, weights))
     from model.evaluation.evaluate import evaluate  # noqa: PLC0415
     from service.engine.load import load_from_settings  # noqa: PLC0415
 
@@ -151,8 +166,7 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
         scores = evaluate(
             predictor,
             info.labels,
-            files.annotations,
-            files.images,
+            open_data(report=progress.print, limit=limit),
             batch_size=batch_size or (_GPU_BATCH_SIZE if predictor.runs_batches_whole else 1),
             limit=limit,
             results_path=results,
@@ -167,28 +181,67 @@ def evaluate_model(  # noqa: PLR0913 - a command's flags
     return _report_unreadable(scores, results)
 
 
-def _data_set(
-    annotations: Path | None, images: Path | None, coco: Path | None, split: str | None
-) -> CocoFiles:
-    """Returns the files that the flags name.
+class _OpenData(Protocol):
+    """Opens the named data."""
+
+    def __call__(self, *, report: Callable[[str], None], limit: int | None) -> DataSet:
+        """See `model.data.data_sets.open_data_set`."""
+
+
+def _named_data(
+    data: Path | None,
+    annotations: Path | None,
+    images: Path | None,
+    coco: Path | None,
+    split: str | None,
+) -> tuple[Path, _OpenData]:
+    """Returns the file or folder that the flags name, and what opens it.
 
     Raises:
         typer.BadParameter: for flags that are missing or exclude each other.
         DataError: for a folder of --coco without these files.
     """
+    pair = "--images" if annotations is None else "--annotations"
+    ways = {"--data": data, pair: annotations or images, "--coco": coco}
+    given = [flag for flag, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{given[0]} and {given[1]} exclude each other")
+    if split is not None and data is None and coco is None:
+        raise typer.BadParameter("--split is for --data or --coco")
+    if data is not None:
+        return data, partial(_open_split, data, split)
     if coco is not None:
-        if annotations is not None or images is not None:
-            raise typer.BadParameter("--coco takes the place of --annotations and --images")
-        return find_coco_files(coco, split or DEFAULT_SPLIT)
-    if split is not None:
-        raise typer.BadParameter("--split is for --coco FOLDER")
-    if annotations is None or images is None:
+        files = find_coco_files(coco, split or DEFAULT_SPLIT)
+    elif annotations is not None and images is not None:
+        files = CocoFiles(annotations, images)
+    else:
         missing = "--annotations" if annotations is None else "--images"
         raise typer.BadParameter(
-            f"{missing} is missing: name the data with --annotations FILE and --images FOLDER, or "
-            "with --coco FOLDER"
+            f"{missing} is missing: name the data with --data PATH, with --annotations FILE and "
+            "--images FOLDER, or with --coco FOLDER"
         )
-    return CocoFiles(annotations, images)
+    from model.data.data_sets import open_coco  # noqa: PLC0415
+
+    return files.annotations, partial(open_coco, files.annotations, files.images)
+
+
+def _open_split(
+    path: Path, split: str | None, *, report: Callable[[str], None], limit: int | None
+) -> DataSet:
+    """Opens a split of --data; a JSON file has only one.
+
+    Raises:
+        DataError: if there is none of that name, or for data that cannot be used.
+    """
+    from model.data.data_sets import open_data_set  # noqa: PLC0415
+
+    is_json = path.suffix.lower() == ".json" and not path.is_dir()
+    name = split or ("train" if is_json else _SPLIT)
+    opened = open_data_set(path, name, report, limit=limit)
+    if opened is None:
+        hint = "leave --split out" if is_json else "--split names another one, such as train"
+        raise DataError(f"{path} has no split named {name}: {hint}")
+    return opened
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from PIL import Image
 
 from model import VARIANTS, ModelConfig
 from model.data.annotations import DataError, GroundTruth
+from model.data.data_sets import open_coco
 from model.detections import Detections
 from model.evaluation.evaluate import (
     ImageDetections,
@@ -258,8 +259,7 @@ def test_a_model_is_scored_on_a_folder(tmp_path: Path) -> None:
     scores = evaluate(
         Predictor(build_detector(config), config),
         ("cat", "dog"),
-        tmp_path / "set.json",
-        tmp_path,
+        open_coco(tmp_path / "set.json", tmp_path),
         limit=2,
         results_path=tmp_path / "found.json",
         progress=lambda done, total: reported.append((done, total)),

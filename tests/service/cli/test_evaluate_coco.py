@@ -376,8 +376,11 @@ def test_published_ap_is_compared_on_all_of_val2017_only(
     [
         ([], "--annotations is missing"),
         (["--annotations", "a.json"], "--images is missing"),
-        (["--coco", "x", "--images", "y"], "--coco takes the place of"),
+        (["--coco", "x", "--images", "y"], "--images and --coco exclude each other"),
+        (["--data", "x", "--coco", "y"], "--data and --coco exclude each other"),
+        (["--data", "x", "--annotations", "a.json", "--images", "y"], "--data and --annotations"),
         (["--annotations", "a.json", "--images", ".", "--split", "val2017"], "--split is for"),
+        (["--data", "no-such-folder"], "no-such-folder: there is no such file or folder"),
     ],
 )
 def test_the_data_set_is_named_in_one_way(
