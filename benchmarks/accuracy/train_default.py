@@ -37,7 +37,7 @@ from benchmarks.accuracy.default_plan import (
 from benchmarks.accuracy.default_recipe import EDITION, TRIES, run_options
 from benchmarks.accuracy.default_tries import format_results, read_results, run_try
 from benchmarks.accuracy.synthetic_set import synthetic_set
-from model.training.loop import TrainingFailed, train
+from model.training.loop import TrainingFailed, TrainingStopped, train
 from model.training.processes import started_by_torchrun
 from model.training.state import TrainingStateError
 
@@ -45,6 +45,7 @@ _SCENES = 150  # of the validation set while training
 _LOWEST_PRIORITY = 19
 _PROCESSES = (1, 2)
 _POLL_SECONDS = 0.5
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # statuses of a run that is saved
 
 
 def main() -> None:
@@ -59,6 +60,8 @@ def main() -> None:
         sys.exit(f"{error}\n--new-part continues from the averaged weights of this run")
     except (OSError, ValueError, TrainingFailed) as error:
         sys.exit(str(error))
+    except TrainingStopped as stop:
+        sys.exit(stop.exit_status)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -150,12 +153,15 @@ def _run(options: argparse.Namespace) -> None:
             flush=True,
         )
         status = 0
-        if options.processes == 1:
-            _train(options)
-        else:
-            status = _start_processes(options, lock)
+        try:
+            if options.processes == 1:
+                _train(options)
+            else:
+                status = _start_processes(options, lock)
+        except TrainingStopped as stop:
+            status = stop.exit_status
         left = plan.hours - trained_hours(options.folder, plan)
-        if left > 0 and status == 0:
+        if left > 0 and status in (0, *_STOPPED):
             print(f"{left:.2f} hours are left: `run --folder {options.folder}` continues")
         sys.exit(status)
 
@@ -198,7 +204,10 @@ def _start_processes(options: argparse.Namespace, lock: int) -> int:
             for rank in range(options.processes)
         ]
 
-        def forward(_number: int, _frame: FrameType | None) -> None:
+        received: list[int] = []
+
+        def forward(number: int, _frame: FrameType | None) -> None:
+            received.append(number)
             for process in processes:
                 process.send_signal(signal.SIGTERM)
 
@@ -206,6 +215,8 @@ def _start_processes(options: argparse.Namespace, lock: int) -> int:
         status = _wait(processes)
         for each, handler in before.items():
             signal.signal(each, handler)
+    if received and status in _STOPPED:
+        return 128 + received[0]
     return status
 
 
@@ -216,11 +227,15 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
         for process in left:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
-        if any(process.returncode for process in processes):
+        # After a signal each saves; the first process has most to write.
+        if any(process.returncode not in (None, 0, *_STOPPED) for process in processes):
             for process in left:
                 process.kill()
         left = [process for process in left if process.returncode is None]
-    return max(abs(int(process.returncode)) for process in processes)
+    codes = [int(process.returncode) for process in processes]
+    failed = [code for code in codes if code not in (0, *_STOPPED)]
+    code = max(failed or codes, key=abs)
+    return 128 - code if code < 0 else code  # negative: killed by that signal
 
 
 def _free_port() -> int:

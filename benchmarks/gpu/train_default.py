@@ -6,10 +6,11 @@ python -m benchmarks.gpu.train_default --cache SCENES --output RUN --minutes 8
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from benchmarks.report import ROOT
-from model.training.loop import train
+from model.training.loop import TrainingStopped, train
 from model.training.options import TrainOptions
 
 
@@ -23,7 +24,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--max-iterations", type=int, default=200_000)
     options = parser.parse_args()
-    path = train(
+    try:
+        path = _train(options)
+    except TrainingStopped as stop:
+        sys.exit(stop.exit_status)
+    print(path)
+
+
+def _train(options: argparse.Namespace) -> Path:
+    return train(
         TrainOptions(
             output=options.output,
             cache=options.cache,
@@ -39,7 +48,6 @@ def main() -> None:
             resume=True,
         )
     )
-    print(path)
 
 
 if __name__ == "__main__":

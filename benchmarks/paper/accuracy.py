@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -29,6 +30,7 @@ from benchmarks.paper.accuracy_report import LATENCY_FILE, write
 from benchmarks.paper.accuracy_runs import SETS, Study, run_all
 from benchmarks.paper.accuracy_sets import SETS_FILE, prepare, write_atomically
 from benchmarks.report import ROOT, conditions
+from model.training.stopping import TrainingStopped
 
 _FOLDER = ROOT / "runs" / "paper-accuracy"
 _LOWEST_PRIORITY = 19
@@ -40,6 +42,9 @@ def main() -> None:
     options = _parse()
     try:
         _do(options)
+    except TrainingStopped as stopped:
+        print(f"{stopped}; the same command continues", file=sys.stderr)
+        sys.exit(stopped.exit_status)
     except (ArithmeticError, OSError, ValueError) as error:
         sys.exit(str(error))
 
@@ -125,19 +130,23 @@ def _run(study: Study, options: argparse.Namespace) -> None:
     """Does the runs, in this process or in several."""
     os.nice(_LOWEST_PRIORITY)
     if options.processes <= 1:
-        if not run_all(study, options.arms, Console(highlight=False, soft_wrap=True)):
-            sys.exit("stopped by a signal; the same command continues")
+        run_all(study, options.arms, Console(highlight=False, soft_wrap=True))
         return
     command = [sys.executable, "-m", "benchmarks.paper.accuracy", *sys.argv[1:], "--processes", "1"]
     workers = [subprocess.Popen(command) for _ in range(options.processes)]
 
-    def stop(*_arguments: object) -> None:
+    received: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
         for worker in workers:
             worker.terminate()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     codes = [worker.wait() for worker in workers]
+    if received and any(codes):
+        raise TrainingStopped(received[0])
     if any(codes):
         sys.exit("not all runs are done; the same command continues")
 

@@ -142,7 +142,7 @@ class Run:
         return plain
 
 
-def run_all(study: Study, arms: str, console: Console) -> bool:
+def run_all(study: Study, arms: str, console: Console) -> None:
     """Does the runs that no other process has done or is doing.
 
     Args:
@@ -150,8 +150,8 @@ def run_all(study: Study, arms: str, console: Console) -> bool:
         arms: letters of the arms.
         console: for progress.
 
-    Returns:
-        False if a signal stopped it before the last of them.
+    Raises:
+        TrainingStopped: if a signal stopped it before the last of them.
     """
     torch.set_num_threads(1)
     keep_freed_memory()  # a step needs the memory of the last one again
@@ -160,10 +160,8 @@ def run_all(study: Study, arms: str, console: Console) -> bool:
             if not ours or run.result() is not None:
                 continue
             console.print(f"{run.name}: {run.arm.title}")
-            if not train(run, console):
-                return False
+            train(run, console)
             score(run, console)
-    return True
 
 
 @contextmanager
@@ -179,15 +177,17 @@ def _locked(folder: Path) -> Iterator[bool]:
             yield True
 
 
-def train(run: Run, console: Console) -> bool:
-    """Trains a run, or the rest of it; returns False if a signal stopped it before the end."""
+def train(run: Run, console: Console) -> None:
+    """Trains a run, or the rest of it.
+
+    Raises:
+        TrainingStopped: if a signal stopped it before the end.
+    """
     study, images = run.study, run.study.image_set(run.set_name)
     run.folder.mkdir(parents=True, exist_ok=True)
     categories = dict(GroundTruth.read(images.annotations("train")).categories)
     pool = Pool(images, study.pool_images[run.set_name])
-    return train_arm(
-        Start(run.arm, study.base, categories, pool), study.training(run), console.print
-    )
+    train_arm(Start(run.arm, study.base, categories, pool), study.training(run), console.print)
 
 
 def score(run: Run, console: Console) -> None:

@@ -25,7 +25,7 @@ from model.training.optimizer import build_optimizer, set_learning_rate
 from model.training.options import TrainOptions
 from model.training.schedule import learning_rate_factor
 from model.training.state import Position, Run, SavedRun, load_state, save_state
-from model.training.stopping import StopRequest
+from model.training.stopping import StopRequest, TrainingStopped
 from model.weights.checkpoint import save_checkpoint
 
 STATE_FILE = "last.pt"
@@ -84,20 +84,18 @@ class Log:
         self.report(f"{self.folder.name} {iteration}: loss {means['total']:.2f}")
 
 
-def train(begin: Start, options: TrainOptions, report: Callable[[str], None]) -> bool:
-    """Trains a run, or the rest of it; SIGINT or SIGTERM stop it with everything saved.
+def train(begin: Start, options: TrainOptions, report: Callable[[str], None]) -> None:
+    """Trains a run, or the rest of it, and writes its weights to `MODEL_FILE`.
 
     Args:
         begin: what is trained.
         options: the run's folder, seed, length, batch size, optimizer and losses count.
         report: called with lines of text.
 
-    Returns:
-        Whether the run is complete; its weights are then in `MODEL_FILE`.
-
     Raises:
         NonFiniteError: if predictions or losses are not finite.
         TrainingStateError: if the state of the run cannot be used.
+        TrainingStopped: after SIGINT or SIGTERM, with everything saved.
     """
     detector = start(begin.arm, begin.base, begin.labels, options.seed).train()
     average = ExponentialAverage(detector, options.ema_decay, options.ema_warmup_iterations)
@@ -118,8 +116,8 @@ def train(begin: Start, options: TrainOptions, report: Callable[[str], None]) ->
                 _save(begin, run, options, place)
                 saved = time.monotonic()
     _save(begin, run, options, place)
-    if place.iteration < options.max_iterations:
-        return False
+    if stop.number is not None and place.iteration < options.max_iterations:
+        raise TrainingStopped(stop.number)
     save_checkpoint(
         options.output / MODEL_FILE,
         average.full_state(detector),
@@ -129,7 +127,6 @@ def train(begin: Start, options: TrainOptions, report: Callable[[str], None]) ->
         name=begin.arm.config(begin.base, len(begin.labels)).name,
         category_ids=tuple(begin.categories),
     )
-    return True
 
 
 def _save(begin: Start, run: Run, options: TrainOptions, place: Position) -> None:

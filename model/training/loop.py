@@ -20,16 +20,25 @@ from model.training.resume import resumed_options
 from model.training.run_folder import MODEL_FILE, STATE_FILE, check_run_folder, locked_folder
 from model.training.start import build_start, open_source
 from model.training.steps import TrainingFailed
+from model.training.stopping import TrainingStopped
 from model.training.trainer import Trainer
 
-__all__ = ["MODEL_FILE", "STATE_FILE", "CallbackError", "Trainer", "TrainingFailed", "train"]
+__all__ = [
+    "MODEL_FILE",
+    "STATE_FILE",
+    "CallbackError",
+    "Trainer",
+    "TrainingFailed",
+    "TrainingStopped",
+    "train",
+]
 
 
 def train(options: TrainOptions) -> Path:
     """Trains a detector and exports its averaged weights.
 
-    SIGINT or SIGTERM stop it after the current iteration, with everything saved. Started by
-    torchrun, several processes train together.
+    SIGINT or SIGTERM stop it after the current iteration. Started by torchrun, several processes
+    train together.
 
     Returns:
         The exported safetensors file; `last.pt` next to it resumes the run.
@@ -39,6 +48,7 @@ def train(options: TrainOptions) -> Path:
         DataError: if the data cannot be used.
         OutputError: if the output folder has files of another run, or another process uses it.
         TrainingFailed: after too many non-finite losses in a row, or without memory.
+        TrainingStopped: after SIGINT or SIGTERM, with everything saved.
         TrainingStateError: if a run cannot be resumed.
         ValueError: for options or start weights that do not fit.
     """

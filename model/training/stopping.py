@@ -4,19 +4,50 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALLED = 128  # added to the number of a signal in exit statuses, as shells do
+
+
+class TrainingStopped(Exception):
+    """A signal stopped a run; everything is saved, and the run can be continued.
+
+    Args:
+        number: of the signal.
+        model: the weights so far; None: no file has them.
+    """
+
+    def __init__(self, number: int, model: Path | None = None) -> None:
+        """Names the signal."""
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+        self.model = model
+
+    @property
+    def exit_status(self) -> int:
+        """130 after SIGINT, 143 after SIGTERM."""
+        return _SIGNALLED + self.number
 
 
 class StopRequest:
-    """A context in which the first SIGINT or SIGTERM sets `requested`; the second acts as usual."""
+    """A context in which the first SIGINT or SIGTERM sets `number`; the second acts as usual.
+
+    Attributes:
+        number: of the signal; None before it.
+    """
 
     def __init__(self) -> None:
         """Requests nothing yet."""
-        self.requested = False
+        self.number: int | None = None
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
+        return self.number is not None
 
     def __enter__(self) -> StopRequest:
         """Installs the signal handlers (only the main thread can)."""
@@ -33,8 +64,8 @@ class StopRequest:
         """Restores the signal handlers."""
         self._restore()
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
         self._restore()
 
     def _restore(self) -> None:

@@ -35,7 +35,7 @@ from model.training.schedule import run_progress
 from model.training.sources import ImageSource
 from model.training.state import Position, Run, TrainingStateError, load_state
 from model.training.steps import Steps, TrainingFailed
-from model.training.stopping import StopRequest
+from model.training.stopping import StopRequest, TrainingStopped
 from model.training.validation import ValidationSet, Validator
 
 _MINUTE = 60.0
@@ -125,7 +125,11 @@ class Trainer:
         self._stop_reason = ""
 
     def run(self) -> Path:
-        """Trains until the end of the run or a stop signal; see `train`."""
+        """Trains until the end of the run or a stop signal; see `train`.
+
+        Raises:
+            TrainingStopped: after the signal, with everything saved.
+        """
         resumed = self.options.resume and (self.options.output / STATE_FILE).exists()
         if resumed:
             self._load_state()
@@ -188,7 +192,11 @@ class Trainer:
             )
 
     def _end(self, stop: StopRequest) -> Path:
-        """Validates, unless a signal stopped the run, saves and reports; returns the weights."""
+        """Validates, unless a signal stopped the run, saves and reports; returns the weights.
+
+        Raises:
+            TrainingStopped: if a signal stopped the run.
+        """
         iteration, output = self.position.iteration, self.options.output
         stopped = self._stops(stop)
         if stopped:
@@ -206,9 +214,12 @@ class Trainer:
             self._validate()
         self._save()
         self._reporter.line(reason)
-        if not self._processes.is_first:
-            return self._writer.model_path
-        return self._writer.finish(self.position, finished=not stopped)
+        model = self._writer.model_path
+        if self._processes.is_first:
+            model = self._writer.finish(self.position, finished=not stopped)
+        if stopped:  # in all processes, whichever of them got the signal
+            raise TrainingStopped(int(self._processes.largest(stop.number or 0)), model)
+        return model
 
     def _stops(self, stop: StopRequest) -> bool:
         """Whether a signal reached any of the processes."""

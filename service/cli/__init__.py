@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 success, 1 failure, 2 refused arguments, data or outputs, 130
-        interrupted.
+        interrupted, 143 a training stopped by SIGTERM.
     """
     for variable, value in PASSIVE_OMP_WAIT.items():  # before any command imports torch
         os.environ.setdefault(variable, value)

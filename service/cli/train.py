@@ -38,7 +38,7 @@ follow from the data; each choice is printed, and a flag overrides it.
 
 The output folder gets model.safetensors (the best weights, to serve), last.pt (to continue from),
 log.jsonl, and at the end report.md with curves, a table of the classes and the worst images.
-Ctrl-C saves, then ends the run. To continue it:
+Ctrl-C saves, then ends the run with status 130 (SIGTERM: 143). To continue it:
 
   lite-detr train --resume runs/mine
 
@@ -71,13 +71,21 @@ def _train(given: dict[str, Any]) -> None:
             )
         given["output"] = str(folder)
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
-    from model.training.loop import CallbackError, TrainingFailed, train  # noqa: PLC0415
+    from model.training.loop import (  # noqa: PLC0415
+        CallbackError,
+        TrainingFailed,
+        TrainingStopped,
+        train,
+    )
     from model.training.processes import is_first_process  # noqa: PLC0415
     from model.training.state import TrainingStateError  # noqa: PLC0415
 
-    begun = _saved_at(options)
+    begun, status = _saved_at(options), 0
+    path: Path | None
     try:
         path = train(options)
+    except TrainingStopped as stop:
+        path, status = stop.model, stop.exit_status
     except Exception as error:
         hint = "" if _saved_at(options) == begun else _how_to_continue(options)
         is_own = isinstance(error, CallbackError | TrainingFailed | TrainingStateError)
@@ -87,6 +95,8 @@ def _train(given: dict[str, Any]) -> None:
         raise CommandFailed(f"{text}{hint}") from error
     if is_first_process():  # the others end before the model is complete
         typer.echo(f"{path}\nserve it: lite-detr serve --model {quote(str(path))}", err=True)
+    if status:
+        raise typer.Exit(status)
 
 
 def _saved_at(options: TrainOptions) -> int | None:

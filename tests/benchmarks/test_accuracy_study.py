@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,19 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.paper import accuracy_report
+from benchmarks.paper import accuracy, accuracy_report
 from benchmarks.paper.accuracy_arms import ARMS, BASE, start
 from benchmarks.paper.accuracy_bootstrap import Matches, choices
 from benchmarks.paper.accuracy_cost import gflops
 from benchmarks.paper.accuracy_pool import Pool, fill
 from benchmarks.paper.accuracy_runs import RESULT_FILE, Run, Study, run_all, train
-from benchmarks.paper.accuracy_sets import ImageSet, describe, shrink
+from benchmarks.paper.accuracy_sets import SETS_FILE, ImageSet, describe, shrink
 from benchmarks.paper.accuracy_statistics import t_interval
 from benchmarks.paper.accuracy_training import MODEL_FILE, STATE_FILE, drawn
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
 from model.evaluation.evaluate import ImageDetections, coco_results, evaluate_coco
+from model.training.stopping import TrainingStopped
 from tests.model.training.tiny import CONFIG, LABELS
 
 TINY = replace(CONFIG, interleaved=False, key_aware=False)
@@ -174,7 +176,7 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = study.runs("c")[0]
-    assert train(run, QUIET)
+    train(run, QUIET)
     expected = (run.folder / MODEL_FILE).read_bytes()
     shutil.rmtree(run.folder)
 
@@ -191,7 +193,7 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(
         with pytest.raises(KeyboardInterrupt):
             train(run, QUIET)
     assert (run.folder / STATE_FILE).is_file()
-    assert train(run, QUIET)
+    train(run, QUIET)
     assert (run.folder / MODEL_FILE).read_bytes() == expected
 
 
@@ -206,11 +208,30 @@ def test_a_signal_stops_a_run_that_then_continues(
 
     with monkeypatch.context() as patched:
         patched.setattr(Pool, "batch", signalled)
-        assert not train(run, QUIET)
+        with pytest.raises(TrainingStopped, match="SIGTERM") as stopped:
+            train(run, QUIET)
+    assert stopped.value.exit_status == 143
     assert not (run.folder / MODEL_FILE).exists()
     lines = io.StringIO()
-    assert train(run, Console(file=lines))
+    train(run, Console(file=lines))
     assert "continues at step 1" in lines.getvalue()
+
+
+def test_the_command_ends_with_the_status_of_the_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_arguments: object) -> None:
+        raise TrainingStopped(signal.SIGINT)
+
+    (tmp_path / SETS_FILE).write_text("{}")
+    command = ["accuracy", "run", "--folder", str(tmp_path), "--processes", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr("os.nice", lambda _number: 0)
+    monkeypatch.setattr(accuracy, "run_all", stop)
+    with pytest.raises(SystemExit) as left:
+        accuracy.main()
+    assert left.value.code == 130
+    assert "stopped by SIGINT; the same command continues" in capsys.readouterr().err
 
 
 def test_every_arm_and_run_draws_each_image_once_an_epoch() -> None:
@@ -240,12 +261,12 @@ def test_a_run_leaves_its_result_and_is_not_repeated(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = replace(study, seeds=(1,), iterations={"codes": 1, "bccd": 1})
-    assert run_all(study, "d", QUIET)
+    run_all(study, "d", QUIET)
     results = [run.result() for run in study.runs("d")]
     assert [found["scores"]["num_images"] for found in results if found] == [2, 2]
     assert not list(study.folder.glob("runs/*/" + STATE_FILE))
     monkeypatch.setattr("benchmarks.paper.accuracy_runs.train", lambda *_: pytest.fail("again"))
-    assert run_all(study, "d", QUIET)
+    run_all(study, "d", QUIET)
 
 
 def test_a_run_that_another_process_does_is_left_to_it(study: Study) -> None:
@@ -255,7 +276,7 @@ def test_a_run_that_another_process_does_is_left_to_it(study: Study) -> None:
         run.folder.mkdir(parents=True)
         files.append((run.folder / "lock").open("w"))
         fcntl.flock(files[-1], fcntl.LOCK_EX)
-    assert run_all(study, "a", QUIET)
+    run_all(study, "a", QUIET)
     for file in files:
         file.close()
     assert not any(run.result() for run in study.runs("a"))

@@ -195,6 +195,19 @@ def test_processes_that_wait_for_a_failed_one_are_ended() -> None:
     assert all(process.returncode is not None for process in processes)
 
 
+def test_processes_that_save_after_a_signal_are_left_to_end() -> None:
+    saving = [sys.executable, "-c", "import sys, time; time.sleep(1); sys.exit(143)"]
+    stopped = [sys.executable, "-c", "import sys; sys.exit(143)"]
+    processes = [subprocess.Popen(command) for command in (saving, stopped)]
+    assert train_default._wait(processes) == 143
+    assert [process.returncode for process in processes] == [143, 143]
+
+
+def test_a_killed_process_gives_the_status_of_shells() -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert train_default._wait([subprocess.Popen(killed)]) == 137
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

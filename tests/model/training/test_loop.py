@@ -18,7 +18,7 @@ from model.postprocess import select_detections
 from model.training import loop as loop_room
 from model.training import start
 from model.training.batches import collate, normalise
-from model.training.loop import Trainer, TrainingFailed, train
+from model.training.loop import Trainer, TrainingFailed, TrainingStopped, train
 from model.training.matcher import NonFiniteError
 from model.training.objective import Objective
 from model.training.optimizer import build_optimizer, set_learning_rate
@@ -79,7 +79,10 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ca
     # One sample image, then two images a batch: the fourth batch gets the signal.
     first = tiny_trainer(halves, _StoppingSource(cache, 1 + 3 * 2 + 1))
     torch.manual_seed(9)
-    first.run()
+    with pytest.raises(TrainingStopped, match="SIGTERM") as stopped:
+        first.run()
+    assert stopped.value.exit_status == 143
+    assert stopped.value.model == halves.output / "model.safetensors"
     assert first.position.iteration == 4
     torch.manual_seed(1234)
     second = tiny_trainer(halves, CacheSource(cache, LABELS))
