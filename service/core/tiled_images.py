@@ -1,8 +1,9 @@
 """Images that are cut into tiles: one request, one deadline, all results or none.
 
-    the whole image, decoded -------------------> batcher (as any image) ---.
-    tiles 1..8:  one decoding -> their slots ---> batcher (tiles run last) -+-> merge -> result
-    tiles 9..16: one decoding -> their slots ---> batcher ------------------'
+    the whole image, decoded --------------------> batcher (as any image) ---.
+    its tiles, decoded (`TileGroups`)                                         |
+        tiles 1..8  in slots that are free ------> batcher (tiles run last) --+-> merge -> result
+        tiles 9..16 likewise, after these -------> batcher -------------------'
 
 The whole image takes the place of an ordinary image. Its tiles add to the predicted time, take at
 most a quarter of the slots, a few at a time, and run after ordinary images, so that these wait at
@@ -18,42 +19,30 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from model.config import ModelConfig
 from model.images.decode import ImageLimits
 from service.batching.batcher import EngineResult
 from service.batching.estimates import RunningMean
 from service.core.admission import MAX_PREDICTED_SHARE
-from service.core.request import ImageRequest, job_of, turn_of
+from service.core.request import ImageRequest, job_of
+from service.core.tile_groups import (
+    MAX_REQUESTS,
+    TileDecoder,
+    TileGroup,
+    TileGroups,
+    release_all,
+)
 from service.core.tiling.grid import Region
 from service.core.tiling.options import plan_tiles
 from service.core.tiling.selected import merge_selected
-from service.decoding.tasks import ImageInSlot, Tile, TilesInSlots, Turn
+from service.decoding.tasks import ImageInSlot
 from service.errors import Overloaded
 from service.ipc.slot_pool import SlotLease
 from service.observability.metrics import Metrics
-from service.types import Priority
 
-_REQUESTS = 2  # whose tiles are in flight: those of one are decoded while those of the other run
-_MOST_SLOTS = 8  # for the tiles of one request, which one decoding fills
-_SLOT_SHARE = 4  # all tiles take at most one slot in so many
-_IMAGE_SHARE = 2  # likewise the whole images, while their tiles wait or run
+_IMAGE_SHARE = 2  # whole images take at most one slot in so many while their tiles wait or run
 _FEW_DETECTIONS = 64  # are merged in a millisecond
-
-
-class TileDecoder(Protocol):
-    """Decodes tiles; `service.decoding.pool.DecoderPool`."""
-
-    async def decode_tiles(
-        self,
-        data: bytes | memoryview,
-        config: ModelConfig,
-        limits: ImageLimits,
-        tiles: Sequence[Tile],
-        turn: Turn,
-    ) -> TilesInSlots:
-        """See `DecoderPool.decode_tiles`."""
 
 
 class TiledResult(NamedTuple):
@@ -93,7 +82,7 @@ class TiledImages:
         self._images = images
         self._max_tiles = max_tiles
         self._clock = clock
-        self._turns = asyncio.Semaphore(_REQUESTS)
+        self._turns = asyncio.Semaphore(MAX_REQUESTS)
         self._decoding = asyncio.Lock()  # so that tiles take one decoder at most
         self._num_images = 0  # with tiles, admitted and without a result
         self._pending = 0  # tiles of these
@@ -170,7 +159,7 @@ class TiledImages:
             return
         wait = self._pending * self._tile_seconds.value
         retry_after_s = max(1, math.ceil(wait))
-        most = max(_REQUESTS, request.served.pool.normal_count // _IMAGE_SHARE)
+        most = max(MAX_REQUESTS, request.served.pool.normal_count // _IMAGE_SHARE)
         if self._num_images >= most:
             raise Overloaded(
                 f"{self._num_images} images with tiles are in flight; try again later",
@@ -213,62 +202,37 @@ class TiledImages:
     ) -> tuple[list[_TileResult], float]:
         """Returns the results of all tiles, and the seconds that decoding took."""
         results: list[_TileResult] = []
-        decode_seconds = 0.0
+        groups = TileGroups(self._decoder, self._images, request, regions, self._clock)
         async with self._turns:
-            while len(results) < len(regions):
-                leases = self._lease_slots(request, len(regions) - len(results))
-                if not leases:  # the request's own slot is free after the whole image
-                    await asyncio.wait([whole])
-                    request.served.pool.renew(own)
-                    own.retain()
-                    leases = [own]
-                try:
-                    some = regions[len(results) : len(results) + len(leases)]
-                    found, seconds = await self._run_some(request, leases, some)
-                finally:
-                    for lease in leases:
-                        lease.release()
-                results += found
-                decode_seconds += seconds
-                done(len(some))
-        return results, decode_seconds
+            with groups:
+                while groups:
+                    group = await groups.take(own, whole, self._decoding)
+                    try:
+                        results += await self._run_group(request, group)
+                    finally:
+                        release_all(group.leases)
+                    done(len(group.regions))
+        return results, groups.decode_seconds
 
-    def _lease_slots(self, request: ImageRequest, tiles: int) -> list[SlotLease]:
-        """Leases slots for some of the tiles; none while images take most of the slots."""
-        pool = request.served.pool
-        most = min(_MOST_SLOTS, pool.normal_count // _SLOT_SHARE // _REQUESTS, tiles)
-        free = pool.normal_count - pool.normal_count // _SLOT_SHARE - pool.in_use
-        return [pool.acquire() for _ in range(min(most, free))]
-
-    async def _run_some(
-        self, request: ImageRequest, leases: Sequence[SlotLease], regions: Sequence[Region]
-    ) -> tuple[list[_TileResult], float]:
-        """Decodes and runs as many tiles as there are slots."""
-        began = self._clock()
-        tiles = [Tile(lease, region) for lease, region in zip(leases, regions, strict=True)]
-        turn = turn_of(Priority.NORMAL, began, request.deadline)
-        config = request.served.info.config
-        async with self._decoding:
-            decoded = await self._decoder.decode_tiles(
-                request.data, config, self._images, tiles, turn
-            )
+    async def _run_group(self, request: ImageRequest, group: TileGroup) -> list[_TileResult]:
+        """Runs tiles that are in slots."""
         now = self._clock()
         jobs = [
             replace(job_of(request, lease, image, now), is_tile=True)
-            for lease, image in zip(leases, decoded.images, strict=True)
+            for lease, image in zip(group.leases, group.images, strict=True)
         ]
         batcher = request.served.batcher
         with _first_failure():
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as tasks:
                 with batcher.track_decoding():  # until all are queued, so that they share batches
-                    runs = [group.create_task(batcher.run(job)) for job in jobs]
+                    runs = [tasks.create_task(batcher.run(job)) for job in jobs]
                     await asyncio.sleep(0)
-        sharing = min(_REQUESTS, self._num_images)  # the decoder and the engine, during this time
-        self._tile_seconds.learn((self._clock() - began) / (len(runs) * sharing))
-        found = [
-            _TileResult(region, each.result()) for region, each in zip(regions, runs, strict=True)
+        sharing = min(MAX_REQUESTS, self._num_images)  # the decoder and the engine meanwhile
+        self._tile_seconds.learn((self._clock() - group.started) / (len(runs) * sharing))
+        return [
+            _TileResult(region, run.result())
+            for region, run in zip(group.regions, runs, strict=True)
         ]
-        return found, decoded.ended - decoded.started
 
 
 def _sum_of_batches(

@@ -51,6 +51,13 @@ class Budget:
             raise
         return wait.amount
 
+    def try_take(self, amount: int) -> bool:
+        """Takes `amount` if it is free and nobody waits; returns whether it was taken."""
+        if self._waiting or amount > self._free:
+            return False
+        self._free -= amount
+        return True
+
     def give_back(self, amount: int) -> None:
         """Returns what `take` took."""
         self._free += amount

@@ -31,12 +31,23 @@ class Grants:
         """
         share = memory_bytes // 2 // (max_long_tasks + 1)
         self.without_asking = Cost(share, _LONG_SECONDS)
-        self._memory = Budget(memory_bytes - memory_bytes // 2)
+        self.for_large_images = memory_bytes - memory_bytes // 2  # bytes
+        self._memory = Budget(self.for_large_images)
         self._long_tasks = Budget(max_long_tasks)
 
     def is_long(self, cost: Cost) -> bool:
         """Whether a task takes long; others may overtake it."""
         return cost.seconds > self.without_asking.seconds
+
+    def try_take_memory(self, num_bytes: int) -> Callable[[], None] | None:
+        """Takes memory of the half for large images, unless they need it.
+
+        Returns:
+            A function that gives it back; None if so much is not free, or an image waits for it.
+        """
+        if not self._memory.try_take(num_bytes):
+            return None
+        return partial(self._memory.give_back, num_bytes)
 
     async def take(self, cost: Cost, urgency: float) -> list[Callable[[], None]]:
         """Waits until a task of this cost may run.

@@ -21,7 +21,7 @@ START, KILL = b"S", b"K"
 CONTROL = struct.Struct("<cQ")
 
 # Edge -> decoder.
-ATTACH, DECODE, CALL, DECODE_TILES = 1, 2, 3, 4
+ATTACH, DECODE, CALL, DECODE_TILES, DETACH = 1, 2, 3, 4, 5
 # Decoder -> edge.
 READY, DECODED, FAILED, COSTS_MORE, OUT_OF_MEMORY, ENCODED, BUG = 1, 2, 3, 4, 5, 6, 7
 

@@ -157,6 +157,12 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             socket.send_fds(self._socket, [messages.encode(messages.ATTACH, payload)], [slots.fd])
 
+    def detach(self, slots: SlotMemory) -> None:
+        """Makes the worker unmap these slots after its current task, if it has mapped them."""
+        if self._attached is slots:
+            self._attached = None
+            self.send(messages.DETACH, b"")
+
     def kill(self) -> None:
         """Ends the worker at once."""
         self._template.kill_worker(self.number)

@@ -103,6 +103,7 @@ class Worker:
         self._memory_bytes = memory_bytes
         self._decode = decode
         self._slots: SlotMemory | None = None
+        self._slot_address_bytes = 0  # that the limit of the address space was raised by for them
 
     def run(self) -> None:
         """Serves tasks until the edge closes its end."""
@@ -124,17 +125,25 @@ class Worker:
                 fds += received
             if message.kind == messages.ATTACH:
                 self._attach(message, fds.pop(0))
+            elif message.kind == messages.DETACH:
+                self._detach()
             else:
                 self._serve(message)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _IDLE)
 
     def _attach(self, message: Message, fd: int) -> None:
-        """Maps the slots of the model that serves now, in place of those of the model before."""
+        """Maps the slots of the next task, in place of those of another model or image."""
+        self._detach()
+        layout = SlotLayout(*messages.unpack_attach(message.payload))
+        self._slot_address_bytes = _change_address_space(layout.total_bytes)
+        self._slots = SlotMemory(layout, fd)
+
+    def _detach(self) -> None:
+        """Unmaps the slots."""
         if self._slots is not None:
             self._slots.close()
-        layout = SlotLayout(*messages.unpack_attach(message.payload))
-        _raise_address_space(layout)
-        self._slots = SlotMemory(layout, fd)
+            self._slots = None
+            _change_address_space(-self._slot_address_bytes)
 
     def _serve(self, message: Message) -> None:
         try:
@@ -221,9 +230,11 @@ def limit_address_space(memory_bytes: int) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _raise_address_space(layout: SlotLayout) -> None:
+def _change_address_space(num_bytes: int) -> int:
+    """Raises the limit of the address space, if there is one; returns by how much."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        raised = soft + layout.total_bytes
-        if hard == resource.RLIM_INFINITY or raised < hard:
-            resource.setrlimit(resource.RLIMIT_AS, (raised, hard))
+    raised = soft + num_bytes
+    if soft == resource.RLIM_INFINITY or not (hard == resource.RLIM_INFINITY or raised < hard):
+        return 0
+    resource.setrlimit(resource.RLIMIT_AS, (raised, hard))
+    return num_bytes

@@ -14,6 +14,7 @@ import structlog
 
 from service.decoding.messages import InboxMemory, Message
 from service.decoding.processes import TemplateProcess, WorkerProcess
+from service.ipc.slots import SlotMemory
 
 _STOPPED_CHECK_SECONDS = 0.5
 _RESTART_SECONDS = 0.1, 5.0  # the first pause and the longest
@@ -69,6 +70,11 @@ class Workers:
         for inbox in self._inboxes:
             self._add(inbox)
         self._check_stopped(is_busy, was_stopped=False)
+
+    def detach(self, slots: SlotMemory) -> None:
+        """Makes all workers unmap these slots, so that their memory is freed."""
+        for worker in self._running:
+            worker.detach(slots)
 
     def close(self) -> None:
         """Ends all processes at once."""

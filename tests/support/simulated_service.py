@@ -154,6 +154,10 @@ class SimulatedService:
             tile.lease.write_image(np.zeros((1, 1, 3), np.uint8), image)
         return TilesInSlots((image,) * len(tiles), began, self.now)
 
+    async def keep_tiles(self, *_arguments: object) -> None:
+        """Takes the place of `DecoderPool.keep_tiles`, without memory for tiles."""
+        return
+
     async def call(
         self,
         tally: Tally,

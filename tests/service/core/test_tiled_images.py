@@ -81,6 +81,9 @@ class Service:
         self.now += DECODE_SECONDS * len(tiles)
         return TilesInSlots((IMAGE,) * len(tiles), started, self.now)
 
+    async def keep_tiles(self, *_arguments: Any) -> None:
+        return None  # without memory for tiles
+
     async def detect(self) -> None:
         """One image, from its plan to its result."""
         regions: Sequence[Region] = self.tiled.plan(self.request, SIZE)

@@ -18,9 +18,8 @@ from PIL import Image
 from model.images.decode import ImageLimits, decode_image
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.images.limits import Cost
+from service.decoding import dispatch, messages
 from service.decoding import grants as grants_module
-from service.decoding import messages
-from service.decoding import pool as pool_module
 from service.decoding.messages import InboxMemory
 from service.decoding.pool import DecoderPool
 from service.decoding.processes import WorkerProcess
@@ -47,6 +46,7 @@ class Decoders:
     def __init__(self, workers: int = 1, memory_bytes: int = 64 << 20) -> None:
         self.restarts: list[str] = []
         self.pool = DecoderPool(workers, memory_bytes, 10**6, DECODE, self.restarts.append)
+        self.dispatcher = self.pool._dispatcher
         self.slots = SlotPool(SlotMemory.create(slot_layout(CONFIG, 16)))
 
     async def decode(self, data: bytes, limits: ImageLimits = LIMITS) -> ImageInSlot:
@@ -151,7 +151,7 @@ async def test_an_image_whose_decoder_died_by_chance_is_decoded_again(
 async def test_a_hanging_decoder_is_killed_after_its_request_was_cancelled(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_GRACE_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 0.01)
     hanging = asyncio.create_task(decoders.decode(GOOD + HANG))
     waiting = asyncio.create_task(decoders.decode(GOOD))
     await decoders.until(lambda: decoders.slots.in_use == 2)
@@ -164,7 +164,7 @@ async def test_a_hanging_decoder_is_killed_after_its_request_was_cancelled(
 async def test_hanging_decoders_are_killed_early_if_others_wait(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_GRACE_SECONDS", 600.0)
+    monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 600.0)
     hanging = [asyncio.create_task(decoders.decode(GOOD + HANG)) for _ in range(8)]
     waiting = asyncio.create_task(decoders.decode(GOOD))
     await asyncio.sleep(0.05)
@@ -180,7 +180,7 @@ async def test_a_slot_stays_leased_until_the_decoder_has_finished(
     gate.touch()
     await decoders.decode(GOOD)
     task = asyncio.create_task(decoders.decode(GOOD + wait_while(gate)))
-    await decoders.until(lambda: bool(decoders.pool._busy))
+    await decoders.until(lambda: bool(decoders.dispatcher._busy))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert decoders.slots.in_use == 1
@@ -194,7 +194,7 @@ async def test_a_cancelled_image_leaves_the_queue(decoders: Decoders, tmp_path: 
     gate.touch()
     first = asyncio.create_task(decoders.decode(GOOD + wait_while(gate)))
     second = asyncio.create_task(decoders.decode(GOOD))
-    await decoders.until(lambda: len(decoders.pool._queue) == 1)
+    await decoders.until(lambda: len(decoders.dispatcher._queue) == 1)
     second.cancel()
     await decoders.until(lambda: decoders.slots.in_use == 1)
     gate.unlink()
@@ -236,7 +236,7 @@ async def test_images_that_take_long_do_not_delay_others(
     try:
         long = encode_png(np.zeros((200, 200, 3), np.uint8)) + wait_while(gate)
         waiting = [asyncio.create_task(decoders.decode(long)) for _ in range(6)]
-        await decoders.until(lambda: len(decoders.pool._busy) == 2)
+        await decoders.until(lambda: len(decoders.dispatcher._busy) == 2)
         for _ in range(5):
             async with asyncio.timeout(60):
                 await decoders.decode(GOOD)
@@ -249,7 +249,7 @@ async def test_images_that_take_long_do_not_delay_others(
 
 async def test_an_image_that_hangs_does_not_delay_others(decoders: Decoders) -> None:
     hanging = asyncio.create_task(decoders.decode(GOOD + HANG))
-    await decoders.until(lambda: bool(decoders.pool._busy))
+    await decoders.until(lambda: bool(decoders.dispatcher._busy))
     async with asyncio.timeout(60):
         for _ in range(3):
             await decoders.decode(GOOD)
@@ -260,12 +260,12 @@ async def test_an_image_that_hangs_does_not_delay_others(decoders: Decoders) -> 
 async def test_without_long_tasks_the_reserve_is_not_used(
     decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_RESERVE_SECONDS", 600.0)
+    monkeypatch.setattr(dispatch, "_RESERVE_SECONDS", 600.0)
     gate = tmp_path / "gate"
     gate.touch()
     tasks = [asyncio.create_task(decoders.decode(GOOD + wait_while(gate))) for _ in range(3)]
-    await decoders.until(lambda: len(decoders.pool._queue) == 2)
-    assert len(decoders.pool._busy) == 1
+    await decoders.until(lambda: len(decoders.dispatcher._queue) == 2)
+    assert len(decoders.dispatcher._busy) == 1
     gate.unlink()
     await asyncio.gather(*tasks)
 
@@ -276,27 +276,28 @@ async def test_the_memory_of_a_large_file_is_returned_after_a_kill(
     monkeypatch.setattr(messages, "_KEPT_BYTES", 1 << 16)
     large = GOOD + bytes(900_000) + HANG
     task = asyncio.create_task(decoders.decode(large, ImageLimits(10**6, 10**6)))
-    await decoders.until(lambda: bool(decoders.pool._busy))
+    await decoders.until(lambda: bool(decoders.dispatcher._busy))
     task.cancel()
     await decoders.until(lambda: decoders.restarts == ["killed"])
-    kept = [os.fstat(inbox.fd).st_blocks * 512 for inbox in decoders.pool._workers._inboxes]
+    kept = [os.fstat(inbox.fd).st_blocks * 512 for inbox in decoders.dispatcher._workers._inboxes]
     assert max(kept) <= 1 << 16
 
 
 async def test_a_killed_template_is_replaced(decoders: Decoders) -> None:
     await decoders.decode(GOOD)
-    template = decoders.pool._workers._template
+    template = decoders.dispatcher._workers._template
     assert template is not None
     os.kill(template.pid, signal.SIGKILL)
     async with asyncio.timeout(60):
-        while decoders.pool._workers._template is template:  # its worker may still finish an image
+        # Its worker may still finish an image.
+        while decoders.dispatcher._workers._template is template:
             await decoders.decode(GOOD)
     await decoders.decode(GOOD)
 
 
 async def test_an_image_is_not_blamed_for_the_end_of_all_decoders(decoders: Decoders) -> None:
     await decoders.decode(GOOD)
-    template = decoders.pool._workers._template
+    template = decoders.dispatcher._workers._template
     assert template is not None
     for _ in range(2):
         for pid in (workers := children_of(template.pid)):
@@ -311,7 +312,7 @@ async def test_stopped_decoders_are_replaced(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     await decoders.decode(GOOD)
-    template = decoders.pool._workers._template
+    template = decoders.dispatcher._workers._template
     assert template is not None
     for pid in [template.pid] if who == "template" else children_of(template.pid):
         os.kill(pid, signal.SIGSTOP)
@@ -320,12 +321,12 @@ async def test_stopped_decoders_are_replaced(
             os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(120):
         await decoders.decode(GOOD)
-    assert decoders.pool._workers._template is not template
+    assert decoders.dispatcher._workers._template is not template
 
 
 async def test_closing_ends_a_hanging_decoder_at_once(decoders: Decoders) -> None:
     task = asyncio.create_task(decoders.decode(GOOD + HANG))
-    await decoders.until(lambda: bool(decoders.pool._busy))
+    await decoders.until(lambda: bool(decoders.dispatcher._busy))
     decoders.pool.close()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -356,7 +357,7 @@ async def test_a_function_is_called_with_the_file(decoders: Decoders) -> None:
 async def test_high_priority_is_decoded_before_images_that_wait(
     decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_RESERVE_SECONDS", 600.0)
+    monkeypatch.setattr(dispatch, "_RESERVE_SECONDS", 600.0)
     gate, order = tmp_path / "gate", []
     gate.touch()
 
