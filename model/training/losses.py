@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +25,16 @@ from model.training.dense_assignment import TOP, assign_tokens
 from model.training.duplicates import duplicate_loss
 from model.training.loss_terms import LOSS_TERMS
 from model.training.matcher import match
+from model.training.set_losses import (
+    BOX_L1_WEIGHT,
+    CLASSIFICATION_WEIGHT,
+    GIOU_WEIGHT,
+    Classification,
+    SetLosses,
+    matched_losses,
+    set_losses,
+    token_losses,
+)
 from model.training.targets import Matches, Targets
 
 __all__ = [
@@ -38,34 +47,11 @@ __all__ = [
     "quality_loss",
 ]
 
-Classification = Literal["quality", "focal"]
 Mean = Callable[[float], float]
-_CLASSIFICATION_WEIGHT, _BOX_L1_WEIGHT, _GIOU_WEIGHT = 1.0, 5.0, 2.0
 # The proposals share their head with the dense loss. One-to-one targets would call the other
 # eight good tokens of a target background, so their classification weighs little.
 _PROPOSAL_CLASSIFICATION_WEIGHT = 0.25
 _REPEATS = 6  # of each target for the one-to-many branch, as in H-DETR
-_UNLIKELY = -20.0  # logit of tokens that may not propose a box
-_QUALITY_POWER = 1.5  # a matched query should score IoU^1.5
-
-
-@dataclass(frozen=True)
-class SetLosses:
-    """Losses of P prediction sets, summed over boxes and unweighted: each [P]."""
-
-    classification: Tensor
-    box_l1: Tensor
-    giou: Tensor
-
-    @property
-    def boxes(self) -> Tensor:
-        """L1 and GIoU with their weights, [P]."""
-        return _BOX_L1_WEIGHT * self.box_l1 + _GIOU_WEIGHT * self.giou
-
-    @property
-    def weighted(self) -> Tensor:
-        """All three with their weights, [P]."""
-        return _CLASSIFICATION_WEIGHT * self.classification + self.boxes
 
 
 @dataclass(frozen=True)
@@ -186,15 +172,15 @@ def _loss_inputs(  # noqa: PLR0913 - as detection_losses
     logits, boxes = output.pred_logits[:, :, count:end], output.pred_boxes[:, :, count:end]
     if any_object:
         matches = match(logits.float(), boxes.float(), targets)
-        decoder = _set_losses(logits.float(), boxes.float(), matches, targets, classification)
-        tokens = _token_losses(output, targets, classification)
+        decoder = set_losses(logits.float(), boxes.float(), matches, targets, classification)
+        tokens = token_losses(output, targets, classification)
         pairs = zip(vars(decoder).values(), vars(tokens).values(), strict=True)
         matched = SetLosses(*(torch.cat(pair) for pair in pairs))
     else:
         logits = torch.cat((logits, output.proposal_logits[None, :, : end - count])).float()
         boxes = torch.cat((boxes, output.proposal_boxes[None, :, : end - count])).float()
         matches = match(logits, boxes, targets)
-        matched = _set_losses(logits, boxes, matches, targets, classification)
+        matched = set_losses(logits, boxes, matches, targets, classification)
     # Not below half a box per image, or few boxes would mean huge steps.
     num_boxes = mean(max(float(targets.present.sum()), targets.present.shape[0] / 2))
     return LossInputs(
@@ -211,30 +197,6 @@ def _loss_inputs(  # noqa: PLR0913 - as detection_losses
     )
 
 
-def _matched_losses(
-    logits: Tensor,
-    boxes: Tensor,
-    targets: Targets,
-    classification: Classification,
-    counted: Tensor | None = None,
-) -> SetLosses:
-    """Losses of prediction sets after one-to-one matching; for the arguments see `_set_losses`."""
-    logits, boxes = logits.float(), boxes.float()
-    matches = match(logits, boxes, targets)
-    return _set_losses(logits, boxes, matches, targets, classification, counted=counted)
-
-
-def _token_losses(
-    output: TrainingOutput, targets: Targets, classification: Classification
-) -> SetLosses:
-    """Losses of all encoder tokens, matched one-to-one with objects of any class: one set."""
-    valid = output.dense_valid
-    logits = torch.where(valid[..., None], output.dense_logits, _UNLIKELY)
-    boxes = torch.where(valid[..., None], output.dense_boxes, 0.0)
-    wanted = targets.of_any_object()
-    return _matched_losses(logits[None], boxes[None], wanted, classification, counted=valid)
-
-
 def decoder_loss(inputs: LossInputs) -> Tensor:
     """One-to-one loss, summed over the decoder's layers."""
     return inputs.matched.weighted[:-1].sum() / inputs.num_boxes
@@ -245,7 +207,7 @@ def proposal_loss(inputs: LossInputs) -> Tensor:
     matched = inputs.matched
     if inputs.any_object:
         return matched.weighted[-1] / inputs.num_boxes
-    factor = _PROPOSAL_CLASSIFICATION_WEIGHT * _CLASSIFICATION_WEIGHT
+    factor = _PROPOSAL_CLASSIFICATION_WEIGHT * CLASSIFICATION_WEIGHT
     return (factor * matched.classification[-1] + matched.boxes[-1]) / inputs.num_boxes
 
 
@@ -256,7 +218,7 @@ def one_to_many_loss(inputs: LossInputs) -> Tensor:
         return inputs.matched.giou.new_zeros(())
     logits, boxes = output.pred_logits[:, :, -count:], output.pred_boxes[:, :, -count:]
     targets = inputs.targets.repeated(_REPEATS)
-    losses = _matched_losses(logits, boxes, targets, inputs.classification)
+    losses = matched_losses(logits, boxes, targets, inputs.classification)
     return losses.weighted.sum() / (inputs.num_boxes * _REPEATS)
 
 
@@ -273,7 +235,7 @@ def denoising_loss(inputs: LossInputs) -> Tensor:
         known.target.repeat(layers),
     )
     count = denoising.counted.shape[1]
-    losses = _set_losses(
+    losses = set_losses(
         output.pred_logits[:, :, :count].float(),
         output.pred_boxes[:, :, :count].float(),
         matches,
@@ -282,47 +244,6 @@ def denoising_loss(inputs: LossInputs) -> Tensor:
         counted=denoising.counted,
     )
     return losses.weighted.sum() / (inputs.num_boxes * denoising.groups)
-
-
-def _set_losses(  # noqa: PLR0913 - predictions, targets and their assignment
-    logits: Tensor,
-    boxes: Tensor,
-    matches: Matches,
-    targets: Targets,
-    classification: Classification,
-    *,
-    counted: Tensor | None = None,
-) -> SetLosses:
-    """Losses of prediction sets whose assignment is known.
-
-    Args:
-        logits: [P, B, Q, C].
-        boxes: [P, B, Q, 4] cxcywh.
-        matches: indices into both.
-        targets: of the batch.
-        classification: the kind of class loss.
-        counted: bool [B, Q]; queries with False have no class loss. None: all have.
-    """
-    sets, place = logits.shape[0], (matches.layer, matches.image, matches.query)
-    found, wanted = boxes[place], targets.boxes[matches.image, matches.target].to(boxes.dtype)
-    iou, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
-    labels = targets.labels[matches.image, matches.target]
-    positive = torch.zeros_like(logits, dtype=torch.bool)
-    positive[(*place, labels)] = True
-    if classification == "quality":
-        goal = torch.zeros_like(logits)
-        goal[(*place, labels)] = iou.detach().clamp(0, 1) ** _QUALITY_POWER
-        loss = quality_loss(logits, goal, positive)
-    else:
-        loss = focal_loss(logits, positive.to(logits.dtype))
-    if counted is not None:
-        loss = loss * counted[None, :, :, None]
-    zeros = logits.new_zeros(sets)
-    return SetLosses(
-        classification=loss.sum((1, 2, 3)),
-        box_l1=zeros.index_add(0, matches.layer, (found - wanted).abs().sum(-1)),
-        giou=zeros.index_add(0, matches.layer, 1 - giou),
-    )
 
 
 def dense_loss(inputs: LossInputs) -> Tensor:
@@ -350,8 +271,8 @@ def dense_loss(inputs: LossInputs) -> Tensor:
     found = output.dense_boxes[place].float()
     wanted = targets.boxes[tokens.image, tokens.target].to(found.dtype)
     _, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
-    box_loss = _BOX_L1_WEIGHT * (found - wanted).abs().sum(-1) + _GIOU_WEIGHT * (1 - giou)
+    box_loss = BOX_L1_WEIGHT * (found - wanted).abs().sum(-1) + GIOU_WEIGHT * (1 - giou)
     # TOOD divides by the sum of the soft labels, which starts near 0: hence the bound.
     divisor = max(inputs.mean(float(tokens.quality.sum())), inputs.num_boxes)
-    total = _CLASSIFICATION_WEIGHT * class_loss.sum() + (tokens.quality * box_loss).sum()
+    total = CLASSIFICATION_WEIGHT * class_loss.sum() + (tokens.quality * box_loss).sum()
     return total / divisor

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
-
 from model.images.decode import Cost, ImageLimits
 from model.weights.info import ModelInfo
 from service.core.admission import Admission
@@ -23,6 +21,7 @@ from service.core.explanations import Explanations
 from service.core.formats import Encoded, EncodeInput, OutputFormat
 from service.core.formats.output_format import encode_with_image
 from service.core.image_stages import ImageStages
+from service.core.outcomes import Outcomes
 from service.core.request import ImageRequest, finish_request, turn_of
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
@@ -32,24 +31,19 @@ from service.decoding.pool import DecoderPool
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
-    InferenceFailed,
     InvalidOptions,
     NotReady,
-    Overloaded,
     ShuttingDown,
 )
 from service.ipc.slot_pool import SlotLease
 from service.observability.metrics import Metrics
-from service.observability.request_scope import record_failed_image
-from service.types import DetectOptions, DetectResult, Priority, StageTimings
+from service.types import DetectOptions, DetectResult, Priority
 from service.usage import UseCounter
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
 _DRAWING_BYTES_PER_PIXEL = 16  # the decoded image, its copies, and the encoded one
 _DRAWING_SECONDS_PER_PIXEL = 60e-9  # decoding and encoding, of one core
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +86,7 @@ class Detector:
         self._draining = False
         self._refusing = False
         self._accepted = UseCounter()
+        self._outcomes = Outcomes(metrics)
         self._explanations = Explanations(metrics, offered=limits.explain)
         tiled = TiledImages(decoders, metrics, limits.images, limits.max_tiles)
         self._stages = ImageStages(
@@ -204,10 +199,10 @@ class Detector:
                 found = len(result.detections)
                 raise InvalidOptions(f"there is no detection {options.explain}; there are {found}")
         except BaseException as error:
-            self._record_failure(error, request_id, started)
+            self._outcomes.record_failure(error, request_id, started)
             raise
         # Counted after the caller's task has sent the response.
-        asyncio.get_running_loop().call_soon(self._count_result, result.timings)
+        asyncio.get_running_loop().call_soon(self._outcomes.record_success, result.timings)
         return result
 
     @contextmanager
@@ -228,7 +223,7 @@ class Detector:
                 yield
         except DetectionError as error:
             if not admitted:  # otherwise `detect` has recorded it
-                self._record_failure(error, request_id, started)
+                self._outcomes.record_failure(error, request_id, started)
             raise
 
     async def encode_with_image(
@@ -345,32 +340,3 @@ class Detector:
         left = request.deadline - request.started
         additional = 0.0 if request.explain is None else self._explanations.predicted_seconds
         return self._admission.admit(request.served, left, request.priority, additional)
-
-    def _count_result(self, timings: StageTimings) -> None:
-        self.metrics.images.labels("ok").inc()
-        self.metrics.statistics.record_success(timings)
-        self.metrics.observe_timings(timings)
-
-    def _record_failure(self, error: BaseException, request_id: str, started: float) -> None:
-        if isinstance(error, DetectionError):
-            self._count_failure(error.code, started)
-            self._log_failure(error, request_id)
-            record_failed_image(error.code, error.detail)
-        elif isinstance(error, asyncio.CancelledError):
-            self.metrics.cancelled.inc()
-            self._count_failure("cancelled", started)
-        else:
-            self._count_failure("internal", started)
-
-    def _count_failure(self, outcome: str, started: float) -> None:
-        self.metrics.images.labels(outcome).inc()
-        self.metrics.statistics.record_failure(time.monotonic() - started)
-
-    def _log_failure(self, error: DetectionError, request_id: str) -> None:
-        if isinstance(error, Overloaded | NotReady | ShuttingDown):
-            self.metrics.refused.labels(error.code).inc()
-        elif isinstance(error, DeadlineExceeded):
-            self.metrics.expired.inc()
-        # Errors of clients and refusals under overload are counted; logged, they would be a flood.
-        log = _log.warning if isinstance(error, InferenceFailed) else _log.debug
-        log("not detected", code=error.code, detail=error.detail, request_id=request_id)
