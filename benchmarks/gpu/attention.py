@@ -6,7 +6,8 @@ For 22,223 queries (all tokens of a photo of 800 x 1333), 5,523 (the coarser lev
 decoder), key-aware and plain: the largest error, compared with float64 on the CPU for some queries,
 and the time of a call in a CUDA graph of 20. The baselines are the published formula in float32
 (two `grid_sample` per level), and for plain attention the original algorithm (`original_msda.py`).
-`--only-kernels` launches each kernel once, for a profiler.
+`--only-kernels` launches each kernel once, for a profiler. At the end the rates that the GPU
+reaches at most are measured (`ceilings.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.ceilings import measure_ceilings
 from benchmarks.gpu.original_msda import OriginalMsda
 from benchmarks.gpu.results import Results
 from model import ops
@@ -68,6 +70,9 @@ def main() -> int:
                         compiled_kernels(workload, cast(random_inputs(workload), dtype, device))
                     else:
                         measure(workload, dtype, device, results)
+        if not options.only_kernels:
+            with results.guarded("ceilings"):
+                measure_ceilings(device, results, small=options.small)
     name = ops.implementation_name(device)
     results.row(kernels=name, failures=ops.kernel_failures(device))
     if name not in ("cpu", "cuda"):

@@ -3,6 +3,7 @@
 #
 #   bash benchmarks/gpu/run.sh [FOLDER [--parts NAME ...] [--seconds 600]]
 #
+# With less time than 600 seconds, for instance because packages are installed before: --seconds 560.
 # FOLDER (default: benchmarks/results/gpu) gets results.tar.gz and report.md, both rewritten after every
 # part. Requires a Python with torch (CUDA), numpy, pillow and safetensors; wheels.txt names what the
 # service and the tests need in addition, and parts without it are left out. PYTHON selects another

@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the service over HTTP.")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[64, 1])
     parser.add_argument("--results", type=Path)
     parser.add_argument("flags", nargs="*", help="of `serve`, after --")
     options = parser.parse_args()
