@@ -116,6 +116,19 @@ def test_a_slow_replica_gets_less_with_fewest_open_requests_than_in_turn() -> No
     assert fewest.p99_ms < in_turn.p99_ms
 
 
+def test_the_busy_ratio_rises_with_the_load_long_before_response_times() -> None:
+    one_by_one = replace(REPLICA, policy=BatchPolicy(max_batch_size=1), timeout_seconds=1e6)
+    # 30, 70 and 105 % of what the engines can compute.
+    found = [
+        simulate(replace(SMALL, replica=one_by_one, traffic=steady(2 * 100 * load, 8)))
+        for load in (0.3, 0.7, 1.05)
+    ]
+    busy, p50 = [each.engines_busy for each in found], [each.p50_ms for each in found]
+    assert busy == pytest.approx([0.3, 0.7, 1.0], abs=0.06)
+    assert p50[1] < 1.5 * p50[0]
+    assert p50[2] > 3 * p50[0]
+
+
 def test_autoscaler_adds_replicas_for_the_peak() -> None:
     scale = AutoscaleOptions(target=0.1, least=1, most=5, every_seconds=2)
     options = replace(SMALL, replicas=1, traffic=steady(60, 12), autoscale=scale)

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -135,16 +136,36 @@ def with_statistics(port: int) -> str:
     return f"\nfrontend statistics\n    bind 127.0.0.1:{port}\n    stats enable\n    stats uri /\n"
 
 
+def servers(port: int) -> dict[tuple[str, str], dict[str, str]]:
+    """HAProxy's statistics by backend and server."""
+    text = httpx.get(f"http://127.0.0.1:{port}/;csv").text.removeprefix("# ")
+    lines = csv.DictReader(text.splitlines())
+    return {
+        (line["pxname"], line["svname"]): line
+        for line in lines
+        if line["svname"] not in ("FRONTEND", "BACKEND")
+    }
+
+
 def states_after_checks(port: int) -> dict[tuple[str, str], str]:
     """Waits until HAProxy has checked each server; returns the state by backend and server."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for _ in range(600):
-        text = httpx.get(f"http://127.0.0.1:{port}/;csv").text.removeprefix("# ")
-        lines = csv.DictReader(text.splitlines())
-        servers = [line for line in lines if line["svname"] not in ("FRONTEND", "BACKEND")]
-        if all(line["check_status"] not in ("INI", "* INI") for line in servers):
-            return {(line["pxname"], line["svname"]): line["status"] for line in servers}
+        with suppress(httpx.TransportError):  # it starts
+            found = servers(port)
+        if found and all(each["check_status"] not in ("INI", "* INI") for each in found.values()):
+            return {name: each["status"] for name, each in found.items()}
         time.sleep(0.1)
-    raise AssertionError(text)
+    raise AssertionError(found)
+
+
+def wait_for_state(port: int, state: str) -> None:
+    """Waits until all servers are in a state."""
+    for _ in range(600):
+        if {each["status"] for each in servers(port).values()} == {state}:
+            return
+        time.sleep(0.1)
+    raise AssertionError(servers(port))
 
 
 def test_the_nginx_example_serves_http_and_grpc(
@@ -187,6 +208,62 @@ def test_the_haproxy_example_serves_http_and_grpc(
         states = states_after_checks(statistics)
         assert states == {("lite-detr-http", "one"): "UP", ("lite-detr-grpc", "one"): "UP"}
         check_requests(service, port, authority)
+
+
+class Instance(BaseHTTPRequestHandler):
+    """Stands for an instance: /readyz has the status of the class, other paths have 200."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        status = self.status if self.path == "/readyz" else 200
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Logs nothing."""
+
+
+@pytest.mark.parametrize("place", ["docs/operations.md", "docker/several/haproxy.cfg"])
+def test_haproxy_sends_no_requests_to_an_instance_after_one_failed_check(
+    place: str, authority: Authority, tmp_path: Path
+) -> None:
+    tool = program("haproxy", "haproxy")
+    port, statistics = free_port(), free_port()
+    pair = authority.issue("server")
+    both = tmp_path / "both.pem"
+    both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+
+    class Draining(Instance):
+        pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Draining) as server:
+        address = f"127.0.0.1:{server.server_port}"
+        text = example("haproxy") if "docs" in place else (ROOT / place).read_text()
+        text = re.sub(r"bind :\d+", f"bind 127.0.0.1:{port}", text)
+        text = text.replace("/etc/ssl/lite-detr/server-and-key.pem", str(both))
+        text = re.sub(r"(server \w+) (?:127\.0\.0\.1|\w+):\d+", rf"\1 {address}", text)
+        configuration = tmp_path / "haproxy.cfg"
+        configuration.write_text(text + with_statistics(statistics))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        log = (tmp_path / "log").open("w")
+        process = subprocess.Popen([tool, "-db", "-f", str(configuration)], stderr=log, stdout=log)
+        try:
+            states = states_after_checks(statistics)
+            assert set(states.values()) == {"UP"}
+            Draining.status = 503
+            wait_for_state(statistics, "DOWN")
+            # Of the servers that are checked; the others follow them.
+            failed = {each["chkfail"] for each in servers(statistics).values()}
+            assert failed - {"", "0"} == {"1"}
+            Draining.status = 200
+            wait_for_state(statistics, "UP")
+        finally:
+            process.terminate()
+            process.wait(60)
+            log.close()
+            server.shutdown()
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
