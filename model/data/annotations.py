@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.data.document_checks import check_document, read_document, usable_images, use_slashes
+from model.data.document_checks import (
+    check_document,
+    read_document,
+    usable_images,
+    use_names_of_files,
+)
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.image_checks import Size, check_boxes, check_image_files
@@ -160,8 +165,8 @@ def check_images_and_boxes(
     """Checks the image files, if their folder is given, and the places of the boxes.
 
     Args:
-        document: entries with errors of their own are skipped. File names with backslashes get
-            slashes in place if only then there is such a file.
+        document: entries with errors of their own are skipped. File names that some tools write
+            are replaced in place by those that the files have.
         limit: the number of images that are used.
         folder: of the image files.
         findings: gets the errors and oddities.
@@ -170,7 +175,7 @@ def check_images_and_boxes(
         Width and height of the images in pixels, as far as they are known, by image id.
     """
     if folder is not None:
-        use_slashes(document, folder)
+        use_names_of_files(document, folder)
     used = usable_images(document["images"][:limit])
     sizes: dict[int, Size] = {
         image["id"]: (image["width"], image["height"])

@@ -10,7 +10,7 @@ import math
 import os
 import unicodedata
 from collections.abc import Container, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.data.errors import DataError
@@ -99,17 +99,44 @@ def file_names(document: Mapping[str, Any]) -> dict[Any, str]:
     }
 
 
-def use_slashes(document: Mapping[str, Any], folder: Path) -> None:
-    """Replaces the backslashes in file names that tools of Windows write.
+def use_names_of_files(document: Mapping[str, Any], folder: Path) -> None:
+    """Replaces file names that some tools write by those that the files have in the folder.
+
+    Tools of Windows write backslashes. Label Studio exports images into the folder `images`, and
+    writes their paths in its own folder: `../../data/media/upload/1/one.jpg`.
 
     Args:
         document: whose images are changed in place.
         folder: of the images; a name that is there as it is written stays.
     """
+    found: dict[str, list[dict[str, Any]]] = {}
     for entry in document["images"]:
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        if isinstance(name, str) and "\\" in name and not os.path.lexists(folder / name):
-            entry["file_name"] = with_slashes(name)
+        if isinstance(name, str) and ("\\" in name or ".." in name or name.startswith("/")):
+            used = name_of_file(name, folder)
+            if used is not None:
+                found.setdefault(used, []).append(entry)
+    for used, entries in found.items():
+        if len({with_slashes(entry["file_name"]) for entry in entries}) > 1:
+            continue  # it is open which of them has the file
+        for entry in entries:
+            entry["file_name"] = used
+
+
+def name_of_file(name: str, folder: Path) -> str | None:
+    """Returns the name that a file has in a folder; None if it is not there.
+
+    Args:
+        name: as a document has it.
+        folder: that it may be relative to.
+    """
+    slashes = with_slashes(name)
+    path = PurePosixPath(slashes)
+    names = [name, slashes]
+    if path.name and (path.is_absolute() or ".." in path.parts):
+        names += [f"images/{path.name}", path.name]
+    # Path.is_file raises for a name that is too long.
+    return next((each for each in names if os.path.isfile(folder / each)), None)
 
 
 def with_slashes(name: str) -> str:

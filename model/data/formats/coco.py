@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.data.document_checks import read_document, with_slashes
+from model.data.document_checks import name_of_file, read_document
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.formats.base import RawDataSet, split_names
@@ -75,8 +74,7 @@ def find_images(document: Mapping[str, Any], file: Path, split: str = "train") -
     tried = list(dict.fromkeys(_image_folders(file, split)))
     for name in filter(None, names):
         for folder in tried:
-            # Path.is_file raises for a name that is too long.
-            if any(os.path.isfile(folder / each) for each in (name, with_slashes(name))):
+            if name_of_file(name, folder) is not None:
                 return folder
     raise DataError(
         f"{file}: its first image, {names[0] or 'without a file_name'}, is in none of "

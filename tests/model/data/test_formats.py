@@ -385,6 +385,32 @@ def test_coco_file_names_of_windows(tmp_path: Path) -> None:
     assert truth.images[0].file_name == "sub/a.png"
 
 
+@pytest.mark.parametrize("below", ["../../data", "/label-studio", "..\\\\data"])
+def test_coco_file_names_of_label_studio_are_paths_of_its_server(
+    tmp_path: Path, below: str
+) -> None:
+    names = [f"{below}/media/upload/1/a.png", f"{below}/media/upload/2/b.png"]
+    document = {**_COCO, "images": [{"id": n, "file_name": each} for n, each in enumerate(names)]}
+    for name in ("a.png", "b.png"):
+        _image(tmp_path / "images" / name)
+    file = _write(tmp_path / "result.json", json.dumps(document))
+    data = open_data_set(tmp_path)
+    assert data is not None
+    assert [data.folder / image.file_name for image in data.truth.images] == [
+        tmp_path / "images" / "a.png", tmp_path / "images" / "b.png"
+    ]  # fmt: skip
+    truth = GroundTruth.read(file, images=tmp_path)
+    assert [image.file_name for image in truth.images] == ["images/a.png", "images/b.png"]
+
+
+def test_coco_file_that_two_paths_may_mean_is_not_used(tmp_path: Path) -> None:
+    images = [{"id": n, "file_name": f"../data/{n}/a.png"} for n in (1, 2)]
+    _image(tmp_path / "images" / "a.png")
+    file = _write(tmp_path / "result.json", json.dumps({**_COCO, "images": images}))
+    with pytest.raises(DataError, match="none of the 2 images"):
+        GroundTruth.read(file, images=tmp_path)
+
+
 def test_coco_file_without_its_images_names_the_searched_folders(tmp_path: Path) -> None:
     file = _write(tmp_path / "train.json", json.dumps(_COCO))
     with pytest.raises(DataError, match=r"a\.png, is in none of .*--images"):
