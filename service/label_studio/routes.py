@@ -164,7 +164,7 @@ class _Backend:
     async def _predictions(
         self, tasks: Sequence[Any], rectangles: Rectangles, upload: Upload
     ) -> list[dict[str, Any]]:
-        """The prediction of each task; one without a result has none, and an error.
+        """The prediction of each task, or an error.
 
         Raises:
             DetectionError, RequestRefused: if no task has a result, or a retry is useful.
@@ -183,15 +183,9 @@ class _Backend:
         for error in errors:
             if isinstance(error, _RETRIED) or len(errors) == len(tasks):
                 raise error
-        model = self._detector.model
-        failed = {
-            "result": [],
-            "score": 0.0,
-            "model_version": version_of(model.name, model.version),
-        }
+        # Without `result`, Label Studio stores no prediction, and requests one again later.
         return [
-            {**failed, "error": each.detail} if isinstance(each, Exception) else each
-            for each in outcomes
+            {"error": each.detail} if isinstance(each, Exception) else each for each in outcomes
         ]
 
     async def _predict_one(

@@ -131,7 +131,7 @@ async def test_a_bad_task_has_an_error_and_its_neighbours_a_prediction(
             response = await client.post("/predict", json=request_of(good, value, good))
             first, failed, last = response.json()["results"]
             assert len(first["result"]) == len(last["result"]) == 2
-            assert (failed["result"], failed["score"]) == ([], 0.0)
+            assert failed.keys() == {"error"}  # with a result, Label Studio would store it
             assert words in failed["error"]
             alone = await client.post("/predict", json=request_of(value))
             assert alone.status_code in (400, 415), alone.text
