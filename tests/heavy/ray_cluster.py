@@ -9,11 +9,8 @@ import asyncio
 import importlib.util
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,80 +18,25 @@ import httpx
 import pytest
 
 from service.rpc.pb import detection_pb2 as pb
+from tests.heavy.ray_service import (
+    DETECT,
+    READY_SECONDS,
+    RayService,
+    call,
+    comparable,
+    message_without_times,
+    processes,
+)
 from tests.support.images import solid_png
-from tests.support.ports import free_port
 from tests.support.running import Service
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 240
-DETECT = "/litedetr.v1.DetectionService/Detect"
 IMAGES = [solid_png((red, 40, 250 - red), 64 + red, 48) for red in range(0, 250, 10)]
 REQUESTS = 600
 IN_FLIGHT = 24
-
-
-class Cluster:
-    """`lite-detr ray` with the fake device and two replicas."""
-
-    def __init__(self, log: Path) -> None:
-        self.port, self.grpc_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = log
-        given = {
-            "LITE_DETR_HTTP_PORT": str(self.port),
-            "LITE_DETR_GRPC_PORT": str(self.grpc_port),
-            "LITE_DETR_LOG_FORMAT": "json",
-            "LITE_DETR_MAX_BODY_BYTES": "200000",
-            "LITE_DETR_FAKE_PER_IMAGE_MS": "5",
-            "LITE_DETR_RAY_MIN_REPLICAS": "2",
-            "LITE_DETR_RAY_REPLICA_CPUS": "0.5",
-            "LITE_DETR_RAY_HEALTH_CHECK_SECONDS": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fake_ray"],
-                cwd=ROOT,
-                env=os.environ | given,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while "Ready after" not in self.log:
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.2)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def replicas(self) -> list[int]:
-        """The process ids of the replicas."""
-        return sorted(pid for pid, title in processes() if "ServeReplica" in title)
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(120)
-        finally:
-            self.process.kill()
-
-
-def processes() -> Iterator[tuple[int, str]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-            except OSError:
-                continue
-            yield int(entry.name), title.decode(errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +48,8 @@ def single() -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("ray") / "log")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayService]:
+    cluster = RayService(tmp_path_factory.mktemp("ray") / "log", ray_min_replicas="2")
     try:
         cluster.wait_until_ready()
         yield cluster
@@ -116,29 +58,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             cluster.end()
 
 
-def comparable(response: httpx.Response) -> tuple[int, Any]:
-    """The status and document of a response, without times and ids, which differ by nature."""
-    document = response.json()
-    for name in ("timings_ms", "request_id"):
-        document.pop(name, None)
-    return response.status_code, document
-
-
-def message_without_times(data: bytes) -> bytes:
-    message = pb.DetectResponse.FromString(data)
-    message.ClearField("timings_ms")
-    message.ClearField("request_id")
-    return bytes(message.SerializeToString())
-
-
-def call(address: str, image: bytes) -> bytes:
-    with grpc.insecure_channel(address) as channel:
-        request = pb.DetectRequest(image=image).SerializeToString()
-        detect: Any = channel.unary_unary(DETECT)
-        return bytes(detect(request, timeout=60))
-
-
-def test_responses_are_those_of_the_single_service(cluster: Cluster, single: Service) -> None:
+def test_responses_are_those_of_the_single_service(cluster: RayService, single: Service) -> None:
     with httpx.Client(timeout=60) as http:
         for image in IMAGES:
             ours = http.post(f"{cluster.url}/detect", content=image)
@@ -167,7 +87,7 @@ def test_responses_are_those_of_the_single_service(cluster: Cluster, single: Ser
     ids=lambda request: f"{request[0]} {request[1]}",
 )
 def test_errors_formats_and_routes_are_those_of_the_single_service(
-    cluster: Cluster, single: Service, request_: tuple[str, str, bytes, Any]
+    cluster: RayService, single: Service, request_: tuple[str, str, bytes, Any]
 ) -> None:
     method, path, content, headers = request_
     with httpx.Client(timeout=60) as http:
@@ -182,7 +102,7 @@ def test_errors_formats_and_routes_are_those_of_the_single_service(
 
 
 async def test_no_request_is_lost_when_a_replica_is_killed(
-    cluster: Cluster, single: Service
+    cluster: RayService, single: Service
 ) -> None:
     expected = [comparable(single.http.post(f"{single.url}/detect", content=i)) for i in IMAGES]
     messages = [message_without_times(call(single.grpc_address, image)) for image in IMAGES]
@@ -220,7 +140,7 @@ async def test_no_request_is_lost_when_a_replica_is_killed(
         await asyncio.sleep(0.2)
 
 
-async def test_a_stop_finishes_accepted_requests_and_leaves_no_process(cluster: Cluster) -> None:
+async def test_a_stop_finishes_accepted_requests_and_leaves_no_process(cluster: RayService) -> None:
     async with httpx.AsyncClient(timeout=60) as http:
         requests = [
             asyncio.create_task(http.post(f"{cluster.url}/detect", content=image))
