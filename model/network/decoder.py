@@ -18,12 +18,12 @@ from model.config import ModelConfig
 from model.network import onednn
 from model.network.deformable_attention import DeformableAttention, SampledTokens
 from model.network.geometry import Geometry
-from model.network.linear import MLP, Linear, feed_forward
+from model.network.linear import MLP, Linear, affine_of, feed_forward
 from model.network.position_encoding import box_frequencies, encode_boxes
 from model.network.query_selection import inverse_sigmoid
 from model.network.self_attention import SelfAttention
 from model.ops import decoder_stack
-from model.ops.decoder_stack import Affine, DecoderStack, StackedLayer, StackShape
+from model.ops.decoder_stack import DecoderStack, StackedLayer, StackShape
 
 _FEW_QUERIES = 300  # the products of more take much longer than starting them
 
@@ -67,23 +67,17 @@ class DecoderLayer(nn.Module):
         return StackedLayer(
             query_key=query_key,
             value=value,
-            attended=_affine(self.self_attn.out_proj),
-            after_attention=_affine(self.norm2),
-            offsets=_affine(cross.sampling_offsets),
-            scores=_affine(cross.query_layer()),
-            sampled=_affine(cross.output_proj),
-            after_sampling=_affine(self.norm1),
-            widen=_affine(self.linear1),
-            narrow=_affine(self.linear2),
-            after_feed_forward=_affine(self.norm3),
-            box=tuple(map(_affine, box_head.layers)),
+            attended=affine_of(self.self_attn.out_proj),
+            after_attention=affine_of(self.norm2),
+            offsets=affine_of(cross.sampling_offsets),
+            scores=affine_of(cross.query_layer()),
+            sampled=affine_of(cross.output_proj),
+            after_sampling=affine_of(self.norm1),
+            widen=affine_of(self.linear1),
+            narrow=affine_of(self.linear2),
+            after_feed_forward=affine_of(self.norm3),
+            box=tuple(map(affine_of, box_head.layers)),
         )
-
-
-def _affine(layer: nn.Module) -> Affine:
-    """A layer's parameters; a head that is used twice may have its inference form already."""
-    weight = cast(Tensor, layer.weight)
-    return Affine(weight.to_dense() if weight.is_mkldnn else weight, cast(Tensor, layer.bias))
 
 
 @dataclass(frozen=True)
@@ -156,7 +150,7 @@ class Decoder(nn.Module):
             cast(DecoderLayer, layer).stacked(cast(MLP, head))
             for layer, head in zip(self.layers, self.bbox_embed, strict=False)
         ]
-        to_hidden, to_position = map(_affine, self.ref_point_head.layers)
+        to_hidden, to_position = map(affine_of, self.ref_point_head.layers)
         frequencies = box_frequencies(len(scale), scale)
         self.stack = DecoderStack(layers, (to_hidden, to_position), frequencies, shape)
         self.stacked_weights = self.stack.take_weights()

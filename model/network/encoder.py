@@ -6,15 +6,20 @@ tokens only in the last layer of each block, by their own narrow FFN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.network import onednn
 from model.network.deformable_attention import DeformableAttention
 from model.network.geometry import Geometry
-from model.network.linear import Linear, feed_forward
+from model.network.linear import Linear, affine_of, feed_forward
+from model.ops import encoder_stack
+from model.ops.encoder_stack import EncoderShape, EncoderStack, EncoderStackLayer, FeedForward
 
 
 class EncoderLayer(nn.Module):
@@ -75,6 +80,23 @@ class EncoderLayer(nn.Module):
             feed_forward(high, self.linear1, self.linear2, self.norm2),
         )
 
+    def stacked(self, *, updates_low: bool) -> EncoderStackLayer:
+        """The parameters; `updates_low`: whether low-level tokens are updated."""
+        attention = self.self_attn
+        low = None
+        if self.small_expand:
+            low = FeedForward(*map(affine_of, (self.linear12, self.linear22, self.norm22)))
+        return EncoderStackLayer(
+            value=affine_of(attention.value_proj),
+            offsets=affine_of(attention.sampling_offsets),
+            scores=affine_of(attention.query_layer()),
+            sampled=affine_of(attention.output_proj),
+            after_sampling=affine_of(self.norm1),
+            high=FeedForward(*map(affine_of, (self.linear1, self.linear2, self.norm2))),
+            low=low,
+            updates_low=updates_low,
+        )
+
 
 class InterleavedEncoder(nn.Module):
     """Layers in blocks; only a block's last layer updates the low-level tokens.
@@ -91,6 +113,48 @@ class InterleavedEncoder(nn.Module):
             EncoderLayer(config, small_expand=config.interleaved and self.updates_all(index))
             for index in range(config.encoder_layers)
         )
+        # Only in the inference form on a CPU: all layers in one call.
+        self.stack: EncoderStack | None = None
+        self.register_buffer("stacked_weights", None)
+
+    stacked_weights: Tensor | None
+
+    def inference_form(self, dtype: torch.dtype) -> InterleavedEncoder:
+        """See `model.network.inference`."""
+        layers = [cast(EncoderLayer, layer) for layer in self.layers]
+        attention, norm = layers[0].self_attn, layers[0].norm1
+        # In place of oneDNN's products, so not where those are left out on purpose.
+        takes_place = (
+            dtype == torch.float32
+            and attention.key_proj is None
+            and onednn.is_available(norm.weight.device, dtype)
+            and encoder_stack.available()
+        )
+        if not takes_place:
+            return self
+        shape = EncoderShape(
+            heads=attention.num_heads,
+            levels=attention.num_levels,
+            points=attention.num_points,
+            offset_levels=attention.offset_levels,
+            key_aware=attention.key_aware,
+            norm_eps=norm.eps,
+        )
+        stacked = [
+            layer.stacked(updates_low=self.updates_all(index)) for index, layer in enumerate(layers)
+        ]
+        self.stack = EncoderStack(stacked, shape)
+        self.stacked_weights = self.stack.take_weights()
+        return self
+
+    @contextmanager
+    def layer_by_layer(self) -> Iterator[None]:
+        """In this block every layer is called as a module, so that its hooks are."""
+        stack, self.stack = self.stack, None
+        try:
+            yield
+        finally:
+            self.stack = stack
 
     def updates_all(self, index: int) -> bool:
         """Whether that layer updates the low-level tokens too."""
@@ -99,6 +163,16 @@ class InterleavedEncoder(nn.Module):
     def forward(self, tokens: Tensor, geometry: Geometry) -> Tensor:
         """Encodes all tokens: memory [B, S, d]; without gradients, in place."""
         num_low = sum(h * w for h, w in geometry.spatial_shapes[: self.num_low_levels])
+        if self.stack is not None and self.stacked_weights is not None:
+            return self.stack.run(
+                self.stacked_weights,
+                tokens,
+                position=geometry.position,
+                reference_points=geometry.reference_points,
+                padding=geometry.padding,
+                spatial_shapes=geometry.spatial_shapes,
+                low_tokens=num_low,
+            )
         for index, layer in enumerate(self.layers):
             start = 0 if self.updates_all(index) else num_low
             tokens = _replace_from(tokens, start, layer(tokens, geometry, start, num_low))

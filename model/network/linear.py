@@ -7,6 +7,7 @@ network, packed for oneDNN on a CPU, fused with bias and ReLU by cuBLASLt on a G
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from model.network import cuda_fusion, onednn
 from model.network.onednn import Activation
 from model.ops.add_norm import add_layer_norm
+from model.ops.packing import Affine
 
 
 class Linear(nn.Linear):
@@ -64,6 +66,12 @@ class PackedLinear(nn.Module):
         if add is None:
             return onednn.linear(x, self.weight, self.bias, activation)
         return add_and_activate(onednn.linear_add(x, self.weight, self.bias, add), None, activation)
+
+
+def affine_of(layer: nn.Module) -> Affine:
+    """The parameters of a linear layer, in any form, or of a norm."""
+    weight = cast(Tensor, layer.weight)
+    return Affine(weight.to_dense() if weight.is_mkldnn else weight, cast(Tensor, layer.bias))
 
 
 class MLP(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.linear import Linear, PackedLinear, project_and_norm
-from model.ops.decoder_stack import Affine
+from model.ops.packing import Affine
 
 
 class SelfAttention(nn.Module):

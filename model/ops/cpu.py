@@ -33,6 +33,7 @@ _FUNCTIONS = (
 _FUNCTIONS_OF_STRUCTS = (
     "lite_detr_bottlenecks",
     "lite_detr_decoder",
+    "lite_detr_encoder",
     "lite_detr_depthwise_forward",
     "lite_detr_depthwise_backward",
 )

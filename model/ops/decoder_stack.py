@@ -9,22 +9,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.ops import cpu
-from model.ops.packing import Packer
+from model.ops.packing import Affine, NormPlace, Packer, ProductPlace
 
 _BOX_PRODUCTS = 3
-
-
-class Affine(NamedTuple):
-    """A linear layer's [outputs, inputs] weight and [outputs] bias, or those of a norm, [d]."""
-
-    weight: Tensor
-    bias: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,18 +53,6 @@ class StackShape:
     norm_eps: float
 
 
-class _Product(ctypes.Structure):
-    """Mirror of `Product` in csrc/decoder.h."""
-
-    _fields_ = (("panels", ctypes.c_int64), ("bias", ctypes.c_int64))
-
-
-class _Norm(ctypes.Structure):
-    """Mirror of `Norm` in csrc/decoder.h."""
-
-    _fields_ = (("scale", ctypes.c_int64), ("shift", ctypes.c_int64))
-
-
 _NORMS = ("after_attention", "after_sampling", "after_feed_forward")
 _PARTS = (
     *("query_key", "value", "attended", "after_attention", "offsets", "scores", "sampled"),
@@ -84,8 +64,8 @@ class _Layer(ctypes.Structure):
     """Mirror of `DecoderLayer` in csrc/decoder.h."""
 
     _fields_ = (
-        *((name, _Norm if name in _NORMS else _Product) for name in _PARTS),
-        ("box", _Product * _BOX_PRODUCTS),
+        *((name, NormPlace if name in _NORMS else ProductPlace) for name in _PARTS),
+        ("box", ProductPlace * _BOX_PRODUCTS),
     )
 
 
@@ -94,7 +74,7 @@ class _Decoder(ctypes.Structure):
 
     _fields_ = (
         *(("weights", ctypes.c_void_p), ("layers", ctypes.c_void_p)),
-        *(("layer_count", ctypes.c_int64), ("position", _Product * 2)),
+        *(("layer_count", ctypes.c_int64), ("position", ProductPlace * 2)),
         *(
             (name, ctypes.c_int64)
             for name in (
@@ -138,7 +118,7 @@ class DecoderStack:
         self._packer = Packer()
         self._shape = shape
         self._feed_forward, self._channels = layers[0].widen.weight.shape
-        self._position = (_Product * 2)(*(self._product(each) for each in position))
+        self._position = (ProductPlace * 2)(*map(self._packer.product, position))
         self._frequencies = self._packer.add(frequencies)
         self._layers = (_Layer * len(layers))(*map(self._layer, layers))
 
@@ -195,10 +175,7 @@ class DecoderStack:
 
     def _layer(self, layer: StackedLayer) -> _Layer:
         parts = [
-            _Norm(*map(self._packer.add, part)) if name in _NORMS else self._product(part)
+            self._packer.norm(part) if name in _NORMS else self._packer.product(part)
             for name, part in ((name, getattr(layer, name)) for name in _PARTS)
         ]
-        return _Layer(*parts, (_Product * _BOX_PRODUCTS)(*map(self._product, layer.box)))
-
-    def _product(self, layer: Affine) -> _Product:
-        return _Product(*self._packer.add_product(*layer))
+        return _Layer(*parts, (ProductPlace * _BOX_PRODUCTS)(*map(self._packer.product, layer.box)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,6 +12,25 @@ from torch.nn import functional as F
 from model.ops import cpu
 
 _ALIGNMENT = 16  # of every part, in floats: a cache line
+
+
+class Affine(NamedTuple):
+    """A linear layer's [outputs, inputs] weight and [outputs] bias, or those of a norm, [d]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class ProductPlace(ctypes.Structure):
+    """Mirror of `Product` in csrc/places.h."""
+
+    _fields_ = (("panels", ctypes.c_int64), ("bias", ctypes.c_int64))
+
+
+class NormPlace(ctypes.Structure):
+    """Mirror of `Norm` in csrc/places.h."""
+
+    _fields_ = (("scale", ctypes.c_int64), ("shift", ctypes.c_int64))
 
 
 class Packer:
@@ -35,6 +57,14 @@ class Packer:
         columns = F.pad(weight.detach().t(), (0, padding))  # [inputs, columns]
         panels = [panel.flatten() for panel in torch.split(columns, self._panel, dim=1)]
         return self.add(torch.cat(panels)), self.add(F.pad(bias.detach(), (0, padding)))
+
+    def product(self, layer: Affine) -> ProductPlace:
+        """The place of a linear layer."""
+        return ProductPlace(*self.add_product(*layer))
+
+    def norm(self, norm: Affine) -> NormPlace:
+        """The place of a norm."""
+        return NormPlace(*map(self.add, norm))
 
     def take(self) -> Tensor:
         """All parts, float32 [N]; the packer is empty afterwards."""

@@ -16,32 +16,14 @@
 #include "products.h"
 #include "sines.h"
 #include "softmax.h"
+#include "stack.h"
 #include "vectors.h"
 
 namespace lite_detr {
 namespace {
 
-constexpr int64_t kMinRows = 12, kMaxRows = 48;  // of a unit: a multiple of kRows
-
 // Memory of the thread that calls, for the queries of the batch; and of every thread, for its unit.
 thread_local Buffer<float> batch_memory, row_memory;
-
-// Divides memory into arrays.
-class Arrays {
- public:
-  // The first pass, with null, counts.
-  explicit Arrays(float* memory) : memory_(memory) {}
-  float* take(int64_t floats) {
-    float* taken = memory_ == nullptr ? nullptr : memory_ + used_;
-    used_ += (floats + 15) / 16 * 16;
-    return taken;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  float* memory_;
-  int64_t used_ = 0;
-};
 
 // A row of panels holds `columns` columns, the last panel kLanes of them if that is enough.
 int64_t panel_width(int64_t panel, int64_t columns) {
@@ -169,23 +151,8 @@ Stack::Scratch Stack::scratch(int64_t rows) const {
   }
 }
 
-// x = norm(x), rows of channels.
 void Stack::normalise(const Norm& norm, float* x, int64_t rows) const {
-  const float *scale = d_.weights + norm.scale, *shift = d_.weights + norm.shift;
-  const auto count = static_cast<float>(d_.channels);
-  for (float* row = x; row < x + rows * d_.channels; row += d_.channels) {
-    Floats sums{};
-    for (int64_t c = 0; c < d_.channels; c += kLanes) sums += load(row + c);
-    const Floats mean = broadcast(sum_of(sums) / count);
-    Floats squares{};
-    for (int64_t c = 0; c < d_.channels; c += kLanes) {
-      const Floats apart = load(row + c) - mean;
-      squares += apart * apart;
-    }
-    const Floats factor = broadcast(1.0f / std::sqrt(sum_of(squares) / count + d_.norm_eps));
-    for (int64_t c = 0; c < d_.channels; c += kLanes)
-      store(row + c, (load(row + c) - mean) * factor * load(scale + c) + load(shift + c));
-  }
+  layer_norm(d_.weights + norm.scale, d_.weights + norm.shift, d_.norm_eps, d_.channels, x, rows);
 }
 
 void Stack::begin(int64_t image, int64_t first, int64_t rows) const {
@@ -193,11 +160,6 @@ void Stack::begin(int64_t image, int64_t first, int64_t rows) const {
   const float* content = d_.content + image * d_.content_step + first * d_.channels;
   std::memcpy(x_ + at * d_.channels, content, rows * d_.channels * sizeof(float));
   std::memcpy(boxes_ + at * 4, d_.boxes + at * 4, rows * 4 * sizeof(float));
-}
-
-// out[i] = x[i] + y[i].
-void add(const float* x, const float* y, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; i += kLanes) store(out + i, load(x + i) + load(y + i));
 }
 
 // What a layer needs of its rows before any of them can attend: their positions and references,
@@ -328,8 +290,7 @@ void Stack::run() {
   const int64_t keys = d_.batch * d_.heads * Panels::floats(head_channels_, d_.queries);
   for (float* each : keys_) std::memset(each, 0, keys * sizeof(float));
   std::memset(zeros_, 0, zero_count() * sizeof(float));
-  const int64_t total = d_.batch * d_.queries, fair = total / (2 * d_.threads) / kMinRows * kMinRows;
-  const int64_t rows = std::min(kMaxRows, std::max(kMinRows, fair));
+  const int64_t rows = rows_of_units(d_.batch * d_.queries, d_.threads);
   const int64_t pieces = (d_.queries + rows - 1) / rows;
   std::vector<Phase> phases;
   for (int64_t layer = -1; layer < d_.layer_count; ++layer)

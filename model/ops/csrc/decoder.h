@@ -3,15 +3,9 @@
 
 #include <cstdint>
 
-namespace lite_detr {
+#include "places.h"
 
-// Places in `Decoder::weights`, in floats.
-struct Product {
-  int64_t panels, bias;
-};
-struct Norm {
-  int64_t scale, shift;
-};
+namespace lite_detr {
 
 struct DecoderLayer {
   Product query_key, value, attended;  // self-attention

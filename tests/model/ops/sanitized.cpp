@@ -12,6 +12,7 @@
 #include "bottlenecks.h"
 #include "decoder.h"
 #include "depthwise_training.h"
+#include "encoder.h"
 #include "problem.h"
 #include "products.h"
 
@@ -21,6 +22,7 @@ void lite_detr_deform_attn_backward(const lite_detr::Problem* problem,
                                     const lite_detr::Gradients* grads);
 void lite_detr_bottlenecks(const lite_detr::Network* network);
 void lite_detr_decoder(const lite_detr::Decoder* decoder);
+void lite_detr_encoder(const lite_detr::Encoder* encoder);
 void lite_detr_depthwise_forward(const lite_detr::DepthwiseTraining* arguments);
 void lite_detr_depthwise_backward(const lite_detr::DepthwiseTraining* arguments);
 }
@@ -135,6 +137,10 @@ struct NetworkWeights {
     panels = add(inner * padded);
     bias = add(padded);
   }
+  void add_norm(int64_t channels, lite_detr::Norm& norm) {
+    norm.scale = add(channels);
+    norm.shift = add(channels);
+  }
   std::vector<float> numbers;
 };
 
@@ -206,10 +212,7 @@ void one_decoder() {
   const auto product = [&](lite_detr::Product& p, int64_t inner, int64_t columns) {
     weights.add_product(inner, columns, p.panels, p.bias);
   };
-  const auto norm = [&](lite_detr::Norm& n) {
-    n.scale = weights.add(d.channels);
-    n.shift = weights.add(d.channels);
-  };
+  const auto norm = [&](lite_detr::Norm& n) { weights.add_norm(d.channels, n); };
   const int64_t c = d.channels, samples = d.heads * d.levels * d.points;
   product(d.position[0], 2 * c, c);
   product(d.position[1], c, c);
@@ -249,6 +252,50 @@ void one_decoder() {
   lite_detr_decoder(&d);
 }
 
+void one_encoder() {
+  NetworkWeights weights;
+  lite_detr::Encoder e{};
+  const int64_t head_counts[] = {1, 2, 4}, c = e.channels = 32 * between(1, 3);
+  e.heads = head_counts[between(0, 2)];
+  e.levels = between(1, 5), e.points = between(1, 5), e.key_aware = between(0, 1);
+  e.offset_levels = between(0, 1) ? e.levels : 1;
+  e.batch = between(1, 3), e.threads = between(1, 3), e.norm_eps = 1e-5f;
+  const auto product = [&](lite_detr::Product& p, int64_t inner, int64_t columns) {
+    weights.add_product(inner, columns, p.panels, p.bias);
+  };
+  const auto feed_forward = [&](lite_detr::FeedForward& f) {
+    f.width = between(1, 70);
+    product(f.widen, c, f.width), product(f.narrow, f.width, c);
+    weights.add_norm(c, f.after);
+  };
+  std::vector<lite_detr::EncoderLayer> layers(between(1, 3));
+  for (lite_detr::EncoderLayer& l : layers) {
+    product(l.value, c, c), product(l.sampled, c, c);
+    product(l.offsets, c, e.heads * e.offset_levels * e.points * 2);
+    product(l.scores, c, e.key_aware ? c : e.heads * e.levels * e.points);
+    weights.add_norm(c, l.after_sampling);
+    feed_forward(l.high), feed_forward(l.low);
+    l.updates_low = between(0, 1);
+  }
+  std::vector<int64_t> shapes;
+  for (int64_t level = 0; level < e.levels; ++level) {
+    shapes.push_back(between(1, 9));
+    shapes.push_back(between(1, 9));
+    e.tokens += shapes[2 * level] * shapes[2 * level + 1];
+    if (level == 0 && between(0, 1)) e.low_tokens = e.tokens;
+  }
+  std::vector<float> x = drawn(e.batch * e.tokens * c, -1.0f, 1.0f);
+  const auto position = drawn(e.batch * e.tokens * c, -1.0f, 1.0f);
+  const auto points = drawn(e.batch * e.tokens * e.levels * 2, -0.5f, 1.5f);
+  std::vector<uint8_t> padding(e.batch * e.tokens);
+  for (uint8_t& each : padding) each = between(0, 1);
+  e.weights = weights.numbers.data(), e.layers = layers.data();
+  e.layer_count = static_cast<int64_t>(layers.size());
+  e.spatial_shapes = shapes.data(), e.x = x.data(), e.position = position.data();
+  e.reference_points = points.data(), e.padding = between(0, 1) ? padding.data() : nullptr;
+  lite_detr_encoder(&e);
+}
+
 void one_depthwise() {
   lite_detr::DepthwiseTraining d{};
   d.batch = between(1, 3), d.height = between(1, 20), d.width = between(1, 20);
@@ -280,6 +327,7 @@ int main() {
   for (int i = 0; i < 400; ++i) one_case();
   for (int i = 0; i < 60; ++i) one_network();
   for (int i = 0; i < 60; ++i) one_decoder();
+  for (int i = 0; i < 60; ++i) one_encoder();
   for (int i = 0; i < 60; ++i) one_depthwise();
-  std::puts("400 cases, 60 networks, 60 decoders, 60 depthwise convolutions");
+  std::puts("400 cases, 60 networks, 60 decoders, 60 encoders, 60 depthwise convolutions");
 }
