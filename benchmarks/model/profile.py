@@ -1,10 +1,11 @@
 """CPU time of each part of the inference network, compared with a lower bound.
 
-    OMP_WAIT_POLICY=passive python -m benchmarks.model.profile [--repeats 3] [--output FOLDER]
+    OMP_WAIT_POLICY=passive python -m benchmarks.model.profile [--repeats 5] [--output FOLDER]
 
-CPU time (all threads) of each part, and within it of its matrix products and convolutions. The
-lower bound ("floor") is their time at the rate of the fastest of a few large products measured in
-the same run. The rest is attention kernels, norms, sums, copies. Writes profile.json and .md.
+CPU time (all threads) of each part, as it serves. The lower bound ("floor") is the time of its
+matrix products and convolutions at the rate of the fastest of a few large products measured in the
+same run. The rest is what is above it: slower products, attention kernels, norms, sums, copies, and
+the fixed price of starting each of them, which a tiny image shows. Writes profile.json and .md.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.model.cpu import DTYPES, batch_of, network_of
 from benchmarks.report import RESULTS, conditions, table, write_report
-from model.network.convolution import FoldedConvolution
+from model.network.complexity import count
 from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
-from model.network.linear import Linear, PackedLinear
+from model.network.linear import Linear
 from service.cpus import usable_cpus
 from service.engine.host_memory import keep_freed_memory
 
 _GEMMS = ((4433, 256, 2048), (4433, 2048, 256), (2048, 2048, 2048))  # rows, inputs, outputs
+_TINY = (64, 64)
+_ALL = "all"
 
 
 @dataclass
@@ -37,64 +41,36 @@ class Part:
 
     model: str
     precision: str
+    size: tuple[int, int]
     part: str
-    total_ms: float = 0.0
-    products_ms: float = 0.0
-    gflop: float = 0.0
-    floor_ms: float = 0.0
+    total_ms: float
+    gflop: float  # multiplications and additions
+    floor_ms: float
 
 
-def parts_of(network: LiteDETR) -> dict[str, list[nn.Module]]:
-    """The modules of each part."""
+def _methods(network: LiteDETR) -> dict[str, list[tuple[nn.Module, str]]]:
+    """What computes each part, by the parts' names in `model.network.complexity`."""
     transformer = network.transformer
-    layers = [*transformer.encoder.layers]
-    feed_forward = ("linear1", "linear2", "norm2", "linear12", "linear22", "norm22")
-    selection = ("enc_output", "enc_output_norm", "enc_out_class_embed", "enc_out_bbox_embed")
-    attentions = [layer.get_submodule("self_attn") for layer in layers]
     return {
-        "backbone": [network.backbone[0]],
-        "input projections": [*network.input_proj],
-        "encoder: values": [attention.get_submodule("value_proj") for attention in attentions],
-        "encoder: attention": attentions,
-        "encoder: feed-forward": [
-            module
-            for layer in layers
-            for name, module in layer.named_children()
-            if name in feed_forward
-        ],
-        "query selection": [transformer.get_submodule(name) for name in selection],
-        "decoder: values": [
-            layer.get_submodule("cross_attn.value_proj") for layer in transformer.decoder.layers
-        ],
-        "decoder: the rest": [transformer.decoder],
+        "backbone": [(network.backbone[0], "forward")],
+        "projections": [(each, "forward") for each in network.input_proj],
+        "encoder": [(transformer.encoder, "forward")],
+        "selection": [(transformer, "propose")],
+        "decoder": [(transformer.decoder, "predict")],
+        _ALL: [(network, "forward")],
     }
 
 
-def flops_of(module: nn.Module, x: Tensor, result: Tensor) -> float:
-    """Number of multiplications and additions of one call."""
-    if isinstance(module, PackedLinear):
-        return 2.0 * result.numel() * x.shape[-1]
-    assert isinstance(module, FoldedConvolution)
-    if module.product is not None:
-        return 2.0 * result.numel() * x.shape[1]
-    return 2.0 * result.numel() * module.get_buffer("weight")[0].numel()
+def _timed(method: Callable[..., Any], add: Callable[[float], None]) -> Callable[..., Any]:
+    """The method, which also adds the CPU seconds of each call."""
 
+    def call(*positional: Any, **named: Any) -> Any:
+        started = time.process_time()
+        result = method(*positional, **named)
+        add(time.process_time() - started)
+        return result
 
-Record = Callable[[float, Tensor, Tensor], None]  # CPU seconds, first input, result of a call
-
-
-def record_calls(module: nn.Module, record: Record) -> None:
-    """Calls `record` after each call of a module."""
-    begun: list[float] = []
-
-    def before(*_: Any) -> None:
-        begun.append(time.process_time())
-
-    def after(_: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
-        record(time.process_time() - begun.pop(), inputs[0], result)
-
-    module.register_forward_pre_hook(before)
-    module.register_forward_hook(after)
+    return call
 
 
 def best_rate(dtype: torch.dtype) -> float:
@@ -111,68 +87,57 @@ def best_rate(dtype: torch.dtype) -> float:
     return best
 
 
-def measure(model: str, precision: str, repeats: int) -> list[Part]:
-    """Means over `repeats` images, after one that is not counted."""
-    detector, size = network_of(model)
+def measure(model: str, precision: str, size: tuple[int, int] | None, repeats: int) -> list[Part]:
+    """Medians over `repeats` images, after one that is not counted.
+
+    Args:
+        model: "default" or "r50".
+        precision: a key of `DTYPES`.
+        size: (height, width) of the image; None: the model's usual one.
+        repeats: images.
+    """
+    detector, usual = network_of(model)
+    size = size or usual
     network = prepare_for_inference(detector, DTYPES[precision])
     images, mask = batch_of(size)
     network(images, mask)
-    rate = best_rate(DTYPES[precision])
-    rows = {name: Part(model, precision, name) for name in (*parts_of(network), "all")}
-
-    def add_time(row: Part) -> Record:
-        def record(seconds: float, *_: Any) -> None:
-            row.total_ms += seconds * 1000 / repeats
-
-        return record
-
-    def add_product(row: Part, module: nn.Module) -> Record:
-        def record(seconds: float, x: Tensor, result: Tensor) -> None:
-            row.products_ms += seconds * 1000 / repeats
-            row.gflop += flops_of(module, x, result) / 1e9 / repeats
-
-        return record
-
-    record_calls(network, add_time(rows["all"]))
-    seen: set[nn.Module] = set()
-    for name, modules in parts_of(network).items():
-        for module in modules:
-            record_calls(module, add_time(rows[name]))
-            for inner in module.modules():
-                # A 1x1 convolution holds a product, which is counted instead of it.
-                is_product = isinstance(inner, PackedLinear) or (
-                    isinstance(inner, FoldedConvolution) and inner.product is None
-                )
-                if is_product and inner not in seen:
-                    seen.add(inner)
-                    record_calls(inner, add_product(rows[name], inner))
+    seconds: dict[str, list[float]] = {}
+    for part, methods in _methods(network).items():
+        times = seconds[part] = []
+        for module, name in methods:
+            setattr(module, name, _timed(getattr(module, name), times.append))
+    found: dict[str, list[float]] = {part: [] for part in seconds}
     for _ in range(repeats):
         network(images, mask)
-    rows["decoder: the rest"].total_ms -= rows["decoder: values"].total_ms
-    for row in rows.values():
-        if row.part != "all":
-            rows["all"].products_ms += row.products_ms
-            rows["all"].gflop += row.gflop
-        row.floor_ms = row.gflop / rate * 1000
-    return [*rows.values()]
+        for part, times in seconds.items():
+            found[part].append(1000 * sum(times))
+            times.clear()
+    rate = best_rate(DTYPES[precision])
+    costs = {name: 2 * billions for name, billions in count(detector.config, [size]).parts.items()}
+    costs[_ALL] = sum(costs.values())
+    return [
+        Part(model, precision, size, part, median(ms), costs[part], 1000 * costs[part] / rate)
+        for part, ms in found.items()
+    ]
 
 
 def to_markdown(rows: list[Part]) -> str:
     """The report's table."""
-    columns = ("model", "precision", "part", "all", "products", "their floor", "the rest", "GFLOP")
+    columns = ("model", "precision", "image", "part", "ms", "floor", "the rest", "GFLOP")
     cells = []
     for row in rows:
-        figures = (row.total_ms, row.products_ms, row.floor_ms, row.total_ms - row.products_ms)
-        shown = [f"{figure:.1f}" for figure in (*figures, row.gflop)]
-        cells.append((row.model, row.precision, row.part, *shown))
-    return table(columns, cells, texts=3)
+        figures = (row.total_ms, row.floor_ms, row.total_ms - row.floor_ms, row.gflop)
+        shown = [f"{figure:.1f}" for figure in figures]
+        size = "x".join(map(str, row.size))
+        cells.append((row.model, row.precision, size, row.part, *shown))
+    return table(columns, cells, texts=4)
 
 
 def main() -> None:
     """Measures and writes the report."""
     parser = argparse.ArgumentParser(description="Profile the inference network.")
     parser.add_argument("--models", nargs="+", default=["default", "r50"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "model")
     options = parser.parse_args()
     document = conditions()
@@ -182,9 +147,15 @@ def main() -> None:
     with torch.inference_mode():
         for model in options.models:
             for precision in DTYPES:
-                rows += measure(model, precision, options.repeats)
+                rows += measure(model, precision, None, options.repeats)
+        if "default" in options.models:
+            rows += measure("default", "fp32", _TINY, options.repeats)
     document["rows"] = [asdict(row) for row in rows]
-    sections = ["Milliseconds of CPU time per image, all threads.\n", to_markdown(rows)]
+    sections = [
+        f"Milliseconds of CPU time per image, {torch.get_num_threads()} threads. The class and "
+        "box heads of the last layer are timed with the decoder and counted with the selection.\n",
+        to_markdown(rows),
+    ]
     title = "CPU time of the network's parts"
     write_report(options.output / "profile", title, document, sections)
 

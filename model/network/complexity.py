@@ -79,7 +79,7 @@ def count(config: ModelConfig, sizes: Sequence[tuple[int, int]]) -> Complexity:
     """
     if not sizes or min(min(size) for size in sizes) < 1:
         raise ValueError("sizes of images are at least 1 x 1 pixels, and there is at least one")
-    with torch.device("meta"):
+    with torch.inference_mode(mode=False), torch.device("meta"):
         detector = build_detector(config).eval()
     sums: tuple[Counter[str], ...] = (Counter(), Counter(), Counter())
     # A network has no preferred axis: an image and its transpose cost the same.
@@ -104,6 +104,7 @@ def count(config: ModelConfig, sizes: Sequence[tuple[int, int]]) -> Complexity:
     )
 
 
+@torch.inference_mode(mode=False)  # in which the counter would see no operators
 def _count_image(detector: LiteDETR, size: tuple[int, int]) -> _Counter:
     """Counts the multiply-accumulates of one image."""
     images = torch.empty(1, 3, *size, device="meta")

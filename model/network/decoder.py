@@ -69,6 +69,7 @@ class DecoderLayer(nn.Module):
             value=value,
             attended=affine_of(self.self_attn.out_proj),
             after_attention=affine_of(self.norm2),
+            memory=affine_of(cross.value_proj),
             offsets=affine_of(cross.sampling_offsets),
             scores=affine_of(cross.query_layer()),
             sampled=affine_of(cross.output_proj),
@@ -82,7 +83,7 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class DecoderStates:
-    """What each decoder layer returned and received; of a stack the last layer only.
+    """What each decoder layer returned and received.
 
     Attributes:
         hidden: a layer's queries before the last norm, [B, Q, d] each.
@@ -99,7 +100,7 @@ class Decoder(nn.Module):
     Args:
         config: the architecture.
         bbox_embed: one box head per layer, then perhaps that of the encoder's tokens.
-        class_embed: one class head per layer; here only for the official names.
+        class_embed: one class head per layer.
     """
 
     float32_layers = ("norm", "bbox_embed", "class_embed")
@@ -151,8 +152,14 @@ class Decoder(nn.Module):
             for layer, head in zip(self.layers, self.bbox_embed, strict=False)
         ]
         to_hidden, to_position = map(affine_of, self.ref_point_head.layers)
-        frequencies = box_frequencies(len(scale), scale)
-        self.stack = DecoderStack(layers, (to_hidden, to_position), frequencies, shape)
+        self.stack = DecoderStack(
+            layers,
+            position=(to_hidden, to_position),
+            frequencies=box_frequencies(len(scale), scale),
+            last=affine_of(self.norm) if isinstance(self.norm, nn.LayerNorm) else None,
+            classes=affine_of(self.class_embed[len(layers) - 1]),
+            shape=shape,
+        )
         self.stacked_weights = self.stack.take_weights()
         return self
 
@@ -186,8 +193,6 @@ class Decoder(nn.Module):
         """
         x, boxes = content, reference_logits.sigmoid()
         memories = self.project_memory(memory, geometry)
-        if self.stack is not None and attention_mask is None and position is None:
-            return self._run_stack(x, boxes, memories, geometry)
         received = boxes  # with its gradient; `boxes` has none
         hidden, references = [], []
         for layer, head, sampled in zip(self.layers, self.bbox_embed, memories, strict=False):
@@ -204,25 +209,34 @@ class Decoder(nn.Module):
                 boxes = received.detach()
         return DecoderStates(tuple(hidden), tuple(references))
 
+    def predict(
+        self,
+        content: Tensor,
+        reference_logits: Tensor,
+        memory: Tensor,
+        geometry: Geometry,
+        position: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits [B, Q, C] and boxes [B, Q, 4] of the last layer; see `forward`."""
+        if self.stack is not None and self.stacked_weights is not None and position is None:
+            return self.stack.run(
+                self.stacked_weights,
+                content=content,
+                box_logits=reference_logits,
+                memory=memory,
+                padding=geometry.padding,
+                spatial_shapes=geometry.spatial_shapes,
+                query_ratios=geometry.query_ratios,
+                box_ratios=geometry.box_ratios,
+            )
+        states = self(content, reference_logits, memory, geometry, position=position)
+        hidden, last = self.norm(states.hidden[-1]), len(self.layers) - 1
+        boxes = self.refine(self.bbox_embed[last], hidden, states.references[-1])
+        return self.class_embed[last](hidden), boxes
+
     def refine(self, head: nn.Module, hidden: Tensor, boxes: Tensor) -> Tensor:
         """Boxes [B, Q, 4] refined by a box head from the queries [B, Q, d]."""
         return (head(hidden) + inverse_sigmoid(boxes, self.eps)).sigmoid()  # type: ignore[no-any-return]
-
-    def _run_stack(
-        self, content: Tensor, boxes: Tensor, memories: list[SampledTokens], geometry: Geometry
-    ) -> DecoderStates:
-        """The last layer's states only."""
-        assert self.stack is not None and self.stacked_weights is not None
-        hidden, references = self.stack.run(
-            self.stacked_weights,
-            content=content,
-            boxes=boxes,
-            values=[memory.value for memory in memories],
-            spatial_shapes=memories[0].spatial_shapes,
-            query_ratios=geometry.query_ratios,
-            box_ratios=geometry.box_ratios,
-        )
-        return DecoderStates((hidden,), (references,))
 
     def project_memory(self, memory: Tensor, geometry: Geometry) -> list[SampledTokens]:
         """The memory as each layer's cross-attention samples it, while it is in the cache."""

@@ -79,11 +79,10 @@ class LiteDETR(nn.Module):
         """The last layer's predictions of the selected tokens; see `forward`."""
         decoder = self.transformer.decoder
         content, position = self._queries(proposals, memory)
-        states = decoder(content, proposals.reference_logits, memory, geometry, position=position)
-        hidden = decoder.norm(states.hidden[-1])
-        last = len(decoder.layers) - 1
-        boxes = decoder.refine(self.bbox_embed[last], hidden, states.references[-1])
-        return DetectorOutput(self.class_embed[last](hidden), boxes, memory)
+        logits, boxes = decoder.predict(
+            content, proposals.reference_logits, memory, geometry, position
+        )
+        return DetectorOutput(logits, boxes, memory)
 
     def forward_training(
         self, images: Tensor, padding_mask: Tensor, denoising: DenoisingQueries | None

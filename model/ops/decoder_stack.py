@@ -31,6 +31,7 @@ class StackedLayer:
     value: Affine
     attended: Affine  # of the self-attention's result
     after_attention: Affine
+    memory: Affine  # what is sampled of the memory
     offsets: Affine  # [M * L * P * 2, d]
     scores: Affine  # queries [d, d] or logits [M * L * P, d]
     sampled: Affine  # of the cross-attention's result
@@ -38,7 +39,7 @@ class StackedLayer:
     widen: Affine
     narrow: Affine
     after_feed_forward: Affine
-    box: tuple[Affine, ...]  # three layers; not used in the last layer
+    box: tuple[Affine, ...]  # three layers
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class StackShape:
 
 _NORMS = ("after_attention", "after_sampling", "after_feed_forward")
 _PARTS = (
-    *("query_key", "value", "attended", "after_attention", "offsets", "scores", "sampled"),
-    *("after_sampling", "widen", "narrow", "after_feed_forward"),
+    *("query_key", "value", "attended", "after_attention", "memory", "offsets", "scores"),
+    *("sampled", "after_sampling", "widen", "narrow", "after_feed_forward"),
 )
 
 
@@ -75,20 +76,17 @@ class _Decoder(ctypes.Structure):
     _fields_ = (
         *(("weights", ctypes.c_void_p), ("layers", ctypes.c_void_p)),
         *(("layer_count", ctypes.c_int64), ("position", ProductPlace * 2)),
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("frequencies", "channels", "heads", "feed_forward"),
-                *("levels", "points", "key_aware"),
-            )
-        ),
+        *(("frequencies", ctypes.c_int64), ("last", NormPlace), ("has_last", ctypes.c_int64)),
+        *(("classes", ProductPlace), ("class_count", ctypes.c_int64)),
+        *((name, ctypes.c_int64) for name in ("channels", "heads", "feed_forward")),
+        *((name, ctypes.c_int64) for name in ("levels", "points", "key_aware")),
         ("spatial_shapes", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("batch", "queries", "tokens")),
-        *((name, ctypes.c_void_p) for name in ("values", "content")),
+        *((name, ctypes.c_void_p) for name in ("memory", "padding", "memory_values", "content")),
         ("content_step", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("boxes", "query_ratios", "box_ratios")),
+        *((name, ctypes.c_void_p) for name in ("box_logits", "query_ratios", "box_ratios")),
         *((name, ctypes.c_float) for name in ("eps", "norm_eps")),
-        *((name, ctypes.c_void_p) for name in ("hidden", "references")),
+        *((name, ctypes.c_void_p) for name in ("logits", "predicted")),
         ("threads", ctypes.c_int64),
     )
 
@@ -105,14 +103,19 @@ class DecoderStack:
         layers: of the decoder, each with the same sizes.
         position: the two linear layers from an encoded box to a position, [d, 2 * d] and [d, d].
         frequencies: [d / 2], by which the angles of an encoded coordinate are divided.
+        last: norm of the last layer's queries, or None.
+        classes: [C, d], the class head of the last layer.
         shape: of the attention.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by keyword
         self,
         layers: Sequence[StackedLayer],
+        *,
         position: tuple[Affine, Affine],
         frequencies: Tensor,
+        last: Affine | None,
+        classes: Affine,
         shape: StackShape,
     ) -> None:
         self._packer = Packer()
@@ -120,6 +123,8 @@ class DecoderStack:
         self._feed_forward, self._channels = layers[0].widen.weight.shape
         self._position = (ProductPlace * 2)(*map(self._packer.product, position))
         self._frequencies = self._packer.add(frequencies)
+        self._last = None if last is None else self._packer.norm(last)
+        self._classes, self._class_count = self._packer.product(classes), len(classes.weight)
         self._layers = (_Layer * len(layers))(*map(self._layer, layers))
 
     def take_weights(self) -> Tensor:
@@ -131,8 +136,9 @@ class DecoderStack:
         weights: Tensor,
         *,
         content: Tensor,
-        boxes: Tensor,
-        values: Sequence[Tensor],
+        box_logits: Tensor,
+        memory: Tensor,
+        padding: Tensor | None,
         spatial_shapes: Sequence[tuple[int, int]],
         query_ratios: Tensor,
         box_ratios: Tensor,
@@ -142,36 +148,42 @@ class DecoderStack:
         Args:
             weights: of `take_weights`.
             content: [B, Q, d]; may be one image's, expanded.
-            boxes: [B, Q, 4] cxcywh, 0..1.
-            values: [B, S, M, D] of each layer.
+            box_logits: [B, Q, 4], boxes cxcywh before the sigmoid.
+            memory: [B, S, d].
+            padding: bool [B, S], True where the memory is not sampled; None: all of it is.
             spatial_shapes: (H, W) of each level.
             query_ratios: [B, 1, 4], see `Geometry`.
             box_ratios: [B, 1, L, 4], see `Geometry`.
 
         Returns:
-            The last layer's queries [B, Q, d], and the boxes that it got [B, Q, 4].
+            Class logits [B, Q, C] and boxes [B, Q, 4] of the last layer.
         """
         batch, queries, channels = content.shape
         if content.stride()[1:] != (channels, 1):
             content = content.contiguous()
-        arrays = [each.contiguous() for each in (boxes, query_ratios, box_ratios)]
-        values = [value.contiguous() for value in values]
-        hidden, references = boxes.new_empty(batch, queries, channels), torch.empty_like(arrays[0])
+        memory, *arrays = (
+            each.contiguous() for each in (memory, box_logits, query_ratios, box_ratios)
+        )
+        padding = None if padding is None else padding.contiguous()
+        values = memory.new_empty(len(self._layers), *memory.shape)
+        logits = box_logits.new_empty(batch, queries, self._class_count)
+        predicted = torch.empty_like(arrays[0])
         shapes = (ctypes.c_int64 * (2 * len(spatial_shapes)))(*sum(spatial_shapes, ()))
-        pointers = (ctypes.c_void_p * len(values))(*(value.data_ptr() for value in values))
         shape = self._shape
         call = _Decoder(
             *(weights.data_ptr(), ctypes.addressof(self._layers), len(self._layers)),
-            *(self._position, self._frequencies, channels, shape.heads, self._feed_forward),
+            *(self._position, self._frequencies, self._last or NormPlace(), self._last is not None),
+            *(self._classes, self._class_count, channels, shape.heads, self._feed_forward),
             *(shape.levels, shape.points, shape.key_aware, ctypes.addressof(shapes)),
-            *(batch, queries, values[0].shape[1], ctypes.addressof(pointers)),
+            *(batch, queries, memory.shape[1], memory.data_ptr()),
+            *(None if padding is None else padding.data_ptr(), values.data_ptr()),
             *(content.data_ptr(), content.stride(0), *(each.data_ptr() for each in arrays)),
-            *(shape.eps, shape.norm_eps, hidden.data_ptr(), references.data_ptr()),
+            *(shape.eps, shape.norm_eps, logits.data_ptr(), predicted.data_ptr()),
             torch.get_num_threads(),
         )
-        if hidden.numel() > 0:
+        if predicted.numel() > 0:
             cpu.library().lite_detr_decoder(ctypes.byref(call))
-        return hidden, references
+        return logits, predicted
 
     def _layer(self, layer: StackedLayer) -> _Layer:
         parts = [

@@ -91,6 +91,7 @@ class _Encoder(ctypes.Structure):
         ("spatial_shapes", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("batch", "tokens", "low_tokens")),
         *((name, ctypes.c_void_p) for name in ("x", "position", "reference_points", "padding")),
+        ("values", ctypes.c_void_p),
         *(("norm_eps", ctypes.c_float), ("threads", ctypes.c_int64)),
     )
 
@@ -150,6 +151,7 @@ class EncoderStack:
             for each in (position, reference_points)
         )
         padding = None if padding is None else padding.contiguous()
+        values = tokens.new_empty(2 * tokens.numel())
         shapes = (ctypes.c_int64 * (2 * len(spatial_shapes)))(*sum(spatial_shapes, ()))
         shape = self._shape
         call = _Encoder(
@@ -158,7 +160,7 @@ class EncoderStack:
             *(shape.levels, shape.points, shape.offset_levels, shape.key_aware),
             *(ctypes.addressof(shapes), batch, tokens.shape[1], low_tokens),
             *(tokens.data_ptr(), position.data_ptr(), points.data_ptr()),
-            *(None if padding is None else padding.data_ptr(), shape.norm_eps),
+            *(None if padding is None else padding.data_ptr(), values.data_ptr(), shape.norm_eps),
             torch.get_num_threads(),
         )
         if tokens.numel() > 0:

@@ -1,5 +1,5 @@
-// The layers of a decoder in one call: positions from boxes, self-attention, deformable
-// cross-attention, feed-forward network, and refinement of the boxes.
+// A decoder in one call: the memory's values for each layer; positions from boxes, self-attention,
+// deformable cross-attention, feed-forward network and refinement of the boxes; class scores.
 //
 // Of a layer only the self-attention needs other queries than a unit's own, so a layer is one phase:
 // it starts when all keys and values are there and ends with those of the next layer. Every number
@@ -94,6 +94,11 @@ class Stack {
     return {values_[layer % 2] + (image * d_.heads + head) * size, d_.queries, head_channels_};
   }
 
+  float* memory_values(int64_t layer, int64_t row) const {
+    return d_.memory_values + (layer * d_.batch * d_.tokens + row) * d_.channels;
+  }
+
+  void project_memory(int64_t first, int64_t rows) const;
   void begin(int64_t image, int64_t first, int64_t rows) const;
   void prepare(int64_t layer, int64_t image, int64_t first, int64_t rows) const;
   void finish(int64_t layer, int64_t image, int64_t first, int64_t rows) const;
@@ -102,6 +107,7 @@ class Stack {
   void attend_to_memory(int64_t layer, int64_t image, int64_t first, int64_t rows,
                         const Scratch& s) const;
   void refine(const DecoderLayer& l, int64_t at, int64_t rows, const Scratch& s) const;
+  void predict(int64_t at, int64_t rows) const;
   void normalise(const Norm& norm, float* x, int64_t rows) const;
 
   const Decoder& d_;
@@ -155,11 +161,23 @@ void Stack::normalise(const Norm& norm, float* x, int64_t rows) const {
   layer_norm(d_.weights + norm.scale, d_.weights + norm.shift, d_.norm_eps, d_.channels, x, rows);
 }
 
+// What each layer samples of the memory, rows of the whole batch.
+void Stack::project_memory(int64_t first, int64_t rows) const {
+  const int64_t d = d_.channels;
+  for (int64_t layer = 0; layer < d_.layer_count; ++layer) {
+    float* values = memory_values(layer, first);
+    whole_product<Activation::kNone>(rows, {d_.memory + first * d, d},
+                                     weights(d_.layers[layer].memory, d, d), {values, d});
+    for (int64_t i = 0; d_.padding != nullptr && i < rows; ++i)
+      if (d_.padding[first + i]) std::memset(values + i * d, 0, d * sizeof(float));
+  }
+}
+
 void Stack::begin(int64_t image, int64_t first, int64_t rows) const {
   const int64_t at = row_of(image, first);
   const float* content = d_.content + image * d_.content_step + first * d_.channels;
   std::memcpy(x_ + at * d_.channels, content, rows * d_.channels * sizeof(float));
-  std::memcpy(boxes_ + at * 4, d_.boxes + at * 4, rows * 4 * sizeof(float));
+  for (int64_t i = at * 4; i < (at + rows) * 4; ++i) boxes_[i] = sigmoid(d_.box_logits[i]);
 }
 
 // What a layer needs of its rows before any of them can attend: their positions and references,
@@ -234,7 +252,7 @@ void Stack::attend_to_memory(int64_t layer, int64_t image, int64_t first, int64_
   whole_product<Activation::kNone>(rows, {s.sum, d}, weights(l.scores, d, scores_),
                                    {cross_queries_ + at * scores_, scores_});
   Problem p{};
-  p.value = {d_.values[layer], 0};
+  p.value = {memory_values(layer, 0), 0};
   (d_.key_aware ? p.query : p.logits) = {cross_queries_, 0};
   p.reference_points = {references_, 0};
   p.offsets = {sampling_, 0};
@@ -276,13 +294,20 @@ void Stack::finish(int64_t layer, int64_t image, int64_t first, int64_t rows) co
   whole_product<Activation::kNone>(rows, {s.wide, d_.feed_forward},
                                    weights(l.narrow, d_.feed_forward, d), {x, d}, {x, d});
   normalise(l.after_feed_forward, x, rows);
-  if (layer + 1 < d_.layer_count) {
-    refine(l, at, rows, s);
+  const bool last = layer + 1 == d_.layer_count;
+  if (last && d_.has_last) normalise(d_.last, x, rows);
+  refine(l, at, rows, s);
+  if (last)
+    predict(at, rows);
+  else
     prepare(layer + 1, image, first, rows);
-    return;
-  }
-  std::memcpy(d_.hidden + at * d, x, rows * d * sizeof(float));
-  std::memcpy(d_.references + at * 4, boxes_ + at * 4, rows * 4 * sizeof(float));
+}
+
+void Stack::predict(int64_t at, int64_t rows) const {
+  std::memcpy(d_.predicted + at * 4, boxes_ + at * 4, rows * 4 * sizeof(float));
+  whole_product<Activation::kNone>(rows, {x_ + at * d_.channels, d_.channels},
+                                   weights(d_.classes, d_.channels, d_.class_count),
+                                   {d_.logits + at * d_.class_count, d_.class_count});
 }
 
 void Stack::run() {
@@ -291,15 +316,29 @@ void Stack::run() {
   for (float* each : keys_) std::memset(each, 0, keys * sizeof(float));
   std::memset(zeros_, 0, zero_count() * sizeof(float));
   const int64_t rows = rows_of_units(d_.batch * d_.queries, d_.threads);
-  const int64_t pieces = (d_.queries + rows - 1) / rows;
+  const int64_t pieces = (d_.queries + rows - 1) / rows, units = d_.batch * pieces;
+  const auto of_queries = [this, rows, pieces](int64_t unit, auto work) {
+    const int64_t first = unit % pieces * rows;
+    work(unit / pieces, first, std::min(rows, d_.queries - first));
+  };
   std::vector<Phase> phases;
-  for (int64_t layer = -1; layer < d_.layer_count; ++layer)
-    phases.push_back({d_.batch * pieces, [this, layer, rows, pieces](int64_t unit) {
-                        const int64_t image = unit / pieces, first = unit % pieces * rows;
-                        const int64_t count = std::min(rows, d_.queries - first);
-                        if (layer >= 0) return finish(layer, image, first, count);
+  const int64_t tokens = d_.batch * d_.tokens, token_rows = rows_of_units(tokens, d_.threads);
+  const int64_t token_units = (tokens + token_rows - 1) / token_rows;
+  phases.push_back({units + token_units, [=](int64_t unit) {
+                      if (unit >= units) {
+                        const int64_t first = (unit - units) * token_rows;
+                        return project_memory(first, std::min(token_rows, tokens - first));
+                      }
+                      of_queries(unit, [this](int64_t image, int64_t first, int64_t count) {
                         begin(image, first, count);
                         prepare(0, image, first, count);
+                      });
+                    }});
+  for (int64_t layer = 0; layer < d_.layer_count; ++layer)
+    phases.push_back({units, [=](int64_t unit) {
+                        of_queries(unit, [=](int64_t image, int64_t first, int64_t count) {
+                          finish(layer, image, first, count);
+                        });
                       }});
   parallel_phases(phases, d_.threads);
 }
@@ -309,6 +348,6 @@ void Stack::run() {
 
 extern "C" {
 
-// Writes the hidden states and the references of the last layer.
+// Writes the logits and the boxes of the last layer.
 void lite_detr_decoder(const lite_detr::Decoder* d) { lite_detr::Stack(*d).run(); }
 }

@@ -19,8 +19,7 @@
 namespace lite_detr {
 namespace {
 
-// Memory of the thread that calls, for all values; and of every thread, for its unit.
-thread_local Buffer<float> value_memory, row_memory;
+thread_local Buffer<float> row_memory;  // of every thread, for its unit
 
 // Neighbouring tokens of one image, all low-level or all high-level.
 struct Unit {
@@ -34,9 +33,6 @@ class EncoderStack {
       : e_(e), head_channels_(e.channels / e.heads),
         scores_(e.heads * (e.key_aware ? head_channels_ : e.levels * e.points)),
         offsets_(e.heads * e.offset_levels * e.points * 2) {
-    const int64_t size = e.batch * e.tokens * e.channels;
-    values_[0] = value_memory.reserve(2 * size);
-    values_[1] = values_[0] + size;
     for (int64_t i = 0; i < e.layer_count; ++i)
       widest_ = std::max({widest_, e.layers[i].high.width, e.layers[i].low.width});
     divide();
@@ -56,6 +52,10 @@ class EncoderStack {
   }
   // A unit's first row among those of the batch.
   int64_t place(const Unit& u) const { return u.image * e_.tokens + u.first; }
+  // Those that a layer samples, written while the others are read.
+  float* values(int64_t layer, int64_t row) const {
+    return e_.values + (layer % 2 * e_.batch * e_.tokens + row) * e_.channels;
+  }
   void normalise(const Norm& n, float* x, int64_t rows) const {
     layer_norm(e_.weights + n.scale, e_.weights + n.shift, e_.norm_eps, e_.channels, x, rows);
   }
@@ -66,7 +66,6 @@ class EncoderStack {
 
   const Encoder& e_;
   int64_t head_channels_, scores_, offsets_, widest_ = 0;
-  float* values_[2];  // written for the next layer while this one's are read
   std::vector<Unit> units_;
 };
 
@@ -97,7 +96,7 @@ EncoderStack::Scratch EncoderStack::scratch(int64_t rows) const {
 // The values of a unit's tokens that the layer samples.
 void EncoderStack::project(int64_t layer, const Unit& u) const {
   const int64_t d = e_.channels, at = place(u);
-  float* values = values_[layer % 2] + at * d;
+  float* values = this->values(layer, at);
   whole_product<Activation::kNone>(u.rows, {e_.x + at * d, d},
                                    weights(e_.layers[layer].value, d, d), {values, d});
   for (int64_t i = 0; e_.padding != nullptr && i < u.rows; ++i)
@@ -114,7 +113,7 @@ void EncoderStack::attend_to_tokens(int64_t layer, const Unit& u, const Scratch&
                                    {s.scores, scores_});
   // As if the unit's rows were all queries of the only image.
   Problem p{};
-  p.value = {values_[layer % 2] + u.image * e_.tokens * d, 0};
+  p.value = {values(layer, u.image * e_.tokens), 0};
   (e_.key_aware ? p.query : p.logits) = {s.scores, 0};
   p.reference_points = {e_.reference_points + at * e_.levels * 2, 0};
   p.offsets = {s.offsets, 0};

@@ -32,6 +32,7 @@ struct Encoder {
   const float* position;               // as `x`
   const float* reference_points;       // [batch, tokens, levels, 2]
   const uint8_t* padding;              // [batch, tokens], 1: not to be sampled; null: none is
+  float* values;                       // for 2 * batch * tokens * channels numbers
   float norm_eps;
   int64_t threads;
 };

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from model import ModelConfig
 from model.network import onednn
-from model.network.decoder import Decoder, DecoderStates
+from model.network.decoder import Decoder
 from model.network.geometry import Geometry, make_geometry
 from model.network.inference import prepare_for_inference
 from model.ops import cpu, decoder_stack
@@ -66,25 +67,39 @@ class Call:
         memory = draw(batch, tokens, config.d_model)
         return cls(decoder, content, 2 * draw(batch, queries, 4), memory, geometry)
 
-    def run(self) -> DecoderStates:
-        """In one call."""
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Logits and boxes, in one call."""
         with torch.inference_mode():
-            arguments = (self.content, self.reference_logits, self.memory, self.geometry)
-            states = self.decoder(*arguments)
-            assert isinstance(states, DecoderStates)
-            return states
+            found = self.decoder.predict(
+                self.content, self.reference_logits, self.memory, self.geometry
+            )
+            assert all(isinstance(each, Tensor) for each in found)
+            return found
 
-    def by_layers(self) -> DecoderStates:
-        """One layer after the other."""
-        with self.decoder.layer_by_layer():
-            return self.run()
+    def one(self, image: int) -> tuple[Tensor, Tensor]:
+        """The results of one image of the batch, without the others."""
+        logits, boxes = self.keep(slice(image, image + 1)).run()
+        return logits[0], boxes[0]
+
+    def keep(self, images: slice) -> Call:
+        """The call for some images of the batch."""
+        of_images = ("padding", "query_ratios", "box_ratios")
+        parts = {name: getattr(self.geometry, name)[images] for name in of_images}
+        return Call(
+            self.decoder,
+            self.content[images],
+            self.reference_logits[images],
+            self.memory[images],
+            replace(self.geometry, **parts),
+        )
 
     def check(self) -> None:
-        """Asserts that the last layer's queries and boxes are the same but for rounding."""
-        found, expected = self.run(), self.by_layers()
-        for name in ("hidden", "references"):
-            (one,), other = getattr(found, name), getattr(expected, name)[-1]
-            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5, msg=name)
+        """Asserts that the results are those of the layers but for rounding."""
+        found = self.run()
+        with self.decoder.layer_by_layer():
+            expected = self.run()
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +112,14 @@ class Call:
         {"decoder_layers": 1},
         {"decoder_points": 3, "num_feature_levels": 3, "high_level_scales": 2},
         {"decoder_feedforward": 33},
+        {"decoder_norm": False},
+        {"num_classes": 1},
+        {"num_classes": 91},
+        {"shared_heads": False},
     ],
     ids=str,
 )
-def test_queries_and_boxes_are_those_of_the_layers(changes: dict[str, int]) -> None:
+def test_queries_and_boxes_are_those_of_the_layers(changes: dict[str, Any]) -> None:
     Call.random(tiny(**changes), batch=2).check()
 
 
@@ -114,61 +133,48 @@ def test_an_image_has_the_same_results_to_the_bit_in_a_batch_and_on_any_number_o
     together = call.run()
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        for name in ("hidden", "references"):
-            assert torch.equal(getattr(call.run(), name)[0], getattr(together, name)[0])
-    projected = call.decoder.project_memory(call.memory, call.geometry)
-    values = [tokens.value for tokens in projected]
-    stack, weights = call.decoder.stack, call.decoder.stacked_weights
-    assert stack is not None
-    assert weights is not None
+        assert all(map(torch.equal, call.run(), together))
     for image in range(4):
-        one = slice(image, image + 1)
-        alone = stack.run(
-            weights,
-            content=call.content[one],
-            boxes=call.reference_logits.sigmoid()[one],
-            values=[value[one] for value in values],
-            spatial_shapes=call.geometry.spatial_shapes,
-            query_ratios=call.geometry.query_ratios[one],
-            box_ratios=call.geometry.box_ratios[one],
-        )
-        assert torch.equal(alone[0], together.hidden[0][one])
-        assert torch.equal(alone[1], together.references[0][one])
+        assert all(map(torch.equal, call.one(image), (each[image] for each in together)))
 
 
 def test_nan_stays_with_its_image() -> None:
     call = Call.random(tiny(), batch=2)
-    before = call.run().hidden[0]
+    before, _ = call.run()
     call.memory[1] = float("nan")
-    after = call.run().hidden[0]
+    after, _ = call.run()
     assert torch.equal(after[0], before[0])
     assert after[1].isnan().all()
 
 
+def test_padding_of_the_memory_is_not_sampled() -> None:
+    call = Call.random(tiny(), batch=2)
+    padding = call.geometry.padding
+    assert padding is not None
+    before = call.run()
+    call.memory[padding] = 1e30
+    assert all(map(torch.equal, call.run(), before))
+
+
+def test_a_memory_without_padding() -> None:
+    call = Call.random(tiny())
+    replace(call, geometry=replace(call.geometry, padding=None)).check()
+
+
 def test_calls_at_the_same_time_do_not_share_memory() -> None:
     calls = [Call.random(tiny(), queries=20 + 8 * n) for n in range(3)]
-    expected = [call.run().hidden[0] for call in calls]
+    expected = [call.run()[0] for call in calls]
     with ThreadPoolExecutor(3) as pool:
         for _ in range(3):
-            found = pool.map(lambda call: call.run().hidden[0], calls)
+            found = pool.map(lambda call: call.run()[0], calls)
             assert all(map(torch.equal, found, expected))
 
 
 def test_an_empty_batch_has_empty_results() -> None:
     call = Call.random(tiny())
-    assert call.decoder.stack is not None
-    assert call.decoder.stacked_weights is not None
-    shapes = call.geometry.spatial_shapes
-    hidden, references = call.decoder.stack.run(
-        call.decoder.stacked_weights,
-        content=torch.zeros(0, 12, 32),
-        boxes=torch.zeros(0, 12, 4),
-        values=[torch.zeros(0, call.memory.shape[1], 2, 16) for _ in call.decoder.layers],
-        spatial_shapes=shapes,
-        query_ratios=torch.zeros(0, 1, 4),
-        box_ratios=torch.zeros(0, 1, len(shapes), 4),
-    )
-    assert (hidden.shape, references.shape) == ((0, 12, 32), (0, 12, 4))
+    empty = call.keep(slice(0))
+    logits, boxes = empty.run()
+    assert (logits.shape, boxes.shape) == ((0, 12, tiny().num_classes), (0, 12, 4))
 
 
 def test_a_decoder_with_fixed_positions_runs_layer_by_layer() -> None:

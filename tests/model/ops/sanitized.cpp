@@ -217,9 +217,12 @@ void one_decoder() {
   product(d.position[0], 2 * c, c);
   product(d.position[1], c, c);
   d.frequencies = weights.add(c / 2);
+  norm(d.last), d.has_last = between(0, 1);
+  d.class_count = between(1, 90), product(d.classes, c, d.class_count);
   std::vector<lite_detr::DecoderLayer> layers(between(1, 3));
   for (lite_detr::DecoderLayer& l : layers) {
     product(l.query_key, c, 2 * c), product(l.value, c, c), product(l.attended, c, c);
+    product(l.memory, c, c);
     product(l.offsets, c, samples * 2), product(l.scores, c, d.key_aware ? c : samples);
     product(l.sampled, c, c), product(l.widen, c, d.feed_forward);
     product(l.narrow, d.feed_forward, c);
@@ -232,23 +235,25 @@ void one_decoder() {
     shapes.push_back(between(1, 9));
     d.tokens += shapes[2 * level] * shapes[2 * level + 1];
   }
-  std::vector<std::vector<float>> values;
-  std::vector<const float*> places;
-  for (size_t i = 0; i < layers.size(); ++i)
-    values.push_back(drawn(d.batch * d.tokens * c, -1.0f, 1.0f));
-  for (const std::vector<float>& each : values) places.push_back(each.data());
+  const auto memory = drawn(d.batch * d.tokens * c, -1.0f, 1.0f);
+  std::vector<uint8_t> padding(d.batch * d.tokens);
+  for (uint8_t& each : padding) each = between(0, 1);
   const bool shared = between(0, 1);
   const auto content = drawn((shared ? 1 : d.batch) * d.queries * c, -1.0f, 1.0f);
-  const auto boxes = drawn(d.batch * d.queries * 4, 0.0f, 1.0f);
+  const auto boxes = drawn(d.batch * d.queries * 4, -4.0f, 4.0f);
   const auto query_ratios = drawn(d.batch * 4, 0.5f, 1.0f);
   const auto box_ratios = drawn(d.batch * d.levels * 4, 0.5f, 1.0f);
-  std::vector<float> hidden(d.batch * d.queries * c), references(d.batch * d.queries * 4);
+  std::vector<float> memory_values(layers.size() * memory.size());
+  std::vector<float> logits(d.batch * d.queries * d.class_count);
+  std::vector<float> predicted(d.batch * d.queries * 4);
   d.weights = weights.numbers.data(), d.layers = layers.data();
   d.layer_count = static_cast<int64_t>(layers.size());
-  d.spatial_shapes = shapes.data(), d.values = places.data();
+  d.spatial_shapes = shapes.data(), d.memory = memory.data();
+  d.memory_values = memory_values.data();
+  d.padding = between(0, 1) ? padding.data() : nullptr;
   d.content = content.data(), d.content_step = shared ? 0 : d.queries * c;
-  d.boxes = boxes.data(), d.query_ratios = query_ratios.data(), d.box_ratios = box_ratios.data();
-  d.hidden = hidden.data(), d.references = references.data();
+  d.box_logits = boxes.data(), d.query_ratios = query_ratios.data(), d.box_ratios = box_ratios.data();
+  d.logits = logits.data(), d.predicted = predicted.data();
   lite_detr_decoder(&d);
 }
 
@@ -289,6 +294,8 @@ void one_encoder() {
   const auto points = drawn(e.batch * e.tokens * e.levels * 2, -0.5f, 1.5f);
   std::vector<uint8_t> padding(e.batch * e.tokens);
   for (uint8_t& each : padding) each = between(0, 1);
+  std::vector<float> values(2 * x.size());
+  e.values = values.data();
   e.weights = weights.numbers.data(), e.layers = layers.data();
   e.layer_count = static_cast<int64_t>(layers.size());
   e.spatial_shapes = shapes.data(), e.x = x.data(), e.position = position.data();
