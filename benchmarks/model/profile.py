@@ -53,7 +53,7 @@ def _methods(network: LiteDETR) -> dict[str, list[tuple[nn.Module, str]]]:
     transformer = network.transformer
     return {
         "backbone": [(network.backbone[0], "forward")],
-        "projections": [(each, "forward") for each in network.input_proj],
+        "projections": [(network.input_proj, "tokens")],
         "encoder": [(transformer.encoder, "forward")],
         "selection": [(transformer, "propose")],
         "decoder": [(transformer.decoder, "predict")],

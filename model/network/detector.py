@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.network.backbone.base import Backbone, DetectorBackbone, build_backbone
 from model.network.geometry import Geometry
-from model.network.levels import input_projections, project_levels, tokens_of
+from model.network.levels import input_projections
 from model.network.outputs import DenoisingQueries, DetectorOutput, TrainingOutput
 from model.network.transformer import Proposals, Transformer, box_head, class_head, gather_rows
 
@@ -138,10 +138,10 @@ class LiteDETR(nn.Module):
             raise ValueError(
                 f"padding_mask {tuple(padding_mask.shape)} does not fit {tuple(images.shape)}"
             )
-        levels = project_levels(self.backbone[0](images), self.input_proj)
-        shapes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        maps = self.backbone[0](images)
+        shapes = self.input_proj.shapes(maps)
         geometry = self.transformer.geometry_of(padding_mask, shapes)
-        tokens = tokens_of(levels, geometry.spatial_shapes)
+        tokens = self.input_proj.tokens(maps, geometry.spatial_shapes)
         return self.transformer.encoder(tokens, geometry), geometry
 
     def _dense_predictions(self, proposals: Proposals, geometry: Geometry) -> tuple[Tensor, Tensor]:

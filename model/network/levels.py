@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from model.config import ModelConfig
 from model.network import onednn
 from model.network.convolution import FoldedConvolution
 from model.network.geometry import Shapes
+from model.network.linear import affine_of
+from model.ops import level_projections
+from model.ops.level_projections import LevelProjection, LevelProjections
 
 _GROUPS = 32  # of the GroupNorm after an input projection
 
@@ -36,7 +40,68 @@ class InputProjection(nn.Sequential):
         return self
 
 
-def input_projections(channels: Sequence[int], config: ModelConfig) -> nn.ModuleList:
+class InputProjections(nn.ModuleList):
+    """The projections of all levels."""
+
+    def __init__(self, projections: Iterable[InputProjection]) -> None:
+        super().__init__(projections)
+        # Only in the inference form on a CPU: all levels in one call.
+        self.stack: LevelProjections | None = None
+        self.register_buffer("stacked_weights", None)
+
+    stacked_weights: Tensor | None
+
+    def inference_form(self, dtype: torch.dtype) -> InputProjections:
+        """See `model.network.inference`."""
+        levels = [_level_projection(cast(InputProjection, each)) for each in self]
+        known = [level for level in levels if level is not None]
+        further = sum(level.weight.shape[2] > 1 for level in known)
+        # In place of oneDNN's products, so not where those are left out on purpose.
+        takes_place = (
+            dtype == torch.float32
+            and len(known) == len(levels)
+            and further <= 1  # a second one takes the tokens of the first
+            and onednn.is_available(known[0].weight.device, dtype)
+            and level_projections.available()
+        )
+        if takes_place:
+            norm = cast(nn.GroupNorm, cast(InputProjection, self[0])[1])
+            self.stack = LevelProjections(known, norm.num_groups, norm.eps)
+            self.stacked_weights = self.stack.take_weights()
+        return self
+
+    def shapes(self, maps: Sequence[Tensor]) -> Shapes:
+        """(H, W) of each level, for the maps of strides 8, 16, 32."""
+        shapes = [(each.shape[2], each.shape[3]) for each in maps]
+        while len(shapes) < len(self):
+            height, width = shapes[-1]
+            shapes.append((-(-height // 2), -(-width // 2)))
+        return tuple(shapes)
+
+    def tokens(self, maps: Sequence[Tensor], shapes: Shapes) -> Tensor:
+        """The upper left (H, W) of each level, row by row, finest first: [B, T, d].
+
+        Args:
+            maps: [B, C_i, H_i, W_i] of strides 8, 16, 32.
+            shapes: (H, W) of each level, not more than `shapes`.
+        """
+        if self.stack is not None and self.stacked_weights is not None:
+            sources = [*maps, maps[-1]][: len(self)]
+            return self.stack.run(self.stacked_weights, sources, shapes)
+        return tokens_of(project_levels(maps, self), shapes)
+
+
+def _level_projection(projection: InputProjection) -> LevelProjection | None:
+    """The parameters of a level, or None for a kind that the kernels do not have."""
+    conv, norm = projection
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    kind = (conv.kernel_size, conv.stride, conv.padding)
+    if kind not in (((1, 1), (1, 1), (0, 0)), ((3, 3), (2, 2), (1, 1))):
+        return None
+    return LevelProjection(conv.weight, conv.bias, affine_of(norm))
+
+
+def input_projections(channels: Sequence[int], config: ModelConfig) -> InputProjections:
     """1x1 convolutions on the backbone's maps, then 3x3 strided ones for the coarser levels."""
     d_model = config.d_model
     convolutions = [nn.Conv2d(width, d_model, 1) for width in channels]
@@ -48,7 +113,7 @@ def input_projections(channels: Sequence[int], config: ModelConfig) -> nn.Module
         nn.init.xavier_uniform_(convolution.weight)
         assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
-    return nn.ModuleList(
+    return InputProjections(
         InputProjection(convolution, nn.GroupNorm(_GROUPS, d_model)) for convolution in convolutions
     )
 

@@ -34,6 +34,7 @@ _FUNCTIONS_OF_STRUCTS = (
     "lite_detr_bottlenecks",
     "lite_detr_decoder",
     "lite_detr_encoder",
+    "lite_detr_projections",
     "lite_detr_depthwise_forward",
     "lite_detr_depthwise_backward",
 )

@@ -15,6 +15,7 @@
 #include "encoder.h"
 #include "problem.h"
 #include "products.h"
+#include "projections.h"
 
 extern "C" {
 void lite_detr_deform_attn_forward(const lite_detr::Problem* problem, void* output);
@@ -23,6 +24,7 @@ void lite_detr_deform_attn_backward(const lite_detr::Problem* problem,
 void lite_detr_bottlenecks(const lite_detr::Network* network);
 void lite_detr_decoder(const lite_detr::Decoder* decoder);
 void lite_detr_encoder(const lite_detr::Encoder* encoder);
+void lite_detr_projections(const lite_detr::Projections* projections);
 void lite_detr_depthwise_forward(const lite_detr::DepthwiseTraining* arguments);
 void lite_detr_depthwise_backward(const lite_detr::DepthwiseTraining* arguments);
 }
@@ -303,6 +305,42 @@ void one_encoder() {
   lite_detr_encoder(&e);
 }
 
+void one_projection() {
+  NetworkWeights weights;
+  lite_detr::Projections p{};
+  p.channels = 32 * between(1, 3), p.groups = 32, p.batch = between(1, 3);
+  p.threads = between(1, 3), p.eps = 1e-5f;
+  std::vector<lite_detr::Projection> levels(between(1, 4));
+  std::vector<std::vector<float>> maps;
+  std::vector<const float*> places;
+  std::vector<int64_t> map_shapes, shapes;
+  int64_t pixels = 0, tokens = 0;
+  for (lite_detr::Projection& l : levels) {
+    l.inputs = between(1, 50), l.window = between(0, 2) == 0 ? 3 : 1;
+    const int64_t step = l.window == 1 ? 1 : 2, inner = l.inputs * l.window * l.window;
+    weights.add_product(inner, p.channels, l.product.panels, l.product.bias);
+    weights.add_norm(p.channels, l.norm);
+    int64_t result = 1, kept = 1;
+    for (int side = 0; side < 2; ++side) {
+      map_shapes.push_back(between(1, 20));
+      const int64_t length = (map_shapes.back() + step - 1) / step;
+      shapes.push_back(between(1, length));
+      result *= length, kept *= shapes.back();
+    }
+    const int64_t area = map_shapes[map_shapes.size() - 2] * map_shapes.back();
+    maps.push_back(drawn(p.batch * area * l.inputs, -1.0f, 1.0f));
+    pixels += result, tokens += kept;
+  }
+  for (const std::vector<float>& map : maps) places.push_back(map.data());
+  std::vector<float> projected(p.batch * pixels * p.channels);
+  std::vector<float> result(p.batch * tokens * p.channels);
+  p.weights = weights.numbers.data(), p.levels = levels.data();
+  p.level_count = static_cast<int64_t>(levels.size()), p.maps = places.data();
+  p.map_shapes = map_shapes.data(), p.spatial_shapes = shapes.data();
+  p.projected = projected.data(), p.tokens = result.data();
+  lite_detr_projections(&p);
+}
+
 void one_depthwise() {
   lite_detr::DepthwiseTraining d{};
   d.batch = between(1, 3), d.height = between(1, 20), d.width = between(1, 20);
@@ -335,6 +373,9 @@ int main() {
   for (int i = 0; i < 60; ++i) one_network();
   for (int i = 0; i < 60; ++i) one_decoder();
   for (int i = 0; i < 60; ++i) one_encoder();
+  for (int i = 0; i < 60; ++i) one_projection();
   for (int i = 0; i < 60; ++i) one_depthwise();
-  std::puts("400 cases, 60 networks, 60 decoders, 60 encoders, 60 depthwise convolutions");
+  std::puts(
+      "400 cases, 60 networks, 60 decoders, 60 encoders, 60 projections, "
+      "60 depthwise convolutions");
 }

@@ -56,5 +56,5 @@ def test_kernels_touch_nothing_beyond_their_arrays(tmp_path: Path, target: str) 
     )
     done = subprocess.run([str(program)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    kinds = "60 networks, 60 decoders, 60 encoders, 60 depthwise convolutions"
+    kinds = "60 networks, 60 decoders, 60 encoders, 60 projections, 60 depthwise convolutions"
     assert done.stdout == f"400 cases, {kinds}\n"
