@@ -64,9 +64,12 @@ class ExplainedImage:
         self._self = _Recorded(cast(EncoderLayer, encoder_layers[-1]).self_attn)
         self._num_layers = {"decoder": len(decoder_layers), "encoder": len(encoder_layers)}
         try:
-            with torch.inference_mode(), transformer.encoder.layer_by_layer():
-                memory, self._geometry = network.encode(*predictor.assemble([image], padded))
             with torch.inference_mode():
+                pixels = predictor.assemble([image], padded)
+                memory, self._geometry = network.encode(*pixels)
+                if transformer.encoder.stack is not None:  # its layers were not called
+                    with transformer.encoder.layer_by_layer():
+                        network.encode(*pixels)
                 proposals = transformer.propose(memory, self._geometry)
                 output = network.decode(memory, self._geometry, proposals)
                 if transformer.decoder.stack is not None:  # its layers were not called
