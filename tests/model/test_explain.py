@@ -162,7 +162,8 @@ def test_weights_of_a_head_sum_to_one_and_layers_are_named() -> None:
     x, y = explanation.encoder.reference
     assert 0 <= x <= 180 and 0 <= y <= 120
     document = explanation.to_dict()
-    assert sum(point["weight"] for point in document["decoder"]["points"]) == pytest.approx(2.0)
+    weights = [point["weight"] for point in document["decoder"]["points"]]  # of 2 heads, rounded
+    assert sum(weights) == pytest.approx(2.0, abs=5e-7 * len(weights))
     assert document["strides"] == [8, 16, 32, 64]
 
 
