@@ -34,7 +34,9 @@ class Attention {
       : p_(p), levels_(p), rows_(p.channels), n_(p.samples()), zeros_(p.channels),
         score_scale_(p.key_aware() ? 1.0f / std::sqrt(static_cast<float>(p.channels)) : 1.0f) {}
 
-  void forward(int64_t image, int64_t head, int64_t first, int64_t last, T* output) const;
+  // The heads `head` to `last_head` of the queries `first` to `last`.
+  void forward(int64_t image, int64_t head, int64_t last_head, int64_t first, int64_t last,
+               T* output) const;
   void backward(int64_t image, int64_t head, const Gradients& grads) const;
 
  private:
@@ -119,27 +121,29 @@ void Attention<D, T>::weigh(const Slices& slices, int64_t at, State& s) const {
 }
 
 template <int D, typename T>
-void Attention<D, T>::forward(int64_t image, int64_t head, int64_t first, int64_t last,
-                              T* output) const {
+void Attention<D, T>::forward(int64_t image, int64_t head, int64_t last_head, int64_t first,
+                              int64_t last, T* output) const {
   const bool copy = (last - first) * n_ * 4 >= kReadsWorthACopy * p_.tokens;
-  const auto slice = [&](const Array& source, Buffer<float>& buffer) {
-    return copy ? slice_copied<T>(p_, source.data, image, head, zeros_.data(), buffer)
-                : slice_in_place<T>(p_, source.data, image, head, zeros_.data());
-  };
-  Slices slices{};
-  slices.values = slice(p_.value, value_copy);
-  if (p_.separate_keys()) slices.keys = slice(p_.key, key_copy);
   State s(p_, levels_);
-  for (int64_t q = first; q < last; ++q) {
-    const int64_t at = index(image, q, head);
-    s.taps.locate(reference_of(image, q, s), offsets_of(at, s));
-    weigh(slices, at, s);
-    T* row = output + at * rows_.channels();
-    if constexpr (std::is_same_v<T, float>) {
-      rows_.combine(s.weights.data(), s.samples.data(), n_, row);
-    } else {
-      rows_.combine(s.weights.data(), s.samples.data(), n_, s.output.data());
-      put_narrowed(s.output.data(), rows_.channels(), row);
+  for (; head < last_head; ++head) {
+    const auto slice = [&](const Array& source, Buffer<float>& buffer) {
+      return copy ? slice_copied<T>(p_, source.data, image, head, zeros_.data(), buffer)
+                  : slice_in_place<T>(p_, source.data, image, head, zeros_.data());
+    };
+    Slices slices{};
+    slices.values = slice(p_.value, value_copy);
+    if (p_.separate_keys()) slices.keys = slice(p_.key, key_copy);
+    for (int64_t q = first; q < last; ++q) {
+      const int64_t at = index(image, q, head);
+      s.taps.locate(reference_of(image, q, s), offsets_of(at, s));
+      weigh(slices, at, s);
+      T* row = output + at * rows_.channels();
+      if constexpr (std::is_same_v<T, float>) {
+        rows_.combine(s.weights.data(), s.samples.data(), n_, row);
+      } else {
+        rows_.combine(s.weights.data(), s.samples.data(), n_, s.output.data());
+        put_narrowed(s.output.data(), rows_.channels(), row);
+      }
     }
   }
 }
@@ -241,7 +245,7 @@ void run_forward(const Problem& p, T* output) {
   const int64_t length = (p.queries + pieces - 1) / pieces;
   parallel_for(heads * pieces, p.threads, [&](int64_t unit) {
     const int64_t head = unit / pieces, first = (unit % pieces) * length;
-    attention.forward(head / p.heads, head % p.heads, first,
+    attention.forward(head / p.heads, head % p.heads, head % p.heads + 1, first,
                       std::min(first + length, p.queries), output);
   });
 }
@@ -267,8 +271,7 @@ void run_backward(const Problem& p, const Gradients& grads) {
 template <int D>
 void attend_rows(const Problem& p, int64_t image, int64_t first, int64_t last, float* output) {
   const Attention<D, float> attention(p);
-  for (int64_t head = 0; head < p.heads; ++head)
-    attention.forward(image, head, first, last, output);
+  attention.forward(image, 0, p.heads, first, last, output);
 }
 
 }  // namespace
