@@ -291,19 +291,42 @@ def test_every_wheel_has_a_version_in_the_lock() -> None:
     assert [name for name in wheels() if f"\n{name}==" not in lock.lower()] == []
 
 
+ALL_ON_CPU = {
+    *("attention", "r50", "fusion", "default", "fuzz", "gradients", "training", "repeat"),
+    "batches",
+}
+# Each of the others runs the program of one of these: r50 that of default, and so on.
+ONE_OF_EACH_PROGRAM = {"attention", "fusion", "default", "fuzz", "gradients", "batches"}
+
+
+def test_every_program_is_run_without_the_packages_of_the_service() -> None:
+    programs = {part.name: part.command[:2] for part in PARTS}
+    chosen = {programs[name] for name in ONE_OF_EACH_PROGRAM}
+    assert chosen == {programs[name] for name in ALL_ON_CPU}
+    assert len(chosen) == len(ONE_OF_EACH_PROGRAM)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "with_wheels",
-    [False, pytest.param(True, marks=pytest.mark.family)],
-    ids=["bare", "with wheels"],
+    ("packages", "parts"),
+    [
+        ([], ONE_OF_EACH_PROGRAM),
+        pytest.param([], ALL_ON_CPU, marks=pytest.mark.family),
+        pytest.param(
+            wheels(), ALL_ON_CPU | {"service", "tests", "engine"}, marks=pytest.mark.family
+        ),
+    ],
+    ids=["bare", "bare, all parts", "with wheels"],
 )
-def test_the_script_needs_no_more_than_it_names(tmp_path: Path, with_wheels: bool) -> None:
+def test_the_script_needs_no_more_than_it_names(
+    tmp_path: Path, packages: list[str], parts: set[str]
+) -> None:
     environment = tmp_path / "environment"
     python = bare_environment.build(environment, BARE, with_requirements=True)
-    if with_wheels:
-        bare_environment.add(environment, wheels(), with_requirements=False)
+    bare_environment.add(environment, packages, with_requirements=False)
+    chosen = ["--parts", *sorted(parts)] if parts == ONE_OF_EACH_PROGRAM else []
     done = subprocess.run(
-        ["bash", str(ROOT / "benchmarks" / "gpu" / "run.sh"), str(tmp_path / "out")],
+        ["bash", str(ROOT / "benchmarks" / "gpu" / "run.sh"), str(tmp_path / "out"), *chosen],
         env={**os.environ, "DEVICE": "cpu", "PYTHON": str(python), "PYTHONPATH": ""},
         capture_output=True,
         text=True,
@@ -312,9 +335,5 @@ def test_the_script_needs_no_more_than_it_names(tmp_path: Path, with_wheels: boo
     notes = archived(tmp_path / "out")["parts.txt"]
     outcomes = {line.split()[1].rstrip(":"): line for line in notes.splitlines()}
     ran = {name for name, line in outcomes.items() if ": done in" in line}
-    expected = {"attention", "r50", "fusion", "default", "fuzz", "gradients", "training"}
-    expected |= {"repeat", "batches"}
-    assert ran == expected | ({"service", "tests", "engine"} if with_wheels else set()), (
-        notes + done.stdout
-    )
+    assert ran == parts, notes + done.stdout
     assert done.returncode == 0
