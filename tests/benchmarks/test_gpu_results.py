@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import page, pipeline, results
+from benchmarks.gpu import page, pipeline, results, service_throughput
 from benchmarks.gpu.ceilings import measure_ceilings
 from model.detections import Detections
 
@@ -103,6 +105,22 @@ def test_the_report_compares_figures_with_goals(tmp_path: Path) -> None:
     assert "| 3.7 ms | 2.8 | ≤ 4 ms | reached |" in report
     assert "| 480 images/s | 701 | ≥ 500 images/s | missed |" in report
     assert "| not measured |" in report
+
+
+def test_batches_of_a_load_are_those_since_its_start() -> None:
+    texts = [
+        "# HELP lite_detr_batch_size x\nlite_detr_batch_seconds_sum 1.5\n"
+        f"lite_detr_batch_seconds_count {count}\nlite_detr_batch_size_sum {images}.0\n"
+        'lite_detr_batch_size_bucket{le="1.0"} 3\n'
+        for count, images in ((10, 20), (30, 180))
+    ]
+    service = SimpleNamespace(get=lambda _path: (200, texts.pop(0).encode()))
+    before, after = (service_throughput._totals(cast(Any, service)) for _ in range(2))
+    ran = {name: total - before[name] for name, total in after.items()}
+    assert service_throughput._of_batches(ran | {"lite_detr_batch_seconds_sum": 6.0}, 8.0) == {
+        "images_of_a_batch": 8.0,
+        "batch_seconds_per_second": 0.75,
+    }
 
 
 def test_a_result_file_that_was_cut_off_is_read(tmp_path: Path) -> None:

@@ -307,6 +307,22 @@ def test_every_program_is_run_without_the_packages_of_the_service() -> None:
 
 
 @pytest.mark.slow
+def test_tests_and_service_import_no_more_than_the_named_wheels(tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    python = bare_environment.build(environment, BARE, with_requirements=True)
+    bare_environment.add(environment, wheels(), with_requirements=False)
+    bare = {**os.environ, "DEVICE": "cpu", "PYTHON": str(python), "PYTHONPATH": ""}
+    script = str(ROOT / "benchmarks" / "gpu" / "run.sh")
+    command = ["bash", script, str(tmp_path / "out"), "--parts", "engine"]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, archived(tmp_path / "out")
+    notes = archived(tmp_path / "out")["parts.txt"]
+    assert "engine: done in" in notes, notes
+    code = "import benchmarks.gpu.service_throughput, service.app, service.engine.main"
+    subprocess.run([python, "-c", code], env=bare, cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("packages", "parts"),
     [
