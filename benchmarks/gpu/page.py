@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.gpu import results
 
+ALL_FIGURES = "\n## All figures\n"  # heading of the last section
 _COUNTER_LINES = 300
 _CONDITIONS = (
     *("device", "capability", "torch", "cuda", "cudnn", "nvrtc", "kernels_compiled_before"),
@@ -66,7 +67,7 @@ def report(folder: Path) -> str:
     if notes.exists():
         sections += ["\n## Parts\n", "```", notes.read_text(encoding="utf-8").rstrip(), "```"]
     sections += _counters(folder / "counters.txt")
-    sections += ["\n## All figures\n", *_all_figures(rows)]
+    sections += [ALL_FIGURES, *_all_figures(rows)]
     return "\n".join(sections) + "\n"
 
 

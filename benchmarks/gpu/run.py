@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu.page import report
+from benchmarks.gpu.page import ALL_FIGURES, report
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _SAVE_SECONDS = 10.0  # between two copies of the results while a part runs
@@ -215,6 +215,11 @@ class Run:
         fresh.write_text(report(self._work), encoding="utf-8")
         os.replace(fresh, self._folder / "report.md")
 
+    def summary(self) -> str:
+        """The report without the list of all figures, for the terminal."""
+        page = self._folder / "report.md"
+        return page.read_text(encoding="utf-8").partition(ALL_FIGURES)[0] if page.exists() else ""
+
     def close(self) -> None:
         """Removes the files that the archive contains."""
         shutil.rmtree(self._work)
@@ -334,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [part for part in PARTS if options.parts is None or part.name in options.parts]
     status = run.run(chosen)
     run.close()
+    print(run.summary())
     if run.failed:
         print(f"failed: {', '.join(run.failed)}")
     return status

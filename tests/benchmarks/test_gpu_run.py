@@ -86,6 +86,17 @@ def test_a_part_that_takes_too_long_is_stopped_and_keeps_its_results(tmp_path: P
     assert "next: done in" in found["parts.txt"]
 
 
+def test_the_end_of_the_output_has_the_goals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_module, "PARTS", [part("one", status=3)])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert run_module.main([str(tmp_path), "--device", "cpu"]) == 1
+    printed = capsys.readouterr().out
+    assert "## Goals" in printed and "| not measured |" in printed
+    assert "number 0" not in printed and printed.endswith("failed: one\n")
+
+
 def test_a_page_that_cannot_be_written_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
