@@ -87,9 +87,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="numbers the network computes in: auto is fp32; bf16 is less exact and, on "
-        "CPUs with AVX512-BF16, faster; fp16, only on GPUs, should be faster there (not measured "
-        "yet) and shifts some detections; int8, only on CPUs, is for the backbone and needs "
-        "lite-detr weights calibrate",
+        "CPUs with AVX512-BF16, faster for large models; fp16, only on GPUs, should be faster "
+        "there (not measured yet) and shifts some detections; int8, only on CPUs, is for the "
+        "backbone and needs lite-detr weights calibrate",
     )
     max_cuda_graphs: int = Field(
         512,
