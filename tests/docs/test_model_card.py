@@ -41,6 +41,6 @@ def test_the_scores_are_those_of_the_score_card() -> None:
     card = (ROOT / "benchmarks/results/default-model/score-card.md").read_text(encoding="utf-8")
     found, total = re.findall(r"matrix codes together\*\* \| [\d.]+ \((\d+)/(\d+)\)", card)[0]
     assert f"({found} of {total})" in TEXT
-    [generated] = re.findall(r"\*\*all\*\* \| \d+ \| ([\d.]+) \| ([\d.]+)", card)
+    [generated] = re.findall(r"\*\*all\*\* \| \d+ \| \d+ \| ([\d.]+) \| ([\d.]+)", card)
     assert "AP {} and AP50 {} on".format(*generated) in TEXT
     assert Path(DEFAULT_MODEL_PATH).name in TEXT
