@@ -77,16 +77,7 @@ DTYPES = pytest.mark.parametrize(
     ],
     ids=str,
 )
-# The sources have no case of their own for these two: 80 stands for them in `make test-slow`.
-_LIKE_80 = (86, 89)
-OTHERS = pytest.mark.parametrize(
-    "architecture",
-    [
-        pytest.param(architecture, marks=[pytest.mark.family] * (architecture in _LIKE_80))
-        for architecture in sass.ARCHITECTURES
-        if architecture != 90
-    ],
-)
+OTHERS = pytest.mark.parametrize("architecture", [a for a in sass.ARCHITECTURES if a != 90])
 
 
 @pytest.fixture(scope="module")
