@@ -246,6 +246,10 @@ class LimitedConnection(HttpToolsProtocol):
         if not self.parser.ignores_upgrade():
             self._in_body = False
             super().on_message_complete()
+            # A long last part has paused reading, and nothing else is received that would resume
+            # it: the end of the connection would not be seen. Pipelined requests stay paused.
+            if not self.pipeline:
+                self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """Ends after the current request; an idle connection may still receive a last one."""

@@ -244,6 +244,23 @@ async def test_an_endless_head_after_another_request_is_refused_too() -> None:
         await client.close()
 
 
+async def test_a_client_that_disconnects_after_a_body_with_a_long_last_part_is_noticed() -> None:
+    async with serving() as bench:
+        bench.app.reads_body = True
+        bench.app.may_respond.clear()
+        client = await bench.connect()
+        client.send(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 200000\r\n\r\n")
+        while not bench.app.requests:
+            await asyncio.sleep(0.005)
+        (connection,) = bench.server.server_state.connections
+        assert isinstance(connection, http_connection.LimitedConnection)
+        connection.data_received(b"x" * 200_000)  # in one part, as from a fast network
+        await client.close()
+        async with asyncio.timeout(10):
+            while not connection.lost:
+                await asyncio.sleep(0.005)
+
+
 async def test_a_client_that_never_reads_its_response_is_disconnected() -> None:
     async with serving(send_timeout_seconds=0.2) as bench:
         bench.app.body = b"x" * (32 << 20)
