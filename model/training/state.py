@@ -67,6 +67,7 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
 
     Raises:
         TrainingStateError: if it cannot be written, such as on a full disk; the old file is kept.
+        KeyboardInterrupt: likewise, on a second Ctrl-C.
     """
     state = {
         "format": _FORMAT,
@@ -90,8 +91,13 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except KeyboardInterrupt:
+        part.unlink(missing_ok=True)
+        raise
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
         part.unlink(missing_ok=True)
+        if isinstance(error.__context__, KeyboardInterrupt):  # a second Ctrl-C, likewise
+            raise error.__context__ from None
         cause = getattr(error, "strerror", None) or "is the disk full?"
         raise TrainingStateError(f"{path} cannot be written: {cause}") from error
 

@@ -168,6 +168,36 @@ def test_resumed_run_knows_its_start_weights(tmp_path: Path, cache: Path) -> Non
     assert resumed_options(TrainOptions(output=tmp_path, resume=True))[1] == []
 
 
+@pytest.mark.parametrize("num_writes", [0, 3])  # at once; in the middle
+def test_a_second_ctrl_c_while_the_state_is_written_is_no_full_disk(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, num_writes: int
+) -> None:
+    options = tiny_options(tmp_path)
+    run = _trainer(options, cache).run_state
+    saved, path = SavedRun(Position(), LABELS, None), tmp_path / "last.pt"
+    path.write_bytes(b"old")
+    torch_save = torch.save
+
+    class Interrupted(io.FileIO):
+        num_left = num_writes
+
+        def write(self, data: Any, /) -> int:
+            if self.num_left == 0:
+                raise KeyboardInterrupt
+            self.num_left -= 1
+            return super().write(data)
+
+    def save(state: object, file: Any) -> None:
+        with Interrupted(file.name, "w") as interrupted:
+            torch_save(state, interrupted)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(path, run, saved, stored_options(options))
+    assert path.read_bytes() == b"old"
+    assert not path.with_name("last.pt.part").exists()
+
+
 def test_resumed_run_whose_data_was_moved_says_what_to_give(tmp_path: Path, cache: Path) -> None:
     options = tiny_options(tmp_path / "run", cache=tmp_path / "moved", max_iterations=1)
     trainer = _trainer(options, cache)
