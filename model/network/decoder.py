@@ -6,8 +6,6 @@ forward twice": the gradient of a layer's output boxes also reaches the layer be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network import onednn
 from model.network.deformable_attention import DeformableAttention, SampledTokens
 from model.network.geometry import Geometry
 from model.network.linear import MLP, Linear, affine_of, feed_forward
+from model.network.one_call import OneCall
 from model.network.position_encoding import box_frequencies, encode_boxes
 from model.network.query_selection import inverse_sigmoid
 from model.network.self_attention import SelfAttention
-from model.ops import decoder_stack
 from model.ops.decoder_stack import DecoderStack, StackedLayer, StackShape
 
 _FEW_QUERIES = 300  # the products of more take much longer than starting them
@@ -94,7 +91,7 @@ class DecoderStates:
     references: tuple[Tensor, ...]
 
 
-class Decoder(nn.Module):
+class Decoder(OneCall[DecoderStack]):
     """`config.decoder_layers` layers around the heads.
 
     Args:
@@ -119,23 +116,12 @@ class Decoder(nn.Module):
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
         self._has_few_queries = config.num_queries <= _FEW_QUERIES
-        # Only in the inference form on a CPU: all layers in one call.
-        self.stack: DecoderStack | None = None
-        self.register_buffer("stacked_weights", None)
-
-    stacked_weights: Tensor | None
 
     def inference_form(self, dtype: torch.dtype) -> Decoder:
         """See `model.network.inference`."""
         first = cast(DecoderLayer, self.layers[0])
         scale = first.norm1.weight.detach()
-        # In place of oneDNN's products, so not where those are left out on purpose.
-        takes_place = (
-            self._has_few_queries
-            and dtype == torch.float32
-            and onednn.is_available(scale.device, dtype)
-            and decoder_stack.available()
-        )
+        takes_place = self._has_few_queries and self.can_stack(scale, dtype)
         if self.ref_point_head is None or not takes_place:
             return self
         cross = first.cross_attn
@@ -152,7 +138,7 @@ class Decoder(nn.Module):
             for layer, head in zip(self.layers, self.bbox_embed, strict=False)
         ]
         to_hidden, to_position = map(affine_of, self.ref_point_head.layers)
-        self.stack = DecoderStack(
+        stack = DecoderStack(
             layers,
             position=(to_hidden, to_position),
             frequencies=box_frequencies(len(scale), scale),
@@ -160,17 +146,8 @@ class Decoder(nn.Module):
             classes=affine_of(self.class_embed[len(layers) - 1]),
             shape=shape,
         )
-        self.stacked_weights = self.stack.take_weights()
+        self.use_stack(stack)
         return self
-
-    @contextmanager
-    def layer_by_layer(self) -> Iterator[None]:
-        """In this block every layer is called as a module, so that its hooks are."""
-        stack, self.stack = self.stack, None
-        try:
-            yield
-        finally:
-            self.stack = stack
 
     def forward(  # noqa: PLR0913, PLR0917 - the parts of queries and memory
         self,

@@ -6,19 +6,17 @@ tokens only in the last layer of each block, by their own narrow FFN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network import onednn
 from model.network.deformable_attention import DeformableAttention
 from model.network.geometry import Geometry
 from model.network.linear import Linear, affine_of, feed_forward
-from model.ops import encoder_stack
+from model.network.one_call import OneCall
 from model.ops.encoder_stack import EncoderShape, EncoderStack, EncoderStackLayer, FeedForward
 
 
@@ -98,7 +96,7 @@ class EncoderLayer(nn.Module):
         )
 
 
-class InterleavedEncoder(nn.Module):
+class InterleavedEncoder(OneCall[EncoderStack]):
     """Layers in blocks; only a block's last layer updates the low-level tokens.
 
     Without interleaving (`config.interleaved` off) every layer updates every token: plain DINO.
@@ -113,24 +111,12 @@ class InterleavedEncoder(nn.Module):
             EncoderLayer(config, small_expand=config.interleaved and self.updates_all(index))
             for index in range(config.encoder_layers)
         )
-        # Only in the inference form on a CPU: all layers in one call.
-        self.stack: EncoderStack | None = None
-        self.register_buffer("stacked_weights", None)
-
-    stacked_weights: Tensor | None
 
     def inference_form(self, dtype: torch.dtype) -> InterleavedEncoder:
         """See `model.network.inference`."""
         layers = [cast(EncoderLayer, layer) for layer in self.layers]
         attention, norm = layers[0].self_attn, layers[0].norm1
-        # In place of oneDNN's products, so not where those are left out on purpose.
-        takes_place = (
-            dtype == torch.float32
-            and attention.key_proj is None
-            and onednn.is_available(norm.weight.device, dtype)
-            and encoder_stack.available()
-        )
-        if not takes_place:
+        if attention.key_proj is not None or not self.can_stack(norm.weight, dtype):
             return self
         shape = EncoderShape(
             heads=attention.num_heads,
@@ -143,18 +129,8 @@ class InterleavedEncoder(nn.Module):
         stacked = [
             layer.stacked(updates_low=self.updates_all(index)) for index, layer in enumerate(layers)
         ]
-        self.stack = EncoderStack(stacked, shape)
-        self.stacked_weights = self.stack.take_weights()
+        self.use_stack(EncoderStack(stacked, shape))
         return self
-
-    @contextmanager
-    def layer_by_layer(self) -> Iterator[None]:
-        """In this block every layer is called as a module, so that its hooks are."""
-        stack, self.stack = self.stack, None
-        try:
-            yield
-        finally:
-            self.stack = stack
 
     def updates_all(self, index: int) -> bool:
         """Whether that layer updates the low-level tokens too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -13,7 +13,7 @@ from model.network import onednn
 from model.network.convolution import FoldedConvolution
 from model.network.geometry import Shapes
 from model.network.linear import affine_of
-from model.ops import level_projections
+from model.network.one_call import OneCall
 from model.ops.level_projections import LevelProjection, LevelProjections
 
 _GROUPS = 32  # of the GroupNorm after an input projection
@@ -40,34 +40,22 @@ class InputProjection(nn.Sequential):
         return self
 
 
-class InputProjections(nn.ModuleList):
+class InputProjections(OneCall[LevelProjections], nn.ModuleList):
     """The projections of all levels."""
-
-    def __init__(self, projections: Iterable[InputProjection]) -> None:
-        super().__init__(projections)
-        # Only in the inference form on a CPU: all levels in one call.
-        self.stack: LevelProjections | None = None
-        self.register_buffer("stacked_weights", None)
-
-    stacked_weights: Tensor | None
 
     def inference_form(self, dtype: torch.dtype) -> InputProjections:
         """See `model.network.inference`."""
         levels = [_level_projection(cast(InputProjection, each)) for each in self]
         known = [level for level in levels if level is not None]
         further = sum(level.weight.shape[2] > 1 for level in known)
-        # In place of oneDNN's products, so not where those are left out on purpose.
         takes_place = (
-            dtype == torch.float32
-            and len(known) == len(levels)
+            len(known) == len(levels)
             and further <= 1  # a second one takes the tokens of the first
-            and onednn.is_available(known[0].weight.device, dtype)
-            and level_projections.available()
+            and self.can_stack(known[0].weight, dtype)
         )
         if takes_place:
             norm = cast(nn.GroupNorm, cast(InputProjection, self[0])[1])
-            self.stack = LevelProjections(known, norm.num_groups, norm.eps)
-            self.stacked_weights = self.stack.take_weights()
+            self.use_stack(LevelProjections(known, norm.num_groups, norm.eps))
         return self
 
     def shapes(self, maps: Sequence[Tensor]) -> Shapes:

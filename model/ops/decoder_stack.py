@@ -91,11 +91,6 @@ class _Decoder(ctypes.Structure):
     )
 
 
-def available() -> bool:
-    """Whether the kernels can be used here; see `cpu.available`."""
-    return cpu.available()
-
-
 class DecoderStack:
     """Layout of a decoder; its weights are one tensor, so that a network may be copied and moved.
 

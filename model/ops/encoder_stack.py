@@ -96,11 +96,6 @@ class _Encoder(ctypes.Structure):
     )
 
 
-def available() -> bool:
-    """Whether the kernels can be used here; see `cpu.available`."""
-    return cpu.available()
-
-
 class EncoderStack:
     """Layout of an encoder; its weights are one tensor, so that a network may be copied and moved.
 

@@ -48,11 +48,6 @@ class _Projections(ctypes.Structure):
     )
 
 
-def available() -> bool:
-    """Whether the kernels can be used here; see `cpu.available`."""
-    return cpu.available()
-
-
 class LevelProjections:
     """Layout of the projections; their weights are one tensor, so that a network may be copied.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,21 +15,16 @@ from model.network import onednn
 from model.network.decoder import Decoder
 from model.network.geometry import Geometry, make_geometry
 from model.network.inference import prepare_for_inference
-from model.ops import cpu, decoder_stack
+from model.ops import cpu
 from tests.model.network.test_detector import seeded, tiny
 
-pytestmark = pytest.mark.skipif(
-    not onednn.is_available(torch.device("cpu"), torch.float32) or not decoder_stack.available(),
-    reason="needs the compiled kernels",
-)
-
-
-@pytest.fixture(autouse=True)
-def _three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("three_threads"),
+    pytest.mark.skipif(
+        not onednn.is_available(torch.device("cpu"), torch.float32) or not cpu.available(),
+        reason="needs the compiled kernels",
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,23 +13,17 @@ from torch import Tensor, nn
 from model.network import onednn
 from model.network.inference import convert
 from model.network.levels import InputProjections, input_projections, project_levels, tokens_of
-from model.ops import cpu, level_projections
+from model.ops import cpu
 from tests.model.network.test_detector import tiny
 
-pytestmark = pytest.mark.skipif(
-    not onednn.is_available(torch.device("cpu"), torch.float32)
-    or not level_projections.available(),
-    reason="needs the compiled kernels",
-)
+pytestmark = [
+    pytest.mark.usefixtures("three_threads"),
+    pytest.mark.skipif(
+        not onednn.is_available(torch.device("cpu"), torch.float32) or not cpu.available(),
+        reason="needs the compiled kernels",
+    ),
+]
 _CHANNELS = (24, 40, 70)
-
-
-@pytest.fixture(autouse=True)
-def _three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 def _projections(**changes: Any) -> InputProjections:
