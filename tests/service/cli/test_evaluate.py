@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from model.detections import Detections
@@ -18,23 +16,11 @@ from model.images.decode import ImageLimits, decode_image
 from model.labels import NO_CLASS
 from service.cli import main
 from service.engine.torch_device import TorchDevice
-from tests.support.small_weights import SMALL, write_small
+from tests.support.small_weights import SMALL
+
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 SIZES = ((300, 400), (400, 300), (384, 512), (90, 300))  # (H, W); three shape buckets
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_small(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def _write_set(folder: Path, labels: tuple[str, ...]) -> Path:

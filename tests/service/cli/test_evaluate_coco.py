@@ -7,14 +7,12 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -29,6 +27,8 @@ from model.weights.checkpoint import save_checkpoint
 from service.cli import main
 from tests.support.small_weights import SMALL, weights_of
 
+pytestmark = pytest.mark.usefixtures("threads_as_before")
+
 CONFIG = replace(
     SMALL,
     num_classes=91,
@@ -41,13 +41,6 @@ CONFIG = replace(
 SIZES = ((120, 160), (160, 120), (96, 128), (200, 90), (120, 160), (128, 128))  # (H, W)
 IDS = (139, 632, 285, 40000, 7, 8)  # not in ascending order, as in COCO's files
 UNANNOTATED = 40000
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from service.cli import main
-from tests.support.small_weights import LABELS, write_small
+from tests.support.small_weights import LABELS
+
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 SIZE = (160, 120)  # width, height
 BOXES = {"a": (0, (40, 30, 80, 60)), "b": (2, (16, 12, 64, 48))}  # class, left, top, width, height
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_small(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def _images(folder: Path) -> None:

@@ -5,13 +5,11 @@ The weights are random and the input is small; the widths are those of the varia
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from model import VARIANTS, ModelConfig
 from model.data.image_files import FILE_LIMITS
@@ -32,16 +30,11 @@ from tests.support.small_variants import (
 )
 from tests.support.small_weights import weights_of
 
+pytestmark = pytest.mark.usefixtures("threads_as_before")
+
 __all__ = ["small_backbones"]
 IMAGE = solid_png((90, 120, 150), 64, 48)
 _SMALL_INPUT: dict[str, Any] = {"shortest_side": 96, "longest_side": 160}
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def _write(folder: Path, name: str, config: ModelConfig) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +18,14 @@ from service.engine.load import load_predictor
 from service.engine.torch_device import TorchDevice
 from service.engine.warm_up import WarmUpLimits, warm_up
 from service.ipc.slots import largest_bucket_pixels
-from tests.support.small_weights import SMALL, write_small
+from tests.support.small_weights import SMALL
 from tests.support.standin_card import StandInCard
+
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 LIMITS = GpuLimits(max_batch_size=2, max_batch_pixels=2 * 384 * 512, max_cuda_graphs=512)
 SIZE = (384, 512)
 PADDED = padded_size(*SIZE, SMALL.bucket_stride)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_small(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

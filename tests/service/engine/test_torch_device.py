@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +20,12 @@ from service.engine.torch_device import TorchDevice
 from service.types import DetectOptions
 from tests.support.fake_service import quiet_settings
 from tests.support.images import encode_png
-from tests.support.small_weights import SMALL, write_small
+from tests.support.small_weights import SMALL
+
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 SIZE = (384, 512)
 SAMPLES = Path(__file__).resolve().parents[3] / "service" / "rest" / "static" / "samples"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_small(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def _image(seed: int) -> np.ndarray:

@@ -1,0 +1,27 @@
+"""Fixtures of the service's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.small_weights import write_small
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a small network."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    write_small(path)
+    return path
+
+
+@pytest.fixture
+def threads_as_before() -> Iterator[None]:
+    """Restores the number of torch threads, which loading a model sets."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
