@@ -20,6 +20,7 @@ import pytest
 from service.rpc.pb import detection_pb2 as pb
 from tests.heavy.ray_service import (
     DETECT,
+    IMAGES,
     READY_SECONDS,
     RayService,
     call,
@@ -27,14 +28,12 @@ from tests.heavy.ray_service import (
     message_without_times,
     processes,
 )
-from tests.support.images import solid_png
 from tests.support.running import Service
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
-IMAGES = [solid_png((red, 40, 250 - red), 64 + red, 48) for red in range(0, 250, 10)]
 REQUESTS = 600
 IN_FLIGHT = 24
 

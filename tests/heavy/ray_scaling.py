@@ -25,6 +25,7 @@ from tests.heavy.ray_service import (
     DETECT,
     HEAD,
     HEAD_PORT,
+    IMAGES,
     Head,
     Node,
     RayService,
@@ -33,13 +34,11 @@ from tests.heavy.ray_service import (
     network_of,
     wait_until,
 )
-from tests.support.images import solid_png
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
-IMAGES = [solid_png((red, 40, 250 - red), 64 + red, 48) for red in range(0, 250, 10)]
 MOST_REPLICAS = 3
 
 

@@ -18,11 +18,13 @@ import grpc
 import httpx
 
 from service.rpc.pb import detection_pb2 as pb
+from tests.support.images import solid_png
 from tests.support.ports import free_port
 from tests.support.repository import ROOT
 
 READY_SECONDS = 240
 DETECT = "/litedetr.v1.DetectionService/Detect"
+IMAGES = [solid_png((red, 40, 250 - red), 64 + red, 48) for red in range(0, 250, 10)]
 HEAD = "10.77.0.1"
 HEAD_PORT = 6399
 _NODE = "--net --pid --mount --fork --kill-child --mount-proc"  # what a node has of its own
