@@ -17,7 +17,9 @@ BATCH_SIZE = 8  # images per optimizer step, of all processes together
 RECIPE: dict[str, Any] = {
     "name": "lite-dino-codes",
     "init_from": DEFAULT_MODEL_PATH,
+    # Half of the images are those of edition 1, which has more codes that fill the image.
     "generator_edition": EDITION,
+    "edition_1_share": 0.5,
     "live_scenes": 4000,
     "workers": 1,
     "device": "cpu",

@@ -98,6 +98,9 @@ class _Options(BaseModel):
         description="edition of the generator of images of printed codes; 2 has more small codes "
         "and more patterns that resemble codes",
     )
+    edition_1_share: float = Field(
+        0.0, ge=0, le=1, description="of the generated images, those of edition 1 of the generator"
+    )
     workers: int = Field(
         1,
         ge=0,

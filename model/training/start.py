@@ -65,15 +65,20 @@ def open_source(options: TrainOptions, report: Callable[[str], None] | None = No
         seed=options.seed,
         max_side=side,
         edition=options.generator_edition,
+        edition_1_share=options.edition_1_share,
     )
     live = LiveSource(generate, options.live_scenes)
     return TrainingData(live, CODE_LABELS, code_ids, validation)
 
 
-def generate_code_image(number: int, seed: int, max_side: int, edition: int = 1) -> AnnotatedImage:
+def generate_code_image(
+    number: int, seed: int, max_side: int, edition: int = 1, edition_1_share: float = 0.0
+) -> AnnotatedImage:
     """Returns the generated image of a number; its longest side is at most `max_side` pixels."""
     from model.training.codes import generate_scene  # noqa: PLC0415 - needs the extra `train`
 
+    if np.random.default_rng((seed, number, 1)).random() < edition_1_share:
+        edition = 1
     rng = np.random.default_rng((seed, number))
     scene = generate_scene(rng, max_side=max_side, edition=edition)
     return AnnotatedImage(scene.image, scene.boxes_xyxy, scene.labels)

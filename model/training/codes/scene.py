@@ -133,7 +133,10 @@ def _clean_scene(rng: np.random.Generator, size: tuple[int, int] | None, max_sid
     quiet = quiet_zone(rng, 0.4)
     rows, columns = symbol.bits.shape
     cells = max(columns + quiet[0] + quiet[2], rows * symbol.stretch + quiet[1] + quiet[3])
-    side = log_uniform(rng, 64, max_side) if chance(rng, 0.6) else uniform(rng, 160, max_side)
+    if chance(rng, 0.6):
+        side = log_uniform(rng, min(64, max_side), max_side)
+    else:
+        side = uniform(rng, min(160, max_side), max_side)
     cell = max(0.8, side / cells)
     if cell > 2 and chance(rng, 0.6):  # noqa: PLR2004
         cell = float(int(cell))

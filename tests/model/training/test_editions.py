@@ -86,6 +86,15 @@ def test_sets_are_named_by_edition_seed_and_number_of_scenes() -> None:
     assert len({set_name(20, 1), set_name(20, 2), set_name(21, 1)}) == 3
 
 
+@pytest.mark.parametrize("edition", EDITIONS)
+@pytest.mark.parametrize("max_side", [32, 96])
+def test_scenes_can_be_small(edition: int, max_side: int) -> None:
+    for number in range(24):
+        rng = np.random.default_rng([SEED, number])
+        scene = generate_scene(rng, max_side=max_side, edition=edition)
+        assert max(scene.image.shape[:2]) <= max_side
+
+
 def test_an_unknown_edition_is_refused() -> None:
     with pytest.raises(ValueError, match="edition 99"):
         generate_scene(np.random.default_rng(0), edition=99)

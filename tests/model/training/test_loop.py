@@ -265,6 +265,24 @@ def test_live_scenes_are_the_same_for_the_same_number(tmp_path: Path) -> None:
     assert first.pixels.shape[0] <= 128
 
 
+def test_a_share_of_the_generated_images_is_from_edition_1() -> None:
+    pytest.importorskip("zxingcpp")
+
+    def images(edition: int, share: float = 0.0) -> list[bytes]:
+        generated = (
+            generate_code_image(n, seed=1, max_side=96, edition=edition, edition_1_share=share)
+            for n in range(8)
+        )
+        return [each.pixels.tobytes() for each in generated]
+
+    first, second = images(1), images(2)
+    mixed = images(2, 0.5)
+    assert {*first} & {*mixed}
+    assert {*second} & {*mixed}
+    assert {*mixed} <= {*first, *second}
+    assert images(2, 1.0) == first
+
+
 def test_generated_images_are_validated_on_given_ones(tmp_path: Path) -> None:
     pytest.importorskip("zxingcpp")
     from model.training.codes import cache as code_cache
