@@ -129,12 +129,12 @@ class TileGroups:
                 own.retain()
                 leases = [own]
             regions, self._regions = self._regions[: len(leases)], self._regions[len(leases) :]
-            started = self._clock()
-            if self._kept is None:
+            started, kept = self._clock(), self._kept
+            if kept is None or not kept.num_left:  # closed, perhaps while the whole image ran
                 images = await self._decode(leases, regions, decoding)
             else:
-                started -= self._kept.decode_seconds * len(leases) / self._kept.num_tiles
-                images = self._kept.move(leases)
+                started -= kept.decode_seconds * len(leases) / kept.num_tiles
+                images = kept.move(leases)
         except BaseException:
             release_all(leases)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -20,11 +21,22 @@ class _Wait:
 class Budget:
     """A counting semaphore, served in order of urgency; for one event loop."""
 
-    def __init__(self, capacity: int) -> None:
-        """Creates a budget of `capacity`, all free."""
+    def __init__(self, capacity: int, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Creates a budget.
+
+        Args:
+            capacity: all of it is free.
+            on_wait: called when a task begins to wait.
+        """
+        self._on_wait = on_wait
         self._capacity = capacity
         self._free = capacity
         self._waiting: list[_Wait] = []
+
+    @property
+    def largest_wait(self) -> int:
+        """The largest amount that a task waits for; 0 if none waits."""
+        return max((wait.amount for wait in self._waiting), default=0)
 
     async def take(self, amount: int, urgency: float = 0.0) -> int:
         """Waits until `amount` are free and takes them.
@@ -40,14 +52,15 @@ class Budget:
         wait = _Wait(urgency, min(amount, self._capacity), granted)
         insort_right(self._waiting, wait, key=attrgetter("urgency"))
         self._serve()
+        if not granted.done():
+            self._on_wait()
         try:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
                 self.give_back(wait.amount)
             else:
-                self._waiting.remove(wait)
-                self._serve()
+                self._serve()  # without this one, which may be gone already
             raise
         return wait.amount
 
@@ -64,6 +77,8 @@ class Budget:
         self._serve()
 
     def _serve(self) -> None:
+        # A task that is cancelled runs later than others that are, or that give back.
+        self._waiting = [wait for wait in self._waiting if not wait.granted.done()]
         while self._waiting and self._waiting[0].amount <= self._free:
             wait = self._waiting.pop(0)
             self._free -= wait.amount

@@ -1,7 +1,7 @@
 """The resized tiles of one image in memory of their own, until slots are free for them.
 
 So an image with more tiles than there are free slots is decoded once. The memory counts as that of
-a large image (`service.decoding.grants`) until the last process has unmapped it.
+a large image (`service.decoding.grants`), which gets it if it needs it: the tiles are closed then.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ class KeptTiles:
         self.decode_seconds = 0.0
         self._images: tuple[SlotImage, ...] = ()
         self._num_moved = 0
+        self._closed = False
 
     @property
     def num_left(self) -> int:
-        """Number of tiles that are not in slots yet."""
-        return self.num_tiles - self._num_moved
+        """Number of tiles that can be moved yet; 0 after `close`."""
+        return 0 if self._closed else self.num_tiles - self._num_moved
 
     def finish(self, decoded: TilesInSlots) -> None:
         """The tiles are decoded."""
@@ -69,7 +70,10 @@ class KeptTiles:
         return images
 
     def close(self) -> None:
-        """Frees the memory, after the worker that may still write to it."""
+        """Frees the memory, after the worker that may still write to it; can be called again."""
+        if self._closed:
+            return
+        self._closed = True
         for tile in self.tiles:
             tile.lease.release()
 

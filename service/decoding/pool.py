@@ -23,7 +23,7 @@ from model.images.decode import ImageLimits, JpegDecoding
 from model.images.limits import Cost
 from service.decoding import messages
 from service.decoding.dispatch import Dispatcher
-from service.decoding.grants import Grants
+from service.decoding.grants import Grants, KeptMemory
 from service.decoding.kept_tiles import KeptTiles, Region
 from service.decoding.messages import Decoded, DecodeTask
 from service.decoding.tasks import (
@@ -45,7 +45,7 @@ _CHANNELS = 3
 
 
 class _MemoryNeededForDecoding(Exception):
-    """Decoding the image needs the memory that its tiles were to be kept in."""
+    """There is less memory than decoding the image and keeping its tiles need together."""
 
 
 class DecoderPool:
@@ -132,7 +132,7 @@ class DecoderPool:
         tiles: Sequence[Tile],
         turn: Turn = FIRST_COME,
         *,
-        reserved_bytes: int = 0,
+        kept: KeptMemory | None = None,
     ) -> TilesInSlots:
         """Decodes an image once and resizes regions of it, each into its slot, as `decode` does.
 
@@ -142,7 +142,7 @@ class DecoderPool:
             limits: of the image.
             tiles: of one size, at least one.
             turn: their place among the images that wait.
-            reserved_bytes: of the memory for large images that the slots take.
+            kept: the memory that the slots take, if it is of that for large images.
 
         Raises:
             DetectionError, DecoderBug: as `decode`.
@@ -152,7 +152,7 @@ class DecoderPool:
         wanted = [messages.TileTask(tile.lease.slot, *tile.region) for tile in tiles]
         pack = partial(messages.pack_tiles, tiles=wanted)
         decoded = await self._decode_once_granted(
-            data, messages.DECODE_TILES, pack, work, leases, turn, reserved_bytes
+            data, messages.DECODE_TILES, pack, work, leases, turn, kept
         )
         size = decoded.height, decoded.width
         padded = padded_size(*size, config.bucket_stride)
@@ -181,7 +181,8 @@ class DecoderPool:
 
         Returns:
             As many of the first tiles as the memory for large images allows, to be closed by the
-            caller; None if that is not more than one, or is in use.
+            caller; None if that is not more than one, or is in use. They are closed earlier if a
+            large image needs their memory.
 
         Raises:
             DetectionError, DecoderBug: as `decode`.
@@ -191,30 +192,32 @@ class DecoderPool:
         one = SlotLayout(1, size[0] * size[1] * _CHANNELS, max_detections=0)
         most = self._grants.for_large_images // _KEPT_SHARE // one.total_bytes
         layout = replace(one, count=min(len(regions), most))
-        give_back = self._grants.try_take_memory(layout.total_bytes) if layout.count > 1 else None
-        if give_back is None:
+        memory = self._grants.try_keep(layout.total_bytes) if layout.count > 1 else None
+        if memory is None:
             return None
 
-        def closed(memory: SlotMemory) -> None:
-            self._dispatcher.detach(memory)
-            give_back()
+        def closed(slots: SlotMemory) -> None:
+            self._dispatcher.detach(slots)
+            memory.give_back()
 
         try:
             kept = KeptTiles(layout, regions[: layout.count], closed)
         except OSError:
-            give_back()
+            memory.give_back()
             return None
         try:
-            decoded = await self.decode_tiles(
-                data, config, limits, kept.tiles, turn, reserved_bytes=layout.total_bytes
-            )
+            decoded = await self.decode_tiles(data, config, limits, kept.tiles, turn, kept=memory)
         except _MemoryNeededForDecoding:
             kept.close()
             return None
         except BaseException:
             kept.close()
             raise
+        if memory.is_needed:
+            kept.close()
+            return None
         kept.finish(decoded)
+        memory.on_needed = kept.close
         return kept
 
     async def call(
@@ -275,20 +278,19 @@ class DecoderPool:
         work: DecodeTask,
         leases: tuple[SlotLease, ...],
         turn: Turn,
-        reserved_bytes: int = 0,
+        kept: KeptMemory | None = None,
     ) -> Decoded:
         """Decodes at once if that costs little, otherwise with a grant."""
         task = self._new_task((data,), kind, pack(work), turn, leases)
         message = await self._dispatcher.run(task)
         if message.kind == messages.COSTS_MORE:
             cost = messages.unpack_cost(message.payload)
-            needed = cost.memory_bytes + reserved_bytes
-            # It would wait for the memory that its own caller holds.
-            if reserved_bytes and needed > self._grants.for_large_images:
+            kept_bytes = 0 if kept is None else kept.num_bytes
+            if kept_bytes and cost.memory_bytes + kept_bytes > self._grants.for_large_images:
                 raise _MemoryNeededForDecoding
             payload = pack(work._replace(granted=None))
             task = self._new_task((data,), kind, payload, turn, leases)
-            await self._grant(task, cost)
+            await self._grant(task, cost, kept)
             message = await self._dispatcher.run(task)
         return Decoded.unpack(payload_of(message, messages.DECODED))
 
@@ -303,6 +305,6 @@ class DecoderPool:
         done = asyncio.get_running_loop().create_future()
         return Task(content, kind, payload, done, leases, turn)
 
-    async def _grant(self, task: Task, cost: Cost) -> None:
+    async def _grant(self, task: Task, cost: Cost, kept: KeptMemory | None = None) -> None:
         task.is_long = self._grants.is_long(cost)
-        task.release += await self._grants.take(cost, task.turn.urgency)
+        task.release += await self._grants.take(cost, task.turn.urgency, kept)

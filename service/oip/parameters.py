@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from service.core.tiling.options import parse_tile
+from service.core.tiling.options import overlap_error, parse_tile
 from service.errors import InvalidOptions, short_repr
 from service.transport.option_values import number_of, whole_of
 from service.types import DetectOptions, Priority
@@ -39,7 +39,7 @@ def read_parameters(values: Mapping[str, object]) -> InferParameters:
         threshold=_number(values, "threshold"),
         max_detections=_whole(values, "max_detections", 1),
         labels=_labels(values.get("labels")),
-        tiles=parse_tile(values.get("tile"), _number(values, "overlap")),
+        tiles=parse_tile(values.get("tile"), _overlap(values)),
     )
     return InferParameters(
         options=options,
@@ -72,6 +72,16 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
     if number is None:
         raise InvalidOptions(f"{name} is {short_repr(value)}; it takes a number")
     return number
+
+
+def _overlap(values: Mapping[str, object]) -> float | None:
+    value = values.get("overlap")
+    if value is None:
+        return None
+    overlap = number_of(value)
+    if overlap is None:
+        raise InvalidOptions(overlap_error(value))
+    return overlap
 
 
 def _whole(values: Mapping[str, object], name: str, minimum: int = 0) -> int | None:

@@ -17,6 +17,7 @@ from service.batching.batcher import EngineResult
 from service.batching.queues import Job
 from service.core.request import ImageRequest
 from service.core.selection import Selection
+from service.core.tile_groups import TileGroups
 from service.core.tiled_images import TiledImages
 from service.core.tiling.grid import Region
 from service.decoding.tasks import ImageInSlot, Tile, TilesInSlots
@@ -54,12 +55,15 @@ class Service:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.kept: Any = None  # no memory for tiles
         self.batcher = Batcher()
         limits = ImageLimits(10**9, 10**9)
         self.tiled = TiledImages(self, Metrics(), limits, 64, clock=lambda: self.now)
         lease = SimpleNamespace(release=lambda: None, retain=lambda: None)
-        pool = SimpleNamespace(normal_count=SLOTS, in_use=0, acquire=lambda: lease)
-        served = SimpleNamespace(info=FAKE_MODEL, pool=pool, batcher=self.batcher)
+        self.pool = SimpleNamespace(
+            normal_count=SLOTS, in_use=0, acquire=lambda: lease, renew=lambda _: None
+        )
+        served = SimpleNamespace(info=FAKE_MODEL, pool=self.pool, batcher=self.batcher)
         self.request = ImageRequest(
             served=cast(Any, served),
             data=b"",
@@ -81,8 +85,8 @@ class Service:
         self.now += DECODE_SECONDS * len(tiles)
         return TilesInSlots((IMAGE,) * len(tiles), started, self.now)
 
-    async def keep_tiles(self, *_arguments: Any) -> None:
-        return None  # without memory for tiles
+    async def keep_tiles(self, *_arguments: Any) -> Any:
+        return self.kept
 
     async def detect(self) -> None:
         """One image, from its plan to its result."""
@@ -120,3 +124,21 @@ async def test_images_with_tiles_leave_half_of_the_slots_to_others() -> None:
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert outcomes.count(None) == SLOTS // 2
     await service.detect()
+
+
+async def test_tiles_that_are_closed_while_the_whole_image_runs_are_decoded() -> None:
+    service, limits = Service(), ImageLimits(10**9, 10**9)
+    service.kept = SimpleNamespace(num_left=8, decode_seconds=0.0)
+    service.pool.in_use = SLOTS
+    regions = service.tiled.plan(service.request, SIZE)
+    groups = TileGroups(service, limits, service.request, regions)
+    whole = asyncio.ensure_future(service.batcher.run(cast(Any, None)))
+    taking = asyncio.ensure_future(groups.take(service.lease, whole, asyncio.Lock()))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not taking.done()
+    service.kept.num_left = 0
+    service.batcher.may_run.set()
+    group = await taking
+    assert len(group.images) == len(group.leases) == 1
+    assert groups.decode_seconds == DECODE_SECONDS

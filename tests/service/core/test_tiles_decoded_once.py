@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
 
+from model.images.limits import Cost
 from service.core.detector import Detector
 from service.core.tiling.grid import TileSize
 from service.decoding import messages, pool
 from service.decoding.dispatch import Dispatcher
-from service.decoding.grants import Grants
+from service.decoding.grants import Grants, KeptMemory
+from service.decoding.kept_tiles import KeptTiles
 from service.decoding.messages import Message
 from service.decoding.tasks import Task
+from service.ipc.slot_pool import SlotLease
+from service.ipc.slots import SlotImage
 from service.types import DetectOptions, TileOptions
 from tests.service.core.test_tiled_detector import _expected, _scene
 from tests.support.fake_service import fake_settings, open_fake_detector
@@ -52,22 +57,21 @@ def tiles_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def memory_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes that were taken for tiles, and those given back as negative numbers."""
-    take = Grants.try_take_memory
+    keep, give_back = Grants.try_keep, KeptMemory.give_back
     changes: list[int] = []
 
-    def recorded(self: Grants, num_bytes: int) -> object:
-        give_back = take(self, num_bytes)
-        if give_back is None:
-            return None
-        changes.append(num_bytes)
+    def recorded(self: Grants, num_bytes: int) -> KeptMemory | None:
+        kept = keep(self, num_bytes)
+        if kept is not None:
+            changes.append(num_bytes)
+        return kept
 
-        def giving_back() -> None:
-            changes.append(-num_bytes)
-            give_back()
+    def giving_back(self: KeptMemory) -> None:
+        changes.append(-self.num_bytes)
+        give_back(self)
 
-        return giving_back
-
-    monkeypatch.setattr(Grants, "try_take_memory", recorded)
+    monkeypatch.setattr(Grants, "try_keep", recorded)
+    monkeypatch.setattr(KeptMemory, "give_back", giving_back)
     return changes
 
 
@@ -106,7 +110,29 @@ async def test_tiles_that_the_memory_cannot_keep_are_decoded_later(
 async def test_without_memory_each_group_of_tiles_is_decoded(
     detector: Detector, tiles_decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Grants, "try_take_memory", lambda *_: None)
+    monkeypatch.setattr(Grants, "try_keep", lambda *_: None)
     data = encode_png(_scene())
     assert await _boxes(detector, data) == _expected(data, TileSize(200, 150))
     assert tiles_decoded == [1] * TILES
+
+
+async def test_tiles_whose_memory_an_image_needs_are_decoded_again(
+    detector: Detector, tiles_decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grants, move = detector._decoders._grants, KeptTiles.move
+    images: list[asyncio.Task[None]] = []
+
+    async def large_image() -> None:
+        for give_back in await grants.take(Cost(grants.for_large_images, 0.0), 0):
+            give_back()
+
+    def moved(self: KeptTiles, leases: Sequence[SlotLease]) -> tuple[SlotImage, ...]:
+        if not images:
+            images.append(asyncio.create_task(large_image()))
+        return move(self, leases)
+
+    monkeypatch.setattr(KeptTiles, "move", moved)
+    data = encode_png(_scene())
+    assert await _boxes(detector, data) == _expected(data, TileSize(200, 150))
+    assert images[0].done()
+    assert tiles_decoded == [TILES, TILES - 1]

@@ -55,3 +55,28 @@ async def test_the_most_urgent_wait_is_granted_first() -> None:
     for expected in (1, 3, 0, 2):
         budget.give_back(10)
         assert await waits[expected] == 10
+
+
+async def test_waits_that_are_cancelled_together_take_nothing() -> None:
+    """Each of them is cancelled when the first of them leaves, and runs only later."""
+    budget = Budget(10)
+    await budget.take(8)
+    waits = [asyncio.create_task(budget.take(amount)) for amount in (9, 2, 1)]
+    await asyncio.sleep(0)
+    for wait in waits:
+        wait.cancel()
+    outcomes = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3
+    assert budget.try_take(2)
+
+
+async def test_what_is_given_back_goes_past_a_wait_that_is_being_cancelled() -> None:
+    budget = Budget(10)
+    await budget.take(10)
+    leaving, staying = asyncio.create_task(budget.take(5)), asyncio.create_task(budget.take(6))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    budget.give_back(10)
+    assert await staying == 6
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert budget.try_take(4)

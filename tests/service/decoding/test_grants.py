@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from model.images.limits import Cost
-from service.decoding.grants import Grants
+from service.decoding.grants import Grants, KeptMemory
 
 MIB = 1 << 20
 LONG = 100.0  # seconds
@@ -57,3 +57,77 @@ async def test_a_cancelled_wait_gives_back_what_it_had() -> None:
         give_back()
     async with asyncio.timeout(60):
         await grants.take(Cost(1, LONG), 0)
+
+
+def _keep(grants: Grants, num_bytes: int) -> KeptMemory:
+    kept = grants.try_keep(num_bytes)
+    assert kept is not None
+    kept.on_needed = kept.give_back
+    return kept
+
+
+def _is_needed(kept: KeptMemory) -> bool:
+    return kept.is_needed
+
+
+async def _granted(grants: Grants, num_bytes: int, kept: KeptMemory | None = None) -> None:
+    for give_back in await grants.take(Cost(num_bytes, 0.01), 0, kept):
+        give_back()
+
+
+@pytest.mark.parametrize("busy_mib", [0, 10])
+async def test_an_image_gets_kept_memory_only_if_it_does_not_fit_next_to_it(busy_mib: int) -> None:
+    grants = Grants(80 * MIB, 3)
+    kept = [_keep(grants, 5 * MIB), _keep(grants, 5 * MIB)]
+    release = await grants.take(Cost(20 * MIB, 0.01), 0)
+    waiting = asyncio.create_task(_granted(grants, (20 + busy_mib) * MIB))
+    await asyncio.sleep(0)
+    assert not waiting.done()  # it waits for the other image
+    assert not any(map(_is_needed, kept))
+    too_large = asyncio.create_task(_granted(grants, 31 * MIB))
+    await asyncio.sleep(0)
+    assert all(map(_is_needed, kept))
+    release[0]()
+    async with asyncio.timeout(60):
+        await asyncio.gather(waiting, too_large)
+    kept[0].give_back()  # again
+    assert grants.try_keep(40 * MIB) is not None
+
+
+async def test_a_task_that_waits_for_more_does_not_hold_what_it_keeps() -> None:
+    grants = Grants(80 * MIB, 3)
+    release = await grants.take(Cost(20 * MIB, 0.01), 0)
+    kept = grants.try_keep(5 * MIB)
+    assert kept is not None
+    decoding = asyncio.create_task(grants.take(Cost(20 * MIB, 0.01), 1, kept))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        await _granted(grants, 20 * MIB)  # more urgent
+        release[0]()
+        release = await decoding
+        assert not _is_needed(kept)
+        needs_all = asyncio.create_task(_granted(grants, 40 * MIB))
+        await asyncio.sleep(0)
+        assert _is_needed(kept)
+        release[0]()
+        kept.give_back()
+        await needs_all
+
+
+async def test_memory_that_was_taken_before_an_image_which_needs_it_is_marked() -> None:
+    grants = Grants(80 * MIB, 3)
+    kept = grants.try_keep(5 * MIB)
+    assert kept is not None
+    release = await grants.take(Cost(30 * MIB, 0.01), 0)
+    decoding = asyncio.create_task(grants.take(Cost(20 * MIB, 0.01), 0, kept))
+    await asyncio.sleep(0)
+    needs_all = asyncio.create_task(_granted(grants, 40 * MIB))
+    await asyncio.sleep(0)
+    assert not _is_needed(kept)  # nothing is kept yet
+    release[0]()
+    release = await decoding
+    assert _is_needed(kept)
+    release[0]()
+    kept.give_back()
+    async with asyncio.timeout(60):
+        await needs_all

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from model.images.decode import ImageLimits
 from model.images.errors import InvalidImage
+from model.images.limits import Cost
 from service.decoding.grants import Grants
 from service.decoding.kept_tiles import KeptTiles, Region
 from service.decoding.pool import DecoderPool
@@ -118,10 +119,40 @@ async def test_an_image_that_needs_the_memory_itself_gets_it(
 
 
 async def test_memory_that_is_in_use_is_not_taken(pool: DecoderPool) -> None:
-    give_back = pool._grants.try_take_memory(_free_bytes(pool))
-    assert give_back is not None
+    memory = pool._grants.try_keep(_free_bytes(pool))
+    assert memory is not None
     assert await _keep(pool, encode_png(SCENE)) is None
-    give_back()
+    memory.give_back()
     kept = await _keep(pool, encode_png(SCENE))
     assert kept is not None
     kept.close()
+
+
+async def test_tiles_are_closed_for_an_image_that_needs_all_memory(pool: DecoderPool) -> None:
+    kept = await _keep(pool, encode_png(SCENE))
+    assert kept is not None and kept.num_left == len(REGIONS)
+    everything = Cost(pool._grants.for_large_images, 0.0)
+    async with asyncio.timeout(60):
+        (give_back,) = await pool._grants.take(everything, 0)
+    assert kept.num_left == 0
+    kept.close()
+    give_back()
+    assert _free_bytes(pool) == everything.memory_bytes
+
+
+async def test_keeping_tiles_does_not_block_a_more_urgent_image(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiles took memory, their decoding waits for the image, and the image for the memory."""
+    grants, before = pool._grants, _free_bytes(pool)
+    monkeypatch.setattr(grants, "without_asking", grants.without_asking._replace(memory_bytes=1))
+    keeping = asyncio.create_task(_keep(pool, encode_png(SCENE)))
+    while _free_bytes(pool) == before:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        (give_back,) = await grants.take(Cost(before, 0.0), -1)
+        give_back()
+        kept = await keeping
+    if kept is not None:  # otherwise it had been decoded, and its memory was needed
+        kept.close()
+    assert _free_bytes(pool) == before

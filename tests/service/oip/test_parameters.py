@@ -34,6 +34,9 @@ def test_tiles_are_read() -> None:
     assert read_parameters({"tile": "auto"}).options.tiles == TileOptions()
     with pytest.raises(InvalidOptions, match="tile is 7"):
         read_parameters({"tile": 7})
+    for overlap in (float("nan"), "half", 0.6):
+        with pytest.raises(InvalidOptions, match=r"overlap is .*; .* from 0 to 0\.5"):
+            read_parameters({"tile": "auto", "overlap": overlap})
 
 
 def test_the_message_says_the_range_of_each_number() -> None:
