@@ -20,6 +20,20 @@ _NOT_READY_RETRY_SECONDS = 2
 MAX_PREDICTED_SHARE = 0.8
 
 
+def late_detail(what: str, needed: float, left: float) -> str:
+    """The detail of `Overloaded` for what is predicted to come too late.
+
+    Args:
+        what: is refused.
+        needed: predicted seconds until it would come.
+        left: seconds until the deadline.
+    """
+    return (
+        f"{what} would come in about {needed * 1000:.0f} ms, which is more than "
+        f"{MAX_PREDICTED_SHARE:.0%} of the {left * 1000:.0f} ms until the deadline; try again later"
+    )
+
+
 class Admission:
     """Accepts images, each with the lease of a slot."""
 
@@ -77,8 +91,7 @@ class Admission:
         # high would refuse every image and never be corrected.
         if wait > 0 and needed > seconds_left * MAX_PREDICTED_SHARE:
             raise Overloaded(
-                f"the result would come in about {needed * 1000:.0f} ms, after the deadline in "
-                f"{seconds_left * 1000:.0f} ms; try again later",
+                late_detail("the result", needed, seconds_left),
                 retry_after_seconds=max(1, math.ceil(wait)),
             )
         return served.pool.acquire(priority, max(1, math.ceil(wait)))

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from model.images.decode import ImageLimits
 from service.batching.batcher import EngineResult
 from service.batching.estimates import RunningMean
-from service.core.admission import MAX_PREDICTED_SHARE
+from service.core.admission import MAX_PREDICTED_SHARE, late_detail
 from service.core.request import ImageRequest, job_of
 from service.core.tile_groups import (
     MAX_REQUESTS,
@@ -169,8 +169,7 @@ class TiledImages:
         needed = wait + tiles * self._tile_seconds.value
         if needed > left * MAX_PREDICTED_SHARE:
             raise Overloaded(
-                f"the results of {tiles} tiles would come in about {needed * 1000:.0f} ms, after "
-                f"the deadline in {left * 1000:.0f} ms; try again later",
+                late_detail(f"the results of {tiles} tiles", needed, left),
                 retry_after_seconds=retry_after_s,
             )
 

@@ -160,7 +160,7 @@ async def test_requests_that_would_miss_their_deadline_are_refused_at_once(
     assert set(count(replies)) <= refused, count(replies)
     refusal = next(reply for reply in replies if reply.outcome == "429")
     assert int(refusal.headers["retry-after"]) >= 1
-    assert b"after the deadline" in refusal.body or b"slots are in use" in refusal.body
+    assert b"until the deadline" in refusal.body or b"slots are in use" in refusal.body
     http.close()
     await rpc.close()
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import grpc
+import httpx
+import numpy as np
 import pytest
 
+from service.rpc.pb import detection_pb2 as pb
+from tests.service.rpc.caller import Caller
+from tests.support.images import encode_png
 from tests.support.live_load import Flood, GrpcClient, Reply, count, random_colours
 from tests.support.running import process_has_ended
 from tests.support.watched_service import WatchedService
@@ -110,3 +118,45 @@ async def test_no_request_fails_when_an_engine_is_killed_during_the_drain(
     assert await asyncio.to_thread(service.end) == 0, service.lines
     accepted = [reply for reply in flood.replies if reply.sent_at < signalled_at]
     assert set(count(accepted)) <= {"ok", "503"}, count(accepted)
+
+
+@pytest.mark.slow
+async def test_tiles_of_each_protocol_are_completed_in_a_drain_that_kills_the_engine(
+    start: type[WatchedService], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    service = start(slots=16, fake_batch_gate=gate)
+    [engine] = service.engine_pids()
+    gate.touch()
+    scene = np.random.default_rng(5).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    image, tile, tiles = encode_png(scene), "100x100", 20
+    async with (
+        httpx.AsyncClient(timeout=150) as http,
+        grpc.aio.insecure_channel(service.grpc_address) as channel,
+    ):
+        url = f"{service.url}/detect?threshold=0&tile={tile}"
+        over_http = asyncio.create_task(http.post(url, content=image))
+        options = pb.DetectOptions(threshold=0, tile=tile)
+        call = Caller(channel).detect(pb.DetectRequest(image=image, options=options))
+        over_grpc = asyncio.ensure_future(call)
+        parameters = {"threshold": 0, "tile": tile}
+        tensor = {"name": "IMAGE", "datatype": "BYTES", "shape": [1]} | {
+            "data": [base64.b64encode(image).decode()],
+            "parameters": {"content_type": "base64"},
+        }
+        body = {"inputs": [tensor], "parameters": parameters}
+        infer = http.post(f"{service.url}/v2/models/fake/infer", json=body)
+        over_oip = asyncio.create_task(infer)
+        accepted = lambda: service.metric_or_none("tile_grid_size_count") == 3  # noqa: E731
+        await asyncio.to_thread(service.until, accepted)
+        service.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(service.wait_for_line, "finishing requests")
+        os.kill(engine, signal.SIGKILL)
+        gate.unlink()
+        document = (await over_http).json()
+        found = [each["score"] for each in document["detections"]]
+        assert len(found) > tiles
+        assert [each.score for each in (await over_grpc).detections] == found
+        outputs = {each["name"]: each["data"] for each in (await over_oip).json()["outputs"]}
+        assert outputs["scores"][: outputs["num_detections"][0]] == pytest.approx(found)
+    assert await asyncio.to_thread(service.end) == 0, service.lines

@@ -44,9 +44,11 @@ def test_an_image_that_would_be_late_is_refused_with_a_retry_time() -> None:
         tasks = await _busy(service, 20)
         admission, served = service.admission, service.served
         assert admission.predicted_wait_seconds(served) == pytest.approx(1.95, abs=0.1)
-        with pytest.raises(Overloaded, match="after the deadline") as refusal:
+        with pytest.raises(Overloaded, match="until the deadline") as refusal:
             admission.admit(served, 1.0, Priority.NORMAL)
         assert refusal.value.retry_after_seconds == 2
+        with pytest.raises(Overloaded, match="more than 80% of the 2300 ms until the deadline"):
+            admission.admit(served, 2.3, Priority.NORMAL)  # it would be just in time
         admission.admit(served, 4.0, Priority.NORMAL).release()
         # High priority waits only for the batches that run or are staged.
         admission.admit(served, 1.0, Priority.HIGH).release()

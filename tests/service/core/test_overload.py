@@ -260,7 +260,7 @@ def test_tiles_that_would_be_late_are_refused() -> None:
         await service.detect_tiled(60, IMAGE_OF_30_TILES)
         running = asyncio.create_task(service.detect_tiled(60, IMAGE_OF_30_TILES))
         await asyncio.sleep(0.1)
-        with pytest.raises(Overloaded, match=r"30 tiles .* after the deadline") as refusal:
+        with pytest.raises(Overloaded, match=r"30 tiles .* until the deadline") as refusal:
             await service.detect_tiled(0.5, IMAGE_OF_30_TILES)
         assert refusal.value.retry_after_seconds
         assert await running == 30

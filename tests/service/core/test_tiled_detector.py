@@ -101,6 +101,23 @@ async def test_an_image_gets_the_merged_detections_in_its_own_pixels(detector: D
     assert value(detector, "tile_grid_size_sum") == 5 * 4
 
 
+async def test_tiles_equal_images_that_a_client_cuts_and_sends(detector: Detector) -> None:
+    scene = _scene()
+    size = (scene.shape[0], scene.shape[1])
+    regions = [Region(0, 0, size[1], size[0]), *tile_regions(size, TileSize(200, 150), 0.2)]
+    parts = []
+    for region in regions:
+        image = encode_png(scene[region.top : region.bottom, region.left : region.right])
+        plain = await detector.detect(image, DetectOptions(threshold=0.0), request_id="cut")
+        assert (plain.height, plain.width) == region.size
+        parts.append(Part(region, shifted(plain.detections, region)))
+    expected = merge_detections(parts, size).keep(slice(100))
+    found = (await _detect(detector, encode_png(scene))).detections
+    np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+
+
 async def test_many_detections_are_merged_outside_of_the_event_loop(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +218,18 @@ async def test_a_deadline_or_a_client_that_leaves_ends_all_tiles(detector: Detec
         await task
     await _wait_for_slots(detector)
     assert value(detector, "queue_depth") == 0
+
+
+async def test_tiles_that_wait_for_those_of_two_others_delay_nobody(detector: Detector) -> None:
+    data, plain = encode_png(_scene()), solid_png((1, 2, 3))
+    turns = detector._stages._tiled._turns
+    async with turns, turns:  # as if held by images that take long
+        waiting = asyncio.create_task(_detect(detector, data))
+        with pytest.raises(DeadlineExceeded):
+            await _detect(detector, data, deadline=time.monotonic() + 0.1)
+        assert len((await detector.detect(plain, DetectOptions(0.0), request_id="x")).detections)
+        assert not waiting.done()
+    assert (await waiting).detections.boxes_xyxy.tolist() == _expected(data, TileSize(200, 150))
 
 
 async def test_tiles_survive_the_death_of_the_engine(detector: Detector) -> None:

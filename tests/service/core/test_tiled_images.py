@@ -107,7 +107,7 @@ async def test_the_time_of_a_tile_is_that_between_results_of_all_images() -> Non
     service.request = service.request._replace(deadline=service.now + 16 / 0.8 * 1.4)
     assert len(service.tiled.plan(service.request, SIZE)) == 8
     service.request = service.request._replace(deadline=service.now + 16 / 0.8 * 0.9)
-    with pytest.raises(Overloaded, match="after the deadline"):
+    with pytest.raises(Overloaded, match="until the deadline"):
         service.tiled.plan(service.request, SIZE)
     service.batcher.may_run.set()
     await waiting

@@ -90,6 +90,7 @@ def test_the_same_image_gets_the_same_numbers_everywhere(service: Served, client
         ("threshold=0.7", {"threshold": "0.7"}),
         ("threshold=0.65&max_detections=2", {"threshold": "0.65", "max_detections": 2}),
         ("labels=linear,aztec", {"labels": "linear,aztec"}),
+        ("threshold=0&tile=64x80&overlap=0.1", {"threshold": 0, "tile": "64x80", "overlap": "0.1"}),
         ("", {}),
     ],
 )
@@ -97,7 +98,7 @@ def test_the_same_options_select_the_same(
     service: Served, clients: Clients, query: str, parameters: dict[str, Any]
 ) -> None:
     http, grpc = clients
-    image = solid_png((100, 100, 103))
+    image = solid_png((100, 100, 103), 150, 100)
     rest = httpx.post(f"{service.url}/detect?{query}", content=image).json()
     expected = from_detections(rest["detections"])
     for client, tensors in ((http, http_input(image)), (grpc, grpc_input(image))):
@@ -113,8 +114,11 @@ def test_the_same_options_select_the_same(
         (solid_png((0, 0, 0), 1001, 1000), "", {}),
         (solid_png((0, 0, 0)), "labels=unicorn", {"labels": "unicorn"}),
         (solid_png((0, 0, 0)), "max_detections=100000", {"max_detections": 100_000}),
+        (solid_png((0, 0, 0)), "tile=63x64", {"tile": "63x64"}),
+        (solid_png((0, 0, 0)), "tile=auto&overlap=nan", {"tile": "auto", "overlap": "nan"}),
+        (solid_png((0, 0, 0), 800, 800), "tile=64x64", {"tile": "64x64"}),
     ],
-    ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
+    ids=["noise", "pdf", "truncated", "pixels", "label", "count", "tile", "overlap", "many"],
 )
 def test_the_same_error_has_the_same_status_and_detail(
     service: Served, clients: Clients, image: bytes, query: str, parameters: dict[str, Any]

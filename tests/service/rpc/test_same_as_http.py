@@ -87,12 +87,23 @@ async def test_the_same_options_select_the_same(clients: Clients) -> None:
         ("threshold=0.7", pb.DetectOptions(threshold=0.7)),
         ("threshold=0.65", pb.DetectOptions(threshold=0.65)),
         ("max_detections=2", pb.DetectOptions(max_detections=2)),
-        ("tile=64x64&overlap=0.2", pb.DetectOptions(tile="64x64", overlap=0.2)),
         ("labels=linear,aztec", pb.DetectOptions(labels=["linear", "aztec"])),
     ):
         over_http = (await http.post(f"/detect?{query}", content=data)).json()
         over_grpc = await caller.detect(pb.DetectRequest(image=data, options=options))
         assert _as_json(over_grpc) == _of_http(over_http)
+
+
+async def test_tiles_get_the_same_numbers_over_both(clients: Clients) -> None:
+    http, caller = clients
+    image = np.random.default_rng(3).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    data = encode_png(image)
+    query = "/detect?threshold=0&tile=64x80&overlap=0.1"
+    expected = _of_http((await http.post(query, content=data)).json())
+    assert len(expected["detections"]) > 5  # of one image with the fake device
+    options = pb.DetectOptions(threshold=0, tile="64x80", overlap=0.1)
+    over_grpc = await caller.detect(pb.DetectRequest(image=data, options=options))
+    assert _as_json(over_grpc) == expected
 
 
 @pytest.mark.parametrize(
@@ -104,8 +115,23 @@ async def test_the_same_options_select_the_same(clients: Clients) -> None:
         (solid_png((0, 0, 0), 1001, 1000), "", {}),
         (solid_png((0, 0, 0)), "labels=unicorn", {"labels": ["unicorn"]}),
         (solid_png((0, 0, 0)), "max_detections=100000", {"max_detections": 100_000}),
+        (solid_png((0, 0, 0)), "tile=63x64", {"tile": "63x64"}),
+        (solid_png((0, 0, 0)), "tile=auto&overlap=0.6", {"tile": "auto", "overlap": 0.6}),
+        (solid_png((0, 0, 0)), "overlap=0.2", {"overlap": 0.2}),
+        (solid_png((0, 0, 0), 800, 800), "tile=64x64", {"tile": "64x64"}),
     ],
-    ids=["noise", "pdf", "truncated", "pixels", "label", "count"],
+    ids=[
+        "noise",
+        "pdf",
+        "truncated",
+        "pixels",
+        "label",
+        "count",
+        "tile",
+        "overlap",
+        "alone",
+        "many",
+    ],
 )
 async def test_the_same_error_has_the_same_code_and_detail(
     clients: Clients, data: bytes, query: str, options: dict[str, Any]
