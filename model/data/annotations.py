@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from model.data.document_checks import (
     check_document,
@@ -96,7 +97,10 @@ class GroundTruth:
         Raises:
             AttributeError, KeyError, TypeError, ValueError: for a malformed document.
         """
-        categories = {int(c["id"]): str(c["name"]) for c in document["categories"]}
+        # One spelling of letters with accents, so that names of several files are equal.
+        categories = {
+            int(c["id"]): normalize("NFC", str(c["name"])) for c in document["categories"]
+        }
         boxes: dict[int, list[AnnotatedBox]] = {}
         for annotation in document["annotations"]:
             left, top, width, height = (float(value) for value in annotation["bbox"])

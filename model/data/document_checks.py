@@ -15,7 +15,7 @@ from typing import Any
 
 from model.data.errors import DataError
 from model.data.findings import Findings
-from model.data.input_files import read_regular_file
+from model.data.input_files import read_regular_file, spellings
 from model.images.formats import foreign_kind
 from model.labels import NO_CLASS
 
@@ -102,8 +102,9 @@ def file_names(document: Mapping[str, Any]) -> dict[Any, str]:
 def use_names_of_files(document: Mapping[str, Any], folder: Path) -> None:
     """Replaces file names that some tools write by those that the files have in the folder.
 
-    Tools of Windows write backslashes. Label Studio exports images into the folder `images`, and
-    writes their paths in its own folder: `../../data/media/upload/1/one.jpg`.
+    Tools of Windows write backslashes. Archives of macOS have letters with accents in parts (the
+    Unicode form NFD), most tools write them whole (NFC). Label Studio exports images into the
+    folder `images`, and writes their paths in its own: `../../data/media/upload/1/one.jpg`.
 
     Args:
         document: whose images are changed in place.
@@ -112,7 +113,9 @@ def use_names_of_files(document: Mapping[str, Any], folder: Path) -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for entry in document["images"]:
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        if isinstance(name, str) and ("\\" in name or ".." in name or name.startswith("/")):
+        if isinstance(name, str) and (
+            "\\" in name or ".." in name or name.startswith("/") or not name.isascii()
+        ):
             used = name_of_file(name, folder)
             if used is not None:
                 found.setdefault(used, []).append(entry)
@@ -132,7 +135,7 @@ def name_of_file(name: str, folder: Path) -> str | None:
     """
     slashes = with_slashes(name)
     path = PurePosixPath(slashes)
-    names = [name, slashes]
+    names = [name, slashes, *spellings(slashes)]
     if path.name and (path.is_absolute() or ".." in path.parts):
         names += [f"images/{path.name}", path.name]
     # Path.is_file raises for a name that is too long.
@@ -202,11 +205,11 @@ def _check_categories(entries: Sequence[Any], findings: Findings) -> set[Any]:
                 "categories with control characters or lone surrogates in the name",
                 f"{place}: name is {json.dumps(name)[:_LONGEST_SHOWN]}",
             )
-        elif name.strip() in names:
+        elif unicodedata.normalize("NFC", name.strip()) in names:
             findings.error("categories with the name of another one", f"{place}: {_shown(name)}")
         elif name != name.strip():
             findings.oddity("names with spaces at an end", f"{place}: {_shown(name)}")
-        names.add(name.strip())
+        names.add(unicodedata.normalize("NFC", name.strip()))
     if not entries:
         findings.error("empty list of categories", "the data has no class")
     return ids

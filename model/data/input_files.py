@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
 import stat
+import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
 TEXT_BYTES = 16 << 20  # of lists of names, keys and certificates
 _CHUNK_BYTES = 1 << 20
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -79,11 +82,19 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
 def read_text_file(path: Path, max_bytes: int = TEXT_BYTES) -> str:
     """Returns the content of a regular UTF-8 file, without a byte order mark.
 
+    With the mark of UTF-16, as some programs of Windows write it, the text may be UTF-16.
+
     Raises:
         OSError: as `read_regular_file`.
         UnicodeDecodeError: for other bytes.
     """
-    return read_regular_file(path, max_bytes).decode("utf-8-sig")
+    data = read_regular_file(path, max_bytes)
+    return data.decode("utf-16" if data.startswith(_UTF_16_MARKS) else "utf-8-sig")
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """Returns a file name in the Unicode forms that differ between systems; none for ASCII."""
+    return () if name.isascii() else tuple(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))
 
 
 def read_at_most(file: BinaryIO, max_bytes: int, expected_bytes: int = _CHUNK_BYTES) -> bytes:

@@ -136,7 +136,8 @@ def write_output_whole(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             part.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # such as of a read-only file system
+                part.unlink()
 
 
 def _write_stream(path: Path, data: bytes) -> None:

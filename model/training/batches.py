@@ -253,10 +253,12 @@ def load_batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
 def _prepare_worker(_number: int) -> None:
     """Leaves signals to stop to the training loop, which still needs the loading processes.
 
-    Ctrl-C and, from `timeout` or a service manager, SIGTERM reach them too. A second SIGTERM ends
-    them: the first one may have been that of the loop, which ends hanging processes.
+    Ctrl-C, SIGHUP of a terminal and, from `timeout` or a service manager, SIGTERM reach them too.
+    A second SIGTERM ends them: the first one may have been that of the loop, which ends hanging
+    processes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_next_time)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.data.output_files import naming_file
 from model.evaluation.operating_points import THRESHOLDS, ClassCurve, mean_f1
 from model.training.loss_terms import LOSS_TERMS
 
@@ -116,7 +117,8 @@ def _save(figure: Any, path: Path, *, legend: bool = True) -> None:
             axes.legend(fontsize=8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font does not have
-        figure.savefig(path, format="png")
+        with naming_file(path):
+            figure.savefig(path, format="png")
 
 
 def _label(curve: ClassCurve, curves: Sequence[ClassCurve]) -> str | None:

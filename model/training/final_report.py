@@ -202,7 +202,9 @@ def _draw_worst(
             for label, score in zip(shown.labels, shown.scores, strict=True)
         ]
         file = folder / f"worst_{number}.jpg"
-        draw_boxes(pixels, boxes * scale, shown.boxes_xyxy * scale, captions).save(file, quality=85)
+        drawing = draw_boxes(pixels, boxes * scale, shown.boxes_xyxy * scale, captions)
+        with naming_file(file):
+            drawing.save(file, quality=85)
         drawn.append((file, error))
     return drawn
 

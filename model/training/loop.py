@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from model.data.errors import DataError
+from model.training.errors import ProcessLost, TrainingFailed
 from model.training.events import Callback, CallbackError, Callbacks, load_callback
 from model.training.objective import choose_device
 from model.training.options import TrainOptions
@@ -17,9 +18,14 @@ from model.training.processes import Processes, joined_processes
 from model.training.recipe import choose
 from model.training.report import Reporter
 from model.training.resume import resumed_options
-from model.training.run_folder import MODEL_FILE, STATE_FILE, check_run_folder, locked_folder
+from model.training.run_folder import (
+    MODEL_FILE,
+    STATE_FILE,
+    check_run_folder,
+    delete_unfinished_files,
+    locked_folder,
+)
 from model.training.start import build_start, open_source
-from model.training.steps import TrainingFailed
 from model.training.stopping import TrainingStopped
 from model.training.trainer import Trainer
 
@@ -27,6 +33,7 @@ __all__ = [
     "MODEL_FILE",
     "STATE_FILE",
     "CallbackError",
+    "ProcessLost",
     "Trainer",
     "TrainingFailed",
     "TrainingStopped",
@@ -37,8 +44,8 @@ __all__ = [
 def train(options: TrainOptions) -> Path:
     """Trains a detector and exports its averaged weights.
 
-    SIGINT or SIGTERM stop it after the current iteration. Started by torchrun, several processes
-    train together.
+    SIGINT, SIGTERM or SIGHUP stop it after the current iteration. Started by torchrun, several
+    processes train together.
 
     Returns:
         The exported safetensors file; `last.pt` next to it resumes the run.
@@ -47,8 +54,9 @@ def train(options: TrainOptions) -> Path:
         CallbackError: if a callback cannot be loaded or fails.
         DataError: if the data cannot be used.
         OutputError: if the output folder has files of another run, or another process uses it.
+        ProcessLost: if another process of the run ends.
         TrainingFailed: after too many non-finite losses in a row, or without memory.
-        TrainingStopped: after SIGINT or SIGTERM, with everything saved.
+        TrainingStopped: after one of the signals, with everything saved.
         TrainingStateError: if a run cannot be resumed.
         ValueError: for options or start weights that do not fit.
     """
@@ -61,6 +69,8 @@ def train(options: TrainOptions) -> Path:
         processes.any(False)  # no process writes before all have checked
         lock = locked_folder(options.output) if processes.is_first else nullcontext()
         with lock, Reporter(options.output, silent=not processes.is_first) as reporter:
+            if processes.is_first:
+                delete_unfinished_files(options.output)
             return _train(options, processes, reporter)
 
 

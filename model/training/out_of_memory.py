@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+from model.training.errors import TrainingFailed
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 
@@ -15,3 +20,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         _CPU_ALLOCATOR in text or "out of memory" in text.lower()
     )
+
+
+@contextmanager
+def advice_in_validation() -> Iterator[None]:
+    """Re-raises memory that ran out in validation as TrainingFailed."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = str(error)[:200]
+        raise TrainingFailed(
+            f"out of memory in validation: use a smaller --input-side ({text})"
+        ) from error

@@ -11,9 +11,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import distributed, nn
+
+from model.training.errors import ProcessLost
+from model.training.out_of_memory import is_out_of_memory
 
 _LONGEST_WAIT = timedelta(hours=12)  # for the first process, which validates and saves
 
@@ -49,9 +54,7 @@ class Processes:
         """Returns the largest value of a number over the processes."""
         if self.count == 1:
             return value
-        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-        return float(shared)
+        return self._reduced(value, distributed.ReduceOp.MAX)
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -64,7 +67,8 @@ class Processes:
                 owner.grad = torch.zeros_like(owner)
         gradients = [owner.grad for owner in owners if owner.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        distributed.all_reduce(flat)
+        with _naming_lost_processes():
+            distributed.all_reduce(flat)
         flat /= self.count
         start = 0
         for gradient in gradients:
@@ -75,13 +79,32 @@ class Processes:
     def share_weights(self, module: nn.Module) -> None:
         """Copies the first process's parameters and buffers to the others."""
         if self.count > 1:
-            for tensor in module.state_dict().values():
-                distributed.broadcast(tensor, 0)
+            with _naming_lost_processes():
+                for tensor in module.state_dict().values():
+                    distributed.broadcast(tensor, 0)
 
     def _sum(self, value: float) -> float:
-        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(shared)
-        return float(shared)
+        return self._reduced(value, distributed.ReduceOp.SUM)
+
+    def _reduced(self, value: float, operation: distributed.ReduceOp.RedOpType) -> float:
+        with _naming_lost_processes():
+            shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+            distributed.all_reduce(shared, operation)
+            return float(shared)
+
+
+@contextmanager
+def _naming_lost_processes() -> Iterator[None]:
+    """Re-raises errors of an exchange, which name addresses, as ProcessLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ProcessLost(
+            "another process of this run has ended: see its message, or the exit status that "
+            f"torchrun prints ({' '.join(str(error).split())[:120]})"
+        ) from error
 
 
 def started_by_torchrun() -> bool:
@@ -92,6 +115,17 @@ def started_by_torchrun() -> bool:
 def is_first_process() -> bool:
     """Whether this process reports and saves, before or after it has joined the others."""
     return not started_by_torchrun() or int(os.environ.get("RANK", "0")) == 0
+
+
+def command_to_continue(folder: Path) -> str:
+    """Returns the command that continues a run, in as many processes as it has now."""
+    program = "lite-detr"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        several = count != int(os.environ.get("WORLD_SIZE", "1"))
+        nodes = "[the same options for the other machines] " if several else ""
+        program = f"torchrun {nodes}--nproc-per-node {count} -m service"
+    return f"{program} train --resume {quote(str(folder))}"
 
 
 @contextmanager

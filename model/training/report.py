@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from model.data.output_files import naming_file
+from model.data.output_files import naming_file, write_output_whole
 from model.training.loss_terms import LOSS_TERMS
 from model.training.sources import Pixels
 
@@ -98,9 +99,10 @@ class Reporter:
         self._progress.stop()
 
     def line(self, text: str) -> None:
-        """Prints a line of text."""
+        """Prints a line of text; a run goes on without its terminal or pipe."""
         if not self._silent:
-            self._console.print(text, markup=False, emoji=False)
+            with suppress(OSError):
+                self._console.print(text, markup=False, emoji=False)
 
     def step(self, pace: Pace) -> None:
         """Shows the current iteration, in a terminal only."""
@@ -129,10 +131,10 @@ class Reporter:
         self._rows_since_heading += 1
         self.line(
             f"{100 * pace.progress:5.1f}% {values['epoch']:5d} {values['iteration']:7d} "
-            f"{duration(pace.seconds_left):>8} {values['total']:7.2f} "
-            f"{values['classification']:6.3f} {values['box_l1']:6.3f} {values['giou']:6.3f} "
-            f"{values['learning_rate']:5.0e} {_score(values, 'val_ap')} "
-            f"{_score(values, 'val_ap50')}"
+            f"{duration(pace.seconds_left):>8} {_shown(values, 'total', '7.2f')} "
+            f"{_shown(values, 'classification')} {_shown(values, 'box_l1')} "
+            f"{_shown(values, 'giou')} {values['learning_rate']:5.0e} "
+            f"{_shown(values, 'val_ap')} {_shown(values, 'val_ap50')}"
         )
 
     def forget_after(self, iteration: int) -> None:
@@ -141,9 +143,7 @@ class Reporter:
             return
         rows = [row for row in read_log(self._folder) if row["iteration"] <= iteration]
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        log = self._folder / LOG_FILE
-        with naming_file(log):
-            log.write_text(text, encoding="utf-8")
+        write_output_whole(self._folder / LOG_FILE, text.encode())
 
     def curve(self) -> None:
         """Writes the loss curve of the log so far."""
@@ -178,21 +178,23 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
-def _score(values: dict[str, Any], name: str) -> str:
-    """Formats a score of a row for its column."""
+def _shown(values: dict[str, Any], name: str, form: str = "6.3f") -> str:
+    """Formats a number of a row for its column; a resumed run may validate before any loss."""
     value = values.get(name)
-    return "     -" if value is None else f"{value:6.3f}"
+    return "-".rjust(int(form[0])) if value is None else f"{value:{form}}"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Returns the rows of log.jsonl, without an unfinished last line."""
+    """Returns the rows of log.jsonl, without lines that are not whole."""
     file = folder / LOG_FILE
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    for line in file.read_bytes().splitlines() if file.exists() else ():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             continue
+        if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+            rows.append(row)
     return rows
 
 

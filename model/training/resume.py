@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from model.training.options import TrainOptions
+from model.training.processes import command_to_continue, is_first_process
 from model.training.run_folder import STATE_FILE
 from model.training.state import TrainingStateError, read_saved_options
 
@@ -16,6 +19,18 @@ _FIXED = ("variant", "input_side", "seed")
 # Where the run and its start are; not compared.
 _NOT_COMPARED = ("output", "overwrite", "resume", "init_from", "pretrained_backbone")
 _PATHS = ("data", "cache", "annotations", "images", "val_annotations", "val_images", "init_from")
+
+
+@contextmanager
+def naming_saved_state(folder: Path) -> Iterator[None]:
+    """Adds the command that continues the run to an exception, if there is a saved state."""
+    try:
+        yield
+    except BaseException as error:
+        if is_first_process() and (folder / STATE_FILE).exists():
+            command = command_to_continue(folder)
+            error.add_note(f"to continue from the last saved state: {command}")
+        raise
 
 
 def stored_options(options: TrainOptions) -> dict[str, Any]:

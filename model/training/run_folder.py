@@ -30,6 +30,9 @@ _OTHER_FILES = (
 )
 
 
+_UNFINISHED = (f"{STATE_FILE}.part", ".*.safetensors.*.part", f".{LOG_FILE}.*.part")
+
+
 def check_run_folder(options: TrainOptions) -> None:
     """Refuses to replace the files of an earlier run, and inputs of this one.
 
@@ -101,6 +104,14 @@ def locked_folder(folder: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+def delete_unfinished_files(folder: Path) -> None:
+    """Deletes what a run that was killed had not finished to write; the folder must be locked."""
+    for pattern in _UNFINISHED:
+        for file in folder.glob(pattern):
+            with suppress(OSError):
+                file.unlink()
 
 
 def delete_files_of_run(folder: Path) -> None:

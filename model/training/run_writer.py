@@ -21,7 +21,7 @@ from model.training.run_folder import LAST_FILE, MODEL_FILE, STATE_FILE
 from model.training.samples import SampleImages
 from model.training.sources import ImageSource
 from model.training.state import Position, Run, SavedRun, save_state
-from model.training.validation import Validation, Validator
+from model.training.validation import Validation, ValidationAbandoned, Validator
 from model.weights.checkpoint import load_detector, save_checkpoint
 
 _DEFAULT_THRESHOLD = 0.4
@@ -119,6 +119,9 @@ class RunWriter:
 
         Returns:
             The scores by name.
+
+        Raises:
+            ValidationAbandoned: if a signal stops the run meanwhile.
         """
         assert self._validator is not None
         detector = self._run.detector
@@ -199,12 +202,22 @@ class RunWriter:
 
         Returns:
             The weights file to serve.
+
+        Raises:
+            ValidationAbandoned: if a signal stops the run before the report; the callbacks have
+                been called.
         """
         files: tuple[Path, ...] = ()
         scores: dict[str, float] = {}
         if finished and self._validator is not None and place.best_iteration > 0:
             best, _ = load_detector(self.model_path, str(self._device))
-            validation = self._validator.validate(self._run.detector, best.state_dict(), final=True)
+            try:
+                validation = self._validator.validate(
+                    self._run.detector, best.state_dict(), final=True
+                )
+            except ValidationAbandoned:
+                self._callback.on_end(RunEnd(self.model_path, place.iteration, False, {}, ()))
+                raise
             scores = validation.values()
             of_best = replace(place, iteration=place.best_iteration)
             self._export(self.model_path, best.state_dict(), of_best, validation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from model.data.input_files import check_regular_file
 from model.network.detector import LiteDETR
 from model.training.ema import ExponentialAverage
+from model.training.errors import TrainingFailed
 from model.weights.header import TRAINING_STATE_TAG
 
 _FORMAT = f"{TRAINING_STATE_TAG.decode()}1"
@@ -36,10 +38,12 @@ class Position:
     best_ap: float = -1.0  # of the validations; -1 before the first
     best_iteration: int = 0
     validations_since_best: int = 0
+    validated_iteration: int = 0  # the last one whose weights were validated
 
     def forget_best(self) -> None:
         """Lets the next validation be the first one."""
         self.best_ap, self.best_iteration, self.validations_since_best = -1.0, 0, 0
+        self.validated_iteration = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,19 @@ class Run:
     optimizer: torch.optim.Optimizer
     average: ExponentialAverage
     scaler: torch.amp.GradScaler
+
+    def check_weights(self, iteration: int) -> None:
+        """Refuses weights that must not replace the saved ones.
+
+        Raises:
+            TrainingFailed: for NaN or infinite weights.
+        """
+        tensors = (*self.detector.state_dict().values(), *self.average.state.values())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise TrainingFailed(
+                f"the weights are NaN or infinite at iteration {iteration} and are not saved; a "
+                "lower --learning-rate or --amp off may help"
+            )
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,7 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
 
     Raises:
         TrainingStateError: if it cannot be written, such as on a full disk; the old file is kept.
-        KeyboardInterrupt: likewise, on a second Ctrl-C.
+        KeyboardInterrupt: likewise, on a second signal.
     """
     state = {
         "format": _FORMAT,
@@ -91,15 +108,14 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except KeyboardInterrupt:
-        part.unlink(missing_ok=True)
-        raise
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-        part.unlink(missing_ok=True)
-        if isinstance(error.__context__, KeyboardInterrupt):  # a second Ctrl-C, likewise
+        if isinstance(error.__context__, KeyboardInterrupt):  # a second signal, likewise
             raise error.__context__ from None
         cause = getattr(error, "strerror", None) or "is the disk full?"
         raise TrainingStateError(f"{path} cannot be written: {cause}") from error
+    finally:
+        with suppress(OSError):  # such as of a file system that has become read-only
+            part.unlink()
 
 
 def read_saved_options(path: Path) -> dict[str, Any]:

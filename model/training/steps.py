@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from model.training.batches import Batch
+from model.training.errors import TrainingFailed
 from model.training.matcher import NonFiniteError
 from model.training.objective import Objective
 from model.training.optimizer import set_learning_rate
@@ -17,10 +18,6 @@ from model.training.processes import Processes
 from model.training.run_clock import RunClock
 from model.training.schedule import learning_rate_factor
 from model.training.state import Position, Run
-
-
-class TrainingFailed(RuntimeError):
-    """Training cannot continue; the message names the cause."""
 
 
 class Steps:

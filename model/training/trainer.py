@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from shlex import quote
 
 import torch
 
@@ -21,22 +20,25 @@ from model.ops import select_implementation
 from model.training.advice import too_short
 from model.training.batches import BatchPlanner, load_batches, make_loader
 from model.training.ema import ExponentialAverage
+from model.training.errors import ProcessLost, TrainingFailed
 from model.training.events import Callback, CallbackError, RunStart
 from model.training.objective import Objective, choose_device, choose_precision
 from model.training.optimizer import build_optimizer
 from model.training.options import TrainOptions
-from model.training.out_of_memory import is_out_of_memory
-from model.training.processes import Processes, local_device
+from model.training.out_of_memory import advice_in_validation
+from model.training.processes import Processes, command_to_continue, local_device
 from model.training.report import Reporter
+from model.training.resume import naming_saved_state
 from model.training.run_clock import RunClock
 from model.training.run_folder import STATE_FILE, delete_files_of_run
 from model.training.run_writer import RunWriter
 from model.training.schedule import run_progress
 from model.training.sources import ImageSource
 from model.training.state import Position, Run, TrainingStateError, load_state
-from model.training.steps import Steps, TrainingFailed
+from model.training.steps import Steps
 from model.training.stopping import StopRequest, TrainingStopped
-from model.training.validation import ValidationSet, Validator
+from model.training.validation import ValidationAbandoned, ValidationSet, Validator
+from model.weights.header import CheckpointError
 
 _MINUTE = 60.0
 _LOADER = "DataLoader worker"  # in torch's messages
@@ -104,7 +106,13 @@ class Trainer:
         )
         validator = None
         if validation is not None and self._processes.is_first:
-            validator = Validator(validation, labels, self._device, options.duplicate_iou)
+            validator = Validator(
+                validation,
+                labels,
+                self._device,
+                options.duplicate_iou,
+                lambda: self._stop.requested,
+            )
         self._writer = RunWriter(
             self.run_state,
             source,
@@ -123,6 +131,7 @@ class Trainer:
         self._validation_time = -math.inf
         self._validation_seconds = 0.0
         self._stop_reason = ""
+        self._stop = StopRequest()
 
     def run(self) -> Path:
         """Trains until the end of the run or a stop signal; see `train`.
@@ -130,12 +139,13 @@ class Trainer:
         Raises:
             TrainingStopped: after the signal, with everything saved.
         """
-        resumed = self.options.resume and (self.options.output / STATE_FILE).exists()
+        state = self.options.output / STATE_FILE
+        # In all processes before the first one saves the state of a new run.
+        resumed = self.options.resume and self._processes.any(state.exists())
         if resumed:
             self._load_state()
         elif self.options.overwrite and self._processes.is_first:
             delete_files_of_run(self.options.output)
-        self._reporter.forget_after(self.position.iteration)
         self._clock.start(self.position.iteration, self.position.elapsed_seconds)
         self._row_time = self._saved_time = self._validation_time = self._clock.now()
         self._row_iteration = self._first_iteration = self.position.iteration
@@ -143,12 +153,16 @@ class Trainer:
             self.options.output, self._labels, self.options.to_dict(), self.position.iteration
         )
         self._writer.start(start)
-        with StopRequest() as stop:
+        with self._stop, naming_saved_state(self.options.output):
             try:
-                while not (self._stops(stop) or self._finished()):
-                    self._run_epoch(stop, planned=resumed)
+                if self._processes.is_first and not resumed:
+                    self._writer.save_state(self.position)  # a killed run can be continued
+                self._reporter.forget_after(self.position.iteration)
+                while not (self._stops() or self._finished()):
+                    self._run_epoch(planned=resumed)
                     resumed = False
-            except (CallbackError, DataError, OSError):
+                return self._end()
+            except (CallbackError, CheckpointError, DataError, OSError, ProcessLost):
                 self._save_after_error()
                 raise
             except RuntimeError as error:  # raised at any place, by a handler of torch's
@@ -156,7 +170,6 @@ class Trainer:
                     raise
                 text = f"a process that loads images ended: {error}; --workers 0 uses none"
                 raise TrainingFailed(text) from error
-            return self._end(stop)
 
     def _load_state(self) -> None:
         """Continues from the saved state."""
@@ -175,63 +188,55 @@ class Trainer:
         if self._processes.is_first:
             # Such as of a full disk, or of weights that are worse than the saved ones.
             with contextlib.suppress(TrainingStateError, TrainingFailed):
-                self._check_weights()
+                self.run_state.check_weights(self.position.iteration)
                 self._writer.save_state(self.position)
 
-    def _check_weights(self) -> None:
-        """Refuses weights that must not replace the saved ones.
-
-        Raises:
-            TrainingFailed: for NaN or infinite weights.
-        """
-        tensors = (*self.detector.state_dict().values(), *self.run_state.average.state.values())
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            raise TrainingFailed(
-                f"the weights are NaN or infinite at iteration {self.position.iteration} and are "
-                "not saved; a lower --learning-rate or --amp off may help"
-            )
-
-    def _end(self, stop: StopRequest) -> Path:
+    def _end(self) -> Path:
         """Validates, unless a signal stopped the run, saves and reports; returns the weights.
 
         Raises:
             TrainingStopped: if a signal stopped the run.
         """
-        iteration, output = self.position.iteration, self.options.output
-        stopped = self._stops(stop)
+        place, model = self.position, self._writer.model_path
+        stopped = self._stops()
+        due = self._writer.validates and place.validated_iteration < place.iteration
+        if self._processes.any(due and not stopped):
+            self._validate()
+            stopped = self._stops()
+        self._save()
+        to_continue = command_to_continue(self.options.output)
         if stopped:
-            reason = "stopped at iteration {} by a signal; to continue: {}".format(
-                iteration, f"lite-detr train --resume {quote(str(output))}"
-            )
-        elif iteration == self._first_iteration:
-            reason = (
-                f"nothing is left to train at iteration {iteration}: the run had reached its "
+            reason = f"stopped at iteration {place.iteration} by a signal; to continue"
+            self._reporter.line(f"{reason}: {to_continue}")
+        elif place.iteration == self._first_iteration:
+            self._reporter.line(
+                f"nothing is left to train at iteration {place.iteration}: the run had reached its "
                 "--max-iterations or --max-minutes"
             )
         else:
-            reason = f"finished at iteration {iteration}{self._stop_reason}"
-        if not stopped and iteration > self._first_iteration:
-            self._validate()
-        self._save()
-        self._reporter.line(reason)
-        model = self._writer.model_path
+            self._reporter.line(f"finished at iteration {place.iteration}{self._stop_reason}")
         if self._processes.is_first:
-            model = self._writer.finish(self.position, finished=not stopped)
-        if stopped:  # in all processes, whichever of them got the signal
-            raise TrainingStopped(int(self._processes.largest(stop.number or 0)), model)
+            try:
+                model = self._writer.finish(place, finished=not stopped)
+            except ValidationAbandoned:
+                stopped = True
+                self._reporter.line(f"stopped by a signal; for the report: {to_continue}")
+        if self._processes.any(stopped):  # whichever of them got the signal
+            raise TrainingStopped(int(self._processes.largest(self._stop.number or 0)), model)
         return model
 
-    def _stops(self, stop: StopRequest) -> bool:
+    def _stops(self) -> bool:
         """Whether a signal reached any of the processes."""
-        return self._processes.any(stop.requested)
+        return self._processes.any(self._stop.requested)
 
     def _finished(self) -> bool:
         return bool(self._stop_reason) or self._clock.progress(self.position.iteration) >= 1.0
 
-    def _run_epoch(self, stop: StopRequest, *, planned: bool) -> None:
+    def _run_epoch(self, *, planned: bool) -> None:
         """Trains on the rest of the current epoch; `planned`: as the saved run planned it."""
         place = self.position
-        self._source.refresh(place.epoch, place.source_length if planned else None)
+        # 0: saved before the first epoch was planned.
+        self._source.refresh(place.epoch, (place.source_length or None) if planned else None)
         place.source_length = len(self._source)
         first, begun, before = place.iteration, place.batches, self._clock.elapsed()
         started = self._clock.now()
@@ -262,7 +267,7 @@ class Trainer:
                 self._writer.add_losses(losses)
             if self._steps.is_accumulating:
                 continue  # partial sums of gradients are not saved
-            if self._stops(stop) or self._finished():
+            if self._stops() or self._finished():
                 return
             self._report_and_save()
         place.epoch, place.batches = place.epoch + 1, 0
@@ -330,10 +335,11 @@ class Trainer:
         if self._writer.validates and self._row_iteration <= self.position.iteration:
             started = self._clock.now()
             progress = self._clock.own_progress(self.position.iteration)
-            self._check_weights()
-            with _advice_without_memory():
+            self.run_state.check_weights(self.position.iteration)
+            with contextlib.suppress(ValidationAbandoned), advice_in_validation():
                 validation = self._writer.validate(self.position, progress)
-            self._write_row(self._clock.now(), validation)
+                self._write_row(self._clock.now(), validation)
+                self.position.validated_iteration = self.position.iteration
             self._validation_time = self._clock.now()
             self._validation_seconds = self._validation_time - started
         patience = self.options.patience
@@ -341,27 +347,12 @@ class Trainer:
         if self._processes.any(0 < patience <= worse) and not self._stop_reason:
             self._stop_reason = f": no better AP in {worse} validations (--patience)"
 
-    def _save(self) -> Path:
-        """Writes the state and the averaged weights; returns the path of the weights."""
+    def _save(self) -> None:
+        """Writes the state and the averaged weights."""
         self.position.elapsed_seconds = self._clock.own_elapsed()
         if self._writer.has_losses and self.position.iteration > self._row_iteration:
             self._write_row(self._clock.now())
         if self._processes.is_first:
-            self._check_weights()
+            self.run_state.check_weights(self.position.iteration)
             self._writer.save(self.position)
         self._sample_time = self._saved_time = self._clock.now()
-        return self._writer.model_path
-
-
-@contextlib.contextmanager
-def _advice_without_memory() -> Iterator[None]:
-    """Re-raises memory that ran out in validation as TrainingFailed."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        text = str(error)[:200]
-        raise TrainingFailed(
-            f"out of memory in validation: use a smaller --input-side ({text})"
-        ) from error

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,6 +127,10 @@ def _hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
+class ValidationAbandoned(Exception):
+    """A signal stopped a validation; there are no scores."""
+
+
 class Validator:
     """Scores weights on the validation images.
 
@@ -135,6 +139,7 @@ class Validator:
         labels: class names of the detector.
         device: to run on.
         duplicate_iou: of the detector; None: the best of several.
+        is_stopped: whether a signal stops the run; called before the first image and after each.
     """
 
     def __init__(
@@ -143,12 +148,14 @@ class Validator:
         labels: Sequence[str],
         device: torch.device,
         duplicate_iou: float | None,
+        is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Runs nothing yet."""
         self.data = data
         self._labels = tuple(labels)
         self._device = device
         self._duplicate_iou = duplicate_iou
+        self._is_stopped = is_stopped
         self._model: LiteDETR | None = None
 
     def validate(
@@ -166,6 +173,7 @@ class Validator:
 
         Raises:
             DataError: if no image can be read.
+            ValidationAbandoned: if a signal stops the run meanwhile.
         """
         if self._model is None:
             self._model = copy.deepcopy(detector).eval()
@@ -177,7 +185,13 @@ class Validator:
         truth, folder = self.data.truth, self.data.folder
         unreadable: dict[int, str] = {}
         found = run_detector_on(
-            predictor, truth, folder, config, self._labels, unreadable=unreadable
+            predictor,
+            truth,
+            folder,
+            config,
+            self._labels,
+            progress=self._check_stop,
+            unreadable=unreadable,
         )
         if not found:
             raise DataError(f"no validation image can be read: {next(iter(unreadable.values()))}")
@@ -186,6 +200,10 @@ class Validator:
             tried = (self._duplicate_iou,)
         scored = [self._scored(found, iou, tuple(unreadable.values())) for iou in tried]
         return max(scored, key=lambda each: _quality(each, truth))
+
+    def _check_stop(self, _done: int, _all: int) -> None:
+        if self._is_stopped():
+            raise ValidationAbandoned
 
     def _scored(
         self, found: Sequence[ImageDetections], iou: float, unreadable: tuple[str, ...]

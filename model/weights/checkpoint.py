@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,8 @@ def _write_checked(path: Path, data: bytes) -> None:
     except CheckpointError as error:
         raise CheckpointError(path, f"would be unreadable: {error.problem}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # such as of a file system that has become read-only
+            part.unlink()
 
 
 def _check_dtypes(path: Path, layout: TensorLayout, header: WeightsHeader) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from model.data.annotations import GroundTruth, ImageAnnotations
 from model.data.errors import DataError
@@ -106,12 +107,12 @@ def _find(file: ImageFile, by_name: Mapping[str, ImageAnnotations]) -> ImageAnno
     """Returns the image with the longest file name that the file's path ends with."""
     if file.name == STDIN:
         return None
-    whole = Path(file.name).absolute()
+    whole = Path(normalize("NFC", file.name)).absolute()
     parts = whole.parts
     endings = (str(whole), *("/".join(parts[start:]) for start in range(1, len(parts))))
     return next((by_name[ending] for ending in endings if ending in by_name), None)
 
 
 def _normal(file_name: str) -> str:
-    """Returns a file name of a data set with slashes, without "./" at its start."""
-    return str(Path(file_name.replace("\\", "/")))
+    """Returns a file name with slashes, without "./" at its start, in one form of Unicode."""
+    return normalize("NFC", str(Path(file_name.replace("\\", "/"))))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from model.training.options import TrainOptions
+from model.training.stopping import Interrupted, interrupted_by_signals
 from service.cli.failure import CommandFailed, describe_failure, is_debugging
 from service.cli.options import (
     command_with_options,
@@ -71,8 +72,26 @@ def _train(given: dict[str, Any]) -> None:
             )
         given["output"] = str(folder)
     options = parse_options(TrainOptions, TRAIN_OPTIONS, given)
+    try:
+        with interrupted_by_signals():
+            _run(options)
+    except Interrupted as stop:
+        hint = _hint(stop) or ": nothing was trained"
+        typer.echo(f"lite-detr: {stop}{hint}", err=True)
+        raise typer.Exit(stop.exit_status) from stop
+
+
+def _run(options: TrainOptions) -> None:
+    """Trains, and prints where the model is.
+
+    Raises:
+        CommandFailed: for errors of a run that has begun, with the command that continues it.
+        Interrupted: for a signal before it, and for a second one.
+        typer.Exit: after a signal that stopped the run.
+    """
     from model.training.loop import (  # noqa: PLC0415
         CallbackError,
+        ProcessLost,
         TrainingFailed,
         TrainingStopped,
         train,
@@ -80,15 +99,17 @@ def _train(given: dict[str, Any]) -> None:
     from model.training.processes import is_first_process  # noqa: PLC0415
     from model.training.state import TrainingStateError  # noqa: PLC0415
 
-    begun, status = _saved_at(options), 0
+    status = 0
     path: Path | None
     try:
         path = train(options)
     except TrainingStopped as stop:
         path, status = stop.model, stop.exit_status
     except Exception as error:
-        hint = "" if _saved_at(options) == begun else _how_to_continue(options)
-        is_own = isinstance(error, CallbackError | TrainingFailed | TrainingStateError)
+        hint = _hint(error)
+        is_own = isinstance(
+            error, CallbackError | ProcessLost | TrainingFailed | TrainingStateError
+        )
         if is_debugging() or not (hint or is_own):
             raise
         text = str(error) if is_own else describe_failure(error)
@@ -99,17 +120,6 @@ def _train(given: dict[str, Any]) -> None:
         raise typer.Exit(status)
 
 
-def _saved_at(options: TrainOptions) -> int | None:
-    """Returns when the state in the output folder was saved; None if there is none."""
-    from model.training.loop import STATE_FILE  # noqa: PLC0415
-
-    try:
-        return (options.output / STATE_FILE).stat().st_mtime_ns
-    except OSError:
-        return None
-
-
-def _how_to_continue(options: TrainOptions) -> str:
-    """Returns a line about the saved state of a run that failed."""
-    command = f"lite-detr train --resume {quote(str(options.output))}"
-    return f"\nto continue from the last saved state: {command}"
+def _hint(error: BaseException) -> str:
+    """Returns the lines that training added to an exception: how the run is continued."""
+    return "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))

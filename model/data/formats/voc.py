@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 from xml.etree import ElementTree
 
 from model.data.errors import DataError
@@ -20,7 +21,7 @@ from model.data.formats.base import (
     files_of,
     split_names,
 )
-from model.data.input_files import TEXT_BYTES, read_regular_file, read_text_file
+from model.data.input_files import TEXT_BYTES, read_regular_file, read_text_file, spellings
 from model.images.formats import IMAGE_SUFFIXES
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
@@ -143,8 +144,9 @@ def _image_of(root: ElementTree.Element, file: Path) -> Path:
     named = (root.findtext("filename") or "").strip().replace("\\", "/")
     places = (file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images")
     for place in places:
-        if named and os.path.isfile(place / named):  # Path.is_file raises for a name too long
-            return place / named
+        for name in (named, *spellings(named)):
+            if name and os.path.isfile(place / name):  # Path.is_file raises for a name too long
+                return place / name
     for place in places:
         for suffix in sorted(IMAGE_SUFFIXES):
             for ending in (suffix, suffix.upper()):
@@ -173,7 +175,7 @@ def _object(
     entry: ElementTree.Element, file: Path, findings: Findings
 ) -> tuple[str, list[float] | None]:
     """Returns class and corners of an object; no corners, after reporting, for a malformed one."""
-    name = (entry.findtext("name") or "").strip()
+    name = normalize("NFC", (entry.findtext("name") or "").strip())
     if not name:
         findings.error("objects without a name", str(file))
         return name, None

@@ -26,7 +26,7 @@ from model.data.formats.base import (
     split_names,
 )
 from model.data.image_files import read_size
-from model.data.input_files import read_text_file
+from model.data.input_files import read_text_file, spellings
 from model.images.formats import IMAGE_SUFFIXES
 
 _READERS = 8  # threads
@@ -147,9 +147,10 @@ def _find(base: Path, home: Path, entry: str) -> Path | None:
     """
     for text in (entry, entry.replace("\\", "/")):  # Windows' paths
         stripped = text.removeprefix("../")
-        for place in (base / text, home / text, base / stripped, home / stripped):
-            if os.path.exists(place):  # Path.exists raises for a name that is too long
-                return place
+        for form in (text, stripped, *spellings(text)):
+            for place in (base / form, home / form):
+                if os.path.exists(place):  # Path.exists raises for a name that is too long
+                    return place
     return None
 
 

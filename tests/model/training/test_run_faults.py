@@ -22,16 +22,16 @@ from model.data.errors import DataError, OutputError
 from model.data.output_files import naming_file
 from model.training import loop
 from model.training.batches import load_batches
+from model.training.errors import TrainingFailed
 from model.training.events import Callback, CallbackError, Callbacks, load_callback
 from model.training.loop import train
 from model.training.model_card import model_card
 from model.training.options import TrainOptions
 from model.training.report import Reporter
-from model.training.resume import resumed_options, stored_options
+from model.training.resume import naming_saved_state, resumed_options, stored_options
 from model.training.run_folder import check_run_folder, delete_files_of_run, locked_folder
 from model.training.sources import CacheSource
 from model.training.state import Position, SavedRun, save_state
-from model.training.steps import TrainingFailed
 from model.training.trainer import Trainer
 from model.training.transfer import load_fitting
 from model.training.validation import ValidationSet, Validator
@@ -376,7 +376,8 @@ def test_failed_run_prints_a_command_that_a_shell_reads(
     def fail(options: TrainOptions) -> Path:
         options.output.mkdir()
         (options.output / "last.pt").touch()
-        raise OSError(28, "No space left on device", str(options.output / "log.jsonl"))
+        with naming_saved_state(options.output):
+            raise OSError(28, "No space left on device", str(options.output / "log.jsonl"))
 
     monkeypatch.setattr(loop, "train", fail)
     assert main(["train", "--output", str(folder)]) == 1
