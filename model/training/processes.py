@@ -20,6 +20,7 @@ from torch import distributed, nn
 from model.training.errors import ProcessLost
 from model.training.out_of_memory import is_out_of_memory
 
+_SHOWN_CAUSE = 60  # characters
 _LONGEST_WAIT = timedelta(hours=12)  # for the first process, which validates and saves
 
 
@@ -101,9 +102,11 @@ def _naming_lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
+        text = " ".join(str(error).split())
+        cause = (text.partition("] ")[2] or text)[:_SHOWN_CAUSE]  # without the place in gloo's code
         raise ProcessLost(
             "another process of this run has ended: see its message, or the exit status that "
-            f"torchrun prints ({' '.join(str(error).split())[:120]})"
+            f"torchrun prints ({cause})"
         ) from error
 
 
