@@ -38,12 +38,12 @@ class Position:
     best_ap: float = -1.0  # of the validations; -1 before the first
     best_iteration: int = 0
     validations_since_best: int = 0
-    validated_iteration: int = 0  # the last one whose weights were validated
+    validated_iteration: int = -1  # the last one whose weights were validated
 
     def forget_best(self) -> None:
         """Lets the next validation be the first one."""
         self.best_ap, self.best_iteration, self.validations_since_best = -1.0, 0, 0
-        self.validated_iteration = 0
+        self.validated_iteration = -1
 
 
 @dataclass(frozen=True)

@@ -199,8 +199,7 @@ class Trainer:
         """
         place, model = self.position, self._writer.model_path
         stopped = self._stops()
-        due = self._writer.validates and place.validated_iteration < place.iteration
-        if self._processes.any(due and not stopped):
+        if not stopped and place.iteration > 0:
             self._validate()
             stopped = self._stops()
         self._save()
@@ -331,8 +330,9 @@ class Trainer:
         return self._processes.any(due and self._writer.validates)
 
     def _validate(self) -> None:
-        """Validates the averaged weights, keeps the best, and ends a run that stopped improving."""
-        if self._writer.validates and self._row_iteration <= self.position.iteration:
+        """Validates new averaged weights, and ends a run that stopped improving."""
+        is_new = self.position.validated_iteration < self.position.iteration
+        if self._writer.validates and is_new:
             started = self._clock.now()
             progress = self._clock.own_progress(self.position.iteration)
             self.run_state.check_weights(self.position.iteration)

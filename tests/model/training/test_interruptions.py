@@ -146,7 +146,7 @@ def test_run_stopped_in_a_validation_is_saved_and_goes_on_with_it_when_resumed(
 ) -> None:
     options = tiny_options(tmp_path, max_iterations=1, sample_pictures=0, resume=True)
     # The only validation of the run; then it is made again, and the one for the report is stopped.
-    for moment, validated in ((1, 0), (2, 1)):
+    for moment, validated in ((1, -1), (2, 1)):
         with monkeypatch.context() as patch:
             _Signalling(patch, moment)
             with pytest.raises(TrainingStopped) as stopped:
