@@ -133,7 +133,7 @@ def _stuck_on(box: Print, label: Print, left: float, top: float) -> Print:
 
 def desk(rng: Rng) -> tuple[Photo, float]:
     """A desk with a parcel, a medicine box, a boarding pass and a railway ticket: all classes."""
-    camera = Camera((0.5, -21.0, 43.0), (0.2, 0.2, 0.0), 1900.0, _WIDTH, _HEIGHT)
+    camera = Camera((0.5, -21.0, 43.0), (0.2, 0.2, 0.0), 1300.0, _WIDTH, _HEIGHT)
     photo = Photo(camera, (0.55, -0.35, -1.0))
     _ground(photo, materials.wood(rng, (70.0, 60.0)), (0.0, 5.0))
     parcel = _stuck_on(materials.cardboard(rng, (17.5, 14.5)), prints.shipping_label(), 2.2, 1.6)
@@ -149,7 +149,7 @@ def desk(rng: Rng) -> tuple[Photo, float]:
 
 def cafe_table(rng: Rng) -> tuple[Photo, float]:
     """A bar's menu card with a QR code, close up."""
-    camera = Camera((3.0, -24.0, 30.0), (0.2, -0.6, 0.0), 1750.0, _WIDTH, _HEIGHT)
+    camera = Camera((3.0, -24.0, 30.0), (0.2, -0.6, 0.0), 1200.0, _WIDTH, _HEIGHT)
     photo = Photo(camera, (-0.5, -0.3, -1.0))
     _ground(photo, materials.wood(rng, (80.0, 70.0), (96, 70, 52), 14.0), (0.0, 10.0))
     lay_sheet(photo, prints.menu_card(), (0.0, 0.0), -7.0)
@@ -164,7 +164,7 @@ def _ean13(body: str) -> str:
 
 def shelf(rng: Rng) -> tuple[Photo, float]:
     """A shop's shelf with packs behind a rail of price tags."""
-    camera = Camera((-4.0, -46.0, 8.0), (0.0, 0.0, 4.2), 1690.0, _WIDTH, _HEIGHT)
+    camera = Camera((-4.0, -46.0, 8.0), (0.0, 0.0, 4.2), 1350.0, _WIDTH, _HEIGHT)
     photo = Photo(camera, (0.4, 0.5, -1.0))
     photo.show(materials.plain(rng, (90.0, 60.0), (58, 60, 66)), standing((-45.0, 14.0, 45.0)))
     boards = materials.plain(rng, (90.0, 12.0), (188, 190, 193))

@@ -98,8 +98,8 @@ def test_cells_of_a_mask_are_those_of_interpolation() -> None:
 
 def test_default_sizes_follow_the_resize_rule() -> None:
     info = read_model_info(DEFAULT_MODEL_PATH)
-    assert default_size(info, padded=False) == (336, 448)
-    assert default_size(info, padded=True) == (448, 448)
+    assert default_size(info, padded=False) == (384, 512)
+    assert default_size(info, padded=True) == (512, 512)
 
 
 def test_weights_are_copied_exactly(tmp_path: Path) -> None:

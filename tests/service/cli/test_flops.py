@@ -26,7 +26,7 @@ def test_without_a_size_the_model_resizes_a_4_to_3_image(
 ) -> None:
     assert main(["flops", "default"]) == 0
     out = capsys.readouterr().out
-    assert "input 336x448" in out
+    assert "input 384x512" in out
     assert "encoder" in out
 
 
@@ -59,7 +59,7 @@ def test_the_first_images_of_a_data_set_are_averaged(
     assert main(["flops", "default", "--annotations", str(path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["images"] == 100
-    assert (document["height"], document["width"]) == (447, 337)
+    assert (document["height"], document["width"]) == (511, 385)
 
 
 @pytest.mark.parametrize(
