@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 from model.data.document_checks import (
     check_document,
@@ -22,6 +21,7 @@ from model.data.document_checks import (
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.image_checks import Size, check_boxes, check_image_files
+from model.data.input_files import one_spelling
 
 __all__ = ["AnnotatedBox", "DataError", "GroundTruth", "ImageAnnotations"]
 
@@ -97,10 +97,7 @@ class GroundTruth:
         Raises:
             AttributeError, KeyError, TypeError, ValueError: for a malformed document.
         """
-        # One spelling of letters with accents, so that names of several files are equal.
-        categories = {
-            int(c["id"]): normalize("NFC", str(c["name"])) for c in document["categories"]
-        }
+        categories = {int(c["id"]): one_spelling(str(c["name"])) for c in document["categories"]}
         boxes: dict[int, list[AnnotatedBox]] = {}
         for annotation in document["annotations"]:
             left, top, width, height = (float(value) for value in annotation["bbox"])

@@ -15,7 +15,7 @@ from typing import Any
 
 from model.data.errors import DataError
 from model.data.findings import Findings
-from model.data.input_files import read_regular_file, spellings
+from model.data.input_files import one_spelling, read_regular_file, spellings
 from model.images.formats import foreign_kind
 from model.labels import NO_CLASS
 
@@ -196,7 +196,8 @@ def _check_categories(entries: Sequence[Any], findings: Findings) -> set[Any]:
         if not isinstance(name, str) or not name.strip():
             findings.error("categories without a name", f"{place}: name is {_shown(name)}")
             continue
-        if name.strip() == NO_CLASS:
+        bare = name.strip()
+        if bare == NO_CLASS:
             findings.error(
                 f"categories with the reserved name {NO_CLASS!r}, which stands for no class", place
             )
@@ -205,11 +206,11 @@ def _check_categories(entries: Sequence[Any], findings: Findings) -> set[Any]:
                 "categories with control characters or lone surrogates in the name",
                 f"{place}: name is {json.dumps(name)[:_LONGEST_SHOWN]}",
             )
-        elif unicodedata.normalize("NFC", name.strip()) in names:
+        elif one_spelling(bare) in names:
             findings.error("categories with the name of another one", f"{place}: {_shown(name)}")
-        elif name != name.strip():
+        elif name != bare:
             findings.oddity("names with spaces at an end", f"{place}: {_shown(name)}")
-        names.add(unicodedata.normalize("NFC", name.strip()))
+        names.add(one_spelling(bare))
     if not entries:
         findings.error("empty list of categories", "the data has no class")
     return ids

@@ -97,6 +97,11 @@ def spellings(name: str) -> tuple[str, ...]:
     return () if name.isascii() else tuple(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))
 
 
+def one_spelling(name: str) -> str:
+    """Returns a name in the Unicode form NFC, so that the same names of several files are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
 def read_at_most(file: BinaryIO, max_bytes: int, expected_bytes: int = _CHUNK_BYTES) -> bytes:
     """Returns the rest of a file, or its first `max_bytes` bytes.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import normalize
 
 from model.data.annotations import GroundTruth, ImageAnnotations
 from model.data.errors import DataError
+from model.data.input_files import one_spelling
 from model.labels import named_classes
 from service.cli.inputs import STDIN, ImageFile
 from service.core.formats import CocoDataSet
@@ -107,7 +107,7 @@ def _find(file: ImageFile, by_name: Mapping[str, ImageAnnotations]) -> ImageAnno
     """Returns the image with the longest file name that the file's path ends with."""
     if file.name == STDIN:
         return None
-    whole = Path(normalize("NFC", file.name)).absolute()
+    whole = Path(one_spelling(file.name)).absolute()
     parts = whole.parts
     endings = (str(whole), *("/".join(parts[start:]) for start in range(1, len(parts))))
     return next((by_name[ending] for ending in endings if ending in by_name), None)
@@ -115,4 +115,4 @@ def _find(file: ImageFile, by_name: Mapping[str, ImageAnnotations]) -> ImageAnno
 
 def _normal(file_name: str) -> str:
     """Returns a file name with slashes, without "./" at its start, in one form of Unicode."""
-    return normalize("NFC", str(Path(file_name.replace("\\", "/"))))
+    return one_spelling(str(Path(file_name.replace("\\", "/"))))

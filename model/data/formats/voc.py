@@ -9,7 +9,6 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 from xml.etree import ElementTree
 
 from model.data.errors import DataError
@@ -21,7 +20,13 @@ from model.data.formats.base import (
     files_of,
     split_names,
 )
-from model.data.input_files import TEXT_BYTES, read_regular_file, read_text_file, spellings
+from model.data.input_files import (
+    TEXT_BYTES,
+    one_spelling,
+    read_regular_file,
+    read_text_file,
+    spellings,
+)
 from model.images.formats import IMAGE_SUFFIXES
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
@@ -175,7 +180,7 @@ def _object(
     entry: ElementTree.Element, file: Path, findings: Findings
 ) -> tuple[str, list[float] | None]:
     """Returns class and corners of an object; no corners, after reporting, for a malformed one."""
-    name = normalize("NFC", (entry.findtext("name") or "").strip())
+    name = one_spelling((entry.findtext("name") or "").strip())
     if not name:
         findings.error("objects without a name", str(file))
         return name, None
