@@ -69,7 +69,7 @@ test: $(FULL) ## set up (first time) and run the fast tests; ARGS go to pytest
 test-slow: $(FULL) ## run the tests that need much CPU time
 	$(BIN)/python $(PYTEST) -m "slow and not family" --durations=10 $(ARGS)
 
-test-family: $(FULL) ## run the slowest tests: every variant of the family, more images
+test-family: $(FULL) ## run the slowest tests: every variant of the family, more images, processors and GPUs
 	$(BIN)/python $(PYTEST) -m family --durations=10 $(ARGS)
 
 test-all: test test-slow ## run both

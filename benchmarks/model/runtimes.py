@@ -1,14 +1,17 @@
 """The default model on a CPU beside the runtimes that a user could take instead.
 
     OMP_WAIT_POLICY=passive python -m benchmarks.model.runtimes [--rounds 30] [--batch 1]
-        [--sizes 352x448 64x64] [--sides ours onnxruntime openvino compile pytorch]
+        [--model default] [--sizes 384x512 64x64]
+        [--sides ours onnxruntime openvino compile pytorch] [--name runtimes]
+
+The model is the default one, or with `--model r50` the R50 model with random weights.
 
 Every side has the same weights, in float32, the same images and the same number of threads, and
 runs in a process of its own, ONNX Runtime and OpenVINO in an environment of their own below
 `--environments`, which is made when it is missing. The sides take turns, one image each. They read
 what `lite-detr export --format onnx` writes. "compile" is torch.compile of the inference network
 with the attention's kernels. "start" is the time from the start of the process's own work to its
-first result. Writes runtimes.json and runtimes.md.
+first result. Writes NAME.json and NAME.md.
 """
 
 from __future__ import annotations
@@ -30,11 +33,13 @@ from torch import Tensor
 
 from benchmarks.model.plain_pytorch import plain_pytorch
 from benchmarks.model.turns import Side, environment_of, peak_mib, take_turns
+from benchmarks.random_r50 import random_r50_detector
 from benchmarks.report import RESULTS, conditions, table, version_of, write_report
 from model import ops
 from model.export.network import ExportedNetwork
 from model.export.onnx_file import encode_onnx
 from model.network import onednn
+from model.network.detector import LiteDETR
 from model.network.inference import prepare_for_inference
 from model.weights.checkpoint import load_detector
 from model.weights.info import resolve_model
@@ -61,14 +66,20 @@ class Row:
     logit_difference: float  # the largest one to ours
 
 
-def work(side: str, inputs: Path, threads: int) -> None:
+def _detector(model: str) -> LiteDETR:
+    return (
+        load_detector(resolve_model("default"))[0] if model == "default" else random_r50_detector()
+    )
+
+
+def work(side: str, inputs: Path, options: argparse.Namespace) -> None:
     """The process of a side in this environment; see `runtime_worker`."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     pixels = torch.from_numpy(np.load(inputs))
     began = time.perf_counter()
     if side != "pytorch":
         keep_freed_memory()  # as the engine does
-    run = _runner(side, pixels)
+    run = _runner(side, _detector(options.model), pixels)
     with torch.inference_mode():
         logits = run()
         started = time.perf_counter() - began
@@ -77,8 +88,7 @@ def work(side: str, inputs: Path, threads: int) -> None:
         take_turns(ready, run)
 
 
-def _runner(side: str, pixels: Tensor) -> Callable[[], Tensor]:
-    detector, _ = load_detector(resolve_model("default"))
+def _runner(side: str, detector: LiteDETR, pixels: Tensor) -> Callable[[], Tensor]:
     mask = torch.zeros(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool)
     if side == "pytorch":
 
@@ -104,14 +114,13 @@ def measure(size: str, options: argparse.Namespace, folder: Path) -> list[Row]:
     inputs, file = folder / f"{size}.npy", folder / f"{size}.onnx"
     np.save(inputs, pixels.numpy())
     if set(PACKAGES) & set(options.sides):
-        detector, _ = load_detector(resolve_model("default"))
-        network = ExportedNetwork(detector, (height, width), padded=False)
+        network = ExportedNetwork(_detector(options.model), (height, width), padded=False)
         with ops.computed_by("gathers"):
             file.write_bytes(encode_onnx(network, {}))
     sides = []
     for name in options.sides:
         command = [sys.executable, "-m", "benchmarks.model.runtimes", "--threads"]
-        command += [str(options.threads), "--worker", name, str(inputs)]
+        command += [str(options.threads), "--model", options.model, "--worker", name, str(inputs)]
         if name in PACKAGES:
             python = environment_of(options.environments / name, PACKAGES[name])
             command = [python, "-m", "benchmarks.model.runtime_worker"]
@@ -166,10 +175,12 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Measures and writes the report."""
-    parser = argparse.ArgumentParser(description="Time the default model in several runtimes.")
+    parser = argparse.ArgumentParser(description="Time a model in several runtimes.")
+    parser.add_argument("--model", choices=("default", "r50"), default="default")
+    parser.add_argument("--name", default="runtimes", help="name of the report's files")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--batch", type=int, default=1, help="images a call")
-    parser.add_argument("--sizes", nargs="+", default=["352x448", "64x64"], metavar="HxW")
+    parser.add_argument("--sizes", nargs="+", default=["384x512", "64x64"], metavar="HxW")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument(
@@ -179,7 +190,7 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker[0], Path(options.worker[1]), options.threads)
+        work(options.worker[0], Path(options.worker[1]), options)
         return
     options.sides = ["ours", *(side for side in options.sides if side != "ours")]
     document = conditions()
@@ -193,15 +204,21 @@ def main() -> None:
         if side in PACKAGES
     }
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    document |= {"threads": options.threads, "rounds": options.rounds, "batch": options.batch}
+    document |= {
+        "model": options.model,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "batch": options.batch,
+    }
     document |= {"versions": versions, "rows": [asdict(row) for row in rows]}
     sections = [
         f"{named}; {options.threads} threads, {options.rounds} turns, {options.batch} images a "
         "call. Medians; ratios are taken within a turn.\n",
         to_markdown(rows),
     ]
-    title = "The default model in several runtimes on a CPU"
-    write_report(options.output / "runtimes", title, document, sections)
+    model = "The default model" if options.model == "default" else "R50 with random weights"
+    title = f"{model} in several runtimes on a CPU"
+    write_report(options.output / options.name, title, document, sections)
 
 
 if __name__ == "__main__":

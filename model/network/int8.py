@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.errors import DeviceError
 from model.network.backbone.base import Backbone, Maps
-from model.network.calibration import INPUT, Step, trace, unpacked_form
+from model.network.calibration import Step, trace, unpacked_form
 from model.network.convolution import FoldedConvolution
 from model.network.inference import prepare_for_inference
 from model.network.onednn import Activation
@@ -38,26 +38,42 @@ _IDENTITY = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups
 
 
 class Quantization:
-    """How uint8 holds the numbers of a map: x = (q - zero_point) * scale[channel].
+    """How uint8 holds the numbers of a map: x = (q - zero_point) * scale[c] + offset[c].
 
-    The zero point is 0 for maps without negative numbers, and the middle for the others.
+    Maps without negative numbers have the zero point 0 and no offset. For the others the zero point
+    is the middle; the offset centres the range of each channel, unless the map is padded: padding
+    is the zero point and stands for 0.
 
     Args:
         ranges: float32 [3, C]: the least, the largest and the mean number of each channel.
+        padded: whether a convolution reads the map with padding.
     """
 
-    def __init__(self, ranges: Tensor) -> None:
-        low, high, self.mean = ranges
-        self.zero_point = _MIDDLE if bool((low < 0).any()) else 0
-        scale = high / (_LEVELS - self.zero_point)
-        if self.zero_point:
-            scale = scale.maximum(-low / _MIDDLE)
+    def __init__(self, ranges: Tensor, *, padded: bool = True) -> None:
+        self._low, self._high, self.mean = ranges
+        signed = bool((self._low < 0).any())
+        self.zero_point = _MIDDLE if signed else 0
+        self._centred = signed and not padded
+        if self._centred:
+            scale = (self._high - self._low) / _LEVELS
+        else:
+            scale = self._high / (_LEVELS - self.zero_point)
+            if signed:
+                scale = scale.maximum(-self._low / _MIDDLE)
         least = float(scale.max()) * _LEAST_SHARE or 1.0
         self.scale = scale.clamp_min(least)  # [C]
 
+    @property
+    def offset(self) -> Tensor:
+        """[C]."""
+        if not self._centred:
+            return torch.zeros_like(self.scale)
+        return (self._low + self._high) / 2 + (self.zero_point - _LEVELS / 2) * self.scale
+
     def dequantize(self, q: Tensor) -> Tensor:
         """Uint8 [B, C, H, W] -> float32."""
-        return q.to(torch.float32).sub_(self.zero_point).mul_(self.scale[:, None, None])
+        steps = q.to(torch.float32).sub_(self.zero_point)
+        return steps.mul_(self.scale[:, None, None]).add_(self.offset[:, None, None])
 
 
 @cache
@@ -116,8 +132,14 @@ class Int8Convolution(nn.Module):
         rounded = torch.round(weight / scale[:, None, None, None])
         # What rounding the weights adds to the mean of a channel is part of the bias.
         lost = (weight - rounded * scale[:, None, None, None]).sum((2, 3))
-        mean = (source.mean / source.scale).view(groups, 1, -1)
-        bias = bias / result.scale + (lost.view(groups, -1, lost.shape[1]) * mean).sum(2).flatten()
+
+        def product(weights: Tensor, of_source: Tensor) -> Tensor:
+            one = (of_source / source.scale).view(groups, 1, -1)
+            return (weights.view(groups, -1, weights.shape[1]) * one).sum(2).flatten()
+
+        moved = -result.offset if add is None else add.offset - result.offset
+        bias = (bias + moved) / result.scale + product(weight.sum((2, 3)), source.offset)
+        bias = bias + product(lost, source.mean - source.offset)
         # No buffer: its memory format is oneDNN's own.
         self._packed: Tensor = torch.ops.onednn.qconv_prepack(
             rounded.to(torch.int8).contiguous(), scale, 1.0, source.zero_point, *self.geometry
@@ -146,7 +168,7 @@ class Int8Convolution(nn.Module):
 
 
 class QuantizingConvolution(nn.Module):
-    """The first convolution: in float32, as its weights lose most by rounding; writes uint8.
+    """The last convolution in float32, which writes uint8.
 
     Args:
         plain: in float32, with ReLU or another activation that the range of the result is.
@@ -162,12 +184,13 @@ class QuantizingConvolution(nn.Module):
         weight = plain.weight / result.scale[:, None, None, None]
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         # Numbers are cut off: with half a step more, that rounds them.
-        self.register_buffer("bias", plain.bias / result.scale + (result.zero_point + 0.5))
+        bias = (plain.bias - result.offset) / result.scale
+        self.register_buffer("bias", bias + (result.zero_point + 0.5))
 
     def forward(
         self, x: Tensor, add: Tensor | None = None, *, activation: Activation = "none"
     ) -> Tensor:
-        """Float32 [B, 3, H, W] -> uint8 [B, C', H', W'], channels last."""
+        """Float32 [B, C, H, W] -> uint8 [B, C', H', W'], channels last."""
         clamp = ("hardtanh", [0.0, float(_LEVELS)], "")
         steps = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, *clamp
@@ -235,10 +258,12 @@ class Int8Backbone(Backbone):
                     f"precision=int8: no range of the map {step.result}: calibrate this model "
                     "with `lite-detr weights calibrate`"
                 )
-        maps = _quantizations(steps, ranges)
+        maps = _quantizations(self.body, steps, ranges)
         self._taps = [maps[name] for name in taps]
-        for step in steps:
-            self.body.set_submodule(step.name, _replacement(self.body, step, maps))
+        last = _last_in_float32(self.body, steps)
+        for number, step in enumerate(steps[last:], start=last):
+            replacement = _replacement(self.body, step, maps, quantizes=number == last)
+            self.body.set_submodule(step.name, replacement)
 
     def forward(self, images: Tensor) -> Maps:
         """[B, 3, H, W] -> maps of strides 8, 16, 32."""
@@ -251,6 +276,10 @@ def _channels(body: nn.Module, step: Step) -> int | None:
     """How many channels a layer writes; None: as many as it reads."""
     module = body.get_submodule(step.name)
     return len(module.weight) if isinstance(module, FoldedConvolution) else None
+
+
+def _pads(module: nn.Module) -> bool:
+    return not isinstance(module, FoldedConvolution) or any(module.geometry[0])
 
 
 def prepare_in_int8(detector: LiteDETR, ranges: Mapping[str, Tensor]) -> LiteDETR:
@@ -269,21 +298,48 @@ def prepare_in_int8(detector: LiteDETR, ranges: Mapping[str, Tensor]) -> LiteDET
     return network
 
 
-def _replacement(body: nn.Module, step: Step, maps: Mapping[str, Quantization]) -> nn.Module:
+def _last_in_float32(body: nn.Module, steps: Sequence[Step]) -> int:
+    """The number of the last step in float32: the first convolution, and depthwise ones after it.
+
+    Their few weights add and subtract neighbouring pixels, which are nearly equal: rounding the
+    weights changes such differences more than those of all other convolutions together.
+    """
+    last = 0
+    while _is_depthwise(body, steps[last + 1]) and _readers(steps, steps[last].result) == 1:
+        last += 1
+    return last
+
+
+def _is_depthwise(body: nn.Module, step: Step) -> bool:
+    module = body.get_submodule(step.name)
+    return isinstance(module, FoldedConvolution) and module.geometry[3] == len(module.weight)
+
+
+def _readers(steps: Sequence[Step], name: str) -> int:
+    """How many steps read or add a map."""
+    return sum((step.source == name) + (step.add == name) for step in steps)
+
+
+def _replacement(
+    body: nn.Module, step: Step, maps: Mapping[str, Quantization], *, quantizes: bool
+) -> nn.Module:
     module = body.get_submodule(step.name)
     if isinstance(module, nn.MaxPool2d):
         return Int8MaxPool(module)
     assert isinstance(module, FoldedConvolution)
-    if step.source == INPUT:
+    if quantizes:
         return QuantizingConvolution(module, maps[step.result])
     how = (maps[step.source], maps[step.result])
     add = None if step.add is None else maps[step.add]
     return Int8Convolution(module.weight, module.bias, module.geometry, *how, add)
 
 
-def _quantizations(steps: Sequence[Step], ranges: Mapping[str, Tensor]) -> dict[str, Quantization]:
+def _quantizations(
+    body: nn.Module, steps: Sequence[Step], ranges: Mapping[str, Tensor]
+) -> dict[str, Quantization]:
     """Those of all maps; maps that are added to each other have the same scales."""
-    maps = {name: Quantization(each) for name, each in ranges.items()}
+    padded = {step.source for step in steps if _pads(body.get_submodule(step.name))}
+    maps = {name: Quantization(each, padded=name in padded) for name, each in ranges.items()}
     leaders = {name: name for name in maps}
 
     def leader(name: str) -> str:

@@ -77,7 +77,7 @@ def test_noise_is_one_grey_level_of_few_pixels() -> None:
     assert 0.005 < (changed != 0).mean() < 0.02
 
 
-@parametrize_cases(only_one_is_fast=True)
+@parametrize_cases(only_one_is_fast=True, family=True)
 def test_float16_is_close_to_the_reference_cases(name: str) -> None:
     with torch.inference_mode(), drift.emulated():
         row = precision.measure(name, "fp16")

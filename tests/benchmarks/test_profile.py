@@ -8,7 +8,10 @@ import torch
 from benchmarks.model.profile import measure, to_markdown
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+# bfloat16 takes long on processors without it.
+@pytest.mark.parametrize(
+    "precision", ["fp32", pytest.param("bf16", marks=[pytest.mark.slow, pytest.mark.family])]
+)
 def test_each_part_is_measured(precision: str) -> None:
     with torch.inference_mode():
         rows = measure("default", precision, (64, 64), repeats=2)

@@ -41,6 +41,7 @@ def test_sides_take_turns_and_are_reported(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+@pytest.mark.family
 def test_the_comparison_with_plain_pytorch_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,8 +20,9 @@ SERVERS = tuple(block for block in COMMANDS if block.mode.startswith("run-until"
 NOT_RUN = tuple(block for block in COMMANDS if block.mode.startswith("not-run:"))
 # The examples of proxies and systemd are run by tests/ops/test_proxies.py.
 WITHOUT_COMMANDS = {"text", "json", "protobuf", "yaml", "nginx", "haproxy", "ini"}
-# Commands of other pages than the README are run by `make test-slow`.
+# Commands of other pages than the README are run by `make test-slow`, or by `make test-family`.
 _FIRST = "README.md"
+_FAMILY = {"docs/export.md"}  # writing an ONNX file takes a minute of CPU time
 MAX_NOT_RUN = 23
 
 
@@ -41,10 +42,12 @@ def test_blocks_that_are_not_run_are_few_and_have_reasons() -> None:
 
 
 def _run(chosen: tuple[Block, ...]) -> pytest.MarkDecorator:
-    marks = {True: [], False: [pytest.mark.slow]}
+    def marks(page: str) -> list[pytest.MarkDecorator]:
+        slow = [pytest.mark.slow] * (page != _FIRST)
+        return slow + [pytest.mark.family] * (page in _FAMILY)
+
     return pytest.mark.parametrize(
-        "block",
-        [pytest.param(block, marks=marks[block.page == _FIRST], id=str(block)) for block in chosen],
+        "block", [pytest.param(block, marks=marks(block.page), id=str(block)) for block in chosen]
     )
 
 

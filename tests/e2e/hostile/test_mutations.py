@@ -54,7 +54,9 @@ def _send(url: str, images: Sequence[bytes], first: int, expected: Expected) -> 
     return seen
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [200, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.family])]
+)
 def test_damaged_images_get_responses_and_leave_no_memory(service: Service, count: int) -> None:
     with httpx.Client(timeout=150) as client:
         for seed_image in seed_images():

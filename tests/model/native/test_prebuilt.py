@@ -56,6 +56,7 @@ def test_one_library_per_level_of_the_family(built: Path) -> None:
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.family
 def test_every_library_is_built_at_every_level(all_built: Path) -> None:
     assert len(list(all_built.iterdir())) == len(ALL) * len(prebuilt.levels()) > 0
 
@@ -103,6 +104,7 @@ def test_missing_compiler_is_reported(
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.family
 @pytest.mark.parametrize("level", runnable(), ids=lambda level: level.name)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_level_gives_the_numbers_of_the_reference(

@@ -42,12 +42,12 @@ def _ranges(low: float, high: float, channels: int) -> Tensor:
     return torch.stack((low * widths, high * widths, (low + high) / 2 * widths))
 
 
-def _quantization(low: float, high: float, channels: int) -> Quantization:
-    return Quantization(_ranges(low, high, channels))
+def _quantization(low: float, high: float, channels: int, *, padded: bool = True) -> Quantization:
+    return Quantization(_ranges(low, high, channels), padded=padded)
 
 
 def _quantized(how: Quantization, x: Tensor) -> Tensor:
-    steps = x / how.scale[:, None, None] + how.zero_point
+    steps = (x - how.offset[:, None, None]) / how.scale[:, None, None] + how.zero_point
     quantized: Tensor = steps.round().clamp(0, 255).to(torch.uint8)
     return quantized
 
@@ -64,14 +64,27 @@ def _map(*shape: int) -> Tensor:
     return q.contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("low, high", [(0.0, 0.0), (0.0, 5.0), (-5.0, 2.0), (-5.0, 0.0)])
-def test_the_numbers_of_a_range_and_zero_have_their_places(low: float, high: float) -> None:
-    how = _quantization(low, high, 4)
+def test_the_numbers_of_a_range_and_zero_have_their_places(
+    low: float, high: float, padded: bool
+) -> None:
+    how = _quantization(low, high, 4, padded=padded)
     for values in _ranges(low, high, 4)[:2]:
         x = values.view(1, -1, 1, 1)
         assert torch.allclose(how.dequantize(_quantized(how, x)), x, atol=float(how.scale.max()))
     zeros = torch.zeros(1, 4, 1, 1)
-    assert torch.equal(how.dequantize(_quantized(how, zeros)), zeros)
+    if padded:  # with this number
+        assert torch.equal(how.dequantize(_quantized(how, zeros)), zeros)
+
+
+@pytest.mark.parametrize("low, high", [(-5.0, 2.0), (-1.0, 7.0)])
+def test_maps_that_are_not_padded_use_all_steps(low: float, high: float) -> None:
+    how = _quantization(low, high, 4, padded=False)
+    lows, highs = _ranges(low, high, 4)[:2]
+    assert torch.allclose(how.scale, (highs - lows) / 255)
+    assert (_quantized(how, lows.view(1, -1, 1, 1)) == 0).all()
+    assert (_quantized(how, highs.view(1, -1, 1, 1)) == 255).all()
 
 
 CONVOLUTIONS = {
@@ -100,8 +113,8 @@ def _exact(x: Tensor, weight: Tensor, bias: Tensor, geometry: tuple[Any, ...]) -
 
 def _errors(found: Tensor, exact: Tensor, how: Quantization) -> Tensor:
     """Of numbers in the range, in steps of each channel; the first channel's weights are large."""
-    low = -how.zero_point * how.scale
-    high = (255 - how.zero_point) * how.scale
+    low = how.offset - how.zero_point * how.scale
+    high = how.offset + (255 - how.zero_point) * how.scale
     inside = exact.maximum(low[:, None, None]).minimum(high[:, None, None])
     errors: Tensor = (how.dequantize(found) - inside) / how.scale[:, None, None]
     return errors[:, 1:].abs()
@@ -116,7 +129,9 @@ def test_a_convolution_is_the_exact_one_up_to_rounding(
         monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     inputs, outputs, *_ = CONVOLUTIONS[kind]
     convolution = _convolution(kind)
-    source, result = _quantization(-1.0, 3.0, inputs), _quantization(-4.0, 4.0, outputs)
+    padded = any(convolution[2][0])
+    source = _quantization(-1.0, 3.0, inputs, padded=padded)
+    result = _quantization(-4.0, 4.0, outputs, padded=False)
     x = _map(2, inputs, 11, 13)
     found = Int8Convolution(*convolution, source, result)(x)
     exact = _exact(source.dequantize(x), *convolution)
@@ -130,8 +145,8 @@ def test_a_convolution_is_the_exact_one_up_to_rounding(
 @pytest.mark.parametrize("low_of_added", [-4.0, 0.0], ids=["added signed", "added ReLU"])
 def test_a_map_is_added(low: float, low_of_added: float) -> None:
     convolution = _convolution("3x3")
-    source, result = _quantization(0.0, 3.0, 16), _quantization(low, 4.0, 24)
-    added = _quantization(low_of_added, 4.0, 24)
+    source, result = _quantization(0.0, 3.0, 16), _quantization(low, 4.0, 24, padded=False)
+    added = _quantization(low_of_added, 4.0, 24, padded=False)
     added.scale = result.scale
     x, add = _map(1, 16, 9, 9), _map(1, 24, 9, 9)
     exact = _exact(source.dequantize(x), *convolution) + added.dequantize(add)
@@ -186,6 +201,20 @@ def test_a_backbone_in_int8_has_nearly_the_maps_of_float32(name: str) -> None:
     for mine, exact in zip(found, body(images), strict=True):
         assert mine.dtype == torch.float32 and mine.shape == exact.shape
         assert (mine - exact).square().mean().sqrt() <= 0.05 * exact.std()
+
+
+@pytest.mark.parametrize(
+    "name, in_float32, quantizing",
+    [("resnet18", [], "conv1"), ("efficientnet_lite0", ["conv_stem"], "blocks.0.depthwise_conv")],
+)
+def test_the_first_convolutions_stay_float32(
+    name: str, in_float32: list[str], quantizing: str
+) -> None:
+    body = build_backbone(name).eval()
+    found = Int8Backbone(body, find_ranges(body, [torch.randn(1, 3, 64, 64)])).body
+    kinds = {each: type(module) for each, module in found.named_modules()}
+    assert [each for each, kind in kinds.items() if kind is FoldedConvolution] == in_float32
+    assert [each for each, kind in kinds.items() if kind is QuantizingConvolution] == [quantizing]
 
 
 def test_the_steps_of_a_residual_network_name_their_maps() -> None:

@@ -31,7 +31,9 @@ def _succeeds(command: list[str]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["x86-64-v4", "baseline"])
+@pytest.mark.parametrize(
+    "target", [pytest.param("x86-64-v4", marks=pytest.mark.family), "baseline"]
+)
 def test_kernels_touch_nothing_beyond_their_arrays(tmp_path: Path, target: str) -> None:
     compiler = _compiler(tmp_path)
     wanted = {"x86-64-v4": "avx512f", "baseline": ""}[target]

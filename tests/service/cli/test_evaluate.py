@@ -43,7 +43,9 @@ def _write_set(folder: Path, labels: tuple[str, ...]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "precision", ["fp32", pytest.param("bf16", marks=[pytest.mark.slow, pytest.mark.family])]
+)
 def test_detections_are_those_of_the_engine_to_the_bit(
     weights: Path, tmp_path: Path, precision: str
 ) -> None:

@@ -30,7 +30,8 @@ def test_without_a_size_the_model_resizes_a_4_to_3_image(
     assert "encoder" in out
 
 
-@pytest.mark.slow  # 36 sizes
+@pytest.mark.slow
+@pytest.mark.family  # 36 sizes
 def test_the_first_images_of_coco_are_averaged(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["flops", "default", "--coco-sizes", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

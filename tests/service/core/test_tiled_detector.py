@@ -224,11 +224,10 @@ async def test_tiles_that_wait_for_those_of_two_others_delay_nobody(detector: De
     data, plain = encode_png(_scene()), solid_png((1, 2, 3))
     turns = detector._stages._tiled._turns
     async with turns, turns:  # as if held by images that take long
-        # First: tiles behind others may be refused at once, by the predicted time of each tile.
-        late = asyncio.create_task(_detect(detector, data, deadline=time.monotonic() + 0.1))
-        waiting = asyncio.create_task(_detect(detector, data))
+        # Alone: tiles behind others may be refused at once, by the predicted time of each tile.
         with pytest.raises(DeadlineExceeded):
-            await late
+            await _detect(detector, data, deadline=time.monotonic() + 0.1)
+        waiting = asyncio.create_task(_detect(detector, data))
         assert len((await detector.detect(plain, DetectOptions(0.0), request_id="x")).detections)
         assert not waiting.done()
     assert (await waiting).detections.boxes_xyxy.tolist() == _expected(data, TileSize(200, 150))

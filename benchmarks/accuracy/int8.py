@@ -1,0 +1,189 @@
+"""The accuracy of the default model with its backbone in int8, beside float32.
+
+    python -m benchmarks.accuracy.int8 [--photos DIR] [--copies 4] [--scenes 300]
+
+The ranges are those of `lite-detr weights calibrate` with 128 generated scenes of another seed than
+the evaluated ones. A single AP says little: flipping the last bit of one pixel in a hundred changes
+it by some tenths of a point, as near ties select other queries (`benchmarks.model.drift`). So both
+precisions detect in several such copies of each set, the same ones, and means are compared. Photos
+(see `benchmarks.accuracy.codes`) are used as they are. Writes int8.json and int8.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.accuracy.synthetic_set import MAX_SIDE, NUM_SCENES, synthetic_set
+from benchmarks.report import RESULTS, conditions, table, write_report
+from model.data.annotations import GroundTruth
+from model.data.image_files import FILE_LIMITS
+from model.evaluation.evaluate import evaluate_coco, run_detector_on
+from model.evaluation.photo_rules import judge_photos
+from model.geometry import padded_size
+from model.images.decode import decode_image
+from model.network.calibration import find_ranges
+from model.network.inference import prepare_for_inference
+from model.network.int8 import prepare_in_int8
+from model.predictor import Predictor
+from model.training.codes.cache import build
+from model.weights.checkpoint import load_detector
+from model.weights.info import ModelInfo, default_cache_dir, resolve_model
+
+_CALIBRATION_SEED = 4242
+_CALIBRATION_SCENES = 64  # of each edition
+_NOISY_PIXELS = 0.01  # share of the numbers whose last bit is flipped
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one precision on one set; means and standard deviations over the copies."""
+
+    name: str
+    precision: str
+    ap: float
+    ap_deviation: float
+    ap50: float
+    ap50_deviation: float
+
+
+class _NoisyPredictor(Predictor):
+    """Flips the last bit of some numbers of each image before it detects; see `start`."""
+
+    def start(self, seed: int) -> None:
+        """Begins a set; the same seed gives the same noise."""
+        self._generator = np.random.default_rng(seed)
+
+    def predict(self, images, padded, sizes, *args, **kwargs):  # type: ignore[no-untyped-def]
+        """As `Predictor.predict`."""
+        noisy = []
+        for image in images:
+            flipped = self._generator.random(image.shape) < _NOISY_PIXELS
+            noisy.append(image ^ flipped.astype(np.uint8))
+        return super().predict(noisy, padded, sizes, *args, **kwargs)
+
+
+def _calibration_images(predictor: Predictor, cache_dir: Path) -> Iterator[Tensor]:
+    for edition, side in MAX_SIDE.items():
+        count = _CALIBRATION_SCENES
+        folder = cache_dir / f"calibration-edition-{edition}-seed-{_CALIBRATION_SEED}-{count}"
+        if not (folder / "annotations.json").exists():
+            build(folder, count, _CALIBRATION_SEED, 1, side, edition=edition)
+        for file in sorted(folder.rglob("*.jpg")):
+            image = decode_image(file.read_bytes(), predictor.config, FILE_LIMITS)
+            height, width = image.pixels.shape[:2]
+            padded = padded_size(height, width, predictor.config.bucket_stride)
+            yield predictor.assemble([image.pixels], padded)[0]
+
+
+def _score(
+    name: str, predictors: dict[str, _NoisyPredictor], info: ModelInfo, options: argparse.Namespace
+) -> list[Row]:
+    """The scores of each precision on the generated scenes of an edition."""
+    annotations, folder = synthetic_set(options.cache_dir, options.scenes, int(name))
+    truth = GroundTruth.read(annotations)
+    rows = []
+    for precision, predictor in predictors.items():
+        scores = []
+        for seed in range(options.copies):
+            predictor.start(seed)
+            found = run_detector_on(predictor, truth, folder, info.config, info.labels)
+            scores.append(evaluate_coco(found, truth))
+            print(name, precision, seed, scores[-1].ap, scores[-1].ap50, file=sys.stderr)
+        aps, aps50 = [each.ap for each in scores], [each.ap50 for each in scores]
+        row = Row(
+            f"{options.scenes} scenes, edition {name}",
+            precision,
+            *(statistics.fmean(aps), statistics.pstdev(aps)),
+            *(statistics.fmean(aps50), statistics.pstdev(aps50)),
+        )
+        rows.append(row)
+    return rows
+
+
+def _photo_rows(
+    predictors: dict[str, Predictor], info: ModelInfo, photos: Path
+) -> list[tuple[str, ...]]:
+    truth = GroundTruth.read(photos / "photos.json")
+    rows = []
+    for precision, predictor in predictors.items():
+        found = run_detector_on(predictor, truth, photos / "photos", info.config, info.labels)
+        scores = judge_photos(found, truth, info.score_threshold)
+        matrix, linear = scores.matrix, scores.linear
+        rows.append(
+            (
+                precision,
+                f"{matrix.hits} of {matrix.codes}",
+                f"{linear.hits} of {linear.codes}",
+                str(scores.false_alarms),
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    """Measures and writes the report."""
+    parser = argparse.ArgumentParser(description="Compare int8 with float32.")
+    parser.add_argument("--photos", type=Path, help="folder with photos.json and photos/")
+    parser.add_argument("--copies", type=int, default=4, help="of each set of scenes")
+    parser.add_argument("--scenes", type=int, default=NUM_SCENES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir() / "evaluation")
+    parser.add_argument("--output", type=Path, default=RESULTS / "default-model")
+    options = parser.parse_args()
+    document = conditions()
+    torch.set_num_threads(options.threads)
+    detector, info = load_detector(resolve_model("default"))
+    float32 = prepare_for_inference(detector)
+    images = _calibration_images(Predictor(float32, info.config), options.cache_dir)
+    with torch.inference_mode():
+        int8 = prepare_in_int8(detector, find_ranges(detector.body, images))
+    networks = {"float32": float32, "int8": int8}
+    noisy = {name: _NoisyPredictor(network, info.config) for name, network in networks.items()}
+    rows = [
+        row for edition in sorted(MAX_SIDE) for row in _score(str(edition), noisy, info, options)
+    ]
+    vnni = torch.cpu._is_vnni_supported()
+    sections = [
+        f"{info.name} {info.version}; int8 weights have {8 if vnni else 7} bits on this processor. "
+        f"Means (and standard deviations) of {options.copies} copies with different noise.\n",
+        table(
+            ("set", "precision", "AP", "AP50"),
+            [
+                (
+                    row.name,
+                    row.precision,
+                    *(
+                        f"{mean:.4f} ({deviation:.4f})"
+                        for mean, deviation in (
+                            (row.ap, row.ap_deviation),
+                            (row.ap50, row.ap50_deviation),
+                        )
+                    ),
+                )
+                for row in rows
+            ],
+            texts=2,
+        ),
+    ]
+    document |= {"version": info.version, "weight_bits": 8 if vnni else 7}
+    document |= {"copies": options.copies, "rows": [asdict(row) for row in rows]}
+    if options.photos is not None:
+        plain = {name: Predictor(network, info.config) for name, network in networks.items()}
+        found = _photo_rows(plain, info, options.photos)
+        columns = ("photos", "matrix codes", "linear codes", "false positives on 21 photos")
+        sections += ["\nReal photos, without noise.\n", table(columns, found)]
+        document["photos"] = found
+    write_report(options.output / "int8", "The default model in int8", document, sections)
+
+
+if __name__ == "__main__":
+    main()
