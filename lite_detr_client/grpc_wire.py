@@ -163,6 +163,7 @@ def read_model(response: pb.GetModelResponse) -> Model:
             Engine(item.device, item.kernel, item.precision, item.cuda_graphs)
             for item in response.engines
         ),
+        max_tiles=limits.max_tiles if limits.HasField("max_tiles") else None,
     )
 
 

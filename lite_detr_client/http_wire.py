@@ -252,4 +252,5 @@ def _model(body: dict[str, Any]) -> Model:
             Engine(**{name: item[name] for name in _ENGINE_FIELDS})
             for item in entry.get("engines", ())
         ),
+        max_tiles=limits.get("max_tiles"),
     )

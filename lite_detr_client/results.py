@@ -79,3 +79,4 @@ class Model:
     max_detections: int
     formats: tuple[str, ...]
     engines: tuple[Engine, ...] = ()  # empty while none is ready, and from older services
+    max_tiles: int | None = None  # of one image; 0: no tiles; None: from older services

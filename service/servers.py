@@ -109,6 +109,7 @@ async def start_rpc(
             max_message_bytes=settings.max_body_bytes,
             max_image_pixels=settings.max_image_pixels,
             max_images=settings.max_files,
+            max_tiles=settings.max_tiles,
             max_concurrent_calls=settings.max_connections,
             receive_seconds=settings.body_max_seconds,
             max_connections=settings.max_connections,

@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from benchmarks.accuracy.synthetic_set import MAX_SIDE, NUM_SCENES, synthetic_se
 from benchmarks.report import RESULTS, conditions, table, write_report
 from model.data.annotations import GroundTruth
 from model.data.image_files import FILE_LIMITS
+from model.detections import Detections
 from model.evaluation.evaluate import evaluate_coco, run_detector_on
 from model.evaluation.photo_rules import judge_photos
 from model.geometry import padded_size
@@ -62,13 +64,17 @@ class _NoisyPredictor(Predictor):
         """Begins a set; the same seed gives the same noise."""
         self._generator = np.random.default_rng(seed)
 
-    def predict(self, images, padded, sizes, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def predict(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        padded: tuple[int, int],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> list[Detections]:
         """As `Predictor.predict`."""
-        noisy = []
-        for image in images:
-            flipped = self._generator.random(image.shape) < _NOISY_PIXELS
-            noisy.append(image ^ flipped.astype(np.uint8))
-        return super().predict(noisy, padded, sizes, *args, **kwargs)
+        return super().predict([self._noisy(image) for image in images], padded, original_sizes)
+
+    def _noisy(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return image ^ (self._generator.random(image.shape) < _NOISY_PIXELS).astype(np.uint8)
 
 
 def _calibration_images(predictor: Predictor, cache_dir: Path) -> Iterator[Tensor]:
@@ -85,10 +91,13 @@ def _calibration_images(predictor: Predictor, cache_dir: Path) -> Iterator[Tenso
 
 
 def _score(
-    name: str, predictors: dict[str, _NoisyPredictor], info: ModelInfo, options: argparse.Namespace
+    edition: int,
+    predictors: dict[str, _NoisyPredictor],
+    info: ModelInfo,
+    options: argparse.Namespace,
 ) -> list[Row]:
     """The scores of each precision on the generated scenes of an edition."""
-    annotations, folder = synthetic_set(options.cache_dir, options.scenes, int(name))
+    annotations, folder = synthetic_set(options.cache_dir, options.scenes, edition)
     truth = GroundTruth.read(annotations)
     rows = []
     for precision, predictor in predictors.items():
@@ -97,10 +106,11 @@ def _score(
             predictor.start(seed)
             found = run_detector_on(predictor, truth, folder, info.config, info.labels)
             scores.append(evaluate_coco(found, truth))
-            print(name, precision, seed, scores[-1].ap, scores[-1].ap50, file=sys.stderr)
-        aps, aps50 = [each.ap for each in scores], [each.ap50 for each in scores]
+            print(edition, precision, seed, scores[-1].ap, scores[-1].ap50, file=sys.stderr)
+        aps = [each.ap or 0.0 for each in scores]
+        aps50 = [each.ap50 or 0.0 for each in scores]
         row = Row(
-            f"{options.scenes} scenes, edition {name}",
+            f"{options.scenes} scenes, edition {edition}",
             precision,
             *(statistics.fmean(aps), statistics.pstdev(aps)),
             *(statistics.fmean(aps50), statistics.pstdev(aps50)),
@@ -113,7 +123,7 @@ def _photo_rows(
     predictors: dict[str, Predictor], info: ModelInfo, photos: Path
 ) -> list[tuple[str, ...]]:
     truth = GroundTruth.read(photos / "photos.json")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for precision, predictor in predictors.items():
         found = run_detector_on(predictor, truth, photos / "photos", info.config, info.labels)
         scores = judge_photos(found, truth, info.score_threshold)
@@ -148,9 +158,7 @@ def main() -> None:
         int8 = prepare_in_int8(detector, find_ranges(detector.body, images))
     networks = {"float32": float32, "int8": int8}
     noisy = {name: _NoisyPredictor(network, info.config) for name, network in networks.items()}
-    rows = [
-        row for edition in sorted(MAX_SIDE) for row in _score(str(edition), noisy, info, options)
-    ]
+    rows = [row for edition in MAX_SIDE for row in _score(edition, noisy, info, options)]
     vnni = torch.cpu._is_vnni_supported()
     sections = [
         f"{info.name} {info.version}; int8 weights have {8 if vnni else 7} bits on this processor. "
@@ -159,15 +167,9 @@ def main() -> None:
             ("set", "precision", "AP", "AP50"),
             [
                 (
-                    row.name,
-                    row.precision,
-                    *(
-                        f"{mean:.4f} ({deviation:.4f})"
-                        for mean, deviation in (
-                            (row.ap, row.ap_deviation),
-                            (row.ap50, row.ap50_deviation),
-                        )
-                    ),
+                    *(row.name, row.precision),
+                    f"{row.ap:.4f} ({row.ap_deviation:.4f})",
+                    f"{row.ap50:.4f} ({row.ap50_deviation:.4f})",
                 )
                 for row in rows
             ],

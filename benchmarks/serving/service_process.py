@@ -69,12 +69,18 @@ class Service(Server):
         return children_of(self.process.pid)[-1]
 
 
-def start_service(log: Path, module: Sequence[str] = SERVE, **settings: object) -> Service:
+def start_service(
+    log: Path,
+    module: Sequence[str] = SERVE,
+    python: str = sys.executable,
+    **settings: object,
+) -> Service:
     """Starts this service without waiting for its readiness.
 
     Args:
         log: gets what the service prints.
         module: `SERVE` (and command line options), or `SERVE_FAKE_DEVICE`.
+        python: the interpreter.
         **settings: of `service.settings`, or of `tests.support.fake_serve`.
     """
     (port,) = free_ports(1)
@@ -83,7 +89,7 @@ def start_service(log: Path, module: Sequence[str] = SERVE, **settings: object) 
     # Its packages may lie in a folder that only this names; peers have interpreters of their own.
     places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(places)
-    command = [sys.executable, "-m", *module]
+    command = [python, "-m", *module]
     return Service.start(THIS_SERVICE, command, environment, log, port)
 
 

@@ -72,8 +72,9 @@ class Quantization:
 
     def dequantize(self, q: Tensor) -> Tensor:
         """Uint8 [B, C, H, W] -> float32."""
-        steps = q.to(torch.float32).sub_(self.zero_point)
-        return steps.mul_(self.scale[:, None, None]).add_(self.offset[:, None, None])
+        x = q.to(torch.float32).sub_(self.zero_point)
+        x.mul_(self.scale[:, None, None]).add_(self.offset[:, None, None])
+        return x
 
 
 @cache
@@ -135,7 +136,8 @@ class Int8Convolution(nn.Module):
 
         def product(weights: Tensor, of_source: Tensor) -> Tensor:
             one = (of_source / source.scale).view(groups, 1, -1)
-            return (weights.view(groups, -1, weights.shape[1]) * one).sum(2).flatten()
+            products: Tensor = (weights.view(groups, -1, weights.shape[1]) * one).sum(2)
+            return products.flatten()
 
         moved = -result.offset if add is None else add.offset - result.offset
         bias = (bias + moved) / result.scale + product(weight.sum((2, 3)), source.offset)
@@ -305,7 +307,10 @@ def _last_in_float32(body: nn.Module, steps: Sequence[Step]) -> int:
     weights changes such differences more than those of all other convolutions together.
     """
     last = 0
-    while _is_depthwise(body, steps[last + 1]) and _readers(steps, steps[last].result) == 1:
+    for step in steps[1:]:
+        written = steps[last].result
+        if not _is_depthwise(body, step) or _readers(steps, written) > 1 or step.source != written:
+            break
         last += 1
     return last
 

@@ -24,7 +24,11 @@ _SHOWN_OPTIONS = (
 
 
 def model_card(
-    options: TrainOptions, source: ImageSource, place: Position, validation: Validation | None
+    options: TrainOptions,
+    source: ImageSource,
+    place: Position,
+    validation: Validation | None,
+    images_per_step: int,
 ) -> dict[str, Any]:
     """Returns the card as plain JSON values, without paths of the machine.
 
@@ -33,6 +37,7 @@ def model_card(
         source: the training images.
         place: of the run when the weights were averaged.
         validation: of the weights; None: they were not validated.
+        images_per_step: of all processes.
     """
     values = options.to_dict()
     data = options.data or options.annotations or options.cache
@@ -42,6 +47,7 @@ def model_card(
             "data": data.name if data is not None else "generated images",
             "images": len(source),
             "iterations": place.iteration,
+            "images_per_step": images_per_step,
             "started_from": None if start is None else Path(start).name,
             "options": {name: values[name] for name in _SHOWN_OPTIONS},
         }

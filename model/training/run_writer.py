@@ -58,6 +58,7 @@ class RunWriter:
         category_ids: Sequence[int] | None,
         validator: Validator | None,
         callback: Callback,
+        num_processes: int = 1,
     ) -> None:
         """Writes nothing yet."""
         self._run = run
@@ -69,6 +70,7 @@ class RunWriter:
         self._category_ids = category_ids
         self._validator = validator
         self._callback = callback
+        self._images_per_step = options.batch_size * options.accumulate * num_processes
         self._losses: list[dict[str, float]] = []  # since the last row
         self._last_losses: dict[str, float] = {}
         self._samples: SampleImages | None = None
@@ -268,8 +270,8 @@ class RunWriter:
             self._labels,
             score_threshold=self._threshold(validation),
             name=self.name,
-            description=f"trained for {place.iteration} iterations of {options.batch_size}",
+            description=f"trained for {place.iteration} steps of {self._images_per_step} images",
             category_ids=self._category_ids,
             half=options.export_half,
-            card=model_card(options, self._source, place, validation),
+            card=model_card(options, self._source, place, validation, self._images_per_step),
         )

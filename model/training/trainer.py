@@ -123,6 +123,7 @@ class Trainer:
             category_ids=category_ids,
             validator=validator,
             callback=callback or Callback(),
+            num_processes=self._processes.count,
         )
         self._labels = tuple(labels)
         self._row_time = self._saved_time = clock()

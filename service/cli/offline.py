@@ -28,7 +28,9 @@ from service.rest.problems import item_error
 from service.settings import Settings
 from service.types import DetectOptions, DetectResult, TileOptions
 
-_MAX_TILES = 256  # of one image
+_MAX_TILES = 256  # of one image, if their size is given
+# With `auto`, the tiles are those of a service with the default settings.
+_MAX_AUTO_TILES: int = Settings.model_fields["max_tiles"].default
 
 
 def open_device(settings: Settings) -> Device:
@@ -129,7 +131,8 @@ class OfflineDetector:
             The merged detections with the sums of all times, and the ms of decoding them.
         """
         config, size = self._device.model.config, decoded.original_size
-        regions = plan_tiles(tiles, size, config, _MAX_TILES)
+        most = _MAX_AUTO_TILES if tiles.size is None else _MAX_TILES
+        regions = plan_tiles(tiles, size, config, most)
         if not regions:
             return whole, 0.0
         started = time.monotonic()

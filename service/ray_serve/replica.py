@@ -98,6 +98,7 @@ class Replica:
                 max_message_bytes=settings.max_body_bytes,
                 max_image_pixels=settings.max_image_pixels,
                 max_images=settings.max_files,
+                max_tiles=settings.max_tiles,
             )
             detection = DetectionServicer(core.detector, options, request_log)
             health = ReadinessHealth(core.detector, ("", SERVICE, oip.name))

@@ -79,5 +79,6 @@ def model_message(detector: Detector, options: RpcOptions) -> pb.GetModelRespons
             max_images=options.max_images,
             max_detections=detector.model.config.max_detections,
             formats=supported_formats(),
+            max_tiles=options.max_tiles,
         ),
     )

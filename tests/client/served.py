@@ -24,7 +24,14 @@ async def serve() -> None:
         http = HttpServer(create_app(detector, settings), settings, listener)
         rpc = RpcServer(
             detector,
-            RpcOptions("127.0.0.1", 0, settings.max_body_bytes, 1_000_000, settings.max_files),
+            RpcOptions(
+                "127.0.0.1",
+                0,
+                max_message_bytes=settings.max_body_bytes,
+                max_image_pixels=1_000_000,
+                max_images=settings.max_files,
+                max_tiles=settings.max_tiles,
+            ),
         )
         await rpc.start()
         serving = asyncio.create_task(http.run_until_drained())

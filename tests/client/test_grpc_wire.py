@@ -16,3 +16,10 @@ def test_engines_are_read_if_present() -> None:
 
 def test_model_of_an_older_service_has_no_engines() -> None:
     assert read_model(pb.GetModelResponse(name="m")).engines == ()
+
+
+def test_the_limit_of_tiles_is_read_and_missing_from_older_services() -> None:
+    for wanted in (0, 64):
+        response = pb.GetModelResponse(limits=pb.Limits(max_tiles=wanted))
+        assert read_model(response).max_tiles == wanted
+    assert read_model(pb.GetModelResponse(limits=pb.Limits())).max_tiles is None

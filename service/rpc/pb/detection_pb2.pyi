@@ -203,15 +203,17 @@ class InputRule(_message.Message):
     def __init__(self, shortest_side: _Optional[int] = ..., longest_side: _Optional[int] = ..., resampling: _Optional[str] = ..., bucket_stride: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_image_pixels", "max_images", "max_detections", "formats")
+    __slots__ = ("max_message_bytes", "max_image_pixels", "max_images", "max_detections", "formats", "max_tiles")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_DETECTIONS_FIELD_NUMBER: _ClassVar[int]
     FORMATS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TILES_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_image_pixels: int
     max_images: int
     max_detections: int
     formats: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_images: _Optional[int] = ..., max_detections: _Optional[int] = ..., formats: _Optional[_Iterable[str]] = ...) -> None: ...
+    max_tiles: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_images: _Optional[int] = ..., max_detections: _Optional[int] = ..., formats: _Optional[_Iterable[str]] = ..., max_tiles: _Optional[int] = ...) -> None: ...

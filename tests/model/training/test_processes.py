@@ -11,6 +11,7 @@ import torch
 
 from model.training.batches import BatchPlanner
 from model.training.processes import Processes
+from model.weights.info import read_model_info
 from tests.model.training.tiny import tiny_detector, tiny_options, write_cache
 from tests.support.repository import ROOT
 
@@ -54,3 +55,5 @@ def test_two_processes_learn_as_one_with_twice_the_batch(tmp_path: Path) -> None
     assert (alone[changed] - started[changed]).norm() > 1e-4
     rows = (tmp_path / "two" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 1
+    info = read_model_info(tmp_path / "two" / "model.safetensors")
+    assert info.description == "trained for 1 steps of 4 images"

@@ -163,7 +163,7 @@ def test_resumed_run_knows_its_start_weights(tmp_path: Path, cache: Path) -> Non
     given = TrainOptions(output=tmp_path, resume=True, init_from=tmp_path / "other.safetensors")
     resumed, lines = resumed_options(given)
     assert lines == [f"--init-from is ignored: the weights are those of {tmp_path / 'last.pt'}"]
-    card = model_card(resumed, CacheSource(cache, LABELS), Position(), None)
+    card = model_card(resumed, CacheSource(cache, LABELS), Position(), None, images_per_step=8)
     assert card["training"]["started_from"] == "start.safetensors"
     assert resumed_options(TrainOptions(output=tmp_path, resume=True))[1] == []
 

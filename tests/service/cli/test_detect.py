@@ -18,7 +18,7 @@ from PIL import Image
 from model.images.limits import ImageLimits
 from model.weights.info import DEFAULT_MODEL_PATH
 from service.build import TORCH, Backend, open_detector
-from service.cli import main
+from service.cli import main, offline
 from service.cli.offline import open_device
 from service.cli.offline_settings import offline_settings
 from service.rest import create_app
@@ -188,6 +188,21 @@ def test_options_select_as_over_http(folder: Path, capsys: pytest.CaptureFixture
     assert len(every["detections"]) > 1
     assert one["detections"] == every["detections"][:1]
     assert labelled["detections"] == [d for d in every["detections"] if d["label"] == label]
+
+
+@pytest.mark.parametrize(("tile", "most"), [("auto", 64), ("200x200", 256)])
+def test_automatic_tiles_are_those_of_the_service(
+    tile: str,
+    most: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    limits = []
+    monkeypatch.setattr(offline, "plan_tiles", lambda *given: limits.append(given[-1]))
+    status, _ = detect_json([str(folder / "a.jpg"), "--tile", tile], capsys)
+    assert (status, limits) == (0, [most])
+    assert Settings().max_tiles == 64
 
 
 def test_tiles_add_to_the_whole_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ def rpc_options(**overrides: Any) -> RpcOptions:
         "max_message_bytes": 1 << 20,
         "max_image_pixels": 4_000_000,
         "max_images": 4,
+        "max_tiles": 64,
     }
     return RpcOptions(**(defaults | overrides))
 

@@ -228,4 +228,5 @@ async def test_the_model_is_described(caller: Caller, standin: StandIn) -> None:
     assert [entry.name for entry in model.classes][:2] == ["qr_code", "data_matrix"]
     assert model.input.shortest_side == standin.model.config.shortest_side
     assert (model.limits.max_images, model.limits.max_message_bytes) == (4, 1 << 20)
+    assert model.limits.max_tiles == 64
     assert "JPEG" in model.limits.formats

@@ -158,6 +158,7 @@ async def test_the_same_model_is_described(clients: Clients) -> None:
     for field, size in entry["input"].items():
         assert getattr(model.input, field) == size
     assert list(model.limits.formats) == entry["limits"]["formats"]
+    assert model.limits.max_tiles == entry["limits"]["max_tiles"]
 
 
 async def test_each_frame_of_a_stream_gets_its_own_outcome_in_order(clients: Clients) -> None:
