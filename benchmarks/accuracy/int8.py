@@ -40,6 +40,7 @@ from model.training.codes.cache import build
 from model.weights.checkpoint import load_detector
 from model.weights.info import ModelInfo, default_cache_dir, resolve_model
 
+_EDITIONS = (1, 2)  # of the generator
 _CALIBRATION_SEED = 4242
 _CALIBRATION_SCENES = 64  # of each edition
 _NOISY_PIXELS = 0.01  # share of the numbers whose last bit is flipped
@@ -78,11 +79,11 @@ class _NoisyPredictor(Predictor):
 
 
 def _calibration_images(predictor: Predictor, cache_dir: Path) -> Iterator[Tensor]:
-    for edition, side in MAX_SIDE.items():
+    for edition in _EDITIONS:
         count = _CALIBRATION_SCENES
         folder = cache_dir / f"calibration-edition-{edition}-seed-{_CALIBRATION_SEED}-{count}"
         if not (folder / "annotations.json").exists():
-            build(folder, count, _CALIBRATION_SEED, 1, side, edition=edition)
+            build(folder, count, _CALIBRATION_SEED, 1, MAX_SIDE[edition], edition=edition)
         for file in sorted(folder.rglob("*.jpg")):
             image = decode_image(file.read_bytes(), predictor.config, FILE_LIMITS)
             height, width = image.pixels.shape[:2]
@@ -158,7 +159,7 @@ def main() -> None:
         int8 = prepare_in_int8(detector, find_ranges(detector.body, images))
     networks = {"float32": float32, "int8": int8}
     noisy = {name: _NoisyPredictor(network, info.config) for name, network in networks.items()}
-    rows = [row for edition in MAX_SIDE for row in _score(edition, noisy, info, options)]
+    rows = [row for edition in _EDITIONS for row in _score(edition, noisy, info, options)]
     vnni = torch.cpu._is_vnni_supported()
     sections = [
         f"{info.name} {info.version}; int8 weights have {8 if vnni else 7} bits on this processor. "

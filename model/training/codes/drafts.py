@@ -159,8 +159,12 @@ def _centred(sheet: Sheet, angle: float, middle: tuple[float, float]) -> tuple[f
 
 def place_code(rng: np.random.Generator, draft: Draft, side: float) -> None:
     """Tries to put one label with a code of about `side` pixels anywhere into the draft."""
+    place_label(rng, draft, *symbol_for(rng, side, 0.75))
+
+
+def place_label(rng: np.random.Generator, draft: Draft, symbol: Symbol, cell: float) -> None:
+    """Tries to put one label with a code whose cells have `cell` pixels into the draft."""
     height, width = draft.image.shape[:2]
-    symbol, cell = symbol_for(rng, side, 0.75)
     bare = float(draft.image.mean()) if chance(rng, 0.14) else None
     layout = Layout(quiet_zone(rng, 0.12), chance(rng, 0.6), chance(rng, 0.15), under=bare)
     sheet = make_label(rng, symbol, cell, layout)

@@ -12,11 +12,16 @@ import numpy as np
 
 from model.training.codes import scene
 from model.training.codes.edition2 import scene as scene2
+from model.training.codes.edition3 import scene as scene3
 from model.training.codes.scene import Scene
 
 Generate = Callable[[np.random.Generator, tuple[int, int] | None, int], Scene]
 
-EDITIONS: dict[int, Generate] = {1: scene.generate_scene, 2: scene2.generate_scene}
+EDITIONS: dict[int, Generate] = {
+    1: scene.generate_scene,
+    2: scene2.generate_scene,
+    3: scene3.generate_scene,
+}
 
 
 def generate_scene(

@@ -197,6 +197,18 @@ def _add_caption(
     draw_line(rng, ink, text[:40], (left, bottom + gap, right, bottom + tall))
 
 
+def _set_addon(
+    rng: np.random.Generator, ink: Float, addon: Float, digits: str, place: tuple[int, int, int]
+) -> None:
+    """Sets printed bars, and their digits above them, at (left, top of the space, bottom)."""
+    left, space, bottom = place
+    tall, wide = addon.shape
+    top = max(space, bottom - tall)
+    ink[top:bottom, left : left + wide] = addon[: bottom - top]
+    if top - space > 5:  # noqa: PLR2004
+        draw_line(rng, ink, digits, (left, space, left + wide, top - 1))
+
+
 def make_label(rng: np.random.Generator, symbol: Symbol, cell: float, layout: Layout) -> Sheet:
     """Sets and prints a label with one symbol.
 
@@ -212,12 +224,20 @@ def make_label(rng: np.random.Generator, symbol: Symbol, cell: float, layout: La
     body = print_symbol(rng, symbol, cell, layout.crisp)
     high, wide = body.shape
     quiet = [round(q * cell) for q in layout.quiet]
+    gap, addon = 0, None
+    if symbol.addon is not None:
+        addon = print_symbol(rng, symbol.addon, cell, layout.crisp)
+        gap = round(uniform(rng, 7, 12) * cell)
+        quiet[2] += gap + addon.shape[1]
     header, caption, footer, left, right = _paddings(rng, symbol, (high, wide), layout.extras)
     x, y = left + quiet[0], header + quiet[1]
     below = max(quiet[3], caption + 2 if caption else 0)
     ink = np.zeros((y + high + below + footer, x + wide + quiet[2] + right), np.float32)
     ink[y : y + high, x : x + wide] = body
     box = (x, y, x + wide, y + high)
+    if symbol.addon is not None and addon is not None:
+        bottom = y + high - round(symbol.guard * cell)
+        _set_addon(rng, ink, addon, symbol.addon.caption, (x + wide + gap, y, bottom))
     if caption:
         _add_caption(rng, symbol, ink, box, caption)
     zone = (x - quiet[0] + 1, y - quiet[1] + 1, x + wide + quiet[2] - 1, y + high + below - 1)

@@ -48,6 +48,7 @@ class Symbol:
         kind: Name of the symbology.
         stretch: Height over width of one cell as printed.
         guard: Rows at the bottom that only long guard bars reach; 0 for none.
+        addon: Printed to the right, without being a part of the code; None for none.
     """
 
     bits: Bits
@@ -57,9 +58,11 @@ class Symbol:
     kind: str
     stretch: float = 1.0
     guard: int = 0
+    addon: Symbol | None = None
 
 
-def _digits(rng: np.random.Generator, count: int) -> str:
+def random_digits(rng: np.random.Generator, count: int) -> str:
+    """Draws decimal digits."""
     return "".join(str(d) for d in rng.integers(0, 10, count))
 
 
@@ -86,7 +89,7 @@ def random_text(rng: np.random.Generator, length: int) -> str:
     return words[:length].strip() or "a"
 
 
-def _write(payload: str, name: str, **options: object) -> Bits:
+def write_symbol(payload: str, name: str, **options: object) -> Bits:
     """Renders a payload; raises ValueError or RuntimeError if it does not fit."""
     code = zxingcpp.create_barcode(payload, getattr(_FORMATS, name), **options)
     image = np.array(code.to_image(scale=1, add_quiet_zones=False))
@@ -109,7 +112,7 @@ def _fit(
             return write(payload), payload
         except (ValueError, RuntimeError):
             length = max(1, length // 2)
-    payload = _digits(rng, 3)
+    payload = random_digits(rng, 3)
     return write(payload), payload
 
 
@@ -121,7 +124,7 @@ def _qr(rng: np.random.Generator) -> Symbol:
     options: dict[str, object] = {"version": version} if version else {}
     if kind != "MicroQRCode":
         options["ec_level"] = level
-    bits, payload = _fit(rng, longest, lambda text: _write(text, kind, **options), 4)
+    bits, payload = _fit(rng, longest, lambda text: write_symbol(text, kind, **options), 4)
     return Symbol(bits, QR_CODE, payload, "", kind)
 
 
@@ -131,18 +134,18 @@ def _data_matrix(rng: np.random.Generator) -> Symbol:
     longest = 700
     if shape == "rectangle":
         options, longest = {"version": integer(rng, 25, 30)}, 30
-    bits, payload = _fit(rng, longest, lambda text: _write(text, "DataMatrix", **options), 2)
+    bits, payload = _fit(rng, longest, lambda text: write_symbol(text, "DataMatrix", **options), 2)
     return Symbol(bits, DATA_MATRIX, payload, "", f"DataMatrix-{shape}")
 
 
 def _aztec(rng: np.random.Generator) -> Symbol:
     if chance(rng, 0.08):
         payload = str(integer(rng, 0, 255))
-        return Symbol(_write(payload, "AztecRune"), AZTEC, payload, "", "AztecRune")
+        return Symbol(write_symbol(payload, "AztecRune"), AZTEC, payload, "", "AztecRune")
     options: dict[str, object] = {}
     if chance(rng, 0.3):
         options["version"] = integer(rng, 1, 16)
-    bits, payload = _fit(rng, 900, lambda text: _write(text, "Aztec", **options), 2)
+    bits, payload = _fit(rng, 900, lambda text: write_symbol(text, "Aztec", **options), 2)
     return Symbol(bits, AZTEC, payload, "", "Aztec")
 
 
@@ -154,7 +157,7 @@ def _pdf417(rng: np.random.Generator) -> Symbol:
         options["columns"] = integer(rng, 1, widest)
     if kind != "MicroPDF417" and chance(rng, 0.4):
         options["ec_level"] = str(integer(rng, 0, 5))
-    bits, payload = _fit(rng, longest, lambda text: _write(text, kind, **options), 3)
+    bits, payload = _fit(rng, longest, lambda text: write_symbol(text, kind, **options), 3)
     cell = 2 if kind == "MicroPDF417" else 3
     rows = bits[::cell]
     tall = cell * pick(rng, (1.0, 1.0, 1.0, 0.67, 1.34, 1.67))
@@ -163,10 +166,10 @@ def _pdf417(rng: np.random.Generator) -> Symbol:
 
 def _gs1(rng: np.random.Generator) -> str:
     """Makes a bracketed GS1 element string for DataBar Expanded."""
-    body = _digits(rng, 13)
+    body = random_digits(rng, 13)
     parts = [f"(01){body}{_check_digit(body)}"]
     extras = [
-        f"(3103){_digits(rng, 6)}",
+        f"(3103){random_digits(rng, 6)}",
         f"(17)2{integer(rng, 1, 9)}0{integer(rng, 1, 9)}1{integer(rng, 0, 9)}",
         f"(10){_letters(rng, integer(rng, 2, 10), string.ascii_uppercase + string.digits)}",
         f"(21){_letters(rng, integer(rng, 2, 10), string.digits)}",
@@ -212,11 +215,11 @@ def _linear_payload(rng: np.random.Generator, kind: str) -> str:
     length = int(log_uniform(rng, 3, 22))
     fixed = _FIXED_DIGITS.get(kind)
     if fixed:
-        return fixed[0] + _digits(rng, fixed[1])
+        return fixed[0] + random_digits(rng, fixed[1])
     if kind == "ITF":
-        return _digits(rng, 2 * max(1, length // 2))
+        return random_digits(rng, 2 * max(1, length // 2))
     if kind == "Codabar":
-        return pick(rng, "ABCD") + _digits(rng, length) + pick(rng, "ABCD")
+        return pick(rng, "ABCD") + random_digits(rng, length) + pick(rng, "ABCD")
     if kind.startswith("DataBarExp"):
         return _gs1(rng)
     if kind == "Code128":
@@ -230,7 +233,7 @@ def _linear(rng: np.random.Generator) -> Symbol:
     options: dict[str, object] = {}
     if kind == "DataBarExpStk":
         options["columns"] = integer(rng, 1, 4)
-    bits = _write(payload, kind, **options)
+    bits = write_symbol(payload, kind, **options)
     caption = f"*{payload}*" if kind == "Code39" and chance(rng, 0.4) else payload
     stacked = kind in ("DataBarStk", "DataBarStkOmni", "DataBarExpStk")
     if stacked:
