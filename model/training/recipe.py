@@ -19,9 +19,11 @@ from model.data.annotations import GroundTruth
 from model.training.options import TrainOptions
 from model.weights.info import DEFAULT_MODEL_PATH
 
+LONG_RUN_MINUTES = 30.0  # of a run that gets a larger input
 DEFAULT_VARIANT = "lite-dino-efficientnet-lite0"  # of the embedded model
 
 _SEEN_PIXELS = 14.0  # shorter side at the network's input that small boxes should have
+_SEEN_PIXELS_OF_LONG_RUN = 20.0  # the same; a larger input finds more, but learns more slowly
 _SMALL_BOXES = 10  # percent of the boxes of the smallest class that may be smaller
 _FEWEST_BOXES = 10  # of a class that counts for the size
 _CROWDED = 95  # percent of the images that have fewer boxes than the crowded ones
@@ -105,13 +107,19 @@ def facts_of(truth: GroundTruth, sizes: Mapping[int, tuple[float, float]]) -> Da
     )
 
 
-def input_side(facts: DataFacts) -> int:
+def input_side(facts: DataFacts, minutes: float | None = None) -> int:
     """Returns the longest side of images at the network's input, in pixels.
 
-    It is the smallest multiple of 32 at which small boxes have 14 pixels: a smaller input trains
-    more iterations in the same time.
+    It is the smallest multiple of 32 at which small boxes have 14 pixels, as a smaller input trains
+    more iterations in the same time; in runs of 30 minutes and more 20 pixels.
+
+    Args:
+        facts: of the training data.
+        minutes: length of the run; None: not limited by time.
     """
-    wanted = _SEEN_PIXELS / max(facts.small_box, 1e-6)
+    is_long = minutes is not None and minutes >= LONG_RUN_MINUTES
+    seen = _SEEN_PIXELS_OF_LONG_RUN if is_long else _SEEN_PIXELS
+    wanted = seen / max(facts.small_box, 1e-6)
     side = math.ceil(wanted / _GRID) * _GRID
     return int(min(max(side, _SIDE_RANGE[0]), _SIDE_RANGE[1]))
 
@@ -142,7 +150,7 @@ def _choices(options: TrainOptions, facts: DataFacts) -> Iterator[Choice]:
     least = VARIANTS[options.variant].num_queries
     if (queries := num_queries(facts, least)) > least:
         yield Choice("num_queries", queries, f"up to {facts.crowd:.0f} boxes on an image")
-    side = options.input_side or input_side(facts)
+    side = options.input_side or input_side(facts, options.max_minutes)
     pixels = facts.small_box * side
     yield Choice("input_side", side, f"small boxes then have about {pixels:.0f} px")
     yield Choice("sizes", (side - _GRID, side, side + _GRID), "around the input side")

@@ -150,7 +150,7 @@ def _refused_by_training(opened: dict[str, DataSet]) -> list[str]:
 
 def _described(split: str, found: Survey, data: DataSet) -> str:
     """Returns the report of a split as text."""
-    from model.training.recipe import facts_of, input_side  # noqa: PLC0415
+    from model.training.recipe import LONG_RUN_MINUTES, facts_of, input_side  # noqa: PLC0415
 
     lines = [
         f"{split}: {data.subject}",
@@ -174,9 +174,11 @@ def _described(split: str, found: Survey, data: DataSet) -> str:
         facts = facts_of(data.truth, data.sizes)
         side = input_side(facts)
         pixels = facts.small_box * side
+        larger = input_side(facts, LONG_RUN_MINUTES)
         lines.append(
-            f"  at the network's input ({side} px, chosen for these boxes), 10 % of the smallest "
-            f"class are narrower than {pixels:.0f} px"
+            f"  at the network's input ({side} px, chosen for these boxes; {larger} px in runs of "
+            f"{LONG_RUN_MINUTES:.0f} minutes and more), 10 % of the smallest class are narrower "
+            f"than {pixels:.0f} px"
         )
         if pixels < _SEEN_PIXELS:
             lines.append(

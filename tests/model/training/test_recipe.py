@@ -42,6 +42,13 @@ def test_input_side_follows_small_boxes_within_bounds(small_box: float, side: in
     assert side % 32 == 0
 
 
+def test_a_long_run_gets_a_larger_input() -> None:
+    facts = DataFacts(10, 10, 1, 1000, 0.044)
+    assert [input_side(facts, minutes) for minutes in (None, 29.0, 30.0)] == [320, 320, 480]
+    options, _ = choose(TrainOptions(max_minutes=60), facts)
+    assert options.input_side == 480 and options.sizes == (448, 480, 512)
+
+
 @pytest.mark.parametrize(("crowd", "queries"), [(1, 100), (8, 100), (12, 150), (90, 300)])
 def test_crowded_images_get_more_queries(crowd: float, queries: int) -> None:
     facts = DataFacts(10, 10, 1, 1000, 0.1, crowd)
