@@ -30,6 +30,9 @@ _OTHER_FILES = (
 )
 
 
+# Options that say what is trained; --resume with others only, such as the length, can be a mistyped
+# folder.
+_SUBJECTS = {"data", "cache", "annotations", "variant", "generator_edition", "live_scenes"}
 _UNFINISHED = (f"{STATE_FILE}.part", ".*.safetensors.*.part", f".{LOG_FILE}.*.part")
 
 
@@ -54,11 +57,6 @@ def check_run_folder(options: TrainOptions) -> None:
             "another --output"
         )
     resumes = options.resume and (folder / STATE_FILE).exists()
-    if options.resume and not resumes and options.model_fields_set <= {"output", "resume"}:
-        raise OutputError(
-            f"{folder} has no {STATE_FILE} to continue from; with the options of a new run, such "
-            "as --data, --resume starts it"
-        )
     if not options.overwrite and not resumes:
         present = [name for name in RUN_FILES if (folder / name).exists()]
         if present:
@@ -66,6 +64,11 @@ def check_run_folder(options: TrainOptions) -> None:
                 f"{folder} has {present[0]} of an earlier run: --resume continues a run that left "
                 f"{STATE_FILE}, --overwrite replaces it, another --output keeps both"
             )
+    if options.resume and not resumes and not options.model_fields_set & _SUBJECTS:
+        raise OutputError(
+            f"{folder} has no {STATE_FILE} to continue from; with --data, or another option that "
+            "says what to train, --resume starts a new run"
+        )
     _check_writable(folder)
 
 

@@ -152,7 +152,11 @@ def _read(path: Path) -> dict[str, Any]:
         check_regular_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types for a damaged file
-        raise TrainingStateError(f"{path} cannot be read: {error}") from error
+        reason = str(error).partition(".")[0].partition("\n")[0] or type(error).__name__
+        raise TrainingStateError(
+            f"{path} cannot be read, it may be damaged or incomplete ({reason}); --init-from of "
+            "its model.safetensors starts a new run from its weights"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise TrainingStateError(f"{path} is not a training state of this program")
     return state

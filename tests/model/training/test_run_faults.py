@@ -29,9 +29,14 @@ from model.training.model_card import model_card
 from model.training.options import TrainOptions
 from model.training.report import Reporter
 from model.training.resume import naming_saved_state, resumed_options, stored_options
-from model.training.run_folder import check_run_folder, delete_files_of_run, locked_folder
+from model.training.run_folder import (
+    STATE_FILE,
+    check_run_folder,
+    delete_files_of_run,
+    locked_folder,
+)
 from model.training.sources import CacheSource
-from model.training.state import Position, SavedRun, save_state
+from model.training.state import Position, SavedRun, TrainingStateError, save_state
 from model.training.trainer import Trainer
 from model.training.transfer import load_fitting
 from model.training.validation import ValidationSet, Validator
@@ -394,3 +399,17 @@ def test_model_card_has_the_iteration_of_the_best_weights(tmp_path: Path, cache:
     trainer.position.best_iteration, trainer.position.best_ap = 1, 2.0  # no other one is better
     path = trainer.run()
     assert '"iterations": 1' in read_header(path).metadata["card"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "other", "truncated"])
+def test_a_damaged_state_is_named_with_what_can_be_done(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / STATE_FILE
+    torch.save({"format": 1, "numbers": torch.zeros(500)}, path)
+    path.write_bytes(path.read_bytes()[:700] if content is None else content)
+    with pytest.raises(TrainingStateError) as refused:
+        resumed_options(TrainOptions(output=tmp_path, resume=True))
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{path} cannot be read, it may be damaged or incomplete (")
+    assert "()" not in line and line.endswith("starts a new run from its weights")
