@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from model.data.errors import OutputError
 
@@ -128,16 +129,35 @@ def write_output_whole(path: Path, data: bytes) -> None:
         if is_stream(path):
             _write_stream(path, data)
             return
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            with contextlib.suppress(OSError):  # such as of a read-only file system
-                part.unlink()
+        with replacing(path) as file:
+            file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[BinaryIO]:
+    """Context manager: a new file that takes the place of `path` when the block has ended.
+
+    Of a block that fails no part remains, and what was there is kept.
+
+    Args:
+        path: a regular file, or none yet.
+        check: called with the written file, which has another name, before it is renamed.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(part)
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # such as of a read-only file system
+            part.unlink()
 
 
 def _write_stream(path: Path, data: bytes) -> None:

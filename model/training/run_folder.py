@@ -33,7 +33,7 @@ _OTHER_FILES = (
 # Options that say what is trained; --resume with others only, such as the length, can be a mistyped
 # folder.
 _SUBJECTS = {"data", "cache", "annotations", "variant", "generator_edition", "live_scenes"}
-_UNFINISHED = (f"{STATE_FILE}.part", ".*.safetensors.*.part", f".{LOG_FILE}.*.part")
+_UNFINISHED = (f".{STATE_FILE}.*.part", ".*.safetensors.*.part", f".{LOG_FILE}.*.part")
 
 
 def check_run_folder(options: TrainOptions) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from model.data.input_files import check_regular_file
+from model.data.output_files import replacing
 from model.network.detector import LiteDETR
 from model.training.ema import ExponentialAverage
 from model.training.errors import TrainingFailed
@@ -101,21 +100,14 @@ def save_state(path: Path, run: Run, saved: SavedRun, options: dict[str, Any]) -
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "options": options,
     }
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        with replacing(path) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
         if isinstance(error.__context__, KeyboardInterrupt):  # a second signal, likewise
             raise error.__context__ from None
         cause = getattr(error, "strerror", None) or "is the disk full?"
         raise TrainingStateError(f"{path} cannot be written: {cause}") from error
-    finally:
-        with suppress(OSError):  # such as of a file system that has become read-only
-            part.unlink()
 
 
 def read_saved_options(path: Path) -> dict[str, Any]:

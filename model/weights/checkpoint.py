@@ -8,9 +8,7 @@ conversion. The file is safetensors, which contains numbers only: reading one ru
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from safetensors.torch import save as encode_tensors
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.output_files import is_stream
+from model.data.output_files import is_stream, replacing
 from model.network.detector import LiteDETR
 from model.weights.facts import ArchitectureFacts
 from model.weights.header import CheckpointError, WeightsHeader, read_header
@@ -181,24 +179,16 @@ def _with_metadata(encoded: bytes, metadata: Mapping[str, str]) -> bytes:
 
 
 def _write_checked(path: Path, data: bytes) -> None:
-    """Writes to a temporary file, reads its metadata back, then renames it to the target."""
+    """Replaces a file after the metadata of the new one have been read back."""
     if is_stream(path):  # it would be replaced by a file
         raise CheckpointError(path, "is not a regular file")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with replacing(path, check=read_model_info) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        read_model_info(part)
-        part.replace(path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be written: {error.strerror}") from error
     except CheckpointError as error:
         raise CheckpointError(path, f"would be unreadable: {error.problem}") from error
-    finally:
-        with suppress(OSError):  # such as of a file system that has become read-only
-            part.unlink()
 
 
 def _check_dtypes(path: Path, layout: TensorLayout, header: WeightsHeader) -> None:

@@ -81,4 +81,4 @@ def test_state_that_cannot_be_written_keeps_the_old_one(
     with pytest.raises(TrainingStateError, match=r"last\.pt cannot be written"):
         trainer._writer.save(replace(trainer.position))
     assert (tmp_path / "run" / "last.pt").read_bytes() == b"old"
-    assert not (tmp_path / "run" / "last.pt.part").exists()
+    assert not list((tmp_path / "run").glob(".last.pt.*"))
