@@ -1,4 +1,4 @@
-"""The recipe of the default model's second edition, and single changes of it that can be tried."""
+"""The recipe that trains the default model further, and single changes of it that can be tried."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ RECIPE: dict[str, Any] = {
     "name": "lite-dino-codes",
     "init_from": DEFAULT_MODEL_PATH,
     "generator_edition": 3,
+    "edition_1_share": 0.0,  # also in a run that was begun with another recipe
     "live_scenes": 4000,
     "workers": 1,
     "device": "cpu",

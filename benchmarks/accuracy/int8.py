@@ -182,7 +182,7 @@ def main() -> None:
     if options.photos is not None:
         plain = {name: Predictor(network, info.config) for name, network in networks.items()}
         found = _photo_rows(plain, info, options.photos)
-        columns = ("photos", "matrix codes", "linear codes", "false positives on 21 photos")
+        columns = ("photos", "matrix codes", "linear codes", "false positives")
         sections += ["\nReal photos, without noise.\n", table(columns, found)]
         document["photos"] = found
     write_report(options.output / "int8", "The default model in int8", document, sections)

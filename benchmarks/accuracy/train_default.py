@@ -1,4 +1,4 @@
-"""Trains the default model's second edition on CPU cores, in as many sessions as it takes.
+"""Trains the default model further on CPU cores, in as many sessions as it takes.
 
     python -m benchmarks.accuracy.train_default run --folder runs/default --hours 12
     python -m benchmarks.accuracy.train_default run --folder runs/default

@@ -22,17 +22,12 @@ from benchmarks.report import RESULTS, conditions, table, write_report
 from benchmarks.serving.measurements import run_load
 from benchmarks.serving.service_process import SERVE_FAKE_DEVICE, Service, start_service
 
-_DESCRIBE = (
-    "import platform, sysconfig; arguments = str(sysconfig.get_config_var('CONFIG_ARGS')); "
-    "print(platform.python_version(), *['optimised'] * ('--enable-optimizations' in arguments))"
-)
-
 Figures = dict[str, float]
 
 
-def describe(python: str) -> str:
-    """Version of an interpreter, and whether it was configured with --enable-optimizations."""
-    command = [python, "-c", _DESCRIBE]
+def version_of(python: str) -> str:
+    """Version of an interpreter."""
+    command = [python, "-c", "import platform; print(platform.python_version())"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -90,9 +85,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of a load")
     parser.add_argument("--in-flight", type=int, default=16)
     options = parser.parse_args()
-    pythons = {"this one": sys.executable} | dict(each.split("=", 1) for each in options.python)
+    pythons = {"this one": sys.executable}
+    for each in options.python:
+        name, equals, path = each.partition("=")
+        if not equals or name in pythons:
+            parser.error(f"--python {each}: give NAME=PATH, each name once")
+        pythons[name] = path
     document: dict[str, Any] = conditions()
-    versions = {name: describe(python) for name, python in pythons.items()}
+    versions = {name: version_of(python) for name, python in pythons.items()}
     rounds = run_rounds(pythons, options)
     summary = summarise(rounds)
     document |= {"versions": versions, "summary": summary, "rounds": rounds}
@@ -107,8 +107,9 @@ def main() -> None:
     ]
     sections = [
         table(columns, rows, texts=2),
-        f"Per response; medians of {options.rounds} rounds, {options.in_flight} requests in "
-        "flight, JPEGs of 640 x 480. Decoders and engine are processes of their own.\n",
+        f"Per response; medians of {options.rounds} rounds, ratios those of the ratios within a "
+        f"round; {options.in_flight} requests in flight, JPEGs of 640 x 480. Decoders and engine "
+        "are processes of their own.\n",
     ]
     title = "Python interpreters under the service"
     write_report(RESULTS / "serving" / "interpreters", title, document, sections)

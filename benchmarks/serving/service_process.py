@@ -87,7 +87,8 @@ def start_service(
     given = {"http_port": port, "grpc_port": -1, "log_level": "error"} | settings
     environment = {f"LITE_DETR_{name.upper()}": str(value) for name, value in given.items()}
     # Its packages may lie in a folder that only this names; peers have interpreters of their own.
-    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = os.environ.get("PYTHONPATH") if python == sys.executable else None
+    places = [str(ROOT), *filter(None, [own])]
     environment["PYTHONPATH"] = os.pathsep.join(places)
     command = [python, "-m", *module]
     return Service.start(THIS_SERVICE, command, environment, log, port)
@@ -111,7 +112,7 @@ def run_service(
     Raises:
         StartError: if the process ends, or after the timeout.
     """
-    service = start_service(log, module, **settings)
+    service = start_service(log, module, sys.executable, **settings)
     try:
         ready = service.wait_until(True, timeout_seconds, poll_seconds=0.02)
         service.ready_seconds = ready - service.started

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import DeviceError
+from model.network import onednn
 from model.network.backbone.base import Backbone, Maps
 from model.network.calibration import Step, trace, unpacked_form
 from model.network.convolution import FoldedConvolution
@@ -50,7 +51,7 @@ class Quantization:
     """
 
     def __init__(self, ranges: Tensor, *, padded: bool = True) -> None:
-        self._low, self._high, self.mean = ranges
+        self._low, self._high, self.mean = ranges[0], ranges[1], ranges[2]
         signed = bool((self._low < 0).any())
         self.zero_point = _MIDDLE if signed else 0
         self._centred = signed and not padded
@@ -68,7 +69,8 @@ class Quantization:
         """[C]."""
         if not self._centred:
             return torch.zeros_like(self.scale)
-        return (self._low + self._high) / 2 + (self.zero_point - _LEVELS / 2) * self.scale
+        middle = (self._low + self._high) / 2
+        return middle + self.scale * (self.zero_point - _LEVELS / 2)
 
     def dequantize(self, q: Tensor) -> Tensor:
         """Uint8 [B, C, H, W] -> float32."""
@@ -263,6 +265,9 @@ class Int8Backbone(Backbone):
         maps = _quantizations(self.body, steps, ranges)
         self._taps = [maps[name] for name in taps]
         last = _last_in_float32(self.body, steps)
+        for step in steps[:last]:  # which are alone and have no products packed
+            module = cast(FoldedConvolution, self.body.get_submodule(step.name))
+            module.fused = onednn.is_available(module.weight.device, torch.float32)
         for number, step in enumerate(steps[last:], start=last):
             replacement = _replacement(self.body, step, maps, quantizes=number == last)
             self.body.set_submodule(step.name, replacement)

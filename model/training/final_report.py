@@ -46,6 +46,7 @@ class RunResult:
         validation: of the best weights.
         data: the validation images.
         threshold: default score threshold of the model.
+        images_per_step: of all processes.
     """
 
     options: TrainOptions
@@ -53,6 +54,7 @@ class RunResult:
     validation: Validation
     data: ValidationSet
     threshold: float
+    images_per_step: int
 
     @property
     def names(self) -> list[str]:
@@ -113,7 +115,7 @@ def _summary(result: RunResult) -> str:
         f"on {scores.num_images} validation images with {scores.num_boxes} boxes of "
         f"{len(result.names)} classes.\n\n"
         f"- Weights: `{MODEL_FILE}`, of iteration {place.best_iteration}; {place.iteration} "
-        f"iterations of {options.batch_size} images in {duration(place.elapsed_seconds)}.\n"
+        f"iterations of {result.images_per_step} images in {duration(place.elapsed_seconds)}.\n"
         f"- Validation: {_text(result.data.description)}.\n"
         f"- Stored in the file: score threshold {result.threshold:.2f}, duplicate_iou "
         f"{result.validation.duplicate_iou:g}, longest side of images "

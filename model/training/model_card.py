@@ -47,7 +47,7 @@ def model_card(
             "data": data.name if data is not None else "generated images",
             "images": len(source),
             "iterations": place.iteration,
-            "images_per_step": images_per_step,
+            "images_per_iteration": images_per_step,
             "started_from": None if start is None else Path(start).name,
             "options": {name: values[name] for name in _SHOWN_OPTIONS},
         }

@@ -32,8 +32,12 @@ _OTHER_FILES = (
 
 # Options that say what is trained; --resume with others only, such as the length, can be a mistyped
 # folder.
-_SUBJECTS = {"data", "cache", "annotations", "variant", "generator_edition", "live_scenes"}
-_UNFINISHED = (f".{STATE_FILE}.*.part", ".*.safetensors.*.part", f".{LOG_FILE}.*.part")
+_SUBJECTS = {"data", "cache", "annotations", "variant", "generator_edition", "edition_1_share"}
+_SUBJECTS |= {"live_scenes", "init_from", "pretrained_backbone"}
+_UNFINISHED = (
+    *(f".{name}.*.part" for name in (STATE_FILE, "*.safetensors", LOG_FILE)),
+    f"{STATE_FILE}.part",  # of older versions
+)
 
 
 def check_run_folder(options: TrainOptions) -> None:
@@ -66,8 +70,9 @@ def check_run_folder(options: TrainOptions) -> None:
             )
     if options.resume and not resumes and not options.model_fields_set & _SUBJECTS:
         raise OutputError(
-            f"{folder} has no {STATE_FILE} to continue from; with --data, or another option that "
-            "says what to train, --resume starts a new run"
+            f"{folder} has no {STATE_FILE} to continue from; with an option that says what to "
+            "train (--data, --cache, --annotations, --variant, --init-from, --generator-edition), "
+            "--resume starts a new run"
         )
     _check_writable(folder)
 

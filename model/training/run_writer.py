@@ -225,7 +225,10 @@ class RunWriter:
             self._export(self.model_path, best.state_dict(), of_best, validation)
             threshold = self._threshold(validation)
             data = self._validator.data
-            files = write_report(RunResult(self._options, place, validation, data, threshold))
+            result = RunResult(
+                self._options, place, validation, data, threshold, self._images_per_step
+            )
+            files = write_report(result)
             self._report_choices(validation, threshold, files)
         self._callback.on_end(RunEnd(self.model_path, place.iteration, finished, scores, files))
         return self.model_path
@@ -261,6 +264,7 @@ class RunWriter:
     ) -> None:
         """Writes a weights file."""
         options, config = self._options, self._run.detector.config
+        length = f"{place.iteration} iteration{'s' * (place.iteration != 1)}"
         if validation is not None:
             config = replace(config, duplicate_iou=validation.duplicate_iou)
         save_checkpoint(
@@ -270,7 +274,7 @@ class RunWriter:
             self._labels,
             score_threshold=self._threshold(validation),
             name=self.name,
-            description=f"trained for {place.iteration} steps of {self._images_per_step} images",
+            description=f"trained for {length} of {self._images_per_step} images",
             category_ids=self._category_ids,
             half=options.export_half,
             card=model_card(options, self._source, place, validation, self._images_per_step),

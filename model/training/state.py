@@ -143,6 +143,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         check_regular_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        cause = error.strerror or error
+        raise TrainingStateError(f"{path} cannot be read: {cause}") from error
     except Exception as error:  # torch raises errors of many types for a damaged file
         reason = str(error).partition(".")[0].partition("\n")[0] or type(error).__name__
         raise TrainingStateError(

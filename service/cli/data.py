@@ -175,10 +175,11 @@ def _described(split: str, found: Survey, data: DataSet) -> str:
         side = input_side(facts)
         pixels = facts.small_box * side
         larger = input_side(facts, LONG_RUN_MINUTES)
+        also = f"; {larger} px in runs of {LONG_RUN_MINUTES:.0f} minutes and more"
+        chosen = f"{side} px, chosen for these boxes{also * (larger > side)}"
         lines.append(
-            f"  at the network's input ({side} px, chosen for these boxes; {larger} px in runs of "
-            f"{LONG_RUN_MINUTES:.0f} minutes and more), 10 % of the smallest class are narrower "
-            f"than {pixels:.0f} px"
+            f"  at the network's input ({chosen}), 10 % of the smallest class are narrower than "
+            f"{pixels:.0f} px"
         )
         if pixels < _SEEN_PIXELS:
             lines.append(

@@ -17,7 +17,7 @@ class RpcOptions:
     max_message_bytes: int  # of the images in one request, without the rest of the message
     max_image_pixels: int  # only reported to clients; the Detector checks it
     max_images: int  # in one batch
-    max_tiles: int  # of one image; only reported, too
+    max_tiles: int  # of one image; only reported to clients
     max_concurrent_calls: int = 1024  # further calls are refused: each may hold a whole message
     receive_seconds: float = 300.0  # in which the request of a unary call must arrive
     images_in_flight: int = 8  # of one call: enough for a batch, few enough for other clients

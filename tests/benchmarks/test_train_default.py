@@ -225,7 +225,7 @@ def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
 def test_a_short_training_ends_with_weights_and_a_report(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.accuracy.train_default", "run", "--processes", "1"]
     command += ["--folder", str(tmp_path / "it"), "--scenes", "2"]
-    command += ["--hours", "0.0015", "--anneal-hours", "0.0005"]
+    command += ["--hours", "0.003", "--anneal-hours", "0.001"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "finished at iteration" in done.stderr

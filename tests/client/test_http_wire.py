@@ -146,6 +146,15 @@ async def test_engines_are_read_if_present(
         assert (await http.model()).engines == engines
 
 
+@pytest.mark.parametrize(("limits", "expected"), [({}, None), ({"max_tiles": 0}, 0)])
+def test_the_limit_of_tiles_is_missing_from_older_services(
+    limits: dict[str, int], expected: int | None
+) -> None:
+    entry = ENTRY | {"limits": ENTRY["limits"] | limits}  # type: ignore[operator]
+    described = client(lambda _: httpx.Response(200, json={"models": [entry]})).model()
+    assert described.max_tiles == expected
+
+
 @pytest.mark.parametrize("models", [[], [ENTRY | {"engines": [{"device": "cpu"}]}]])
 def test_incomplete_model_is_an_invalid_response(models: list[dict[str, object]]) -> None:
     with pytest.raises(InvalidResponse):

@@ -17,6 +17,7 @@ _WELL_VISIBLE = 0.7
 _SMALLEST_SIDE = 4.0
 _LEAST_CONTRAST = 38.0
 _OPAQUE = 0.8
+_ADDON_GAP = 10  # modules, about
 
 
 @dataclass
@@ -185,6 +186,8 @@ def place_close(rng: np.random.Generator, draft: Draft, symbol: Symbol) -> None:
     """Tries to put one label whose code covers most of the draft."""
     height, width = draft.image.shape[:2]
     rows, columns = symbol.bits.shape[0] * symbol.stretch, symbol.bits.shape[1]
+    if symbol.addon is not None:
+        columns += _ADDON_GAP + symbol.addon.bits.shape[1]
     angle = turn(rng)
     if symbol.label == LINEAR and chance(rng, 0.5):
         angle = float(rng.normal(0, 0.06))

@@ -10,6 +10,7 @@ from model.data.output_files import (
     check_output_file,
     check_suffix,
     is_stream,
+    replacing,
     write_output,
     write_output_whole,
 )
@@ -94,3 +95,20 @@ def test_an_existing_file_is_kept_without_overwrite(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         write_output(file, b"after", overwrite=False)
     assert file.read_bytes() == b"before"
+
+
+def test_a_file_whose_check_fails_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def refuse(written: Path) -> None:
+        assert written.read_bytes() == b"new"
+        raise ValueError
+
+    with pytest.raises(ValueError), replacing(path, refuse) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"

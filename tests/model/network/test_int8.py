@@ -176,11 +176,17 @@ def test_rounding_the_weights_does_not_move_the_mean() -> None:
     assert _errors(found, _exact(source.dequantize(x), *convolution), result).max() <= 0.6
 
 
-def test_the_first_convolution_reads_float32() -> None:
-    convolution = _convolution("7x7 of images")
-    plain = FoldedConvolution(nn.Conv2d(3, 16, 7, 2, 3), *convolution[:2], torch.float32, adds=True)
-    result = _quantization(0.0, 2.0, 16)
-    images = torch.randn(2, 3, 21, 30).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("low, high, padded", [(0.0, 2.0, True), (-4.0, 3.0, False)])
+@pytest.mark.parametrize("kind", ["7x7 of images", "depthwise"])
+def test_the_last_convolution_in_float32_writes_uint8(
+    kind: str, low: float, high: float, padded: bool
+) -> None:
+    convolution = _convolution(kind)
+    inputs, _, size, stride, groups = CONVOLUTIONS[kind]
+    layer = nn.Conv2d(inputs, 16, size, stride, size // 2, groups=groups)
+    plain = FoldedConvolution(layer, *convolution[:2], torch.float32, adds=True)
+    result = _quantization(low, high, 16, padded=padded)
+    images = torch.randn(2, inputs, 21, 30).contiguous(memory_format=torch.channels_last)
     found = QuantizingConvolution(plain, result)(images)
     assert _errors(found, _exact(images, *convolution), result).max() <= 0.51
 

@@ -1,4 +1,4 @@
-"""Edition 3 of the generator: add-ons of retail codes, and rows of equal labels."""
+"""Edition 3 of the generator: add-ons of retail codes, and rows of labels of one design."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_box_of_a_code_leaves_its_addon_out(seed: int) -> None:
     assert printed[-1] - printed[0] + 1 == pytest.approx(3 * symbol.addon.bits.shape[1], abs=3)
 
 
-def test_labels_in_a_row_have_one_design() -> None:
+def test_labels_in_a_row_have_one_class_and_mostly_one_size() -> None:
     equal = 0
     for seed in range(12):
         sheet = row_of_labels(np.random.default_rng(seed), 400)
@@ -53,13 +53,14 @@ def test_labels_in_a_row_have_one_design() -> None:
 
 
 def test_both_kinds_of_scenes_have_codes() -> None:
+    addons, rows = [], []
     for seed in range(8):
         rng = np.random.default_rng([7, seed])
-        for make in (edition3._addon_scene, edition3._row_scene):
-            draft = make(rng, (240, 320))
-            assert len(draft.marks) == len(draft.boxes)
-            if make is edition3._addon_scene:
-                assert {mark.label for mark in draft.marks} <= {LINEAR}
+        addons.append(edition3._addon_scene(rng, (240, 320)))
+        rows.append(edition3._row_scene(rng, (240, 320)))
+    assert sum(len(draft.marks) == 1 for draft in addons) >= 5
+    assert {mark.label for draft in addons for mark in draft.marks} == {LINEAR}
+    assert sum(len(draft.marks) >= 2 for draft in rows) >= 4
 
 
 def test_boxes_are_inside_and_not_empty() -> None:

@@ -289,7 +289,12 @@ def test_run_whose_first_state_cannot_be_saved_leaves_no_file(
 
 
 def test_unfinished_files_of_a_killed_run_are_deleted(tmp_path: Path) -> None:
-    unfinished = (".last.pt.77.part", ".model.safetensors.77.part", ".log.jsonl.77.part")
+    unfinished = (
+        "last.pt.part",
+        ".last.pt.77.part",
+        ".model.safetensors.77.part",
+        ".log.jsonl.77.part",
+    )
     for name in (*unfinished, "last.pt", "mine.part"):
         (tmp_path / name).touch()
     delete_unfinished_files(tmp_path)

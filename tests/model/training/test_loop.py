@@ -362,9 +362,8 @@ def test_run_without_a_state_to_resume_does_not_replace_a_model(tmp_path: Path) 
 def test_resume_of_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"no last\.pt to continue from"):
         train(TrainOptions(output=tmp_path / "typo", resume=True))
-    with pytest.raises(OutputError, match=r"--data, or another option that says what to train"):
+    with pytest.raises(OutputError, match=r"with an option that says what to train"):
         train(TrainOptions(output=tmp_path / "typo", resume=True, max_minutes=60))
-    assert not (tmp_path / "typo").exists()
     assert not (tmp_path / "typo").exists()
 
 

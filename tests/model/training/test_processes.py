@@ -56,4 +56,4 @@ def test_two_processes_learn_as_one_with_twice_the_batch(tmp_path: Path) -> None
     rows = (tmp_path / "two" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 1
     info = read_model_info(tmp_path / "two" / "model.safetensors")
-    assert info.description == "trained for 1 steps of 4 images"
+    assert info.description == "trained for 1 iteration of 4 images"

@@ -28,7 +28,7 @@ def _result(folder: Path, names: dict[int, str], found: Detections) -> RunResult
     validation = Validation(evaluate_coco(predictions, truth), predictions, 1.0)
     (folder / LOG_FILE).write_text('{"iteration": 2, "total": 3.0}\n', encoding="utf-8")
     data = ValidationSet(truth, folder, "one image")
-    return RunResult(tiny_options(folder), Position(iteration=2), validation, data, 0.4)
+    return RunResult(tiny_options(folder), Position(iteration=2), validation, data, 0.4, 8)
 
 
 def _detections(*rows: tuple[float, int, tuple[float, ...]]) -> Detections:

@@ -413,3 +413,10 @@ def test_a_damaged_state_is_named_with_what_can_be_done(
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"{path} cannot be read, it may be damaged or incomplete (")
     assert "()" not in line and line.endswith("starts a new run from its weights")
+
+
+def test_a_state_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / STATE_FILE)
+    with pytest.raises(TrainingStateError) as refused:
+        resumed_options(TrainOptions(output=tmp_path, resume=True))
+    assert "damaged" not in str(refused.value)

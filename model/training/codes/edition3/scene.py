@@ -72,8 +72,10 @@ def generate_scene(
         The scene; about a quarter have no code.
     """
     kind = weighted(rng, _KINDS)
-    if kind.startswith("edition"):
-        return (edition1 if kind == "edition 1" else edition2).generate_scene(rng, size, max_side)
+    if kind == "edition 1":
+        return edition1.generate_scene(rng, size, max_side)
+    if kind == "edition 2":
+        return edition2.generate_scene(rng, size, max_side)
     shape = size or canvas_size(rng, max_side)
     make = _addon_scene if kind == "add-on" else _row_scene
     draft = make(rng, shape)
