@@ -111,6 +111,7 @@ def test_every_reference_case_is_reproduced(name: str) -> None:
 
 
 _IS_FAST = ("onednn", torch.float32)
+_IS_SLOW = ("torch", torch.bfloat16)  # on processors without it
 _FAST_CONFIGS = (
     tiny(),
     tiny(backbone="efficientnet_lite0"),
@@ -135,7 +136,8 @@ def _architectures() -> Iterator[Any]:
     """Every architecture with every way of products; those that are slow twice: of the family."""
     ways = itertools.product(("onednn", "torch"), TOLERANCES)
     for config, (products, dtype) in itertools.product((*_FAST_CONFIGS, *_SLOW_CONFIGS), ways):
-        slow = (config not in _FAST_CONFIGS) + ((products, dtype) != _IS_FAST)
+        way = (products, dtype)
+        slow = min(2, (config not in _FAST_CONFIGS) + (way != _IS_FAST) + (way == _IS_SLOW))
         marks = (pytest.mark.slow, pytest.mark.family)[:slow]
         name = f"{config.name}-{products}-{dtype}"
         yield pytest.param(config, products, dtype, marks=marks, id=name)

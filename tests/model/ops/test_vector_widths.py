@@ -16,10 +16,9 @@ from tests.model.ops.bottleneck_cases import Case, assert_right, images_of
 
 
 @pytest.mark.slow
+@pytest.mark.family
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
-@pytest.mark.parametrize(
-    "target", [pytest.param("x86-64-v3", marks=pytest.mark.family), "baseline"]
-)
+@pytest.mark.parametrize("target", ["x86-64-v3", "baseline"])
 def test_narrower_vectors_give_the_reference_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: str
 ) -> None:
