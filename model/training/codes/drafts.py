@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,16 @@ class Draft:
         """Clips an xyxy box to the image."""
         high, wide = self.image.shape[:2]
         return np.clip(extent, 0, np.array([wide, high, wide, high])).astype(np.float32)
+
+
+def with_codes(make: Callable[[], Draft], retries: int) -> Draft:
+    """Makes a draft, and another one while it has no code, up to `retries` times."""
+    draft = make()
+    for _ in range(retries):
+        if draft.marks:
+            break
+        draft = make()
+    return draft
 
 
 def turn(rng: np.random.Generator) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from model.training.codes import scene as edition1
 from model.training.codes.common import chance, integer, log_uniform, uniform, weighted
-from model.training.codes.drafts import Draft, add_page, add_sheet, turn
+from model.training.codes.drafts import Draft, add_page, add_sheet, turn, with_codes
 from model.training.codes.edition2.objects import carrier, code_label
 from model.training.codes.edition2.surroundings import look_alike, surroundings, view
 from model.training.codes.labels import Sheet
@@ -119,9 +119,5 @@ def generate_scene(
         return edition1.generate_scene(rng, size, max_side)
     shape = size or canvas_size(rng, max_side)
     makers = {"none": _none_scene, "far": _far_scene, "many": _many_scene}
-    draft = makers[kind](rng, shape)
-    for _ in range(_TRIES):
-        if draft.marks or kind == "none":
-            break
-        draft = makers[kind](rng, shape)
+    draft = with_codes(lambda: makers[kind](rng, shape), 0 if kind == "none" else _TRIES)
     return finish(rng, draft, 1.0 if chance(rng, 0.85) else 0.2)

@@ -13,6 +13,7 @@ from model.training.codes.drafts import (
     place_distractor,
     place_label,
     turn,
+    with_codes,
 )
 from model.training.codes.edition2 import scene as edition2
 from model.training.codes.edition2.surroundings import surroundings
@@ -78,9 +79,5 @@ def generate_scene(
         return edition2.generate_scene(rng, size, max_side)
     shape = size or canvas_size(rng, max_side)
     make = _addon_scene if kind == "add-on" else _row_scene
-    draft = make(rng, shape)
-    for _ in range(_TRIES):
-        if draft.marks:
-            break
-        draft = make(rng, shape)
+    draft = with_codes(lambda: make(rng, shape), _TRIES)
     return finish(rng, draft, 1.0 if chance(rng, 0.85) else 0.2)
