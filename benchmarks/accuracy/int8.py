@@ -3,10 +3,11 @@
     python -m benchmarks.accuracy.int8 [--photos DIR] [--copies 4] [--scenes 300]
 
 The ranges are those of `lite-detr weights calibrate` with 128 generated scenes of another seed than
-the evaluated ones. A single AP says little: flipping the last bit of one pixel in a hundred changes
-it by some tenths of a point, as near ties select other queries (`benchmarks.model.drift`). So both
-precisions detect in several such copies of each set, the same ones, and means are compared. Photos
-(see `benchmarks.accuracy.codes`) are used as they are. Writes int8.json and int8.md.
+the evaluated ones. A single AP says little: flipping the last bit of one in a hundred of an image's
+numbers changes it by some tenths of a point, as near ties select other queries
+(`benchmarks.model.drift`). So both precisions detect in several such copies of each set, the same
+ones, and means are compared. Photos (see `benchmarks.accuracy.codes`) are used as they are. Writes
+int8.json and int8.md.
 """
 
 from __future__ import annotations
@@ -23,20 +24,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy.synthetic_set import MAX_SIDE, NUM_SCENES, synthetic_set
+from benchmarks.accuracy.synthetic_set import NUM_SCENES, synthetic_set
 from benchmarks.report import RESULTS, conditions, table, write_report
 from model.data.annotations import GroundTruth
-from model.data.image_files import FILE_LIMITS
 from model.detections import Detections
+from model.evaluation.batches import image_batches
 from model.evaluation.evaluate import evaluate_coco, run_detector_on
 from model.evaluation.photo_rules import judge_photos
-from model.geometry import padded_size
-from model.images.decode import decode_image
 from model.network.calibration import find_ranges
 from model.network.inference import prepare_for_inference
 from model.network.int8 import prepare_in_int8
 from model.predictor import Predictor
-from model.training.codes.cache import build
 from model.weights.checkpoint import load_detector
 from model.weights.info import ModelInfo, default_cache_dir, resolve_model
 
@@ -80,15 +78,12 @@ class _NoisyPredictor(Predictor):
 
 def _calibration_images(predictor: Predictor, cache_dir: Path) -> Iterator[Tensor]:
     for edition in _EDITIONS:
-        count = _CALIBRATION_SCENES
-        folder = cache_dir / f"calibration-edition-{edition}-seed-{_CALIBRATION_SEED}-{count}"
-        if not (folder / "annotations.json").exists():
-            build(folder, count, _CALIBRATION_SEED, 1, MAX_SIDE[edition], edition=edition)
-        for file in sorted(folder.rglob("*.jpg")):
-            image = decode_image(file.read_bytes(), predictor.config, FILE_LIMITS)
-            height, width = image.pixels.shape[:2]
-            padded = padded_size(height, width, predictor.config.bucket_stride)
-            yield predictor.assemble([image.pixels], padded)[0]
+        annotations, folder = synthetic_set(
+            cache_dir, _CALIBRATION_SCENES, edition, _CALIBRATION_SEED
+        )
+        images = GroundTruth.read(annotations).images
+        for [image] in image_batches(images, folder, predictor.config, 1):
+            yield predictor.assemble([image.pixels], image.padded)[0]
 
 
 def _score(

@@ -19,7 +19,7 @@ _ANNOTATIONS = "annotations.json"
 
 
 def synthetic_set(
-    cache_dir: Path, num_scenes: int = NUM_SCENES, edition: int = EDITION
+    cache_dir: Path, num_scenes: int = NUM_SCENES, edition: int = EDITION, seed: int = SEED
 ) -> tuple[Path, Path]:
     """Renders the set unless the cache contains it.
 
@@ -27,17 +27,18 @@ def synthetic_set(
         cache_dir: contains one folder for each set.
         num_scenes: number of scenes, from the first of the seed.
         edition: of the generator.
+        seed: of the scenes; other sets than the validation set have another one.
 
     Returns:
         Its COCO-format annotations and its folder of images.
     """
-    folder = cache_dir / set_name(num_scenes, edition)
+    folder = cache_dir / set_name(num_scenes, edition, seed)
     annotations = folder / _ANNOTATIONS
     if not annotations.exists():
-        build(folder, num_scenes, SEED, 1, MAX_SIDE[edition], edition=edition)
+        build(folder, num_scenes, seed, 1, MAX_SIDE[edition], edition=edition)
     return annotations, folder
 
 
-def set_name(num_scenes: int = NUM_SCENES, edition: int = EDITION) -> str:
+def set_name(num_scenes: int = NUM_SCENES, edition: int = EDITION, seed: int = SEED) -> str:
     """Returns the name of a set, of which its folder and result files are named."""
-    return f"synthetic-codes-edition-{edition}-seed-{SEED}-{num_scenes}"
+    return f"synthetic-codes-edition-{edition}-seed-{seed}-{num_scenes}"
