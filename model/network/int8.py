@@ -1,9 +1,8 @@
 """A backbone whose convolutions run in int8 on a CPU, between maps in uint8.
 
-Maps and weights have a scale for each channel, and sums are int32. The scales of the maps follow
-from ranges that `model.network.calibration` finds ahead. The products are oneDNN's, which torch
-offers under private names only; those know one scale for a map, so the scales of its channels are
-part of the weights of the convolutions that write and read it.
+Maps (`model.network.int8_maps`) and weights have a scale for each channel, and sums are int32. The
+products are oneDNN's, which torch offers under private names only; those know one scale for a map,
+so the scales of its channels are part of the weights of the convolutions that write and read it.
 """
 
 from __future__ import annotations
@@ -22,61 +21,18 @@ from model.network.backbone.base import Backbone, Maps
 from model.network.calibration import Step, trace, unpacked_form
 from model.network.convolution import FoldedConvolution
 from model.network.inference import prepare_for_inference
+from model.network.int8_maps import LEVELS, Quantization, share_scales
 from model.network.onednn import Activation
 
 if TYPE_CHECKING:
     from model.network.detector import LiteDETR
 
-_LEVELS = 255  # of uint8, less one
-_MIDDLE = 128
 _MAX_WEIGHT = 127
 # Without VNNI, oneDNN adds pairs of products in 16 bits, which weights of 8 bits can overflow.
 _MAX_WEIGHT_WITHOUT_VNNI = 63
 _OPERATORS = ("qconv_prepack", "qconv2d_pointwise")
-_LEAST_SHARE = 1e-6  # of a channel's scale in the largest; others would overflow in the weights
 _TINY = 1e-30
 _IDENTITY = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups
-
-
-class Quantization:
-    """How uint8 holds the numbers of a map: x = (q - zero_point) * scale[c] + offset[c].
-
-    Maps without negative numbers have the zero point 0 and no offset. For the others the zero point
-    is the middle; the offset centres the range of each channel, unless the map is padded: padding
-    is the zero point and stands for 0.
-
-    Args:
-        ranges: float32 [3, C]: the least, the largest and the mean number of each channel.
-        padded: whether a convolution reads the map with padding.
-    """
-
-    def __init__(self, ranges: Tensor, *, padded: bool = True) -> None:
-        self._low, self._high, self.mean = ranges[0], ranges[1], ranges[2]
-        signed = bool((self._low < 0).any())
-        self.zero_point = _MIDDLE if signed else 0
-        self._centred = signed and not padded
-        if self._centred:
-            scale = (self._high - self._low) / _LEVELS
-        else:
-            scale = self._high / (_LEVELS - self.zero_point)
-            if signed:
-                scale = scale.maximum(-self._low / _MIDDLE)
-        least = float(scale.max()) * _LEAST_SHARE or 1.0
-        self.scale = scale.clamp_min(least)  # [C]
-
-    @property
-    def offset(self) -> Tensor:
-        """[C]."""
-        if not self._centred:
-            return torch.zeros_like(self.scale)
-        middle = (self._low + self._high) / 2
-        return middle + self.scale * (self.zero_point - _LEVELS / 2)
-
-    def dequantize(self, q: Tensor) -> Tensor:
-        """Uint8 [B, C, H, W] -> float32."""
-        x = q.to(torch.float32).sub_(self.zero_point)
-        x.mul_(self.scale[:, None, None]).add_(self.offset[:, None, None])
-        return x
 
 
 @cache
@@ -86,7 +42,7 @@ def is_available() -> bool:
         return False
     if not all(hasattr(torch.ops.onednn, name) for name in _OPERATORS):
         return False
-    one = Quantization(torch.tensor([0.0, _LEVELS, 0.0])[:, None].expand(3, 8))
+    one = Quantization(torch.tensor([0.0, LEVELS, 0.0])[:, None].expand(3, 8))
     x = torch.arange(64, dtype=torch.uint8).view(1, 8, 4, 2)
     x = x.contiguous(memory_format=torch.channels_last)
     try:
@@ -195,7 +151,7 @@ class QuantizingConvolution(nn.Module):
         self, x: Tensor, add: Tensor | None = None, *, activation: Activation = "none"
     ) -> Tensor:
         """Float32 [B, C, H, W] -> uint8 [B, C', H', W'], channels last."""
-        clamp = ("hardtanh", [0.0, float(_LEVELS)], "")
+        clamp = ("hardtanh", [0.0, float(LEVELS)], "")
         steps = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, *clamp
         )
@@ -262,7 +218,9 @@ class Int8Backbone(Backbone):
                     f"precision=int8: no range of the map {step.result}: calibrate this model "
                     "with `lite-detr weights calibrate`"
                 )
-        maps = _quantizations(self.body, steps, ranges)
+        padded = {step.source for step in steps if _pads(self.body.get_submodule(step.name))}
+        maps = {name: Quantization(r, padded=name in padded) for name, r in ranges.items()}
+        share_scales(maps, [(step.result, step.add) for step in steps if step.add is not None])
         self._taps = [maps[name] for name in taps]
         last = _last_in_float32(self.body, steps)
         for step in steps[:last]:  # which are alone and have no products packed
@@ -342,26 +300,3 @@ def _replacement(
     how = (maps[step.source], maps[step.result])
     add = None if step.add is None else maps[step.add]
     return Int8Convolution(module.weight, module.bias, module.geometry, *how, add)
-
-
-def _quantizations(
-    body: nn.Module, steps: Sequence[Step], ranges: Mapping[str, Tensor]
-) -> dict[str, Quantization]:
-    """Those of all maps; maps that are added to each other have the same scales."""
-    padded = {step.source for step in steps if _pads(body.get_submodule(step.name))}
-    maps = {name: Quantization(each, padded=name in padded) for name, each in ranges.items()}
-    leaders = {name: name for name in maps}
-
-    def leader(name: str) -> str:
-        while leaders[name] != name:
-            name = leaders[name]
-        return name
-
-    for step in steps:
-        if step.add is not None:
-            one, other = leader(step.result), leader(step.add)
-            maps[one].scale = maps[one].scale.maximum(maps[other].scale)
-            leaders[other] = one
-    for name, each in maps.items():
-        each.scale = maps[leader(name)].scale
-    return maps

@@ -23,10 +23,10 @@ from model.network.int8 import (
     Int8Backbone,
     Int8Convolution,
     Int8MaxPool,
-    Quantization,
     QuantizingConvolution,
     prepare_in_int8,
 )
+from model.network.int8_maps import Quantization
 from model.network.precision import resolve_precision
 from model.predictor import Predictor
 from model.weights.checkpoint import load_detector

@@ -68,11 +68,14 @@ SPILLED = {120: (8, 2)}
 Used = TypeVar("Used", bound=sass.Usage)
 
 KINDS = pytest.mark.parametrize("kind", sass.KINDS)
-# float16 is what a GPU runs fastest; `make test-slow` compiles the other types.
+# float16 is what a GPU runs fastest; `make test-family` compiles the other types.
 DTYPES = pytest.mark.parametrize(
     "dtype",
     [
-        pytest.param(dtype, marks=[] if dtype == torch.float16 else [pytest.mark.slow])
+        pytest.param(
+            dtype,
+            marks=[] if dtype == torch.float16 else [pytest.mark.slow, pytest.mark.family],
+        )
         for dtype in nvrtc.TYPES
     ],
     ids=str,

@@ -239,7 +239,7 @@ def _manglings_below(path: str) -> Iterator[str]:
     [
         "root path",
         pytest.param("forwarded", marks=pytest.mark.slow),
-        pytest.param("forwarded within", marks=pytest.mark.slow),
+        pytest.param("forwarded within", marks=[pytest.mark.slow, pytest.mark.family]),
     ],
 )
 @every_route
