@@ -9,6 +9,15 @@ _LATE = 0.5  # progress from which a class without a hit is worth a warning
 _MANY_ITERATIONS = 300  # ... or this many iterations
 _SHOWN = 6
 
+NO_START = (
+    "warning: this run starts from random weights and needs many thousands of iterations; start "
+    "from trained ones with --init-from FILE, or with --pretrained-backbone"
+)
+FEW_BOXES = (
+    "warning: these images have too few boxes to tell good weights from bad ones; validate on more "
+    "images, or with a larger --holdout"
+)
+
 
 def too_short(iterations: int, seconds_per_iteration: float) -> str | None:
     """Returns a warning for a run that has time for too few iterations.

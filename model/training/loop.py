@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from model.data.errors import DataError
+from model.training.advice import FEW_BOXES, NO_START
 from model.training.errors import ProcessLost, TrainingFailed
 from model.training.events import Callback, CallbackError, Callbacks, load_callback
 from model.training.objective import choose_device
 from model.training.options import TrainOptions
 from model.training.own_data import TrainingData
 from model.training.processes import Processes, joined_processes
-from model.training.recipe import choose
+from model.training.recipe import choose, is_untrained
 from model.training.report import Reporter
 from model.training.resume import resumed_options
 from model.training.run_folder import (
@@ -95,9 +96,11 @@ def _train(options: TrainOptions, processes: Processes, reporter: Reporter) -> P
             f"{error}\nif the data of the run is in another place now, name it, as with --data"
         ) from error
     if not resumes:
-        options = _with_choices(options, data, reporter)
+        options = _with_choices(options, data, reporter, processes.count)
     if data.validation is not None:
         reporter.line(f"validation: {data.validation.description}")
+        if not data.validation.is_telling:
+            reporter.line(FEW_BOXES)
     elif options.has_own_data:
         why = " (too few images with boxes for --holdout)" if options.holdout > 0 else ""
         reporter.line(f"validation: none{why}; {MODEL_FILE} has the last weights")
@@ -119,18 +122,22 @@ def _train(options: TrainOptions, processes: Processes, reporter: Reporter) -> P
     return trainer.run()
 
 
-def _with_choices(options: TrainOptions, data: TrainingData, reporter: Reporter) -> TrainOptions:
-    """Returns the options with what follows from the user's own data, and prints it."""
-    if data.facts is None:
-        return options
+def _with_choices(
+    options: TrainOptions, data: TrainingData, reporter: Reporter, processes: int
+) -> TrainOptions:
+    """Returns the options with what follows from the data and the start, and prints it."""
     facts = data.facts
-    options, choices = choose(options, facts)
-    reporter.line(
-        f"data: {facts.num_images} images, {facts.num_boxes} boxes, {facts.num_classes} classes"
-    )
-    reporter.line("chosen for it (the flag of the same name overrides a choice):")
+    options, choices = choose(options, facts, processes)
+    if facts is not None:
+        reporter.line(
+            f"data: {facts.num_images} images, {facts.num_boxes} boxes, {facts.num_classes} classes"
+        )
+    if choices:
+        reporter.line("chosen for this run (the flag of the same name overrides a choice):")
     for choice in choices:
         reporter.line(f"  --{choice.flag} {choice.shown}  ({choice.reason})")
+    if is_untrained(options):
+        reporter.line(NO_START)
     return options
 
 

@@ -86,6 +86,9 @@ class _Options(BaseModel):
         description="share of your images that is not trained on but validated on, if the data has "
         "no validation images; 0: no validation",
     )
+    validation_images: int = Field(
+        500, ge=0, description="images that are validated on, at most; 0: all"
+    )
     live_scenes: int = Field(
         4000,
         ge=1,
@@ -259,7 +262,8 @@ class _Options(BaseModel):
     patience: int = Field(
         20,
         ge=0,
-        description="validations without a better AP that end the run; 0: it is never ended early",
+        description="validations without a better AP that end the run, if a quarter of its length "
+        "has passed meanwhile; 0: it is never ended early",
     )
 
     log_every: int = Field(
@@ -277,12 +281,12 @@ class _Options(BaseModel):
     score_threshold: _Share | None = Field(
         None,
         description="default score threshold of the exported model; unset: the best F1 on the "
-        "validation images, 0.4 without any",
+        "validation images, 0.4 with fewer than 20 boxes",
     )
     duplicate_iou: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
         description="IoU from which the worse of two detections is dropped, 1: both are kept; "
-        "unset: the best on the validation images, 1 without any",
+        "unset: the best on the validation images, 1 with fewer than 20 boxes",
     )
     tensorboard: bool = Field(
         False, description="write event files for TensorBoard into output/tensorboard"

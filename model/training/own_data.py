@@ -12,7 +12,7 @@ from model.labels import COCO_LABELS
 from model.training.options import TrainOptions
 from model.training.recipe import DataFacts, facts_of
 from model.training.sources import GroundTruthSource, ImageSource
-from model.training.validation import ValidationSet, holdout
+from model.training.validation import ValidationSet, holdout, sample
 
 Report = Callable[[str], None]
 
@@ -66,13 +66,13 @@ def _with_validation(
         check_boxes_of_split(given, "validate on")
         check_classes_of_split(given, data.truth, data.subject)
         _report_shared_images(data, given, report)
-        return data.truth, _as_validation(given)
-    training, held_out = holdout(data.truth, options.holdout)
+        return data.truth, _as_validation(given, options)
+    training, held_out = holdout(data.truth, options.holdout, options.validation_images)
     if held_out is None:
         return training, None
     subject = (
         f"{len(held_out.images)} of {len(data.truth.images)} images of {data.subject}, which are "
-        "not trained on (always the same ones; --holdout 0: none)"
+        "not trained on (the same ones for the same images; --holdout 0: none)"
     )
     return training, ValidationSet(held_out, data.folder, subject)
 
@@ -84,7 +84,7 @@ def open_validation(options: TrainOptions, report: Report | None = None) -> Vali
         DataError: if they cannot be used.
     """
     given = _given_validation(options, report)
-    return None if given is None else _as_validation(given)
+    return None if given is None else _as_validation(given, options)
 
 
 def _given_validation(options: TrainOptions, report: Report | None) -> DataSet | None:
@@ -93,9 +93,11 @@ def _given_validation(options: TrainOptions, report: Report | None) -> DataSet |
     return open_coco(options.val_annotations, options.val_images, report)
 
 
-def _as_validation(data: DataSet) -> ValidationSet:
-    subject = f"{len(data.truth.images)} images of {data.subject}"
-    return ValidationSet(data.truth, data.folder, subject)
+def _as_validation(data: DataSet, options: TrainOptions) -> ValidationSet:
+    truth, number = sample(data.truth, options.validation_images), str(len(data.truth.images))
+    if len(truth.images) < len(data.truth.images):
+        number = f"{len(truth.images)} of {number} (--validation-images)"
+    return ValidationSet(truth, data.folder, f"{number} images of {data.subject}")
 
 
 def _report_shared_images(data: DataSet, given: DataSet, report: Report | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from model.data.annotations import GroundTruth
 from model.training.options import TrainOptions
 from model.weights.info import DEFAULT_MODEL_PATH
 
-LONG_RUN_MINUTES = 30.0  # of a run that gets a larger input
+LONG_RUN_MINUTES = 30.0  # of a run that gets a larger input ...
+LONG_RUN_ITERATIONS = 1000  # ... or so many optimizer steps
 DEFAULT_VARIANT = "lite-dino-efficientnet-lite0"  # of the embedded model
 
 _SEEN_PIXELS = 14.0  # shorter side at the network's input that small boxes should have
@@ -35,6 +36,7 @@ _GRID = 32  # pixels
 _FEW_IMAGES = 1000
 _EPOCHS = 60  # of a run whose length is not given
 _ITERATION_RANGE = (1000, 20_000)  # of such a run
+_SIDES = (("left", "right"), ("west", "east"))  # that mirroring exchanges
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class DataFacts:
         small_box: shorter side, relative to the longest side of the image, that 10 % of the boxes
             of the class with the smallest boxes do not reach.
         crowd: boxes on an image that 5 % of the images exceed.
+        names: of the classes.
     """
 
     num_images: int
@@ -57,6 +60,7 @@ class DataFacts:
     image_side: float
     small_box: float
     crowd: float = 1.0
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,20 +108,28 @@ def facts_of(truth: GroundTruth, sizes: Mapping[int, tuple[float, float]]) -> Da
         image_side=float(np.median(list(longest.values()))) if longest else 0.0,
         crowd=float(np.percentile([len(image.boxes) for image in truth.images], _CROWDED)),
         small_box=min(float(np.percentile(each or [1.0], _SMALL_BOXES)) for each in classes),
+        names=tuple(truth.categories.values()),
     )
 
 
-def input_side(facts: DataFacts, minutes: float | None = None) -> int:
+def is_long(options: TrainOptions) -> bool:
+    """Whether a run has the time for a larger input; True if its length is not given."""
+    if options.max_minutes is not None:
+        return options.max_minutes >= LONG_RUN_MINUTES
+    given = "max_iterations" in options.model_fields_set
+    return not given or options.max_iterations >= LONG_RUN_ITERATIONS
+
+
+def input_side(facts: DataFacts, *, is_long: bool) -> int:
     """Returns the longest side of images at the network's input, in pixels.
 
     It is the smallest multiple of 32 at which small boxes have 14 pixels, as a smaller input trains
-    more iterations in the same time; in runs of 30 minutes and more 20 pixels.
+    more iterations in the same time; in long runs 20 pixels.
 
     Args:
         facts: of the training data.
-        minutes: length of the run; None: not limited by time.
+        is_long: see `is_long`.
     """
-    is_long = minutes is not None and minutes >= LONG_RUN_MINUTES
     seen = _SEEN_PIXELS_OF_LONG_RUN if is_long else _SEEN_PIXELS
     wanted = seen / max(facts.small_box, 1e-6)
     side = math.ceil(wanted / _GRID) * _GRID
@@ -134,45 +146,89 @@ def num_queries(facts: DataFacts, least: int) -> int:
     return max(min(wanted, _MOST_QUERIES), least)
 
 
-def choose(options: TrainOptions, facts: DataFacts) -> tuple[TrainOptions, list[Choice]]:
-    """Returns the options with the choices that the user has not made, and these choices."""
-    given = options.model_fields_set
-    choices = [choice for choice in _choices(options, facts) if choice.name not in given]
-    return options.changed(**{choice.name: choice.value for choice in choices}), choices
+def mirroring_changes_classes(names: Sequence[str]) -> bool:
+    """Whether the mirror image of a class may be of another class, or of none.
+
+    So it is with a class whose name with left for right, or west for east, is another class, and
+    with letters and digits.
+    """
+    known = {name.casefold() for name in names}
+    if sum(len(name) == 1 and name.isalnum() for name in known) > 1:
+        return True
+    return any(
+        one in name and name.replace(one, other) in known for name in known for one, other in _SIDES
+    )
 
 
-def _choices(options: TrainOptions, facts: DataFacts) -> Iterator[Choice]:
+def choose(
+    options: TrainOptions, facts: DataFacts | None, processes: int = 1
+) -> tuple[TrainOptions, list[Choice]]:
+    """Returns the options with the choices that the user has not made, and these choices.
+
+    Args:
+        options: of the run.
+        facts: of the user's own data; None: it is not trained on.
+        processes: that train together.
+    """
+    given, choices = options.model_fields_set, []
+    if facts is not None:
+        choices = [each for each in _choices(options, facts, processes) if each.name not in given]
+        options = options.changed(**{each.name: each.value for each in choices})
+    if is_untrained(options):
+        reason = "no start weights"
+        new = (Choice("freeze_backbone_stages", 0, reason), Choice("backbone_lr_factor", 1, reason))
+        choices += [each for each in new if each.name not in given]
+        options = options.changed(**{each.name: each.value for each in choices})
+    return options, choices
+
+
+def is_untrained(options: TrainOptions) -> bool:
+    """Whether a run starts from random weights."""
+    return options.init_from is None and options.pretrained_backbone is None
+
+
+def _choices(options: TrainOptions, facts: DataFacts, processes: int) -> Iterator[Choice]:
     """Yields a choice for each option that depends on the data."""
     few = facts.num_images < _FEW_IMAGES
-    if options.variant == DEFAULT_VARIANT and options.pretrained_backbone is None:
+    is_adapted = options.init_from is not None
+    if options.variant == DEFAULT_VARIANT and is_untrained(options):
+        is_adapted = "init_from" not in options.model_fields_set
         reason = "its encoder, decoder and boxes are kept; the class heads are adapted"
         yield Choice("init_from", DEFAULT_MODEL_PATH, reason)
     least = VARIANTS[options.variant].num_queries
     if (queries := num_queries(facts, least)) > least:
         yield Choice("num_queries", queries, f"up to {facts.crowd:.0f} boxes on an image")
-    side = options.input_side or input_side(facts, options.max_minutes)
+    side = options.input_side or input_side(facts, is_long=is_long(options))
     pixels = facts.small_box * side
     yield Choice("input_side", side, f"small boxes then have about {pixels:.0f} px")
     yield Choice("sizes", (side - _GRID, side, side + _GRID), "around the input side")
     yield Choice("final_sizes", (side,), "the input side")
-    yield Choice("symmetries", "hflip", "fits most data; dihedral suits images from above")
+    if mirroring_changes_classes(facts.names):
+        yield Choice("symmetries", "none", "mirroring would change classes such as left and right")
+    else:
+        reason = "fits most data; dihedral suits images from above, none text and arrows"
+        yield Choice("symmetries", "hflip", reason)
     yield Choice("crop_probability", 0.3, f"{facts.num_images} images")
     yield Choice("mosaic_probability", 0.0 if few else 0.1, f"{facts.num_images} images")
     yield Choice("photometric", 0.5, "moderate changes of colour")
     yield Choice("invert_probability", 0.0, "inverted colours are for printed codes")
     yield Choice("grey_probability", 0.02, "colour may matter")
-    stages, why = (2, "few images") if few else (1, "many images")
-    yield Choice("freeze_backbone_stages", stages, f"{why}: {facts.num_images}")
+    if is_adapted or options.pretrained_backbone is not None:
+        stages, why = (2, "few images") if few else (1, "many images")
+        yield Choice("freeze_backbone_stages", stages, f"{why}: {facts.num_images}")
+    batch = _batch_size(options, few=few)
     if few:
-        size = _batch_size(options, few=few)
-        yield Choice("batch_size", size, "few images: more steps in the same time")
-    yield Choice("learning_rate", 4e-4, "a short run from trained weights")
-    yield Choice("backbone_lr_factor", 0.5, "a short run from trained weights")
+        yield Choice("batch_size", batch, "few images: more steps in the same time")
+    if is_adapted:
+        yield Choice("learning_rate", 4e-4, "a short run from trained weights")
+        yield Choice("backbone_lr_factor", 0.5, "a short run from trained weights")
     if options.max_minutes is None and "max_iterations" not in options.model_fields_set:
-        batch = _batch_size(options, few=few)
-        wanted = _EPOCHS * facts.num_images // (batch * options.accumulate)
-        iterations = min(max(wanted, _ITERATION_RANGE[0]), _ITERATION_RANGE[1])
-        yield Choice("max_iterations", iterations, f"about {_EPOCHS} epochs, at least 1000 steps")
+        images = batch * options.accumulate * processes  # of a step
+        least, most = _ITERATION_RANGE
+        iterations = min(max(_EPOCHS * facts.num_images // images, least), most)
+        epochs = iterations * images / max(facts.num_images, 1)
+        reason = f"{epochs:.3g} epochs; of {_EPOCHS} epochs at least {least}, at most {most} steps"
+        yield Choice("max_iterations", iterations, reason)
     elif "max_iterations" not in options.model_fields_set:
         yield Choice("max_iterations", 1_000_000, "max_minutes ends the run")
 

@@ -21,7 +21,12 @@ from model.training.run_folder import LAST_FILE, MODEL_FILE, STATE_FILE
 from model.training.samples import SampleImages
 from model.training.sources import ImageSource
 from model.training.state import Position, Run, SavedRun, save_state
-from model.training.validation import Validation, ValidationAbandoned, Validator
+from model.training.validation import (
+    FEWEST_BOXES,
+    Validation,
+    ValidationAbandoned,
+    Validator,
+)
 from model.weights.checkpoint import load_detector, save_checkpoint
 
 _DEFAULT_THRESHOLD = 0.4
@@ -131,12 +136,10 @@ class RunWriter:
         validation = self._validator.validate(detector, weights)
         ap = validation.scores.ap or 0.0
         is_best = ap > place.best_ap
-        if is_best:
+        place.validations_since_best = 0 if is_best else place.validations_since_best + 1
+        if is_best or ap == 0 == place.best_ap:  # of weights that find nothing yet, the newest
             place.best_ap, place.best_iteration = ap, place.iteration
-            place.validations_since_best = 0
             self._export(self.model_path, weights, place, validation)
-        else:
-            place.validations_since_best += 1
         warning = no_hit(validation.classes_without_hit(), place.iteration, progress)
         if warning is not None:
             self._warn_once(warning, warning.partition(" of: ")[2])
@@ -236,7 +239,10 @@ class RunWriter:
     def _report_choices(
         self, validation: Validation, threshold: float, files: Sequence[Path]
     ) -> None:
-        scores = validation.scores
+        assert self._validator is not None
+        scores, why = validation.scores, "the best on these images"
+        if not self._validator.data.is_telling:
+            why = f"fewer than {FEWEST_BOXES} boxes are too few to choose by"
         self._reporter.line(
             f"best weights: AP {scores.ap or 0:.3f}, AP50 {scores.ap50 or 0:.3f} on the "
             f"{scores.num_images} validation images"
@@ -245,7 +251,7 @@ class RunWriter:
             self._reporter.line(f"  {row.name}: AP50 {row.ap50 or 0:.3f}, {row.num_boxes} boxes")
         self._reporter.line(
             f"stored in the model: score threshold {threshold:.2f}, duplicate_iou "
-            f"{validation.duplicate_iou:g} (the best on these images, unless given)"
+            f"{validation.duplicate_iou:g} ({why}, unless given)"
         )
         if files:
             self._reporter.line(f"report: {files[0]}")
@@ -254,7 +260,7 @@ class RunWriter:
         """Returns the default threshold: the user's, or the best on the validation images."""
         if self._options.score_threshold is not None:
             return self._options.score_threshold
-        if validation is None or self._validator is None:
+        if validation is None or self._validator is None or not self._validator.data.is_telling:
             return _DEFAULT_THRESHOLD
         curves = class_curves(validation.predictions, self._validator.data.truth)
         return best_threshold(curves) or _DEFAULT_THRESHOLD

@@ -42,6 +42,7 @@ from model.weights.header import CheckpointError
 
 _MINUTE = 60.0
 _LOADER = "DataLoader worker"  # in torch's messages
+_PATIENT_SHARE = 0.25  # of a run, without a better AP; the learning rate falls in the second half
 _TIMED_ITERATIONS = 5  # after which the length of the run is estimated
 
 
@@ -341,12 +342,28 @@ class Trainer:
                 validation = self._writer.validate(self.position, progress)
                 self._write_row(self._clock.now(), validation)
                 self.position.validated_iteration = self.position.iteration
+                if self.position.best_iteration == self.position.iteration:
+                    self._save_state()  # a run that is killed later knows its best weights
             self._validation_time = self._clock.now()
             self._validation_seconds = self._validation_time - started
-        patience = self.options.patience
-        worse = self.position.validations_since_best
-        if self._processes.any(0 < patience <= worse) and not self._stop_reason:
+        if self._processes.any(self._is_out_of_patience()) and not self._stop_reason:
+            worse = self.position.validations_since_best
             self._stop_reason = f": no better AP in {worse} validations (--patience)"
+
+    def _is_out_of_patience(self) -> bool:
+        """Whether the run has not improved for long, in validations and in its own length."""
+        place, patience = self.position, self.options.patience
+        if not 0 < patience <= place.validations_since_best:
+            return False
+        best = place.best_iteration if place.best_ap > 0 else 0
+        share = (place.iteration - best) / max(place.iteration, 1)
+        return share * self._clock.own_progress(place.iteration) >= _PATIENT_SHARE
+
+    def _save_state(self) -> None:
+        """Writes the state, unless it would lose gradients that are being summed."""
+        self.position.elapsed_seconds = self._clock.own_elapsed()
+        if self._processes.is_first and not self._steps.is_accumulating:
+            self._writer.save_state(self.position)
 
     def _save(self) -> None:
         """Writes the state and the averaged weights."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.data.annotations import DataError, GroundTruth
+from model.data.annotations import DataError, GroundTruth, ImageAnnotations
 from model.evaluation.evaluate import ImageDetections, evaluate_coco, run_detector_on
 from model.evaluation.operating_points import class_curves, mean_f1
 from model.evaluation.scores import Scores
@@ -26,8 +26,9 @@ from model.network.precision import resolve_precision
 from model.postprocess import drop_duplicates
 from model.predictor import Predictor
 
+FEWEST_BOXES = 20  # by which a threshold and duplicate_iou are chosen
+
 _FEWEST = 10  # images from which a holdout is made
-_MOST = 500  # images of a holdout
 _TRIED_WHILE_TRAINING = (1.0, 0.7)  # duplicate_iou
 _TRIED_AT_THE_END = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -45,6 +46,12 @@ class ValidationSet:
     truth: GroundTruth
     folder: Path
     description: str
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether there are enough boxes to choose a threshold and duplicate_iou by."""
+        boxes = sum(not box.crowd for image in self.truth.images for box in image.boxes)
+        return boxes >= FEWEST_BOXES
 
     @property
     def digest(self) -> str:
@@ -82,21 +89,34 @@ class Validation:
         return [row.name for row in self.scores.per_class if not row.ap50]
 
 
-def holdout(truth: GroundTruth, share: float) -> tuple[GroundTruth, GroundTruth | None]:
+def sample(truth: GroundTruth, most: int) -> GroundTruth:
+    """Returns at most so many of the images, which depend on the file names only; 0: all."""
+    if not 0 < most < len(truth.images):
+        return truth
+    kept = {image.image_id for image in _in_random_order(truth)[:most]}
+    images = tuple(image for image in truth.images if image.image_id in kept)
+    return GroundTruth(images, truth.categories)
+
+
+def holdout(
+    truth: GroundTruth, share: float, most: int = 0
+) -> tuple[GroundTruth, GroundTruth | None]:
     """Splits the images into those to train on and those to validate on.
 
-    The split depends on the file names only, so every run on the same data has the same. The last
-    image of a class is always trained on.
+    The split depends on the file names only, so every run on the same data with the same share has
+    the same. The last image of a class is always trained on.
 
     Args:
         truth: all images.
         share: of the images to validate on.
+        most: images to validate on; 0: not limited.
 
     Returns:
         Training and validation images; None for the latter if the share is 0 or there are fewer
         than 10 images.
     """
-    count = min(round(len(truth.images) * share), _MOST)
+    count = round(len(truth.images) * share)
+    count = min(count, most) if most else count
     if len(truth.images) < _FEWEST or count < 1:
         return truth, None
     kept = _held_out(truth, count)
@@ -115,12 +135,16 @@ def _held_out(truth: GroundTruth, count: int) -> set[int]:
     }
     trained = Counter(key for each in classes.values() for key in each)  # images of each class
     chosen: set[int] = set()
-    for image in sorted(truth.images, key=lambda image: _hash(image.file_name)):
+    for image in _in_random_order(truth):
         own = classes[image.image_id]
         if len(chosen) < count and all(trained[key] > 1 for key in own):
             chosen.add(image.image_id)
             trained.subtract(own)
     return chosen
+
+
+def _in_random_order(truth: GroundTruth) -> list[ImageAnnotations]:
+    return sorted(truth.images, key=lambda image: _hash(image.file_name))
 
 
 def _hash(name: str) -> bytes:
@@ -198,6 +222,8 @@ class Validator:
         tried: tuple[float, ...] = _TRIED_AT_THE_END if final else _TRIED_WHILE_TRAINING
         if self._duplicate_iou is not None:
             tried = (self._duplicate_iou,)
+        elif not self.data.is_telling:
+            tried = (1.0,)
         scored = [self._scored(found, iou, tuple(unreadable.values())) for iou in tried]
         return max(scored, key=lambda each: _quality(each, truth))
 

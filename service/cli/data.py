@@ -172,9 +172,9 @@ def _described(split: str, found: Survey, data: DataSet) -> str:
     ]
     if found.boxes:
         facts = facts_of(data.truth, data.sizes)
-        side = input_side(facts)
+        side = input_side(facts, is_long=False)
         pixels = facts.small_box * side
-        larger = input_side(facts, LONG_RUN_MINUTES)
+        larger = input_side(facts, is_long=True)
         also = f"; {larger} px in runs of {LONG_RUN_MINUTES:.0f} minutes and more"
         chosen = f"{side} px, chosen for these boxes{also * (larger > side)}"
         lines.append(

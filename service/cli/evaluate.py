@@ -239,7 +239,12 @@ def _open_split(
     name = split or ("train" if is_json else _SPLIT)
     opened = open_data_set(path, name, report, limit=limit)
     if opened is None:
-        hint = "leave --split out" if is_json else "--split names another one, such as train"
+        hint = (
+            "leave --split out"
+            if is_json
+            else "--split names another one, such as train; the scores of images that a training "
+            "held out are in its report.md"
+        )
         raise DataError(f"{path} has no split named {name}: {hint}")
     return opened
 

@@ -7,6 +7,7 @@ import json
 import sys
 import types
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,12 +34,13 @@ from model.training.options import TrainOptions
 from model.training.own_data import open_own_data
 from model.training.processes import Processes
 from model.training.report import Pace, Reporter, read_log
+from model.training.run_folder import STATE_FILE
 from model.training.run_writer import RunWriter
 from model.training.sources import CacheSource
-from model.training.state import TrainingStateError
+from model.training.state import TrainingStateError, load_state
 from model.training.tensorboard import TensorBoard
 from model.training.trainer import Trainer
-from model.training.validation import holdout
+from model.training.validation import Validation, Validator, holdout
 from model.weights.header import read_header
 from model.weights.info import read_model_info
 from tests.model.training.tiny import (
@@ -188,8 +190,101 @@ def test_early_stop_names_its_reason(options: TrainOptions, images: Path, tmp_pa
         tiny_detector(), data.source, LABELS, options, reporter, validation=data.validation
     )
     trainer.run()
-    assert trainer.position.iteration < 50
+    assert 50 / 4 <= trainer.position.iteration < 50
     assert "no better AP in" in out.getvalue()
+
+
+def _as_if_killed(_trainer: Trainer) -> Path:
+    raise KeyboardInterrupt
+
+
+def test_a_killed_run_knows_its_best_weights(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options.changed(max_iterations=2, validate_minutes=0.0, checkpoint_minutes=99.0)
+    data = open_own_data(options)
+    options.output.mkdir(parents=True)
+    trainers = [
+        Trainer(
+            tiny_detector(),
+            data.source,
+            LABELS,
+            options,
+            Reporter(options.output, Console(file=io.StringIO())),
+            validation=data.validation,
+        )
+        for _ in range(2)
+    ]
+    monkeypatch.setattr(Trainer, "_end", _as_if_killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainers[0].run()
+    saved = load_state(options.output / STATE_FILE, trainers[1].run_state, LABELS).position
+    best = trainers[0].position
+    assert best.best_iteration > 0
+    assert (saved.best_iteration, saved.best_ap) == (best.best_iteration, best.best_ap)
+
+
+def test_of_weights_that_find_nothing_the_newest_are_kept(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_own_data(options)
+    assert data.validation is not None
+    validate = Validator.validate
+
+    def finding_nothing(*arguments: Any, **named: Any) -> Validation:
+        found = validate(*arguments, **named)
+        return replace(found, scores=replace(found.scores, ap=0.0))
+
+    monkeypatch.setattr(Validator, "validate", finding_nothing)
+    options.output.mkdir(parents=True)
+    reporter = Reporter(options.output, Console(file=io.StringIO()))
+    trainer = Trainer(
+        tiny_detector(), data.source, LABELS, options, reporter, validation=data.validation
+    )
+    for trainer.position.iteration in (3, 7):
+        trainer._writer.validate(trainer.position, 0.0)
+    assert trainer.position.best_iteration == 7
+    assert trainer.position.validations_since_best == 1
+
+
+def test_few_boxes_choose_neither_threshold_nor_duplicate_iou(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+    scored = Validator._scored
+
+    def recorded(self: Validator, found: Any, iou: float, unreadable: Any) -> Validation:
+        tried.append(iou)
+        return scored(self, found, iou, unreadable)
+
+    monkeypatch.setattr(Validator, "_scored", recorded)
+    monkeypatch.setattr("model.training.run_writer.best_threshold", lambda _curves: 0.77)
+    for fewest, threshold, several in ((1, 0.77, True), (1000, 0.4, False)):
+        tried.clear()
+        monkeypatch.setattr("model.training.validation.FEWEST_BOXES", fewest)
+        folder = options.output / str(fewest)
+        info = read_model_info(train(options.changed(output=folder, max_iterations=1)))
+        assert info.score_threshold == pytest.approx(threshold)
+        assert (set(tried) != {1.0}) == several
+        assert several or info.config.duplicate_iou == 1
+
+
+def test_of_many_validation_images_some_are_used(
+    options: TrainOptions, images: Path, tmp_path: Path
+) -> None:
+    file = _write_coco(tmp_path, "val.json", images, range(10))
+    given = options.changed(val_annotations=file, val_images=images)
+    counts, described = [], []
+    for most in (0, 10, 4, 3):
+        found = open_own_data(given.changed(validation_images=most)).validation
+        assert found is not None
+        counts.append({image.file_name for image in found.truth.images})
+        described.append(found.description)
+    assert [len(each) for each in counts] == [10, 10, 4, 3]
+    assert counts[3] < counts[2]
+    assert described[2].startswith("4 of 10 (--validation-images) images of ")
+    held_out = open_own_data(options.changed(holdout=0.5, validation_images=2)).validation
+    assert held_out is not None and len(held_out.truth.images) == 2
 
 
 class _Exchanges(Processes):

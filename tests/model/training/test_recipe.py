@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ import pytest
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.training.advice import no_hit, too_short
 from model.training.options import TrainOptions
-from model.training.recipe import DataFacts, choose, facts_of, input_side, num_queries
+from model.training.recipe import (
+    DataFacts,
+    choose,
+    facts_of,
+    input_side,
+    is_untrained,
+    mirroring_changes_classes,
+    num_queries,
+)
 from model.training.schedule import learning_rate_factor
 from model.weights.info import DEFAULT_MODEL_PATH
 from tests.model.training.tiny import tiny_options
@@ -38,15 +47,21 @@ def test_small_boxes_of_one_class_decide_the_size() -> None:
 @pytest.mark.parametrize(("small_box", "side"), [(0.5, 320), (0.035, 416), (0.001, 640)])
 def test_input_side_follows_small_boxes_within_bounds(small_box: float, side: int) -> None:
     facts = DataFacts(10, 10, 1, 1000, small_box)
-    assert input_side(facts) == side
+    assert input_side(facts, is_long=False) == side
     assert side % 32 == 0
 
 
 def test_a_long_run_gets_a_larger_input() -> None:
     facts = DataFacts(10, 10, 1, 1000, 0.044)
-    assert [input_side(facts, minutes) for minutes in (None, 29.0, 30.0)] == [320, 320, 480]
-    options, _ = choose(TrainOptions(max_minutes=60), facts)
-    assert options.input_side == 480 and options.sizes == (448, 480, 512)
+    short = (TrainOptions(max_minutes=29), TrainOptions(max_iterations=999))
+    assert [choose(options, facts)[0].input_side for options in short] == [320, 320]
+    for options in (
+        TrainOptions(),
+        TrainOptions(max_minutes=30),
+        TrainOptions(max_iterations=1000),
+    ):
+        chosen, _ = choose(options, facts)
+        assert (chosen.input_side, chosen.sizes) == (480, (448, 480, 512))
 
 
 @pytest.mark.parametrize(("crowd", "queries"), [(1, 100), (8, 100), (12, 150), (90, 300)])
@@ -61,13 +76,53 @@ def test_given_options_are_kept_and_others_chosen_with_reasons() -> None:
     options, choices = choose(given, _FACTS)
     assert (options.symmetries, options.learning_rate) == ("dihedral", 1e-3)
     assert options.init_from == DEFAULT_MODEL_PATH
-    assert options.input_side == 320
+    assert options.input_side == 416
     assert {"symmetries", "learning_rate"}.isdisjoint(choice.name for choice in choices)
     assert all(choice.reason and choice.shown for choice in choices)
 
 
-def test_other_variant_does_not_start_from_the_default_model() -> None:
-    assert choose(TrainOptions(variant="lite-dino-r18-small"), _FACTS)[0].init_from is None
+@pytest.mark.parametrize("facts", [_FACTS, None], ids=["own data", "generated"])
+def test_random_weights_are_not_frozen(facts: DataFacts | None) -> None:
+    variant = "lite-dino-r50-h3l1-2p1x3"
+    options, choices = choose(TrainOptions(variant=variant), facts)
+    assert options.init_from is None and is_untrained(options)
+    assert (options.freeze_backbone_stages, options.backbone_lr_factor) == (0, 1)
+    assert not any("trained weights" in choice.reason for choice in choices)
+    assert {"freeze_backbone_stages", "backbone_lr_factor"} <= {choice.name for choice in choices}
+
+
+def test_a_trained_backbone_is_frozen_in_part_and_the_rest_learns_from_the_start() -> None:
+    options, choices = choose(TrainOptions(pretrained_backbone="any"), _FACTS)
+    assert not is_untrained(options) and options.init_from is None
+    assert options.freeze_backbone_stages == 2
+    assert "learning_rate" not in {choice.name for choice in choices}
+
+
+@pytest.mark.parametrize(
+    ("names", "changes"),
+    [
+        (("turn_left", "turn_right"), True),
+        (("Lane East", "lane west"), True),
+        (("0", "1", "7"), True),
+        (("A", "b"), True),
+        (("left_arrow", "car"), False),  # its mirror image is no other class
+        (("rbc", "wbc", "x"), False),
+    ],
+)
+def test_classes_that_mirroring_exchanges_are_not_mirrored(
+    names: tuple[str, ...], changes: bool
+) -> None:
+    assert mirroring_changes_classes(names) == changes
+    options, _ = choose(TrainOptions(), replace(_FACTS, names=names))
+    assert options.symmetries == ("none" if changes else "hflip")
+
+
+def test_several_processes_need_fewer_steps_for_the_same_epochs() -> None:
+    facts = replace(_FACTS, num_images=8000)
+    counts = [choose(TrainOptions(), facts, n)[0].max_iterations for n in (1, 4)]
+    assert counts == [20_000, 15_000]
+    reasons = [c.reason for c in choose(TrainOptions(), facts)[1] if c.name == "max_iterations"]
+    assert reasons[0].startswith("20 epochs")
 
 
 def test_length_follows_from_the_data_unless_it_is_given() -> None:
