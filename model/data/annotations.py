@@ -20,7 +20,7 @@ from model.data.document_checks import (
 )
 from model.data.errors import DataError
 from model.data.findings import Findings
-from model.data.image_checks import Size, check_boxes, check_image_files
+from model.data.image_checks import Size, check_box_counts, check_boxes, check_image_files
 from model.data.input_files import one_spelling
 
 __all__ = ["AnnotatedBox", "DataError", "GroundTruth", "ImageAnnotations"]
@@ -186,4 +186,5 @@ def check_images_and_boxes(
     if folder is not None:
         sizes |= check_image_files(used, folder, findings)
     check_boxes(document, sizes, findings)
+    check_box_counts(document, sizes, findings)
     return sizes

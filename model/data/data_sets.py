@@ -17,6 +17,7 @@ from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.formats.base import DataFormat, RawDataSet
 from model.data.formats.coco import CocoFormat
+from model.data.formats.data_yaml import unused_yaml
 from model.data.formats.voc import VocFormat
 from model.data.formats.yolo import YoloFormat
 from model.data.image_checks import Size
@@ -90,7 +91,10 @@ def read_split(path: Path, split: str, findings: Findings) -> RawDataSet | None:
         if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
             raise DataError(f"{folder} cannot be read: Permission denied")
     layouts = "; ".join(f"{each.name} ({each.layout})" for each in FORMATS)
-    raise DataError(f"{path}: no data set of a known format: {layouts}")
+    reason = unused_yaml(path)
+    raise DataError(
+        f"{path}: {reason + '; ' * bool(reason)}no data set of a known format: {layouts}"
+    )
 
 
 def check_split(raw: RawDataSet, findings: Findings, limit: int | None = None) -> dict[int, Size]:

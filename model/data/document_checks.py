@@ -16,6 +16,7 @@ from typing import Any
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.input_files import one_spelling, read_regular_file, spellings
+from model.data.root_categories import drop_root_categories
 from model.images.formats import foreign_kind
 from model.labels import NO_CLASS
 
@@ -73,13 +74,14 @@ def read_document(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def check_document(document: Mapping[str, Any], findings: Findings) -> None:
+def check_document(document: dict[str, Any], findings: Findings) -> None:
     """Checks everything that the JSON itself shows.
 
     Args:
-        document: as `read_document` returns it.
+        document: as `read_document` returns it; categories that only group others are removed.
         findings: gets the errors and oddities.
     """
+    drop_root_categories(document, findings)
     categories = _check_categories(document["categories"], findings)
     _check_images(document["images"], findings)
     files = file_names(document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from model.data.findings import Findings
 from model.data.image_files import ImageSize, read_image, read_size
 
 _READERS = 8  # threads; the files may be on a slow network disk
+_SCORED = 100  # detections of an image that COCO's AP counts: the best ones
+_FOUND = 300  # queries and detections of a model on an image, at most, unless options set more
 _TOLERANCE = 1.5  # pixels that boxes of real data sets reach beyond an image
 
 Size = tuple[float, float]  # width, height in pixels
@@ -131,6 +134,39 @@ class _BoxCounts:
     all: int = 0
     outside: int = 0  # wholly
     relative: int = 0  # all four numbers in 0..1
+
+
+def check_box_counts(
+    document: Mapping[str, Any], sizes: Mapping[Any, Size], findings: Findings
+) -> None:
+    """Reports images with more boxes than can be found, or than AP counts.
+
+    Args:
+        document: with images and annotations; malformed ones are skipped.
+        sizes: width and height by the ids of the images that are used.
+        findings: gets the oddities.
+    """
+    ids = (
+        entry.get("image_id")
+        for entry in document["annotations"]
+        if isinstance(entry, dict) and not entry.get("iscrowd")
+    )
+    counts = Counter(image_id for image_id in ids if is_id(image_id) and image_id in sizes)
+    files = file_names(document)
+    for image_id, count in counts.items():
+        place = f"image {image_id}: {files.get(image_id, '')} has {count}"
+        if count > _SCORED:
+            findings.oddity(
+                f"images with more than {_SCORED} boxes (AP counts at most {_SCORED} detections of "
+                "an image)",
+                place,
+            )
+        if count > _FOUND:
+            findings.oddity(
+                f"images with more than {_FOUND} boxes (by default the model finds at most "
+                f"{_FOUND} on an image; cut it into tiles)",
+                place,
+            )
 
 
 def check_boxes(document: Mapping[str, Any], sizes: Mapping[Any, Size], findings: Findings) -> None:

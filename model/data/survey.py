@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,11 +123,15 @@ def _repeated(image: ImageAnnotations) -> int:
 def same_files(data_sets: Sequence[DataSet]) -> list[tuple[Path, Path]]:
     """Returns pairs of image files with the same content, within and between splits.
 
-    Only files of the same number of bytes are read.
+    Only files of the same number of bytes are read. A file is not compared with itself, under
+    whatever path; see `shared_images`.
     """
     files = [data.folder / image.file_name for data in data_sets for image in data.truth.images]
+    by_path: dict[str, Path] = {}
+    for file in files:
+        by_path.setdefault(os.path.abspath(file), file)
     by_bytes: dict[int, list[Path]] = defaultdict(list)
-    for file in dict.fromkeys(files):
+    for file in by_path.values():
         by_bytes[file.stat().st_size].append(file)
     pairs = []
     for candidates in by_bytes.values():
@@ -138,6 +143,16 @@ def same_files(data_sets: Sequence[DataSet]) -> list[tuple[Path, Path]]:
             else:
                 first_of[digest] = file
     return sorted(pairs)
+
+
+def shared_images(first: DataSet, second: DataSet) -> list[str]:
+    """Returns the file names of images of the second split whose file is also in the first."""
+    files = {(first.folder / image.file_name).resolve() for image in first.truth.images}
+    return [
+        image.file_name
+        for image in second.truth.images
+        if (second.folder / image.file_name).resolve() in files
+    ]
 
 
 def _digest(file: Path) -> bytes:

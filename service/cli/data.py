@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ A data set is a folder in the layout of COCO (train.json and train/), YOLO (data
 labels/) or Pascal VOC (Annotations/ and JPEGImages/), a data.yaml, or a COCO JSON file.
 """
 _SEEN_PIXELS = 8  # the stride of the finest level
+_TRAINED_PIXELS = 2  # as in model.training.augment
 _WIDEST_NAME = 24
 
 data_app = typer.Typer(
@@ -81,15 +83,15 @@ def check(
     problems += _refused_by_training(opened)
     surveys = {split: survey(data.truth, data.sizes) for split, data in opened.items()}
     pairs = same_files(list(opened.values()))
+    shared = _shared_by_splits(opened)
     if as_json:
-        lines = [json.dumps(_as_json(surveys, opened, problems, len(pairs)), indent=2)]
+        report = _as_json(surveys, opened, problems)
+        report["files_with_the_same_content"] = len(pairs)
+        report["images_in_two_splits"] = {splits: len(files) for splits, files in shared.items()}
+        lines = [json.dumps(report, indent=2)]
     else:
         lines = [_described(split, found, opened[split]) for split, found in surveys.items()]
-        if pairs:
-            warnings.append(
-                f"{len(pairs)} image files have the content of another one, the first: "
-                f"{pairs[0][0]} and {pairs[0][1]}"
-            )
+        warnings += _warnings_about_files(shared, pairs)
         lines += [f"warning: {line}" for line in warnings]
     with writing_to_stdout():
         for line in lines:
@@ -148,6 +150,39 @@ def _refused_by_training(opened: dict[str, DataSet]) -> list[str]:
     return problems
 
 
+def _shared_by_splits(opened: dict[str, DataSet]) -> dict[str, list[str]]:
+    """Returns the images that are in two splits, by their names, such as "train and val"."""
+    from model.data.survey import shared_images  # noqa: PLC0415
+
+    shared = {
+        f"{first} and {second}": shared_images(opened[first], opened[second])
+        for first, second in combinations(opened, 2)
+    }
+    return {splits: files for splits, files in shared.items() if files}
+
+
+def _warnings_about_files(
+    shared: dict[str, list[str]], pairs: list[tuple[Path, Path]]
+) -> list[str]:
+    """Returns warnings about images that are there twice.
+
+    Args:
+        shared: images in two splits, by the splits.
+        pairs: of files with the same content.
+    """
+    warnings = []
+    if shared:
+        counts = ", ".join(f"{len(files)} in {splits}" for splits, files in shared.items())
+        first = next(iter(shared.values()))[0]
+        warnings.append(f"images in two splits: {counts}, the first: {first}")
+    if pairs:
+        warnings.append(
+            f"{len(pairs)} image files have the content of another one, the first: "
+            f"{pairs[0][0]} and {pairs[0][1]}"
+        )
+    return warnings
+
+
 def _described(split: str, found: Survey, data: DataSet) -> str:
     """Returns the report of a split as text."""
     from model.training.recipe import LONG_RUN_MINUTES, facts_of, input_side  # noqa: PLC0415
@@ -183,8 +218,9 @@ def _described(split: str, found: Survey, data: DataSet) -> str:
         )
         if pixels < _SEEN_PIXELS:
             lines.append(
-                f"  warning: boxes below {_SEEN_PIXELS} px are hard to find: cut the images into "
-                "tiles, or train with a larger --input-side"
+                f"  warning: boxes below {_SEEN_PIXELS} px are hard to find, those below "
+                f"{_TRAINED_PIXELS} px are not trained on: cut the images into tiles, or train "
+                "with a larger --input-side"
             )
     if found.repeated_boxes:
         lines.append(
@@ -197,7 +233,7 @@ def _described(split: str, found: Survey, data: DataSet) -> str:
 
 
 def _as_json(
-    surveys: dict[str, Survey], opened: dict[str, DataSet], problems: list[str], same: int
+    surveys: dict[str, Survey], opened: dict[str, DataSet], problems: list[str]
 ) -> dict[str, Any]:
     """Returns the report as plain JSON values."""
     return {
@@ -210,5 +246,4 @@ def _as_json(
             for split, found in surveys.items()
         },
         "errors": problems,
-        "files_with_the_same_content": same,
     }

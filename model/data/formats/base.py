@@ -71,6 +71,39 @@ def files_of(folder: Path, pattern: str) -> list[Path]:
     return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
 
 
+class EntryFinder:
+    """Finds files and folders without regard to case; each folder is listed once."""
+
+    def __init__(self) -> None:
+        """Starts without listed folders."""
+        self._names: dict[Path, dict[str, str]] = {}
+
+    def find(self, folder: Path, *names: str) -> Path:
+        """Returns `folder/names...` in the spelling of the file system.
+
+        An entry of exactly this name comes first; a name that is in no case there stays.
+        """
+        for name in names:
+            if os.path.exists(folder / name):  # Path.exists raises for a name that is too long
+                folder = folder / name
+            else:
+                folder = folder / self._stored(folder).get(name.lower(), name)
+        return folder
+
+    def _stored(self, folder: Path) -> dict[str, str]:
+        if folder not in self._names:
+            self._names[folder] = {name.lower(): name for name in _listing(folder)}
+        return self._names[folder]
+
+
+def _listing(folder: Path) -> list[str]:
+    """Returns the names in a folder, sorted; none for one that is absent or cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
 def image_files(folder: Path) -> list[Path]:
     """Returns the image files in a folder and its subfolders, sorted; hidden ones are left out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from model.data.document_checks import name_of_file, read_document
 from model.data.errors import DataError
 from model.data.findings import Findings
-from model.data.formats.base import RawDataSet, split_names
+from model.data.formats.base import EntryFinder, RawDataSet, files_of, split_names
 
 _TRIED_IMAGES = 20  # the first of them may be missing
 _ROBOFLOW = "_annotations.coco.json"
@@ -46,16 +47,25 @@ class CocoFormat:
 
 def _json_files(folder: Path, split: str) -> Iterator[Path]:
     """Yields the JSON files of a split, the most specific layout first."""
+    find = EntryFinder().find
+    annotations = find(folder, "annotations")
     for name in split_names(split):
-        for place in (folder, folder / "annotations"):
-            for file in (place / f"{name}.json", place / f"instances_{name}.json"):
-                if file.is_file():
-                    yield file
-        yield from sorted((folder / "annotations").glob(f"instances_{name}[0-9]*.json"))
-        if (folder / name / _ROBOFLOW).is_file():
-            yield folder / name / _ROBOFLOW
+        places = [
+            find(place, file)
+            for place in (folder, annotations)
+            for file in (f"{name}.json", f"instances_{name}.json")
+        ]
+        places += _files_of_a_year(annotations, name)
+        places.append(find(folder, name, _ROBOFLOW))
+        yield from (file for file in places if file.is_file())
     if split == "train":
         yield from (folder / name for name in _WITHOUT_SPLIT if (folder / name).is_file())
+
+
+def _files_of_a_year(folder: Path, name: str) -> list[Path]:
+    """Returns files such as instances_train2017.json, sorted."""
+    pattern = re.compile(rf"instances_{re.escape(name)}[0-9].*\.json", re.IGNORECASE)
+    return [file for file in files_of(folder, "*") if pattern.fullmatch(file.name)]
 
 
 def find_images(document: Mapping[str, Any], file: Path, split: str = "train") -> Path:
@@ -84,13 +94,15 @@ def find_images(document: Mapping[str, Any], file: Path, split: str = "train") -
 
 def _image_folders(file: Path, split: str) -> Iterator[Path]:
     """Yields the folders in which the images of a JSON file may be."""
-    near = [file.parent, file.parent.parent] if file.parent.name == "annotations" else [file.parent]
-    stem = file.stem.removeprefix("instances_")
+    find = EntryFinder().find
+    is_below = file.parent.name.lower() == "annotations"
+    near = [file.parent, file.parent.parent] if is_below else [file.parent]
+    stem = re.sub("^instances_", "", file.stem, flags=re.IGNORECASE)
     for place in reversed(near):
         for name in (stem, *split_names(split)):
-            yield place / name
-            yield place / "images" / name
-            yield place / name / "images"
-        yield place / "images"
+            yield find(place, name)
+            yield find(place, "images", name)
+            yield find(place, name, "images")
+        yield find(place, "images")
         yield place / "data"
         yield place

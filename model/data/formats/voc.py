@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,6 +15,8 @@ from xml.etree import ElementTree
 from model.data.errors import DataError
 from model.data.findings import Findings
 from model.data.formats.base import (
+    SPLIT_NAMES,
+    EntryFinder,
     RawDataSet,
     categories_of,
     common_folder,
@@ -41,12 +44,7 @@ class VocFormat:
 
     def recognises(self, path: Path) -> bool:
         """Whether the path is a folder with XML files in one of these places."""
-        if not path.is_dir():
-            return False
-        splits = [name for split in ("train", "val", "test") for name in split_names(split)]
-        places = [path, path / "Annotations", path / "annotations"]
-        places += [path / name / sub for name in splits for sub in ("", "Annotations")]
-        return any(files_of(place, "*.xml") for place in places)
+        return path.is_dir() and any(files_of(place, "*.xml") for place in _places(path))
 
     def read(self, path: Path, split: str, findings: Findings) -> RawDataSet | None:
         """Reads the XML files of a split."""
@@ -56,22 +54,55 @@ class VocFormat:
         if not files:
             raise DataError(f"{path}: the split {split!r} lists no XML file")
         folder = path if path.is_absolute() else Path.cwd() / path
-        return RawDataSet(_document(files, folder, findings), folder, path)
+        everywhere = {file: None for place in _places(path) for file in files_of(place, "*.xml")}
+        names = _class_names([*everywhere, *(file for file in files if file not in everywhere)])
+        return RawDataSet(_document(files, folder, names, findings), folder, path)
+
+
+def _places(path: Path) -> list[Path]:
+    """Returns the folders in which a data set may have XML files: of all images, of splits."""
+    find = EntryFinder().find
+    splits = [name for split in SPLIT_NAMES for name in split_names(split)]
+    places = [path, path / "Annotations", find(path, "annotations")]
+    places += [find(path, name, *sub) for name in splits for sub in ((), ("Annotations",))]
+    return places
 
 
 def _xml_files(path: Path, split: str) -> list[Path] | None:
     """Returns the XML files of a split; None if there is none of this name."""
+    find = EntryFinder().find
     for name in split_names(split):
-        for folder in (path / name, path / name / "Annotations"):
+        for folder in (find(path, name), find(path, name, "Annotations")):
             if files := files_of(folder, "*.xml"):
                 return files
-    places = (path / "Annotations", path / "annotations", path)
+    places = (path / "Annotations", find(path, "annotations"), path)
     folder = next((place for place in places if files_of(place, "*.xml")), path)
-    for name in split_names(split):
-        listed = path / "ImageSets" / "Main" / f"{name}.txt"
+    lists = find(path, "ImageSets", "Main")
+    listed = _listed_files(folder, lists, split_names(split))
+    if listed is not None or split != "train":
+        return listed
+    # Images to train on that no list of their own names: VOC's trainval, or all, less the others.
+    candidates = _listed_files(folder, lists, ("trainval",))
+    if candidates is None:
+        candidates = files_of(folder, "*.xml")
+    others = [_listed_files(folder, lists, split_names(other)) for other in ("val", "test")]
+    left_out = {file for other in others for file in other or ()}
+    return [file for file in candidates if file not in left_out]
+
+
+def _listed_files(folder: Path, lists: Path, names: Sequence[str]) -> list[Path] | None:
+    """Returns the XML files that a list with one of the names has; None without such a list.
+
+    Args:
+        folder: of the XML files.
+        lists: folder of the lists.
+        names: of lists, without `.txt`.
+    """
+    find = EntryFinder().find
+    for listed in (find(lists, f"{name}.txt") for name in names):
         if listed.is_file():
             return [_listed_file(folder, line) for line in _lines(listed) if line.strip()]
-    return files_of(folder, "*.xml") if split == "train" else None
+    return None
 
 
 def _lines(file: Path) -> list[str]:
@@ -87,15 +118,39 @@ def _listed_file(folder: Path, line: str) -> Path:
     return whole if os.path.isfile(whole) else folder / f"{line.split(maxsplit=1)[0]}.xml"
 
 
-def _document(files: list[Path], folder: Path, findings: Findings) -> dict[str, Any]:
-    """Returns the COCO document of XML files; the classes are sorted by name."""
+def _class_names(files: Iterable[Path]) -> list[str]:
+    """Returns the names of all objects, sorted; files that are not annotations have none."""
+    roots = (_parse(file, Findings()) for file in files)
+    return sorted(
+        {
+            name
+            for root in roots
+            if root is not None
+            for entry in root.iter("object")
+            if (name := _name_of(entry))
+        }
+    )
+
+
+def _document(
+    files: list[Path], folder: Path, names: list[str], findings: Findings
+) -> dict[str, Any]:
+    """Returns the COCO document of the XML files of a split.
+
+    Args:
+        files: of the split.
+        folder: that the file names of the images are relative to.
+        names: of the classes of all splits, so that a class has one id in all of them; the
+            categories are those of this split.
+        findings: gets the errors and oddities.
+    """
     images: list[dict[str, Any]] = []
     found: list[tuple[int, str, list[float]]] = []
     for number, file in enumerate(files, 1):
         root = _parse(file, findings)
         if root is None:
             continue
-        image = _image_of(root, file)
+        image = _image_of(root, file, findings)
         images.append({"id": number, "file_name": _relative(image, folder), **_size(root)})
         for entry in root.iter("object"):
             name, corners = _object(entry, file, findings)
@@ -106,8 +161,9 @@ def _document(files: list[Path], folder: Path, findings: Findings) -> dict[str, 
         if findings.has_errors:
             raise DataError(findings.report(folder))
         raise DataError(f"{folder}: no XML file describes an image")
-    names = sorted({name for _, name, _ in found})
-    ids = {name: number for number, name in enumerate(names, 1)}
+    used = {name for _, name, _ in found}
+    categories = [each for each in categories_of(names) if each["name"] in used]
+    ids = {each["name"]: each["id"] for each in categories}
     return {
         "images": images,
         "annotations": [
@@ -119,7 +175,7 @@ def _document(files: list[Path], folder: Path, findings: Findings) -> dict[str, 
             }
             for number, (image_id, name, (left, top, right, bottom)) in enumerate(found, 1)
         ],
-        "categories": categories_of(names),
+        "categories": categories,
     }
 
 
@@ -144,21 +200,40 @@ def _parse(file: Path, findings: Findings) -> ElementTree.Element | None:
     return root
 
 
-def _image_of(root: ElementTree.Element, file: Path) -> Path:
-    """Returns the image of an XML file: the named file, or one with the stem of the XML file."""
+def _image_of(root: ElementTree.Element, file: Path, findings: Findings) -> Path:
+    """Returns the image of an XML file: the one with its stem, else the one that it names.
+
+    Tools that copy or augment images often keep the `<filename>` of the original.
+    """
     named = (root.findtext("filename") or "").strip().replace("\\", "/")
     places = (file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images")
-    for place in places:
-        for name in (named, *spellings(named)):
-            if name and os.path.isfile(place / name):  # Path.is_file raises for a name too long
-                return place / name
-    for place in places:
-        for suffix in sorted(IMAGE_SUFFIXES):
-            for ending in (suffix, suffix.upper()):
-                if (place / f"{file.stem}{ending}").is_file():
-                    return place / f"{file.stem}{ending}"
+    by_name = _first_file(places, (named, *spellings(named))) if named else None
+    if by_name is not None and one_spelling(by_name.stem) == one_spelling(file.stem):
+        return by_name
+    stems = (file.stem, *spellings(file.stem))
+    endings = [each for suffix in sorted(IMAGE_SUFFIXES) for each in (suffix, suffix.upper())]
+    by_stem = _first_file(places, [stem + ending for stem in stems for ending in endings])
+    if by_stem is not None and by_name is not None:
+        findings.oddity(
+            "XML files that name another image than the one with their own name (which is used)",
+            f"{file}: {named}, not {by_stem.name}",
+        )
     missing = named or f"{file.stem}.jpg"
-    return next((place / missing for place in places[1:] if place.is_dir()), file.parent / missing)
+    absent = next((place for place in places[1:] if place.is_dir()), file.parent) / missing
+    return by_stem or by_name or absent
+
+
+def _first_file(places: Iterable[Path], names: Sequence[str]) -> Path | None:
+    """Returns the first file of these names in these folders."""
+    return next(
+        (
+            place / name
+            for place in places
+            for name in names
+            if os.path.isfile(place / name)  # Path.is_file raises for a name that is too long
+        ),
+        None,
+    )
 
 
 def _relative(image: Path, folder: Path) -> str:
@@ -180,7 +255,7 @@ def _object(
     entry: ElementTree.Element, file: Path, findings: Findings
 ) -> tuple[str, list[float] | None]:
     """Returns class and corners of an object; no corners, after reporting, for a malformed one."""
-    name = one_spelling((entry.findtext("name") or "").strip())
+    name = _name_of(entry)
     if not name:
         findings.error("objects without a name", str(file))
         return name, None
@@ -193,3 +268,7 @@ def _object(
         findings.error("objects whose bndbox has max below min", f"{file}: {name} {corners}")
         return name, None
     return name, corners
+
+
+def _name_of(entry: ElementTree.Element) -> str:
+    return one_spelling((entry.findtext("name") or "").strip())

@@ -21,10 +21,10 @@ from model.data.formats.base import (
     RawDataSet,
     categories_of,
     common_folder,
-    files_of,
     image_files,
     split_names,
 )
+from model.data.formats.data_yaml import class_names, find_yaml, read_yaml
 from model.data.image_files import read_size
 from model.data.input_files import read_text_file, spellings
 from model.images.formats import IMAGE_SUFFIXES
@@ -33,6 +33,11 @@ _READERS = 8  # threads
 _BOX_NUMBERS = 4
 _POLYGON_NUMBERS = 6  # of a triangle
 _BEYOND = 1.01  # relative coordinates up to this are rounding
+_BEYOND_TRACKED = 0.05  # of the image, that predicted boxes reach beyond it
+_TRACKED = (
+    "label lines that may be a box with a confidence and a track id (keep the first five words; "
+    "of a triangle, write the last number with a decimal point)"
+)
 
 
 class YoloFormat:
@@ -42,7 +47,7 @@ class YoloFormat:
     layout = "data.yaml, images/ and labels/"
 
     def recognises(self, path: Path) -> bool:
-        """Whether the path is a YAML file, or a folder with one that names classes."""
+        """Whether the path is a YAML file, or a folder with one of a data set."""
         return find_yaml(path) is not None
 
     def read(self, path: Path, split: str, findings: Findings) -> RawDataSet | None:
@@ -65,75 +70,19 @@ class YoloFormat:
         return RawDataSet(_document(images, folder, reader), folder, file)
 
 
-def find_yaml(path: Path) -> Path | None:
-    """Returns the YAML file of a data set; None if there is none."""
-    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
-        return path
-    if not path.is_dir():
-        return None
-    files = [*files_of(path, "*.yaml"), *files_of(path, "*.yml")]
-    named = [file for file in files if file.stem in ("data", "dataset")]
-    candidates = named or files
-    return candidates[0] if len(candidates) == 1 or named else None
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Reads a YAML file that is a mapping.
-
-    Raises:
-        DataError: for any other file.
-    """
-    import yaml  # noqa: PLC0415 - only for this format
-
-    try:
-        values = yaml.safe_load(read_text_file(file))
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{file}: not a data.yaml: it has no names")
-    return values
-
-
-def class_names(values: dict[str, Any], file: Path) -> tuple[str, ...]:
-    """Returns the class names by class number, from a list or a mapping.
-
-    Raises:
-        DataError: if they are missing, have gaps, or are no texts and numbers.
-    """
-    names = values.get("names")
-    if isinstance(names, dict):
-        try:
-            numbered = {int(number): name for number, name in names.items()}
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{file}: names has a key that is not a class number") from error
-        if sorted(numbered) != list(range(len(numbered))):
-            raise DataError(f"{file}: names must have the class numbers 0 to {len(numbered) - 1}")
-        names = [numbered[number] for number in range(len(numbered))]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{file}: names must be a list of class names, or a mapping by number")
-    for name in names:
-        if isinstance(name, bool) or not isinstance(name, str | int | float):
-            shown = type(name).__name__ if isinstance(name, dict | list) else repr(name)
-            raise DataError(
-                f"{file}: names has {shown}, which is no text: YAML needs quotes around words such "
-                "as yes, no, on, off and null"
-            )
-    return tuple(str(name) for name in names)
-
-
 def _images_of(values: dict[str, Any], file: Path, split: str) -> list[Path] | None:
     """Returns the image files of a split; None if the YAML file does not name it."""
     given = next((values[name] for name in split_names(split) if values.get(name)), None)
     if given is None:
         return None
-    base = file.parent
+    # Absolute, as entries may be: images of both kinds would have no folder in common.
+    home = file.parent.absolute()
+    base = home
     if isinstance(values.get("path"), str) and (base / values["path"]).is_dir():
         base = base / values["path"]
     files: list[Path] = []
     for entry in given if isinstance(given, list) else [given]:
-        place = _find(base, file.parent, str(entry))
+        place = _find(base, home, str(entry))
         if place is None:
             raise AbsentSplit(f"{file}: {split} is {entry!r}, but there is no {base / str(entry)}")
         files += image_files(place) if place.is_dir() else _listed(place, base)
@@ -288,6 +237,9 @@ class _LabelReader:
             return None
         if self.has_keypoints:
             numbers = numbers[:_BOX_NUMBERS]
+        elif _may_be_tracked(text, numbers):
+            self.findings.error(_TRACKED, place)
+            return None
         problem = self._problem(label, numbers)
         if problem is not None:
             self.findings.error(problem, place)
@@ -316,6 +268,22 @@ class _LabelReader:
 def _is_box(numbers: list[float]) -> bool:
     """Whether the numbers after the class are those of a box."""
     return len(numbers) == _BOX_NUMBERS
+
+
+def _may_be_tracked(text: str, numbers: list[float]) -> bool:
+    """Whether a line of six numbers after the class may be a box, a confidence and a track id.
+
+    As a polygon it would be a triangle. An id is written as a whole number from 1, and the box is
+    on the image; a triangle whose last corner is at 1 is near that edge, where no such box fits.
+    """
+    if len(numbers) != _POLYGON_NUMBERS or not text.rsplit(maxsplit=1)[-1].isdecimal():
+        return False
+    *others, last = numbers
+    if last < 1 or max(others) > _BEYOND:
+        return False
+    x, y, width, height = others[:_BOX_NUMBERS]
+    edges = (x - width / 2, y - height / 2, 1 - x - width / 2, 1 - y - height / 2)
+    return last > 1 or min(edges) >= -_BEYOND_TRACKED
 
 
 def _box_around(polygon: list[float]) -> list[float]:

@@ -218,6 +218,27 @@ ODDITIES: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("boxes", "crowds", "kinds"), [(100, 250, 0), (101, 0, 1), (300, 9, 1), (301, 0, 2)]
+)
+def test_images_with_more_boxes_than_are_scored_or_found_are_reported(
+    folder: Path, boxes: int, crowds: int, kinds: int
+) -> None:
+    document = changed(lambda d: d["annotations"].clear())
+    document["annotations"] = [
+        {"id": n, "image_id": 1, "category_id": 7, "bbox": [n % 50, 1, 9, 9], "iscrowd": crowd}
+        for n, crowd in enumerate([0] * boxes + [1] * crowds, 1)
+    ]
+    report = check(folder, document)
+    expected = [
+        r"more than 100 boxes \(AP counts at most 100 detections of an image\): 1, the first: "
+        rf"image 1: 1\.jpg has {boxes}$",
+        r"more than 300 boxes \(by default the model finds at most 300 .*: 1, the first: image 1",
+    ]
+    found = [bool(re.search(words, report, re.MULTILINE)) for words in expected]
+    assert found == [number < kinds for number in range(2)]
+
+
 @pytest.mark.parametrize("name", ODDITIES)
 def test_oddities_are_reported_and_stop_nothing(name: str, folder: Path) -> None:
     change, expected = ODDITIES[name]

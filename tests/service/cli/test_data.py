@@ -120,6 +120,41 @@ def test_data_check_names_files_with_the_same_content(
     assert "1 image files have the content of another one" in capsys.readouterr().out
 
 
+def test_data_check_names_images_that_are_in_two_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _with_validation(tmp_path)
+    assert main(["data", "check", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "warning: images in two splits: 2 in train and val, the first: ../train/a.png" in out
+    assert "content of another one" not in out
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images_in_two_splits"] == {"train and val": 2}
+
+
+def test_group_of_classes_is_left_out_of_the_check_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _coco(tmp_path) / "train.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    root = {"id": 0, "name": "dog", "supercategory": "none"}
+    document["categories"] = [root, {"id": 1, "name": "dog", "supercategory": "dog"}]
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "2 boxes, 1 classes" in out
+    assert "categories that only group others" in out
+
+
+def test_boxes_that_are_too_small_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _coco(tmp_path) / "train.json"
+    _change(file, bbox=[4, 4, 0.5, 0.5])
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "those below 2 px are not trained on" in capsys.readouterr().out
+
+
 def test_errors_have_status_2_and_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
