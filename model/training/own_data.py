@@ -8,6 +8,7 @@ from typing import NamedTuple
 from model.data.annotations import DataError, GroundTruth
 from model.data.data_sets import DataSet, open_coco, open_data_set
 from model.data.splits import check_boxes_of_split, check_classes_of_split
+from model.data.survey import shared_images
 from model.labels import COCO_LABELS
 from model.training.options import TrainOptions
 from model.training.recipe import DataFacts, facts_of
@@ -102,12 +103,7 @@ def _as_validation(data: DataSet, options: TrainOptions) -> ValidationSet:
 
 def _report_shared_images(data: DataSet, given: DataSet, report: Report | None) -> None:
     """Reports images that are both trained and validated on: their scores mean little."""
-    trained = {(data.folder / image.file_name).resolve() for image in data.truth.images}
-    shared = [
-        image.file_name
-        for image in given.truth.images
-        if (given.folder / image.file_name).resolve() in trained
-    ]
+    shared = shared_images(data, given)
     if shared and report is not None:
         report(
             f"warning: {len(shared)} of {len(given.truth.images)} validation images are also "
