@@ -13,6 +13,8 @@ from service.oip.errors import OipRefused
 from service.oip.grpc_messages import parameter_values, read_infer_request
 from service.oip.pb import grpc_service_pb2 as ours
 from service.oip.tensors import pack_elements
+from service.transport.grpc_call import parse_message
+from service.transport.grpc_status import MalformedMessage
 
 
 def _messages(file: Any) -> Iterator[Any]:
@@ -104,6 +106,18 @@ def test_invalid_shapes_are_refused(shape: list[int]) -> None:
     message.inputs[0].shape[:] = shape
     with pytest.raises(OipRefused, match="shape"):
         read_infer_request(message, 4)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**62, -1])
+def test_a_shape_of_too_many_numbers_is_refused_before_parsing(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = request()
+    message.inputs[0].shape[:] = [size] * 10_001
+    data = message.SerializeToString()
+    monkeypatch.setattr(ours.ModelInferRequest, "ParseFromString", None)
+    with pytest.raises(MalformedMessage, match="more than 10000 fields"):
+        parse_message(ours.ModelInferRequest, data)
 
 
 def test_too_many_parameters_are_refused() -> None:
