@@ -18,7 +18,7 @@ from service.types import DetectOptions, Priority
 PRIORITY_HEADER = "X-Request-Priority"  # in gRPC metadata in lower case
 _LONGEST_NAME = 100  # characters that are compared to find a similar name
 _MOST_NAMES = 20  # in an error message
-_MAX_LABELS_TEXT = 16_384  # characters of all names; splitting takes time
+MAX_LABELS_TEXT = 16_384  # characters of all names; splitting takes time
 _MAX_COMMAS = 10  # in a class name that is one of several
 
 
@@ -78,8 +78,8 @@ def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[in
     if labels is None:
         return None
     length = sum(map(len, labels))
-    if length > _MAX_LABELS_TEXT:
-        raise InvalidOptions(f"labels has {length} characters; at most {_MAX_LABELS_TEXT} are read")
+    if length > MAX_LABELS_TEXT:
+        raise InvalidOptions(f"labels has {length} characters; at most {MAX_LABELS_TEXT} are read")
     known = {name: index for index, name in enumerate(model.labels) if name != NO_CLASS}
     names = [name for value in labels for name in split_labels(value, known)]
     unknown = [name for name in names if name not in known]

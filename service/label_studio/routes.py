@@ -113,7 +113,7 @@ class _Backend:
 
     async def setup(self, request: Request) -> Response:
         """Returns the model's version; a configuration that cannot be predicted is reported."""
-        document = await self._document(request)
+        document = await self._project_document(request)
         model = self._detector.model
         setup: dict[str, Any] = {"model_version": version_of(model.name, model.version)}
         try:
@@ -129,7 +129,7 @@ class _Backend:
         Raises:
             InvalidOptions: for another one.
         """
-        document = await self._document(request)
+        document = await self._project_document(request)
         return _json({"labels": dict(self._rectangles(document.get("config")).labels)})
 
     async def ignore(self, _request: Request) -> Response:
@@ -215,11 +215,13 @@ class _Backend:
             raise InvalidOptions("there is no labelling configuration: an XML text")
         return read_label_config(label_config, tuple(self._detector.model.labels))
 
+    async def _project_document(self, request: Request) -> Mapping[str, Any]:
+        """The document of a request without images, which is handled as soon as it is read."""
+        with self._bodies.account() as account:
+            return await self._document(request, None, account)
+
     async def _document(
-        self,
-        request: Request,
-        deadline: float | None = None,
-        account: BodyAccount | None = None,
+        self, request: Request, deadline: float | None, account: BodyAccount
     ) -> Mapping[str, Any]:
         body = await read_plain_body(
             request.headers, request.receive, self._limits, deadline, account

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -51,8 +51,9 @@ from service.transport.route_access import PUBLIC, require
 
 _VERSION = "/versions/{version}"
 _MODEL_ERRORS = (404, 503)
-_REPOSITORY_ERRORS = (400, 404, 408, 413, 422, 500, 503)
+_REPOSITORY_ERRORS = (400, 404, 408, 413, 415, 422, 429, 500, 503)
 _INFER_ERRORS = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+_MAX_REPOSITORY_BYTES = 65_536  # of a body, which has a few names and flags
 
 
 def oip_routes(
@@ -73,11 +74,13 @@ def oip_routes(
         Routes for the HTTP application, which gives each request its id.
     """
     model = ModelDescription(detector, settings)
+    bodies = bodies or BodyMemory(settings.max_bodies_bytes)
+    repository = _RepositoryEndpoints(Repository(control, settings), settings, bodies)
     return [
         *_server_routes(_ServerEndpoints(detector)),
         *_model_routes(_ModelEndpoints(detector, model)),
-        *_repository_routes(_RepositoryEndpoints(Repository(control, settings), settings)),
-        *_infer_routes(detector, model, settings, bodies or BodyMemory(settings.max_bodies_bytes)),
+        *_repository_routes(repository),
+        *_infer_routes(detector, model, settings, bodies),
         require(KeyScope.DETECT, Route("/v2/{rest:path}", UnknownPath())),
     ]
 
@@ -155,9 +158,11 @@ def _model_routes(model: _ModelEndpoints) -> list[BaseRoute]:
 class _RepositoryEndpoints:
     """Handles the paths of the model repository."""
 
-    def __init__(self, repository: Repository, settings: Settings) -> None:
+    def __init__(self, repository: Repository, settings: Settings, bodies: BodyMemory) -> None:
         self._repository = repository
-        self._limits = BodyLimits.of(settings)
+        self._bodies = bodies
+        limits = BodyLimits.of(settings)
+        self._limits = replace(limits, max_bytes=min(limits.max_bytes, _MAX_REPOSITORY_BYTES))
 
     async def index(self, request: Request) -> Response:
         requested = read_object(await self._body(request))
@@ -165,17 +170,22 @@ class _RepositoryEndpoints:
         return json_response([asdict(entry) for entry in entries])
 
     async def load(self, request: Request) -> Response:
+        self._repository.check_allowed()
         parameters = read_repository_parameters(await self._body(request))
         await self._repository.load(request.path_params["model"], parameters)
         return json_response({})
 
     async def unload(self, request: Request) -> Response:
+        self._repository.check_allowed()
         parameters = read_repository_parameters(await self._body(request))
         await self._repository.unload(request.path_params["model"], parameters)
         return json_response({})
 
     async def _body(self, request: Request) -> bytes:
-        return await read_plain_body(request.headers, request.receive, self._limits)
+        with self._bodies.account() as account:
+            return await read_plain_body(
+                request.headers, request.receive, self._limits, None, account
+            )
 
 
 def _repository_routes(repository: _RepositoryEndpoints) -> list[BaseRoute]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from service.core.tiling.options import overlap_error, parse_tile
 from service.errors import InvalidOptions, short_repr
-from service.transport.option_values import number_of, whole_of
+from service.transport.option_values import check_labels_length, number_of, whole_of
 from service.types import DetectOptions, Priority
 
 _US_PER_S = 1_000_000
@@ -100,8 +100,11 @@ def _labels(value: object) -> tuple[str, ...] | None:
     """Text, or an array of texts, which only JSON has."""
     if value is None or value == []:
         return None
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) and all(map(str.strip, text.split(","))) for text in texts):
+    given = value if isinstance(value, list) else [value]
+    texts = [text for text in given if isinstance(text, str)]
+    check_labels_length(texts)
+    names = (name.strip() for text in texts for name in text.split(","))
+    if len(texts) < len(given) or not all(names):
         raise InvalidOptions(
             f"labels is {short_repr(value)}; it takes class names separated by commas; leave it "
             "out for all classes"

@@ -37,13 +37,26 @@ class Repository:
         entries = self._control.index()
         return tuple(each for each in entries if not ready_only or each.state == "READY")
 
+    def check_allowed(self) -> None:
+        """Refuses changes where they are turned off; called before a request's body is read.
+
+        Raises:
+            OipRefused: if changes are not allowed.
+        """
+        if not self._allowed:
+            raise OipRefused(
+                CONTROL_OFF,
+                "explicit model load / unload is not allowed: this service runs with "
+                "model_control=none",
+            )
+
     async def load(self, name: str, parameters: Mapping[str, object]) -> None:
         """Loads the weights file again; returns when it is served.
 
         Raises:
             OipRefused: if that is not allowed or failed.
         """
-        self._check_allowed()
+        self.check_allowed()
         if parameters:
             raise malformed(
                 f"parameter {short_repr(next(iter(parameters)))} is not supported: a model is "
@@ -57,19 +70,11 @@ class Repository:
         Raises:
             OipRefused: if that is not allowed or failed.
         """
-        self._check_allowed()
+        self.check_allowed()
         unknown = [key for key in parameters if key != _UNLOAD_DEPENDENTS]
         if unknown:
             raise malformed(f"unknown parameter {short_repr(unknown[0])}")
         await _translate_errors(self._control.unload(name))
-
-    def _check_allowed(self) -> None:
-        if not self._allowed:
-            raise OipRefused(
-                CONTROL_OFF,
-                "explicit model load / unload is not allowed: this service runs with "
-                "model_control=none",
-            )
 
 
 async def _translate_errors(change: Awaitable[None]) -> None:

@@ -152,12 +152,13 @@ def decode_image(index: int, text: object) -> bytes:
     Raises:
         OipRefused: for anything that is not base64.
     """
-    reason = f"it is {short_repr(text)}"
     if isinstance(text, str | bytes | JsonText):
         try:
             return decode_base64(text)
         except Base64Error as error:
             reason = str(error)
+    else:
+        reason = f"it is {short_repr(text)}"
     raise malformed(
         f"element {index} of input {INPUT.name} is not base64: {reason}. JSON carries image files "
         f"as base64, the binary extension carries them as they are"

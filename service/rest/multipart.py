@@ -267,9 +267,29 @@ def _file_name(disposition: bytes, options: Mapping[bytes, bytes]) -> str | None
         return plain.decode("utf-8", "replace")
     if b"filename*" not in disposition.lower():
         return None
+    return _encoded_file_name(disposition)
+
+
+def _encoded_file_name(disposition: bytes) -> str | None:
+    """The file name of `filename*`, or of its pieces `filename*0`, ...; None for none.
+
+    Only the character sets of RFC 5987 are decoded: Python knows more, some of which raise
+    exceptions, or return text that no response can contain.
+
+    Raises:
+        RequestRefused: for pieces that have no order.
+    """
     header = Message()
     header["content-disposition"] = disposition.decode("latin-1")
-    return header.get_filename()
+    try:
+        value = header.get_param("filename", None, "content-disposition")
+    except (TypeError, ValueError):  # numbered and others; a number of thousands of digits
+        raise _malformed("the file name of a part is in pieces without an order") from None
+    if value is None:
+        return None
+    charset, text = (value[0], value[2]) if isinstance(value, tuple) else (None, value)
+    encoding = "latin-1" if str(charset).lower() == "iso-8859-1" else "utf-8"
+    return text.encode("latin-1").decode(encoding, "replace").strip()
 
 
 def _is_file_type(content_type: bytes) -> bool:

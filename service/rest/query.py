@@ -17,7 +17,7 @@ from starlette.datastructures import QueryParams
 from service.core.formats import OUTPUT_FORMATS, OutputFormat
 from service.core.tiling.options import overlap_error, parse_tile
 from service.errors import InvalidOptions, short_repr
-from service.transport.option_values import number_of, whole_of
+from service.transport.option_values import check_labels_length, number_of, whole_of
 from service.types import DetectOptions, TileOptions
 
 _CACHED_QUERIES = 256
@@ -133,6 +133,7 @@ def _labels(values: list[object] | None) -> tuple[str, ...] | None:
     if len(texts) < len(values):
         other = next(value for value in values if not isinstance(value, str))
         raise InvalidOptions(f"labels has {short_repr(other)}; it takes class names")
+    check_labels_length(texts)
     if not all(name.strip() for text in texts for name in text.split(",")):
         raise InvalidOptions(
             "labels has an empty name; give class names separated by commas, "

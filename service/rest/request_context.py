@@ -22,6 +22,7 @@ from service.rest.problems import (
     unexpected_problem,
 )
 from service.transport.http_request import REQUEST_ID_HEADER, ClientGone, RequestRefused
+from service.transport.route_access import responding_route
 
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _TRACEPARENT = TRACEPARENT.encode()
@@ -174,9 +175,11 @@ def _route(scope: Scope, path: str) -> str:
         return ""
     if folder := scope.get("root_path"):
         return str(folder)
-    for name, value in scope["path_params"].items():
-        path = path.replace(f"/{value}", f"/{{{name}}}")
-    return path
+    if not scope["path_params"]:
+        return path
+    # FastAPI names its own routes, but not those of Starlette.
+    route = scope.get("route") or responding_route(scope["app"].routes, scope)
+    return str(getattr(route, "path_format", ""))
 
 
 def _add_headers(message: Message, names: Iterable[tuple[str, str]]) -> None:

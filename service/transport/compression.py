@@ -40,8 +40,8 @@ async def read_plain_body(
     headers: Headers,
     receive: Receive,
     limits: BodyLimits,
-    deadline: float | None = None,
-    account: BodyAccount | None = None,
+    deadline: float | None,
+    account: BodyAccount,
 ) -> bytes:
     """Receives a whole body as `read_body` does, and decompresses it.
 
@@ -54,16 +54,14 @@ async def read_plain_body(
     return await inflate_body(received, encoding, limits.max_bytes, account)
 
 
-async def inflate_body(
-    data: bytes, encoding: str, max_bytes: int, account: BodyAccount | None
-) -> bytes:
+async def inflate_body(data: bytes, encoding: str, max_bytes: int, account: BodyAccount) -> bytes:
     """Decodes a body according to its Content-Encoding.
 
     Args:
         data: the received bytes.
         encoding: the header's value; empty or "identity" for a body that is not compressed.
         max_bytes: maximum size of the decompressed body.
-        account: counts the decompressed bytes; None: they are not counted.
+        account: counts the decompressed bytes.
 
     Raises:
         RequestRefused: for an unknown encoding, broken data, or more than `max_bytes`.
@@ -78,8 +76,7 @@ async def inflate_body(
         if num_bytes > max_bytes:
             detail = f"the body inflates to more than the {max_bytes} bytes accepted"
             raise RequestRefused(413, "body_too_large", detail)
-        if account is not None:
-            account.take(len(part))
+        account.take(len(part))
         parts.append(part)
     return await asyncio.to_thread(b"".join, parts)
 

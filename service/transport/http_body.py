@@ -136,8 +136,8 @@ async def read_body(
     headers: Mapping[str, str],
     receive: Receive,
     limits: BodyLimits,
-    deadline: float | None = None,
-    account: BodyAccount | None = None,
+    deadline: float | None,
+    account: BodyAccount,
 ) -> bytes:
     """Returns the whole body; arguments and errors as for `receive_body`."""
     chunks: list[bytes] = []
@@ -150,8 +150,8 @@ async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head, body and l
     receive: Receive,
     limits: BodyLimits,
     take: Callable[[bytes], object],
-    deadline: float | None = None,
-    account: BodyAccount | None = None,
+    deadline: float | None,
+    account: BodyAccount,
 ) -> None:
     """Receives the body, chunk by chunk.
 
@@ -160,7 +160,7 @@ async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head, body and l
         receive: the ASGI channel.
         limits: a body without a length is refused as soon as it exceeds them.
         take: called with each chunk that is not empty.
-        deadline: of the request, time.monotonic seconds.
+        deadline: of the request, time.monotonic seconds; None: only the limits apply.
         account: where the bytes are counted while the request lasts.
 
     Raises:
@@ -177,13 +177,12 @@ async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head, body and l
     timeouts, loop = _ChunkTimeouts(limits, deadline), asyncio.get_running_loop()
     try:
         async with asyncio.timeout(None) as timer:
-            if account is not None:
 
-                def give_up() -> None:
-                    timeouts.give_up()
-                    timer.reschedule(loop.time())
+            def give_up() -> None:
+                timeouts.give_up()
+                timer.reschedule(loop.time())
 
-                account.memory.begin(account, give_up)
+            account.memory.begin(account, give_up)
             while more:
                 timer.reschedule(loop.time() + timeouts.for_next_chunk())
                 message = await receive()
@@ -195,15 +194,13 @@ async def receive_body(  # noqa: PLR0913, PLR0917 - a request's head, body and l
                 timeouts.received(len(chunk))
                 if num_bytes > limits.max_bytes:
                     raise _too_large(limits)
-                if account is not None:
-                    account.take(len(chunk))
+                account.take(len(chunk))
                 if chunk:
                     take(chunk)
     except TimeoutError:
         raise timeouts.error() from None
     finally:
-        if account is not None:
-            account.memory.end(account)
+        account.memory.end(account)
 
 
 class _ChunkTimeouts:

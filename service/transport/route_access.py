@@ -40,14 +40,23 @@ def required_scope(routes: Iterable[BaseRoute], scope: Scope) -> KeyScope | None
         scope: the ASGI scope of the request, as the router will see it.
 
     Returns:
-        The scope of the route that will respond: the first that matches, otherwise the first that
-        matches but for the method (405). `detect` if none does (404).
+        The scope of the route that will respond. `detect` if none does (404).
+    """
+    route = responding_route(routes, scope)
+    return _UNKNOWN_PATH if route is None else declared_scope(route)
+
+
+def responding_route(routes: Iterable[BaseRoute], scope: Scope) -> BaseRoute | None:
+    """The route that responds to a request; arguments as for `required_scope`.
+
+    Returns:
+        The first that matches, otherwise the first that matches but for the method (405).
     """
     other_method: BaseRoute | None = None
     for route in routes:
         match, _ = route.matches(scope)
         if match is Match.FULL:
-            return declared_scope(route)
+            return route
         if match is Match.PARTIAL and other_method is None:
             other_method = route
-    return _UNKNOWN_PATH if other_method is None else declared_scope(other_method)
+    return other_method

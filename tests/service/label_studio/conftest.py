@@ -46,9 +46,10 @@ def standin() -> StandIn:
 def connect(standin: StandIn) -> Connect:
     @contextlib.asynccontextmanager
     async def opened(**given: Any) -> AsyncIterator[httpx.AsyncClient]:
-        settings = load_settings(**({"label_studio": True, "max_body_bytes": 1 << 20} | given))
+        limits = {"max_body_bytes": 1 << 20, "max_bodies_bytes": 1 << 24}
+        settings = load_settings(**({"label_studio": True} | limits | given))
         detector = standin.as_detector()
-        routes = label_studio_routes(detector, settings, BodyMemory(1 << 24))
+        routes = label_studio_routes(detector, settings, BodyMemory(settings.max_bodies_bytes))
         app = create_app(detector, settings, extra_routes=routes)
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://service"

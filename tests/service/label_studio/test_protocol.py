@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from typing import Any
 
 import pytest
@@ -98,6 +99,17 @@ async def test_setup_validate_health_and_webhook(connect: Connect, standin: Stan
         assert (await client.get("/health")).json()["status"] == "UP"
         standin.ready = False
         assert (await client.get("/health")).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/setup", "/validate", "/predict"])
+async def test_the_body_of_every_request_is_counted(connect: Connect, path: str) -> None:
+    limit = 1 << 16
+    zipped, encoding = gzip.compress(b" " * limit), {"Content-Encoding": "gzip"}
+    async with connect(max_body_bytes=limit, max_bodies_bytes=limit) as client:
+        response = await client.post(path, content=zipped, headers=encoding)
+        assert response.status_code == 429, response.text
+        released = await client.post(path, content=b" " * limit)
+        assert released.status_code == 400, released.text
 
 
 def test_a_label_with_an_alias_is_found_by_both_names_and_results_have_the_alias() -> None:

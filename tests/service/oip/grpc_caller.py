@@ -28,8 +28,8 @@ def standing_settings(**overrides: Any) -> Settings:
     return load_settings(**(defaults | overrides))
 
 
-def build_app(standin: StandIn, control: StandInControl | None = None) -> FastAPI:
-    settings, detector = standing_settings(), standin.as_detector()
+def build_app(standin: StandIn, control: StandInControl | None = None, **overrides: Any) -> FastAPI:
+    settings, detector = standing_settings(**overrides), standin.as_detector()
     routes = oip_routes(detector, control or StandInControl("stand-in"), settings)
     return create_app(detector, settings, extra_routes=routes)
 

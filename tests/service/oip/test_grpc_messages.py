@@ -12,7 +12,10 @@ from tritonclient.grpc import service_pb2 as theirs
 from service.oip.errors import OipRefused
 from service.oip.grpc_messages import parameter_values, read_infer_request
 from service.oip.pb import grpc_service_pb2 as ours
+from service.oip.request import decode_image
 from service.oip.tensors import pack_elements
+from service.transport.grpc_call import parse_message
+from service.transport.grpc_status import MalformedMessage
 
 
 def _messages(file: Any) -> Iterator[Any]:
@@ -77,6 +80,22 @@ def test_images_may_be_base64_if_declared() -> None:
     assert read_infer_request(message, 4).images == (b"image",)
 
 
+def test_a_base64_image_is_not_written_out_for_an_error_message() -> None:
+    written: list[int] = []
+
+    class Image(bytes):
+        def __repr__(self) -> str:
+            written.append(len(self))
+            return super().__repr__()
+
+    assert decode_image(0, Image(b"aW1hZ2U=")) == b"image"
+    with pytest.raises(OipRefused, match=r"element 2 .* it contains '!'"):
+        decode_image(2, Image(b"aW1h!2U="))
+    with pytest.raises(OipRefused, match=r"element 0 .* it is 7"):
+        decode_image(0, 7)
+    assert not written
+
+
 def test_images_may_not_be_in_both_places() -> None:
     message = request()
     message.inputs[0].contents.bytes_contents.append(b"image")
@@ -104,6 +123,18 @@ def test_invalid_shapes_are_refused(shape: list[int]) -> None:
     message.inputs[0].shape[:] = shape
     with pytest.raises(OipRefused, match="shape"):
         read_infer_request(message, 4)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**62, -1])
+def test_a_shape_of_too_many_numbers_is_refused_before_parsing(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = request()
+    message.inputs[0].shape[:] = [size] * 10_001
+    data = message.SerializeToString()
+    monkeypatch.setattr(ours.ModelInferRequest, "ParseFromString", None)
+    with pytest.raises(MalformedMessage, match="more than 10000 fields"):
+        parse_message(ours.ModelInferRequest, data)
 
 
 def test_too_many_parameters_are_refused() -> None:

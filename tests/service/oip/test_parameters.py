@@ -7,6 +7,7 @@ import pytest
 from service.errors import InvalidOptions
 from service.oip.parameters import InferParameters, read_parameters
 from service.types import DetectOptions, Priority, TileOptions
+from tests.support.texts import NeverSplit
 
 
 def test_without_parameters_the_defaults_apply() -> None:
@@ -53,6 +54,14 @@ def test_labels_may_be_an_array() -> None:
 
 def test_labels_are_split_by_the_core_which_knows_the_class_names() -> None:
     assert read_parameters({"labels": "a b, c,a b"}).options.labels == ("a b, c,a b",)
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_labels_that_are_too_long_are_refused_before_they_are_split(as_list: bool) -> None:
+    labels = [NeverSplit("ab," * 3000)] * 2 if as_list else NeverSplit("ab," * 6000)
+    with pytest.raises(InvalidOptions, match="labels has 18000 characters; at most 16384"):
+        read_parameters({"labels": labels})
+    assert read_parameters({"labels": "a" * 16_384}).options.labels == ("a" * 16_384,)
 
 
 @pytest.mark.parametrize(

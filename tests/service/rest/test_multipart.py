@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from encodings.aliases import aliases
+
 import httpx
 import pytest
 from hypothesis import given, settings
@@ -59,6 +61,20 @@ async def test_a_part_with_the_type_of_an_image_is_a_file() -> None:
         ("filename*=nonsense''a.jpg", "a.jpg"),
         ("filename*=a.jpg", "a.jpg"),
         ("filename=\"plain.jpg\"; filename*=utf-8''other.jpg", "plain.jpg"),
+        ('filename*0="caf\u00e9"; filename*1=".jpg"', "caf\u00e9.jpg"),
+        ("filename*0*=utf-8''caf%C3; filename*1*=%A9.jpg", "caf\u00e9.jpg"),
+        ("filename*=''caf%C3%A9.jpg", "caf\u00e9.jpg"),
+        ("filename*=utf-8''%ED%A0%80.jpg", "\ufffd\ufffd\ufffd.jpg"),
+        # Python has codecs of these names: some raise exceptions, some return lone surrogates.
+        ("filename*=undefined''a.jpg", "a.jpg"),
+        ("filename*0*=undefined''a.jpg", "a.jpg"),
+        ("filename*=idna''a.jpg", "a.jpg"),
+        ("filename*=hex''a.jpg", "a.jpg"),
+        ("filename*=utf\x008''a.jpg", "a.jpg"),
+        ("filename*=\u00e4''a.jpg", "a.jpg"),
+        ("filename*=punycode''%ff.jpg", "\ufffd.jpg"),
+        ("filename*=utf-7''+2AA-.jpg", "+2AA-.jpg"),
+        ("filename*=unicode_escape''%5Cud800.jpg", "\\ud800.jpg"),
     ],
 )
 async def test_an_encoded_file_name_makes_a_part_a_file(parameter: str, name: str) -> None:
@@ -178,6 +194,10 @@ async def test_a_preamble_is_ignored(preamble: bytes, step: int) -> None:
         (part("X-Long: " + "y" * 9000, b"abc") + END, "a header of a part is too long"),
         (part("\r\n".join(["X: y"] * 100), b"abc") + END, "too many headers"),
         (part('Content-Disposition: form-data; name="a"', b"\xff") + END, "is not UTF-8 text"),
+        (
+            part("Content-Disposition: form-data; filename*=a; filename*0=b", b"abc") + END,
+            "the file name of a part is in pieces without an order",
+        ),
     ],
 )
 async def test_what_is_malformed_is_said_in_plain_words_and_not_logged(
@@ -213,6 +233,54 @@ async def test_any_body_is_a_form_or_refused(body: bytes, step: int) -> None:
         except (RequestRefused, InvalidOptions):
             continue
         assert all(file.name is not None for file in form.files)
+
+
+def _charsets() -> list[str]:
+    return sorted({*aliases, *aliases.values(), "idna", "raw_unicode_escape", "undefined", "no"})
+
+
+@pytest.mark.parametrize("parameter", ["filename*", "filename*0*"])
+def test_a_file_name_in_any_character_set_can_be_sent_back(parameter: str) -> None:
+    for charset in _charsets():
+        for text in ("x", "%ff", "+2AA-", "%5Cud800", "%00", "%1b$B%21"):
+            headers = f"Content-Disposition: form-data; name=f; {parameter}={charset}''{text}"
+            (file,) = parse(part(headers, b"abc") + END).files
+            assert file.name.encode("utf-8"), (charset, text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["filename", "filename*", "filename*0", "filename*1*", "name*", "*"]),
+            st.text("ab'%eE9;=\"\\*\u00fc ", max_size=12),
+        ),
+        max_size=4,
+    )
+)
+def test_any_parameters_of_a_part_are_read_or_refused(parameters: list[tuple[str, str]]) -> None:
+    written = "".join(f"; {name}={text}" for name, text in parameters)
+    try:
+        form = parse(part(f"Content-Disposition: form-data{written}", b"abc") + END)
+    except RequestRefused as error:
+        assert error.status == 400
+        return
+    for name in [file.name for file in form.files] + [name for name, _ in form.fields]:
+        name.encode("utf-8")
+
+
+async def test_files_whose_names_are_in_odd_character_sets_have_results(
+    client: httpx.AsyncClient, image: MakeImage
+) -> None:
+    charsets = ("undefined", "utf-7")
+    parts = [
+        part(f"Content-Disposition: form-data; name=f; filename*={charset}''+2AA-", image())
+        for charset in charsets
+    ]
+    response = await client.post(
+        "/detect", content=b"".join(parts) + END, headers={"Content-Type": TYPE}
+    )
+    assert response.status_code == 200, response.text
 
 
 async def test_a_form_without_a_file_gets_400(client: httpx.AsyncClient) -> None:

@@ -5,6 +5,7 @@ import pytest
 from service.errors import InvalidOptions
 from service.rest.query import parse_query
 from service.types import DetectOptions, TileOptions
+from tests.support.texts import NeverSplit
 
 
 def test_tiles_are_read() -> None:
@@ -29,3 +30,11 @@ def test_tiles_are_read() -> None:
 def test_wrong_tiles_are_refused(parameters: list[tuple[str, object]], words: str) -> None:
     with pytest.raises(InvalidOptions, match=words):
         parse_query(parameters)
+
+
+def test_labels_that_are_too_long_are_refused_before_they_are_split() -> None:
+    for lengths in ([16_385], [8000, 8385], [1] * 16_385):
+        given = [("labels", NeverSplit("a" * length)) for length in lengths]
+        with pytest.raises(InvalidOptions, match="labels has 16385 characters; at most 16384"):
+            parse_query(given)
+    assert parse_query([("labels", "a" * 16_384)]).options.labels == ("a" * 16_384,)

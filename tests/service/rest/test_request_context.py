@@ -89,6 +89,11 @@ async def test_pages_allow_nothing_inline_and_no_other_host(
         ("/static/../x", ""),
         ("/nothing/of/the/kind", ""),
         ("/files/7/pages/8", "/files/{file}/pages/{page}"),
+        ("/files/f/pages/p", "/files/{file}/pages/{page}"),
+        ("/files/files/pages/pages", "/files/{file}/pages/{page}"),
+        ("/files/7/pages/7", "/files/{file}/pages/{page}"),
+        ("/tree/t/r/tree", "/tree/{rest}"),
+        ("/tree/", "/tree/{rest}"),
     ],
 )
 async def test_the_route_of_a_request_is_the_pattern_that_it_matched(
@@ -104,7 +109,8 @@ async def test_the_route_of_a_request_is_the_pattern_that_it_matched(
             scopes.append(scope)
 
     app = create_app(standin.as_detector(), settings, request_log=Watching())
-    app.router.routes.append(Route("/files/{file}/pages/{page}", lambda _: Response("")))
+    for pattern in ("/files/{file}/pages/{page}", "/tree/{rest:path}"):
+        app.router.routes.append(Route(pattern, lambda _: Response("")))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         await client.get(path)

@@ -44,12 +44,18 @@ def _loop_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_body, "time", Time)
 
 
+async def _read(receive: Receive) -> bytes:
+    """Reads a body with as much memory as it may take."""
+    with BodyMemory(LIMITS.max_bytes).account() as account:
+        return await read_body({}, receive, LIMITS, None, account)
+
+
 def _refused_after(receive: Receive) -> tuple[float, str]:
     async def read() -> tuple[float, str]:
         loop = asyncio.get_running_loop()
         started = loop.time()
         with pytest.raises(RequestRefused) as refused:
-            await read_body({}, receive, LIMITS)
+            await _read(receive)
         return loop.time() - started, str(refused.value)
 
     return run_in_virtual_time(read())
@@ -77,7 +83,7 @@ def test_a_pause_is_refused() -> None:
 
 def test_a_pause_within_the_limit_is_accepted() -> None:
     body = Body((0, 10_000_000), (29, 10_000_000), (58, 1), complete=True)
-    assert len(run_in_virtual_time(read_body({}, body.receive, LIMITS))) == 20_000_001
+    assert len(run_in_virtual_time(_read(body.receive))) == 20_000_001
 
 
 class Bodies:
