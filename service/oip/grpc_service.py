@@ -6,6 +6,7 @@ own parsing would report it as INTERNAL.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -40,6 +41,7 @@ from service.transport.grpc_status import MalformedMessage, Refusal, refusal_of
 
 _PROTOCOL = "oip_grpc"  # in metrics
 _IN_FLIGHT = 8  # of one stream
+_LARGE_BYTES = 1 << 18  # of a message that is read in a thread
 _PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 _NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -157,10 +159,16 @@ class InferenceService:
         started = time.monotonic()
         message = parse_message(pb.ModelInferRequest, data)
         self._model.check(message.model_name, message.model_version)
-        request = read_infer_request(message, self._max_images)
+        request = await self._read(message, len(data))
         priority = parse_priority(call.priority)
         arrival = RequestInfo(call.request_id, started, call.deadline, priority)
         return await self._inference.run(request, arrival, encode)
+
+    async def _read(self, message: pb.ModelInferRequest, size: int) -> InferRequest:
+        """Reads a message of `size` bytes; a large one in a thread, as base64 takes time."""
+        if size > _LARGE_BYTES:
+            return await asyncio.to_thread(read_infer_request, message, self._max_images)
+        return read_infer_request(message, self._max_images)
 
     async def _run(
         self, call: Call, context: Context, work: Awaitable[_Response], *, counted: bool = False

@@ -12,12 +12,19 @@ from typing import Any
 import pytest
 
 from service.errors import Overloaded
+from service.oip import grpc_service
+from service.oip.grpc_messages import read_infer_request
 from service.oip.http_codec import read_request
+from service.oip.pb import grpc_service_pb2 as pb
+from service.oip.request import InferRequest
 from service.transport.compression import inflate_body
 from service.transport.http_body import BodyMemory
 from service.transport.http_request import RequestRefused
+from tests.service.oip.grpc_caller import asking, infer_request, standing
 from tests.service.oip.running_service import served
 from tests.service.oip.test_http_codec import IMAGE, post, tensor
+from tests.service.rest.standin import StandIn
+from tests.support.images import solid_png
 
 MIB = 1 << 20
 
@@ -86,3 +93,19 @@ def test_large_json_is_read_outside_the_event_loops_thread(
 
 async def _thread() -> int:
     return threading.get_ident()
+
+
+async def test_a_large_grpc_message_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding base64 of 64 MiB takes a second, in which nothing else would be answered."""
+    threads: list[int] = []
+
+    def recorded(message: pb.ModelInferRequest, max_images: int) -> InferRequest:
+        threads.append(threading.get_ident())
+        return read_infer_request(message, max_images)
+
+    monkeypatch.setattr(grpc_service, "read_infer_request", recorded)
+    async with standing(StandIn()) as server, asking(server) as caller:
+        for num_bytes in (0, 400_000):
+            await caller.infer(infer_request(solid_png((0, 128, 128), 200, 100) + bytes(num_bytes)))
+    small, large = threads
+    assert small == threading.get_ident() != large
