@@ -112,6 +112,10 @@ def _run(settings: Settings, backend: Backend, deployment: Deployment | None) ->
 class _Server(Protocol):
     """A server on one port."""
 
+    @property
+    def open_requests(self) -> int:
+        """Requests whose clients do not have the whole response yet."""
+
     async def run_until_drained(self) -> None:
         """Serves until it is drained."""
 
@@ -218,7 +222,7 @@ async def _drain(
     """Waits for load balancers to notice, closes the ports and finishes requests in flight.
 
     Returns:
-        How many images were dropped.
+        How many requests were not completed in time.
     """
     if delay and settings.drain_delay_seconds:
         _print(f"Draining: still serving for {settings.drain_delay_seconds:g} s")
@@ -227,7 +231,9 @@ async def _drain(
     for server in servers:
         server.drain()
     await asyncio.wait(tasks, timeout=settings.drain_timeout_seconds)
-    return await core.detector.drain(max(0.0, deadline - time.monotonic()))
+    open_requests = sum(server.open_requests for server in servers)
+    images = await core.detector.drain(max(0.0, deadline - time.monotonic()))
+    return open_requests or images
 
 
 async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) -> None:

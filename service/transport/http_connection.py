@@ -100,6 +100,11 @@ class LimitedConnection(HttpToolsProtocol):
         self._ignores_input = False
         self._is_refused = False
 
+    @property
+    def has_open_request(self) -> bool:
+        """Whether a request has no complete response yet, or bytes of a response are unsent."""
+        return not self._between_requests() or bool(self.transport.get_write_buffer_size())
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Applies the connection limit, and starts the timeout of the first request's head."""
         super().connection_made(transport)
