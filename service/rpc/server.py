@@ -233,15 +233,19 @@ def _channel_arguments(options: RpcOptions, max_pending_calls: int) -> list[tupl
         ("grpc.max_concurrent_streams", max(options.max_concurrent_calls, _MIN_STREAMS)),
         # No compressed messages: images are compressed already, and others could inflate to GBs.
         ("grpc.compression_enabled_algorithms_bitset", 1),
-        ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
+        ("grpc.keepalive_time_ms", _milliseconds(options.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
         ("grpc.max_allowed_incoming_connections", options.max_connections),
-        ("grpc.max_connection_idle_ms", round(options.max_idle_seconds * 1000)),
-        ("grpc.server_handshake_timeout_ms", round(options.handshake_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", _milliseconds(options.max_idle_seconds)),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(options.handshake_seconds)),
     ]
     if options.max_connection_age_seconds:
-        age_ms = min(round(options.max_connection_age_seconds * 1000), _LARGEST_OPTION)
+        age_ms = _milliseconds(options.max_connection_age_seconds)
         arguments.append(("grpc.max_connection_age_ms", age_ms))
     return arguments
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, min(round(seconds * 1000), _LARGEST_OPTION))
