@@ -31,12 +31,12 @@ from service.decoding.pool import DecoderPool
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
-    InvalidOptions,
     NotReady,
     ShuttingDown,
 )
 from service.ipc.slot_pool import SlotLease
 from service.observability.metrics import Metrics
+from service.observability.request_scope import forget_completed_image
 from service.types import DetectOptions, DetectResult, Priority
 from service.usage import UseCounter
 
@@ -161,6 +161,7 @@ class Detector:
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
+        drawn: bool = False,
     ) -> DetectResult:
         """Detects in one encoded image.
 
@@ -171,6 +172,7 @@ class Detector:
             deadline: monotonic seconds; can only shorten the service's own timeout.
             priority: which waiting images go first.
             read_ms: time the adapter took to receive the body, for the timings.
+            drawn: whether the result is passed to `encode_with_image`, which then counts the image.
 
         Returns:
             The detections, in pixels of the image after EXIF rotation.
@@ -195,14 +197,11 @@ class Detector:
                 tiles=options.tiles,
             )
             result = await self._detect(request)
-            if options.explain is not None and result.explanation is None:
-                found = len(result.detections)
-                raise InvalidOptions(f"there is no detection {options.explain}; there are {found}")
         except BaseException as error:
             self._outcomes.record_failure(error, request_id, started)
             raise
-        # Counted after the caller's task has sent the response.
-        asyncio.get_running_loop().call_soon(self._outcomes.record_success, result.timings)
+        if not drawn:
+            self._record_success(result)
         return result
 
     @contextmanager
@@ -222,7 +221,7 @@ class Detector:
                 admitted = True
                 yield
         except DetectionError as error:
-            if not admitted:  # otherwise `detect` has recorded it
+            if not admitted:  # otherwise it is recorded already
                 self._outcomes.record_failure(error, request_id, started)
             raise
 
@@ -236,9 +235,11 @@ class Detector:
     ) -> Encoded:
         """Encodes a result for a format that decodes the image again (`draws_images`).
 
+        The image is counted as completed or failed here.
+
         Args:
             output_format: whose encoder can be pickled.
-            job: with one result.
+            job: with one result, of `detect` with `drawn`.
             image: the encoded image file of that result.
             deadline: monotonic seconds; can only shorten the service's own timeout.
             priority: which waiting images go first.
@@ -246,12 +247,32 @@ class Detector:
         Raises:
             DetectionError: as `detect`.
         """
+        result = job.files[0].result
+        assert result is not None, "files with an error are not drawn"
+        started = time.monotonic() - result.timings.total / 1000
+        try:
+            encoded = await self._draw(output_format, job, image, deadline, priority)
+        except BaseException as error:
+            forget_completed_image()
+            self._outcomes.record_failure(error, result.request_id, started)
+            raise
+        self._record_success(result)
+        return encoded
+
+    async def _draw(
+        self,
+        output_format: OutputFormat,
+        job: EncodeInput,
+        image: bytes,
+        deadline: float | None,
+        priority: Priority,
+    ) -> Encoded:
         seconds, now = self._limits.request_timeout_ms / 1000, time.monotonic()
         if deadline is not None:
             seconds = min(seconds, max(0.0, deadline - now))
         turn = turn_of(priority, now, now + seconds)
         result = job.files[0].result
-        assert result is not None, "files with an error are not drawn"
+        assert result is not None
         call = partial(encode_with_image, encode=output_format.encode, job=job)
         num_pixels, fixed = result.width * result.height, output_format.drawing_cost
         cost = Cost(
@@ -310,6 +331,10 @@ class Detector:
         """Ends the decoder processes; no call of `detect` is allowed afterwards."""
         self._draining = self._refusing = True
         self._decoders.close()
+
+    def _record_success(self, result: DetectResult) -> None:
+        """Counts a completed image after the caller's task has sent the response."""
+        asyncio.get_running_loop().call_soon(self._outcomes.record_success, result.timings)
 
     async def _detect(self, request: ImageRequest) -> DetectResult:
         with request.served.in_use():

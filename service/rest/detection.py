@@ -100,7 +100,8 @@ class DetectEndpoint:
 
     async def _respond_to_file(self, upload: Upload) -> Response:
         file = upload.files[0]
-        result = await detect_file(self._detector, file, upload, upload.request_id)
+        drawn = upload.output_format.draws_images
+        result = await detect_file(self._detector, file, upload, upload.request_id, drawn=drawn)
         encode_started = time.monotonic()
         output_format = upload.output_format
         outcomes = (FileResult(file.name or None, result),)
@@ -130,7 +131,12 @@ class DetectEndpoint:
 
 
 async def detect_file(
-    detector: Detector, file: UploadedFile, upload: Upload, request_id: str
+    detector: Detector,
+    file: UploadedFile,
+    upload: Upload,
+    request_id: str,
+    *,
+    drawn: bool = False,
 ) -> DetectResult:
     """Detects in one file of a request.
 
@@ -139,6 +145,7 @@ async def detect_file(
         file: of the upload.
         upload: has the options.
         request_id: of this file.
+        drawn: whether the result is drawn in the image, as for `Detector.detect`.
 
     Raises:
         DetectionError: also for a file that could not be read.
@@ -152,6 +159,7 @@ async def detect_file(
         deadline=upload.deadline,
         priority=upload.priority,
         read_ms=upload.read_ms,
+        drawn=drawn,
     )
 
 

@@ -76,6 +76,7 @@ class StandIn:
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
+        drawn: bool = False,
     ) -> DetectResult:
         self.started.set()
         self.deadlines.append(deadline)
