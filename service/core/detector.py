@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -225,13 +225,14 @@ class Detector:
                 self._outcomes.record_failure(error, request_id, started)
             raise
 
-    async def encode_with_image(
+    async def encode_with_image(  # noqa: PLR0913, PLR0917 - the fields of a request
         self,
         output_format: OutputFormat,
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        accept: Callable[[Encoded], object] | None = None,
     ) -> Encoded:
         """Encodes a result for a format that decodes the image again (`draws_images`).
 
@@ -243,6 +244,7 @@ class Detector:
             image: the encoded image file of that result.
             deadline: monotonic seconds; can only shorten the service's own timeout.
             priority: which waiting images go first.
+            accept: called with the encoded result; can refuse it with a DetectionError.
 
         Raises:
             DetectionError: as `detect`.
@@ -252,6 +254,8 @@ class Detector:
         started = time.monotonic() - result.timings.total / 1000
         try:
             encoded = await self._draw(output_format, job, image, deadline, priority)
+            if accept is not None:
+                accept(encoded)
         except BaseException as error:
             forget_completed_image()
             self._outcomes.record_failure(error, result.request_id, started)

@@ -21,6 +21,7 @@ from service.rest.upload import Upload, UploadReader
 from service.settings import Settings
 from service.transport.http_body import BodyMemory
 from service.transport.http_request import OutcomeCounter, unless_client_leaves
+from service.transport.http_response import CountedResponse
 from service.types import DetectResult, StageTimings
 
 _PROTOCOL = "http"  # in metrics
@@ -106,12 +107,11 @@ class DetectEndpoint:
         output_format = upload.output_format
         outcomes = (FileResult(file.name or None, result),)
         if output_format.draws_images:
-            encoded = await self._draw(output_format, file, upload, outcomes)
+            response = await self._draw(output_format, file, upload, outcomes)
         else:
-            encoded = output_format.encode(
-                EncodeInput(outcomes, result.label_names, upload.request_id)
+            response = _response(
+                output_format.encode(EncodeInput(outcomes, result.label_names, upload.request_id))
             )
-        response = _response(encoded)
         encode_s = time.monotonic() - encode_started
         self._detector.metrics.observe_stage("encode", encode_s)
         response.raw_headers.append((b"server-timing", _server_timing(result, encode_s * 1000)))
@@ -123,11 +123,18 @@ class DetectEndpoint:
         file: UploadedFile,
         upload: Upload,
         outcomes: Sequence[FileResult],
-    ) -> Encoded:
+    ) -> Response:
         job = EncodeInput(outcomes, limits=self._image_limits)
-        return await self._detector.encode_with_image(
-            output_format, job, file.data, upload.deadline, upload.priority
+        account = self._bodies.account()
+        encoded = await self._detector.encode_with_image(
+            output_format,
+            job,
+            file.data,
+            upload.deadline,
+            upload.priority,
+            accept=lambda encoded: account.take(len(encoded.data)),
         )
+        return CountedResponse(encoded.data, encoded.media_type, account)
 
 
 async def detect_file(

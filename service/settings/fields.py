@@ -173,7 +173,8 @@ class Settings(BaseSettings):
     max_bodies_bytes: _Bytes = Field(
         1024 * _MIB,
         ge=1,
-        description="maximum size of all request bodies in memory, bytes; beyond it 429",
+        description="maximum size of all request bodies, and of drawn images that are being sent, "
+        "in memory, bytes; beyond it 429",
     )
     max_files: _Count = Field(32, ge=1, description="maximum images in a multipart request")
     max_tiles: int = Field(
@@ -212,6 +213,9 @@ class Settings(BaseSettings):
     )
     send_timeout_seconds: _Seconds = Field(
         30, gt=0, description="maximum time in which a client reads nothing of its response"
+    )
+    send_max_seconds: _Seconds = Field(
+        300, gt=0, description="maximum time in which a client reads a whole response"
     )
     keep_alive_timeout_seconds: int = Field(
         75, ge=1, le=_MAX_SECONDS, description="time after which an idle connection is closed"

@@ -43,6 +43,7 @@ class HttpServer(uvicorn.Server):
         self._limits = ConnectionLimits(
             head_timeout_seconds=settings.header_timeout_seconds,
             send_timeout_seconds=settings.send_timeout_seconds,
+            send_max_seconds=settings.send_max_seconds,
             max_connections=settings.max_connections,
         )
         self._listener = listener

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -102,15 +103,19 @@ class StandIn:
             request_id=request_id,
         )
 
-    async def encode_with_image(
+    async def encode_with_image(  # noqa: PLR0913, PLR0917 - as the Detector's own
         self,
         output_format: OutputFormat,
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        accept: Callable[[Encoded], object] | None = None,
     ) -> Encoded:
-        return Encoded(*encode_with_image(image, output_format.encode, job))
+        encoded = Encoded(*encode_with_image(image, output_format.encode, job))
+        if accept is not None:
+            accept(encoded)
+        return encoded
 
     def as_detector(self) -> Detector:
         return cast(Detector, self)
