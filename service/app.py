@@ -153,7 +153,7 @@ async def _serve(settings: Settings, backend: Backend, deployment: Deployment | 
         # After the core: requests that it fails on exit still get their HTTP responses.
         stack.push_async_callback(_end_servers, servers, tasks)
         core = await stack.enter_async_context(open_core(settings, backend))
-        hangups.begin(access.reload, core.control.reload)
+        hangups.begin(access.reload_in_thread, core.control.reload)
         stack.callback(asyncio.create_task(access.watch()).cancel)
         app = build_app(settings, access, core, request_log, deployment)
         http_servers = build_http_servers(settings, access, core, app, listeners)
