@@ -162,6 +162,7 @@ class Detector:
         priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
         drawn: bool = False,
+        served: ServedModel | None = None,
     ) -> DetectResult:
         """Detects in one encoded image.
 
@@ -173,6 +174,7 @@ class Detector:
             priority: which waiting images go first.
             read_ms: time the adapter took to receive the body, for the timings.
             drawn: whether the result is passed to `encode_with_image`, which then counts the image.
+            served: the model, of `one_model`; None: the one that serves now.
 
         Returns:
             The detections, in pixels of the image after EXIF rotation.
@@ -181,13 +183,14 @@ class Detector:
             DetectionError: one subclass per kind of failure (`service.errors`).
         """
         started = time.monotonic()
+        served = served or self._served
         try:
             check_tiles(options.tiles, self._limits.max_tiles, explains=options.explain is not None)
             latest = started + self._limits.request_timeout_ms / 1000
             request = ImageRequest(
-                served=self._served,
+                served=served,
                 data=data,
-                selection=resolve_options(options, self.model),
+                selection=resolve_options(options, served.info),
                 request_id=request_id,
                 started=started,
                 deadline=latest if deadline is None else min(deadline, latest),
@@ -203,6 +206,16 @@ class Detector:
         if not drawn:
             self._record_success(result)
         return result
+
+    @contextmanager
+    def one_model(self) -> Iterator[ServedModel]:
+        """Context manager around a request of several images that get results of the same model.
+
+        The model runs until the end of the request, also if another one replaces it meanwhile.
+        """
+        served = self._served
+        with served.in_use():
+            yield served
 
     @contextmanager
     def explaining(self, request_id: str) -> Iterator[None]:

@@ -14,6 +14,7 @@ from model.images.decode import ImageLimits
 from service.core.detector import Detector
 from service.core.encoding import FileResult
 from service.core.formats import JSON, Encoded, EncodeInput, OutputFormat
+from service.core.served_model import ServedModel
 from service.errors import DetectionError
 from service.rest.multipart import UploadedFile
 from service.rest.problems import INTERNAL_ERROR, item_error
@@ -137,13 +138,14 @@ class DetectEndpoint:
         return CountedResponse(encoded.data, encoded.media_type, account)
 
 
-async def detect_file(
+async def detect_file(  # noqa: PLR0913 - a file, its request and how its result is used
     detector: Detector,
     file: UploadedFile,
     upload: Upload,
     request_id: str,
     *,
     drawn: bool = False,
+    served: ServedModel | None = None,
 ) -> DetectResult:
     """Detects in one file of a request.
 
@@ -153,6 +155,7 @@ async def detect_file(
         upload: has the options.
         request_id: of this file.
         drawn: whether the result is drawn in the image, as for `Detector.detect`.
+        served: the model, likewise.
 
     Raises:
         DetectionError: also for a file that could not be read.
@@ -167,26 +170,32 @@ async def detect_file(
         priority=upload.priority,
         read_ms=upload.read_ms,
         drawn=drawn,
+        served=served,
     )
 
 
 async def detect_files(detector: Detector, upload: Upload) -> Sequence[FileResult]:
-    """Detects in each file of a request by itself: one failure does not affect the others."""
+    """Detects in each file of a request by itself: one failure does not affect the others.
+
+    All results are those of one model.
+    """
     in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
 
-    async def one(number: int, file: UploadedFile) -> FileResult:
+    async def one(number: int, file: UploadedFile, served: ServedModel) -> FileResult:
         request_id = f"{upload.request_id}-{number}"
         async with in_flight:
             try:
-                return FileResult(file.name, await detect_file(detector, file, upload, request_id))
+                result = await detect_file(detector, file, upload, request_id, served=served)
+                return FileResult(file.name, result)
             except DetectionError as error:
                 return FileResult(file.name, error=item_error(error))
             except Exception:
                 _log.exception("unexpected error", request_id=request_id)
                 return FileResult(file.name, error=INTERNAL_ERROR)
 
-    tasks = [one(number, file) for number, file in enumerate(upload.files, start=1)]
-    return await asyncio.gather(*tasks)
+    with detector.one_model() as served:
+        tasks = [one(number, file, served) for number, file in enumerate(upload.files, start=1)]
+        return await asyncio.gather(*tasks)
 
 
 def _response(encoded: Encoded) -> Response:

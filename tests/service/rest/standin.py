@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -67,6 +68,7 @@ class StandIn:
     cancelled: bool = False
     deadlines: list[float | None] = field(default_factory=list)
     priorities: list[Priority] = field(default_factory=list)
+    models: list[object] = field(default_factory=list)  # that images were given
 
     async def detect(  # noqa: PLR0913 - as the Detector's own
         self,
@@ -78,10 +80,12 @@ class StandIn:
         priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
         drawn: bool = False,
+        served: object = None,
     ) -> DetectResult:
         self.started.set()
         self.deadlines.append(deadline)
         self.priorities.append(priority)
+        self.models.append(served)
         if self.hold is not None:
             try:
                 await self.hold.wait()
@@ -116,6 +120,10 @@ class StandIn:
         if accept is not None:
             accept(encoded)
         return encoded
+
+    @contextmanager
+    def one_model(self) -> Iterator[StandInServed]:
+        yield self.served
 
     def as_detector(self) -> Detector:
         return cast(Detector, self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import httpx
@@ -17,7 +18,7 @@ from service.rest import create_app, schemas
 from service.settings import Settings
 from service.transport.http_body import BodyMemory
 from tests.service.rest.conftest import MakeImage
-from tests.service.rest.standin import StandIn
+from tests.service.rest.standin import StandIn, StandInServed
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -291,3 +292,17 @@ async def test_a_drawn_image_counts_as_a_body_until_it_is_sent(
             everything.take(max_bytes)  # nothing else is counted
     assert len(response.content) > 1000
     assert statuses == [429, 200]
+
+
+async def test_all_files_of_a_form_get_results_of_one_model(
+    client: httpx.AsyncClient, standin: StandIn, image: MakeImage
+) -> None:
+    standin.hold = asyncio.Event()
+    earlier = standin.served
+    files = [("file", (name, image(), "image/jpeg")) for name in "abc"]
+    request = asyncio.create_task(client.post("/detect", files=files))
+    await standin.started.wait()
+    standin.served = StandInServed(())
+    standin.hold.set()
+    assert (await request).status_code == 200
+    assert [model is earlier for model in standin.models] == [True] * 3
