@@ -114,7 +114,7 @@ class LimitedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Applies the connection limit, and starts the timeout of the first request's head."""
         super().connection_made(transport)
-        self._idle_since = self.loop.time()
+        self._idle_since = self._sending_since = self.loop.time()
         self._apply_connection_limit()
         if self.limits.closing:
             self.shutdown()

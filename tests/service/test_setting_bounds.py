@@ -12,10 +12,11 @@ from service.access.access import Access
 from service.build import ServiceCore
 from service.observability.request_log import RequestLog
 from service.ray_serve.options import RayOptions
+from service.rpc.pb import detection_pb2 as pb
 from service.servers import start_rpc
 from service.settings import Settings, SettingsError, given_settings
 from tests.service.rest.standin import StandIn
-from tests.service.rpc.caller import calling, pb
+from tests.service.rpc.caller import calling
 from tests.service.transport.http_bench import GET, serving
 
 UNUSABLE = ("inf", "-inf", "nan", 1e300, 10**30, -(10**30))
