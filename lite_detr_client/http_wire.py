@@ -37,6 +37,19 @@ _CODES_BY_STATUS = {
     504: "deadline_exceeded",
 }
 
+# Errors of an image by itself, as the items of a response to several images have them.
+_CODES_OF_IMAGES = frozenset(
+    {
+        "invalid_image",
+        "unsupported_image",
+        "image_too_large",
+        "invalid_options",
+        "deadline_exceeded",
+        "inference_failed",
+        "internal",
+    }
+)
+
 _Result = TypeVar("_Result")
 
 
@@ -123,7 +136,7 @@ def read_batch(response: httpx.Response, count: int) -> list[DetectionResult | S
     try:
         return _read(response, outcomes)
     except ServiceError as error:
-        if count > 1 or error.retryable:
+        if count > 1 or not _is_of_image(response):
             raise
         return [error]
 
@@ -193,6 +206,15 @@ def _problem(response: httpx.Response) -> Failure:
         request_id=response.headers.get(_REQUEST_ID_HEADER),
         retry_after_s=_seconds(response.headers.get("Retry-After")),
     )
+
+
+def _is_of_image(response: httpx.Response) -> bool:
+    """Whether the service returned the error of an image; other servers' errors have no code."""
+    try:
+        body = response.json()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and body.get("code") in _CODES_OF_IMAGES
 
 
 def _seconds(value: str | None) -> float | None:

@@ -112,6 +112,10 @@ def _run(settings: Settings, backend: Backend, deployment: Deployment | None) ->
 class _Server(Protocol):
     """A server on one port."""
 
+    @property
+    def open_requests(self) -> int:
+        """Requests whose clients do not have the whole response yet."""
+
     async def run_until_drained(self) -> None:
         """Serves until it is drained."""
 
@@ -149,7 +153,7 @@ async def _serve(settings: Settings, backend: Backend, deployment: Deployment | 
         # After the core: requests that it fails on exit still get their HTTP responses.
         stack.push_async_callback(_end_servers, servers, tasks)
         core = await stack.enter_async_context(open_core(settings, backend))
-        hangups.begin(access.reload, core.control.reload)
+        hangups.begin(access.reload_in_thread, core.control.reload)
         stack.callback(asyncio.create_task(access.watch()).cancel)
         app = build_app(settings, access, core, request_log, deployment)
         http_servers = build_http_servers(settings, access, core, app, listeners)
@@ -218,7 +222,7 @@ async def _drain(
     """Waits for load balancers to notice, closes the ports and finishes requests in flight.
 
     Returns:
-        How many images were dropped.
+        How many requests were not completed in time.
     """
     if delay and settings.drain_delay_seconds:
         _print(f"Draining: still serving for {settings.drain_delay_seconds:g} s")
@@ -227,7 +231,9 @@ async def _drain(
     for server in servers:
         server.drain()
     await asyncio.wait(tasks, timeout=settings.drain_timeout_seconds)
-    return await core.detector.drain(max(0.0, deadline - time.monotonic()))
+    open_requests = sum(server.open_requests for server in servers)
+    images = await core.detector.drain(max(0.0, deadline - time.monotonic()))
+    return open_requests or images
 
 
 async def _end_servers(servers: list[_Server], tasks: list[asyncio.Task[None]]) -> None:

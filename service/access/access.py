@@ -43,7 +43,7 @@ class Access:
         self._tls_files = WatchedFiles(
             settings.tls_certificate_file, settings.tls_key_file, settings.tls_client_ca_file
         )
-        self._lock = threading.Lock()  # `watch` reads files in another thread than `reload`
+        self._lock = threading.Lock()  # `watch` and `reload_in_thread` read files in threads
         if settings.api_keys_file is not None:
             self.keys = KeyRing(settings.api_keys_file)
         if settings.tls_certificate_file is not None and settings.tls_key_file is not None:
@@ -61,6 +61,16 @@ class Access:
         with self._lock:
             self._reload_keys()
             self._reload_tls()
+
+    def reload_in_thread(self) -> None:
+        """Calls `reload` in a thread, as files on a network may take long; returns at once."""
+        threading.Thread(target=self._reload_logged, name="reload-access", daemon=True).start()
+
+    def _reload_logged(self) -> None:
+        try:
+            self.reload()
+        except Exception:
+            _log.exception("keys and certificates could not be read")
 
     def reload_changed(self) -> None:
         """Reads the files that have changed, once they were the same for two calls."""

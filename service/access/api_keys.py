@@ -61,7 +61,11 @@ class ApiKey:
 
 
 class KeyRing:
-    """The keys of a key file."""
+    """The keys of a key file.
+
+    Attributes:
+        generation: grows whenever the file is read again; checks of before may not hold any more.
+    """
 
     def __init__(self, path: Path) -> None:
         """Reads the file.
@@ -74,6 +78,7 @@ class KeyRing:
         """
         self._path = path
         self._keys = _read(path)
+        self.generation = 0
 
     @property
     def keys(self) -> tuple[ApiKey, ...]:
@@ -90,6 +95,7 @@ class KeyRing:
             KeyFileError: if the file cannot be used.
         """
         self._keys = _read(self._path)
+        self.generation += 1
         return len(self._keys)
 
     def check(self, presented: str | None, scope: Scope) -> ApiKey:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,12 +31,12 @@ from service.decoding.pool import DecoderPool
 from service.errors import (
     DeadlineExceeded,
     DetectionError,
-    InvalidOptions,
     NotReady,
     ShuttingDown,
 )
 from service.ipc.slot_pool import SlotLease
 from service.observability.metrics import Metrics
+from service.observability.request_scope import forget_completed_image
 from service.types import DetectOptions, DetectResult, Priority
 from service.usage import UseCounter
 
@@ -161,6 +161,8 @@ class Detector:
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
+        drawn: bool = False,
+        served: ServedModel | None = None,
     ) -> DetectResult:
         """Detects in one encoded image.
 
@@ -171,6 +173,8 @@ class Detector:
             deadline: monotonic seconds; can only shorten the service's own timeout.
             priority: which waiting images go first.
             read_ms: time the adapter took to receive the body, for the timings.
+            drawn: whether the result is passed to `encode_with_image`, which then counts the image.
+            served: the model, of `one_model`; None: the one that serves now.
 
         Returns:
             The detections, in pixels of the image after EXIF rotation.
@@ -179,13 +183,14 @@ class Detector:
             DetectionError: one subclass per kind of failure (`service.errors`).
         """
         started = time.monotonic()
+        served = served or self._served
         try:
             check_tiles(options.tiles, self._limits.max_tiles, explains=options.explain is not None)
             latest = started + self._limits.request_timeout_ms / 1000
             request = ImageRequest(
-                served=self._served,
+                served=served,
                 data=data,
-                selection=resolve_options(options, self.model),
+                selection=resolve_options(options, served.info),
                 request_id=request_id,
                 started=started,
                 deadline=latest if deadline is None else min(deadline, latest),
@@ -195,15 +200,22 @@ class Detector:
                 tiles=options.tiles,
             )
             result = await self._detect(request)
-            if options.explain is not None and result.explanation is None:
-                found = len(result.detections)
-                raise InvalidOptions(f"there is no detection {options.explain}; there are {found}")
         except BaseException as error:
             self._outcomes.record_failure(error, request_id, started)
             raise
-        # Counted after the caller's task has sent the response.
-        asyncio.get_running_loop().call_soon(self._outcomes.record_success, result.timings)
+        if not drawn:
+            self._record_success(result)
         return result
+
+    @contextmanager
+    def one_model(self) -> Iterator[ServedModel]:
+        """Context manager around a request of several images that get results of the same model.
+
+        The model runs until the end of the request, also if another one replaces it meanwhile.
+        """
+        served = self._served
+        with served.in_use():
+            yield served
 
     @contextmanager
     def explaining(self, request_id: str) -> Iterator[None]:
@@ -222,36 +234,62 @@ class Detector:
                 admitted = True
                 yield
         except DetectionError as error:
-            if not admitted:  # otherwise `detect` has recorded it
+            if not admitted:  # otherwise it is recorded already
                 self._outcomes.record_failure(error, request_id, started)
             raise
 
-    async def encode_with_image(
+    async def encode_with_image(  # noqa: PLR0913, PLR0917 - the fields of a request
         self,
         output_format: OutputFormat,
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        accept: Callable[[Encoded], object] | None = None,
     ) -> Encoded:
         """Encodes a result for a format that decodes the image again (`draws_images`).
 
+        The image is counted as completed or failed here.
+
         Args:
             output_format: whose encoder can be pickled.
-            job: with one result.
+            job: with one result, of `detect` with `drawn`.
             image: the encoded image file of that result.
             deadline: monotonic seconds; can only shorten the service's own timeout.
             priority: which waiting images go first.
+            accept: called with the encoded result; can refuse it with a DetectionError.
 
         Raises:
             DetectionError: as `detect`.
         """
+        result = job.files[0].result
+        assert result is not None, "files with an error are not drawn"
+        started = time.monotonic() - result.timings.total / 1000
+        try:
+            encoded = await self._draw(output_format, job, image, deadline, priority)
+            if accept is not None:
+                accept(encoded)
+        except BaseException as error:
+            forget_completed_image()
+            self._outcomes.record_failure(error, result.request_id, started)
+            raise
+        self._record_success(result)
+        return encoded
+
+    async def _draw(
+        self,
+        output_format: OutputFormat,
+        job: EncodeInput,
+        image: bytes,
+        deadline: float | None,
+        priority: Priority,
+    ) -> Encoded:
         seconds, now = self._limits.request_timeout_ms / 1000, time.monotonic()
         if deadline is not None:
             seconds = min(seconds, max(0.0, deadline - now))
         turn = turn_of(priority, now, now + seconds)
         result = job.files[0].result
-        assert result is not None, "files with an error are not drawn"
+        assert result is not None
         call = partial(encode_with_image, encode=output_format.encode, job=job)
         num_pixels, fixed = result.width * result.height, output_format.drawing_cost
         cost = Cost(
@@ -310,6 +348,10 @@ class Detector:
         """Ends the decoder processes; no call of `detect` is allowed afterwards."""
         self._draining = self._refusing = True
         self._decoders.close()
+
+    def _record_success(self, result: DetectResult) -> None:
+        """Counts a completed image after the caller's task has sent the response."""
+        asyncio.get_running_loop().call_soon(self._outcomes.record_success, result.timings)
 
     async def _detect(self, request: ImageRequest) -> DetectResult:
         with request.served.in_use():

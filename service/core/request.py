@@ -12,6 +12,7 @@ from service.core.result import ImageContext, make_result
 from service.core.selection import Selection
 from service.core.served_model import ServedModel
 from service.decoding.tasks import ImageInSlot, Turn
+from service.errors import InvalidOptions
 from service.ipc.messages import ExplainRequest
 from service.ipc.slot_pool import SlotLease
 from service.ipc.slots import SlotImage
@@ -72,6 +73,9 @@ def finish_request(
         decoded: the whole image.
         found: its detections.
         decode_ms: of all decodings.
+
+    Raises:
+        InvalidOptions: if the detection to explain does not exist.
     """
     image = ImageContext(
         model=request.served.info,
@@ -86,6 +90,9 @@ def finish_request(
     result = make_result(image, found.detections, found)
     if found.explanation is not None:
         result = replace(result, explanation=found.explanation)
+    elif request.explain is not None:
+        num_found = len(result.detections)
+        raise InvalidOptions(f"there is no detection {request.explain}; there are {num_found}")
     scope = current_scope()
     if scope is not None and scope.detailed:
         select = (select_started, time.monotonic())

@@ -174,3 +174,12 @@ def record_failed_image(code: str, detail: str) -> None:
     if scope is not None:
         scope.failed_images += 1
         scope.record_failure(code, detail)
+
+
+def forget_completed_image() -> None:
+    """The image that the current request completed last has no response: drawing it failed."""
+    scope = SCOPE.get()
+    if scope is not None and scope.last_image is not None:
+        scope.images -= 1
+        scope.num_bytes -= scope.last_image.num_bytes
+        scope.last_image = None

@@ -101,6 +101,11 @@ class InferenceService:
         )
         return MethodHandlers(_NAME, handlers)
 
+    @property
+    def open_calls(self) -> int:
+        """The number of calls in flight."""
+        return self._calls.open_calls
+
     def begin_drain(self) -> None:
         """Refuses new images, and ends streams after the requests that were read."""
         self._calls.begin_drain()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from service.core.detector import Detector
+from service.core.served_model import ServedModel
 from service.errors import DetectionError
 from service.observability.trace_context import valid_request_id
 from service.oip.model_description import ModelDescription
@@ -55,7 +56,7 @@ class Inference:
         arrival: RequestInfo,
         encode: Callable[[InferRequest, InferResult], _Encoded],
     ) -> _Encoded:
-        """Detects in all images of a request concurrently.
+        """Detects in all images of a request concurrently, with one model.
 
         Args:
             request: the parsed request.
@@ -68,9 +69,10 @@ class Inference:
         Raises:
             DetectionError: of the first image that failed; all other images have ended by then.
         """
-        maximum = self._model.info.config.max_detections
         requested = request.parameters.options.max_detections
-        results = await self._detect_all(request, arrival)
+        with self._detector.one_model() as served:
+            maximum = self._model.info.config.max_detections
+            results = await self._detect_all(request, arrival, served)
         encode_started = time.monotonic()
         specs = [output.spec for output in request.outputs]
         tensors = output_tensors(specs, results, maximum if requested is None else requested)
@@ -79,7 +81,9 @@ class Inference:
         self._detector.metrics.observe_stage("encode", time.monotonic() - encode_started)
         return encoded
 
-    async def _detect_all(self, request: InferRequest, arrival: RequestInfo) -> list[DetectResult]:
+    async def _detect_all(
+        self, request: InferRequest, arrival: RequestInfo, served: ServedModel
+    ) -> list[DetectResult]:
         base_id = valid_request_id(request.request_id) or arrival.request_id
         deadline = _deadline(request, arrival)
         in_flight = asyncio.Semaphore(_IMAGES_IN_FLIGHT)
@@ -94,6 +98,7 @@ class Inference:
                     deadline=deadline,
                     priority=request.parameters.priority or arrival.priority,
                     read_ms=arrival.read_ms,
+                    served=served,
                 )
 
         if single:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 RAY_ENV_PREFIX = "LITE_DETR_RAY_"
 
+_MAX_SECONDS = 1_000_000
+
 
 class RayOptions(BaseModel):
     """How Ray runs the replicas of a deployment."""
@@ -39,6 +41,7 @@ class RayOptions(BaseModel):
     max_ongoing_requests: int = Field(
         256,
         ge=1,
+        le=1_000_000,
         description="maximum requests that Ray sends to a replica at once; more wait in Ray's "
         "proxy. Above --slots, so that the service refuses what is too much",
     )
@@ -49,14 +52,15 @@ class RayOptions(BaseModel):
         "engine busy",
     )
     upscale_delay_seconds: float = Field(
-        10, ge=0, description="time above the target until replicas are added"
+        10, ge=0, le=_MAX_SECONDS, description="time above the target until replicas are added"
     )
     downscale_delay_seconds: float = Field(
-        300, ge=0, description="time below the target until replicas are removed"
+        300, ge=0, le=_MAX_SECONDS, description="time below the target until replicas are removed"
     )
     replica_cpus: float = Field(
         1,
         gt=0,
+        le=1024,
         description="CPUs that Ray reserves for a replica; also the default of --engine-threads "
         "and --decode-threads",
     )
@@ -66,6 +70,7 @@ class RayOptions(BaseModel):
     health_check_seconds: float = Field(
         10,
         gt=0,
+        le=_MAX_SECONDS,
         description="interval of Ray's health checks; a replica that fails three is replaced",
     )
 

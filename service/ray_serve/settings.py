@@ -21,6 +21,7 @@ REFUSED: Mapping[str, str] = {
     "max_connections": _BY_PROXY,
     "header_timeout_seconds": _BY_PROXY,
     "send_timeout_seconds": _BY_PROXY,
+    "send_max_seconds": _BY_PROXY,
     "grpc_keepalive_seconds": _BY_PROXY,
     "grpc_max_idle_seconds": _BY_PROXY,
     "grpc_max_connection_age_seconds": _BY_PROXY,

@@ -14,6 +14,7 @@ from model.images.decode import ImageLimits
 from service.core.detector import Detector
 from service.core.encoding import FileResult
 from service.core.formats import JSON, Encoded, EncodeInput, OutputFormat
+from service.core.served_model import ServedModel
 from service.errors import DetectionError
 from service.rest.multipart import UploadedFile
 from service.rest.problems import INTERNAL_ERROR, item_error
@@ -21,6 +22,7 @@ from service.rest.upload import Upload, UploadReader
 from service.settings import Settings
 from service.transport.http_body import BodyMemory
 from service.transport.http_request import OutcomeCounter, unless_client_leaves
+from service.transport.http_response import CountedResponse
 from service.types import DetectResult, StageTimings
 
 _PROTOCOL = "http"  # in metrics
@@ -100,17 +102,17 @@ class DetectEndpoint:
 
     async def _respond_to_file(self, upload: Upload) -> Response:
         file = upload.files[0]
-        result = await detect_file(self._detector, file, upload, upload.request_id)
+        drawn = upload.output_format.draws_images
+        result = await detect_file(self._detector, file, upload, upload.request_id, drawn=drawn)
         encode_started = time.monotonic()
         output_format = upload.output_format
         outcomes = (FileResult(file.name or None, result),)
         if output_format.draws_images:
-            encoded = await self._draw(output_format, file, upload, outcomes)
+            response = await self._draw(output_format, file, upload, outcomes)
         else:
-            encoded = output_format.encode(
-                EncodeInput(outcomes, result.label_names, upload.request_id)
+            response = _response(
+                output_format.encode(EncodeInput(outcomes, result.label_names, upload.request_id))
             )
-        response = _response(encoded)
         encode_s = time.monotonic() - encode_started
         self._detector.metrics.observe_stage("encode", encode_s)
         response.raw_headers.append((b"server-timing", _server_timing(result, encode_s * 1000)))
@@ -122,15 +124,28 @@ class DetectEndpoint:
         file: UploadedFile,
         upload: Upload,
         outcomes: Sequence[FileResult],
-    ) -> Encoded:
+    ) -> Response:
         job = EncodeInput(outcomes, limits=self._image_limits)
-        return await self._detector.encode_with_image(
-            output_format, job, file.data, upload.deadline, upload.priority
+        account = self._bodies.account()
+        encoded = await self._detector.encode_with_image(
+            output_format,
+            job,
+            file.data,
+            upload.deadline,
+            upload.priority,
+            accept=lambda encoded: account.take(len(encoded.data)),
         )
+        return CountedResponse(encoded.data, encoded.media_type, account)
 
 
-async def detect_file(
-    detector: Detector, file: UploadedFile, upload: Upload, request_id: str
+async def detect_file(  # noqa: PLR0913 - a file, its request and how its result is used
+    detector: Detector,
+    file: UploadedFile,
+    upload: Upload,
+    request_id: str,
+    *,
+    drawn: bool = False,
+    served: ServedModel | None = None,
 ) -> DetectResult:
     """Detects in one file of a request.
 
@@ -139,6 +154,8 @@ async def detect_file(
         file: of the upload.
         upload: has the options.
         request_id: of this file.
+        drawn: whether the result is drawn in the image, as for `Detector.detect`.
+        served: the model, likewise.
 
     Raises:
         DetectionError: also for a file that could not be read.
@@ -152,26 +169,33 @@ async def detect_file(
         deadline=upload.deadline,
         priority=upload.priority,
         read_ms=upload.read_ms,
+        drawn=drawn,
+        served=served,
     )
 
 
 async def detect_files(detector: Detector, upload: Upload) -> Sequence[FileResult]:
-    """Detects in each file of a request by itself: one failure does not affect the others."""
+    """Detects in each file of a request by itself: one failure does not affect the others.
+
+    All results are those of one model.
+    """
     in_flight = asyncio.Semaphore(_FILES_IN_FLIGHT)
 
-    async def one(number: int, file: UploadedFile) -> FileResult:
+    async def one(number: int, file: UploadedFile, served: ServedModel) -> FileResult:
         request_id = f"{upload.request_id}-{number}"
         async with in_flight:
             try:
-                return FileResult(file.name, await detect_file(detector, file, upload, request_id))
+                result = await detect_file(detector, file, upload, request_id, served=served)
+                return FileResult(file.name, result)
             except DetectionError as error:
                 return FileResult(file.name, error=item_error(error))
             except Exception:
                 _log.exception("unexpected error", request_id=request_id)
                 return FileResult(file.name, error=INTERNAL_ERROR)
 
-    tasks = [one(number, file) for number, file in enumerate(upload.files, start=1)]
-    return await asyncio.gather(*tasks)
+    with detector.one_model() as served:
+        tasks = [one(number, file, served) for number, file in enumerate(upload.files, start=1)]
+        return await asyncio.gather(*tasks)
 
 
 def _response(encoded: Encoded) -> Response:

@@ -1,12 +1,14 @@
 """API keys over gRPC: an interceptor that checks the key of a call before its service sees it.
 
 The keys and scopes are those of HTTP. A method that is not listed here requires the scope `admin`.
-A call is refused by its metadata: its messages are not read.
+A call is refused by its metadata: its messages are not read. A stream is checked again with the
+first message after the keys have changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,6 +55,7 @@ class KeyRefusal:
     detail: str  # for people
 
 
+_Metadata = Iterable[tuple[str, str | bytes]]
 _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
@@ -79,22 +82,93 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler
         method = handler_call_details.method
-        refusal = check_call(self._keys, method, handler_call_details.invocation_metadata or ())
+        metadata = handler_call_details.invocation_metadata or ()
+        generation = self._keys.generation
+        refusal = check_call(self._keys, method, metadata)
         if refusal is None:
-            return handler
-        self._metrics.keys_refused.labels("grpc", refusal.code).inc()
+            if not (handler.request_streaming and handler.response_streaming):
+                return handler
+            return self._checked_again(handler, method, metadata, generation)
 
         async def refuse(_requests: object, context: Context) -> None:
-            log_refused_call(context, self._request_log, method, refusal)
-            await context.abort(refusal.status, refusal.detail)
+            await self._refuse(context, method, refusal)
 
         # Of a unary call, too: gRPC reads the message of a unary handler before it runs.
         return grpc.stream_stream_rpc_method_handler(refuse)
 
+    def _checked_again(
+        self, handler: Any, method: str, metadata: _Metadata, generation: int
+    ) -> Any:
+        """The handler of a stream that ends when its key is not accepted any more.
 
-def check_call(
-    keys: KeyRing, method: str, metadata: Iterable[tuple[str, str | bytes]]
-) -> KeyRefusal | None:
+        Messages that were read before get their responses.
+        """
+
+        def check() -> KeyRefusal | None:
+            nonlocal generation
+            if generation == self._keys.generation:
+                return None
+            generation = self._keys.generation
+            return check_call(self._keys, method, metadata)
+
+        async def respond(requests: AsyncIterator[Any], context: Context) -> None:
+            checked = _CheckedRequests(requests, check)
+            await handler.stream_stream(checked, context)
+            if checked.refusal is not None:
+                await self._refuse(context, method, checked.refusal)
+
+        async def generate(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            checked = _CheckedRequests(requests, check)
+            async for response in handler.stream_stream(checked, context):
+                yield response
+            if checked.refusal is not None:
+                await self._refuse(context, method, checked.refusal)
+
+        generates = inspect.isasyncgenfunction(handler.stream_stream)
+        return grpc.stream_stream_rpc_method_handler(
+            generate if generates else respond,
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    async def _refuse(self, context: Context, method: str, refusal: KeyRefusal) -> None:
+        """Ends a call."""
+        self._metrics.keys_refused.labels("grpc", refusal.code).inc()
+        log_refused_call(context, self._request_log, method, refusal)
+        await context.abort(refusal.status, refusal.detail)
+
+
+class _CheckedRequests:
+    """The messages of a stream, up to the first for which the key is not accepted.
+
+    Attributes:
+        refusal: why the messages ended; None if the client ended them.
+    """
+
+    def __init__(
+        self, requests: AsyncIterator[Any], check: Callable[[], KeyRefusal | None]
+    ) -> None:
+        self._requests = requests
+        self._iterator: AsyncIterator[Any] | None = None
+        self._check = check
+        self.refusal: KeyRefusal | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """Returns the next message."""
+        if self._iterator is None:  # gRPC's iterator must not be created and left unused
+            self._iterator = aiter(self._requests)
+        request = await anext(self._iterator)
+        self.refusal = self._check()
+        if self.refusal is not None:
+            raise StopAsyncIteration
+        return request
+
+
+def check_call(keys: KeyRing, method: str, metadata: _Metadata) -> KeyRefusal | None:
     """Checks the key of a call; the name of one that suffices is bound to the call's log lines.
 
     Args:
@@ -134,7 +208,7 @@ def scope_of_method(method: str) -> Scope | None:
     return Scope.DETECT if method in _DETECT else Scope.ADMIN
 
 
-def _first_text(metadata: Iterable[tuple[str, str | bytes]], name: str) -> str | None:
+def _first_text(metadata: _Metadata, name: str) -> str | None:
     """The first value of a name, as over HTTP; None if there is none, or if it is binary."""
     value = next((value for key, value in metadata if key == name), None)
     return value if isinstance(value, str) else None

@@ -68,6 +68,11 @@ class DetectionServicer:
         with self._open("GetModel", context) as call:
             return await self._run(call, context, self._describe(data))
 
+    @property
+    def open_calls(self) -> int:
+        """The number of calls in flight."""
+        return self._calls.open_calls
+
     def begin_drain(self) -> None:
         """Refuses new images, and ends streams after the frames that were read."""
         self._calls.begin_drain()

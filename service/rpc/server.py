@@ -44,10 +44,16 @@ _MIN_STREAMS = 100  # of one connection, as HTTP/2 recommends
 # For this long before, new calls get UNAVAILABLE.
 _REFUSING_SECONDS = 0.2
 _LAST_RESPONSES_SECONDS = 1.0  # for responses that are being sent
+# Calls are cancelled this long after `drain_timeout_seconds`, when `service.app` has counted them.
+_COUNTING_SECONDS = 5.0
 
 
 class _Draining(Protocol):
     """What a stop needs of each service."""
+
+    @property
+    def open_calls(self) -> int:
+        """The number of calls in flight."""
 
     def begin_drain(self) -> None:
         """Refuses new images; accepted ones are finished."""
@@ -84,6 +90,7 @@ class RpcServer:
         self._health = ReadinessHealth(detector, ("", *self._names))
         self._server: grpc.aio.Server | None = None
         self._drain_requested = asyncio.Event()
+        self._given_up = asyncio.Event()
 
     @property
     def port(self) -> int:
@@ -94,6 +101,15 @@ class RpcServer:
     def services(self) -> tuple[str, ...]:
         """The names of the services, without health and reflection."""
         return self._names
+
+    @property
+    def open_requests(self) -> int:
+        """Calls in flight, health and reflection not counted."""
+        return sum(service.open_calls for service in self._draining_services)
+
+    @property
+    def _draining_services(self) -> tuple[_Draining, ...]:
+        return (self._servicer, *self._extra_services)
 
     async def start(self) -> None:
         """Listens and serves; the health service reports whether the detector is ready.
@@ -138,16 +154,17 @@ class RpcServer:
         return (limit, ApiKeyInterceptor(keys, self._detector.metrics, self._request_log))
 
     async def run_until_drained(self) -> None:
-        """Serves until `drain` is called and accepted calls are finished."""
+        """Serves until `drain` is called and accepted calls are finished, or `give_up` is."""
         await self._drain_requested.wait()
-        await self.stop(self._options.drain_timeout_seconds)
+        await self.stop(self._options.drain_timeout_seconds + _COUNTING_SECONDS)
 
     def drain(self) -> None:
         """Makes `run_until_drained` stop the server; returns at once."""
         self._drain_requested.set()
 
     def give_up(self) -> None:
-        """The same as `drain`: gRPC cancels what is left after `drain_timeout_seconds`."""
+        """Makes `run_until_drained` cancel the calls in flight; returns at once."""
+        self._given_up.set()
         self._drain_requested.set()
 
     async def stop(self, grace_seconds: float) -> None:
@@ -161,7 +178,7 @@ class RpcServer:
         """
         if self._server is None:
             return
-        services: list[_Draining] = [self._servicer, *self._extra_services]
+        services = self._draining_services
         for service in services:
             service.begin_drain()
         self._health.begin_drain()
@@ -169,10 +186,17 @@ class RpcServer:
         await asyncio.sleep(refusing_seconds)
         stopped = asyncio.create_task(self._server.stop(grace_seconds - refusing_seconds))
         idle: asyncio.Future[Any] = asyncio.gather(*(service.wait_idle() for service in services))
-        either: set[asyncio.Future[Any]] = {stopped, idle}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        given_up = asyncio.create_task(self._given_up.wait())
+        any_of: set[asyncio.Future[Any]] = {stopped, idle, given_up}
+        await asyncio.wait(any_of, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
-        await asyncio.wait({stopped}, timeout=_LAST_RESPONSES_SECONDS)
+        if not given_up.done():
+            await asyncio.wait(
+                {stopped, given_up},
+                timeout=_LAST_RESPONSES_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        given_up.cancel()
         await self._server.stop(None)
         await stopped
 
@@ -209,15 +233,19 @@ def _channel_arguments(options: RpcOptions, max_pending_calls: int) -> list[tupl
         ("grpc.max_concurrent_streams", max(options.max_concurrent_calls, _MIN_STREAMS)),
         # No compressed messages: images are compressed already, and others could inflate to GBs.
         ("grpc.compression_enabled_algorithms_bitset", 1),
-        ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
+        ("grpc.keepalive_time_ms", _milliseconds(options.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
         ("grpc.max_allowed_incoming_connections", options.max_connections),
-        ("grpc.max_connection_idle_ms", round(options.max_idle_seconds * 1000)),
-        ("grpc.server_handshake_timeout_ms", round(options.handshake_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", _milliseconds(options.max_idle_seconds)),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(options.handshake_seconds)),
     ]
     if options.max_connection_age_seconds:
-        age_ms = min(round(options.max_connection_age_seconds * 1000), _LARGEST_OPTION)
+        age_ms = _milliseconds(options.max_connection_age_seconds)
         arguments.append(("grpc.max_connection_age_ms", age_ms))
     return arguments
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, min(round(seconds * 1000), _LARGEST_OPTION))

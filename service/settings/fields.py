@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -19,6 +19,12 @@ from model.config import MODEL_NAME_PATTERN
 from service.settings.environment import ENV_PREFIX, Environment
 
 _MIB = 1024 * 1024
+# Larger numbers would not fit into what they are passed to: gRPC takes milliseconds as 31 bits.
+_MAX_SECONDS = 1_000_000  # 11 days
+_Seconds = Annotated[float, Field(le=_MAX_SECONDS)]
+_Count = Annotated[int, Field(le=1_000_000)]
+_Pixels = Annotated[int, Field(le=1 << 32)]
+_Bytes = Annotated[int, Field(le=1 << 40)]
 _DEVICE = r"(auto|cpu|cuda(:\d+)?)"
 _DEVICES = rf"^{_DEVICE}(,{_DEVICE})*$"
 
@@ -27,7 +33,11 @@ class Settings(BaseSettings):
     """The settings of a deployment."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        allow_inf_nan=False,
     )
 
     host: str = Field(
@@ -81,6 +91,7 @@ class Settings(BaseSettings):
     engine_threads: int = Field(
         0,
         ge=0,
+        le=1024,
         description="CPU threads of each engine; 0: the available CPUs, divided among the engines",
     )
 
@@ -91,7 +102,7 @@ class Settings(BaseSettings):
         "there (not measured yet) and shifts some detections; int8, only on CPUs, is for the "
         "backbone and needs lite-detr weights calibrate",
     )
-    max_cuda_graphs: int = Field(
+    max_cuda_graphs: _Count = Field(
         512,
         ge=0,
         description="on a GPU: maximum number of CUDA graphs, one for each input shape and batch "
@@ -100,6 +111,7 @@ class Settings(BaseSettings):
     warm_up_seconds: float | None = Field(
         None,
         ge=0,
+        le=_MAX_SECONDS,
         description="maximum s of warm-up, which runs input shapes once; unset: 5, on a GPU 60",
     )
 
@@ -110,7 +122,7 @@ class Settings(BaseSettings):
         description="maximum images in a batch",
         json_schema_extra={"section": "Batching"},
     )
-    max_batch_pixels: int = Field(
+    max_batch_pixels: _Pixels = Field(
         8_000_000, ge=1, description="maximum padded pixels in a batch of several images"
     )
     max_wait_ms: float = Field(
@@ -136,16 +148,16 @@ class Settings(BaseSettings):
         description="processes that decode images; 0: one per CPU, at most 8 or two per engine",
     )
 
-    max_body_bytes: int = Field(
+    max_body_bytes: _Bytes = Field(
         64 * _MIB,
         ge=1,
         description="maximum size of a request body, bytes",
         json_schema_extra={"section": "Limits of a request"},
     )
-    max_image_pixels: int = Field(
+    max_image_pixels: _Pixels = Field(
         100_000_000, ge=1, description="maximum size of an image, width x height"
     )
-    max_jpeg_scans: int = Field(
+    max_jpeg_scans: _Count = Field(
         64, ge=1, description="maximum scans of a JPEG; each takes a pass over all pixels"
     )
     jpeg_decoding: Literal["exact", "scaled"] = Field(
@@ -153,62 +165,69 @@ class Settings(BaseSettings):
         description="scaled decodes large JPEGs to a fraction of their size, in less time, which "
         "changes scores slightly; exact decodes every pixel",
     )
-    decode_memory_bytes: int = Field(
+    decode_memory_bytes: _Bytes = Field(
         2048 * _MIB,
         ge=_MIB,
         description="memory for decoding, bytes; images wait until there is enough",
     )
-    max_bodies_bytes: int = Field(
+    max_bodies_bytes: _Bytes = Field(
         1024 * _MIB,
         ge=1,
-        description="maximum size of all request bodies in memory, bytes; beyond it 429",
+        description="maximum size of all request bodies, and of drawn images that are being sent, "
+        "in memory, bytes; beyond it 429",
     )
-    max_files: int = Field(32, ge=1, description="maximum images in a multipart request")
+    max_files: _Count = Field(32, ge=1, description="maximum images in a multipart request")
     max_tiles: int = Field(
         64,
         ge=0,
         le=1024,
         description="maximum tiles of an image with the option tile; 0: the option is turned off",
     )
-    max_connections: int = Field(1024, ge=1, description="maximum open HTTP connections")
+    max_connections: _Count = Field(1024, ge=1, description="maximum open HTTP connections")
     explain: bool = Field(
         False,
         description="offer format=explain, which draws where the attention of a detection looks; "
         "it runs the network once more, for one request at a time",
     )
     request_timeout_ms: float = Field(
-        30_000, gt=0, description="maximum ms from the received body to the result"
+        30_000,
+        gt=0,
+        le=_MAX_SECONDS * 1000,
+        description="maximum ms from the received body to the result",
     )
-    header_timeout_seconds: float = Field(
+    header_timeout_seconds: _Seconds = Field(
         10, gt=0, description="maximum time for receiving a request head"
     )
-    body_timeout_seconds: float = Field(
+    body_timeout_seconds: _Seconds = Field(
         30, gt=0, description="maximum pause while receiving a request body"
     )
-    body_min_bytes_per_second: int = Field(
+    body_min_bytes_per_second: _Bytes = Field(
         1024,
         ge=1,
         description="minimum rate of a request body over any time of body_timeout_seconds",
     )
-    body_max_seconds: float = Field(
+    body_max_seconds: _Seconds = Field(
         300,
         gt=0,
         description="maximum time for receiving a request body, or the request of a gRPC call",
     )
-    send_timeout_seconds: float = Field(
+    send_timeout_seconds: _Seconds = Field(
         30, gt=0, description="maximum time in which a client reads nothing of its response"
     )
+    send_max_seconds: _Seconds = Field(
+        300, gt=0, description="maximum time in which a client reads a whole response"
+    )
     keep_alive_timeout_seconds: int = Field(
-        75, ge=1, description="time after which an idle connection is closed"
+        75, ge=1, le=_MAX_SECONDS, description="time after which an idle connection is closed"
     )
 
-    grpc_keepalive_seconds: float = Field(
+    grpc_keepalive_seconds: _Seconds = Field(
         60, gt=0, description="interval of keepalive pings on a silent gRPC connection"
     )
-    grpc_max_idle_seconds: float = Field(
+    grpc_max_idle_seconds: _Seconds = Field(
         10, gt=0, description="a gRPC connection without calls is closed after this time"
     )
-    grpc_max_connection_age_seconds: float = Field(
+    grpc_max_connection_age_seconds: _Seconds = Field(
         3600,
         ge=0,
         description="age at which a gRPC client must reconnect, for load balancers; 0: never",
@@ -266,40 +285,40 @@ class Settings(BaseSettings):
         json_schema_extra={"section": "Model control"},
     )
 
-    start_timeout_seconds: float = Field(
+    start_timeout_seconds: _Seconds = Field(
         300,
         gt=0,
         description="maximum time until an engine is loaded and warm",
         json_schema_extra={"section": "Supervision of engines"},
     )
-    watchdog_seconds: float = Field(
+    watchdog_seconds: _Seconds = Field(
         60, gt=0, description="maximum time of a batch; then its engine is replaced"
     )
-    canary_interval_seconds: float = Field(
+    canary_interval_seconds: _Seconds = Field(
         10, gt=0, description="idle time after which an engine is tested with a small image"
     )
-    canary_timeout_seconds: float = Field(
+    canary_timeout_seconds: _Seconds = Field(
         10, gt=0, description="maximum time of that test; then the engine is replaced"
     )
-    canary_max_age_seconds: float = Field(
+    canary_max_age_seconds: _Seconds = Field(
         90,
         gt=0,
         description="maximum time since the last completed batch of any engine; then not ready",
     )
-    storm_restarts: int = Field(
+    storm_restarts: _Count = Field(
         10,
         ge=1,
         description="number of engine restarts within storm_window_seconds that fail liveness",
     )
-    storm_window_seconds: float = Field(60, gt=0, description="window of storm_restarts")
+    storm_window_seconds: _Seconds = Field(60, gt=0, description="window of storm_restarts")
 
-    drain_delay_seconds: float = Field(
+    drain_delay_seconds: _Seconds = Field(
         0,
         ge=0,
         description="time from not ready to closing the ports; about 5 behind a load balancer",
         json_schema_extra={"section": "Shutdown"},
     )
-    drain_timeout_seconds: float = Field(
+    drain_timeout_seconds: _Seconds = Field(
         60, gt=0, description="maximum time for requests in flight to finish"
     )
 

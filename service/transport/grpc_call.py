@@ -57,6 +57,10 @@ class GrpcService(Protocol):
     def handlers(self) -> MethodHandlers:
         """The handlers of its methods."""
 
+    @property
+    def open_calls(self) -> int:
+        """The number of calls in flight."""
+
     def begin_drain(self) -> None:
         """Refuses new images; accepted ones are finished."""
 
@@ -72,6 +76,11 @@ class CallsInFlight:
         self._in_flight = UseCounter()
         self._draining = False
         self._streams: set[FramePump[bytes, Any]] = set()
+
+    @property
+    def open_calls(self) -> int:
+        """The number of calls in flight."""
+        return self._in_flight.count
 
     def begin_drain(self) -> None:
         """Refuses new images; streams end after the messages that were read."""

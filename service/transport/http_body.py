@@ -44,6 +44,8 @@ class BodyLimits:
 class BodyMemory:
     """Counts the bytes of all bodies that are held at once, up to a maximum.
 
+    Bodies are those of requests and of drawn images that are being sent (`CountedResponse`).
+
     When the maximum is reached, the body that has been arriving for the longest time gives way to
     new ones, unless it began only `_PROTECTED_SECONDS` ago. Otherwise a few slow clients could
     refuse everybody else.
@@ -54,7 +56,7 @@ class BodyMemory:
         self._max_bytes = max_bytes
         self._held_bytes = 0
         self._clock = clock
-        # Bodies that are arriving, in the order of their beginning.
+        # Bodies that are arriving or being sent, in the order of their beginning.
         self._arriving: dict[int, tuple[float, BodyAccount, Callable[[], None]]] = {}
 
     def account(self) -> BodyAccount:
@@ -62,11 +64,11 @@ class BodyMemory:
         return BodyAccount(self)
 
     def begin(self, account: BodyAccount, give_up: Callable[[], None]) -> None:
-        """A body begins to arrive; `give_up` is called if it must give way to others."""
+        """A body begins to arrive or to be sent; `give_up` is called if it must give way."""
         self._arriving[id(account)] = (self._clock(), account, give_up)
 
     def end(self, account: BodyAccount) -> None:
-        """The body is complete, or nothing more of it is read."""
+        """The body is complete, or nothing more of it is read or sent."""
         self._arriving.pop(id(account), None)
 
     def take(self, account: BodyAccount, num_bytes: int) -> None:
@@ -81,7 +83,7 @@ class BodyMemory:
         self._held_bytes += num_bytes
 
     def _evict_slowest(self, taker: BodyAccount) -> bool:
-        """Frees the bytes of the body that has been arriving for the longest time.
+        """Frees the bytes of the body that has been on its way for the longest time.
 
         Returns:
             Whether there was one besides the taker's own.

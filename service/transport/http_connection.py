@@ -57,6 +57,7 @@ class ConnectionLimits:
 
     head_timeout_seconds: float
     send_timeout_seconds: float
+    send_max_seconds: float
     max_connections: int
     closing: bool = False  # no further request on any connection
     refusals: RefusalLog = field(default_factory=RefusalLog)
@@ -93,6 +94,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._unsent_bytes = 0
         self._progress = self._previous_progress = 0
+        self._sending_since = 0.0
         self._idle_since = 0.0
         self.lost = False
         self.on_lost: Callable[[], None] | None = None  # see http_request.Connection
@@ -100,10 +102,19 @@ class LimitedConnection(HttpToolsProtocol):
         self._ignores_input = False
         self._is_refused = False
 
+    @property
+    def has_open_request(self) -> bool:
+        """Whether a request has no complete response yet, or bytes of a response are unsent."""
+        return not self._between_requests() or bool(self.transport.get_write_buffer_size())
+
+    def abort(self) -> None:
+        """Closes the connection at once; what is unsent is dropped."""
+        self.transport.abort()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Applies the connection limit, and starts the timeout of the first request's head."""
         super().connection_made(transport)
-        self._idle_since = self.loop.time()
+        self._idle_since = self._sending_since = self.loop.time()
         self._apply_connection_limit()
         if self.limits.closing:
             self.shutdown()
@@ -191,6 +202,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._head_span = self._part_bytes
         self._heads_begun += 1
         self._progress += 1
+        self._sending_since = self.loop.time()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -335,14 +347,20 @@ class LimitedConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _check_sending(self) -> None:
-        """Closes the connection if the client has read nothing since the previous check."""
-        unsent_bytes = self.transport.get_write_buffer_size()
+        """Closes the connection if the client has read nothing since the previous check.
+
+        Also if it has not read a whole response for `send_max_seconds`.
+        """
+        unsent_bytes, now = self.transport.get_write_buffer_size(), self.loop.time()
         stalled = self._unsent_bytes and unsent_bytes >= self._unsent_bytes
-        if stalled and self._progress == self._previous_progress:
+        if not unsent_bytes:
+            self._sending_since = now
+        too_long = now - self._sending_since >= self.limits.send_max_seconds
+        if too_long or (stalled and self._progress == self._previous_progress):
             self.transport.abort()
             return
         self._unsent_bytes, self._previous_progress = unsent_bytes, self._progress
-        seconds = self.limits.send_timeout_seconds
+        seconds = min(self.limits.send_timeout_seconds, self.limits.send_max_seconds)
         self._send_timer = self.loop.call_later(seconds, self._check_sending)
 
     def _refused(self, refusal: RequestRefused) -> ValueError:

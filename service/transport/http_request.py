@@ -130,6 +130,9 @@ class Connection(Protocol):
     lost: bool
     on_lost: Callable[[], None] | None
 
+    def abort(self) -> None:
+        """Closes the connection at once; what is unsent is dropped."""
+
 
 async def unless_client_leaves(
     work: Coroutine[Any, Any, _Result], scope: Scope, receive: Receive

@@ -43,6 +43,7 @@ class HttpServer(uvicorn.Server):
         self._limits = ConnectionLimits(
             head_timeout_seconds=settings.header_timeout_seconds,
             send_timeout_seconds=settings.send_timeout_seconds,
+            send_max_seconds=settings.send_max_seconds,
             max_connections=settings.max_connections,
         )
         self._listener = listener
@@ -72,6 +73,15 @@ class HttpServer(uvicorn.Server):
         """The port that it listens on."""
         return int(self._listener.getsockname()[1])
 
+    @property
+    def open_requests(self) -> int:
+        """Requests whose clients do not have the whole response yet; pipelined ones count once."""
+        connections = self.server_state.connections
+        return sum(
+            isinstance(connection, LimitedConnection) and connection.has_open_request
+            for connection in connections
+        )
+
     async def run_until_drained(self) -> None:
         """Serves until `drain` is called and every accepted request has its response."""
         await self.serve(sockets=[self._listener])
@@ -82,7 +92,7 @@ class HttpServer(uvicorn.Server):
         self._ending.set()
 
     def give_up(self) -> None:
-        """Ends without waiting for requests in flight."""
+        """Closes all connections; ends when the requests in flight have noticed."""
         self.should_exit = self.force_exit = True
         self._ending.set()
 
@@ -129,6 +139,10 @@ class HttpServer(uvicorn.Server):
             connection.shutdown()
         state = self.server_state
         while (state.connections or state.tasks) and not self.force_exit:
+            await asyncio.sleep(_RECHECK_SECONDS)
+        for connection in list(state.connections):  # their requests end as if the client had left
+            connection.transport.abort()
+        while state.tasks:
             await asyncio.sleep(_RECHECK_SECONDS)
         self._limits.refusals.close()
 

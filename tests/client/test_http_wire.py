@@ -206,3 +206,58 @@ async def test_read_timeout_raises_deadline_exceeded() -> None:
     async with AsyncHttpClient("http://service", retries=SOON, transport=transport) as http:
         with pytest.raises(DeadlineExceeded):
             await http.detect(b"image", timeout_s=1)
+
+
+def _problem(status: int, code: str) -> Respond:
+    return lambda _: httpx.Response(status, json={"code": code, "detail": "why"})
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [
+        _problem(401, "unauthenticated"),
+        _problem(403, "forbidden"),
+        _problem(404, "not_found"),
+        _problem(408, "body_timeout"),
+        _problem(413, "body_too_large"),
+        _problem(429, "overloaded"),
+        _problem(503, "not_ready"),
+        lambda _: httpx.Response(413, text="<html>"),
+        lambda _: httpx.Response(504, json=["from a proxy"]),
+        lambda _: httpx.Response(200, text="<html>"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_error_of_the_request_is_raised_for_any_number_of_images(
+    respond: Respond, count: int
+) -> None:
+    with pytest.raises(ServiceError):
+        client(respond).detect_batch([b"image"] * count)
+    transport = httpx.MockTransport(respond)
+    async with AsyncHttpClient("http://service", retries=ONCE, transport=transport) as http:
+        with pytest.raises(ServiceError):
+            await http.detect_batch([b"image"] * count)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "invalid_image"),
+        (415, "unsupported_image"),
+        (413, "image_too_large"),
+        (422, "invalid_options"),
+        (500, "inference_failed"),
+        (500, "internal"),
+        (504, "deadline_exceeded"),
+    ],
+)
+async def test_the_error_of_the_only_image_is_its_outcome(status: int, code: str) -> None:
+    respond = _problem(status, code)
+    (error,) = client(respond).detect_batch([b"image"])
+    assert isinstance(error, ServiceError)
+    assert error.code == code
+    transport = httpx.MockTransport(respond)
+    async with AsyncHttpClient("http://service", retries=ONCE, transport=transport) as http:
+        (again,) = await http.detect_batch([b"image"])
+    assert isinstance(again, ServiceError)
+    assert again.code == code

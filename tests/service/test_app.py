@@ -272,6 +272,7 @@ def test_sighup_reloads_keys_and_certificates(start: type[Service], tmp_path: Pa
     keys.write_text(key_line("second", [Scope.DETECT], second))
     authority.issue("server")
     service.process.send_signal(signal.SIGHUP)
+    service.wait_for_line("certificates reloaded")
     service.wait_for_line("model loaded")
     assert outcomes(first) == ["unauthenticated"] * 2
     assert outcomes(second) == ["ok", "ok"]

@@ -177,6 +177,7 @@ class ExampleServer:
     def __init__(self, detector: Detector, host: str) -> None:
         self._detector, self._host = detector, host
         self._drained = asyncio.Event()
+        self.open_requests = 0
 
     async def run_until_drained(self) -> None:
         """Serves until drained."""
@@ -196,6 +197,7 @@ class ExampleServer:
 
     async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         options = DetectOptions(threshold=0.0)
+        self.open_requests += 1
         try:
             result = await self._detector.detect(await reader.read(), options, request_id="example")
             found = result.detections.labels.tolist()
@@ -205,6 +207,7 @@ class ExampleServer:
         self._detector.metrics.count_request("example", outcome)
         writer.write(text.encode())
         writer.close()
+        self.open_requests -= 1
 ''',
     )
     checkout.insert(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,36 @@ async def test_a_changed_key_file_is_read_without_a_signal(tmp_path: Path) -> No
         assert not _accepts(access, "shop")  # revoked
     finally:
         watching.cancel()
+
+
+def test_a_reload_does_not_wait_for_files_that_are_being_read(tmp_path: Path) -> None:
+    access = _access(_key_file(tmp_path, "shop"))
+    _key_file(tmp_path, "museum")
+    with access._lock:  # as while `watch` reads a file on a slow volume
+        access.reload_in_thread()
+        access.reload_in_thread()
+        assert not _accepts(access, "museum")
+    while not _accepts(access, "museum"):
+        time.sleep(0.001)
+
+
+def test_a_reload_that_fails_in_its_thread_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    access = _access(_key_file(tmp_path, "shop"))
+    done = threading.Event()
+
+    def fail() -> None:
+        done.set()
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(access, "_reload_keys", fail)
+    access.reload_in_thread()
+    assert done.wait(60)
+    for thread in threading.enumerate():
+        if thread.name == "reload-access":
+            thread.join(60)
+    assert "a bug" in capsys.readouterr().out
 
 
 def test_a_changed_file_is_read_once_it_was_the_same_for_two_polls(tmp_path: Path) -> None:

@@ -56,6 +56,20 @@ def test_several_images_get_each_their_own_rows(client: Client) -> None:
     assert_results(result, *IMAGES)
 
 
+def test_all_images_of_a_request_get_the_model_that_served_at_its_beginning(
+    client: Client, service: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, detect = [], service.detector.detect
+
+    async def recording(*arguments: Any, served: Any = None, **options: Any) -> Any:
+        given.append(served)
+        return await detect(*arguments, served=served, **options)
+
+    monkeypatch.setattr(service.detector, "detect", recording)
+    client.infer(MODEL, input_of(client, *IMAGES), parameters=EVERYTHING)
+    assert given == [service.detector.served] * len(IMAGES)
+
+
 def test_a_response_names_its_model_and_its_request(client: Client) -> None:
     result = client.infer(MODEL, input_of(client, IMAGES[0]), "000000000000", request_id="mine")
     response = result.get_response()

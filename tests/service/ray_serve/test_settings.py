@@ -17,6 +17,7 @@ VALUES: dict[str, Any] = {
     "max_connections": 10,
     "header_timeout_seconds": 1,
     "send_timeout_seconds": 1,
+    "send_max_seconds": 1,
     "grpc_keepalive_seconds": 1,
     "grpc_max_idle_seconds": 1,
     "grpc_max_connection_age_seconds": 1,

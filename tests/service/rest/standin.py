@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -66,6 +68,7 @@ class StandIn:
     cancelled: bool = False
     deadlines: list[float | None] = field(default_factory=list)
     priorities: list[Priority] = field(default_factory=list)
+    models: list[object] = field(default_factory=list)  # that images were given
 
     async def detect(  # noqa: PLR0913 - as the Detector's own
         self,
@@ -76,10 +79,13 @@ class StandIn:
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         read_ms: float = 0.0,
+        drawn: bool = False,
+        served: object = None,
     ) -> DetectResult:
         self.started.set()
         self.deadlines.append(deadline)
         self.priorities.append(priority)
+        self.models.append(served)
         if self.hold is not None:
             try:
                 await self.hold.wait()
@@ -101,15 +107,23 @@ class StandIn:
             request_id=request_id,
         )
 
-    async def encode_with_image(
+    async def encode_with_image(  # noqa: PLR0913, PLR0917 - as the Detector's own
         self,
         output_format: OutputFormat,
         job: EncodeInput,
         image: bytes,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        accept: Callable[[Encoded], object] | None = None,
     ) -> Encoded:
-        return Encoded(*encode_with_image(image, output_format.encode, job))
+        encoded = Encoded(*encode_with_image(image, output_format.encode, job))
+        if accept is not None:
+            accept(encoded)
+        return encoded
+
+    @contextmanager
+    def one_model(self) -> Iterator[StandInServed]:
+        yield self.served
 
     def as_detector(self) -> Detector:
         return cast(Detector, self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import httpx
@@ -13,9 +14,11 @@ from service.core.formats.coco import CocoAnswer
 from service.core.formats.result_json import DetectResponse, FailedFile, FileResponse, FilesResponse
 from service.errors import InferenceFailed, Overloaded
 from service.images.drawing import CLASS_COLOURS
-from service.rest import schemas
+from service.rest import create_app, schemas
+from service.settings import Settings
+from service.transport.http_body import BodyMemory
 from tests.service.rest.conftest import MakeImage
-from tests.service.rest.standin import StandIn
+from tests.service.rest.standin import StandIn, StandInServed
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -272,3 +275,34 @@ async def test_requests_are_counted_by_outcome(
     text = (await client.get("/metrics")).text
     assert 'lite_detr_requests_total{outcome="ok",protocol="http"} 1.0' in text
     assert 'lite_detr_requests_total{outcome="invalid_image",protocol="http"} 1.0' in text
+
+
+async def test_a_drawn_image_counts_as_a_body_until_it_is_sent(
+    standin: StandIn, settings: Settings, image: MakeImage
+) -> None:
+    upload, statuses = image(), []
+    for max_bytes in (len(upload), 1 << 20):
+        bodies = BodyMemory(max_bytes)
+        app = create_app(standin.as_detector(), settings, bodies=bodies)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            response = await client.post("/detect?format=image", content=upload)
+        statuses.append(response.status_code)
+        with bodies.account() as everything:
+            everything.take(max_bytes)  # nothing else is counted
+    assert len(response.content) > 1000
+    assert statuses == [429, 200]
+
+
+async def test_all_files_of_a_form_get_results_of_one_model(
+    client: httpx.AsyncClient, standin: StandIn, image: MakeImage
+) -> None:
+    standin.hold = asyncio.Event()
+    earlier = standin.served
+    files = [("file", (name, image(), "image/jpeg")) for name in "abc"]
+    request = asyncio.create_task(client.post("/detect", files=files))
+    await standin.started.wait()
+    standin.served = StandInServed(())
+    standin.hold.set()
+    assert (await request).status_code == 200
+    assert [model is earlier for model in standin.models] == [True] * 3

@@ -222,6 +222,24 @@ async def test_a_stop_that_takes_too_long_cancels(
     assert standin.cancelled
 
 
+async def test_calls_are_open_until_their_response_and_end_when_the_server_gives_up(
+    server: RpcServer, caller: Caller, standin: StandIn, image: bytes
+) -> None:
+    standin.hold = asyncio.Event()
+    serving = asyncio.create_task(server.run_until_drained())
+    call = asyncio.ensure_future(caller.detect(pb.DetectRequest(image=image)))
+    await standin.started.wait()
+    assert server.open_requests == 1
+    server.drain()
+    server.give_up()
+    async with asyncio.timeout(60):  # those of its options are 60 s and more
+        await serving
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call
+    assert standin.cancelled
+    assert server.open_requests == 0
+
+
 async def test_a_server_that_never_started_stops(standin: StandIn) -> None:
     await RpcServer(standin.as_detector(), rpc_options()).stop(1)
 

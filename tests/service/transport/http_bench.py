@@ -70,6 +70,10 @@ class Client:
                 await asyncio.sleep(0.02)
         return num_bytes
 
+    async def read_some(self, max_bytes: int) -> bytes:
+        async with asyncio.timeout(120):
+            return await self._reader.read(max_bytes)
+
     async def read_until_closed(self) -> bytes:
         async with asyncio.timeout(120):
             return await self._reader.read()

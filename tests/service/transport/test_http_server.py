@@ -89,6 +89,59 @@ async def test_a_drain_finishes_requests_in_flight_and_closes_the_port() -> None
     await asyncio.wait_for(task, 120)
 
 
+@pytest.mark.parametrize(
+    ("sent", "open_requests"),
+    [
+        (b"", 0),
+        (GET[:-2], 0),
+        (GET, 1),
+        (GET * 3, 1),
+        (b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nx", 1),
+    ],
+    ids=["idle", "incomplete-head", "no-response-yet", "pipelined", "incomplete-body"],
+)
+async def test_requests_without_a_response_are_open(sent: bytes, open_requests: int) -> None:
+    async with serving() as bench:
+        bench.app.reads_body = True
+        bench.app.may_respond.clear()
+        client = await bench.connect()
+        client.send(sent)
+        while bench.app.requests < open_requests or not bench.server.server_state.connections:
+            await asyncio.sleep(0.005)
+        assert bench.server.open_requests == open_requests
+        await client.close()
+
+
+async def test_a_request_is_open_until_its_response_is_read() -> None:
+    async with serving() as bench:
+        bench.app.body = b"x" * (16 << 20)
+        client = await bench.connect()
+        client.stop_reading()
+        client.send(GET)
+        while not bench.app.requests:
+            await asyncio.sleep(0.005)
+        while bench.server.server_state.tasks:
+            await asyncio.sleep(0.005)
+        assert bench.server.open_requests == 1
+        await client.close()
+
+
+async def test_a_server_that_gives_up_cuts_its_connections() -> None:
+    bench = Bench()
+    task = asyncio.create_task(bench.server.run_until_drained())
+    bench.app.reads_body = True
+    client = await bench.connect()
+    client.send(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nx")
+    while not bench.app.requests:
+        await asyncio.sleep(0.005)
+    bench.server.drain()
+    bench.server.give_up()
+    with contextlib.suppress(ConnectionError):
+        assert await client.read_until_closed() == b""
+    await asyncio.wait_for(task, 120)
+    await client.close()
+
+
 def _read_all(client: socket.socket) -> bytes:
     client.settimeout(120)
     with client:
