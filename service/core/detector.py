@@ -12,17 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
-from model.images.decode import Cost, ImageLimits
+from model.images.decode import ImageLimits
 from model.weights.info import ModelInfo
 from service.core.admission import Admission
+from service.core.drawing import Drawing
 from service.core.explanations import Explanations
 from service.core.formats import Encoded, EncodeInput, OutputFormat
-from service.core.formats.output_format import encode_with_image
 from service.core.image_stages import ImageStages
 from service.core.outcomes import Outcomes
-from service.core.request import ImageRequest, finish_request, turn_of
+from service.core.request import ImageRequest, finish_request
 from service.core.selection import resolve_options
 from service.core.served_model import ServedModel
 from service.core.tiled_images import TiledImages
@@ -42,8 +41,6 @@ from service.usage import UseCounter
 
 _NOT_READY_RETRY_SECONDS = 2
 _DRAINING_RETRY_SECONDS = 5
-_DRAWING_BYTES_PER_PIXEL = 16  # the decoded image, its copies, and the encoded one
-_DRAWING_SECONDS_PER_PIXEL = 60e-9  # decoding and encoding, of one core
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,7 @@ class Detector:
         self._accepted = UseCounter()
         self._outcomes = Outcomes(metrics)
         self._explanations = Explanations(metrics, offered=limits.explain)
+        self._drawing = Drawing(decoders, self._explanations, limits.request_timeout_ms / 1000)
         tiled = TiledImages(decoders, metrics, limits.images, limits.max_tiles)
         self._stages = ImageStages(
             decoders, limits.images, self._admission, self._explanations, tiled
@@ -266,7 +264,8 @@ class Detector:
         assert result is not None, "files with an error are not drawn"
         started = time.monotonic() - result.timings.total / 1000
         try:
-            encoded = await self._draw(output_format, job, image, deadline, priority)
+            with self._accepted:
+                encoded = await self._drawing.draw(output_format, job, image, deadline, priority)
             if accept is not None:
                 accept(encoded)
         except BaseException as error:
@@ -274,36 +273,6 @@ class Detector:
             self._outcomes.record_failure(error, result.request_id, started)
             raise
         self._record_success(result)
-        return encoded
-
-    async def _draw(
-        self,
-        output_format: OutputFormat,
-        job: EncodeInput,
-        image: bytes,
-        deadline: float | None,
-        priority: Priority,
-    ) -> Encoded:
-        seconds, now = self._limits.request_timeout_ms / 1000, time.monotonic()
-        if deadline is not None:
-            seconds = min(seconds, max(0.0, deadline - now))
-        turn = turn_of(priority, now, now + seconds)
-        result = job.files[0].result
-        assert result is not None
-        call = partial(encode_with_image, encode=output_format.encode, job=job)
-        num_pixels, fixed = result.width * result.height, output_format.drawing_cost
-        cost = Cost(
-            fixed.memory_bytes + num_pixels * _DRAWING_BYTES_PER_PIXEL,
-            fixed.seconds + num_pixels * _DRAWING_SECONDS_PER_PIXEL,
-        )
-        with self._accepted:
-            try:
-                async with asyncio.timeout(seconds):
-                    encoded = Encoded(*await self._decoders.call(call, image, cost, turn))
-            except TimeoutError:
-                raise DeadlineExceeded("no response before the deadline") from None
-        if output_format.explains:
-            self._explanations.record_drawing(time.monotonic() - now)
         return encoded
 
     def swap(self, served: ServedModel) -> ServedModel:
