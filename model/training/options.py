@@ -346,8 +346,9 @@ class _Options(BaseModel):
         return {name: getattr(self, weight_option(name)) for name in LOSS_TERMS}
 
     def changed(self, **changes: Any) -> Self:
-        """Returns a validated copy with other values."""
-        return self.model_validate({**dict(self), **changes})
+        """Returns a validated copy with other values; options that were not given stay so."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.model_validate({**given, **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values, for the checkpoint."""
