@@ -17,7 +17,8 @@ from model.training.codes.edition4.plates import plates, plates_view
 def test_rows_fill_any_size_with_edges(seed: int) -> None:
     for draw in (plates, plates_view):
         image = draw(np.random.default_rng(seed), 200, 130)
-        assert (image.shape, image.dtype) == ((130, 200, 3), np.uint8)
+        assert image.shape == (130, 200, 3)
+        assert image.dtype == np.uint8
         grey = image.mean(axis=-1)
         assert grey.std() > 8
         assert max(np.abs(np.diff(grey, axis=axis)).max() for axis in (0, 1)) > 25
