@@ -99,8 +99,7 @@ class _Options(BaseModel):
         1,
         ge=1,
         description="edition of the generator of images of printed codes; 2 has more small codes "
-        "and more patterns that resemble codes, 3 also add-ons and rows of labels of one design, "
-        "4 also rows of thin things",
+        "and look-alikes, 3 also add-ons and rows of labels, 4 also rows of thin things",
     )
     edition_1_share: float = Field(
         0.0, ge=0, le=1, description="of the generated images, those of edition 1 of the generator"
