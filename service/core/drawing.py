@@ -24,7 +24,7 @@ class Drawing:
 
     Args:
         decoders: in which it is drawn.
-        explanations: are told how long theirs take to draw.
+        explanations: record how long theirs take to draw.
         timeout_seconds: of one image.
     """
 

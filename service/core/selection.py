@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from service.types import DetectOptions, Priority
 PRIORITY_HEADER = "X-Request-Priority"  # in gRPC metadata in lower case
 _LONGEST_NAME = 100  # characters that are compared to find a similar name
 _MOST_NAMES = 20  # in an error message
-MAX_LABELS_TEXT = 16_384  # characters of all names; splitting takes time
+_MAX_LABELS_TEXT = 16_384  # characters of all names
 _MAX_COMMAS = 10  # in a class name that is one of several
 
 
@@ -74,12 +74,21 @@ def resolve_options(options: DetectOptions, model: ModelInfo) -> Selection:
     return Selection(threshold, count, _class_ids(options.labels, model))
 
 
+def check_labels_length(texts: Iterable[str]) -> None:
+    """Must be called before labels are split at commas, which takes time and much memory.
+
+    Raises:
+        InvalidOptions: for more than 16,384 characters together.
+    """
+    length = sum(map(len, texts))
+    if length > _MAX_LABELS_TEXT:
+        raise InvalidOptions(f"labels has {length} characters; at most {_MAX_LABELS_TEXT} are read")
+
+
 def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[int] | None:
     if labels is None:
         return None
-    length = sum(map(len, labels))
-    if length > MAX_LABELS_TEXT:
-        raise InvalidOptions(f"labels has {length} characters; at most {MAX_LABELS_TEXT} are read")
+    check_labels_length(labels)
     known = {name: index for index, name in enumerate(model.labels) if name != NO_CLASS}
     names = [name for value in labels for name in split_labels(value, known)]
     unknown = [name for name in names if name not in known]

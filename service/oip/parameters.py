@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from service.core.selection import check_labels_length
 from service.core.tiling.options import overlap_error, parse_tile
 from service.errors import InvalidOptions, short_repr
-from service.transport.option_values import check_labels_length, number_of, whole_of
+from service.transport.option_values import number_of, whole_of
 from service.types import DetectOptions, Priority
 
 _US_PER_S = 1_000_000

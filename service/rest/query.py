@@ -15,9 +15,10 @@ from functools import lru_cache
 from starlette.datastructures import QueryParams
 
 from service.core.formats import OUTPUT_FORMATS, OutputFormat
+from service.core.selection import check_labels_length
 from service.core.tiling.options import overlap_error, parse_tile
 from service.errors import InvalidOptions, short_repr
-from service.transport.option_values import check_labels_length, number_of, whole_of
+from service.transport.option_values import number_of, whole_of
 from service.types import DetectOptions, TileOptions
 
 _CACHED_QUERIES = 256

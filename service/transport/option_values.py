@@ -1,13 +1,9 @@
-"""Options of requests: JSON numbers, or text in the form of those, and the length of `labels`."""
+"""Numbers of requests: JSON numbers, or text in the form of JSON numbers."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-
-from service.core.selection import MAX_LABELS_TEXT
-from service.errors import InvalidOptions
 
 _MAX_TEXT = 40  # characters
 _MAX_DIGITS = 18
@@ -46,14 +42,3 @@ def whole_of(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     return None
-
-
-def check_labels_length(texts: Iterable[str]) -> None:
-    """Must be called before labels are split at commas, which takes time and much memory.
-
-    Raises:
-        InvalidOptions: for more characters than the core accepts.
-    """
-    length = sum(map(len, texts))
-    if length > MAX_LABELS_TEXT:
-        raise InvalidOptions(f"labels has {length} characters; at most {MAX_LABELS_TEXT} are read")
