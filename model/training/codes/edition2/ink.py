@@ -64,6 +64,11 @@ def tone(rng: np.random.Generator) -> Float:
     return np.asarray(np.clip(level, 0, 255), np.float32)
 
 
+def colour(values: Float) -> tuple[float, float, float]:
+    """A colour, [3], as OpenCV takes it."""
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
 def two_tones(rng: np.random.Generator, contrast: float = _MIN_CONTRAST) -> tuple[Float, Float]:
     """Draws a dark and a light colour, each [3], at least `contrast` apart on average."""
     dark, light = tone(rng), tone(rng)

@@ -18,6 +18,7 @@ from model.training.codes.common import (
 )
 from model.training.codes.edition2.ink import (
     blend,
+    colour,
     font,
     grids,
     palette,
@@ -29,10 +30,6 @@ from model.training.codes.edition2.ink import (
     write,
 )
 from model.training.codes.edition2.textures import one_sided_light
-
-
-def _colour(values: Float) -> tuple[float, float, float]:
-    return (float(values[0]), float(values[1]), float(values[2]))
 
 
 def _canvas(values: Float, width: int, height: int) -> Bytes:
@@ -123,7 +120,7 @@ def facade(rng: np.random.Generator, width: int, height: int) -> Bytes:
     columns, rows = int(log_uniform(rng, 4, 26)), int(log_uniform(rng, 4, 26))
     step_x, step_y = width / columns, height / rows
     share_x, share_y = uniform(rng, 0.45, 0.9), uniform(rng, 0.45, 0.9)
-    frame, glass = _colour(tone(rng)), tone(rng) * 0.7
+    frame, glass = colour(tone(rng)), tone(rng) * 0.7
     panes = integer(rng, 0, 2)
     for i in range(rows):
         if chance(rng, 0.15):
@@ -135,7 +132,7 @@ def facade(rng: np.random.Generator, width: int, height: int) -> Bytes:
             dx, dy = step_x * share_x / 2, step_y * share_y / 2
             box = ((int(x - dx), int(y - dy)), (int(x + dx), int(y + dy)))
             shade = glass * uniform(rng, 0.5, 1.3) + (70 if chance(rng, 0.12) else 0)
-            cv2.rectangle(image, *box, _colour(shade), -1)
+            cv2.rectangle(image, *box, colour(shade), -1)
             if min(step_x, step_y) > 9:  # noqa: PLR2004
                 cv2.rectangle(image, *box, frame, 1)
                 for pane in range(panes):
@@ -150,12 +147,12 @@ def _spine(
     """Paints one book or folder upright, with bands and lettering."""
     left, top, right, bottom = box
     wide, high = right - left, bottom - top
-    cv2.rectangle(image, (left, top), (right, bottom), _colour(shade), -1)
+    cv2.rectangle(image, (left, top), (right, bottom), colour(shade), -1)
     dark = shade.mean() < 120  # noqa: PLR2004
     letters = np.clip(shade + (130 if dark else -130), 0, 255).astype(np.float32)
     for _ in range(integer(rng, 0, 2)):
         y = integer(rng, top, bottom)
-        cv2.rectangle(image, (left, y), (right, y + max(1, high // 30)), _colour(letters), -1)
+        cv2.rectangle(image, (left, y), (right, y + max(1, high // 30)), colour(letters), -1)
     if wide >= 8 and high > 24 and chance(rng, 0.8):  # noqa: PLR2004
         ink = np.zeros((wide, high), np.float32)
         size = min(int(wide * uniform(rng, 0.4, 0.8)), 26)
@@ -175,7 +172,7 @@ def shelf(rng: np.random.Generator, width: int, height: int) -> Bytes:
     high = height / integer(rng, 1, 4)
     shades = palette(rng, integer(rng, 2, 12), uniform(rng, 20, 130))
     mean = max(4.0, width / log_uniform(rng, 10, 60))
-    board, top = _colour(tone(rng)), 0.0
+    board, top = colour(tone(rng)), 0.0
     while top < height:
         floor, x = int(top + high), 0.0
         while x < width:
@@ -207,11 +204,11 @@ def keyboard(rng: np.random.Generator, width: int, height: int) -> Bytes:
             wide = key * (1 if chance(rng, 0.88) else uniform(rng, 1.3, 4))
             left, top = int(x + gap), int(y + gap)
             right, bottom = int(x + wide - gap), int(y + key - gap)
-            side = _colour(face * 0.65)
+            side = colour(face * 0.65)
             cv2.rectangle(image, (left, top), (right, bottom), side, -1)
             inset = max(1, int(key * 0.07))
             inner = ((left + inset, top + inset // 2), (right - inset, bottom - inset * 2))
-            cv2.rectangle(image, *inner, _colour(face), -1)
+            cv2.rectangle(image, *inner, colour(face), -1)
             text = pick(rng, "ABCDEFGHIJKLMNOPQRSTUVWXYZ1234567890+-/?;")
             write(ink, text, (left + key * 0.2, top + key * 0.15), face_font)
             x += wide
@@ -226,7 +223,7 @@ def circuit(rng: np.random.Generator, width: int, height: int) -> Bytes:
     ground = rng.uniform([0, 40, 10], [50, 120, 60]) if chance(rng, 0.6) else tone(rng) * 0.6
     ground = np.asarray(ground, np.float32)
     image = _canvas(ground, width, height)
-    copper = _colour(np.clip(ground * 1.35 + 14, 0, 255))
+    copper = colour(np.clip(ground * 1.35 + 14, 0, 255))
     unit = max(3.0, max(width, height) / log_uniform(rng, 40, 130))
     for _ in range(integer(rng, 20, 70)):
         x, y = integer(rng, 0, width), integer(rng, 0, height)
@@ -251,7 +248,7 @@ def _chip(rng: np.random.Generator, image: Bytes, unit: float) -> None:
     height, width = image.shape[:2]
     wide, high = (int(unit * uniform(rng, 3, 16)) for _ in range(2))
     x, y = integer(rng, 0, width), integer(rng, 0, height)
-    metal, legs = _colour(np.full(3, uniform(rng, 150, 225), np.float32)), max(2.0, unit * 0.9)
+    metal, legs = colour(np.full(3, uniform(rng, 150, 225), np.float32)), max(2.0, unit * 0.9)
     reach = max(1, int(unit * 0.7))
     for at in np.arange(x + legs / 2, x + wide, legs):
         cv2.rectangle(
@@ -263,7 +260,7 @@ def _chip(rng: np.random.Generator, image: Bytes, unit: float) -> None:
                 image, (x - reach, int(at)), (x + wide + reach, int(at + legs * 0.45)), metal, -1
             )
     shade = tone(rng) * (0.25 if chance(rng, 0.7) else 0.8)
-    cv2.rectangle(image, (x, y), (x + wide, y + high), _colour(shade), -1)
+    cv2.rectangle(image, (x, y), (x + wide, y + high), colour(shade), -1)
     if wide > 20 and high > 10:  # noqa: PLR2004
         ink = np.zeros((height, width), np.float32)
         write(ink, word(rng).upper(), (x + wide * 0.15, y + high * 0.3), font(rng, high // 3))

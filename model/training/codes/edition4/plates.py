@@ -22,7 +22,16 @@ from model.training.codes.common import (
     to_bytes,
     uniform,
 )
-from model.training.codes.edition2.ink import font, textured, tilted, tone, two_tones, word, write
+from model.training.codes.edition2.ink import (
+    colour,
+    font,
+    textured,
+    tilted,
+    tone,
+    two_tones,
+    word,
+    write,
+)
 from model.training.codes.edition2.textures import one_sided_light
 
 _OVERSIZE = 1.35  # of a view at an angle
@@ -73,8 +82,7 @@ def _style(rng: np.random.Generator, width: int, light: Float) -> _Style:
 
 def _polygon(image: Bytes, corners: list[tuple[float, float]], shade: Float) -> None:
     points = np.round(np.array(corners) * (1 << _SUBPIXEL)).astype(np.int32)
-    colour = tuple(float(each) for each in np.clip(shade, 0, 255))
-    cv2.fillConvexPoly(image, points, colour, cv2.LINE_AA, _SUBPIXEL)
+    cv2.fillConvexPoly(image, points, colour(np.clip(shade, 0, 255)), cv2.LINE_AA, _SUBPIXEL)
 
 
 def _letter(
@@ -126,12 +134,12 @@ def _folder(
     bend = (x + slope * reach, y + reach)
     end = (bend[0] + uniform(rng, -0.12, 0.12) * high, bend[1] + uniform(rng, -0.03, 0.06) * high)
     points = np.array([(x, y), bend, end]) * (1 << _SUBPIXEL)
-    colour = tuple(float(each) for each in np.clip(shade * uniform(rng, 0.4, 0.8), 0, 255))
+    edge = colour(np.clip(shade * uniform(rng, 0.4, 0.8), 0, 255))
     cv2.polylines(
         image,
         [np.round(points).astype(np.int32)],
         False,
-        colour,
+        edge,
         max(1, int(high / 150)),
         cv2.LINE_AA,
         _SUBPIXEL,
@@ -152,7 +160,7 @@ def plates(rng: np.random.Generator, width: int, height: int) -> Bytes:
         _row(rng, image, top, high, style)
         if chance(rng, 0.6):
             edge = int(top + high)
-            board = tuple(float(each) for each in np.clip(dark * uniform(rng, 0.7, 1.6), 0, 255))
+            board = colour(np.clip(dark * uniform(rng, 0.7, 1.6), 0, 255))
             thick = max(1, int(high * uniform(rng, 0.01, 0.08)))
             cv2.rectangle(image, (0, edge - thick), (width, edge), board, -1)
         top += high
