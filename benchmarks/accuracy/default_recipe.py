@@ -17,7 +17,7 @@ BATCH_SIZE = 8  # images per optimizer step, of all processes together
 RECIPE: dict[str, Any] = {
     "name": "lite-dino-codes",
     "init_from": DEFAULT_MODEL_PATH,
-    "generator_edition": 4,
+    "generator_edition": 5,
     "edition_1_share": 0.0,  # also in a run that was begun with another recipe
     "live_scenes": 4000,
     "workers": 1,

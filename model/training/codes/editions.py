@@ -14,6 +14,7 @@ from model.training.codes import scene
 from model.training.codes.edition2 import scene as scene2
 from model.training.codes.edition3 import scene as scene3
 from model.training.codes.edition4 import scene as scene4
+from model.training.codes.edition5 import scene as scene5
 from model.training.codes.scene import Scene
 
 Generate = Callable[[np.random.Generator, tuple[int, int] | None, int], Scene]
@@ -23,6 +24,7 @@ EDITIONS: dict[int, Generate] = {
     2: scene2.generate_scene,
     3: scene3.generate_scene,
     4: scene4.generate_scene,
+    5: scene5.generate_scene,
 }
 
 
