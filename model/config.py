@@ -14,6 +14,11 @@ from typing import Any
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
+_BACKBONE_MAPS = 3  # strides 8, 16 and 32; further levels are made from the last
+_MAX_LEVELS = 8
+_MAX_SIDE = 8192  # pixels: one image of so many takes hundreds of MB before the network
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The architecture of one detector.
@@ -75,7 +80,7 @@ class ModelConfig:
         """Refuses fields that contradict one another."""
         checks = {
             "d_model": self.d_model % 32 == 0 and self.d_model % self.num_heads == 0,
-            "num_feature_levels": self.num_feature_levels >= 1,
+            "num_feature_levels": _BACKBONE_MAPS <= self.num_feature_levels <= _MAX_LEVELS,
             "encoder_blocks": 1 <= self.encoder_blocks <= self.encoder_layers
             and self.encoder_layers % self.encoder_blocks == 0,
             "high_level_scales": 1 <= self.high_level_scales <= self.num_feature_levels,
@@ -91,7 +96,8 @@ class ModelConfig:
             "inverse_sigmoid_eps": 0 < self.inverse_sigmoid_eps < 0.5,  # noqa: PLR2004
             "duplicate_iou": 0 < self.duplicate_iou <= 1,
             "shortest_side": 0 < self.shortest_side <= self.longest_side,
-            "bucket_stride": self.bucket_stride >= 1,
+            "longest_side": self.longest_side <= _MAX_SIDE,
+            "bucket_stride": 1 <= self.bucket_stride <= _MAX_SIDE,
         }
         for field, holds in checks.items():
             if not holds:

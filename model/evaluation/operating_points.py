@@ -1,7 +1,7 @@
 """Precision, recall and F1 over score thresholds, confusions, and errors of each image.
 
 All from detections that `run_detector_on` returns and a ground truth, at one IoU. Crowds are no
-objects to find, and detections on them are not counted.
+objects to find; a detection that finds no object is not counted if it is in a crowd of its class.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def confusion_matrix(
     nothing = len(places)
     matrix = np.zeros((nothing + 1, nothing + 1), np.int64)
     for image, found in _pairs(predictions, truth):
-        shown = _without_crowds(image, found.keep(found.scores >= threshold))
+        shown = found.keep(found.scores >= threshold)
+        in_crowd = _in_crowds(image, shown)
         boxes = [box for box in image.boxes if not box.crowd]
         iou = pairwise_iou(np.array([b.xyxy for b in boxes]).reshape(-1, 4), shown.boxes_xyxy)
         free_boxes, free_found = set(range(len(boxes))), set(range(len(shown)))
@@ -149,6 +150,8 @@ def confusion_matrix(
         for row in free_boxes:
             matrix[places[boxes[row].category_id], nothing] += 1
         for column in free_found:
+            if in_crowd[column]:
+                continue
             matrix[nothing, places[int(shown.labels[column])]] += 1
     return matrix
 
@@ -160,9 +163,10 @@ def image_errors(
     errors = []
     for image, found in _pairs(predictions, truth):
         shown = found.keep(found.scores >= threshold)
-        right = int(_matched(image, shown).correct.sum())
+        matched = _matched(image, shown)
+        right = int(matched.correct.sum())
         boxes = sum(not box.crowd for box in image.boxes)
-        wrong = len(_without_crowds(image, shown)) - right
+        wrong = len(matched.correct) - right
         errors.append(ImageErrors(image.image_id, boxes - right, wrong))
     return sorted(errors, key=lambda each: -each.total)
 
@@ -185,7 +189,7 @@ def _shared_area(first: npt.NDArray[np.floating], second: npt.NDArray[np.floatin
 
 @dataclass(frozen=True)
 class _Matched:
-    """Detections of an image and whether each finds an object of its class."""
+    """Counted detections of an image and whether each finds an object of its class."""
 
     scores: npt.NDArray[np.floating]
     labels: npt.NDArray[np.int64]
@@ -194,7 +198,6 @@ class _Matched:
 
 def _matched(image: ImageAnnotations, found: Detections) -> _Matched:
     """Matches as COCO does: best score first, each to its best free object of the same class."""
-    found = _without_crowds(image, found)
     boxes = [box for box in image.boxes if not box.crowd]
     iou = pairwise_iou(found.boxes_xyxy, np.array([b.xyxy for b in boxes]).reshape(-1, 4))
     classes = np.array([box.category_id for box in boxes], np.int64)
@@ -204,17 +207,23 @@ def _matched(image: ImageAnnotations, found: Detections) -> _Matched:
         if iou.shape[1] and iou[row].max() >= MATCH_IOU:
             correct[row] = True
             iou[:, int(iou[row].argmax())] = 0.0
-    return _Matched(found.scores, found.labels, correct)
+    counted = correct | ~_in_crowds(image, found)
+    return _Matched(found.scores[counted], found.labels[counted], correct[counted])
 
 
-def _without_crowds(image: ImageAnnotations, found: Detections) -> Detections:
-    """Returns the detections that are not inside a crowd."""
-    crowds = np.array([box.xyxy for box in image.boxes if box.crowd]).reshape(-1, 4)
-    if not len(crowds) or not len(found):
-        return found
-    areas = np.prod(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2], axis=1)
-    share = _shared_area(found.boxes_xyxy, crowds) / np.maximum(areas, 1e-9)[:, None]
-    return found.keep(share.max(1) < _CROWD_SHARE)
+def _in_crowds(image: ImageAnnotations, found: Detections) -> npt.NDArray[np.bool_]:
+    """Whether each detection is inside a crowd of its class, [N]."""
+    crowds = [box for box in image.boxes if box.crowd]
+    if not crowds:
+        return np.zeros(len(found), np.bool_)
+    boxes = found.boxes_xyxy
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    shared = _shared_area(boxes, np.array([box.xyxy for box in crowds]))
+    share = shared / np.maximum(areas, 1e-9)[:, None]
+    classes = np.array([box.category_id for box in crowds], np.int64)
+    inside = (share >= _CROWD_SHARE) & (found.labels[:, None] == classes)
+    any_of: npt.NDArray[np.bool_] = np.any(inside, axis=1)
+    return any_of
 
 
 def _pairs(

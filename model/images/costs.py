@@ -31,8 +31,14 @@ _PART_OF_A_PASS = 0.1  # that each scan of a progressive JPEG adds
 _COPY_BYTES_PER_PIXEL = 4  # of an image that is kept to be compared
 
 
-def decoding_cost(
-    name: str, num_pixels: int, num_bytes: int, passes: int, *, is_compared: bool
+def decoding_cost(  # noqa: PLR0913 - of an image
+    name: str,
+    num_pixels: int,
+    num_bytes: int,
+    *,
+    passes: int = 1,
+    times: int = 1,
+    seconds_per_pixel: float = 0.0,
 ) -> Cost:
     """Estimates the cost of decoding an image at its full size.
 
@@ -41,10 +47,11 @@ def decoding_cost(
         num_pixels: that are decoded.
         num_bytes: of the file.
         passes: over all pixels.
-        is_compared: whether a copy is kept, to be compared with the same image.
+        times: that the file is decoded, to compare the results.
+        seconds_per_pixel: in addition, see `ImageSource`.
     """
-    bytes_per_pixel = _MEMORY_BYTES_PER_PIXEL[name] + _COPY_BYTES_PER_PIXEL * is_compared
+    bytes_per_pixel = _MEMORY_BYTES_PER_PIXEL[name] + _COPY_BYTES_PER_PIXEL * (times > 1)
     per_pixel, per_byte = _SECONDS[name]
     seconds = num_pixels * per_pixel + num_bytes * per_byte
-    seconds *= 1 + _PART_OF_A_PASS * (passes - 1)
-    return Cost(num_pixels * bytes_per_pixel, seconds)
+    seconds *= times * (1 + _PART_OF_A_PASS * (passes - 1))
+    return Cost(num_pixels * bytes_per_pixel, seconds + num_pixels * seconds_per_pixel)

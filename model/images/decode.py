@@ -27,7 +27,7 @@ from model.images.colours import are_equal, on_white, to_rgb, whiten
 from model.images.containers.bmp import read_bmp
 from model.images.containers.gif import read_gif
 from model.images.containers.heif import read_heif
-from model.images.containers.jpeg import read_jpeg
+from model.images.containers.jpeg import read_jpeg, without_end
 from model.images.containers.png import read_png
 from model.images.containers.source import ImageSource, open_in_memory
 from model.images.containers.tiff import TiffImage, read_tiff
@@ -35,7 +35,7 @@ from model.images.containers.tiff_layout import unsupported_kind
 from model.images.containers.webp import read_webp
 from model.images.costs import decoding_cost
 from model.images.errors import DetectionError, InvalidImage, UnsupportedImage
-from model.images.fast_jpeg import BLOCK, choose_samples, decode_jpeg
+from model.images.fast_jpeg import BLOCK, EndsEarly, choose_samples, decode_jpeg
 from model.images.fast_webp import decode_still_image, read_still_image
 from model.images.formats import identify_format
 from model.images.limits import (
@@ -260,12 +260,21 @@ def _decode(
     first, *others = source.endings or (b"",)
     image = _open(name, source.data, first)
     check_pixel_count(image.size, limits)
-    num_pixels = max(image.width * image.height, source.coded_pixels)
-    size_and_passes = num_pixels, len(source.data), source.passes
-    check_cost(decoding_cost(name, *size_and_passes, is_compared=bool(others)), granted)
+    cost = decoding_cost(
+        name,
+        max(image.width * image.height, source.coded_pixels),
+        len(source.data),
+        passes=source.passes,
+        times=1 + len(others),
+        seconds_per_pixel=source.seconds_per_pixel,
+    )
+    check_cost(cost, granted)
     if name == "JPEG" and not source.endings:
         samples = BLOCK if scaled_for is None else _samples(image.size, scaled_for)
-        fast = decode_jpeg(source.data, image.mode, image.size, samples)
+        try:
+            fast = decode_jpeg(source.data, image.mode, image.size, samples)
+        except EndsEarly:
+            return _decode(name, without_end(source, limits), limits, granted, scaled_for)
         if fast is not None:
             return fast, None if samples == BLOCK else _Scaled(*image.size, samples)
     image.load()
@@ -290,8 +299,7 @@ def _decode_still_webp(
     check_pixel_count(still.size, limits)
     width, height = still.size
     num_bytes = len(source.data)
-    cost = decoding_cost("WEBP, still", width * height, num_bytes, 1, is_compared=False)
-    check_cost(cost, granted)
+    check_cost(decoding_cost("WEBP, still", width * height, num_bytes), granted)
     return decode_still_image(still)
 
 

@@ -22,7 +22,13 @@ except ImportError:  # no wheel for this platform
 
 _MODES = frozenset({"L", "RGB"})  # not CMYK, whose conversion is Pillow's
 BLOCK = 8  # samples of a side
+# In warnings of libjpeg: no data where there should be some, and other bytes before the end.
+_ENDS_EARLY = ("premature end of data segment", "extraneous bytes before marker 0xd9")
 _FASTER_SAMPLES = (1, 2, 3, 4)  # of a side of a block; 5, 6 and 7 take longer than all 8
+
+
+class EndsEarly(Exception):
+    """The data of a scan may end before its pixels do."""
 
 
 def available() -> bool:
@@ -65,9 +71,13 @@ def decode_jpeg(
         `size`, times `samples` / 8 and rounded up: the last row and column may show less.
 
     Raises:
+        EndsEarly: if pixels may be missing, which without this decoder is not known.
         MemoryError: if no memory is left.
     """
-    if simplejpeg is None or mode not in _MODES:
+    if simplejpeg is None:
+        raise EndsEarly
+    if mode not in _MODES:
+        _check_end(data)
         return None
     width, height = (-(-side * samples // BLOCK) for side in size)
     image = Image.new("RGB", (width, height), None)  # the pixels are not set
@@ -80,6 +90,20 @@ def decode_jpeg(
         try:
             # Only these options decode as Pillow does.
             decoded = simplejpeg.decode_jpeg(data, "RGBX", **least, buffer=memory, strict=True)
-        except ValueError:
+        except ValueError as error:
+            _raise_if_ended(error)
             return None
     return image if decoded.shape[:2] == (height, width) else None
+
+
+def _check_end(data: bytes | memoryview) -> None:
+    """Decodes a CMYK image to an eighth of its size, only to see whether its data are complete."""
+    try:
+        simplejpeg.decode_jpeg(data, "CMYK", min_width=1, min_height=1, strict=True)
+    except ValueError as error:
+        _raise_if_ended(error)
+
+
+def _raise_if_ended(error: ValueError) -> None:
+    if any(each in str(error) for each in _ENDS_EARLY):
+        raise EndsEarly from error

@@ -6,6 +6,7 @@ and then colours, a few rows at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,8 +17,8 @@ from model.images.containers import tiff_layout
 from model.images.containers.tiff_layout import TiffLayout
 from model.images.deep_samples import black_and_white, scaled_to_uint8, shallow_to_uint8
 
-_STRIP_PIXELS = 1 << 18  # converted at a time, in whole rows
 _BYTE_BITS = 8
+_WORD_BYTES = 4
 _UINT8_MAX = 255
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
@@ -57,7 +58,7 @@ def _scale(pages: list[Image.Image], layout: TiffLayout) -> tuple[float, float] 
 def _strips(pages: list[Image.Image], layout: TiffLayout) -> Iterator[tuple[_Samples, int]]:
     """Yields the samples from top to bottom in strips of whole rows, each with its first row."""
     height = layout.size[1]
-    rows = max(1, _STRIP_PIXELS // layout.size[0])
+    rows = max(1, tiff_layout.STRIP_PIXELS // layout.size[0])
     for top in range(0, height, rows):
         box = (top, min(top + rows, height))
         planes = [
@@ -96,13 +97,42 @@ def _numbers(tiles: _Bytes, layout: TiffLayout, per_pixel: int) -> _Samples:
     if bits in {8, 16, 32, 64}:
         numbers = np.ascontiguousarray(tiles).view(f"{layout.order}{kind}{item}")
         return numbers.astype(f"{kind}{item}")
-    places = np.arange(bits)[::-1]
-    if bits == 24 and layout.order == "<":  # noqa: PLR2004
-        places = places.reshape(3, _BYTE_BITS)[::-1].reshape(bits)
-    flags = np.unpackbits(tiles, axis=-1)
-    count = flags.shape[-1] // bits
-    flags = flags[..., : count * bits].reshape(*tiles.shape[:2], count, bits)
-    return flags.astype(np.uint32) @ (1 << places).astype(np.uint32)
+    swapped = bits == 24 and layout.order == "<"  # noqa: PLR2004 - others begin at the high bit
+    return _unpacked(tiles, bits, swapped=swapped)
+
+
+def _unpacked(rows: _Bytes, bits: int, *, swapped: bool) -> npt.NDArray[np.uint32]:
+    """Numbers of any count of bits that follow each other in rows of bytes, high bit first.
+
+    After a few bytes they begin at the start of a byte again; the numbers at the same place of all
+    such groups are read together.
+
+    Args:
+        rows: [..., bytes].
+        bits: of a number, 1 to 32.
+        swapped: whether the bytes of a group are in the other order.
+
+    Returns:
+        [..., numbers]; bits at the end of a row that are no whole number are left out.
+    """
+    group = math.lcm(bits, _BYTE_BITS)
+    count = rows.shape[-1] * _BYTE_BITS // bits
+    missing = -rows.shape[-1] % (group // _BYTE_BITS)
+    padded = np.pad(rows, [*[(0, 0)] * (rows.ndim - 1), (0, missing)]) if missing else rows
+    groups = padded.reshape(*rows.shape[:-1], -1, group // _BYTE_BITS)
+    if swapped:
+        groups = groups[..., ::-1]
+    numbers = np.empty((*groups.shape[:-1], group // bits), np.uint32)
+    for place in range(group // bits):
+        first, end = place * bits, (place + 1) * bits
+        read = range(first // _BYTE_BITS, -(-end // _BYTE_BITS))
+        found = groups[..., read[0]].astype(np.uint64 if len(read) > _WORD_BYTES else np.uint32)
+        for byte in read[1:]:
+            found <<= _BYTE_BITS
+            found |= groups[..., byte]
+        found >>= read[-1] * _BYTE_BITS + _BYTE_BITS - end
+        numbers[..., place] = found & ((1 << bits) - 1)
+    return numbers.reshape(*rows.shape[:-1], -1)[..., :count]
 
 
 def _to_rgb(

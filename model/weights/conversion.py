@@ -6,6 +6,7 @@ nothing about the official code needs to be known to serve it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def pull(  # noqa: PLR0913 - options, by keyword
         base_url: a mirror of the release; None for the official address.
         sha256: expected checksum of the official file.
         half: stores float16 instead of float32.
-        overwrite: replaces a file of that name that is not this model.
+        overwrite: replaces a file of that name, whatever it is.
         progress: called with (bytes received, total bytes or None).
         report: called with lines for the user.
 
@@ -49,19 +50,22 @@ def pull(  # noqa: PLR0913 - options, by keyword
         The safetensors file, which `resolve_model(name)` returns from now on.
 
     Raises:
-        CheckpointError: if the file cannot be downloaded (`DownloadError`) or is not the variant.
+        CheckpointError: if the file cannot be downloaded (`DownloadError`) or is not the variant;
+            for a checksum that is none.
         OutputError: if there is another file of that name.
     """
+    if sha256 is not None:
+        sha256 = _parse_sha256(sha256)
     say = report or (lambda _line: None)
     url = release_url(name, base_url)
     folder = cache_dir or default_cache_dir()
     target = folder / f"{name}.safetensors"
-    if target.exists():
-        if _is_sound(target, sha256):
-            say(f"{name} is already here: {target}")
+    if target.exists() and not overwrite:
+        if _is_pulled(target, name, sha256):
+            say(f"{name} is already here: {target} (--overwrite replaces it)")
             return target
         if not _is_from(target, RELEASES[name]):
-            check_output_file(target, overwrite=overwrite)
+            check_output_file(target, overwrite=False)
     official = folder / RELEASES[name]
     if official.is_file():  # the user's own download
         _check_sha256(official, sha256)
@@ -72,10 +76,21 @@ def pull(  # noqa: PLR0913 - options, by keyword
         say(f"SHA-256 of {downloaded.path.name}: {downloaded.sha256}")
         try:
             info = convert(downloaded.path, target, name, half=half, overwrite=True)
-        finally:
-            downloaded.path.unlink(missing_ok=True)  # no longer needed; a bad one must not stay
+        except CheckpointError as error:
+            if error.subject == str(downloaded.path):  # a bad one must not stay
+                downloaded.path.unlink(missing_ok=True)
+            raise
+        downloaded.path.unlink(missing_ok=True)
     say(f"{info.name}, version {info.version}: {target}")
     return target
+
+
+def _parse_sha256(text: str) -> str:
+    """Returns a checksum in lower case; refuses what is none."""
+    digest = text.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise CheckpointError("--sha256", f"{text!r} is no SHA-256 of 64 hexadecimal digits")
+    return digest
 
 
 def _check_sha256(path: Path, expected: str | None) -> None:
@@ -83,7 +98,7 @@ def _check_sha256(path: Path, expected: str | None) -> None:
     if expected is None:
         return
     digest = file_sha256(path)
-    if digest != expected.strip().lower():
+    if digest != expected:
         raise CheckpointError(
             path, f"has SHA-256 {digest}, not {expected}: move it away to download the release"
         )
@@ -163,10 +178,11 @@ def _is_from(target: Path, source_name: str) -> bool:
         return False
 
 
-def _is_sound(target: Path, sha256: str | None) -> bool:
-    """Whether a pulled file can be read and, if given, is from the file of that checksum."""
+def _is_pulled(target: Path, name: str, sha256: str | None) -> bool:
+    """Whether a file can be read, is of the variant and, if given, from a file of the checksum."""
     try:
         info = read_model_info(target)
     except CheckpointError:
         return False
-    return sha256 is None or sha256.strip().lower() in info.description
+    from_it = sha256 is None or info.description.endswith(f"SHA-256 {sha256}")
+    return info.config.name == name and from_it

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def is_training_state(path: Path) -> bool:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             with archive.open(pickles[0]) as file:
                 return TRAINING_STATE_TAG in file.read(_PICKLE_BYTES)
-    except (OSError, zipfile.BadZipFile, IndexError, RuntimeError, ValueError):
+    except (OSError, zipfile.BadZipFile, zlib.error, IndexError, RuntimeError, ValueError):
         return False
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import VARIANTS, ModelConfig
+from model.data.input_files import one_spelling
 from model.network.backbone import BACKBONES
-from model.text import valid_text
+from model.text import shown_text, valid_text
 from model.weights.header import CheckpointError, file_sha256, parse_json, read_header
 from model.weights.releases import RELEASES
 
@@ -95,6 +96,12 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
                     f"--variant {name_or_path}`)"
                 )
             raise CheckpointError(pulled, problem)
+        if (other := config_name(pulled)) != name_or_path:
+            raise CheckpointError(
+                pulled,
+                f"is a model of another architecture ({other}): give its path, or replace "
+                f"it with `lite-detr weights pull {name_or_path} --overwrite`",
+            )
         return pulled
     path = Path(name_or_path)
     try:
@@ -112,6 +119,19 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path:
             raise CheckpointError(name_or_path, "is not a regular file")
         raise CheckpointError(name_or_path, f"is neither a weights file nor a model name ({names})")
     return path
+
+
+def config_name(path: Path) -> str:
+    """Returns the name of the variant whose architecture the model of a weights file has.
+
+    Raises:
+        CheckpointError: for a file that is not a weights file of this project.
+    """
+    config = parse_json(path, "config", read_header(path).metadata.get("config", "null"))
+    name = config.get("name") if isinstance(config, dict) else None
+    if not isinstance(name, str):
+        raise CheckpointError(path, "its metadata names no architecture")
+    return valid_text(name)
 
 
 def _is_special(path: Path) -> bool:
@@ -149,7 +169,7 @@ def read_model_info(path: Path | str) -> ModelInfo:
         raise CheckpointError(path, f"its metadata lacks {', '.join(missing)}")
     config = _parse_config(path, metadata["config"])
     return ModelInfo(
-        name=valid_text(metadata["name"]),
+        name=shown_text(metadata["name"]),
         version=file_sha256(path)[:12],
         config=config,
         labels=_parse_labels(path, metadata["labels"], config.num_classes),
@@ -187,7 +207,7 @@ def _parse_labels(path: Path, text: str, num_classes: int) -> tuple[str, ...]:
         raise CheckpointError(
             path, f"it has {len(labels)} labels for a network of {num_classes} classes"
         )
-    return tuple(valid_text(label) for label in labels)
+    return tuple(one_spelling(valid_text(label)) for label in labels)
 
 
 def _parse_category_ids(path: Path, text: str | None, num_classes: int) -> tuple[int, ...] | None:

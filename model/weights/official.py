@@ -47,6 +47,7 @@ _SWIN_BY_SIZE: dict[tuple[int, ...], str] = {  # blocks of the third stage, and 
 _LEVELS = 4  # of feature maps
 _MAX_ARGUMENT = 10_000
 _WRAPPER = "module."  # the prefix of DistributedDataParallel
+_LABEL_EMBEDDING = "label_enc.weight"  # of the denoising queries: a row for each class, one more
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,19 @@ def load_official(
     if differing:
         what = f"the variant {variant}" if variant else "a published network"
         raise CheckpointError(path, f"is not {what}: {listed(differing)}")
+    _drop_unused_labels(tensors, config.num_classes)
     _check_tensors(path, tensors, config)
     return OfficialCheckpoint(config=config, state_dict=tensors)
+
+
+def _drop_unused_labels(tensors: dict[str, Tensor], num_classes: int) -> None:
+    """Leaves out label embeddings beyond those of the classes, which no denoising query has.
+
+    There are `dn_labelbook_size + 1` of them, and that number may exceed the number of classes.
+    """
+    rows = tensors.get(_LABEL_EMBEDDING)
+    if rows is not None and rows.dim() > 0 and len(rows) > num_classes + 1:
+        tensors[_LABEL_EMBEDDING] = rows[: num_classes + 1].clone()
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from model.config import VARIANTS, ModelConfig
 from model.labels import NO_CLASS
-from model.weights.header import INT8_KEY, file_sha256, read_header
+from model.text import shown_text
+from model.weights.header import INT8_KEY, CheckpointError, file_sha256, parse_json, read_header
 from model.weights.info import (
     DEFAULT_MODEL_PATH,
     ModelInfo,
+    config_name,
     default_cache_dir,
     read_model_info,
 )
 from model.weights.releases import RELEASES, release_url
 
 _LABELS_SHOWN = 8
+_CARD_LINES = 60
+_CARD_LETTERS = 200  # of a value
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class KnownModel:
     """A model that `serve --model NAME` accepts, perhaps after `weights pull NAME`."""
 
     name: str
-    state: Literal["embedded", "pulled", "to pull"]
+    state: Literal["embedded", "pulled", "to pull", "unusable"]  # a file of something else
     path: Path  # of the file, which may not exist yet
     url: str | None  # to pull it from
 
@@ -46,10 +52,19 @@ def known_models(cache_dir: Path | None = None) -> tuple[KnownModel, ...]:
         path = folder / f"{name}.safetensors"
         url = release_url(name) if name in RELEASES else None
         if path.is_file():
-            models.append(KnownModel(name, "pulled", path, url))
+            state: Literal["pulled", "unusable"] = "pulled" if _is_of(path, name) else "unusable"
+            models.append(KnownModel(name, state, path, url))
         elif url:
             models.append(KnownModel(name, "to pull", path, url))
     return tuple(models)
+
+
+def _is_of(path: Path, name: str) -> bool:
+    """Whether a file is a model of that variant."""
+    try:
+        return config_name(path) == name
+    except CheckpointError:
+        return False
 
 
 def describe(path: Path | str) -> str:
@@ -84,8 +99,31 @@ def describe(path: Path | str) -> str:
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
         "SHA-256": file_sha256(path),
     }
+    lines |= _card_lines(path, header.metadata)
     width = max(map(len, lines))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+    return "\n".join(
+        f"{shown_text(key):<{width}}  {shown_text(value)}" for key, value in lines.items()
+    )
+
+
+def _card_lines(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The card of a model, which training writes: its values by their names, joined by dots."""
+    lines: dict[str, str] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, each in value.items():
+                add(f"{name}.{key}", each)
+        elif len(lines) < _CARD_LINES:
+            text = value if isinstance(value, str) else json.dumps(value)
+            more = len(text) - _CARD_LETTERS
+            lines[name] = text[:_CARD_LETTERS] + (
+                f" and {more} characters more" if more > 0 else ""
+            )
+
+    if "card" in metadata:
+        add("card", parse_json(path, "card", metadata["card"]))
+    return lines
 
 
 def _describe_category_ids(info: ModelInfo) -> str:

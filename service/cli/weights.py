@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from model.data.input_files import read_text_file
+from model.data.input_files import one_spelling, read_text_file
+from model.text import has_controls
 from service.cli import calibrate
 from service.cli.failure import CommandFailed
 from service.cli.offline_settings import CacheDirOption
@@ -93,7 +94,7 @@ def pull_model(  # noqa: PLR0913 - flags of a command
     """Download a published model and convert it for `serve --model NAME`.
 
     An interrupted download is resumed; no incomplete model file is left behind. A file of that
-    name that is not this model is replaced only with --overwrite.
+    name is replaced only with --overwrite.
     """
     from model.weights.conversion import pull  # noqa: PLC0415
 
@@ -209,9 +210,11 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         text = read_text_file(path)
     except UnicodeDecodeError:
         raise CommandFailed(f"{path}: not UTF-8 text, one class name per line") from None
-    names = tuple(line.strip() for line in text.splitlines())
+    names = tuple(one_spelling(line.strip()) for line in text.splitlines())
     if not names or not all(names):
         raise CommandFailed(f"{path}: every line must have a class name")
+    if odd := [name for name in names if has_controls(name)]:
+        raise CommandFailed(f"{path}: the class name {odd[0]!r} has control characters")
     return names
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.data.input_files import one_spelling
 from model.detections import Detections
 from model.labels import NO_CLASS
 from model.weights.info import ModelInfo
@@ -90,7 +91,7 @@ def _class_ids(labels: tuple[str, ...] | None, model: ModelInfo) -> frozenset[in
         return None
     check_labels_length(labels)
     known = {name: index for index, name in enumerate(model.labels) if name != NO_CLASS}
-    names = [name for value in labels for name in split_labels(value, known)]
+    names = [name for value in labels for name in split_labels(one_spelling(value), known)]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InvalidOptions(_unknown_label(unknown[0], list(known), model.name))

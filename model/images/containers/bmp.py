@@ -10,6 +10,7 @@ from model.images.limits import ImageLimits
 
 # Pillow expands run lengths in Python, pixel by pixel where a line ends early.
 _MAX_RUN_LENGTH_PIXELS = 4_000_000
+_SECONDS_PER_RUN_LENGTH_PIXEL = 180e-9
 _RUN_LENGTH = frozenset({1, 2})  # 8 and 4 bits a pixel
 _RAW = frozenset({0, 3})  # without and with bit fields
 _INFO_HEADER_BYTES = 40
@@ -34,6 +35,8 @@ def read_bmp(data: bytes | memoryview, _limits: ImageLimits) -> ImageSource:
             f"the BMP image is run-length encoded and has {width} x {abs(height)} pixels; at most "
             f"{_MAX_RUN_LENGTH_PIXELS} of that kind are accepted, or send it uncompressed"
         )
+    if compression in _RUN_LENGTH:
+        return ImageSource(data, seconds_per_pixel=_SECONDS_PER_RUN_LENGTH_PIXEL)
     if compression not in _RAW or width < 1 or not height:
         return ImageSource(data)
     row_bytes = (width * bits + 7) // 8

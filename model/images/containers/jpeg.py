@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,6 +91,29 @@ def read_jpeg(data: bytes | memoryview, limits: ImageLimits) -> ImageSource:
     passes = num_scans if header.is_progressive else 1  # else each scan has its own components
     return ImageSource(
         stripped, orientation_of(header.exif, header.xmp), endings, passes=max(passes, 1)
+    )
+
+
+def without_end(source: ImageSource, limits: ImageLimits) -> ImageSource:
+    """Returns a JPEG whose data may end early as one whose end is missing, so that it is checked.
+
+    The last scan ends at its first marker. Restarts after that, of a file that is damaged in the
+    middle, belong to it.
+
+    Args:
+        source: from `read_jpeg`, with an end marker.
+        limits: of which the number of scans applies.
+
+    Raises:
+        InvalidImage: if scans are missing.
+    """
+    whole = bytes(source.data)
+    header = _read_header(whole)
+    last_scan = _check_all_scans_are_there(whole, header, limits.max_jpeg_scans)
+    ends = [at for _, at in _markers(whole, last_scan)][1:] or [len(whole)]
+    end = ends[-1] if _LAST_RESTART.match(whole[: ends[-1]], ends[0]) else ends[0]
+    return replace(
+        source, data=whole[:end].rstrip(b"\xff"), endings=_endings(whole[:end], last_scan)
     )
 
 
@@ -218,16 +241,21 @@ def _count_scan_markers(data: bytes | memoryview) -> int:
 
 def _scans(data: bytes, max_scans: int) -> Iterator[int]:
     """Yields the positions of the image's scans, at most one more than `max_scans`."""
-    position, found = 2, 0
-    while found <= max_scans:
-        marker = _NEXT.search(data, position)
-        if marker is None:
-            return
-        kind, position = data[marker.end() - 1], marker.end()
-        if kind == _END:
+    found = 0
+    for kind, start in _markers(data, 2):
+        if found > max_scans or kind == _END:
             return
         if kind == _SCAN:
             found += 1
-            yield marker.start()
+            yield start
+
+
+def _markers(data: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """Yields kind and position of the markers after a position, up to the end marker."""
+    while (marker := _NEXT.search(data, position)) is not None:
+        kind, position = data[marker.end() - 1], marker.end()
+        yield kind, marker.start()
+        if kind == _END:
+            return
         if kind not in _BARE and position + 2 <= len(data):
             position += int.from_bytes(data[position : position + 2], "big")

@@ -33,6 +33,7 @@ class ImageSource:
         crop: left, top, right and bottom of the part to be shown, as stored; None for all.
         coded_pixels: that are decoded, if those are more than the image has; one of more than 8
             bits counts twice.
+        seconds_per_pixel: of one core, that decoding takes in addition, for kinds that are slow.
     """
 
     data: bytes | memoryview
@@ -45,6 +46,7 @@ class ImageSource:
     format: str | None = None
     crop: tuple[int, int, int, int] | None = None
     coded_pixels: int = 0
+    seconds_per_pixel: float = 0.0
 
 
 class ReadLimitedFile(io.BytesIO):

@@ -19,7 +19,12 @@ from model.images.containers.tiff_directory import (
     integer_entry,
     with_directories,
 )
-from model.images.containers.tiff_layout import BLACK_IS_ZERO, TiffLayout, read_layout
+from model.images.containers.tiff_layout import (
+    BLACK_IS_ZERO,
+    STRIP_PIXELS,
+    TiffLayout,
+    read_layout,
+)
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.images.limits import Cost, ImageLimits, check_pixel_count
 from model.images.orientation import AS_STORED, orientation_of
@@ -36,9 +41,11 @@ _LAST_ORIENTATION = 8
 _UNCOMPRESSED = 1  # compression
 # Of one core; measured with all compressions.
 _SECONDS_PER_PIXEL, _SECONDS_PER_SAMPLE_BYTE, _SECONDS_PER_FILE_BYTE = 8e-9, 4e-9, 8e-9
+_SECONDS_PER_DEEP_SAMPLE = 20e-9  # that becomes a number and then a colour here
 _MAX_BYTES_PER_PIXEL = 16  # of the limit of pixels: four 32-bit samples each
 # Pillow's decoder: the image, and its converted or rotated copy, or two copies for resizing.
 _PEAK_BYTES_PER_PIXEL = 12
+_BYTES_PER_CONVERTED_SAMPLE = 34  # in numbers of several types
 _TILE_BUFFERS = 3  # of a strip or tile: decompressed, converted, and Pillow's copy
 
 
@@ -210,8 +217,9 @@ def _num_sample_bytes(layout: TiffLayout) -> int:
 def _seconds(layout: TiffLayout, num_bytes: int) -> float:
     """The time that decoding takes, by the image's header and the file's length."""
     width, height = layout.size
+    deep_samples = layout.samples if layout.is_read_as_bytes else 0
     return (
-        width * height * _SECONDS_PER_PIXEL
+        width * height * (_SECONDS_PER_PIXEL + deep_samples * _SECONDS_PER_DEEP_SAMPLE)
         + _num_sample_bytes(layout) * _SECONDS_PER_SAMPLE_BYTE
         + num_bytes * _SECONDS_PER_FILE_BYTE
     )
@@ -226,6 +234,8 @@ def _peak_memory(layout: TiffLayout) -> int:
     if layout.is_read_as_bytes:
         across, _ = layout.tiles
         num_bytes += layout.tile_row_bytes * across * height * (layout.planes + 1)
+        converted = min(width * height, max(width, STRIP_PIXELS))
+        num_bytes += converted * layout.samples * _BYTES_PER_CONVERTED_SAMPLE
     return num_bytes
 
 

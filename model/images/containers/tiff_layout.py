@@ -68,6 +68,7 @@ _PREDICTED_BITS = {
     FLOAT_DIFFERENCES: frozenset({16, 32, 64}),
 }
 _MAX_SAMPLES = 16
+STRIP_PIXELS = 1 << 18  # that `model.images.tiff_samples` converts at a time, in whole rows
 _CMYK_INKS = 1
 
 

@@ -113,9 +113,17 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     """The tensors of a file in torch's format.
 
     Raises:
-        ValueError: where there is no such file.
+        ValueError: where there is no such file, or it is of another kind or damaged.
     """
     if not Path(path).is_file():
         raise ValueError(f"pretrained backbone {path!r} is not a file")
-    loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can raise any error
+        raise ValueError(
+            f"pretrained backbone {path!r} is damaged or no PyTorch state dict "
+            f"({type(error).__name__})"
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ValueError(f"pretrained backbone {path!r} holds no state dict of tensors")
     return loaded

@@ -114,6 +114,22 @@ def test_crowds_are_neither_required_nor_wrong() -> None:
     assert image_errors(found, truth, 0.5)[0].total == 0
 
 
+def test_objects_inside_crowds_are_found_as_others() -> None:
+    crowd = (0.0, 0.0, 90.0, 90.0)
+    truth = _truth(((1, crowd, True), (1, _BOX, False), (2, _FAR, False)))
+    found = [_found(1, (0.9, 1, _BOX), (0.8, 2, _FAR))]
+    assert [(c.recall[0], c.precision[0]) for c in class_curves(found, truth)] == [(1, 1), (1, 1)]
+    assert confusion_matrix(found, truth, 0.5).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert image_errors(found, truth, 0.5)[0].total == 0
+
+
+def test_crowds_excuse_only_their_own_class() -> None:
+    truth = _truth(((1, _BOX, True), (1, _FAR, False), (2, _FAR, False)))
+    found = [_found(1, (0.9, 2, _BOX), (0.8, 1, _FAR), (0.7, 2, _FAR))]
+    assert image_errors(found, truth, 0.5)[0].false == 1
+    assert confusion_matrix(found, truth, 0.5)[2].tolist() == [0, 1, 0]
+
+
 def test_images_with_most_errors_come_first() -> None:
     truth = _truth(((1, _BOX, False),), ((1, _BOX, False), (1, _FAR, False)))
     errors = image_errors([_found(1, (0.9, 1, _BOX)), _found(2, (0.9, 2, _BOX))], truth, 0.5)

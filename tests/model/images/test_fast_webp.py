@@ -187,10 +187,7 @@ def test_images_above_the_limit_of_pixels_are_refused_before_decoding(
 
 def test_the_cost_is_checked_before_decoding_and_is_lower_than_that_of_pillow() -> None:
     data = _webp((130, 95))
-    still, pillow = (
-        decoding_cost(name, 130 * 95, len(data), 1, is_compared=False)
-        for name in ("WEBP, still", "WEBP")
-    )
+    still, pillow = (decoding_cost(name, 130 * 95, len(data)) for name in ("WEBP, still", "WEBP"))
     assert still.memory_bytes < pillow.memory_bytes and still.seconds < pillow.seconds
     decode.open_upright(data, LIMITS, still)
     with pytest.raises(CostsMore) as raised:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from model.labels import NO_CLASS
+from model.network.detector import LiteDETR, build_detector
 from model.training.transfer import load_fitting
 from model.weights.checkpoint import save_checkpoint
-from tests.model.training.tiny import tiny_detector
+from tests.model.training.tiny import CONFIG, tiny_detector
 
 _OLD = ("red", "blue")
 
@@ -64,3 +67,70 @@ def test_network_with_more_queries_keeps_the_content_of_the_first(tmp_path: Path
     assert torch.equal(after[:12], before)
     assert torch.equal(after[12:18], before[6:])
     assert len(lines) == 1
+
+
+def _hybrid(labels: tuple[str, ...], num_queries: int = 12) -> LiteDETR:
+    """A small H-DETR: heads of its own in each layer, the encoder's means "any object" first."""
+    return build_detector(
+        replace(
+            CONFIG,
+            num_classes=len(labels),
+            num_queries=num_queries,
+            one_to_many_queries=8,
+            refined_positions=False,
+            shared_heads=False,
+            select_by_best_class=False,
+            decoder_norm=False,
+        )
+    )
+
+
+def _saved_hybrid(path: Path, labels: tuple[str, ...]) -> LiteDETR:
+    detector = _hybrid(labels)
+    with torch.no_grad():
+        for head in detector.class_embed:
+            head.bias.copy_(torch.arange(len(labels)) - 8.0)
+        detector.class_embed[-1].bias.fill_(-8.0)[0] = 3.0
+    tensors = detector.state_dict()
+    save_checkpoint(path, tensors, detector.config, labels, score_threshold=0.5, name="old")
+    return detector
+
+
+@pytest.mark.parametrize("labels", [("scratch", "dent"), ("dog", "scratch", "cat", "dent", "x")])
+def test_the_row_of_any_object_stays_first(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    path = tmp_path / "old.safetensors"
+    _saved_hybrid(path, ("cat", "dog", "bird"))
+    new = _hybrid(labels)
+    load_fitting(new, path, labels)
+    assert new.class_embed[-1].bias[0] == 3.0
+    assert (new.class_embed[-1].bias[1:] < -4).all()
+    known = {"cat": -8.0, "dog": -7.0, "bird": -6.0}
+    expected = [known.get(label, -7.0) for label in labels]
+    assert new.class_embed[0].bias.tolist() == expected
+
+
+def test_places_without_a_class_are_not_in_the_mean(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    _saved_hybrid(path, ("cat", NO_CLASS, "bird"))
+    new = _hybrid(("fish",))
+    with torch.no_grad():
+        load_fitting(new, path, ("fish",))
+    assert new.class_embed[0].bias.tolist() == [-7.0]  # of cat and bird
+    other = tmp_path / "other.safetensors"
+    _saved_hybrid(other, (NO_CLASS, "cat", "bird"))
+    load_fitting(new, other, ("fish",))
+    assert new.class_embed[0].bias.tolist() == [-6.5]
+
+
+def test_more_queries_of_one_branch_keep_the_other_branch(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    labels = ("cat", "dog")
+    old = _saved_hybrid(path, labels).query_embed
+    new = _hybrid(labels, num_queries=20)
+    load_fitting(new, path, labels)
+    assert old is not None
+    assert new.query_embed is not None
+    before, after = old.weight, new.query_embed.weight
+    assert torch.equal(after[:12], before[:12])
+    assert torch.equal(after[12:18], before[6:12])
+    assert torch.equal(after[20:], before[12:])

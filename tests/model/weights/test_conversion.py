@@ -12,7 +12,7 @@ from model.weights.conversion import convert, pull
 from model.weights.info import CheckpointError, resolve_model
 from model.weights.releases import RELEASES
 from tests.support.release_server import Release, serve
-from tests.support.small_weights import SMALL_R50, weights_of, write_official
+from tests.support.small_weights import SMALL_R50, weights_of, write_official, write_small
 
 NAME = SMALL_R50.name
 FILE = "small_r50.pth"
@@ -65,6 +65,46 @@ def test_a_pulled_file_of_another_checksum_is_pulled_again(official: bytes, tmp_
         pull(NAME, tmp_path, base_url=release.url, overwrite=True)
         assert load_detector(path)[1].name == NAME
     assert len(release.requests) == 3
+
+
+def test_another_model_of_that_name_is_not_taken_for_the_pulled_one(
+    official: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{NAME}.safetensors"
+    write_small(path)
+    small = path.read_bytes()
+    with serve(Release(official)) as release:
+        with pytest.raises(OutputError, match="--overwrite"):
+            pull(NAME, tmp_path, base_url=release.url)
+        assert path.read_bytes() == small
+        pull(NAME, tmp_path, base_url=release.url, overwrite=True)
+        whole = path.stat().st_size
+        pull(NAME, tmp_path, base_url=release.url, half=True)
+        assert path.stat().st_size == whole  # it is here already
+        pull(NAME, tmp_path, base_url=release.url, half=True, overwrite=True)
+        assert path.stat().st_size < 0.6 * whole
+
+
+@pytest.mark.parametrize("sha256", ["", "00", "g" * 64, "0" * 63])
+def test_a_checksum_that_is_none_is_refused(tmp_path: Path, sha256: str) -> None:
+    with pytest.raises(CheckpointError, match="no SHA-256 of 64"):
+        pull(NAME, tmp_path, base_url="http://127.0.0.1:9", sha256=sha256)
+
+
+def test_a_complete_download_outlives_a_failed_conversion(
+    official: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise CheckpointError(tmp_path / "model", "cannot be written: No space left on device")
+
+    with serve(Release(official)) as release:
+        with monkeypatch.context() as patch:
+            patch.setattr("model.weights.conversion.save_checkpoint", full)
+            with pytest.raises(CheckpointError, match="No space"):
+                pull(NAME, tmp_path, base_url=release.url)
+        assert (tmp_path / FILE).read_bytes() == official
+        pull(NAME, tmp_path, base_url=release.url)
+    assert len(release.requests) == 1
 
 
 def test_a_file_that_is_no_checkpoint_is_deleted(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -326,13 +327,22 @@ def test_the_embedded_model_is_the_default(
         resolve_model(name)
 
 
-def test_a_variant_resolves_to_its_pulled_file(tmp_path: Path) -> None:
+def test_a_variant_resolves_to_its_pulled_file(small_bytes: bytes, tmp_path: Path) -> None:
     name = "lite-dino-r50-h3l1-2p1x3"
     with pytest.raises(CheckpointError, match=f"run `lite-detr weights pull {name}`"):
         resolve_model(name, tmp_path)
-    pulled = tmp_path / f"{name}.safetensors"
-    pulled.touch()
+    pulled = _pulled(tmp_path, name, small_bytes)
     assert resolve_model(name, tmp_path) == pulled
+    rewrite_config(pulled, name="small")
+    with pytest.raises(CheckpointError, match=r"another architecture \(small\).*--overwrite"):
+        resolve_model(name, tmp_path)
+
+
+def _pulled(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / f"{name}.safetensors"
+    path.write_bytes(data)
+    rewrite_config(path, name=name)
+    return path
 
 
 @pytest.mark.parametrize("name", ["yolo", "~nobody-here/a.safetensors", "x" * 5000, "a\0b", "/"])
@@ -368,9 +378,62 @@ def test_a_file_is_described(small_file: Path) -> None:
         assert fact in text, fact
 
 
-def test_known_models_distinguish_pulled_models(tmp_path: Path) -> None:
+def test_known_models_distinguish_pulled_models(small_bytes: bytes, tmp_path: Path) -> None:
     name = "lite-dino-r50-h3l1-2p1x3"
-    (tmp_path / f"{name}.safetensors").touch()
+    _pulled(tmp_path, name, small_bytes)
+    (tmp_path / "lite-dino-r50-h3l1-6p1x1.safetensors").write_bytes(small_bytes)
+    (tmp_path / "h-detr-r50.safetensors").touch()
     states = {model.name: model.state for model in known_models(tmp_path)}
     assert states[name] == "pulled"
+    assert states["lite-dino-r50-h3l1-6p1x1"] == "unusable"  # of another architecture
+    assert states["h-detr-r50"] == "unusable"
     assert states["lite-dino-r50-h2l2-2p1x3"] == "to pull"
+
+
+def test_the_card_of_a_file_is_described(small_file: Path) -> None:
+    card = {"training": {"iterations": 7, "images": "of cats"}, "AP": 0.5, "long": "x" * 1000}
+    rewrite_metadata(small_file, card=json.dumps(card))
+    lines = dict(line.split(None, 1) for line in describe(small_file).splitlines())
+    assert (lines["card.training.iterations"], lines["card.AP"]) == ("7", "0.5")
+    assert lines["card.training.images"] == "of cats"
+    assert len(lines["card.long"]) < 300
+
+
+def test_text_of_a_file_reaches_no_terminal_as_control_characters(small_file: Path) -> None:
+    hostile = "fine\x1b]0;owned\x07\nSHA-256   0000trusted\u202e"
+    rewrite_metadata(
+        small_file,
+        name=hostile,
+        description=hostile,
+        labels=json.dumps([hostile, "dog", "bird"]),
+        card=json.dumps({hostile: hostile}),
+    )
+    text = describe(small_file)
+    assert all(each.isprintable() for each in text.replace("\n", ""))
+    assert [line.split()[0] for line in text.splitlines()].count("SHA-256") == 1
+    assert read_model_info(small_file).name.isprintable()
+
+
+def test_labels_are_in_one_unicode_form(small_file: Path) -> None:
+    decomposed = "cafe\u0301"
+    rewrite_metadata(small_file, labels=json.dumps([decomposed, "dog", "bird"]))
+    assert read_model_info(small_file).labels[0] == "caf\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_feature_levels", 2), ("longest_side", 65536), ("bucket_stride", 60000)],
+)
+def test_a_network_that_cannot_run_is_refused(small_file: Path, field: str, value: int) -> None:
+    rewrite_config(small_file, **{field: value})
+    assert f"{field}={value}" in refusal(small_file)
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(range(256)) * 40)
+    data = bytearray(path.read_bytes())
+    data[60:90] = b"\xff" * 30
+    path.write_bytes(data)
+    assert "PyTorch checkpoint" in refusal(path)

@@ -71,6 +71,21 @@ def test_fields_that_weights_lack_come_from_the_arguments(
     build_detector(official.config).load_state_dict(official.state_dict, strict=True)
 
 
+@pytest.mark.parametrize("book_size", [6, 91])
+def test_unused_label_embeddings_are_left_out(
+    weights: dict[str, Tensor], tmp_path: Path, small_variant: str, book_size: int
+) -> None:
+    classes = SMALL_R50.num_classes
+    more = book_size + 1  # rows that denoising queries never have
+    rows = torch.cat((weights["label_enc.weight"], torch.ones(more, SMALL_R50.d_model)))
+    path = write_official(tmp_path / "a.pth", weights | {"label_enc.weight": rows})
+    loaded = load_official(path, small_variant).state_dict["label_enc.weight"]
+    assert torch.equal(loaded, weights["label_enc.weight"])
+    assert len(loaded) == classes + 1
+    fewer = weights | {"label_enc.weight": rows[:classes]}
+    assert "label_enc.weight" in refusal(write_official(tmp_path / "b.pth", fewer), small_variant)
+
+
 def test_wrapped_names_and_batch_counters_are_ignored(
     weights: dict[str, Tensor], tmp_path: Path, small_variant: str
 ) -> None:
