@@ -1,4 +1,4 @@
-"""Memory: how much is left for another process, and how much a process takes; read from Linux."""
+"""Memory: its limit, how much is left, and how much a process takes; read from Linux."""
 
 from __future__ import annotations
 
@@ -28,6 +28,23 @@ def memory_left_bytes(root: Path = ROOT) -> int | None:
     return min((each for each in left if each is not None), default=None)
 
 
+def memory_limit_bytes(root: Path = ROOT) -> int | None:
+    """Returns how much memory this process and all beside it may take, in bytes.
+
+    That is the least of the limits of its control groups and the machine's memory.
+
+    Args:
+        root: of the file system with /proc and /sys/fs/cgroup.
+
+    Returns:
+        The bytes, or None if they are unknown.
+    """
+    limits = [_limit_of(folder) for folder in cgroup_folders("memory", root)]
+    total = _numbers(root / "proc/meminfo").get("MemTotal")
+    limits.append(None if total is None else total * _KIB)
+    return min((each for each in limits if each is not None), default=None)
+
+
 def process_memory_bytes(pid: int, root: Path = ROOT) -> int | None:
     """Returns the most memory that a process has taken, without files and shared memory.
 
@@ -43,6 +60,16 @@ def process_memory_bytes(pid: int, root: Path = ROOT) -> int | None:
         return None
     shared = status.get("RssFile", 0) + status.get("RssShmem", 0)
     return max(status["RssAnon"], status.get("VmHWM", 0) - shared) * _KIB
+
+
+def _limit_of(folder: Path) -> int | None:
+    """The limit of one control group; None: no limit."""
+    for name in ("memory.max", "memory.limit_in_bytes"):  # version 2; version 1
+        try:
+            return int((folder / name).read_text())
+        except (OSError, ValueError):  # "max": no limit
+            continue
+    return None
 
 
 def _left_in(folder: Path) -> int | None:

@@ -24,7 +24,8 @@ class Scores:
     """COCO scores, 0..1; None if nothing of that kind is annotated.
 
     `ap` is the mean over IoU 0.50:0.95 and classes; areas are COCO's (small below 32 x 32 pixels
-    of the image, large from 96 x 96); `ar_N` is the recall with at most N detections per image.
+    of the image, large from 96 x 96); `ar_N` is the recall with at most N detections of a class
+    per image.
     """
 
     ap: float | None

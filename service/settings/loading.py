@@ -9,9 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from service.memory import memory_limit_bytes
 from service.settings.environment import ENV_PREFIX
 from service.settings.fields import Settings
 
+# The largest shares of the memory's limit that are used unless others are given; engines, the edge
+# and files in memory have the rest.
+_LARGEST_SHARES = {"decode_memory_bytes": 3 / 8, "max_bodies_bytes": 1 / 8}
+_LEAST_SHARE_BYTES = 1 << 26
 _CREDENTIALS = re.compile(r"[^\s/'\"]*:[^\s/'\"]*@")  # user and password in a URL
 
 
@@ -28,7 +33,25 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: for bad values, one line each, with the field and its variable.
     """
-    return _validated(Settings, overrides)
+    return fit_to_memory(_validated(Settings, overrides), memory_limit_bytes())
+
+
+def fit_to_memory(settings: Settings, limit_bytes: int | None) -> Settings:
+    """Lowers the memory settings that were not given, if the memory's limit is small.
+
+    Args:
+        settings: of the service.
+        limit_bytes: of its container or machine; None: unknown.
+    """
+    if limit_bytes is None:
+        return settings
+    shares = {name: int(limit_bytes * share) for name, share in _LARGEST_SHARES.items()}
+    lowered = {
+        name: max(share, _LEAST_SHARE_BYTES)
+        for name, share in shares.items()
+        if name not in settings.model_fields_set and share < getattr(settings, name)
+    }
+    return settings.model_copy(update=lowered)
 
 
 class _GivenSettings(Settings):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.memory import memory_left_bytes, process_memory_bytes
+from service.memory import memory_left_bytes, memory_limit_bytes, process_memory_bytes
 
 MIB = 1024 * 1024
 MEMINFO = "MemTotal: 9000000 kB\nMemAvailable: 8192000 kB\n"  # 8000 MiB
@@ -98,6 +98,33 @@ def test_the_memory_left_is_that_of_the_smallest_limit(
     tmp_path: Path, files: dict[str, object], left: int
 ) -> None:
     assert memory_left_bytes(_write(tmp_path, files)) == left * MIB
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        pytest.param({}, 9_000_000 * 1024, id="no groups"),
+        pytest.param(
+            {"proc/self/cgroup": "0::/", **_v2("sys/fs/cgroup", 600 * MIB, 410)}, 600 * MIB, id="v2"
+        ),
+        pytest.param(
+            {"proc/self/cgroup": "0::/", **_v2("sys/fs/cgroup", "max", 410)},
+            9_000_000 * 1024,
+            id="v2, max",
+        ),
+        pytest.param(
+            {"proc/self/cgroup": V1_GROUPS, **_v1("sys/fs/cgroup/memory", 700 * MIB, 5)},
+            700 * MIB,
+            id="v1",
+        ),
+    ],
+)
+def test_the_limit_is_the_least(files: dict[str, object], limit: int, tmp_path: Path) -> None:
+    assert memory_limit_bytes(_write(tmp_path, files)) == limit
+
+
+def test_the_limit_is_unknown_without_proc(tmp_path: Path) -> None:
+    assert memory_limit_bytes(tmp_path) is None
 
 
 def test_the_memory_left_is_unknown_without_proc(tmp_path: Path) -> None:

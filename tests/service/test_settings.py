@@ -15,6 +15,7 @@ from service.settings import (
     service_addresses,
     unknown_variables,
 )
+from service.settings.loading import fit_to_memory
 
 KNOWN = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
 KUBERNETES = {
@@ -183,3 +184,31 @@ def test_names_and_prefixes_of_others_are_not_reported() -> None:
     environment = {"LITE_DETR_TRAIN_SIZES": "320", "LITE_DETR_DEBUG": "1", "LITE_DETR_DEBUGS": ""}
     lines = unknown_variables(environment, KNOWN, others=("LITE_DETR_TRAIN_", "LITE_DETR_DEBUG"))
     assert [line.split()[0] for line in lines] == ["LITE_DETR_DEBUGS"]
+
+
+_GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("limit", "decoding", "bodies"),
+    [
+        (None, 2 * _GIB, _GIB),
+        (64 * _GIB, 2 * _GIB, _GIB),
+        (2 * _GIB, 768 << 20, 256 << 20),
+        (_GIB, 384 << 20, 128 << 20),
+        (1 << 20, 64 << 20, 64 << 20),
+    ],
+)
+def test_memory_follows_from_a_small_limit(limit: int | None, decoding: int, bodies: int) -> None:
+    settings = fit_to_memory(given_settings(), limit)
+    assert (settings.decode_memory_bytes, settings.max_bodies_bytes) == (decoding, bodies)
+
+
+def test_memory_that_was_given_does_not_follow_from_the_limit() -> None:
+    settings = fit_to_memory(given_settings(decode_memory_bytes=4 * _GIB), _GIB)
+    assert (settings.decode_memory_bytes, settings.max_bodies_bytes) == (4 * _GIB, 128 << 20)
+
+
+def test_settings_of_a_service_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.loading.memory_limit_bytes", lambda: 2 * _GIB)
+    assert load_settings().decode_memory_bytes == 768 << 20

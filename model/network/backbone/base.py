@@ -110,7 +110,7 @@ class DetectorBackbone(nn.Module):
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
-    """The tensors of a file in torch's format.
+    """The tensors of a file in torch's format, which may have them under `model`.
 
     Raises:
         ValueError: where there is no such file, or it is of another kind or damaged.
@@ -124,6 +124,8 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
             f"pretrained backbone {path!r} is damaged or no PyTorch state dict "
             f"({type(error).__name__})"
         ) from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+        loaded = loaded["model"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ValueError(f"pretrained backbone {path!r} holds no state dict of tensors")
     return loaded

@@ -331,8 +331,7 @@ class Swin(Backbone):
         Raises:
             ValueError: where there is no such file, or it lacks a tensor; names the first.
         """
-        tensors: dict[str, Any] = read_state_dict(source)
-        tensors = tensors.get("model", tensors)
+        tensors = read_state_dict(source)
         own = self.state_dict()
         kept = ("norm1.", "norm2.", "norm3.")
         absent = {n: t for n, t in own.items() if n.startswith(kept) or n.endswith("_index")}

@@ -74,12 +74,11 @@ def test_a_damaged_file_is_left_to_pillow() -> None:
     assert decode_jpeg(data[: len(data) // 2], "RGB", (130, 95)) is None
 
 
-@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
-def test_a_file_whose_data_end_early_is_told_apart(mode: str) -> None:
+def test_a_file_whose_data_end_early_is_told_apart() -> None:
     data = _jpeg((130, 95), quality=95)
     middle = len(data) // 2
     with pytest.raises(EndsEarly):
-        decode_jpeg(data[:middle] + b"\xff\xd9" + data[middle + 2 :], mode, (130, 95))
+        decode_jpeg(data[:middle] + b"\xff\xd9" + data[middle + 2 :], "RGB", (130, 95))
 
 
 def test_a_file_of_another_size_is_left_to_pillow() -> None:

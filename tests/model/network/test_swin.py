@@ -76,6 +76,17 @@ def test_weights_of_the_official_classifier_are_loaded(tmp_path: Path) -> None:
         backbone.load_pretrained(str(tmp_path / "swin.pth"))
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 damaged", b"\x80\x02e."])
+def test_a_damaged_file_of_pretrained_weights_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "swin.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"swin\.pth' is damaged"):
+        SmallSwin().load_pretrained(str(path))
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="no state dict"):
+        SmallSwin().load_pretrained(str(path))
+
+
 def test_stages_can_be_frozen() -> None:
     backbone = SmallSwin()
     backbone.freeze_stages(2)

@@ -117,3 +117,9 @@ def test_the_text_of_labels_has_a_maximum_length() -> None:
     names = ("qr_code," * 1000, "qr_code," * 2000)
     with pytest.raises(InvalidOptions, match="labels has 24000 characters; at most 16384"):
         _kept(labels=names)
+
+
+def test_labels_of_the_other_unicode_form_are_known() -> None:
+    model = dataclasses.replace(FAKE_MODEL, labels=("caf\u00e9", *FAKE_MODEL.labels[1:]))
+    options = DetectOptions(labels=("cafe\u0301",))
+    assert resolve_options(options, model).class_ids == frozenset({0})
