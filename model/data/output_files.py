@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -14,6 +15,7 @@ from model.data.errors import OutputError
 
 _STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})")
+_LONGEST_NAME_BYTES = 255  # of most file systems
 
 
 class FileSet(Container[Path]):
@@ -42,7 +44,8 @@ def is_stream(path: Path) -> bool:
 
     They are written in place: a new file in their folder must not take their name.
     """
-    return _open_descriptor(path) is not None or (path.exists() and not path.is_file())
+    # Unlike those of Path, these functions are False where a path cannot be looked up.
+    return _open_descriptor(path) is not None or (os.path.exists(path) and not os.path.isfile(path))
 
 
 def _open_descriptor(path: Path) -> int | None:
@@ -67,22 +70,38 @@ def check_output_file(
 
     Raises:
         OutputError: if the file exists or is an input, or its folder does not exist or is
-            read-only; for `-`, which would be a file of that name.
+            read-only; for a path that cannot be looked up, such as a name that is too long; for
+            `-`, which would be a file of that name.
     """
     if str(path) == "-":
         raise OutputError("- is no file name here: name a file, or /dev/stdout")
-    if path.is_dir():
+    _check_path(path)
+    if os.path.isdir(path):
         raise OutputError(f"{path} is a folder, not a file to write")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
     if regular and is_stream(path):
         raise OutputError(f"{path} is not a regular file")
     if not is_stream(path) and not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: {path.parent} is read-only for this user")
-    if path.exists() and path in FileSet(inputs):
+    if path in FileSet(inputs):
         raise OutputError(f"{path} is an input of this command and is not replaced by its output")
     if not overwrite and _would_be_replaced(path):
         raise OutputError(_exists(path))
+
+
+def _check_path(path: Path) -> None:
+    """Checks that a path can be looked up, whether or not there is a file.
+
+    Raises:
+        OutputError: for a name that is too long, and for a folder that may not be searched.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def check_suffix(path: Path, suffix: str, others: Container[str]) -> None:
@@ -102,21 +121,18 @@ def check_suffix(path: Path, suffix: str, others: Container[str]) -> None:
 
 
 def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Writes a file.
+    """Writes a file as a whole: there is no part of it under its name.
 
     Raises:
         OutputError: if the file exists and may not be overwritten.
-        OSError: if it cannot be written.
+        OSError: if it cannot be written; then no part of it remains.
     """
-    try:
-        with naming_file(path):
-            if is_stream(path):
-                _write_stream(path, data)
-                return
-            with path.open("wb" if overwrite or not _would_be_replaced(path) else "xb") as file:
-                file.write(data)
-    except FileExistsError:
-        raise OutputError(_exists(path)) from None
+
+    def check(_written: Path) -> None:
+        if not overwrite and _would_be_replaced(path):
+            raise OutputError(_exists(path))
+
+    _write_whole(path, data, check)
 
 
 def write_output_whole(path: Path, data: bytes) -> None:
@@ -125,11 +141,16 @@ def write_output_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written; then no part of it remains.
     """
+    _write_whole(path, data)
+
+
+def _write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
+    """Writes a file; `check` is that of `replacing`."""
     with naming_file(path):
         if is_stream(path):
             _write_stream(path, data)
             return
-        with replacing(path) as file:
+        with replacing(path, check) as file:
             file.write(data)
 
 
@@ -146,7 +167,7 @@ def replacing(path: Path, check: Callable[[Path], object] | None = None) -> Iter
     Raises:
         OSError: if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(_part_name(path.name))
     try:
         with part.open("wb") as file:
             yield file
@@ -158,6 +179,14 @@ def replacing(path: Path, check: Callable[[Path], object] | None = None) -> Iter
     finally:
         with contextlib.suppress(OSError):  # such as of a read-only file system
             part.unlink()
+
+
+def _part_name(name: str) -> str:
+    """Returns the name of a file while it is written; that of a long name has a hash in it."""
+    part = f".{name}.{os.getpid()}.part"
+    if len(os.fsencode(part)) <= _LONGEST_NAME_BYTES:
+        return part
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.{os.getpid()}.part"
 
 
 def _write_stream(path: Path, data: bytes) -> None:
@@ -178,7 +207,7 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def _would_be_replaced(path: Path) -> bool:
-    return not is_stream(path) and (path.is_file() or path.is_symlink())
+    return not is_stream(path) and (os.path.isfile(path) or os.path.islink(path))
 
 
 def _exists(path: Path) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -112,3 +113,43 @@ def test_a_file_whose_check_fails_is_not_replaced(tmp_path: Path) -> None:
     with replacing(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_path_that_cannot_be_looked_up_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("n" * 300)
+    for path in (long, long / "a.json"):
+        with pytest.raises(OutputError, match="cannot be written: File name too long"):
+            check_output_file(path, overwrite=True)
+        assert not is_stream(path)
+
+    def deny(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "stat", deny)
+    with pytest.raises(OutputError, match=r"private/a\.json cannot be written: Permission denied"):
+        check_output_file(Path("/private/a.json"), overwrite=True)
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_a_write_that_fails_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    path = tmp_path / "a.jpg"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_output(path, b"after", overwrite=True)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([before] if before else [])
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\N{LATIN SMALL LETTER E WITH ACUTE}" * 127])
+def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
+    for content in (b"first", b"second"):
+        write_output(tmp_path / name, content, overwrite=True)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [content]
