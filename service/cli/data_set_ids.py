@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,16 +65,16 @@ def match_files(
         report: called with lines about files and images without a counterpart.
 
     Raises:
-        DataError: for annotations that cannot be used, a file that does not exist, two files that
-            are the same image, or no file that is listed.
+        DataError: for annotations that cannot be used, a file that does not exist or cannot be
+            looked up, two files that are the same image, or no file that is listed.
     """
     truth = GroundTruth.read(annotations)
     by_name = {_normal(image.file_name): image for image in truth.images}
     found: dict[int, tuple[ImageFile, ImageAnnotations]] = {}
     unlisted = []
     for file in files:
-        if file.missing is not None or not (file.name == STDIN or Path(file.name).exists()):
-            raise DataError(f"{file.name}: {file.missing or 'no such file'}")
+        if (reason := _why_missing(file)) is not None:
+            raise DataError(f"{file.name}: {reason}")
         image = _find(file, by_name)
         if image is None:
             unlisted.append(file.name)
@@ -101,6 +102,17 @@ def match_files(
     return MatchedFiles(
         tuple(file for file, _ in pairs), tuple(image for _, image in pairs), truth.categories
     )
+
+
+def _why_missing(file: ImageFile) -> str | None:
+    """Returns why there is no file, None if there is one."""
+    if file.missing is not None or file.name == STDIN:
+        return file.missing
+    try:
+        os.stat(Path(file.name))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _find(file: ImageFile, by_name: Mapping[str, ImageAnnotations]) -> ImageAnnotations | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -258,7 +259,7 @@ def _naming_what_is_kept(results: Path | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         partial = None if results is None else partial_file(results)
-        if partial is not None and partial.is_file():
+        if partial is not None and os.path.isfile(partial):
             typer.echo(f"stopped; the same command resumes from {partial}", err=True)
         raise
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from model.data.input_files import FileTooLarge, read_at_most, read_regular_file
@@ -13,6 +16,11 @@ from model.images.formats import IMAGE_SUFFIXES
 from model.images.limits import ImageLimits, check_byte_count
 
 STDIN = "-"
+# In a folder, files with these names are images: those of data sets, and less usual names of the
+# same formats.
+INPUT_SUFFIXES = IMAGE_SUFFIXES.union(
+    (".jpe", ".jfif", ".mpo", ".apng", ".avifs", ".heics", ".heifs")
+)
 
 
 class UnreadableFile(Exception):
@@ -55,9 +63,10 @@ class ImageFile:
 def find_images(arguments: Sequence[str], outputs: Path | None = None) -> list[ImageFile]:
     """Expands the arguments to image files, in their order.
 
-    A folder expands to the image files in it and below, a pattern (`*`, `?`, `[...]`) to the
-    files that match, both sorted by name. An argument without any file stays in the list as a
-    `missing` one, so that its error is reported in its place.
+    A folder expands to the image files in it and below, also behind links to folders; a pattern
+    (`*`, `?`, `[...]`) to the files that match; both sorted by name. What cannot be read stays in
+    the list, so that its error is reported in its place: an argument without any file and a folder
+    that cannot be read as `missing` ones.
 
     Args:
         arguments: files, folders, patterns, `-`.
@@ -69,38 +78,91 @@ def find_images(arguments: Sequence[str], outputs: Path | None = None) -> list[I
 def _expand(argument: str, outputs: Path | None) -> list[ImageFile]:
     if argument in ("", STDIN):
         return [ImageFile(argument)]
-    path = Path(argument)
-    if path.is_dir():
-        is_input = _input_rule(path, outputs)
-        inside = sorted(
-            p
-            for p in path.rglob("*")
-            if p.suffix.lower() in IMAGE_SUFFIXES and is_input(p) and p.is_file()
-        )
-        if not inside:
-            return [ImageFile(argument, "no image files in this folder")]
-        return [ImageFile(str(file)) for file in inside]
+    # Unlike those of Path, the functions of os.path are False where a path cannot be looked up.
+    if os.path.isdir(argument):
+        inside = _images_below(argument, _input_rule(Path(argument), outputs))
+        return inside or [ImageFile(argument, "no image files in this folder")]
     # A file of exactly this name comes first: brackets and stars are allowed in names.
-    if not path.exists() and glob.has_magic(argument):
+    if not os.path.exists(argument) and glob.has_magic(argument):
         is_input = _input_rule(_folder_of_pattern(argument), outputs)
-        matches = sorted(
-            m
-            for m in glob.glob(argument, recursive=True)
-            if is_input(Path(m)) and Path(m).is_file()
-        )
+        found = glob.glob(argument, recursive=True)
+        matches = sorted(m for m in found if is_input(m) and not _is_known_to_be_no_file(m))
         if not matches:
             return [ImageFile(argument, "no file matches")]
         return [ImageFile(match) for match in matches]
     return [ImageFile(argument)]
 
 
-def _input_rule(folder: Path, outputs: Path | None) -> Callable[[Path], bool]:
-    """Returns whether a file found in a folder is an input: not in `outputs`, if that is below."""
-    base = folder.resolve()
-    excluded = None if outputs is None else outputs.resolve()
+def _is_known_to_be_no_file(path: str) -> bool:
+    """Whether a path leads to a folder, a device or a pipe; False where it cannot be looked up."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _images_below(top: str, is_input: Callable[[str], bool]) -> list[ImageFile]:
+    """The image files in a folder and below, and the folders that cannot be read.
+
+    Links to folders are followed after all other folders, so that a file that is in the folder
+    itself keeps its own path. Each folder is listed once, so that links in a circle end.
+
+    Args:
+        top: the folder.
+        is_input: whether the file or folder of a path is an input.
+
+    Returns:
+        The files, sorted by path.
+    """
+    found: list[ImageFile] = []
+    folders, links = [top], deque[str]()
+    listed: set[tuple[int, int]] = set()
+    while folders or links:
+        folder = folders.pop() if folders else links.popleft()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in listed:
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=attrgetter("name"))
+        except OSError as error:
+            found.append(_unreadable(folder, error))
+            continue
+        for entry in filter(lambda entry: is_input(entry.path), inside):
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry.path)
+                elif _has_image_name(entry.name) and not _is_known_to_be_no_file(entry.path):
+                    found.append(ImageFile(str(Path(entry.path))))
+            except OSError as error:  # of a link that cannot be followed; it may lead to a folder
+                if _has_image_name(entry.name) or isinstance(error, PermissionError):
+                    found.append(_unreadable(entry.path, error))
+    return sorted(found, key=lambda file: Path(file.name))
+
+
+def _has_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in INPUT_SUFFIXES
+
+
+def _unreadable(path: str, error: OSError) -> ImageFile:
+    return ImageFile(str(Path(path)), error.strerror or str(error))
+
+
+def _input_rule(folder: Path, outputs: Path | None) -> Callable[[str], bool]:
+    """Returns whether what is in a folder is an input: not `outputs` nor in it, if it is below."""
+    base = _real(folder)
+    excluded = None if outputs is None else _real(outputs)
     if excluded is None or base not in excluded.parents:
-        return lambda _file: True
-    return lambda file: excluded not in file.resolve().parents
+        return lambda _path: True
+
+    def is_input(path: str) -> bool:
+        real = _real(path)
+        return real != excluded and excluded not in real.parents
+
+    return is_input
+
+
+def _real(path: str | Path) -> Path:
+    """Returns a path without links; unlike Path.resolve also where links lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _folder_of_pattern(pattern: str) -> Path:

@@ -171,6 +171,18 @@ def test_input_without_a_file_is_an_error_with_annotations_too(
 
 
 @pytest.mark.usefixtures("fake_device")
+def test_input_that_cannot_be_looked_up_is_an_error_with_annotations_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "1.png")
+    own = write_set(tmp_path / "set.json", {5: "1.png"})
+    name = tmp_path / ("n" * 300)
+    inputs = [str(tmp_path / "1.png"), str(name)]
+    assert main(["detect", *inputs, "--coco", "--annotations", str(own)]) == 2
+    assert capsys.readouterr().err == f"lite-detr: {name}: File name too long\n"
+
+
+@pytest.mark.usefixtures("fake_device")
 def test_annotations_require_coco_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "a.jpg", "--json", "--annotations", "set.json"]) == 2
     assert "add --coco" in capsys.readouterr().err
