@@ -29,6 +29,7 @@ from scipy.optimize import linear_sum_assignment
 from model.data.annotations import AnnotatedBox, GroundTruth, ImageAnnotations
 from model.detections import Detections
 from model.evaluation.evaluate import ImageDetections
+from model.evaluation.scores import table_cell
 
 MATRIX_CLASSES = ("qr_code", "data_matrix", "aztec", "pdf417")
 LINEAR_CLASSES = ("linear",)
@@ -183,9 +184,9 @@ def format_photo_scores(columns: Mapping[str, PhotoScores]) -> str:
         columns: scores on the same photos, by detector; at least one.
     """
     scores = list(columns.values())
-    rows = [["", *columns], ["---", *("---:" for _ in columns)]]
+    rows = [["", *map(table_cell, columns)], ["---", *("---:" for _ in columns)]]
     for number, part in enumerate(scores[0].per_class):
-        rows.append([part.name, *(_cell(s.per_class[number]) for s in scores)])
+        rows.append([table_cell(part.name), *(_cell(s.per_class[number]) for s in scores)])
     rows.append(["**matrix codes together**", *(_cell(s.matrix) for s in scores)])
     photos = scores[0].code_free_photos
     rows.append([f"false alarms on {photos} code-free photos", *(_alarms(s) for s in scores)])

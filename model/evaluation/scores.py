@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
+
+# Characters that end a cell, or hide or format what follows. Others stay as they are, as the tables
+# are printed in terminals, too.
+_MARKDOWN = re.compile(r"[\\|`*<]")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Scores:
         return json.dumps({**asdict(self), **more}, indent=2)
 
 
+def table_cell(text: str) -> str:
+    """Returns text, such as the name of a class, as a cell of a Markdown table that shows it."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.splitlines()))
+
+
 def format_scores(scores: Scores) -> str:
     """Formats the scores as a Markdown table."""
 
@@ -60,7 +70,7 @@ def format_scores(scores: Scores) -> str:
         return f"| {name} | {counts} | {cell(of.ap)} | {cell(of.ap50)} | {cell(of.ar_100)} |"
 
     rows = ["| class | images | boxes | AP | AP50 | AR@100 |", "|---|---:|---:|---:|---:|---:|"]
-    rows += [row(each.name, each) for each in scores.per_class]
+    rows += [row(table_cell(each.name), each) for each in scores.per_class]
     rows.append(row("**all**", scores))
     more = (
         f"AP75 {cell(scores.ap75)}; AP small {cell(scores.ap_small)}, medium "

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from model import ops
 from model.geometry import padded_size, resized_size
@@ -127,10 +128,10 @@ def as_document(figures: Figures) -> str:
 def print_tables(figures: Figures) -> None:
     """Prints the figures as tables."""
     console = Console(highlight=False)
-    console.print(
-        f"{figures.model} on {figures.device}, attention by [bold]{figures.kernels}[/], "
-        f"{figures.threads} threads, torch {figures.torch}"
-    )
+    # Texts, as a str would be parsed as markup: the name of a model may have brackets.
+    summary = Text(f"{figures.model} on {figures.device}, attention by ")
+    summary.append(figures.kernels, style="bold")
+    console.print(summary.append(f", {figures.threads} threads, torch {figures.torch}"))
     kernels = Table("attention", title="One image of 800 x 1333", title_justify="left")
     for heading in ("queries", "type", "PyTorch ms", "ours ms", "ratio"):
         kernels.add_column(heading, justify="right")

@@ -14,6 +14,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from model.data.output_files import check_output_file, write_output_whole
 from model.images.limits import ImageLimits
@@ -147,15 +148,16 @@ def print_figures(figures: LoadFigures, *, as_json: bool) -> None:
 
 def _print_table(figures: LoadFigures) -> None:
     console = Console(highlight=False)
-    table = Table(
-        title=f"{figures.model} at {figures.url}, {figures.protocol}", title_justify="left"
-    )
+    # A Text, as a str would be parsed as markup: the address and the name may have brackets.
+    title = Text(f"{figures.model} at {figures.url}, {figures.protocol}", style="table.title")
+    table = Table(title=title, title_justify="left")
     for heading in ("requests/s", "successful/s", "p50 ms", "p90 ms", "p99 ms", "max ms"):
         table.add_column(heading, justify="right")
     table.add_column("errors")
     for step in sorted(figures.steps, key=lambda each: each.offered_per_s):
         times = (_ms(value) for value in (step.p50_ms, step.p90_ms, step.p99_ms, step.max_ms))
-        table.add_row(f"{step.offered_per_s:g}", f"{step.ok_per_s:.2f}", *times, _errors(step))
+        errors = Text(_errors(step))
+        table.add_row(f"{step.offered_per_s:g}", f"{step.ok_per_s:.2f}", *times, errors)
     console.print(table)
     if all(step.interrupted for step in figures.steps):
         console.print("No step was complete.")

@@ -147,6 +147,25 @@ def test_scores_read_as_table_and_as_json() -> None:
     assert json.loads(scores.to_json())["per_class"][0]["name"] == "cat"
 
 
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("on|off", r"on\|off"),
+        ("a\\|b", r"a\\\|b"),
+        ("<b>", r"\<b>"),
+        ("*new*", r"\*new\*"),
+        ("two\nlines", "two lines"),
+        ("qr_code [left]", "qr_code [left]"),
+    ],
+)
+def test_the_name_of_a_class_is_one_cell_of_the_table(name: str, cell: str) -> None:
+    truth = truth_of([(3, SQUARE)])
+    named = replace(truth, categories=dict.fromkeys(truth.categories, name))
+    table = format_scores(evaluate_coco([found(1, (0.9, 3, SQUARE))], named))
+    assert f"\n| {cell} | 1 | 1 | 1.000 | 1.000 | 1.000 |\n" in table
+    assert "\n| **all** | 1 | 1 |" in table
+
+
 class Echo:
     """A predictor that returns the whole image as one detection of each class."""
 

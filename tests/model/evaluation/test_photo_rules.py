@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,14 @@ def test_the_table_has_a_column_per_detector() -> None:
     assert "| qr_code | 1.00 (1/1) | 0.00 (0/1) |" in table
     assert "| aztec | - | - |" in table
     assert "| **matrix codes together** | 1.00 (1/1) | 0.00 (0/1) |" in table
+
+
+def test_names_are_one_cell_of_the_table_each() -> None:
+    truth = truth_of([(QR, (0, 0, 10, 10))])
+    named = replace(truth, categories={**truth.categories, QR: "on|off"})
+    table = format_photo_scores({"a|b": judge_photos([], named, 0.5)})
+    assert table.splitlines()[0] == r"|  | a\|b |"
+    assert r"| on\|off | 0.00 (0/1) |" in table
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no photos next to the checkout ({SHARED})")

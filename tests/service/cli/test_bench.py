@@ -36,6 +36,16 @@ def test_table_names_machine_and_rows(
         assert words in out
 
 
+def test_the_name_of_a_model_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    for name in ("doors [left]", "[/] off", "bolts :bomb:"):
+        print_tables(Figures(name, "a card", "cpu", 2, "2.0", (), ()))
+        out = capsys.readouterr().out
+        assert f"{name} on a card, attention by cpu, 2 threads, torch 2.0" in out
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "1000"])
 def test_senseless_durations_are_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--seconds", seconds]) == 2

@@ -79,6 +79,19 @@ def test_the_table_has_a_row_for_each_rate(
     assert "Saturated" not in out
 
 
+def test_the_table_has_name_address_and_errors_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    url = "http://[fe80::1]:8000"
+    for name in ("doors [left]", "[/] off", "bolts :bomb:"):
+        steps = (replace(STEPS[1], errors={name: 60}),)
+        print_figures(replace(FIGURES, model=name, url=url, steps=steps), as_json=False)
+        out = capsys.readouterr().out
+        assert f"{name} at {url}, http" in out
+        assert f"60 x {name}" in out
+
+
 @pytest.mark.slow  # imports matplotlib
 def test_the_plot_is_an_svg_or_png_file(tmp_path: Path) -> None:
     for name in ("load.svg", "load.PNG"):
