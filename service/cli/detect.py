@@ -148,8 +148,10 @@ def detect_images(  # noqa: PLR0913 - a command's flags
     """Detect objects in image files without a service; the results are the same.
 
     Image files are detected in as the service detects in them, with larger limits of their size.
-    For a file that cannot be read an error is printed in its place, and the exit status is 1. The
-    other files are not affected.
+    Of a folder, the images in it and below are detected in, also behind links to other folders.
+    For a file or folder that cannot be read an error is printed in its place. An image that --save
+    cannot write is named on stderr, and its result is kept. The exit status is then 1. The other
+    files are not affected.
     """
     chosen = [
         name

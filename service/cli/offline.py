@@ -54,7 +54,7 @@ class OfflineDetector:
         limits: of an image file.
         options: for every image.
         jpeg_decoding: "scaled" decodes large JPEGs to a fraction of their size.
-        on_result: called with each file, its bytes and its result.
+        on_result: called with each file, its bytes and its result; it handles its own failures.
         show_tracebacks: print those of failures of the model to stderr.
 
     Raises:

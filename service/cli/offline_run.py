@@ -53,7 +53,7 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
         settings: the model and the device.
 
     Returns:
-        Whether every image has a result.
+        Whether every image has a result and, with `save`, was saved.
 
     Raises:
         typer.BadParameter: for an unknown format, and options that the model does not have.
@@ -71,7 +71,12 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
     if run.save is not None:
         others = [run.annotations] if run.annotations is not None else []
         saver = ImageSaver(
-            run.save, files, FILE_LIMITS, overwrite=run.overwrite, other_inputs=others
+            run.save,
+            files,
+            FILE_LIMITS,
+            report=_report,
+            overwrite=run.overwrite,
+            other_inputs=others,
         )
     device = open_device(settings)
     try:
@@ -106,7 +111,8 @@ def run_offline(run: OfflineRun, settings: Settings) -> bool:
         document = output_format.encode(job).data
         with writing_to_stdout():
             _print_bytes(document)
-    return all(result.error is None for result in results)
+    all_saved = saver is None or not saver.num_failed
+    return all_saved and all(result.error is None for result in results)
 
 
 def _report(line: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,12 +14,14 @@ from rich.text import Text
 from model.data.errors import OutputError
 from model.data.output_files import FileSet, write_output
 from model.images.decode import ImageLimits
+from service.cli.failure import describe_failure
 from service.cli.inputs import STDIN, ImageFile
 from service.core.encoding import FileResult, label_name
-from service.images.drawing import render_detections
+from service.errors import DetectionError
+from service.images.drawing import RenderedImage, render_detections
 from service.types import DetectResult
 
-_LOSSLESS_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})  # drawn as PNG
+_LOSSLESS_SUFFIXES = frozenset({".png", ".apng", ".bmp", ".tif", ".tiff", ".gif"})  # drawn as PNG
 _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
@@ -29,28 +32,35 @@ class ImageSaver:
         folder: created if absent.
         files: all images to detect in.
         limits: of an image file, as for detection.
+        report: called with a line about each image that cannot be saved.
         overwrite: replaces images that exist; never one of the inputs.
         other_inputs: files of the run besides the images.
+
+    Attributes:
+        num_failed: images that could not be saved.
 
     Raises:
         OutputError: if images of these names exist and may not be replaced.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, by keyword
         self,
         folder: Path,
         files: Sequence[ImageFile],
         limits: ImageLimits,
         *,
+        report: Callable[[str], None],
         overwrite: bool,
         other_inputs: Iterable[Path] = (),
     ) -> None:
         self._folder = folder
         self._limits = limits
+        self._report = report
         self._overwrite = overwrite
+        self.num_failed = 0
         self._used_names: set[str] = set()
         self._inputs = FileSet([*(_path(file) for file in files), *other_inputs])
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise OutputError(f"--save takes a folder, and {folder} is a file")
         self._check_names(files)
         try:
@@ -73,7 +83,7 @@ class ImageSaver:
                 f"{self._folder / inputs[0]} is an input of this command and is not replaced by a "
                 "drawing; choose another folder"
             )
-        present = [name for name in names if (self._folder / name).exists()]
+        present = [name for name in names if os.path.exists(self._folder / name)]
         if present and not self._overwrite:
             raise OutputError(
                 f"{self._folder} has {len(present)} of the images to save already, the first: "
@@ -81,8 +91,20 @@ class ImageSaver:
             )
 
     def save(self, file: ImageFile, data: bytes, result: DetectResult) -> None:
-        """Draws a result on its image and writes it under the name of the file."""
-        drawn = render_detections(data, result.detections, result.label_names, self._limits)
+        """Draws a result on its image and writes it under the name of the file.
+
+        A failure is reported and counted; it does not affect the result, nor other images.
+        """
+        try:
+            drawn = render_detections(data, result.detections, result.label_names, self._limits)
+            self._write(file, drawn)
+        except (DetectionError, MemoryError, OSError, OutputError) as error:
+            short = isinstance(error, MemoryError)
+            reason = "not enough memory to draw it" if short else describe_failure(error)
+            self.num_failed += 1
+            self._report(f"{file.name}: the image with its boxes is not saved: {reason}")
+
+    def _write(self, file: ImageFile, drawn: RenderedImage) -> None:
         suffix = _SUFFIXES[drawn.media_type]
         name = next(
             name
@@ -128,5 +150,7 @@ def _print_result(console: Console, name: str, result: DetectResult) -> None:
     found = result.detections
     for class_id, score, box in zip(found.labels, found.scores, found.boxes_xyxy, strict=True):
         corners = (f"{value:.1f}" for value in box.tolist())
-        table.add_row(label_name(result.label_names, int(class_id)), f"{score:.2f}", *corners)
+        # A str would be parsed as markup: brackets and :names: of emojis would be lost.
+        label = Text(label_name(result.label_names, int(class_id)))
+        table.add_row(label, f"{score:.2f}", *corners)
     console.print(table)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from model.data import output_files
+from model.images.errors import InvalidImage
 from model.images.limits import ImageLimits
 from model.weights.info import DEFAULT_MODEL_PATH
 from service.build import TORCH, Backend, open_detector
 from service.cli import main, offline
 from service.cli.offline import open_device
 from service.cli.offline_settings import offline_settings
+from service.engine.device import DeviceResult
 from service.rest import create_app
 from service.settings import Settings, given_settings
 from tests.support.fake_device import FAKE_MODEL, FakeDevice, FakeDeviceSpec
@@ -334,6 +340,81 @@ def test_save_draws_each_image_under_its_own_name(
         assert len(image.getcolors(1 << 16) or ()) > 1
 
 
+def fail_to_write(names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails as a full disk does, after a part of a file, for outputs of these names."""
+    whole = output_files.replacing
+
+    @contextmanager
+    def replacing(path: Path, *arguments: Any) -> Iterator[BinaryIO]:
+        with whole(path, *arguments) as file:
+            yield file
+            if path.name in names:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(output_files, "replacing", replacing)
+
+
+def test_an_image_that_cannot_be_saved_keeps_its_result(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "broken.jpg").unlink()
+    _, expected = detect_json([str(folder)], capsys)
+    fail_to_write({"a.jpg"}, monkeypatch)
+    drawn = folder / "drawn"
+    status = main(["detect", str(folder), "--save", str(drawn), "--json"])
+    captured = capsys.readouterr()
+    assert status == 1
+    assert [without_run(result) for result in json.loads(captured.out)] == [
+        without_run(result) for result in expected
+    ]
+    not_saved = f"{folder / 'a.jpg'}: the image with its boxes is not saved: "
+    assert f"{not_saved}{drawn / 'a.jpg'}: No space left on device" in captured.err.splitlines()
+    assert os.listdir(drawn) == ["c.png"]
+
+
+def test_an_image_that_appears_during_a_run_is_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = folder / "drawn"
+    run = FakeDevice.run
+
+    def run_and_write(*arguments: Any) -> DeviceResult:
+        (drawn / "a.jpg").write_bytes(b"of another run")
+        return run(*arguments)
+
+    monkeypatch.setattr(FakeDevice, "run", run_and_write)
+    images = [str(folder / name) for name in ("a.jpg", "inner/c.png")]
+    assert main(["detect", *images, "--save", str(drawn), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert all(result["detections"] for result in json.loads(captured.out))
+    assert "a.jpg exists already" in captured.err
+    assert (drawn / "a.jpg").read_bytes() == b"of another run"
+    assert sorted(os.listdir(drawn)) == ["a.jpg", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MemoryError(), "not enough memory to draw it"), (InvalidImage("it has changed"), "changed")],
+    ids=["memory", "image"],
+)
+def test_an_image_that_cannot_be_drawn_keeps_its_result(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    words: str,
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("service.cli.results.render_detections", fail)
+    arguments = [str(folder / "a.jpg"), "--save", str(folder / "drawn"), "--json"]
+    assert main(["detect", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)[0]["detections"]
+    assert words in captured.err
+
+
 def test_table_is_on_stdout_and_the_bar_on_stderr(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -443,6 +524,32 @@ def test_the_table_has_the_name_of_a_missing_file_once(
         "nope.jpg: No such file or directory",
         f"{folder}/*.none: no file matches",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["[/] off", "door [left]", "bolt :bomb:", "[red]sign[/red]", "a\\[b]"]
+)
+def test_the_table_has_the_names_of_classes_as_they_are(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    model = replace(FAKE_MODEL, labels=(name,) * len(FAKE_MODEL.labels))
+    monkeypatch.setattr("tests.support.fake_device.FAKE_MODEL", model)
+    assert main(["detect", str(folder / "a.jpg"), "--threshold", "0"]) == 0
+    _, columns, *rows = capsys.readouterr().out.splitlines()
+    assert columns.split()[0] == "label"
+    assert {row.rsplit(maxsplit=5)[0].strip() for row in rows} == {name}
+
+
+def test_a_name_that_is_too_long_does_not_stop_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(folder / f"{'n' * 300}.jpg"), str(folder / "a.jpg")]
+    status, results = detect_json([*names, "--save", str(folder / "drawn")], capsys)
+    assert status == 1
+    assert [result["file"] for result in results] == names
+    assert results[0]["error"]["detail"] == "File name too long"
+    assert results[1]["detections"]
+    assert (folder / "drawn" / "a.jpg").is_file()
 
 
 def test_one_image_has_no_bar(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
