@@ -5,6 +5,8 @@ weights file -> `load_detector` -> inference form on the device -> `Predictor`
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,8 @@ from service.engine.host_memory import keep_freed_memory
 if TYPE_CHECKING:  # the engine process does not load pydantic
     from service.settings import Settings
 
+_MAX_THREADS = 1024  # as of --engine-threads
+
 
 def load_predictor(
     path: Path | str, device: str = "auto", threads: int = 0, precision: str = "auto"
@@ -46,7 +50,8 @@ def load_predictor(
     Args:
         path: the weights file.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-        threads: torch threads on the CPU; 0: as many as this process may use.
+        threads: torch threads on the CPU; 0: those of OMP_NUM_THREADS, or if it is not set as many
+            as this process may use.
         precision: see `model.network.precision`.
 
     Returns:
@@ -57,7 +62,7 @@ def load_predictor(
         DeviceError: for a device that is not there or does not have that precision, for weights
             that exceed the range of the precision, and for int8 without `lite-detr calibrate`.
     """
-    torch.set_num_threads(threads or usable_cpus())
+    torch.set_num_threads(threads or threads_by_environment() or usable_cpus())
     chosen = pick_device(device)
     name, dtype = resolve_precision(precision, chosen)
     detector, info = load_detector(path, chosen)
@@ -71,6 +76,13 @@ def load_predictor(
     if predictor.device.type == "cpu":
         keep_freed_memory()
     return predictor, info
+
+
+def threads_by_environment() -> int | None:
+    """Returns the whole number in OMP_NUM_THREADS, 1 to 1024; None for none or another value."""
+    value = os.environ.get("OMP_NUM_THREADS", "").strip()
+    count = int(value) if re.fullmatch("[0-9]{1,4}", value) else 0
+    return count if 1 <= count <= _MAX_THREADS else None
 
 
 def prepare_on_gpu(detector: LiteDETR, dtype: torch.dtype, device: str) -> LiteDETR:
