@@ -9,8 +9,8 @@ from model.images.heif_decoders import has_decoder
 
 # Files in a folder with these names are images; their content decides what they are.
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | {".avif", ".heic", ".heif", ".hif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff"}
+    | {".gif", ".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif"}
 )
 _ALWAYS_SUPPORTED = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 _MAGIC: tuple[tuple[bytes, str], ...] = (

@@ -12,8 +12,9 @@ from rich.progress import Progress
 from rich.text import Text
 
 from model.data.output_files import check_output_file, check_suffix
+from model.images.formats import IMAGE_SUFFIXES
 from service.cli.failure import CommandFailed, writing_to_stdout
-from service.cli.inputs import INPUT_SUFFIXES, STDIN, ImageFile, UnreadableFile, find_images
+from service.cli.inputs import STDIN, ImageFile, UnreadableFile, find_images
 from service.cli.offline_settings import CacheDirOption, ModelOption, offline_settings
 from service.cli.options import documented_option, overwrite_option
 from service.errors import DetectionError
@@ -81,7 +82,7 @@ def calibrate(  # noqa: PLR0913 - flags of a command
     from model.weights.int8_ranges import encode_ranges  # noqa: PLC0415
 
     path = resolve_model(settings.model, settings.model_cache_dir)
-    check_suffix(output, ".safetensors", INPUT_SUFFIXES)
+    check_suffix(output, ".safetensors", IMAGE_SUFFIXES)
     inputs = [path, *(Path(file.name) for file in files)]
     check_output_file(output, overwrite=overwrite, inputs=inputs, regular=True)
     detector, info = load_detector(path)

@@ -16,11 +16,6 @@ from model.images.formats import IMAGE_SUFFIXES
 from model.images.limits import ImageLimits, check_byte_count
 
 STDIN = "-"
-# In a folder, files with these names are images: those of data sets, and less usual names of the
-# same formats.
-INPUT_SUFFIXES = IMAGE_SUFFIXES.union(
-    (".jpe", ".jfif", ".mpo", ".apng", ".avifs", ".heics", ".heifs")
-)
 
 
 class UnreadableFile(Exception):
@@ -139,7 +134,7 @@ def _images_below(top: str, is_input: Callable[[str], bool]) -> list[ImageFile]:
 
 
 def _has_image_name(name: str) -> bool:
-    return Path(name).suffix.lower() in INPUT_SUFFIXES
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _unreadable(path: str, error: OSError) -> ImageFile:
