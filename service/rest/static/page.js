@@ -1,11 +1,12 @@
 // The page: sends an image to the service and shows the result.
 
+import { mayDiffer } from "./appearance.js";
 import { Boxes } from "./boxes.js";
 import { savePng, saveJson } from "./downloads.js";
 import { Explanation } from "./explanation.js";
 import { Files } from "./files.js";
 import { clean, shorten } from "./names.js";
-import { listenForKey, showProblem } from "./problems.js";
+import { listenForKey, listenForRetry, showProblem } from "./problems.js";
 import { Item, Requests } from "./requests.js";
 import * as results from "./results.js";
 import { detect, getBlob, getModel, getSamples, render, samplesFor } from "./service.js";
@@ -29,6 +30,9 @@ const state = {
   url: "",
   limits: null,
   explains: false, // whether the service offers format=explain
+  loading: null, // the request of a sample that is to be opened
+  known: false, // whether the page shows what it needs of the model
+  chosenScore: false, // whether the user has moved the slider
 };
 const boxes = new Boxes($("boxes"), light);
 const view = new View($("viewer"), $("photo"), (seen) => {
@@ -36,13 +40,14 @@ const view = new View($("viewer"), $("photo"), (seen) => {
   $("zoom-out").disabled = $("zoom-reset").disabled = view.zoom <= 1;
   $("zoom-in").disabled = view.zoom >= view.mostZoom;
 });
-const files = new Files($("file-list"), open);
+const files = new Files($("file-list"), openListed);
 const requests = new Requests(send, showProgress, showWait);
 const explanation = new Explanation($("explanation"));
 const tiling = new Tiling(detectAgain);
 
 /** Sends the requests of these images and opens the first one. */
 function openItems(items) {
+  state.loading?.abort(); // these items are chosen later
   requests.cancel();
   state.items = items;
   $("files").hidden = items.length < 2;
@@ -50,6 +55,13 @@ function openItems(items) {
   for (const item of items) showProgress(item);
   requests.add(items);
   open(items[0]);
+}
+
+/** Opens an item of the list. */
+function openListed(item) {
+  state.loading?.abort();
+  pressSample(null);
+  open(item);
 }
 
 /** Shows an image, and its result as soon as there is one; until then the last one of the image. */
@@ -74,15 +86,16 @@ async function open(item) {
     const result = await item.detected;
     if (shown.status === "rejected") throw shown.reason;
     if (state.run !== run) return;
-    const { width, height } = result.image;
-    if (width !== view.size.width || height !== view.size.height) view.show(width, height);
+    await fitTo(result.image, item, run.signal);
+    if (state.run !== run) return;
     state.result = result;
     showResult();
+    if (!state.known) showModel().catch(() => {}); // the service responds again
   } catch (error) {
     if (state.run !== run) return;
     showNoResult();
     if (!$("photo").complete || !$("photo").naturalWidth || $("viewer").hidden) invite();
-    showProblem(error);
+    showProblem(error, { again: () => retry([item]) });
   } finally {
     if (state.run === run) $("working").hidden = true;
   }
@@ -108,7 +121,7 @@ function retry(items) {
 }
 
 function showWait(item, error) {
-  if (item === state.item) showProblem(error, "The page retries automatically.");
+  if (item === state.item) showProblem(error, { hint: "The page retries automatically." });
 }
 
 /** Shows the state of an item in the list of images. */
@@ -138,28 +151,42 @@ async function send({ image }, signal) {
   return detect(image, LOWEST_THRESHOLD, tiling.query, signal);
 }
 
-/** Shows the image; the service converts formats that the browser does not support. */
+/** Shows the image: as the service sees it where the browser cannot, or may show it otherwise. */
 async function showImage({ image, detected }, signal) {
-  const element = $("photo");
-  const load = async (blob) => {
-    URL.revokeObjectURL(state.url);
-    state.url = URL.createObjectURL(blob);
-    element.src = state.url;
-    await element.decode();
-    signal.throwIfAborted();
-    view.show(element.naturalWidth, element.naturalHeight);
-  };
   try {
-    await load(image);
+    const differs = await mayDiffer(image);
+    signal.throwIfAborted();
+    if (!differs) return await load(image, signal);
   } catch {
     signal.throwIfAborted(); // another image is opened
-    $("viewer").hidden = true;
-    await detected; // if the service cannot read it either, it cannot convert it
-    signal.throwIfAborted();
-    const shown = await render(image, signal);
-    $("viewer").hidden = false;
-    await load(shown);
   }
+  $("viewer").hidden = true;
+  await detected; // if the service cannot read it either, it cannot convert it
+  return showAsServed(image, signal);
+}
+
+async function showAsServed(image, signal) {
+  signal.throwIfAborted();
+  const shown = await render(image, signal);
+  $("viewer").hidden = false;
+  await load(shown, signal);
+}
+
+async function load(blob, signal) {
+  const element = $("photo");
+  URL.revokeObjectURL(state.url);
+  state.url = URL.createObjectURL(blob);
+  element.src = state.url;
+  await element.decode();
+  signal.throwIfAborted();
+  view.show(element.naturalWidth, element.naturalHeight);
+}
+
+/** Makes the shown image one of the size that the boxes refer to. */
+async function fitTo({ width, height }, { image }, signal) {
+  const { naturalWidth, naturalHeight } = $("photo");
+  if (width !== naturalWidth || height !== naturalHeight) await showAsServed(image, signal);
+  if (width !== view.size.width || height !== view.size.height) view.show(width, height);
 }
 
 function threshold() {
@@ -223,11 +250,17 @@ function light(detection) {
 }
 
 async function openSample(sample, button) {
+  state.loading?.abort();
+  const run = new AbortController();
+  state.loading = run;
   pressSample(button);
   try {
-    openItems([new Item(await getBlob(sample.url), sample.url.split("/").pop())]);
+    const image = await getBlob(sample.url, run.signal);
+    if (run.signal.aborted) return; // something else was chosen meanwhile
+    openItems([new Item(image, sample.url.split("/").pop())]);
   } catch (error) {
-    showProblem(error);
+    if (run.signal.aborted) return;
+    showProblem(error, { again: () => openSample(sample, button) });
   }
 }
 
@@ -259,10 +292,33 @@ async function showModel() {
   $("model").title = `${model.variant}, ${model.kernel || "loading"}`;
   const names = model.classes.map(({ name }) => name);
   $("finds").replaceChildren("Detects ", ...finds(names), ".");
-  $("threshold").value = model.default_threshold;
-  $("threshold-value").textContent = threshold().toFixed(2);
+  if (!state.chosenScore) $("threshold").value = model.default_threshold;
+  showThreshold();
   tiling.offer(model);
   listSamples(samplesFor(await getSamples(), names), openSample);
+  state.known = true;
+}
+
+/** Loads what the page shows of the model, then calls `next`; Retry repeats both. */
+async function start(next = () => {}) {
+  try {
+    await showModel();
+  } catch (error) {
+    showProblem(error, { again: () => start(next) });
+    return;
+  }
+  next();
+}
+
+function retryFailed() {
+  const failed = state.items.filter(({ error }) => error);
+  if (failed.length > 0) retry(failed);
+}
+
+function showThreshold() {
+  $("threshold-value").textContent = threshold().toFixed(2);
+  if (state.result) showResult();
+  for (const item of state.items) showProgress(item);
 }
 
 /** The names of a few classes, each with a writing direction of its own; the number of many. */
@@ -276,12 +332,9 @@ function finds(names) {
 }
 
 listenForFiles(openFiles);
-listenForKey(async () => {
-  await showModel();
-  if (state.items.length > 0) retry(state.items.filter(({ error }) => error));
-});
+listenForKey(() => start(retryFailed));
+listenForRetry();
 invite();
-$("again").addEventListener("click", () => retry([state.item]));
 $("copy").addEventListener("click", copyCurl);
 $("zoom-in").addEventListener("click", () => view.zoomIn());
 $("zoom-out").addEventListener("click", () => view.zoomOut());
@@ -293,10 +346,7 @@ $("labels").addEventListener("click", () => {
 $("save-png").addEventListener("click", saveDrawing);
 $("save-json").addEventListener("click", () => saveJson(state.name, state.result, visible()));
 $("threshold").addEventListener("input", () => {
-  $("threshold-value").textContent = threshold().toFixed(2);
-  if (state.result) showResult();
-  for (const item of state.items) showProgress(item);
+  state.chosenScore = true;
+  showThreshold();
 });
-showModel()
-  .catch(showProblem)
-  .finally(() => document.body.setAttribute("data-ready", ""));
+start().finally(() => document.body.setAttribute("data-ready", ""));

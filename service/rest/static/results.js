@@ -1,6 +1,7 @@
 // The panel of results: detections, timings, and the request as a curl command.
 
 import { classColour } from "./boxes.js";
+import { currentKey } from "./keys.js";
 import { clean } from "./names.js";
 
 const STAGES = {
@@ -104,7 +105,10 @@ export function showTimings(bar, legend, total, timings) {
   );
 }
 
-/** The same request as a curl command, for a POSIX shell. */
+// The shell replaces it: the key itself is not shown.
+const KEY_OPTION = '-H "Authorization: Bearer $LITE_DETR_API_KEY"';
+
+/** The same request as a curl command, for a POSIX shell; a key is in its variable. */
 export function curlLine(fileName, mediaType, threshold, options) {
   const query = [`threshold=${threshold.toFixed(2)}`, options].filter(Boolean).join("&");
   const url = new URL(`detect?${query}`, document.baseURI).href;
@@ -114,6 +118,7 @@ export function curlLine(fileName, mediaType, threshold, options) {
     quote(`@${fileName}`),
     "-H",
     quote(`Content-Type: ${type}`),
+    ...(currentKey() ? [KEY_OPTION] : []),
     quote(url),
   ].join(" ");
 }

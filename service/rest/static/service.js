@@ -1,5 +1,7 @@
 // Sends requests to the service. Every error becomes a `Failure` with a title and a detail.
 
+import { currentKey, faultOfKey, keepKey } from "./keys.js";
+
 export class Failure extends Error {
   constructor(title, detail, { status = 0, code = "", retryAfter = 0, automatic = false } = {}) {
     super(detail);
@@ -10,13 +12,21 @@ export class Failure extends Error {
     this.retryAfter = retryAfter; // seconds; 0: a retry is not useful
     this.automatic = automatic; // the service has asked for a retry after this time
   }
+
+  /** Whether another API key may help. */
+  get asksForKey() {
+    return [401, 403].includes(this.status) || this.code === INVALID_KEY;
+  }
 }
 
-const KEY_PLACE = "lite-detr-api-key"; // in sessionStorage: closing the tab deletes the key
+const INVALID_KEY = "invalid_key"; // of this page: the key was not sent
 
-/** Sends this API key with every request from now on. */
-export function useKey(key) {
-  sessionStorage.setItem(KEY_PLACE, key);
+/** Sends this API key with every request from now on; one that cannot be sent is a `Failure`. */
+export function useKey(text) {
+  const key = text.trim();
+  const fault = faultOfKey(key);
+  keepKey(fault ? "" : key);
+  if (fault) throw new Failure("This API key cannot be used", fault, { code: INVALID_KEY });
 }
 
 const TITLES = {
@@ -34,13 +44,12 @@ const TITLES = {
 
 /** The served model, from /v1/models. */
 export async function getModel() {
-  const models = await (await request("v1/models")).json();
-  return models.models[0];
+  return (await request("v1/models", "json")).models[0];
 }
 
 /** Sample photos: [{name, url, classes}]. */
 export async function getSamples() {
-  return (await (await request("samples")).json()).samples;
+  return (await request("samples", "json")).samples;
 }
 
 /** The samples that are for a model of these classes; "QR code" and "qr_code" are one class. */
@@ -53,36 +62,48 @@ export function samplesFor(samples, classes) {
 }
 
 /** A file of the service. */
-export async function getBlob(url) {
-  return (await request(url)).blob();
+export function getBlob(url, signal) {
+  return request(url, "blob", { signal });
 }
 
 /** All detections in an image with a score of at least `threshold`; `options` are more of them. */
-export async function detect(image, threshold, options, signal) {
+export function detect(image, threshold, options, signal) {
   const query = [`threshold=${threshold}`, options].filter(Boolean).join("&");
-  return (await post(image, query, signal)).json();
+  return post(image, query, "json", signal);
 }
 
-/** The image in a format that every browser shows, without boxes. */
-export async function render(image, signal) {
-  return (await post(image, "format=image&threshold=1", signal)).blob();
+/** The image as the service sees it: upright, in a format that every browser shows, no boxes. */
+export function render(image, signal) {
+  return post(image, "format=image&threshold=1", "blob", signal);
 }
 
 /** A figure of where the attention of a detection looks; 1 is the first one. */
-export async function explain(image, threshold, detection, signal) {
+export function explain(image, threshold, detection, signal) {
   const query = `format=explain&threshold=${threshold}&detection=${detection}`;
-  return (await post(image, query, signal)).blob();
+  return post(image, query, "blob", signal);
 }
 
-function post(image, query, signal) {
+function post(image, query, kind, signal) {
   // Without an image type the service recognizes the file by its content.
   const type = image.type.startsWith("image/") ? image.type : "application/octet-stream";
   const headers = { "Content-Type": type };
-  return request(`detect?${query}`, { method: "POST", body: image, headers, signal });
+  return request(`detect?${query}`, kind, { method: "POST", body: image, headers, signal });
 }
 
-async function request(url, options = {}) {
-  const key = sessionStorage.getItem(KEY_PLACE);
+/** The body of a response, as "json" or "blob". */
+async function request(url, kind, options = {}) {
+  const response = await respond(url, options);
+  try {
+    return await response[kind]();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    const reason = "It was cut off, or something between this page and the service changed it.";
+    throw new Failure("The response cannot be read", reason, { retryAfter: 1 });
+  }
+}
+
+async function respond(url, options) {
+  const key = currentKey();
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;
   try {

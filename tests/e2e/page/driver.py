@@ -88,8 +88,15 @@ def altered(
     """Pages that are opened meanwhile see a model of these classes, or these detections."""
     values = f"const CLASSES = {json.dumps(classes or None)};"
     values += f"const DETECTIONS = {json.dumps(detections or None)};"
-    script = {"source": f"{{{values}{ALTER_RESPONSES}}}"}
-    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    with scripted(browser, values + ALTER_RESPONSES):
+        yield
+
+
+@contextmanager
+def scripted(browser: Chrome, script: str) -> Iterator[None]:
+    """Pages that are opened meanwhile run a script first."""
+    source = {"source": f"{{{script}}}"}
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
     try:
         yield
     finally:
@@ -115,6 +122,17 @@ class Page:
 
     def choose(self, path: Path) -> None:
         self.browser.find_element(By.ID, "file").send_keys(str(path))
+
+    def await_problem(self, title: str) -> None:
+        """Waits until an error with this title is shown."""
+        self.until(
+            "return !document.getElementById('problem').hidden && "
+            f"document.getElementById('problem-title').textContent === {json.dumps(title)}"
+        )
+
+    def is_hidden(self, name: str) -> bool:
+        script = "return document.getElementById(arguments[0]).hidden"
+        return bool(self.browser.execute_script(script, name))
 
     def await_results(self) -> None:
         self.until("return !document.getElementById('panel').hidden")

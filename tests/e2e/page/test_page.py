@@ -552,7 +552,7 @@ def test_the_page_asks_for_an_api_key_if_one_is_required(
         page = Page(browser, address)
         page.until("return !document.getElementById('key-form').hidden")
         assert "key" in page.text("problem-title")
-        browser.find_element(By.ID, "key").send_keys("a wrong one\n")
+        browser.find_element(By.ID, "key").send_keys("a-wrong-one\n")
         page.until(
             "return document.getElementById('problem-detail').textContent.includes('unknown')"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.core.tiling.grid import MAX_OVERLAP, MAX_SIDE, MIN_SIDE
 from service.images.drawing import CLASS_COLOURS
 from service.rest import create_app, pages, schemas
 from service.settings import load_settings
@@ -93,3 +94,12 @@ async def test_no_samples_is_an_empty_list(
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         assert (await client.get("/samples")).json() == {"samples": []}
         assert (await client.get("/samples/some.jpg")).status_code == 404
+
+
+def test_the_sizes_of_tiles_have_the_bounds_of_the_service() -> None:
+    text = (pages.STATIC_DIR / "index.html").read_text()
+    for name in ("tile-width", "tile-height"):
+        [field] = re.findall(rf'<input [^>]*id="{name}"[^>]*>', text)
+        assert f'min="{MIN_SIDE}" max="{MAX_SIDE}"' in field
+    [overlap] = re.findall(r'<input [^>]*id="overlap"[^>]*>', text)
+    assert f'min="0" max="{MAX_OVERLAP}"' in overlap
