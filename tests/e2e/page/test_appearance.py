@@ -139,7 +139,9 @@ def test_only_an_image_that_may_differ_is_requested_from_the_service(
     page.until("return document.getElementById('photo').naturalWidth === 300")
     page.await_results()
     assert shown(page) == (SIZE[::-1], [1, 1, 0, 1])
-    assert page.browser.execute_script("return window.urls.at(-1)").startswith("detect?format=image")
+    assert page.browser.execute_script("return window.urls.at(-1)").startswith(
+        "detect?format=image"
+    )
 
 
 # A browser that does not turn JPEG images by EXIF: only the size says so.
