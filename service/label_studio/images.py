@@ -133,15 +133,19 @@ class TaskImages:
             ) from None
 
     async def _file(self, path: str) -> bytes:
-        """Requests a file; with a new token once, if the last one was refused.
+        """Requests a file; once more with another token, if the last one was refused.
 
         Raises:
             InvalidImage: if there is no such file.
             Unavailable: if it is not returned.
         """
-        status, data = await self._get.get(path, await self._authorization(renew=False))
-        if status in _UNAUTHORIZED and self._token is not None and self._token.expires:
-            status, data = await self._get.get(path, await self._authorization(renew=True))
+        token = self._token
+        authorization = None if token is None else await token.authorization()
+        status, data = await self._get.get(path, authorization)
+        if status in _UNAUTHORIZED and token is not None and authorization is not None:
+            other = await token.renewed(authorization)
+            if other is not None:
+                status, data = await self._get.get(path, other)
         if status == _OK:
             return data
         if status == _NOT_FOUND:
@@ -153,9 +157,6 @@ class TaskImages:
                 f"it redirects ({status}), which is not followed: see docs/labelling.md"
             )
         raise Unavailable(f"it responded with status {status}")
-
-    async def _authorization(self, *, renew: bool) -> str | None:
-        return None if self._token is None else await self._token.authorization(renew=renew)
 
 
 def _beginning(value: str | JsonText) -> str:

@@ -29,7 +29,7 @@ from service.label_studio.http_get import HttpGet
 from service.label_studio.images import Origin, TaskImages
 from service.label_studio.label_config import Rectangles, read_label_config
 from service.label_studio.predictions import prediction_of, version_of
-from service.label_studio.token import Token, read_token
+from service.label_studio.token import Token, TokenFile
 from service.rest.detection import detect_file
 from service.rest.multipart import UploadedFile
 from service.rest.probes import unavailable
@@ -92,7 +92,7 @@ def _task_images(settings: Settings) -> TaskImages:
     get = HttpGet(origin.scheme, origin.host, origin.port, settings.max_body_bytes, _FILE_SECONDS)
     token = None
     if settings.label_studio_token_file is not None:
-        token = Token(read_token(settings.label_studio_token_file), get, origin.path)
+        token = Token(TokenFile(settings.label_studio_token_file), get, origin.path)
     return TaskImages(origin if settings.label_studio_url else None, token, get)
 
 

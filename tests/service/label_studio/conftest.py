@@ -66,6 +66,7 @@ class LabelStudio:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     accepted: str = "Token legacy"
+    personal: str = "a.b.c"  # is exchanged for the accepted access token
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     delay_seconds: float = 0.0
 
@@ -108,7 +109,7 @@ def label_studio_server() -> Iterator[LabelStudio]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state.requests.append((self.path, body.get("refresh")))
-            known = body.get("refresh") == "a.b.c"
+            known = body.get("refresh") == state.personal
             access = state.accepted.removeprefix("Bearer ")
             self._send(200 if known else 401, json.dumps({"access": access}).encode())
 
@@ -136,4 +137,5 @@ def label_studio(label_studio_server: LabelStudio) -> LabelStudio:
     state = label_studio_server
     state.files, state.requests = {}, []
     state.accepted, state.delay_seconds = "Token legacy", 0.0
+    state.personal = "a.b.c"
     return state

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.label_studio.images import Origin
 from service.settings import SettingsError, load_settings
@@ -118,6 +119,102 @@ async def test_a_personal_token_is_exchanged_once_and_again_when_it_is_refused(
             response = await client.post("/predict", json=request_of("/data/a.jpg"))
             assert response.status_code == 200, response.text
     assert [value for path, value in label_studio.requests if "refresh" in path] == ["a.b.c"] * 2
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replaces a file by rename, as Kubernetes does with a Secret."""
+    other = path.with_suffix(".new")
+    other.write_text(text)
+    other.rename(path)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_replaced_token_is_used_without_a_restart(
+    connect: Connect, label_studio: LabelStudio, legacy: Path, image: MakeImage, refused: bool
+) -> None:
+    label_studio.files["/data/a.jpg"] = image()
+    given = {"label_studio_url": label_studio.url, "label_studio_token_file": legacy}
+    async with connect(**given) as client:
+        assert (await client.post("/predict", json=request_of("/data/a.jpg"))).status_code == 200
+        _replace(legacy, "rotated\n")
+        label_studio.accepted = "Token rotated" if refused else "Token legacy"
+        for _ in range(1 if refused else 2):  # while the last one is accepted, once it is stable
+            response = await client.post("/predict", json=request_of("/data/a.jpg"))
+            assert response.status_code == 200, response.text
+            label_studio.accepted = "Token rotated"
+        label_studio.requests.clear()
+        assert (await client.post("/predict", json=request_of("/data/a.jpg"))).status_code == 200
+    assert label_studio.requests == [("/data/a.jpg", "Token rotated")]
+
+
+@pytest.mark.parametrize("text", ["d.e.f", "legacy"])
+async def test_a_replaced_personal_token_is_exchanged_without_a_restart(
+    connect: Connect, label_studio: LabelStudio, tmp_path: Path, image: MakeImage, text: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a.b.c")
+    label_studio.accepted = "Bearer first"
+    label_studio.files["/data/a.jpg"] = image()
+    given = {"label_studio_url": label_studio.url, "label_studio_token_file": token}
+    async with connect(**given) as client:
+        assert (await client.post("/predict", json=request_of("/data/a.jpg"))).status_code == 200
+        _replace(token, text)
+        label_studio.personal = "d.e.f"
+        label_studio.accepted = "Bearer second" if text == "d.e.f" else "Token legacy"
+        response = await client.post("/predict", json=request_of(*["/data/a.jpg"] * 8))
+        assert response.status_code == 200, response.text
+        assert all("result" in each for each in response.json()["results"])
+    exchanges = [value for path, value in label_studio.requests if "refresh" in path]
+    assert exchanges == ["a.b.c", *(["d.e.f"] if text == "d.e.f" else [])]
+
+
+async def test_a_first_exchange_that_is_refused_reads_the_file_again(
+    connect: Connect, label_studio: LabelStudio, tmp_path: Path, image: MakeImage
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a.b.c")
+    label_studio.files["/data/a.jpg"] = image()
+    label_studio.accepted, label_studio.personal = "Bearer first", "d.e.f"
+    given = {"label_studio_url": label_studio.url, "label_studio_token_file": token}
+    async with connect(**given) as client:
+        _replace(token, "d.e.f")
+        assert (await client.post("/predict", json=request_of("/data/a.jpg"))).status_code == 200
+    exchanges = [value for path, value in label_studio.requests if "refresh" in path]
+    assert exchanges == ["a.b.c", "d.e.f"]
+
+
+@pytest.mark.parametrize("text", [None, "", "two words"])
+async def test_a_token_file_that_cannot_be_used_is_logged_once_and_the_last_token_stays(
+    connect: Connect,
+    label_studio: LabelStudio,
+    legacy: Path,
+    image: MakeImage,
+    text: str | None,
+) -> None:
+    label_studio.files["/data/a.jpg"] = image()
+    given = {"label_studio_url": label_studio.url, "label_studio_token_file": legacy}
+    async with connect(**given) as client:
+        if text is None:
+            legacy.unlink()
+        else:
+            _replace(legacy, text)
+        with capture_logs() as logs:
+            for _ in range(4):
+                response = await client.post("/predict", json=request_of("/data/a.jpg"))
+                assert response.status_code == 200, response.text
+            label_studio.accepted = "Token rotated"
+            for _ in range(2):
+                response = await client.post("/predict", json=request_of("/data/a.jpg"))
+                assert response.status_code == 502
+            _replace(legacy, "rotated")
+            response = await client.post("/predict", json=request_of("/data/a.jpg"))
+            assert response.status_code == 200, response.text
+    told = [each["event"] for each in logs if "token" in each["event"]]
+    assert told == [
+        "Label Studio's token not reloaded; the previous one stays in use",
+        "Label Studio's token reloaded",
+    ]
+    assert not any("rotated" in str(each) or "legacy" in str(each) for each in logs)
 
 
 async def test_what_label_studio_does_not_return_is_an_error(
