@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 import grpc
+import structlog
+from google.protobuf.message import DecodeError
 
 from service.access.api_keys import KeyRing
 from service.observability.metrics import Metrics
@@ -22,6 +24,9 @@ from service.observability.request_log import RequestLog
 from service.rpc.api_key_interceptor import check_call, log_refused_call
 from service.transport.grpc_call import Context
 from service.transport.grpc_methods import MethodHandlers
+from service.transport.grpc_status import MalformedMessage, refusal_of
+
+_log = structlog.get_logger(__name__)
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -141,12 +146,22 @@ class ReplicaMethods:
         self._max_message_bytes = max_message_bytes
 
     async def run(self, call: ForwardedCall) -> CallOutcome:
-        """Runs a call."""
+        """Runs a call.
+
+        An exception that a handler does not handle is an outcome, too: Ray would pass it on as it
+        does the end of a replica, and the proxy would send the call again.
+        """
         context = _ForwardedContext(call)
         try:
             data = await self._respond(call, context)
         except _Aborted:
             data = b""
+        except Exception as error:
+            if not isinstance(error, MalformedMessage):
+                _log.exception("a gRPC method failed", method=call.method)
+            refusal = refusal_of(error)
+            metadata = (*context.metadata, *refusal.metadata)
+            return CallOutcome(refusal.status.name, refusal.detail, metadata, b"")
         return CallOutcome(context.code.name, context.detail, context.metadata, data)
 
     async def _respond(self, call: ForwardedCall, own: _ForwardedContext) -> bytes:
@@ -165,7 +180,10 @@ class ReplicaMethods:
             detail = f"the message has {size} bytes; at most {limit} are accepted"
             await own.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, detail)
         read, write = handler.request_deserializer, handler.response_serializer
-        request = call.data if read is None else read(call.data)
+        try:
+            request = call.data if read is None else read(call.data)
+        except DecodeError:
+            raise MalformedMessage("the request is not a message of the method's type") from None
         respond: Any = handler.unary_unary
         response = await respond(request, context)
         return bytes(response) if write is None else bytes(write(response))

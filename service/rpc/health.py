@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from service.core.detector import Detector
-from service.transport.grpc_call import Context
+from service.transport.grpc_call import Context, parse_message
 from service.transport.grpc_methods import MethodHandlers
+from service.transport.grpc_status import MalformedMessage, refusal_of
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _POLL_SECONDS = 0.25
@@ -47,14 +48,25 @@ class ReadinessHealth:
         self._poller: asyncio.Task[None] | None = None
 
     def handlers(self) -> MethodHandlers:
-        """The handlers of both methods."""
-        read = health_pb2.HealthCheckRequest.FromString
+        """The handlers of both methods; they take bytes and parse them."""
         write = health_pb2.HealthCheckResponse.SerializeToString
+
+        async def check(data: bytes, context: Context) -> health_pb2.HealthCheckResponse:
+            return await self.check(await _parsed(data, context), context)
+
+        async def watch(
+            data: bytes, context: Context
+        ) -> AsyncGenerator[health_pb2.HealthCheckResponse]:
+            request = await _parsed(data, context)
+            async with contextlib.aclosing(self.watch(request, context)) as states:
+                async for state in states:
+                    yield state
+
         return MethodHandlers(
             HEALTH_SERVICE,
             {
-                "Check": grpc.unary_unary_rpc_method_handler(self.check, read, write),
-                "Watch": grpc.unary_stream_rpc_method_handler(self.watch, read, write),
+                "Check": grpc.unary_unary_rpc_method_handler(check, None, write),
+                "Watch": grpc.unary_stream_rpc_method_handler(watch, None, write),
             },
         )
 
@@ -72,7 +84,7 @@ class ReadinessHealth:
 
     async def watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse]:
         """Yields the state of one service now and whenever it changes."""
         if self._num_watches >= _MAX_WATCHES:
             detail = f"{_MAX_WATCHES} clients watch already; use Check"
@@ -118,3 +130,12 @@ class ReadinessHealth:
         if self._draining.is_set() or not self._detector.ready:
             return int(health_pb2.HealthCheckResponse.NOT_SERVING)
         return int(health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _parsed(data: bytes, context: Context) -> health_pb2.HealthCheckRequest:
+    """The message of a request; aborts the call for bytes that are none."""
+    try:
+        return parse_message(health_pb2.HealthCheckRequest, data)
+    except MalformedMessage as error:
+        refusal = refusal_of(error)
+    await context.abort(refusal.status, refusal.detail, refusal.metadata)

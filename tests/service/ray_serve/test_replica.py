@@ -14,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2
+from structlog.testing import capture_logs
 
 from service.access.api_keys import Scope, key_line, new_key
 from service.oip.pb import grpc_service_pb2 as oip_pb
@@ -33,6 +34,7 @@ from tests.support.images import solid_png
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 IMAGE = solid_png((10, 128, 250))
+CHECK = "/grpc.health.v1.Health/Check"
 
 
 class Lifespan:
@@ -103,7 +105,12 @@ class RayLikeServer:
             context.set_details("the actor died")
             return None
         context.set_trailing_metadata([("request_id", "of Ray")])
-        result = (await self._replica.methods.run(call)).SerializeToString()
+        try:
+            result = (await self._replica.methods.run(call)).SerializeToString()
+        except Exception as error:  # as Ray does it
+            context.set_code(grpc.StatusCode.INTERNAL)
+            context.set_details(str(error))
+            return None
         context.set_code(grpc.StatusCode.OK)
         return result
 
@@ -238,6 +245,73 @@ async def test_open_inference_protocol_and_health_are_there(
     )
     response = await check(health_pb2.HealthCheckRequest())
     assert response.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def send(caller: Caller, method: str, data: bytes) -> None:
+    """Sends bytes, which need not be a message."""
+    channel: Any = caller.channel
+    await channel.unary_unary(method)(data)
+
+
+async def test_a_malformed_message_of_any_method_is_refused_once(
+    called: tuple[RayLikeServer, Caller], replica: Replica
+) -> None:
+    ray, caller = called
+    methods = list(replica.methods._handlers)
+    assert CHECK in methods
+    for method in methods:
+        ray.calls.clear()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await send(caller, method, b"\xff\xff")
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
+        assert trailing(error.value)["lite-detr-code"] == "malformed_message", method
+        assert len(ray.calls) == 1, method
+
+
+@pytest.mark.parametrize("place", ["handler", "response"])
+async def test_an_exception_that_a_handler_does_not_handle_is_internal_once_and_logged(
+    called: tuple[RayLikeServer, Caller],
+    replica: Replica,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    async def fail(_request: object, context: Any) -> bytes:
+        context.set_trailing_metadata((("x-request-id", "mine"),))
+        if place == "handler":
+            raise RuntimeError("a secret of the service")
+        return b"not a message"
+
+    handlers: dict[str, Any] = {
+        CHECK: grpc.unary_unary_rpc_method_handler(
+            fail, None, health_pb2.HealthCheckResponse.SerializeToString
+        )
+    }
+    monkeypatch.setattr(replica.methods, "_handlers", handlers)
+    ray, caller = called
+    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as error:
+        await send(caller, CHECK, b"")
+    assert error.value.code() is grpc.StatusCode.INTERNAL
+    assert trailing(error.value) == {"x-request-id": "mine", "lite-detr-code": "internal"}
+    assert "secret" not in (error.value.details() or "")
+    assert len(ray.calls) == 1
+    [line] = [each for each in logs if each["event"] == "a gRPC method failed"]
+    assert line["method"] == CHECK and line["exc_info"]
+
+
+async def test_a_deserializer_that_refuses_a_message_is_no_lost_replica(
+    called: tuple[RayLikeServer, Caller], replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_request: object, _context: object) -> None:
+        raise AssertionError("not called")
+
+    read = health_pb2.HealthCheckRequest.FromString
+    handler: Any = grpc.unary_unary_rpc_method_handler(never, read)
+    monkeypatch.setattr(replica.methods, "_handlers", {CHECK: handler})
+    ray, caller = called
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await send(caller, CHECK, b"\xff\xff")
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(ray.calls) == 1
 
 
 async def test_ray_finds_methods_by_names_that_are_unique() -> None:

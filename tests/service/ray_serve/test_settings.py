@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from service.ray_serve.options import RayOptions
 from service.ray_serve.settings import REFUSED, replica_settings
 from service.settings import Settings, SettingsError, given_settings
+from tests.support.repository import ROOT
 
 VALUES: dict[str, Any] = {
     "metrics_port": 9100,
@@ -39,6 +41,15 @@ def test_a_setting_without_effect_is_refused_with_the_reason(name: str) -> None:
     lines = str(refusal.value).splitlines()
     [line] = [each for each in lines if each.startswith(f"{name}=")]
     assert f"LITE_DETR_{name.upper()}" in line and REFUSED[name] in line
+
+
+def test_the_documentation_lists_the_options_that_are_refused() -> None:
+    text = (ROOT / "docs" / "ray.md").read_text(encoding="utf-8")
+    [listed] = re.findall(
+        r"^These options of `serve` are refused[^:]*: (.*?)\.$", text, re.M | re.S
+    )
+    options = [f"--{name.replace('_', '-')}" for name in REFUSED]
+    assert re.findall(r"`(--[a-z-]+)`", listed) == options
 
 
 def test_defaults_and_given_defaults_are_accepted() -> None:

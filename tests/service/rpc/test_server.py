@@ -61,6 +61,17 @@ async def test_health_of_an_unknown_service_is_unknown(caller: Caller) -> None:
     assert (await anext(aiter(watch(request)))).status == SERVICE_UNKNOWN
 
 
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_health_refuses_bytes_that_are_no_message(caller: Caller, method: str) -> None:
+    channel: Any = caller.channel
+    kinds = {"Check": channel.unary_unary, "Watch": channel.unary_stream}
+    call = kinds[method](f"/{HEALTH_SERVICE}/{method}")(b"\xff\xff")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (call if method == "Check" else anext(aiter(call)))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailing(caught.value)["lite-detr-code"] == "malformed_message"
+
+
 async def test_watch_yields_every_change_and_ends_with_the_drain(standin: StandIn) -> None:
     health = ReadinessHealth(standin.as_detector(), ("",), poll_seconds=0.001)
     states = health.watch(health_pb2.HealthCheckRequest(), None)  # type: ignore[arg-type]
