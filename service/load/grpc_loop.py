@@ -15,7 +15,12 @@ from service.load.loop import Exchange
 DETECT = "/litedetr.v1.DetectionService/Detect"
 _CHANNELS = 8  # a connection each; a server limits the calls of one
 _GRACE_SECONDS = 10.0  # for calls in flight at the end
-_MAX_MESSAGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+# Of a channel. A proxy is not used, as over HTTP: what it takes would be measured, too.
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+]
 
 
 class GrpcLoad:
@@ -36,7 +41,7 @@ class GrpcLoad:
             metadata: of each call.
             credentials: for TLS; None: without.
         """
-        options = [*_MAX_MESSAGE, ("grpc.use_local_subchannel_pool", 1)]
+        options = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
         self._channels = [
             grpc.aio.insecure_channel(address, options)
             if credentials is None

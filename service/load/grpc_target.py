@@ -9,13 +9,12 @@ from typing import Any
 
 import grpc
 
-from service.load.grpc_loop import DETECT, GrpcLoad
+from service.load.grpc_loop import CHANNEL_OPTIONS, DETECT, GrpcLoad
 from service.load.steps import Generator
 from service.load.target import Address, Checked, ImageFile, TargetError
 from service.rpc.pb import detection_pb2 as pb
 
 _RESPONSE_SECONDS = 60.0
-_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _Code = grpc.StatusCode
 
 
@@ -32,9 +31,9 @@ class GrpcTarget:
         """Sends each image once; errors as for `Target`."""
         address = self._address.host_and_port
         channel = (
-            grpc.insecure_channel(address, _UNLIMITED)
+            grpc.insecure_channel(address, CHANNEL_OPTIONS)
             if self._credentials is None
-            else grpc.secure_channel(address, self._credentials, _UNLIMITED)
+            else grpc.secure_channel(address, self._credentials, CHANNEL_OPTIONS)
         )
         latencies, model = [], ""
         with channel:

@@ -40,7 +40,12 @@ def test_a_service_is_measured(
     images: Path,
     protocol: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # which nothing listens on; not used
     url = service.url if protocol == "http" else f"http://{service.grpc}"
     options = ["--images", str(images), "--rates", "40,80", "--step-seconds", "0.25"]
     options += ["--grpc"] if protocol == "grpc" else []
