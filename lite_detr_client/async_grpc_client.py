@@ -92,7 +92,8 @@ class AsyncGrpcClient:
         Raises:
             ServiceError: one of its subclasses, by cause.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for an image or option of another type.
+            TypeError, ValueError: for an image or option of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         data = await asyncio.to_thread(read_image, image)
@@ -127,7 +128,8 @@ class AsyncGrpcClient:
         Raises:
             ServiceError: if the whole call failed.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for images or options of another type.
+            TypeError, ValueError: for images or options of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         images = several(images, "detect_batch")
@@ -167,19 +169,21 @@ class AsyncGrpcClient:
         Raises:
             ServiceError: if the whole stream failed; streams are not retried.
             TypeError: if `frames` is a single image, or an option has another type.
+            ValueError: if `request_id` cannot be sent.
             Exception: raised by `frames`, after the results of the frames before it.
         """
         options = merge_options(options, threshold, max_detections, labels)
         if not isinstance(frames, AsyncIterable):
             frames = _in_thread(several(frames, "detect_stream"))
-        return self._stream(frames, options, timeout_s, request_id)
+        metadata = wire.call_metadata(self._caller, request_id)
+        return self._stream(frames, options, timeout_s, metadata)
 
     async def _stream(
         self,
         frames: AsyncIterable[ImageSource],
         options: DetectOptions,
         timeout_s: float | None,
-        request_id: str | None,
+        metadata: tuple[tuple[str, str | bytes], ...],
     ) -> AsyncIterator[DetectionResult | ServiceError]:
         frame_errors: list[Exception] = []
 
@@ -195,7 +199,6 @@ class AsyncGrpcClient:
         open_stream = self._channel.stream_stream(
             method.path, method.request.SerializeToString, method.response.FromString
         )
-        metadata = wire.call_metadata(self._caller, request_id)
         stream: Any = open_stream(requests(), timeout=timeout_s, metadata=metadata)
         try:
             async for outcome in stream:

@@ -90,7 +90,8 @@ class AsyncHttpClient:
         Raises:
             ServiceError: one of its subclasses, by cause.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for an image or option of another type.
+            TypeError, ValueError: for an image or option of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         data = await asyncio.to_thread(read_image, image)
@@ -125,7 +126,8 @@ class AsyncHttpClient:
         Raises:
             ServiceError: if the whole call failed.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for images or options of another type.
+            TypeError, ValueError: for images or options of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         images = several(images, "detect_batch")
@@ -189,5 +191,5 @@ class AsyncHttpClient:
             async with asyncio.timeout(http_wire.response_timeout_s(remaining_s)):
                 response = await self._http.send(call.build(self._http, remaining_s))
         except (httpx.HTTPError, TimeoutError) as error:
-            raise http_wire.transport_error(error) from error
+            raise http_wire.transport_error(error) from http_wire.shown_cause(error)
         return read(response)

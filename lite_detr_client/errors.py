@@ -152,6 +152,35 @@ _BY_CODE: dict[str, type[ServiceError]] = {
 } | {"body_too_large": ImageTooLarge}
 
 
+# For codes that this client does not know, and for responses of proxies, which have none.
+_BY_STATUS: dict[str, type[ServiceError]] = {
+    "401": Unauthenticated,
+    "403": Forbidden,
+    "413": ImageTooLarge,
+    "429": Overloaded,
+    "502": ConnectionFailed,
+    "503": NotReady,
+    "504": DeadlineExceeded,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": Forbidden,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "UNAVAILABLE": NotReady,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+}
+
+
+def class_of_status(status: str) -> type[ServiceError]:
+    """Returns the class for an HTTP or gRPC status: "429", "RESOURCE_EXHAUSTED".
+
+    `ServiceError` itself for statuses that say too little.
+    """
+    return _BY_STATUS.get(status, ServiceError)
+
+
 def service_error(failure: Failure) -> ServiceError:
-    """Returns an error of the class for the code; `ServiceError` itself for unknown codes."""
-    return _BY_CODE.get(failure.code, ServiceError)(failure)
+    """Returns an error of the class for the code; for an unknown code, of the class for the status.
+
+    The error keeps an unknown code, but is retried as its status says: Ray's `replica_lost` has the
+    status of a service that is not ready.
+    """
+    return (_BY_CODE.get(failure.code) or class_of_status(failure.status))(failure)

@@ -91,7 +91,8 @@ class GrpcClient:
         Raises:
             ServiceError: one of its subclasses, by cause.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for an image or option of another type.
+            TypeError, ValueError: for an image or option of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         request = wire.detect_request(read_image(image), options, request_id)
@@ -125,7 +126,8 @@ class GrpcClient:
         Raises:
             ServiceError: if the whole call failed.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for images or options of another type.
+            TypeError, ValueError: for images or options of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         request = wire.batch_request(map(read_image, several(images, "detect_batch")), options)
@@ -162,18 +164,20 @@ class GrpcClient:
         Raises:
             ServiceError: if the whole stream failed; streams are not retried.
             TypeError: if `frames` is a single image, or an option has another type.
+            ValueError: if `request_id` cannot be sent.
             Exception: raised by `frames`, after the results of the frames before it.
         """
         options = merge_options(options, threshold, max_detections, labels)
         frames = several(frames, "detect_stream")
-        return self._stream(frames, options, timeout_s, request_id)
+        metadata = wire.call_metadata(self._caller, request_id)
+        return self._stream(frames, options, timeout_s, metadata)
 
     def _stream(
         self,
         frames: Iterable[ImageSource],
         options: DetectOptions,
         timeout_s: float | None,
-        request_id: str | None,
+        metadata: tuple[tuple[str, str | bytes], ...],
     ) -> Iterator[DetectionResult | ServiceError]:
         frame_errors: list[Exception] = []
 
@@ -188,7 +192,6 @@ class GrpcClient:
         open_stream = self._channel.stream_stream(
             method.path, method.request.SerializeToString, method.response.FromString
         )
-        metadata = wire.call_metadata(self._caller, request_id)
         stream: Any = open_stream(requests(), timeout=timeout_s, metadata=metadata)
         try:
             for outcome in stream:

@@ -9,8 +9,15 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from lite_detr_client.errors import Failure, ServiceError, service_error
-from lite_detr_client.inputs import Caller, DetectOptions
+from lite_detr_client.errors import (
+    ConnectionFailed,
+    Failure,
+    ImageTooLarge,
+    ServiceError,
+    class_of_status,
+    service_error,
+)
+from lite_detr_client.inputs import Caller, DetectOptions, checked_request_id
 from lite_detr_client.pb import detection_pb2 as pb
 from lite_detr_client.results import Box, Detection, DetectionResult, Engine, Model, Timings
 
@@ -18,15 +25,8 @@ _REQUEST_ID_KEY = "x-request-id"
 _CODE_KEY = "lite-detr-code"
 _RETRY_DELAY_KEY = "retry-delay-ms"
 
-# Error codes for statuses that gRPC itself sets, which have no code.
-_CODES_BY_STATUS = {
-    grpc.StatusCode.UNAVAILABLE: "connection_failed",
-    grpc.StatusCode.CANCELLED: "connection_failed",  # by the server, not the caller
-    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
-    grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
-    grpc.StatusCode.PERMISSION_DENIED: "forbidden",
-}
+# Set by gRPC itself if the connection fails; the service sends a code with them.
+_CONNECTION_FAILED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _TOO_LARGE = "larger than max"  # part of gRPC's error text for a message above the server's limit
 _STATUS_NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
 
@@ -82,7 +82,7 @@ def detect_request(
             tile=options.tile,
             overlap=options.overlap,
         ),
-        request_id=request_id,
+        request_id=checked_request_id(request_id),
     )
 
 
@@ -92,8 +92,13 @@ def batch_request(images: Iterable[bytes], options: DetectOptions) -> pb.DetectB
 
 
 def call_metadata(caller: Caller, request_id: str | None) -> tuple[tuple[str, str | bytes], ...]:
-    """Returns the metadata of a call."""
+    """Returns the metadata of a call.
+
+    Raises:
+        TypeError, ValueError: for a request ID that cannot be sent.
+    """
     metadata = {name.lower(): value for name, value in caller.headers().items()}
+    request_id = checked_request_id(request_id)
     if request_id is not None:
         metadata[_REQUEST_ID_KEY] = request_id
     return tuple(metadata.items())
@@ -178,9 +183,7 @@ def rpc_error(error: Any) -> ServiceError:
     metadata = {
         key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)
     }
-    code = metadata.get(_CODE_KEY) or _CODES_BY_STATUS.get(status, status.name.lower())
-    if _CODE_KEY not in metadata and _TOO_LARGE in detail:
-        code = "image_too_large"
+    code = metadata.get(_CODE_KEY) or _code_of_grpc(status, detail)
     delay_ms = metadata.get(_RETRY_DELAY_KEY, "")
     return service_error(
         Failure(
@@ -191,6 +194,14 @@ def rpc_error(error: Any) -> ServiceError:
             retry_after_s=int(delay_ms) / 1000 if delay_ms.isdecimal() else None,
         )
     )
+
+
+def _code_of_grpc(status: grpc.StatusCode, detail: str) -> str:
+    """Returns a code for an error that gRPC itself raised."""
+    if _TOO_LARGE in detail:
+        return ImageTooLarge.code_of_class
+    kind = ConnectionFailed if status in _CONNECTION_FAILED else class_of_status(status.name)
+    return kind.code_of_class or status.name.lower()
 
 
 def _detection(item: pb.Detection) -> Detection:

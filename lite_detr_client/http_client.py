@@ -25,6 +25,7 @@ from lite_detr_client.inputs import (
 )
 from lite_detr_client.results import DetectionResult, Model
 from lite_detr_client.retries import Attempts, RetryPolicy, retry
+from lite_detr_client.time_limit import limit_connections, time_limit
 
 _Result = TypeVar("_Result")
 
@@ -50,7 +51,8 @@ class HttpClient:
             retries: how often and when a failed call is retried.
             caller: API key and priority, sent with every call.
             tls: SSL context for https, for a private CA or a client certificate.
-            transport: httpx transport, for tests and special networks.
+            transport: httpx transport, for tests and special networks. Unless it is an
+                `httpx.HTTPTransport`, a timeout limits each phase of a request by itself.
 
         Raises:
             ValueError: if `url` is not such an address.
@@ -61,6 +63,7 @@ class HttpClient:
             verify=tls or True,
             transport=transport,
         )
+        limit_connections(self._http)
         self._timeout_s = timeout_s
         self._retries = retries
 
@@ -89,7 +92,8 @@ class HttpClient:
         Raises:
             ServiceError: one of its subclasses, by cause.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for an image or option of another type.
+            TypeError, ValueError: for an image or option of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         call = http_wire.detect_call(read_image(image), options, request_id)
@@ -123,7 +127,8 @@ class HttpClient:
         Raises:
             ServiceError: if the whole call failed.
             OSError: if the file cannot be read.
-            TypeError, ValueError: for images or options of another type.
+            TypeError, ValueError: for images or options of another type, and a `request_id` that
+                cannot be sent.
         """
         options = merge_options(options, threshold, max_detections, labels)
         data = [read_image(image) for image in several(images, "detect_batch")]
@@ -182,7 +187,9 @@ class HttpClient:
         remaining_s: float | None,
     ) -> _Result:
         try:
-            response = self._http.send(call.build(self._http, remaining_s))
+            # httpx limits each phase of a request; this limits the whole request.
+            with time_limit(http_wire.response_timeout_s(remaining_s)):
+                response = self._http.send(call.build(self._http, remaining_s))
         except httpx.HTTPError as error:
-            raise http_wire.transport_error(error) from error
+            raise http_wire.transport_error(error) from http_wire.shown_cause(error)
         return read(response)

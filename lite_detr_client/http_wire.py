@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -14,9 +15,10 @@ from lite_detr_client.errors import (
     Failure,
     InvalidResponse,
     ServiceError,
+    class_of_status,
     service_error,
 )
-from lite_detr_client.inputs import DetectOptions
+from lite_detr_client.inputs import DetectOptions, checked_request_id
 from lite_detr_client.results import Box, Detection, DetectionResult, Engine, Model, Timings
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -26,17 +28,6 @@ _STAGES = tuple(field.name for field in fields(Timings))
 _ENGINE_FIELDS = tuple(field.name for field in fields(Engine))
 # At the deadline the service sends an error; the client waits this much longer for it.
 _GRACE_PERIOD_S = 0.5
-# Responses of proxies and load balancers have no code.
-_CODES_BY_STATUS = {
-    401: "unauthenticated",
-    403: "forbidden",
-    413: "image_too_large",
-    429: "overloaded",
-    502: "connection_failed",
-    503: "not_ready",
-    504: "deadline_exceeded",
-}
-
 # Errors of an image by itself, as the items of a response to several images have them.
 _CODES_OF_IMAGES = frozenset(
     {
@@ -69,8 +60,10 @@ class HttpCall:
     ) -> httpx.Request:
         """Builds the request of one attempt, with `remaining_s` seconds until the deadline."""
         headers = dict(self.headers)
+        extensions: dict[str, Any] = {}
         if remaining_s is not None:
-            headers[_TIMEOUT_HEADER] = f"{max(1.0, remaining_s * 1000):.0f}"
+            headers[_TIMEOUT_HEADER] = _milliseconds(remaining_s)
+            extensions["trace"] = _timeout_updates(client, time.monotonic() + remaining_s)
         return client.build_request(
             self.method,
             self.path,
@@ -79,12 +72,44 @@ class HttpCall:
             content=self.content,
             files=self.files or None,
             timeout=response_timeout_s(remaining_s),
+            extensions=extensions,
         )
 
 
 def response_timeout_s(remaining_s: float | None) -> float | None:
     """Returns the seconds to wait for a response; None: no limit."""
     return None if remaining_s is None else remaining_s + _GRACE_PERIOD_S
+
+
+def _timeout_updates(
+    client: httpx.Client | httpx.AsyncClient, deadline: float
+) -> Callable[[str, Mapping[str, Any]], Awaitable[None] | None]:
+    """Returns a function for httpx that updates the timeout header when the request is sent.
+
+    A request may wait for a free connection, and for its opening, after it was built.
+
+    Args:
+        client: which sends the request.
+        deadline: of the call, by time.monotonic().
+    """
+
+    def update(event: str, details: Mapping[str, Any]) -> None:
+        if event.endswith(".send_request_headers.started"):
+            name, request = _TIMEOUT_HEADER.lower().encode(), details["request"]
+            milliseconds = _milliseconds(deadline - time.monotonic()).encode()
+            request.headers = [
+                (key, milliseconds if key.lower() == name else value)
+                for key, value in request.headers
+            ]
+
+    async def update_async(event: str, details: Mapping[str, Any]) -> None:
+        update(event, details)
+
+    return update_async if isinstance(client, httpx.AsyncClient) else update
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1.0, seconds * 1000):.0f}"
 
 
 MODEL_CALL = HttpCall("GET", "/v1/models")
@@ -157,9 +182,18 @@ def read_ready(response: httpx.Response) -> bool:
 
 def transport_error(error: httpx.HTTPError | TimeoutError) -> ServiceError:
     """Converts an error of httpx."""
+    if isinstance(error, httpx.LocalProtocolError):  # its text has the header, such as the API key
+        return ServiceError(
+            Failure("invalid_request", "the request, such as a header of it, is not valid HTTP")
+        )
     timed_out = isinstance(error, httpx.TimeoutException | TimeoutError)
     kind = DeadlineExceeded if timed_out else ConnectionFailed
     return kind(Failure(kind.code_of_class, str(error) or type(error).__name__))
+
+
+def shown_cause(error: httpx.HTTPError | TimeoutError) -> BaseException | None:
+    """Returns the error of httpx that tracebacks may show: none that may have the API key."""
+    return None if isinstance(error, httpx.LocalProtocolError) else error
 
 
 def _params(options: DetectOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:
@@ -177,6 +211,7 @@ def _params(options: DetectOptions) -> tuple[tuple[str, str | int | float | bool
 
 
 def _id_header(request_id: str | None) -> dict[str, str]:
+    request_id = checked_request_id(request_id)
     return {} if request_id is None else {_REQUEST_ID_HEADER: request_id}
 
 
@@ -200,12 +235,23 @@ def _problem(response: httpx.Response) -> Failure:
         body = {}
     problem = body if isinstance(body, dict) else {}
     return Failure(
-        code=str(problem.get("code") or _CODES_BY_STATUS.get(status, f"http_{status}")),
-        detail=str(problem.get("detail") or response.reason_phrase),
+        code=_code(problem.get("code"), status),
+        detail=str(problem.get("detail") or problem.get("message") or response.reason_phrase),
         status=str(status),
         request_id=response.headers.get(_REQUEST_ID_HEADER),
         retry_after_s=_seconds(response.headers.get("Retry-After")),
     )
+
+
+def _code(code: object, status: int) -> str:
+    """Returns the code of a response, or that of its status if it has none.
+
+    Responses of proxies and load balancers have no code, or repeat the status in its place.
+    """
+    text = "" if isinstance(code, bool) or not isinstance(code, str | int) else str(code).strip()
+    if text and text != str(status):
+        return text
+    return class_of_status(str(status)).code_of_class or f"http_{status}"
 
 
 def _is_of_image(response: httpx.Response) -> bool:
@@ -214,7 +260,7 @@ def _is_of_image(response: httpx.Response) -> bool:
         body = response.json()
     except ValueError:
         return False
-    return isinstance(body, dict) and body.get("code") in _CODES_OF_IMAGES
+    return isinstance(body, dict) and str(body.get("code")) in _CODES_OF_IMAGES
 
 
 def _seconds(value: str | None) -> float | None:

@@ -5,18 +5,34 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import sys
 from collections.abc import AsyncIterable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 _Item = TypeVar("_Item")
 
-_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+# Modes of Pillow that PNG has. Each of the others is converted to one of these, or sent as TIFF.
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_PNG_CONVERSIONS = {
+    "La": "LA",
+    "RGBa": "RGBA",
+    "PA": "RGBA",
+    "I;16B": "I",
+    "I;16L": "I",
+    "I;16N": "I",
+}
 _MAX_FILE_BYTES = 2 << 30  # of an image; gRPC messages cannot be larger
-_ALPHA_MODES = frozenset({"La", "RGBa", "PA"})
+_UINT8_MAX = 255
+_UINT16_MAX = 65535
+
+# Visible ASCII, which headers and metadata can have. An ID may have spaces inside.
+_API_KEY = re.compile(r"[\x21-\x7e]+")
+_REQUEST_ID = re.compile(r"([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?")
+_PRIORITIES = ("high", "normal")
 
 
 class BinaryFile(Protocol):
@@ -100,10 +116,28 @@ def merge_options(
 
 @dataclass(frozen=True)
 class Caller:
-    """API key and priority, sent with every call of a client."""
+    """API key and priority, sent with every call of a client.
 
-    api_key: str | None = None  # if the service requires one; send it over TLS only
+    Raises:
+        TypeError, ValueError: for values that cannot be sent; the message never has the value.
+    """
+
+    # If the service requires one; send it over TLS only. White space around it is removed, such as
+    # the line break at the end of a file.
+    api_key: str | None = field(default=None, repr=False)
     priority: Literal["high", "normal"] | None = None  # None: the default of the service
+
+    def __post_init__(self) -> None:
+        """Checks the values here, as errors of HTTP libraries show the headers that they refuse."""
+        if self.api_key is not None:
+            object.__setattr__(self, "api_key", _checked_key(self.api_key))
+        priority: Any = self.priority
+        if priority is not None and not isinstance(priority, str):
+            raise TypeError("priority takes 'high' or 'normal'")
+        if priority is not None:
+            object.__setattr__(self, "priority", priority.strip().lower())
+            if self.priority not in _PRIORITIES:
+                raise ValueError("priority takes 'high' or 'normal'")
 
     def headers(self) -> dict[str, str]:
         """Returns the HTTP headers; gRPC sends the same with lower-case names."""
@@ -113,6 +147,36 @@ class Caller:
         if self.priority is not None:
             headers["X-Request-Priority"] = self.priority
         return headers
+
+
+def _checked_key(key: object) -> str:
+    """Returns an API key without the white space around it."""
+    if not isinstance(key, str):
+        raise TypeError("api_key takes the key as text (str)")
+    key = key.strip()
+    if not _API_KEY.fullmatch(key):
+        problem = "has a space, a control character or one outside ASCII" if key else "is empty"
+        raise ValueError(f"api_key {problem}; it takes one key, or None")
+    return key
+
+
+def checked_request_id(request_id: str | None) -> str | None:
+    """Returns the ID of a request if headers and metadata can have it.
+
+    Raises:
+        TypeError: if it is not text.
+        ValueError: for control characters, characters outside ASCII, and white space around it.
+    """
+    if request_id is None:
+        return None
+    if not isinstance(request_id, str):
+        raise TypeError(f"request_id takes text, not {_describe(request_id)}")
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise ValueError(
+            "request_id takes printable ASCII characters, without white space around them, not "
+            f"{request_id!r:.100}"
+        )
+    return request_id
 
 
 ANONYMOUS = Caller()
@@ -187,17 +251,52 @@ def _is_pillow(image: object) -> bool:
 
 
 def _encode(image: Any) -> bytes:
-    """Encodes an image of Pillow as PNG, without loss and without metadata such as EXIF."""
+    """Encodes an image of Pillow without metadata such as EXIF, and without clipping its samples.
+
+    Floats, and integers that do not fit 16 bits, become a TIFF, whose samples the service scales by
+    its rule for such files. All others become a PNG; without loss, if PNG has their mode.
+    """
+    transparency = image.info.get("transparency")
+    image = image.copy()
+    image.info = {}  # before conversions, which fail on a transparency of another mode
+    if image.mode not in _PNG_MODES and image.mode not in {"I", "F"}:
+        image = image.convert(_PNG_CONVERSIONS.get(image.mode, "RGB"))
+    elif _is_transparency(transparency, image.mode):
+        image.info = {"transparency": transparency}
+    if image.mode == "I":
+        darkest, brightest = image.getextrema()
+        if darkest >= 0 and brightest <= _UINT16_MAX:
+            info, image = image.info, image.convert("I;16")
+            image.info = info
     buffer = io.BytesIO()
     if image.mode in _PNG_MODES:
-        transparency = image.info.get("transparency")
-        image = image.copy()
-        image.info = {} if transparency is None else {"transparency": transparency}
+        image.save(buffer, "PNG", compress_level=1)
     else:
-        image = image.convert("RGBA" if image.mode in _ALPHA_MODES else "RGB")
-        image.info = {}
-    image.save(buffer, "PNG", compress_level=1)
+        image.save(buffer, "TIFF")
     return buffer.getvalue()
+
+
+def _is_transparency(value: object, mode: str) -> bool:
+    """Whether the transparent colour of an image is one of its mode.
+
+    It may be left from an image of another mode, from which the pixels were taken.
+    """
+    if mode == "P":
+        return isinstance(value, bytes) or _is_sample(value, _UINT8_MAX)
+    if mode == "RGB":
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == 3  # noqa: PLR2004
+            and all(_is_sample(each, _UINT8_MAX) for each in value)
+        )
+    deep = mode in {"I", "I;16"}
+    return mode in {"1", "L", "I", "I;16"} and _is_sample(
+        value, _UINT16_MAX if deep else _UINT8_MAX
+    )
+
+
+def _is_sample(value: object, largest: int) -> bool:
+    return isinstance(value, int) and 0 <= value <= largest
 
 
 def _array_bytes(array: Any) -> bytes:

@@ -304,6 +304,28 @@ async def test_unreachable_service_raises_connection_failed() -> None:
                 await async_client.detect(b"image")
 
 
+@pytest.mark.parametrize("request_id", ["a\nb", "é"])
+async def test_a_request_id_that_cannot_be_sent_is_refused_by_all_clients(request_id: str) -> None:
+    url, target = "http://127.0.0.1:9", "127.0.0.1:9"  # the discard port; nothing is sent
+    refuses = pytest.raises(ValueError, match="request_id takes printable ASCII")
+    with HttpClient(url) as http, GrpcClient(target) as rpc:
+        for client in (http, rpc):
+            with refuses:
+                client.detect(b"image", request_id=request_id)
+            with refuses:
+                client.detect_batch([b"image"], request_id=request_id)
+        with refuses:
+            rpc.detect_stream([b"image"], request_id=request_id)
+    async with AsyncHttpClient(url) as async_http, AsyncGrpcClient(target) as async_rpc:
+        for async_client in (async_http, async_rpc):
+            with refuses:
+                await async_client.detect(b"image", request_id=request_id)
+            with refuses:
+                await async_client.detect_batch([b"image"], request_id=request_id)
+        with refuses:
+            async_rpc.detect_stream([b"image"], request_id=request_id)
+
+
 FRAMES = [solid_png((number, 255 - number, 3)) for number in range(30)]
 FRAMES[7] = b"\x00\x01nothing"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -21,6 +22,7 @@ from lite_detr_client import (
     Overloaded,
     RetryPolicy,
     ServiceError,
+    Unauthenticated,
 )
 
 RESULT = {
@@ -261,3 +263,86 @@ async def test_the_error_of_the_only_image_is_its_outcome(status: int, code: str
         (again,) = await http.detect_batch([b"image"])
     assert isinstance(again, ServiceError)
     assert again.code == code
+
+
+SECRET = "ldk_SECRET"
+
+
+async def test_a_request_that_is_not_valid_http_is_not_retried_and_its_headers_are_not_shown() -> (
+    None
+):
+    attempts: list[int] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        attempts.append(1)
+        text = f"Illegal header value b'Bearer {SECRET}\\n'"
+        raise httpx.LocalProtocolError(text, request=request)
+
+    transport = httpx.MockTransport(respond)
+    async with AsyncHttpClient("http://service", retries=SOON, transport=transport) as http:
+        with pytest.raises(ServiceError) as caught_too:
+            await http.detect(b"image")
+    with pytest.raises(ServiceError) as caught:
+        client(respond, SOON).detect(b"image")
+    assert len(attempts) == 2
+    for error in (caught.value, caught_too.value):
+        assert (error.code, error.retryable) == ("invalid_request", False)
+        assert SECRET not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "code"),
+    [
+        (503, {"code": "replica_lost"}, NotReady, "replica_lost"),
+        (503, {"code": 503, "message": "no upstream"}, NotReady, "not_ready"),
+        (503, {"code": "503"}, NotReady, "not_ready"),
+        (503, {"code": "UNAVAILABLE"}, NotReady, "UNAVAILABLE"),
+        (503, {"code": 14}, NotReady, "14"),
+        (503, {"code": ["a"]}, NotReady, "not_ready"),
+        (503, {"code": True}, NotReady, "not_ready"),
+        (503, {"code": ""}, NotReady, "not_ready"),
+        (502, {"code": "bad_gateway"}, ConnectionFailed, "bad_gateway"),
+        (429, {"code": "quota"}, Overloaded, "quota"),
+        (429, {"code": 429}, Overloaded, "overloaded"),
+        (504, {"code": 504}, DeadlineExceeded, "deadline_exceeded"),
+        (401, {"code": "invalid_token"}, Unauthenticated, "invalid_token"),
+        (413, {"code": "too_long"}, ImageTooLarge, "too_long"),
+        (500, {"code": 500}, ServiceError, "http_500"),
+        (500, {"code": "new_code"}, ServiceError, "new_code"),
+        (400, {"code": "overloaded"}, Overloaded, "overloaded"),  # a known code takes precedence
+    ],
+)
+async def test_an_unknown_code_is_treated_by_its_status(
+    status: int, body: dict[str, object], error: type[ServiceError], code: str
+) -> None:
+    def respond(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, json=body, headers={"Retry-After": "0"})
+
+    transport = httpx.MockTransport(respond)
+    async with AsyncHttpClient("http://service", retries=ONCE, transport=transport) as http:
+        with pytest.raises(error) as caught_too:
+            await http.detect(b"image")
+    with pytest.raises(error) as caught:
+        client(respond).detect_batch([b"image", b"image"])
+    for failure in (caught.value, caught_too.value):
+        assert type(failure) is error
+        assert (failure.code, failure.failure.status) == (code, str(status))
+        assert failure.retry_after_s == 0
+        assert code in str(failure)
+    if error.retryable:
+        responses = [respond(httpx.Request("POST", "/")), httpx.Response(200, json=RESULT)]
+        assert client(lambda _: responses.pop(0), SOON).detect(b"image").request_id == "r"
+
+
+def test_the_message_of_a_proxy_is_the_detail() -> None:
+    respond = {"code": 503, "message": "no upstream"}
+    with pytest.raises(NotReady, match="no upstream"):
+        client(lambda _: httpx.Response(503, json=respond)).detect(b"image")
+
+
+def test_an_unknown_code_of_one_image_is_treated_by_its_status() -> None:
+    error = {"code": "replica_lost", "detail": "why", "status": 503, "retry_after_s": 1}
+    body = {"request_id": "r", "results": [RESULT, {"error": error}]}
+    outcomes = client(lambda _: httpx.Response(200, json=body)).detect_batch([b"image"] * 2)
+    assert isinstance(outcomes[1], NotReady)
+    assert (outcomes[1].code, outcomes[1].retry_after_s) == ("replica_lost", 1)
