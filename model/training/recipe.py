@@ -19,8 +19,8 @@ from model.data.annotations import GroundTruth
 from model.training.options import TrainOptions
 from model.weights.info import DEFAULT_MODEL_PATH
 
-LONG_RUN_MINUTES = 30.0  # of a run that gets a larger input ...
-LONG_RUN_ITERATIONS = 1000  # ... or so many optimizer steps
+LONG_RUN_MINUTES = 10.0  # of a run that gets a larger input ...
+LONG_RUN_ITERATIONS = 500  # ... or so many optimizer steps
 DEFAULT_VARIANT = "lite-dino-efficientnet-lite0"  # of the embedded model
 
 _SEEN_PIXELS = 14.0  # shorter side at the network's input that small boxes should have

@@ -53,12 +53,12 @@ def test_input_side_follows_small_boxes_within_bounds(small_box: float, side: in
 
 def test_a_long_run_gets_a_larger_input() -> None:
     facts = DataFacts(10, 10, 1, 1000, 0.044)
-    short = (TrainOptions(max_minutes=29), TrainOptions(max_iterations=999))
+    short = (TrainOptions(max_minutes=9), TrainOptions(max_iterations=499))
     assert [choose(options, facts)[0].input_side for options in short] == [320, 320]
     for options in (
         TrainOptions(),
-        TrainOptions(max_minutes=30),
-        TrainOptions(max_iterations=1000),
+        TrainOptions(max_minutes=10),
+        TrainOptions(max_iterations=500),
     ):
         chosen, _ = choose(options, facts)
         assert (chosen.input_side, chosen.sizes) == (480, (448, 480, 512))
