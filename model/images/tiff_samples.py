@@ -126,7 +126,8 @@ def _unpacked(rows: _Bytes, bits: int, *, swapped: bool) -> npt.NDArray[np.uint3
     for place in range(group // bits):
         first, end = place * bits, (place + 1) * bits
         read = range(first // _BYTE_BITS, -(-end // _BYTE_BITS))
-        found = groups[..., read[0]].astype(np.uint64 if len(read) > _WORD_BYTES else np.uint32)
+        kind = np.uint64 if len(read) > _WORD_BYTES else np.uint32
+        found: npt.NDArray[np.unsignedinteger] = groups[..., read[0]].astype(kind)
         for byte in read[1:]:
             found <<= _BYTE_BITS
             found |= groups[..., byte]

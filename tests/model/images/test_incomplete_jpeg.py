@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from model.images import fast_jpeg
-from model.images.decode import InvalidImage, open_upright
+from model.images.decode import open_upright
+from model.images.errors import InvalidImage
 from model.images.limits import Cost, CostsMore, ImageLimits
 
 _LIMITS = ImageLimits(max_bytes=10**7, max_pixels=10**6)
