@@ -7,7 +7,7 @@ import re
 # Python has them in names of files whose bytes are no UTF-8, and from "\ud800" in JSON.
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
-# Terminals act on the first, and show what follows the others in another line or order.
+# Terminals act on the first ones, and show what follows the others in another line or order.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 

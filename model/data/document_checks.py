@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import unicodedata
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,9 +18,9 @@ from model.data.input_files import one_spelling, read_regular_file, spellings
 from model.data.root_categories import drop_root_categories
 from model.images.formats import foreign_kind
 from model.labels import NO_CLASS
+from model.text import has_controls, valid_text
 
 _LISTS = ("images", "annotations", "categories")
-_UNPRINTABLE = ("Cc", "Cs")  # Unicode categories
 _MAX_ID = 2**63 - 1  # COCO's tools store ids as int64
 _BBOX_NUMBERS = 4
 _LONGEST_SHOWN = 60  # characters of a value in a report
@@ -203,7 +202,7 @@ def _check_categories(entries: Sequence[Any], findings: Findings) -> set[Any]:
             findings.error(
                 f"categories with the reserved name {NO_CLASS!r}, which stands for no class", place
             )
-        elif any(unicodedata.category(letter) in _UNPRINTABLE for letter in name):
+        elif has_controls(name) or valid_text(name) != name:
             findings.error(
                 "categories with control characters or lone surrogates in the name",
                 f"{place}: name is {json.dumps(name)[:_LONGEST_SHOWN]}",

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -150,13 +151,16 @@ def _write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None
         if is_stream(path):
             _write_stream(path, data)
             return
-        with replacing(path, check) as file:
+        # Behind links, so that they stay links.
+        with replacing(Path(os.path.realpath(path)), check) as file:
             file.write(data)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[BinaryIO]:
     """Context manager: a new file that takes the place of `path` when the block has ended.
+
+    It keeps the permissions of an older one.
 
     Of a block that fails no part remains, and what was there is kept.
 
@@ -175,6 +179,8 @@ def replacing(path: Path, check: Callable[[Path], object] | None = None) -> Iter
             os.fsync(file.fileno())
         if check is not None:
             check(part)
+        with contextlib.suppress(OSError):  # there is none yet, or it belongs to somebody else
+            shutil.copymode(path, part)
         part.replace(path)
     finally:
         with contextlib.suppress(OSError):  # such as of a read-only file system

@@ -265,7 +265,8 @@ def _decode(
         max(image.width * image.height, source.coded_pixels),
         len(source.data),
         passes=source.passes,
-        times=1 + len(others),
+        # A CMYK image is decoded once more, at an eighth of its size.
+        times=1 + max(len(others), name == "JPEG" and image.mode == "CMYK"),
         seconds_per_pixel=source.seconds_per_pixel,
     )
     check_cost(cost, granted)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.data.input_files import one_spelling
 from model.labels import NO_CLASS
 from model.network.detector import LiteDETR
 from model.weights.header import CheckpointError, read_header
@@ -131,7 +132,11 @@ def _labels_of(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
         labels = json.loads(metadata.get("labels", "null"))
     except ValueError:
         return None
-    return tuple(map(str, labels)) if isinstance(labels, list) and labels else None
+    return (
+        tuple(one_spelling(str(each)) for each in labels)
+        if isinstance(labels, list) and labels
+        else None
+    )
 
 
 def _adapted_rows(

@@ -122,7 +122,10 @@ def _card_lines(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
             )
 
     if "card" in metadata:
-        add("card", parse_json(path, "card", metadata["card"]))
+        try:
+            add("card", parse_json(path, "card", metadata["card"]))
+        except CheckpointError as error:
+            lines["card"] = error.problem
     return lines
 
 

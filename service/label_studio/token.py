@@ -26,6 +26,7 @@ _JWT_DOTS = 2
 _OK = 200
 _UNAUTHORIZED = (401, 403)
 _KEPT_SECONDS = 120.0  # an access token is valid for five minutes
+_FAILURE_SECONDS = 2.0  # for which an exchange that failed is not repeated
 _REFRESH_PATH = "/api/token/refresh"
 
 _log = structlog.get_logger(__name__)
@@ -47,6 +48,11 @@ def read_token(path: Path) -> str:
     if not _TOKEN.fullmatch(text):
         raise SettingsError(f"{name}: must have one token, without spaces")
     return text
+
+
+def _is_personal(token: str) -> bool:
+    """Whether a token must be exchanged."""
+    return token.count(".") == _JWT_DOTS
 
 
 class TokenFile:
@@ -110,6 +116,7 @@ class Token:
         self._exchanging = asyncio.Lock()
         # The last access token, the personal one that it is for, and when it was received.
         self._access, self._exchanged, self._received = "", "", 0.0
+        self._failure, self._failed = "", 0.0  # of the last exchange, and when
 
     async def authorization(self) -> str:
         """The header's value.
@@ -137,15 +144,26 @@ class Token:
         return None if header == refused else header
 
     async def _header(self, refused: str = "") -> str:
-        if self._file.token.count(".") != _JWT_DOTS:
-            return f"Token {self._file.token}"
         async with self._exchanging:  # other requests wait, and use the same access token
             token = self._file.token
+            if not _is_personal(token):
+                return f"Token {token}"
             is_old = time.monotonic() - self._received > _KEPT_SECONDS
             if is_old or token != self._exchanged or f"Bearer {self._access}" == refused:
-                self._access, self._exchanged = await self._exchange(token)
-                self._received = time.monotonic()
+                if self._failure and time.monotonic() - self._failed < _FAILURE_SECONDS:
+                    raise Unavailable(self._failure)  # those that waited do not wait again
+                await self._renew(token)
+            if not _is_personal(self._file.token):  # replaced meanwhile
+                return f"Token {self._file.token}"
             return f"Bearer {self._access}"
+
+    async def _renew(self, token: str) -> None:
+        try:
+            self._access, self._exchanged = await self._exchange(token)
+        except Unavailable as error:
+            self._failure, self._failed = str(error), time.monotonic()
+            raise
+        self._failure, self._received = "", time.monotonic()
 
     async def _exchange(self, token: str) -> tuple[str, str]:
         """Returns an access token, and the personal one that it is for.
@@ -158,6 +176,8 @@ class Token:
             await asyncio.to_thread(self._file.read_again)
             if self._file.token != token:
                 token = self._file.token
+                if not _is_personal(token):
+                    return "", token
                 status, data = await self._refresh(token)
         if status != _OK:
             raise Unavailable(f"it refused the token ({status}): see label_studio_token_file")

@@ -155,7 +155,9 @@ class Settings(BaseSettings):
         json_schema_extra={"section": "Limits of a request"},
     )
     max_image_pixels: _Pixels = Field(
-        100_000_000, ge=1, description="maximum size of an image, width x height"
+        100_000_000,
+        ge=1,
+        description="maximum size of an image, width x height; decode_memory_bytes may allow less",
     )
     max_jpeg_scans: _Count = Field(
         64, ge=1, description="maximum scans of a JPEG; each takes a pass over all pixels"

@@ -46,12 +46,15 @@ def fit_to_memory(settings: Settings, limit_bytes: int | None) -> Settings:
     if limit_bytes is None:
         return settings
     shares = {name: int(limit_bytes * share) for name, share in _LARGEST_SHARES.items()}
+    least = {"max_bodies_bytes": settings.max_body_bytes}  # else the largest body gets 429 for ever
     lowered = {
-        name: max(share, _LEAST_SHARE_BYTES)
+        name: max(share, least.get(name, _LEAST_SHARE_BYTES))
         for name, share in shares.items()
         if name not in settings.model_fields_set and share < getattr(settings, name)
     }
-    return settings.model_copy(update=lowered)
+    fitted = settings.model_copy(update=lowered)
+    fitted.model_fields_set.difference_update(lowered)  # they were not given
+    return fitted
 
 
 class _GivenSettings(Settings):

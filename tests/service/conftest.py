@@ -19,6 +19,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _memory_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings do not depend on the memory of the machine that runs the tests."""
+    monkeypatch.setattr("service.settings.loading.memory_limit_bytes", lambda: None)
+
+
 @pytest.fixture
 def threads_as_before() -> Iterator[None]:
     """Restores the number of torch threads, which loading a model sets."""

@@ -209,6 +209,15 @@ def test_memory_that_was_given_does_not_follow_from_the_limit() -> None:
     assert (settings.decode_memory_bytes, settings.max_bodies_bytes) == (4 * _GIB, 128 << 20)
 
 
+def test_the_largest_body_fits_into_the_memory_of_bodies() -> None:
+    settings = fit_to_memory(given_settings(max_body_bytes=200 << 20), _GIB)
+    assert settings.max_bodies_bytes == 200 << 20
+
+
+def test_memory_that_follows_from_the_limit_is_not_given() -> None:
+    assert fit_to_memory(given_settings(), _GIB).model_fields_set == set()
+
+
 def test_settings_of_a_service_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.settings.loading.memory_limit_bytes", lambda: 2 * _GIB)
     assert load_settings().decode_memory_bytes == 768 << 20

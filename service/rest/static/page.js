@@ -185,7 +185,13 @@ async function load(blob, signal) {
 /** Makes the shown image one of the size that the boxes refer to. */
 async function fitTo({ width, height }, { image }, signal) {
   const { naturalWidth, naturalHeight } = $("photo");
-  if (width !== naturalWidth || height !== naturalHeight) await showAsServed(image, signal);
+  if (width !== naturalWidth || height !== naturalHeight) {
+    try {
+      await showAsServed(image, signal);
+    } catch (error) {
+      if (signal.aborted) throw error; // else the boxes are shown on the image as it is
+    }
+  }
   if (width !== view.size.width || height !== view.size.height) view.show(width, height);
 }
 

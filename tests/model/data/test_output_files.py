@@ -153,3 +153,13 @@ def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
     for content in (b"first", b"second"):
         write_output(tmp_path / name, content, overwrite=True)
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [content]
+
+
+def test_links_and_permissions_are_kept(tmp_path: Path) -> None:
+    target, link = tmp_path / "a.json", tmp_path / "link.json"
+    target.write_bytes(b"before")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write_output(link, b"after", overwrite=True)
+    assert (link.is_symlink(), target.read_bytes()) == (True, b"after")
+    assert target.stat().st_mode & 0o777 == 0o600

@@ -14,6 +14,8 @@ from model.images.decode import open_upright
 from model.images.errors import InvalidImage
 from model.images.limits import Cost, CostsMore, ImageLimits
 
+pytestmark = pytest.mark.skipif(not fast_jpeg.available(), reason="simplejpeg is missing")
+
 _LIMITS = ImageLimits(max_bytes=10**7, max_pixels=10**6)
 _END = b"\xff\xd9"
 _KINDS: dict[str, dict[str, Any]] = {
@@ -64,15 +66,6 @@ def test_complete_files_are_accepted_whatever_surrounds_their_end(mode: str, kin
     expected = np.asarray(open_upright(data, _LIMITS)[0])
     for whole in (data[:-2], data[:-2] + b"abcdef" + _END, data + b"\xff\xd8 more" + _END):
         assert np.array_equal(np.asarray(open_upright(whole, _LIMITS)[0]), expected)
-
-
-def test_without_the_fast_decoder_pixels_are_not_replaced_either(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(fast_jpeg, "simplejpeg", None)
-    data = _jpeg("RGB", "progressive")
-    assert _accepts(data)
-    assert not _accepts(data[: len(data) // 2] + _END)
 
 
 def test_a_baseline_file_that_breaks_off_in_the_middle_is_refused() -> None:

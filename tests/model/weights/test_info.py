@@ -437,3 +437,9 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     data[60:90] = b"\xff" * 30
     path.write_bytes(data)
     assert "PyTorch checkpoint" in refusal(path)
+
+
+def test_a_card_that_is_no_json_is_described_as_such(small_file: Path) -> None:
+    rewrite_metadata(small_file, card="{")
+    lines = dict(line.split(None, 1) for line in describe(small_file).splitlines())
+    assert "not valid JSON" in lines["card"]

@@ -66,6 +66,9 @@ def shared() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         folder.chmod(0o755)
+        with subject_to_permissions():
+            if not os.access(folder, os.X_OK, effective_ids=True):
+                pytest.skip("other users cannot reach the folder of temporary files")
         write(folder, "a.jpg", "closed/b.jpg", "listed/c.jpg", "listed/inner/d.jpg", "z.jpg")
         (folder / "link").symlink_to(folder / "listed" / "inner")
         (folder / "closed").chmod(0)

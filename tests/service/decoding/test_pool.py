@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image
 
+from model.images import fast_jpeg
 from model.images.decode import ImageLimits, decode_image
 from model.images.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.images.limits import Cost
@@ -222,6 +225,33 @@ async def test_large_images_wait_for_memory_and_are_decoded() -> None:
         await asyncio.gather(*(decoders.decode(data) for data in [large, GOOD] * 4))
     finally:
         decoders.close()
+
+
+@pytest.mark.skipif(not fast_jpeg.available(), reason="simplejpeg is missing")
+async def test_a_file_that_is_decoded_again_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JPEG whose data end early: the results with two endings are compared."""
+    decoders = Decoders(2, memory_bytes=2 << 20)
+    asked = []
+    take = decoders.pool._grants.take
+
+    async def recorded(cost: Cost, *more: Any) -> Any:
+        asked.append(cost)
+        return await take(cost, *more)
+
+    monkeypatch.setattr(decoders.pool._grants, "take", recorded)
+    file = io.BytesIO()
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(file, "JPEG")
+    data = file.getvalue()
+    decoders.pool.start()
+    try:
+        with pytest.raises(InvalidImage, match="truncated"):
+            await decoders.decode(data[: len(data) // 2] + b"\xff\xd9")
+    finally:
+        decoders.close()
+    once, compared = asked
+    assert compared.memory_bytes > once.memory_bytes
+    assert compared.seconds > 2.5 * once.seconds
 
 
 async def test_images_that_take_long_do_not_delay_others(

@@ -183,6 +183,20 @@ async def test_a_first_exchange_that_is_refused_reads_the_file_again(
     assert exchanges == ["a.b.c", "d.e.f"]
 
 
+async def test_tasks_that_waited_for_a_failed_exchange_do_not_repeat_it(
+    connect: Connect, label_studio: LabelStudio, tmp_path: Path, image: MakeImage
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a.b.c")
+    label_studio.files["/data/a.jpg"] = image()
+    label_studio.personal = "d.e.f"
+    given = {"label_studio_url": label_studio.url, "label_studio_token_file": token}
+    async with connect(**given) as client:
+        response = await client.post("/predict", json=request_of(*["/data/a.jpg"] * 8))
+        assert response.status_code != 200
+    assert [value for path, value in label_studio.requests if "refresh" in path] == ["a.b.c"]
+
+
 @pytest.mark.parametrize("text", [None, "", "two words"])
 async def test_a_token_file_that_cannot_be_used_is_logged_once_and_the_last_token_stays(
     connect: Connect,
