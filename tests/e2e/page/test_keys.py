@@ -54,7 +54,7 @@ def give(page: Page, key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        (f"{KEY}\u200b", f"character {len(KEY) + 1} is U+200B"),
+        ("ldk_x\u200b", "character 6 is U+200B"),
         ("ldk\u2014x", "character 4 is U+2014"),
         ("\u0441\u0435kret", "character 1 is U+0441"),
         ("\U0001f511", "character 1 is U+1F511"),
