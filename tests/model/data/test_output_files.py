@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,8 +125,12 @@ def test_a_path_that_cannot_be_looked_up_is_refused_before_the_work(
             check_output_file(path, overwrite=True)
         assert not is_stream(path)
 
-    def deny(path: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    look_up = os.stat
+
+    def deny(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith("/private"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look_up(path, **options)  # of other threads
 
     monkeypatch.setattr(os, "stat", deny)
     with pytest.raises(OutputError, match=r"private/a\.json cannot be written: Permission denied"):
