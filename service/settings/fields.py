@@ -171,14 +171,13 @@ class Settings(BaseSettings):
         2048 * _MIB,
         ge=_MIB,
         description="memory for decoding, bytes; images wait until there is enough; by default at "
-        "most 3/8 of the limit of the container or machine",
+        "most 3/8 of the memory limit",
     )
     max_bodies_bytes: _Bytes = Field(
         1024 * _MIB,
         ge=1,
         description="maximum size of all request bodies, and of drawn images that are being sent, "
-        "in memory, bytes; beyond it 429; by default at most 1/8 of the limit of the container or "
-        "machine",
+        "bytes; beyond it 429; by default at most 1/8 of the memory limit",
     )
     max_files: _Count = Field(32, ge=1, description="maximum images in a multipart request")
     max_tiles: int = Field(

@@ -267,7 +267,7 @@ def test_a_tensor_of_another_dtype_is_named(tampered: Callable[..., str]) -> Non
     [
         {"encoder_layers": 60_000, "encoder_blocks": 1},
         {"decoder_layers": 60_000},
-        {"num_feature_levels": 60_000},
+        {"num_feature_levels": 8},
         {"num_queries": 60_000},
         {"d_model": 59_968},
         {"encoder_feedforward": 60_000},
