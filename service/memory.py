@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service.cgroups import ROOT, cgroup_folders
@@ -22,10 +22,7 @@ def memory_left_bytes(root: Path = ROOT) -> int | None:
     Returns:
         The bytes, or None if they are unknown.
     """
-    left = [_left_in(folder) for folder in cgroup_folders("memory", root)]
-    available = _numbers(root / "proc/meminfo").get("MemAvailable")
-    left.append(None if available is None else available * _KIB)
-    return min((each for each in left if each is not None), default=None)
+    return _least(_left_in, "MemAvailable", root)
 
 
 def memory_limit_bytes(root: Path = ROOT) -> int | None:
@@ -39,10 +36,7 @@ def memory_limit_bytes(root: Path = ROOT) -> int | None:
     Returns:
         The bytes, or None if they are unknown.
     """
-    limits = [_limit_of(folder) for folder in cgroup_folders("memory", root)]
-    total = _numbers(root / "proc/meminfo").get("MemTotal")
-    limits.append(None if total is None else total * _KIB)
-    return min((each for each in limits if each is not None), default=None)
+    return _least(_limit_of, "MemTotal", root)
 
 
 def process_memory_bytes(pid: int, root: Path = ROOT) -> int | None:
@@ -60,6 +54,14 @@ def process_memory_bytes(pid: int, root: Path = ROOT) -> int | None:
         return None
     shared = status.get("RssFile", 0) + status.get("RssShmem", 0)
     return max(status["RssAnon"], status.get("VmHWM", 0) - shared) * _KIB
+
+
+def _least(of_group: Callable[[Path], int | None], of_machine: str, root: Path) -> int | None:
+    """The least of what holds for each control group and of a line of /proc/meminfo, in bytes."""
+    found = [of_group(folder) for folder in cgroup_folders("memory", root)]
+    machine = _numbers(root / "proc/meminfo").get(of_machine)
+    found.append(None if machine is None else machine * _KIB)
+    return min((each for each in found if each is not None), default=None)
 
 
 def _limit_of(folder: Path) -> int | None:

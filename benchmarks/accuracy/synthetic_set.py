@@ -13,13 +13,8 @@ from model.training.codes.cache import build
 SEED = 97_531
 NUM_SCENES = 300
 EDITION = 1  # of the generator, which the shipped model is scored on
-MAX_SIDE = {
-    1: 384,
-    2: 640,
-    3: 640,
-    4: 640,
-    5: 640,
-}  # pixels, by edition: the longest side of its scenes
+# Pixels, by edition: the longest side of its scenes.
+MAX_SIDE = {1: 384, 2: 640, 3: 640, 4: 640, 5: 640}
 
 _ANNOTATIONS = "annotations.json"
 

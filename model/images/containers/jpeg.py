@@ -111,7 +111,7 @@ def without_end(source: ImageSource, limits: ImageLimits) -> ImageSource:
     header = _read_header(whole)
     last_scan = _check_all_scans_are_there(whole, header, limits.max_jpeg_scans)
     ends = [at for _, at in _markers(whole, last_scan)][1:] or [len(whole)]
-    end = ends[-1] if _LAST_RESTART.match(whole[: ends[-1]], ends[0]) else ends[0]
+    end = ends[-1] if _LAST_RESTART.match(whole, ends[0], ends[-1]) else ends[0]
     return replace(
         source, data=whole[:end].rstrip(b"\xff"), endings=_endings(whole[:end], last_scan)
     )

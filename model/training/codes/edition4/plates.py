@@ -6,6 +6,7 @@ different heights and have lettering on them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -168,11 +169,28 @@ def plates(rng: np.random.Generator, width: int, height: int) -> Bytes:
 
 
 def plates_view(rng: np.random.Generator, width: int, height: int) -> Bytes:
-    """Rows of thin things as a camera sees them, also upside down or sideways."""
+    """Rows of thin things as a camera sees them."""
+    return seen_by_camera(rng, plates, width, height)
+
+
+def seen_by_camera(
+    rng: np.random.Generator,
+    draw: Callable[[np.random.Generator, int, int], Bytes],
+    width: int,
+    height: int,
+) -> Bytes:
+    """A drawing as a camera sees it, also upside down or sideways, often at an angle.
+
+    Args:
+        rng: Source of randomness.
+        draw: Draws [height, width, 3], given width and height.
+        width: Of the view, in pixels.
+        height: Of the view, in pixels.
+    """
     wide, high = int(width * _OVERSIZE), int(height * _OVERSIZE)
     turns = 0 if chance(rng, 0.6) else integer(rng, 1, 3)
     size = (high, wide) if turns % 2 else (wide, high)
-    image = np.ascontiguousarray(np.rot90(plates(rng, *size), turns))
+    image = np.ascontiguousarray(np.rot90(draw(rng, *size), turns))
     if chance(rng, 0.4):
         top, left = (high - height) // 2, (wide - width) // 2
         return np.ascontiguousarray(image[top : top + height, left : left + width])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
-from model.training.codes.common import chance, log_uniform
+from model.training.codes.common import Bytes, chance, log_uniform
 from model.training.codes.drafts import Draft, place_code
 from model.training.codes.edition3 import scene as edition3
 from model.training.codes.edition4.plates import plates_view
@@ -17,8 +19,23 @@ _WITH_CODE = 0.3  # share of those that have a code in front
 
 def _plates_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
     """Rows of thin things, some with a code in front of them."""
+    return scene_of_view(rng, plates_view, size)
+
+
+def scene_of_view(
+    rng: np.random.Generator,
+    view: Callable[[np.random.Generator, int, int], Bytes],
+    size: tuple[int, int],
+) -> Draft:
+    """A view without codes, sometimes blurred and sometimes with a code in front of it.
+
+    Args:
+        rng: Source of randomness.
+        view: Draws [height, width, 3], given width and height.
+        size: Height and width in pixels.
+    """
     height, width = size
-    image = plates_view(rng, width, height)
+    image = view(rng, width, height)
     if chance(rng, 0.3):
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), log_uniform(rng, 0.6, 3)), np.uint8)
     draft = Draft(np.ascontiguousarray(image))

@@ -21,10 +21,10 @@ from model.training.codes.common import (
     to_bytes,
     uniform,
 )
-from model.training.codes.edition2.ink import colour, textured, tilted, two_tones
+from model.training.codes.edition2.ink import colour, textured, two_tones
 from model.training.codes.edition2.textures import one_sided_light
+from model.training.codes.edition4.plates import seen_by_camera
 
-_OVERSIZE = 1.35  # of a view at an angle
 _SUBPIXEL = 4  # bits of the coordinates that OpenCV draws with
 _STEPS = 6  # points of a bent line
 
@@ -142,12 +142,5 @@ def outlines(rng: np.random.Generator, width: int, height: int) -> Bytes:
 
 
 def outlines_view(rng: np.random.Generator, width: int, height: int) -> Bytes:
-    """Rows of thin outlines as a camera sees them, also upside down or sideways."""
-    wide, high = int(width * _OVERSIZE), int(height * _OVERSIZE)
-    turns = 0 if chance(rng, 0.6) else integer(rng, 1, 3)
-    size = (high, wide) if turns % 2 else (wide, high)
-    image = np.ascontiguousarray(np.rot90(outlines(rng, *size), turns))
-    if chance(rng, 0.4):
-        top, left = (high - height) // 2, (wide - width) // 2
-        return np.ascontiguousarray(image[top : top + height, left : left + width])
-    return tilted(rng, image, width, height)
+    """Rows of thin outlines as a camera sees them."""
+    return seen_by_camera(rng, outlines, width, height)

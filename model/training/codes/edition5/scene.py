@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-from model.training.codes.common import chance, log_uniform
-from model.training.codes.drafts import Draft, place_code
+from model.training.codes.common import chance
+from model.training.codes.drafts import Draft
 from model.training.codes.edition4 import scene as edition4
 from model.training.codes.edition5.outlines import outlines_view
 from model.training.codes.scene import Scene, canvas_size, finish
 
 _OUTLINES = 0.12  # share of the scenes
-_WITH_CODE = 0.3  # share of those that have a code in front
 
 
 def _outlines_scene(rng: np.random.Generator, size: tuple[int, int]) -> Draft:
     """Rows of thin outlines, some with a code in front of them."""
-    height, width = size
-    image = outlines_view(rng, width, height)
-    if chance(rng, 0.3):
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), log_uniform(rng, 0.6, 3)), np.uint8)
-    draft = Draft(np.ascontiguousarray(image))
-    if chance(rng, _WITH_CODE):
-        place_code(rng, draft, max(size) * log_uniform(rng, 0.08, 0.5))
-    return draft
+    return edition4.scene_of_view(rng, outlines_view, size)
 
 
 def generate_scene(
